@@ -1,3 +1,71 @@
-"""An opinionated toolkit for HTTP and pub/sub daemons: one process, nothing dropped."""
+"""An opinionated toolkit for HTTP and pub/sub daemons: one process, nothing dropped.
+
+The names that most daemons need stand here; each is imported when it is first used:
+
+    from gizmopy import Message, Service, put, subscribe
+
+Their rooms: ``gizmopy.server`` (the process), ``gizmopy.web`` (the words of HTTP),
+``gizmopy.pubsub`` (messages and brokers), ``gizmopy.config`` (settings), ``gizmopy.observe`` (logs
+and metrics). ``gizmopy.errors`` holds every error.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gizmopy.config import Duration as Duration
+    from gizmopy.config import Settings as Settings
+    from gizmopy.errors import GizmoError as GizmoError
+    from gizmopy.errors import Reject as Reject
+    from gizmopy.errors import Retry as Retry
+    from gizmopy.pubsub import Message as Message
+    from gizmopy.pubsub import RetryPolicy as RetryPolicy
+    from gizmopy.pubsub import subscribe as subscribe
+    from gizmopy.server import Service as Service
+    from gizmopy.server import SimpleServer as SimpleServer
+    from gizmopy.server import health_check as health_check
+    from gizmopy.web import Header as Header
+    from gizmopy.web import Problem as Problem
+    from gizmopy.web import delete as delete
+    from gizmopy.web import get as get
+    from gizmopy.web import patch as patch
+    from gizmopy.web import post as post
+    from gizmopy.web import put as put
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Duration": "config",
+    "GizmoError": "errors",
+    "Header": "web",
+    "Message": "pubsub",
+    "Problem": "web",
+    "Reject": "errors",
+    "Retry": "errors",
+    "RetryPolicy": "pubsub",
+    "Service": "server",
+    "Settings": "config",
+    "SimpleServer": "server",
+    "delete": "web",
+    "get": "web",
+    "health_check": "server",
+    "patch": "web",
+    "post": "web",
+    "put": "web",
+    "subscribe": "pubsub",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 -- every name of the table is text
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'gizmopy' has no attribute {name!r}")
+    value: object = getattr(import_module(f"gizmopy.{home}"), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

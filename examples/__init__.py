@@ -1,0 +1,1 @@
+"""Daemons to read and run, each in a folder of its own."""

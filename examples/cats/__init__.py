@@ -1,0 +1,1 @@
+"""The example daemon: HTTP in, message out, message handled."""

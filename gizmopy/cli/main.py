@@ -1,0 +1,33 @@
+"""Choose the command. Each stands in a file of its own and is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import gizmopy
+from gizmopy.errors import GizmoError
+
+COMMANDS = {
+    "run": "run a service: gizmopy run module:Service [--http-port 9000 ...]",
+    "routes": "print the endpoints and subscriptions of a service",
+    "config": "print every setting of a service with its value and where that came from",
+    "healthcheck": "ask a running daemon how it is; exit 0 where it is well, 1 where not",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` names (default: the command line), and return its exit code."""
+    parser = argparse.ArgumentParser(prog="gizmopy", description=gizmopy.__doc__)
+    parser.add_argument("--version", action="version", version=f"gizmopy {gizmopy.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False).set_defaults(command=name)
+    chosen, rest = parser.parse_known_args(argv)
+    try:
+        return int(import_module(f"gizmopy.cli.{chosen.command}").main(rest))
+    except GizmoError as error:
+        print(f"gizmopy: {error}", file=sys.stderr)
+        return error.exit_code

@@ -1,0 +1,9 @@
+"""The process: what a service is, and how it starts, works, drains and ends."""
+
+from gizmopy.server.health import health_check
+from gizmopy.server.run import run
+from gizmopy.server.server import SimpleServer, State
+from gizmopy.server.service import Service
+from gizmopy.server.signals import Signals, Stop
+
+__all__ = ["Service", "Signals", "SimpleServer", "State", "Stop", "health_check", "run"]

@@ -1,0 +1,46 @@
+"""The endpoints that every daemon has: probes for whoever runs it, and metrics.
+
+A service's own route beats a built-in one of the same path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from gizmopy.config import Settings
+from gizmopy.observe.metrics import CONTENT_TYPE, Metrics
+from gizmopy.server.health import Health
+from gizmopy.web import Handler
+
+
+def builtin_endpoints(
+    name: str, settings: Settings, health: Health, metrics: Metrics
+) -> Iterator[tuple[str, Handler]]:
+    """Yield the path and handler of each built-in endpoint; all of them answer GET."""
+
+    async def livez(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
+        problems = await health.problems()
+        if problems:
+            return web.Response(status=503, text=f"not ready: {', '.join(problems)}\n")
+        return web.Response(text="ok\n")
+
+    async def status_txt(request: web.Request) -> web.Response:
+        if await health.problems():
+            return web.Response(status=503, text="service unavailable")
+        return web.Response(text=f"ok-{name}")
+
+    async def scrape(request: web.Request) -> web.Response:
+        # Formatting hundreds of histograms takes longer than any request may wait for the loop.
+        body = await asyncio.to_thread(metrics.render)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+    yield "/livez", livez
+    yield "/readyz", readyz
+    yield settings.health_check_path, status_txt
+    yield settings.metrics_path, scrape

@@ -1,0 +1,227 @@
+"""The door that requests come in by: one coroutine routes, runs, measures, answers and logs.
+
+Instrumentation is no stack of middlewares but part of that coroutine, and what a kind of request
+shares (its metric cells, the fixed part of its access line) is looked up once, not each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from aiohttp import web
+from multidict import istr
+
+from gizmopy.observe.access import AccessLog
+from gizmopy.observe.context import new_id, request_id
+from gizmopy.observe.metrics import HistogramCell, Metrics
+from gizmopy.web import (
+    Handler,
+    Middleware,
+    NoRoute,
+    Problem,
+    Request,
+    Router,
+    WrongMethod,
+    problem_from,
+    problem_response,
+)
+
+logger = logging.getLogger(__name__)
+
+UNMATCHED = "__404__"
+"""The route that a request without one is counted under, as in Gizmo."""
+
+CLIENT_GONE = 499
+"""The status that a request is counted under when nobody waited for its answer (nginx's)."""
+
+_REQUEST_ID = istr("X-Request-ID")
+_USER_AGENT = istr("User-Agent")
+_SANE_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}").fullmatch
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"))
+_OTHER = "_OTHER"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One route as the door sees it: compiled, and with its label for metrics and logs."""
+
+    template: str
+    handler: Handler
+    quiet: bool = False
+    """Whether its requests are left out of the access log: probes and scrapes are."""
+
+
+class _Exchange:
+    """What every request of one route, method and status shares."""
+
+    __slots__ = ("access", "duration")
+
+    def __init__(self, duration: HistogramCell, access: str) -> None:
+        self.duration = duration
+        self.access = access
+
+
+class HTTPDoor:
+    """Answer requests by ``router``; count those under way; close connections once ``draining``."""
+
+    def __init__(self, router: Router[Endpoint], metrics: Metrics, access: AccessLog) -> None:
+        self.draining = False
+        self._router = router
+        self._access = access
+        self._exchanges: dict[tuple[str, str, int], _Exchange] = {}
+        self._under_way = 0
+        self._nothing_under_way = asyncio.Event()
+        self._nothing_under_way.set()
+        self._durations = metrics.histogram(
+            "http_server_request_duration_seconds",
+            "Time to answer a request.",
+            ("http_request_method", "http_route", "http_response_status_code"),
+        )
+        active = metrics.gauge(
+            "http_server_active_requests",
+            "Requests being answered.",
+            ("http_request_method", "url_scheme"),
+        )
+        self._active = {method: active.cell(method, "http") for method in (*_METHODS, _OTHER)}
+        self._panics = metrics.counter("gizmo_panics", "Errors that no endpoint handled.").cell()
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are being answered, their answers' last byte included."""
+        return self._under_way
+
+    async def wait_idle(self) -> None:
+        """Wait until no request is under way."""
+        await self._nothing_under_way.wait()
+
+    async def handle(self, request: Request) -> web.StreamResponse:
+        """Answer one request. Runs in a task of its own, so its context is its own."""
+        started = perf_counter()
+        given = request.headers.get(_REQUEST_ID)
+        identity = given if given is not None and _SANE_ID(given) else new_id()
+        request_id.set(identity)
+        self._under_way += 1
+        self._nothing_under_way.clear()
+        active = self._active.get(request.method) or self._active[_OTHER]
+        active.value += 1
+        endpoint: Endpoint | None = None
+        status, size = CLIENT_GONE, 0
+        try:
+            try:
+                endpoint, request.path_parameters = self._router.match(
+                    request.method, request.rel_url.raw_path
+                )
+                response = await endpoint.handler(request)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- the door
+                response = self._answer_error(request, error, identity)
+            if not response.prepared:
+                response.headers[_REQUEST_ID] = identity
+                if self.draining:
+                    _close_after(response)
+            # Written here rather than by aiohttp, so that a request counts as under way until its
+            # answer is out; aiohttp finds nothing left to do.
+            await response.prepare(request)
+            await response.write_eof()
+            status, size = response.status, response.body_length
+            return response
+        finally:
+            self._under_way -= 1
+            active.value -= 1
+            if not self._under_way:
+                self._nothing_under_way.set()
+            self._record(request, endpoint, status, size, identity, perf_counter() - started)
+
+    def _answer_error(
+        self, request: Request, error: BaseException, identity: str
+    ) -> web.StreamResponse:
+        """Return what answers ``error``, or raise it where nothing can be answered any more."""
+        match error:
+            case Problem():
+                problem = error
+            case NoRoute():
+                problem = Problem(404, f"Nothing is served at {request.path}.")
+            case WrongMethod():
+                allow = ", ".join(error.allow)
+                problem = Problem(
+                    405,
+                    f"{request.method} is not served at {request.path}; use one of: {allow}.",
+                    headers={"Allow": allow},
+                )
+            case web.HTTPException():
+                translated = problem_from(error)
+                if translated is None:
+                    return _plain(error)
+                problem = translated
+            case asyncio.CancelledError() | ConnectionError():
+                raise error
+            case _:
+                self._panics.value += 1
+                logger.error("%s %s failed", request.method, request.path, exc_info=error)
+                problem = Problem(500, "The server failed to answer; its log says why.")
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("an answer was begun and cannot be finished") from error
+        return problem_response(problem, request_id=identity)
+
+    def _record(
+        self,
+        request: Request,
+        endpoint: Endpoint | None,
+        status: int,
+        size: int,
+        identity: str,
+        seconds: float,
+    ) -> None:
+        """Measure a finished request, and log it unless it was quiet."""
+        route = UNMATCHED if endpoint is None else endpoint.template
+        key = (route, request.method, status)
+        exchange = self._exchanges.get(key) or self._meet(*key)
+        exchange.duration.observe(seconds)
+        if self._access.enabled and not (endpoint is not None and endpoint.quiet):
+            self._access.write(
+                exchange.access,
+                request_id=identity,
+                path=request.rel_url.raw_path,
+                seconds=seconds,
+                size=size,
+                remote=request.remote or "",
+                user_agent=request.headers.get(_USER_AGENT, ""),
+            )
+
+    def _meet(self, route: str, method: str, status: int) -> _Exchange:
+        """Make what a kind of request shares, when the first of its kind comes."""
+        known = method if method in _METHODS else _OTHER
+        exchange = _Exchange(
+            self._durations.cell(known, route, str(status)),
+            self._access.fixed_part(known, route, status),
+        )
+        if known == method:  # an endless supply of made-up methods must not fill the memory
+            self._exchanges[route, method, status] = exchange
+        return exchange
+
+
+def _plain(error: web.HTTPException) -> web.Response:
+    """Return the answer that ``error`` is, as a value: aiohttp warns of exceptions returned."""
+    return web.Response(
+        status=error.status, reason=error.reason, headers=error.headers, body=error.body
+    )
+
+
+def _close_after(response: web.StreamResponse) -> None:
+    """Close the connection after ``response``, and say so in a header.
+
+    aiohttp closes without a word where only ``force_close`` is called.
+    """
+    response.headers["Connection"] = "close"
+    response.force_close()
+
+
+def compose(handler: Handler, middleware: Sequence[Middleware]) -> Handler:
+    """Wrap ``handler`` in each middleware, the first outermost."""
+    for wrap in reversed(middleware):
+        handler = wrap(handler)
+    return handler

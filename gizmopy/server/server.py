@@ -1,0 +1,275 @@
+"""The life of a daemon, from its first line to its last, readable from top to bottom.
+
+STARTING → READY → DRAINING → STOPPING → CLEANUP → EXIT. What is started is undone in reverse order
+by one AsyncExitStack, wherever the start or the life ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from enum import Enum
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+from aiohttp import web
+
+from gizmopy.observe.access import AccessLog
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import (
+    Channels,
+    Driver,
+    OnSettle,
+    collect_subscriptions,
+    open_driver,
+)
+from gizmopy.server.builtin import builtin_endpoints
+from gizmopy.server.health import Health, collect_health_checks
+from gizmopy.server.http import Endpoint, HTTPDoor, compose
+from gizmopy.server.listening import bind
+from gizmopy.server.service import Service, service_name
+from gizmopy.server.signals import Stop
+from gizmopy.web import Router, collect_routes, compile_endpoint, request_factory
+
+logger = logging.getLogger(__name__)
+
+EXIT_FORCED = 70
+"""The exit code of a daemon whose time to drain ran out (EX_SOFTWARE of sysexits.h)."""
+
+_BACKLOG = 1024
+_CANCEL_SECONDS = 1.0
+"""How long a cancelled request may take to end. aiohttp spends this twice."""
+_HURRIED_SECONDS = 1.0
+"""What a second signal leaves of the time to drain."""
+
+
+class State(Enum):
+    """The phases of a daemon's life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    CLEANUP = "cleanup"
+    EXIT = "exit"
+
+
+class SimpleServer:
+    """Serve one service: its endpoints over HTTP, and its subscriptions.
+
+    Making one reads every declaration of the service, and raises DeclarationError where one is
+    wrong; nothing runs yet. As an async context manager it starts on entering, raising StartError
+    or PubSubError where it cannot, and drains on leaving. ``serve`` does both around a ``Stop``.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        open_driver: Callable[[str], Driver] = open_driver,
+        on_settle: OnSettle | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.service = service
+        self.settings = service.settings
+        self.name = service_name(service)
+        self.state = State.STARTING
+        self.url = ""
+        """Where the daemon listens, such as ``http://127.0.0.1:8080``, once it does."""
+        self.exit_code = 0
+        self.metrics = Metrics()
+        self.health = Health(collect_health_checks(service))
+        self.routes = collect_routes(service, service.prefix)
+        self.subscriptions = collect_subscriptions(service, self.name)
+        self.channels = Channels(
+            self.settings.pubsub_url,
+            service=self.name,
+            topics=self.settings.topics,
+            subscriptions=self.settings.subscriptions,
+            metrics=self.metrics,
+            on_settle=on_settle,
+            sleep=sleep,
+            open_driver=open_driver,
+        )
+        service.attach(self.channels, self.metrics)
+        self._access = AccessLog(
+            self.settings.http_access_log or self.settings.log_file,
+            log_json=self.settings.log_json,
+        )
+        self._door = HTTPDoor(self._compile(), self.metrics, self._access)
+        self._stop = Stop()
+        self._deadline: float | None = None
+
+    def _compile(self) -> Router[Endpoint]:
+        """Compile every route, and add the built-in ones where the service has none of its own."""
+        router: Router[Endpoint] = Router()
+        settings = self.settings
+        for route in self.routes:
+            handler = compile_endpoint(
+                route,
+                read_timeout=settings.read_timeout.total_seconds(),
+                json_content_type=settings.json_content_type,
+            )
+            composed = compose(handler, self.service.middleware)
+            router.add(route.method, route.path, Endpoint(route.path, composed))
+        taken = {route.path for route in self.routes if route.method == "GET"}
+        for path, handler in builtin_endpoints(self.name, settings, self.health, self.metrics):
+            if path not in taken:
+                router.add("GET", path, Endpoint(path, handler, quiet=True))
+        return router
+
+    async def serve(self, stop: Stop) -> int:
+        """Start, work until ``stop`` is requested, drain, and return the exit code."""
+        self._stop = stop
+        async with self:
+            asked = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait((asked, self._subscribers), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                asked.cancel()
+            logger.info("stopping: %s", stop.reason or "the subscribers ended")
+        return self.exit_code
+
+    async def __aenter__(self) -> SimpleServer:
+        async with AsyncExitStack() as lifetime:
+            await self._start(lifetime)
+            self._lifetime = lifetime.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        return bool(await self._lifetime.__aexit__(kind, error, trace))
+
+    async def _start(self, lifetime: AsyncExitStack) -> None:
+        """STARTING: take the port, open what the service needs, subscribe, then listen."""
+        began = perf_counter()
+        listener = bind(self.settings.http_addr, self.settings.http_port, "HTTP_PORT")
+        lifetime.callback(listener.close)
+        lifetime.callback(self._enter, State.EXIT)
+        await lifetime.enter_async_context(self._access)
+        await lifetime.enter_async_context(self.channels)
+        await lifetime.enter_async_context(self.service.lifespan())
+        lifetime.callback(self._enter, State.CLEANUP)
+        await self.channels.start(self.subscriptions)
+        self._subscribers = asyncio.create_task(self.channels.run(), name="gizmopy-subscribers")
+        lifetime.push_async_callback(self._finish_messages)
+        await self._listen(listener, lifetime)
+        self._announce()
+        self.health.accepting = True
+        lifetime.push_async_callback(self._refuse_work)
+        self._enter(State.READY, seconds=round(perf_counter() - began, 3))
+
+    async def _listen(self, listener: socket.socket, lifetime: AsyncExitStack) -> None:
+        settings = self.settings
+        server = web.Server(
+            self._door.handle,
+            request_factory=request_factory(settings.max_body_bytes),
+            access_log=None,
+            keepalive_timeout=settings.idle_timeout.total_seconds(),
+            max_field_size=settings.max_header_bytes,
+            max_line_size=settings.max_header_bytes,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=_CANCEL_SECONDS)
+        await runner.setup()
+        lifetime.push_async_callback(self._finish_requests, runner, server)
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _announce(self) -> None:
+        """Log what there is: where the daemon listens, its endpoints and its subscriptions."""
+        logger.info("%s listens on %s", self.name, self.url, extra={"url": self.url})
+        for route in self.routes:
+            logger.info("endpoint %s %s → %s", route.method, route.path, _name(route.function))
+        for row in self.channels.describe():
+            logger.info("subscription %s", row)
+
+    async def _refuse_work(self) -> None:
+        """DRAINING: say that no more work is wanted, while what still comes is served.
+
+        Readiness turns red, answers close their connections, and subscribers stop fetching, but
+        the listener stays open for the drain delay: a balancer goes on sending for a while.
+        """
+        self.health.accepting, self.health.reason = False, "draining"
+        self._door.draining = True
+        self.channels.stop_receiving()
+        self._enter(State.DRAINING, requests=self._door.under_way)
+        await self._within(self._drain_delay(), self._stop.hurried.wait())
+        self._deadline = asyncio.get_running_loop().time() + self._budget()
+
+    async def _finish_requests(self, runner: web.ServerRunner, server: web.Server) -> None:
+        """STOPPING: close the listener, let requests finish, and cancel those out of time."""
+        self._enter(State.STOPPING, requests=self._door.under_way)
+        for site in list(runner.sites):
+            await site.stop()
+        server.pre_shutdown()  # closes idle connections, and the others after their request
+        if not await self._within(self._remaining(), self._door.wait_idle()):
+            logger.error("%d requests did not finish in time", self._door.under_way)
+            self.exit_code = EXIT_FORCED
+        await runner.cleanup()
+
+    async def _finish_messages(self) -> None:
+        """STOPPING: let subscribers finish what they hold, and release the rest.
+
+        Those of a broker within this process go on until its queues are empty, since nobody else
+        could handle what is in them: that is why this comes after the last request.
+        """
+        report = await self.channels.drain(self._remaining())
+        logger.info("subscribers drained: %s", report)
+        if report.cancelled or report.failed_to_settle:
+            self.exit_code = EXIT_FORCED
+        await self._subscribers  # raises what ended them, where it was not the drain
+
+    def _drain_delay(self) -> float:
+        """Return the seconds between refusing work and closing the listener.
+
+        Under Kubernetes a terminating pod goes on being sent requests until every proxy has heard.
+        A person at the terminal does not want to wait.
+        """
+        if self._stop.reason == "SIGINT":
+            return 0.0
+        if self.settings.drain_delay is not None:
+            return self.settings.drain_delay.total_seconds()
+        return 5.0 if "KUBERNETES_SERVICE_HOST" in os.environ else 0.0
+
+    def _budget(self) -> float:
+        return self.settings.shutdown_timeout.total_seconds()
+
+    def _remaining(self) -> float:
+        """Return the seconds left to finish what is in hand."""
+        now = asyncio.get_running_loop().time()
+        left = self._budget() if self._deadline is None else max(0.0, self._deadline - now)
+        return min(left, _HURRIED_SECONDS) if self._stop.hurried.is_set() else left
+
+    async def _within(self, seconds: float, condition: Coroutine[Any, Any, object]) -> bool:
+        """Wait for ``condition`` at most ``seconds``, less once hurried; return whether it held."""
+        waiting = asyncio.create_task(condition)
+        hurried = asyncio.create_task(self._stop.hurried.wait())
+        try:
+            await asyncio.wait(
+                (waiting, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if hurried.done() and not waiting.done():
+                await asyncio.wait((waiting,), timeout=min(seconds, _HURRIED_SECONDS))
+            return waiting.done()
+        finally:
+            for task in (waiting, hurried):
+                task.cancel()
+            await asyncio.gather(waiting, hurried, return_exceptions=True)
+
+    def _enter(self, state: State, **counts: object) -> None:
+        self.state = state
+        logger.info("%s is %s", self.name, state.value, extra=counts)
+
+
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", repr(function))

@@ -1,0 +1,103 @@
+"""Turn SIGTERM and SIGINT into what the server waits for.
+
+The handlers stand before user code is imported: a container's first process ignores a signal
+without a handler, and an import can take long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+ECHO_SECONDS = 0.5
+"""The same signal again within this time counts once: make and terminals send it twice."""
+
+
+class Stop:
+    """Hold that the daemon was asked to stop, and how urgently.
+
+    The first request to stop ends ``wait()``; the second also sets ``hurried``.
+    """
+
+    def __init__(self) -> None:
+        self._requested = asyncio.Event()
+        self.hurried = asyncio.Event()
+        self.reason = ""
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody asked."""
+        return self._requested.is_set()
+
+    def request(self, reason: str) -> None:
+        """Ask the daemon to drain and stop; ask a second time to have it hurry."""
+        if self._requested.is_set():
+            self.hurried.set()
+        else:
+            self.reason = reason
+            self._requested.set()
+
+    async def wait(self) -> str:
+        """Wait until somebody asks, and return why."""
+        await self._requested.wait()
+        return self.reason
+
+
+class Signals:
+    """Catch SIGTERM and SIGINT for a :class:`Stop`, from as early as this is made.
+
+    Make it in the main thread. A signal that comes before ``attach`` is kept for it. The first
+    drains, the second hurries, the third ends the process at once with 128 plus its number.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stop: Stop | None = None
+        self._count = 0
+        self._last: tuple[int, float] | None = None
+        self._before = {number: signal.signal(number, self._caught) for number in SIGNALS}
+
+    def attach(self, stop: Stop) -> None:
+        """Pass signals on to ``stop``, whose loop runs in this thread, from now on.
+
+        What came earlier is passed on now.
+        """
+        self._stop = stop
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.receive, number)
+        if self._last is not None:
+            stop.request(signal.Signals(self._last[0]).name)
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        self.receive(number)
+
+    def receive(self, number: int) -> None:
+        """Count a signal, unless it is the echo of the last one, and pass it on."""
+        now = self._clock()
+        if self._last is not None:
+            last, then = self._last
+            if last == number and now - then < ECHO_SECONDS:
+                return
+        self._last = (number, now)
+        self._count += 1
+        name = signal.Signals(number).name
+        if self._count > 2:
+            logger.critical("%s for the third time: leaving at once", name)
+            os._exit(128 + number)
+        if self._stop is not None:
+            self._stop.request(name)
