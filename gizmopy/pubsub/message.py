@@ -1,0 +1,84 @@
+"""What travels: a body, an optional key, and attributes, with what the broker says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+from gizmopy.errors import UsageError
+
+CONTENT_TYPE = "content-type"
+"""The attribute that says how a body is encoded."""
+
+NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
+
+Extend = Callable[["Message", float], Awaitable[None]]
+
+
+class Message:
+    """Carry one message, to a broker or from it.
+
+    ``body`` is None for a tombstone. ``key`` puts messages in one line where order is kept; bytes
+    that are not UTF-8 survive in it by ``surrogateescape``. ``id`` and ``published_at`` (UTC) are
+    the broker's where it gives them. ``delivery`` counts how often the broker has delivered the
+    message, from 1; ``attempt`` how often the handler has run in this delivery, from 1 inside it.
+    ``partition`` is opaque, and None where the broker has none; ``raw`` is the broker's own record.
+
+    Equality is identity: two deliveries of one message are two Messages.
+    """
+
+    __slots__ = (
+        "_extend",
+        "attempt",
+        "attributes",
+        "body",
+        "delivery",
+        "id",
+        "key",
+        "partition",
+        "published_at",
+        "raw",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        topic: str,
+        body: bytes | None,
+        *,
+        key: str | None = None,
+        attributes: Mapping[str, str] = NO_ATTRIBUTES,
+        id: str = "",
+        published_at: datetime | None = None,
+        delivery: int = 1,
+        partition: Hashable = None,
+        raw: object = None,
+    ) -> None:
+        self.topic = topic
+        self.body = body
+        self.key = key
+        self.attributes = attributes
+        self.id = id
+        self.published_at = published_at or datetime.now(UTC)
+        self.delivery = delivery
+        self.attempt = 0
+        self.partition = partition
+        self.raw = raw
+        self._extend: Extend | None = None
+
+    def __repr__(self) -> str:
+        """Name the message without its body: it may end in a log."""
+        size = "tombstone" if self.body is None else f"{len(self.body)} bytes"
+        return f"<Message {self.id} of {self.topic}, key {self.key!r}, {size}>"
+
+    async def extend(self, seconds: float) -> None:
+        """Keep the broker from delivering this message to others for ``seconds`` from now.
+
+        The subscriber keeps leases alive by itself; this is for a handler that knows better. It
+        does nothing where the broker has no leases. Raises UsageError on a message that was not
+        received from a subscriber, and PubSubError where the broker refuses (the lease is lost).
+        """
+        if self._extend is None:
+            raise UsageError(f"{self!r} was not received by a subscriber: it has no lease")
+        await self._extend(self, seconds)

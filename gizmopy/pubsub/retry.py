@@ -1,0 +1,42 @@
+"""How long to wait before trying again: exponential backoff with full jitter, as a pure value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gizmopy.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Try ``attempts`` times, with up to ``base * factor ** n`` seconds in between, at most ``cap``.
+
+    The wait is drawn evenly from zero up to that bound (full jitter), so that those who failed
+    together do not come back together. Raises UsageError on a value that cannot be.
+    """
+
+    attempts: int = 3
+    base: float = 0.1
+    factor: float = 2.0
+    cap: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise UsageError(f"RetryPolicy(attempts={self.attempts}): use 1 (no retry) or more")
+        if self.base < 0 or self.cap < 0:
+            reason = "use seconds of 0 or more"
+            raise UsageError(f"RetryPolicy(base={self.base}, cap={self.cap}): {reason}")
+        if self.factor < 1:
+            raise UsageError(f"RetryPolicy(factor={self.factor}): use 1 or more")
+
+    def delay(self, attempt: int, random: Callable[[], float]) -> float:
+        """Return the seconds to wait after failed attempt number ``attempt``, counted from 1.
+
+        ``random`` gives a number from 0 up to 1, as ``random.random`` does.
+        """
+        try:
+            bound = self.base * self.factor ** (attempt - 1)
+        except OverflowError:  # a message that is tried forever
+            bound = self.cap
+        return random() * min(self.cap, bound)
