@@ -1,0 +1,119 @@
+"""Bind the parameters of an endpoint that come as text: in the path, the query or a header."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
+from pydantic_core import ValidationError
+
+from gizmopy.declaration import Parameter
+from gizmopy.errors import DeclarationError
+from gizmopy.web.annotations import is_repeated, is_structure, wordless_part
+from gizmopy.web.problems import FieldError, field_error, wrong_fields
+
+Place = Literal["path", "query", "header"]
+Function = Callable[..., Any]
+
+
+class RequestParameter:
+    """Give an endpoint the request itself."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def bind(
+        self, request: web.Request, arguments: dict[str, Any], errors: list[FieldError]
+    ) -> None:
+        """Put the request into ``arguments``."""
+        arguments[self.name] = request
+
+
+class TextParameter:
+    """Give an endpoint what the text ``key`` in ``place`` says, as the parameter's type."""
+
+    __slots__ = ("_read", "_repeated", "_validate", "key", "name", "place", "required")
+
+    def __init__(self, function: Function, parameter: Parameter, place: Place, key: str) -> None:
+        _check_text(function, parameter, place)
+        validator = type_adapter(function, parameter).validator
+        self.name = parameter.name
+        self.place = place
+        self.key = key
+        self.required = parameter.required
+        self._repeated = is_repeated(parameter.annotation)
+        self._read = _reader(place, key, repeated=self._repeated)
+        # pydantic's rules for strings know no lists; those for Python values read strings alike.
+        self._validate = validator.validate_python if self._repeated else validator.validate_strings
+
+    def bind(
+        self, request: web.Request, arguments: dict[str, Any], errors: list[FieldError]
+    ) -> None:
+        """Put the value into ``arguments``, or what is wrong with it into ``errors``.
+
+        Where the text is absent and need not be there, the function's own default applies.
+        """
+        text = self._read(request)
+        if text is None:
+            if self.required:
+                errors.append(field_error(self.place, self.key, "Field required", "missing"))
+            return
+        if not _is_unicode("".join(text) if self._repeated else text):
+            message = "Input should be encoded as UTF-8"
+            errors.append(field_error(self.place, self.key, message, "string_unicode"))
+            return
+        try:
+            arguments[self.name] = self._validate(text)
+        except ValidationError as error:
+            errors += wrong_fields(self.place, self.key, error)
+
+
+def type_adapter(function: Function, parameter: Parameter) -> TypeAdapter[Any]:
+    """Return pydantic's validator for a parameter, or raise DeclarationError if there is none."""
+    try:
+        return TypeAdapter(parameter.annotation)
+    except PydanticUserError as error:
+        reason = f"parameter {parameter.name!r} has a type that cannot be validated: {error}"
+        raise DeclarationError(function, reason) from error
+
+
+def _check_text(function: Function, parameter: Parameter, place: Place) -> None:
+    annotation, name = parameter.annotation, parameter.name
+    if is_structure(annotation) or (place == "path" and is_repeated(annotation)):
+        reason = f"{place} parameter {name!r} is one text, which cannot be a {annotation!r}"
+        raise DeclarationError(function, reason)
+    if (part := wordless_part(annotation)) is not None:
+        reason = f"{place} parameter {name!r} comes as text, which cannot give {part!r}"
+        raise DeclarationError(function, f"{reason}; declare a type that is written in words")
+    if place == "path" and not parameter.required:
+        reason = f"path parameter {name!r} has a default, but is always there; remove the default"
+        raise DeclarationError(function, reason)
+
+
+def _reader(place: Place, key: str, *, repeated: bool) -> Callable[[web.Request], Any]:
+    """Return the function that reads ``key``: one text (the first), a list of them, or None."""
+    if place == "path":
+        return lambda request: request.match_info[key]
+    if place == "query":
+        if repeated:
+            return lambda request: request.query.getall(key, None)
+        return lambda request: request.query.get(key)
+    if repeated:
+        return lambda request: request.headers.getall(key, None)
+    return lambda request: request.headers.get(key)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether ``text`` is free of the surrogates that stand for bytes that are no UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

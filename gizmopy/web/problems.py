@@ -1,0 +1,130 @@
+"""Say what went wrong with a request: problem details, as RFC 9457 defines them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from aiohttp import web
+from multidict import CIMultiDict
+from pydantic_core import ValidationError, to_jsonable_python
+
+CONTENT_TYPE = "application/problem+json"
+
+FieldError = Mapping[str, str]
+"""What is wrong with one field: ``in``, ``field``, ``message`` and ``type`` (pydantic's)."""
+
+MAX_FIELD_ERRORS = 1000
+"""How many wrong fields of a value are listed one by one: a body of a megabyte may have half a
+million, which take a second to list."""
+
+_MESSAGES = {  # pydantic's own ones for these repeat what was sent
+    "union_tag_invalid": "Input should have one of the tags {expected_tags} as {discriminator}",
+    "uuid_parsing": "Input should be a valid UUID",
+}
+
+
+class Problem(Exception):
+    """Answer a request with an error: ``raise Problem(404, "there is no such cat")``.
+
+    ``status`` is 400 to 599 (ValueError otherwise). ``title`` names the kind of problem (default:
+    the status's phrase) and ``type`` is its URI; ``detail`` is about this occurrence. ``headers``
+    are sent too; ``extensions`` become members of the answer beside the standard ones.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str = "",
+        *,
+        title: str | None = None,
+        type: str = "about:blank",
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[FieldError] = (),
+        **extensions: object,
+    ) -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"a problem has a status from 400 to 599, not {status}")
+        self.status = int(status)
+        self.detail = detail
+        self.title = _phrase(self.status) if title is None else title
+        self.type = type
+        self.headers = CIMultiDict(headers or {})
+        self.errors = tuple(errors)
+        self.extensions = extensions
+        super().__init__(f"{self.status} {self.title}: {detail}")
+
+
+def problem_response(problem: Problem, *, request_id: str = "") -> web.Response:
+    """Return the answer that ``problem`` is, with ``request_id`` as a member where there is one.
+
+    What has no JSON form appears as text. A header ``Connection: close`` closes the connection
+    after the answer.
+    """
+    optional = {"detail": problem.detail, "errors": problem.errors, "request_id": request_id}
+    members = {
+        **problem.extensions,
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        **{name: value for name, value in optional.items() if value},
+    }
+    plain = to_jsonable_python(members, by_alias=True, inf_nan_mode="null", fallback=str)
+    response = web.Response(status=problem.status, headers=problem.headers)
+    response.body = json.dumps(plain).encode()  # in ASCII: a path may hold what is no UTF-8
+    response.headers["Content-Type"] = CONTENT_TYPE
+    if response.headers.get("Connection", "").lower() == "close":
+        response.force_close()
+    return response
+
+
+def problem_from(error: web.HTTPException) -> Problem | None:
+    """Return ``error`` as a problem, or None where it has a body of its own, or is no error.
+
+    A plain text is no body of its own: aiohttp makes one for every error, and what a raiser says
+    in its place becomes the detail. Headers and cookies stay, except those about the content.
+    """
+    if error.status < 400 or error.content_type != "text/plain":
+        return None
+    automatic = f"{error.status}: {error.reason}"
+    text = error.text or ""
+    title = error.reason if error.reason != _phrase(error.status) else None
+    problem = Problem(error.status, "" if text == automatic else text, title=title)
+    for name, value in error.headers.items():
+        if not name.lower().startswith("content-"):
+            problem.headers.add(name, value)
+    for cookie in error.cookies.values():
+        problem.headers.add("Set-Cookie", cookie.OutputString())
+    return problem
+
+
+def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldError]:
+    """Return what ``error`` says of each field in ``place``, and never what was sent there."""
+    if error.error_count() > MAX_FIELD_ERRORS:
+        message = f"{error.error_count()} values in it are wrong, too many to list"
+        return [field_error(place, prefix, message, "too_many_errors")]
+    fields: list[FieldError] = []
+    for each in error.errors(include_url=False, include_input=False):
+        location = (prefix, *each["loc"]) if prefix else each["loc"]
+        template = _MESSAGES.get(each["type"])
+        message = each["msg"] if template is None else template.format(**each.get("ctx", {}))
+        fields.append(field_error(place, ".".join(map(str, location)), message, each["type"]))
+    return fields
+
+
+def field_error(place: str, field: str, message: str, kind: str) -> FieldError:
+    """Return what is wrong with one field; ``kind`` is pydantic's name for such an error."""
+    return {"in": place, "field": field, "message": message, "type": kind}
+
+
+def wrong_values(errors: Sequence[FieldError]) -> Problem:
+    """Return the problem of a request whose values are wrong, 422."""
+    return Problem(422, "The request has wrong values: see errors.", errors=errors)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Client Error" if status < 500 else "Server Error"

@@ -1,0 +1,262 @@
+"""Find what serves a path: a trie over the segments of path templates.
+
+A template is made of segments between slashes, in order of precedence:
+
+- ``cats``                         itself
+- ``{id:[0-9]+}``, ``v{a}.{b}``    a pattern within one segment; several: in order of declaration
+- ``{id}``                         any one segment that is not empty
+- ``{path:.*}``                    all that is left, slashes included; only at the end
+
+Paths are compared decoded, segment by segment: an encoded slash (``%2F``) is part of a value, not a
+separator. Empty segments and a trailing slash are segments like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, unquote
+
+T = TypeVar("T")
+
+_VARIABLE = r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"  # braces within: a regex's quantifier
+_SEGMENT = re.compile(rf"/((?:[^/{{}}]|{_VARIABLE})*)")
+_VARIABLES = re.compile(f"({_VARIABLE})")
+_SAFE = "!$&'()*+,;=:@~"  # what clients leave as it is in a segment
+
+
+class NoRoute(LookupError):
+    """Report that nothing is served at a path."""
+
+
+class WrongMethod(LookupError):
+    """Report that a path is served, but not by this method; ``allow`` lists those that are."""
+
+    def __init__(self, allow: tuple[str, ...]) -> None:
+        super().__init__(allow)
+        self.allow = allow
+
+
+class RouteConflict(ValueError):
+    """Report a template that matches what another one does; ``target`` is the other's."""
+
+    def __init__(self, message: str, target: Any) -> None:
+        super().__init__(message)
+        self.target = target
+
+
+class Kind(Enum):
+    """How a segment of a template matches."""
+
+    STATIC = "static"
+    PATTERN = "pattern"
+    VARIABLE = "variable"
+    REST = "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of a template; ``text`` is static text, decoded, or a pattern's source."""
+
+    kind: Kind
+    text: str = ""
+    names: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
+    """The groups of a pattern that hold the values of ``names``."""
+
+
+def parse_template(template: str) -> tuple[Segment, ...]:
+    """Return the segments of a path template. Raises ValueError where it is malformed."""
+    texts = _SEGMENT.findall(template)
+    if not texts or "".join(f"/{text}" for text in texts) != template:
+        raise ValueError("is no path template: begin with '/', and pair every '{' with a '}'")
+    segments = tuple(_parse_segment(text) for text in texts)
+    names = [name for segment in segments for name in segment.names]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"has two variables named {name!r}; rename one")
+    if any(segment.kind is Kind.REST for segment in segments[:-1]):
+        raise ValueError("has more after the variable that takes the rest; move it to the end")
+    return segments
+
+
+def _parse_segment(text: str) -> Segment:
+    pieces = _VARIABLES.split(text)
+    literals = [_parse_literal(piece) for piece in pieces[::2]]
+    variables = [_parse_variable(piece) for piece in pieces[1::2]]
+    if not variables:
+        return Segment(Kind.STATIC, literals[0])
+    if literals == ["", ""]:
+        name, pattern = variables[0]
+        if pattern is None:
+            return Segment(Kind.VARIABLE, names=(name,))
+        if pattern == ".*":
+            return Segment(Kind.REST, names=(name,))
+    return _parse_pattern(literals, variables)
+
+
+def _parse_literal(text: str) -> str:
+    if "?" in text or "#" in text:
+        raise ValueError("has a query or fragment; a template is a path only")
+    return unquote(text)
+
+
+def _parse_variable(text: str) -> tuple[str, str | None]:
+    name, colon, pattern = text[1:-1].partition(":")
+    if not name.isidentifier() or (colon and not pattern):
+        raise ValueError(f"has the variable {text}; write {{name}} or {{name:regex}}")
+    return name, pattern or None
+
+
+def _parse_pattern(literals: list[str], variables: list[tuple[str, str | None]]) -> Segment:
+    """Make one regex of a segment; its groups are numbered, so that names don't tell it apart."""
+    source, groups, count = re.escape(literals[0]), [], 0
+    for (name, pattern), literal in zip(variables, literals[1:], strict=True):
+        try:
+            inner = re.compile(pattern or ".+").groups
+        except re.error as error:
+            raise ValueError(f"has no valid regex for {name!r}: {error}") from error
+        source += f"({pattern or '.+'}){re.escape(literal)}"
+        groups.append(count + 1)
+        count += 1 + inner
+    return Segment(Kind.PATTERN, source, tuple(name for name, _ in variables), tuple(groups))
+
+
+class _Leaf(Generic[T]):
+    """What one template serves, by method."""
+
+    __slots__ = ("names", "targets", "template")
+
+    def __init__(self, template: str, names: tuple[str, ...]) -> None:
+        self.template = template
+        self.names = names
+        self.targets: dict[str, T] = {}
+
+    def serves(self, method: str) -> str | None:
+        """Return the method whose target answers ``method``: GET's answers HEAD."""
+        if method in self.targets:
+            return method
+        return "GET" if method == "HEAD" and "GET" in self.targets else None
+
+    def add(self, method: str, template: str, target: T) -> None:
+        other = next(iter(self.targets.values()), None)
+        if template != self.template:
+            message = f"matches what {self.template!r} matches; write both alike"
+            raise RouteConflict(message, other)
+        if method in self.targets:
+            raise RouteConflict(f"is served by {method} already", self.targets[method])
+        self.targets[method] = target
+
+
+class _Node(Generic[T]):
+    """A place in the trie: what may follow the segments that lead here."""
+
+    __slots__ = ("leaf", "patterns", "rest", "static", "variable")
+
+    def __init__(self) -> None:
+        self.static: dict[str, _Node[T]] = {}
+        self.patterns: dict[str, tuple[re.Pattern[str], tuple[int, ...], _Node[T]]] = {}
+        self.variable: _Node[T] | None = None
+        self.rest: _Node[T] | None = None
+        self.leaf: _Leaf[T] | None = None
+
+    def follow(self, segment: Segment) -> _Node[T]:
+        """Return the node that ``segment`` leads to, made where there is none yet."""
+        match segment.kind:
+            case Kind.STATIC:
+                return self.static.setdefault(segment.text, _Node())
+            case Kind.PATTERN:
+                regex = re.compile(segment.text, re.DOTALL)
+                return self.patterns.setdefault(segment.text, (regex, segment.groups, _Node()))[2]
+            case Kind.VARIABLE:
+                self.variable = self.variable or _Node()
+                return self.variable
+            case Kind.REST:
+                self.rest = self.rest or _Node()
+                return self.rest
+
+    def find(
+        self, segments: Sequence[str], depth: int, values: tuple[str, ...]
+    ) -> Iterator[tuple[_Leaf[T], tuple[str, ...]]]:
+        """Yield every leaf that matches, with the values of its variables, best first.
+
+        Each node is entered once at most, as it stands at one depth: no path is slow to refuse.
+        """
+        if depth == len(segments):
+            if self.leaf is not None:
+                yield self.leaf, values
+            return
+        segment = segments[depth]
+        if segment in self.static:
+            yield from self.static[segment].find(segments, depth + 1, values)
+        for regex, groups, node in self.patterns.values():
+            if found := regex.fullmatch(segment):
+                more = tuple(found[group] for group in groups)
+                yield from node.find(segments, depth + 1, values + more)
+        if segment and self.variable is not None:
+            yield from self.variable.find(segments, depth + 1, (*values, segment))
+        if self.rest is not None:
+            rest = "/".join(segments[depth:])
+            yield from self.rest.find((), 0, (*values, rest))
+
+
+class Router(Generic[T]):
+    """Map methods and paths to targets, at a cost that does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
+        self._static: dict[str, _Leaf[T]] = {}
+
+    def add(self, method: str, template: str, target: T) -> None:
+        """Serve ``method`` at every path that ``template`` matches.
+
+        Raises ValueError where the template is malformed, and its subclass RouteConflict where the
+        same method and template were added before, or one that differs only in names.
+        """
+        segments = parse_template(template)
+        node = self._root
+        for segment in segments:
+            node = node.follow(segment)
+        if node.leaf is None:
+            node.leaf = _Leaf(template, tuple(name for each in segments for name in each.names))
+        node.leaf.add(method, template, target)
+        if all(segment.kind is Kind.STATIC for segment in segments):
+            raw = "".join(f"/{quote(segment.text, safe=_SAFE)}" for segment in segments)
+            self._static[raw] = node.leaf
+
+    def match(self, method: str, raw_path: str) -> tuple[T, dict[str, str]]:
+        """Return the target for a percent-encoded path, and the decoded values of its variables.
+
+        HEAD is served by GET where nothing else is declared. Raises NoRoute, for what is no UTF-8
+        too, and WrongMethod where a template matches, but none that serves ``method``.
+        """
+        leaf = self._static.get(raw_path)
+        if leaf is not None and method in leaf.targets:
+            return leaf.targets[method], {}
+        allow: set[str] = set()
+        for leaf, values in self._root.find(_segments(raw_path), 0, ()):
+            served = leaf.serves(method)
+            if served is not None:
+                return leaf.targets[served], dict(zip(leaf.names, values, strict=True))
+            allow.update(leaf.targets)
+        if not allow:
+            raise NoRoute(raw_path)
+        if "GET" in allow:
+            allow.add("HEAD")
+        raise WrongMethod(tuple(sorted(allow)))
+
+
+def _segments(raw_path: str) -> list[str]:
+    """Return the decoded segments of a path."""
+    if not raw_path.startswith("/"):  # the "*" of OPTIONS, a CONNECT
+        raise NoRoute(raw_path)
+    segments = raw_path[1:].split("/")
+    if "%" not in raw_path:
+        return segments
+    try:
+        return [unquote(segment, errors="strict") for segment in segments]
+    except UnicodeDecodeError as error:
+        raise NoRoute(raw_path) from error

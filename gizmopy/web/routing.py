@@ -1,0 +1,133 @@
+"""Declare what a service serves: decorators on its methods, or Gizmo's table of endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gizmopy.errors import DeclarationError
+from gizmopy.web.router import RouteConflict, Router, parse_template
+
+Endpoint = Callable[..., Awaitable[object]]
+EndpointT = TypeVar("EndpointT", bound=Endpoint)
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+_ROUTES = "__gizmo_routes__"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Say which function answers ``method`` at the paths that the template ``path`` matches."""
+
+    method: str
+    path: str
+    function: Endpoint
+
+
+def get(path: str) -> Callable[[EndpointT], EndpointT]:
+    """Serve GET (and HEAD) at ``path``, a template such as ``/cats/{id}``."""
+    return _declare("GET", path)
+
+
+def put(path: str) -> Callable[[EndpointT], EndpointT]:
+    """Serve PUT at ``path``, a template such as ``/cats/{id}``."""
+    return _declare("PUT", path)
+
+
+def post(path: str) -> Callable[[EndpointT], EndpointT]:
+    """Serve POST at ``path``, a template such as ``/cats/{id}``."""
+    return _declare("POST", path)
+
+
+def delete(path: str) -> Callable[[EndpointT], EndpointT]:
+    """Serve DELETE at ``path``, a template such as ``/cats/{id}``."""
+    return _declare("DELETE", path)
+
+
+def patch(path: str) -> Callable[[EndpointT], EndpointT]:
+    """Serve PATCH at ``path``, a template such as ``/cats/{id}``."""
+    return _declare("PATCH", path)
+
+
+def _declare(method: str, path: str) -> Callable[[EndpointT], EndpointT]:
+    if callable(path):
+        name = method.lower()
+        raise DeclarationError(path, f'is decorated without a path; write @{name}("/path")')
+
+    def declare(function: EndpointT) -> EndpointT:
+        # Decorators apply from the bottom up, and are read from the top down.
+        declared = ((method, path), *getattr(function, _ROUTES, ()))
+        setattr(function, _ROUTES, declared)
+        return function
+
+    return declare
+
+
+def collect_routes(service: object, prefix: str = "") -> list[Route]:
+    """Return the routes of ``service``, each path behind ``prefix``, in order of declaration.
+
+    They are its decorated methods, those of its base classes first, then the table that
+    ``service.endpoints()`` returns, ``{path: {method: handler}}``. A method that overrides another
+    takes over its routes, unless it is decorated itself; one that is overridden by None is left
+    out. Raises DeclarationError where a path or method is malformed, or served twice.
+    """
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        reason = f"prefix {prefix!r} must begin with '/' and not end with one"
+        raise DeclarationError(type(service), reason)
+    router: Router[Route] = Router()
+    routes = []
+    for method, path, function in (*_decorated(service), *_tabled(service)):
+        _check(method, path, function)
+        route = Route(method, prefix + path, function)
+        try:
+            router.add(method, route.path, route)
+        except RouteConflict as conflict:
+            reason = f"{method} {path!r} {conflict}: by {_place(conflict.target.function)}"
+            raise DeclarationError(function, reason) from conflict
+        routes.append(route)
+    return routes
+
+
+def _decorated(service: object) -> Iterator[tuple[str, str, Endpoint]]:
+    """Yield what decorators declare; an override comes in the place of what it overrides."""
+    declared: dict[str, tuple[tuple[str, str], ...]] = {}
+    for kind in reversed(type(service).__mro__):
+        for name, member in vars(kind).items():
+            function = getattr(member, "__func__", member)  # within a static or class method
+            routes = getattr(function, _ROUTES, None)
+            if isinstance(routes, tuple):
+                declared[name] = routes
+    for name, routes in declared.items():
+        function = getattr(service, name)
+        if function is not None:
+            for method, path in routes:
+                yield method, path, function
+
+
+def _tabled(service: object) -> Iterator[tuple[str, str, Endpoint]]:
+    endpoints: Callable[[], Mapping[str, Any]] | None = getattr(service, "endpoints", None)
+    if endpoints is None:
+        return
+    for path, methods in endpoints().items():
+        if not isinstance(methods, Mapping):
+            raise DeclarationError(endpoints, "must return a table {path: {method: handler}}")
+        for method, handler in methods.items():
+            yield method, path, handler
+
+
+def _check(method: str, path: str, function: Endpoint) -> None:
+    if method not in METHODS:
+        reason = f"{method!r} is no HTTP method; use one of: {', '.join(METHODS)}"
+        raise DeclarationError(function, reason)
+    try:
+        parse_template(path)
+    except ValueError as error:
+        raise DeclarationError(function, f"{path!r} {error}") from error
+
+
+def _place(function: Endpoint) -> str:
+    code = getattr(function, "__code__", None)
+    where = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+    return f"{getattr(function, '__qualname__', repr(function))}{where}"

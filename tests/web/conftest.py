@@ -1,0 +1,57 @@
+"""Serve routes on a loopback socket with aiohttp's low-level server, as the server room does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+from aiohttp import ClientSession, web
+
+from gizmopy.web import (
+    Handler,
+    Problem,
+    Request,
+    Route,
+    Router,
+    compile_endpoint,
+    problem_response,
+    request_factory,
+)
+
+Serve = Callable[..., AbstractAsyncContextManager[ClientSession]]
+
+
+@asynccontextmanager
+async def _serve(
+    *routes: Route, read_timeout: float = 10.0, client_max_size: int = 1024**2
+) -> AsyncIterator[ClientSession]:
+    router: Router[Handler] = Router()
+    for route in routes:
+        router.add(route.method, route.path, compile_endpoint(route, read_timeout=read_timeout))
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request, Request)
+        handler, request.path_parameters = router.match(request.method, request.rel_url.raw_path)
+        try:
+            return await handler(request)
+        except Problem as problem:
+            return problem_response(problem)
+
+    server = web.Server(handle, request_factory=request_factory(client_max_size), access_log=None)
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        async with ClientSession(f"http://{host}:{port}") as client:
+            yield client
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def serve() -> Serve:
+    """Return the context manager that serves routes and gives a client of that server."""
+    return _serve

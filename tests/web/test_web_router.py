@@ -1,0 +1,303 @@
+"""The router: templates, precedence, encoding, methods; and a naive matcher that agrees."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gizmopy.web import NoRoute, RouteConflict, Router, WrongMethod
+
+
+def router(*templates: str) -> Router[str]:
+    """Return a router that serves GET at each template, with the template as target."""
+    made: Router[str] = Router()
+    for template in templates:
+        made.add("GET", template, template)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "values"),
+    [
+        ("/", "/", {}),
+        ("/cats", "/cats", {}),
+        ("/cats/{id}", "/cats/17", {"id": "17"}),
+        ("/cats/{id}/toys/{toy}", "/cats/1/toys/2", {"id": "1", "toy": "2"}),
+        ("/cats/{id}", "/cats/a%2Fb", {"id": "a/b"}),
+        ("/cats/{id}", "/cats/%C3%A4%20b+c", {"id": "ä b+c"}),
+        ("/cats/{id}", "/cats/ä", {"id": "ä"}),
+        ("/cats/{id}", "/cats/..", {"id": ".."}),
+        (r"/cats/{id:\d{2}}", "/cats/17", {"id": "17"}),
+        ("/v{major}.{minor}", "/v1.2.3", {"major": "1.2", "minor": "3"}),
+        ("/{kind:(cat|dog)s}/{id}", "/dogs/3", {"kind": "dogs", "id": "3"}),
+        ("/{a:(x)(y)}-{b}", "/xy-z", {"a": "xy", "b": "z"}),
+        ("/{a}.{b}", "/x%0Ay.z", {"a": "x\ny", "b": "z"}),
+        ("/files/{path:.*}", "/files/a/b%2Fc/", {"path": "a/b/c/"}),
+        ("/files/{path:.*}", "/files/", {"path": ""}),
+        ("/{path:.*}", "/", {"path": ""}),
+        ("/käse", "/k%C3%A4se", {}),
+        ("/käse", "/k%c3%a4se", {}),
+        ("/k%C3%A4se", "/k%C3%A4se", {}),
+        ("/a b", "/a%20b", {}),
+        ("/cats", "/c%61ts", {}),
+        ("/100%25", "/100%25", {}),
+        ("/a//b", "/a//b", {}),
+        ("/cats/", "/cats/", {}),
+    ],
+)
+def test_a_template_matches(template: str, path: str, values: dict[str, str]) -> None:
+    """A template matches the paths it describes, and the values of its variables are decoded."""
+    assert router(template).match("GET", path) == (template, values)
+
+
+@pytest.mark.parametrize(
+    ("template", "path"),
+    [
+        ("/cats", "/cats/"),
+        ("/cats/", "/cats"),
+        ("/cats", "/Cats"),
+        ("/cats", "//cats"),
+        ("/cats", "cats"),
+        ("/cats", ""),
+        ("/cats", "*"),
+        ("/cats/{id}", "/cats/"),
+        ("/cats/{id}", "/cats/1/2"),
+        (r"/cats/{id:\d+}", "/cats/1a"),
+        ("/v{major}.{minor}", "/v1."),
+        ("/a.b", "/axb"),
+        ("/v.{a}", "/vx1"),
+        ("/files/{path:.*}", "/files"),
+        ("/a/b", "/a%2Fb"),
+        ("/a%2541", "/a%41"),
+        ("/{name}", "/%FF"),
+    ],
+)
+def test_a_template_does_not_match(template: str, path: str) -> None:
+    """Case, slashes, empty segments and encoded slashes are significant; so is valid UTF-8."""
+    with pytest.raises(NoRoute):
+        router(template).match("GET", path)
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/cats/new", "/cats/new"),
+        ("/cats/17", r"/cats/{id:\d+}"),
+        ("/cats/1x", r"/cats/{id:\d\w}"),
+        ("/cats/tom", "/cats/{name}"),
+        ("/cats/tom/toys", "/cats/{path:.*}"),
+        ("/cats/new/toys", "/{kind}/new/toys"),
+    ],
+)
+def test_the_most_specific_segment_wins(path: str, template: str) -> None:
+    """Static beats patterns, in order of declaration, beat variables, beat the rest; from the left.
+
+    The last case shows backtracking: ``/cats/new`` is a dead end."""
+    served = router(
+        "/{kind}/new/toys",
+        "/cats/{path:.*}",
+        "/cats/{name}",
+        r"/cats/{id:\d+}",
+        r"/cats/{id:\d\w}",
+        "/cats/new",
+    )
+    if path == "/cats/new/toys":
+        served = router("/cats/new", "/cats/{name}", "/{kind}/new/toys")
+
+    assert served.match("GET", path)[0] == template
+
+
+def test_a_template_that_lacks_the_method_lets_the_next_one_serve() -> None:
+    """The best template that serves the method is taken, not the best one of all."""
+    made = router("/cats/new")
+    made.add("PUT", "/cats/{id}", "put")
+
+    assert made.match("PUT", "/cats/new") == ("put", {"id": "new"})
+
+
+def test_wrong_methods_are_told_which_are_right() -> None:
+    """Allow lists the methods of every template that matches, and HEAD where GET is."""
+    made = router("/cats/new")
+    made.add("PUT", "/cats/{id}", "put")
+
+    with pytest.raises(WrongMethod) as refused:
+        made.match("PATCH", "/cats/new")
+    assert refused.value.allow == ("GET", "HEAD", "PUT")
+
+    with pytest.raises(WrongMethod) as refused:
+        made.match("HEAD", "/cats/1")
+    assert refused.value.allow == ("PUT",)
+
+
+def test_get_serves_head_unless_head_is_declared() -> None:
+    """HEAD falls to GET, whichever way the path is found."""
+    made = router("/cats", "/cats/{id}")
+    assert made.match("HEAD", "/cats") == ("/cats", {})
+    assert made.match("HEAD", "/cats/1") == ("/cats/{id}", {"id": "1"})
+
+    made.add("HEAD", "/cats", "head")
+    assert made.match("HEAD", "/cats") == ("head", {})
+    assert made.match("GET", "/cats") == ("/cats", {})
+
+
+def test_falsy_targets_are_targets() -> None:
+    """A target may be any value."""
+    made: Router[int] = Router()
+    made.add("GET", "/zero/{x}", 0)
+    assert made.match("HEAD", "/zero/1") == (0, {"x": "1"})
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("cats", "begin with '/'"),
+        ("", "begin with '/'"),
+        ("/cats/{id", "pair every '{'"),
+        ("/cats/id}", "pair every '{'"),
+        ("/cats/{{id}}", "write {name}"),
+        ("/cats/{}", "write {name}"),
+        ("/cats/{1}", "write {name}"),
+        ("/cats/{id:}", "write {name}"),
+        ("/cats/{a-b}", "write {name}"),
+        ("/cats/{id:(}", "no valid regex for 'id'"),
+        ("/{id}/{id}", "two variables named 'id'"),
+        ("/{id}-{id}", "two variables named 'id'"),
+        ("/{path:.*}/more", "move it to the end"),
+        ("/cats?name={name}", "a template is a path only"),
+        ("/cats#top", "a template is a path only"),
+    ],
+)
+def test_malformed_templates_are_refused(template: str, why: str) -> None:
+    """A template that cannot be read says why."""
+    with pytest.raises(ValueError, match=re.escape(why)):
+        router(template)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("/cats/{id}", "/cats/{name}"),
+        (r"/cats/{id:\d+}", r"/cats/{number:\d+}"),
+        ("/v{a}.{b}", "/v{b}.{a}"),
+        ("/{a:.*}", "/{b:.*}"),
+        ("/käse", "/k%C3%A4se"),
+    ],
+)
+def test_templates_that_differ_only_in_names_conflict(first: str, second: str) -> None:
+    """Two spellings of one path are refused, whatever their methods."""
+    made = router(first)
+    with pytest.raises(RouteConflict, match="write both alike") as conflict:
+        made.add("PUT", second, second)
+    assert conflict.value.target == first
+
+
+def test_a_name_may_differ_where_the_paths_differ() -> None:
+    """Templates share their segments, not the names in them."""
+    made = router("/cats/{id}", "/cats/{cat_id}/toys", r"/{x:\d+}/a", r"/{y:\d+}/b")
+    assert made.match("GET", "/cats/1/toys")[1] == {"cat_id": "1"}
+    assert made.match("GET", "/7/b")[1] == {"y": "7"}
+
+
+def test_the_same_method_and_template_conflict() -> None:
+    """A method is served once at a path."""
+    with pytest.raises(RouteConflict, match="served by GET already"):
+        router("/cats", "/cats")
+
+
+SEGMENTS = ("", "a", "ä", "v1", "{x}", "{x:[0-9]+}", "v{x}", "{x:[av].*}")
+RAW = ("", "a", "%C3%A4", "%c3%a4", "v1", "v", "12", "a%2Fb", "v%2f")
+
+
+def shape(template: str) -> str:
+    """Return the template without the names of its variables."""
+    return re.sub(r"\{x\d*", "{x", template)
+
+
+def naive(templates: list[tuple[str, str]], method: str, path: str) -> str | set[str] | None:
+    """Return the template that serves the path, or the methods that do, or None: by trying all."""
+    matches = []
+    for served, template in templates:
+        rank: list[tuple[int, int]] = []
+        wanted, given = template[1:].split("/"), [unquote(each) for each in path[1:].split("/")]
+        for depth, segment in enumerate(wanted):
+            prefix = [shape(each) for each in wanted[: depth + 1]]
+            order = next(
+                index
+                for index, (_, other) in enumerate(templates)
+                if [shape(each) for each in other[1:].split("/")][: depth + 1] == prefix
+            )
+            text = given[depth] if depth < len(given) else None
+            if text is None:
+                break
+            if re.fullmatch(r"\{x\d+:\.\*\}", segment):
+                rank.append((3, 0))
+                given = wanted
+            elif re.fullmatch(r"\{x\d+\}", segment):
+                if not text:
+                    break
+                rank.append((2, 0))
+            elif "{" in segment:
+                pattern = re.sub(r"\{x\d+(?::(.*))?\}", lambda m: f"(?:{m[1] or '.+'})", segment)
+                if not re.fullmatch(pattern, text, re.DOTALL):
+                    break
+                rank.append((1, order))
+            elif segment == text:
+                rank.append((0, 0))
+            else:
+                break
+        else:
+            if len(wanted) == len(given):
+                matches.append((rank, served, template))
+    serving = [(rank, template) for rank, served, template in matches if served == method]
+    if serving:
+        return min(serving)[1]
+    return {served for _, served, _ in matches} or None
+
+
+def numbered(parts: list[str]) -> str:
+    """Return a template of the segments, its variables told apart by their depth."""
+    return "/" + "/".join(part.replace("{x", f"{{x{depth}", 1) for depth, part in enumerate(parts))
+
+
+templates = st.lists(
+    st.tuples(
+        st.sampled_from(("PUT", "POST")),
+        st.builds(
+            lambda parts, rest: numbered([*parts, *rest]),
+            st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=3),
+            st.sampled_from(((), ("{x:.*}",))),
+        ),
+    ),
+    max_size=8,
+    unique=True,
+)
+paths = st.lists(st.sampled_from(RAW), min_size=1, max_size=4).map(lambda raw: "/" + "/".join(raw))
+
+
+@given(templates, paths, st.sampled_from(("PUT", "POST")))
+def test_the_trie_agrees_with_a_naive_matcher(
+    declared: list[tuple[str, str]], path: str, method: str
+) -> None:
+    """For any templates and path the router finds what trying each template in turn finds."""
+    made: Router[str] = Router()
+    for served, template in declared:
+        made.add(served, template, template)
+    expected = naive(declared, method, path)
+    try:
+        found: str | set[str] | None = made.match(method, path)[0]
+    except WrongMethod as refused:
+        found = set(refused.allow)
+    except NoRoute:
+        found = None
+
+    assert found == expected
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_travels_as_a_value(text: str) -> None:
+    """A value that is percent-encoded whole arrives as it was."""
+    assert router("/x/{value}").match("GET", f"/x/{quote(text, safe='')}")[1] == {"value": text}

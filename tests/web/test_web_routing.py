@@ -1,0 +1,210 @@
+"""What a service declares, collected as routes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from gizmopy.errors import DeclarationError
+from gizmopy.web import Route, collect_routes, delete, get, patch, post, put
+
+
+class Base:
+    @get("/base")
+    async def base(self) -> str:
+        return "base"
+
+    @get("/kept")
+    async def kept(self) -> str:
+        return "base"
+
+    @get("/replaced")
+    async def replaced(self) -> str:
+        return "base"
+
+    @get("/removed")
+    async def removed(self) -> str:
+        return "base"
+
+
+class Derived(Base):
+    @put("/own")
+    async def own(self) -> str:
+        return "own"
+
+    async def kept(self) -> str:
+        return "derived"
+
+    @post("/replacement")
+    async def replaced(self) -> str:
+        return "derived"
+
+    removed = None  # type: ignore[assignment]  # how Python says that something is not inherited
+
+
+def declared(service: object, prefix: str = "") -> list[tuple[str, str]]:
+    """Return method and path of each route."""
+    return [(route.method, route.path) for route in collect_routes(service, prefix)]
+
+
+def test_each_decorator_declares_its_method() -> None:
+    """Decorators stack on one method, and are read from the top down."""
+
+    class Service:
+        @get("/a")
+        @put("/b")
+        @post("/c")
+        @patch("/d")
+        @delete("/e")
+        async def all(self) -> None: ...
+
+    assert declared(Service()) == [
+        ("GET", "/a"),
+        ("PUT", "/b"),
+        ("POST", "/c"),
+        ("PATCH", "/d"),
+        ("DELETE", "/e"),
+    ]
+
+
+async def test_routes_are_inherited() -> None:
+    """An override takes over the routes unless it is decorated; None takes them away."""
+    routes = collect_routes(Derived())
+
+    assert [(route.method, route.path, await route.function()) for route in routes] == [
+        ("GET", "/base", "base"),
+        ("GET", "/kept", "derived"),
+        ("POST", "/replacement", "derived"),
+        ("PUT", "/own", "own"),
+    ]
+
+
+def test_a_derived_class_leaves_its_base_as_it_is() -> None:
+    """What a subclass declares is the subclass's own."""
+    assert declared(Base()) == [
+        ("GET", "/base"),
+        ("GET", "/kept"),
+        ("GET", "/replaced"),
+        ("GET", "/removed"),
+    ]
+
+
+async def test_static_and_class_methods_are_endpoints() -> None:
+    """The decorator may stand within staticmethod and classmethod."""
+
+    class Service:
+        @staticmethod
+        @get("/static")
+        async def one() -> str:
+            return "one"
+
+        @classmethod
+        @get("/class")
+        async def two(cls) -> str:
+            return cls.__name__
+
+    routes = collect_routes(Service())
+    assert [(route.path, await route.function()) for route in routes] == [
+        ("/static", "one"),
+        ("/class", "Service"),
+    ]
+
+
+def test_a_table_of_endpoints_is_served_behind_the_prefix() -> None:
+    """Gizmo's table comes after the decorated methods, and the prefix before every path."""
+
+    class Service(Base):
+        def endpoints(self) -> Mapping[str, Mapping[str, Callable[..., Awaitable[object]]]]:
+            return {"/table": {"HEAD": self.base, "OPTIONS": self.kept}}
+
+    service = Service()
+    assert collect_routes(service, "/svc")[-2:] == [
+        Route("HEAD", "/svc/table", service.base),
+        Route("OPTIONS", "/svc/table", service.kept),
+    ]
+    assert declared(service, "/svc")[0] == ("GET", "/svc/base")
+
+
+def test_a_service_without_endpoints_has_no_routes() -> None:
+    """An object that declares nothing serves nothing."""
+    assert collect_routes(object()) == []
+
+
+def table_of(table: Any) -> object:
+    """Return a service whose table is this."""
+
+    class Service:
+        def endpoints(self) -> Any:
+            return table
+
+    return Service()
+
+
+async def endpoint() -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ({"cats": {"GET": endpoint}}, "endpoint: 'cats' is no path template: begin with '/'"),
+        ({"/{id": {"GET": endpoint}}, "endpoint: '/{id' is no path template"),
+        ({"/{a}/{a}": {"GET": endpoint}}, "endpoint: '/{a}/{a}' has two variables named 'a'"),
+        ({"/": {"FETCH": endpoint}}, "endpoint: 'FETCH' is no HTTP method; use one of: GET, HEAD"),
+        ({"/": {"get": endpoint}}, "endpoint: 'get' is no HTTP method"),
+        ({"/": endpoint}, "must return a table {path: {method: handler}}"),
+    ],
+)
+def test_a_mistake_names_the_place(table: Any, reason: str) -> None:
+    """A route that cannot be served is refused with file, line and function."""
+    with pytest.raises(DeclarationError) as refused:
+        collect_routes(table_of(table), "/svc")
+    assert reason in str(refused.value)
+    assert f"{__file__}:" in str(refused.value)
+
+
+@pytest.mark.parametrize("prefix", ["svc", "/svc/", "/"])
+def test_a_prefix_is_a_path(prefix: str) -> None:
+    """A prefix begins with a slash and does not end with one."""
+    with pytest.raises(DeclarationError, match=r"Derived: prefix '.*' must begin with '/'"):
+        collect_routes(Derived(), prefix)
+
+
+def test_a_route_declared_twice_names_both_places() -> None:
+    """The same method and path twice: the error tells where each of them stands."""
+
+    class Service:
+        @get("/cats")
+        async def first(self) -> None: ...
+
+        @get("/cats")
+        async def second(self) -> None: ...
+
+    with pytest.raises(DeclarationError) as refused:
+        collect_routes(Service())
+    message = str(refused.value)
+    assert "Service.second: GET '/cats' is served by GET already: by " in message
+    assert f"Service.first ({__file__}:" in message
+
+
+def test_templates_that_differ_only_in_names_are_refused() -> None:
+    """One path has one template."""
+
+    class Service:
+        @get("/cats/{id}")
+        async def read(self, id: int) -> None: ...
+
+        @put("/cats/{cat}")
+        async def write(self, cat: int) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"write: PUT '/cats/\{cat\}' matches what") as both:
+        collect_routes(Service())
+    assert "Service.read (" in str(both.value)
+
+
+def test_a_decorator_without_a_path_is_explained() -> None:
+    """Forgetting the parentheses fails where it stands."""
+    with pytest.raises(DeclarationError, match=r'endpoint: .*; write @get\("/path"\)'):
+        get(endpoint)  # type: ignore[arg-type]  # the mistake in question
