@@ -78,7 +78,7 @@ def _lacks_text(part: Any) -> bool:
     if get_origin(part) is Literal:
         return not all(isinstance(value, str) for value in get_args(part) if value is not None)
     kind = get_origin(part) or part
-    if not isinstance(kind, type) or kind in (*_COLLECTIONS, *_UNIONS):
+    if not isinstance(kind, type) or kind in (*_COLLECTIONS, *_UNIONS, Annotated):
         return False
     if issubclass(kind, Enum) and not issubclass(kind, (int, float)):  # pydantic reads those
         return not all(isinstance(member.value, str) for member in kind)

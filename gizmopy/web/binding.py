@@ -71,9 +71,10 @@ def _sort(
 
 
 def _is_body(parameter: Parameter, names: list[str]) -> bool:
-    if parameter.name in names or header_of(parameter.annotation) is not None:
-        return False
-    return is_structure(parameter.annotation)
+    annotation = parameter.annotation
+    if annotation in _REQUESTS or parameter.name in names or header_of(annotation) is not None:
+        return False  # a request is a mapping itself; for the others a structure is a mistake
+    return is_structure(annotation)
 
 
 def _bind(route: Route, parameter: Parameter, names: list[str]) -> RequestParameter | TextParameter:

@@ -33,13 +33,12 @@ class JSONBody:
         does not arrive in time (408). Where there is none and need not be, the function's own
         default applies.
         """
-        if request.body_exists:
-            _check_content_type(request)
         data = await read_body(request, self._read_timeout)
         if not data:
             if self.required:
                 raise Problem(400, "The request has no body; send JSON.")
             return
+        _check_content_type(request)
         try:
             arguments[self.name] = self._validate(data)
         except ValidationError as error:

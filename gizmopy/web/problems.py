@@ -70,7 +70,9 @@ def problem_response(problem: Problem, *, request_id: str = "") -> web.Response:
         "status": problem.status,
         **{name: value for name, value in optional.items() if value},
     }
-    plain = to_jsonable_python(members, by_alias=True, inf_nan_mode="null", fallback=str)
+    plain = to_jsonable_python(
+        members, by_alias=True, bytes_mode="base64", inf_nan_mode="null", fallback=str
+    )
     response = web.Response(status=problem.status, headers=problem.headers)
     response.body = json.dumps(plain).encode()  # in ASCII: a path may hold what is no UTF-8
     response.headers["Content-Type"] = CONTENT_TYPE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -38,7 +39,12 @@ async def _serve(
         except Problem as problem:
             return problem_response(problem)
 
-    server = web.Server(handle, request_factory=request_factory(client_max_size), access_log=None)
+    server = web.Server(
+        handle,
+        request_factory=request_factory(client_max_size),
+        access_log=None,
+        lingering_time=0,  # else aiohttp waits 10 seconds for a body that was given up
+    )
     runner = web.ServerRunner(server)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -49,6 +55,9 @@ async def _serve(
             yield client
     finally:
         await runner.cleanup()
+        # aiohttp forgets the task of a connection that its client has closed.
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=5)
 
 
 @pytest.fixture

@@ -1,0 +1,126 @@
+"""Our request works with everything of aiohttp that needs one, application aside."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import FormData, WSMsgType, web
+
+from gizmopy.errors import UsageError
+from gizmopy.web import Request, Route
+
+Serve = Any  # the fixture of conftest.py
+
+
+async def test_path_parameters_are_the_match_info(serve: Serve) -> None:
+    """match_info is the path parameters, also of a clone; there is no application."""
+
+    async def read(request: Request) -> list[object]:
+        with pytest.raises(UsageError, match="no aiohttp Application; keep what handlers share"):
+            _ = request.app
+        clone = request.clone(method="PATCH")
+        return [dict(request.match_info), dict(clone.path_parameters), clone.method]
+
+    async with serve(Route("GET", "/cats/{id}", read)) as client:
+        response = await client.get("/cats/a%20b")
+        assert await response.json() == [{"id": "a b"}, {"id": "a b"}, "PATCH"]
+
+
+async def test_a_request_without_a_route_has_no_parameters(serve: Serve) -> None:
+    """Where the server has set none, there are none, and none can be added for all."""
+    assert dict(Request.path_parameters) == {}
+    with pytest.raises(TypeError):
+        Request.path_parameters["id"] = "x"  # type: ignore[index]  # the mistake in question
+
+
+async def test_a_stream_is_answered(serve: Serve) -> None:
+    """StreamResponse can be prepared and written."""
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"one,")
+        await response.write(b"two")
+        return response
+
+    async with serve(Route("GET", "/", stream)) as client:
+        assert await (await client.get("/")).text() == "one,two"
+
+
+async def test_a_web_socket_is_served(serve: Serve) -> None:
+    """WebSocketResponse works."""
+
+    async def echo(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data.upper())
+        return socket
+
+    async with serve(Route("GET", "/", echo)) as client:
+        async with client.ws_connect("/") as socket:
+            await socket.send_str("hello")
+            answered = await socket.receive()
+            assert (answered.type, answered.data) == (WSMsgType.TEXT, "HELLO")
+
+
+async def test_a_file_is_sent(serve: Serve, tmp_path: Path) -> None:
+    """FileResponse works, ranges included."""
+    (tmp_path / "cat.txt").write_text("meow meow")
+
+    async def send(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(tmp_path / "cat.txt")
+
+    async with serve(Route("GET", "/", send)) as client:
+        response = await client.get("/", headers={"Range": "bytes=0-3"})
+        assert (response.status, await response.text()) == (206, "meow")
+    await asyncio.get_running_loop().shutdown_default_executor()  # files are read in its threads
+
+
+async def test_forms_are_read(serve: Serve) -> None:
+    """post(), multipart() and json() work."""
+
+    async def form(request: web.Request) -> dict[str, object]:
+        data = await request.post()
+        upload = data["file"]
+        assert isinstance(upload, web.FileField)
+        return {"name": data["name"], "file": upload.file.read().decode()}
+
+    async def parts(request: web.Request) -> list[object]:
+        reader = await request.multipart()
+        names = []
+        while (part := await reader.next()) is not None:
+            names.append(part.name)  # type: ignore[union-attr]  # no nested parts are sent
+        return names
+
+    async def data(request: web.Request) -> object:
+        return await request.json()
+
+    def filled() -> FormData:
+        sent = FormData({"name": "Tom"})
+        sent.add_field("file", b"meow", filename="cat.txt")
+        return sent
+
+    routes = [Route("POST", "/form", form), Route("POST", "/parts", parts)]
+    async with serve(*routes, Route("POST", "/json", data)) as client:
+        response = await client.post("/form", data=filled())
+        assert await response.json() == {"name": "Tom", "file": "meow"}
+        response = await client.post("/parts", data=filled())
+        assert await response.json() == ["name", "file"]
+        response = await client.post("/json", json={"a": 1})
+        assert await response.json() == {"a": 1}
+
+
+async def test_head_has_no_body(serve: Serve) -> None:
+    """HEAD runs GET's endpoint and sends its head only."""
+
+    async def read() -> list[int]:
+        return [1, 2]
+
+    async with serve(Route("GET", "/", read)) as client:
+        response = await client.head("/")
+        assert (response.status, response.headers["Content-Length"]) == (200, "5")
+        assert await response.read() == b""
