@@ -1,0 +1,99 @@
+"""Durations as people write them, and as Gizmo's settings always were: ``1m30s``, ``500ms``."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from fractions import Fraction
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+from gizmopy.config.refusal import refusal
+
+_MICROSECONDS = {
+    "ns": Fraction(1, 1000),
+    "us": Fraction(1),
+    "µs": Fraction(1),  # U+00B5, the micro sign
+    "μs": Fraction(1),  # U+03BC, the Greek letter
+    "ms": Fraction(1_000),
+    "s": Fraction(1_000_000),
+    "m": Fraction(60_000_000),
+    "h": Fraction(3_600_000_000),
+}
+_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_PART = re.compile(rf"({_NUMBER})({'|'.join(_MICROSECONDS)})")
+_PARTS = re.compile(rf"\+?(?:{_PART.pattern})+")
+_SECONDS = re.compile(rf"\+?({_NUMBER})")
+_REMEDY = "write it like '1m30s', or as seconds"
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the duration that ``text`` stands for, to the nearest microsecond.
+
+    Takes Go's notation (``1h2m3s``, ``1.5h``, ``500ms``; units ns us µs ms s m h) and plain seconds
+    (``30``, ``0.5``). Raises ValueError with the remedy where it is neither, negative or too long.
+    """
+    stripped = text.strip()
+    if _SECONDS.fullmatch(stripped):
+        stripped += "s"
+    if not _PARTS.fullmatch(stripped):
+        negative = stripped.startswith("-") and _PARTS.fullmatch(
+            stripped[1:].removesuffix("s") + "s"
+        )
+        raise refusal(f"{text!r} is {'negative' if negative else 'not a duration'}", _REMEDY)
+    try:
+        parts = (Fraction(n) * _MICROSECONDS[unit] for n, unit in _PART.findall(stripped))
+        return timedelta(microseconds=round(sum(parts, Fraction(0))))
+    except (OverflowError, ValueError):  # ValueError: Python converts no more than 4300 digits
+        raise refusal("it is longer than any duration can be", _REMEDY) from None
+
+
+def format_duration(duration: timedelta) -> str:
+    """Return ``duration`` in Go's notation without parts that are zero: ``1m30s``, ``1.5ms``.
+
+    ``parse_duration`` makes ``duration`` of it again. Raises ValueError where it is negative.
+    """
+    if duration < timedelta(0):
+        raise refusal(f"{duration} is negative", _REMEDY)
+    microseconds = duration // timedelta(microseconds=1)
+    if 0 < microseconds < 1_000:
+        return f"{microseconds}µs"
+    if 0 < microseconds < 1_000_000:
+        return f"{_decimal(microseconds, 1_000)}ms"
+    minutes, rest = divmod(microseconds, 60_000_000)
+    hours, minutes = divmod(minutes, 60)
+    text = (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "")
+    return text + (f"{_decimal(rest, 1_000_000)}s" if rest or not text else "")
+
+
+def _decimal(count: int, unit: int) -> str:
+    whole, rest = divmod(count, unit)
+    return f"{whole}.{rest:0{len(str(unit)) - 1}}".rstrip("0").rstrip(".") if rest else str(whole)
+
+
+def _read(value: object) -> timedelta:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, timedelta):
+        duration = value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        try:
+            duration = timedelta(seconds=value)
+        except OverflowError:
+            raise refusal("it is longer than any duration can be", _REMEDY) from None
+    else:
+        raise refusal(f"{value!r} is not a duration", _REMEDY)
+    if duration < timedelta(0):
+        raise refusal(f"{value} is negative", _REMEDY)
+    return duration
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_read),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "examples": ["1m30s"]}),
+]
+"""A timedelta that is written ``1m30s``, or as a number of seconds; never negative."""

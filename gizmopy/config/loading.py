@@ -1,0 +1,186 @@
+"""Load settings: gather what every source gives, later ones over earlier, and validate it once.
+
+    defaults  <  file (--config, GIZMO_CONFIG)  <  .env  <  environment  <  command line
+
+Nested models and the tables of channels are merged; any other value replaces the one below it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from gizmopy.config.masking import MASK, secrets_in, show
+from gizmopy.config.schema import Section, Setting, read_schema
+from gizmopy.config.settings import Settings
+from gizmopy.config.sources import (
+    CONFIG,
+    Given,
+    Origin,
+    read_dotenv,
+    read_environment,
+    read_file,
+    read_flags,
+)
+from gizmopy.errors import ConfigError, ConfigProblem
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[S]):
+    """Hold settings, and where each of them came from."""
+
+    settings: S
+    origins: Mapping[str, Origin]
+    """By a setting's path (``http_port``, ``database.host``); a table's entries have their own
+    (``topics.CATS``). What no source gives has the source ``default``."""
+
+
+def load(
+    cls: type[S],
+    argv: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    dotenv: Path | None = Path(".env"),
+) -> Loaded[S]:
+    """Return the settings that every source together gives, and the origin of each.
+
+    ``argv`` is the command line without the program's name, ``environ`` the environment (default:
+    the process's own), ``dotenv`` a file of NAME=value lines that may be missing (None: none).
+    Lists and dicts are JSON in the environment and in flags. Raises ConfigError with every problem.
+    """
+    environ = os.environ if environ is None else environ
+    schema = read_schema(cls)
+    settings = (*schema.settings(), CONFIG)
+    findings = [
+        *(read_dotenv(settings, dotenv, environ) if dotenv is not None else ()),
+        *read_environment(settings, environ, "environment"),
+        *read_flags(settings, argv),
+    ]
+    config = {found.name: found for found in findings if isinstance(found, Given)}.get(CONFIG.name)
+    if config is not None and config.value:
+        findings = [*read_file(schema, config), *findings]
+    problems = [found for found in findings if isinstance(found, ConfigProblem)]
+    given = {
+        found.name: found
+        for found in findings
+        if isinstance(found, Given) and found.setting is not CONFIG
+    }
+    valid, invalid = _validate(cls, schema, given)
+    if valid is None or problems:
+        raise ConfigError([*problems, *invalid])
+    return Loaded(valid, _origins(schema, given))
+
+
+def _validate(
+    cls: type[S], schema: Section, given: Mapping[str, Given]
+) -> tuple[S | None, list[ConfigProblem]]:
+    try:
+        return cls(**_tree(schema, given)), []
+    except ValidationError as error:  # never shown, never chained: it holds what was given
+        errors = error.errors(include_url=False, include_input=False)
+    return None, _problems(schema, given, errors)
+
+
+def _tree(schema: Section, given: Mapping[str, Given]) -> dict[str, Any]:
+    """Return the values as pydantic takes them: a dict for every section."""
+    tree: dict[str, Any] = {}
+    for found in given.values():
+        table = tree
+        for section in schema.sections_above(found.setting):
+            table = table.setdefault(section.keys[-1], section.seed())
+        key = found.setting.keys[-1]
+        if found.entry:
+            table.setdefault(key, found.setting.seed())[found.entry] = found.value
+        else:
+            table[key] = found.value
+    _open_sections(schema, tree)
+    return tree
+
+
+def _open_sections(section: Section, table: dict[str, Any]) -> None:
+    """Add what is required, if empty: its own defaults may do, or each missing setting is named."""
+    for child in section.children.values():
+        if isinstance(child, Section):
+            if child.required:
+                table.setdefault(child.keys[-1], {})
+            if child.keys[-1] in table:
+                _open_sections(child, table[child.keys[-1]])
+
+
+def _origins(schema: Section, given: Mapping[str, Given]) -> dict[str, Origin]:
+    defaults = {setting.name: Origin("default") for setting in schema.settings()}
+    return defaults | {name: found.origin for name, found in given.items()}
+
+
+def _problems(
+    schema: Section, given: Mapping[str, Given], errors: Sequence[ErrorDetails]
+) -> list[ConfigProblem]:
+    """Translate pydantic's errors; several of one value (the members of a union) become one."""
+    secrets = sorted(set(_secrets(schema, given)), key=len, reverse=True)
+    problems: dict[tuple[str, str], ConfigProblem] = {}
+    for error in errors:
+        problem = _problem(schema, given, error, secrets)
+        key = (problem.name, problem.source)
+        if key in problems:
+            problem = replace(problem, reason=f"{problems[key].reason}, {problem.reason}")
+        problems[key] = problem
+    return list(problems.values())
+
+
+def _problem(
+    schema: Section, given: Mapping[str, Given], error: ErrorDetails, secrets: Sequence[str]
+) -> ConfigProblem:
+    node, rest = schema.find(error["loc"])
+    reason, remedy = _explain(node, rest, error)
+    reason = _redact(reason, error, secrets)
+    if isinstance(node, Section):
+        return ConfigProblem(node.name or node.model.__name__, reason, remedy)
+    found = given.get(".".join(map(str, (*node.path, *rest[:1])))) or given.get(node.name)
+    if found is None:
+        return ConfigProblem(node.environment[0], reason, remedy)
+    shown = show(found.value, secret=found.secret)
+    return ConfigProblem(found.origin.name, reason, remedy, found.origin.source, shown)
+
+
+def _explain(
+    node: Setting | Section, rest: Sequence[int | str], error: ErrorDetails
+) -> tuple[str, str]:
+    if isinstance(node, Section):
+        remedy = "change the settings that it speaks of"
+    elif error["type"] == "missing" and not rest:
+        return "is required", f"set {node.environment[0]} or {node.flag}"
+    else:
+        json = ", as JSON where not in a file" if node.structured else ""
+        remedy = f"set it to: {node.type}{json}"
+    context = error.get("ctx", {})
+    reason = context.get("reason", error["msg"])
+    for prefix in ("Value error, ", "Assertion failed, ", "Input "):
+        reason = reason.removeprefix(prefix)
+    if rest and isinstance(node, Setting) and node.structured and node.table is None:
+        reason = f"{'.'.join(map(str, rest))}: {reason}"
+    return reason, context.get("remedy", remedy)
+
+
+def _redact(text: str, error: ErrorDetails, secrets: Sequence[str]) -> str:
+    """Mask secrets where a validator had words of its own: pydantic's never hold a value."""
+    if any(isinstance(value, (str, Exception)) for value in error.get("ctx", {}).values()):
+        for secret in secrets:
+            text = text.replace(secret, MASK)
+    return text
+
+
+def _secrets(schema: Section, given: Mapping[str, Given]) -> Iterator[str]:
+    for found in given.values():
+        yield from secrets_in(found.value, secret=found.secret)
+    for setting in schema.settings():
+        yield from secrets_in(setting.default, secret=setting.secret)

@@ -1,0 +1,111 @@
+"""Show settings: what there is to set, by which names, and what is set. No secret is ever shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+from gizmopy.config.loading import Loaded
+from gizmopy.config.masking import is_secret_name, show
+from gizmopy.config.schema import MISSING, Setting, read_schema
+from gizmopy.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting, all in text; ``value`` and ``source`` are None where nothing was loaded."""
+
+    name: str
+    environment: tuple[str, ...]
+    """The environment names; the first that is set wins."""
+    flag: str
+    type: str
+    default: str
+    """``required`` where there is none, ``computed`` where it is made when it is needed."""
+    description: str
+    value: str | None = None
+    source: str | None = None
+
+
+def rows(of: Loaded[Any] | type[Settings]) -> list[Row]:
+    """Return a row for every setting, those of sections included, in the order of declaration.
+
+    A table of channels that is not empty has a row for each of its entries instead.
+    """
+    if isinstance(of, Loaded):
+        schema = read_schema(type(of.settings))
+        return [row for setting in schema.settings() for row in _loaded(setting, of)]
+    return [_row(setting) for setting in read_schema(of).settings()]
+
+
+def _row(setting: Setting) -> Row:
+    return Row(
+        name=setting.name,
+        environment=setting.environment,
+        flag=setting.flag.replace("--", "--[no-]", 1) if setting.boolean else setting.flag,
+        type=setting.type,
+        default=_default(setting),
+        description=setting.description,
+    )
+
+
+def _default(setting: Setting) -> str:
+    if setting.required:
+        return "required"
+    if setting.default is MISSING:
+        return "computed"
+    return _text(setting.default, secret=setting.secret)
+
+
+def _text(value: Any, *, secret: bool) -> str:
+    return "" if value == {} else show(value, secret=secret)
+
+
+def _loaded(setting: Setting, loaded: Loaded[Any]) -> Iterator[Row]:
+    row = _row(setting)
+    value = reduce(lambda above, name: getattr(above, name, None), setting.path, loaded.settings)
+    if setting.table is None or not value:
+        source = str(loaded.origins[setting.name])
+        yield replace(row, value=_text(value, secret=setting.secret), source=source)
+        return
+    for entry, url in value.items():
+        name = f"{setting.name}.{entry}"
+        yield replace(
+            row,
+            name=name,
+            environment=(f"{setting.table.prefix}{entry}",),
+            value=show(url, secret=setting.secret or is_secret_name(entry)),
+            source=str(loaded.origins.get(name, "default")),
+        )
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """Return the rows as a table for a terminal: a line each, columns aligned."""
+    lines = _cells(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ("  ".join(map(str.ljust, line, widths)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table; all but the descriptions is set as code."""
+    title, *cells = _cells(rows)
+    code = ([f"`{cell}`" if cell else "" for cell in line[:-1]] + line[-1:] for line in cells)
+    table = (title, ["---"] * len(title), *code)
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in table)
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
+    title = ["setting", "environment", "flag", "type", "default"]
+    loaded = any(row.value is not None for row in rows)
+    title += ["value", "source"] if loaded else []
+    return [[*title, "description"], *(_line(row, loaded=loaded) for row in rows)]
+
+
+def _line(row: Row, *, loaded: bool) -> list[str]:
+    cells = [row.name, ", ".join(row.environment), row.flag, row.type, row.default]
+    cells += [row.value or "", row.source or ""] if loaded else []
+    return [" ".join(cell.splitlines()) for cell in (*cells, row.description)]

@@ -1,0 +1,291 @@
+"""Read a settings class: each setting with its path and the names that sources call it by.
+
+class CatsSettings(Settings):           path            environment      flag
+    database: PostgresSettings   a section
+        host: str                       database.host   DATABASE__HOST   --database.host
+    topics: …                    a table, one entry for each GIZMO_TOPIC_<CHANNEL>
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
+from pydantic.fields import FieldInfo
+
+from gizmopy.config.masking import alias_names, holds_secret, is_secret_field, is_secret_name
+from gizmopy.config.settings import FromPrefix, channel_key
+
+MISSING = object()
+"""The default of a setting that has none, or none that can be known ahead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One value: where it stands, what sources call it, what it may be."""
+
+    path: tuple[str, ...]
+    keys: tuple[str, ...]
+    """The path as pydantic wants it spelled in its input."""
+    environment: tuple[str, ...]
+    """The environment names, the first that is set wins."""
+    annotation: Any
+    default: Any = MISSING
+    required: bool = False
+    description: str = ""
+    secret: bool = False
+    table: FromPrefix | None = None
+    """Given where it is a table, whose entries may come from several sources."""
+
+    @property
+    def name(self) -> str:
+        """The path as origins and reports write it: ``database.host``."""
+        return ".".join(self.path)
+
+    @property
+    def flag(self) -> str:
+        """The command line's name for it: ``--database.host``."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def boolean(self) -> bool:
+        """Whether its flag needs no value."""
+        return set(members(self.annotation)) - {NoneType} == {bool}
+
+    @property
+    def structured(self) -> bool:
+        """Whether its text may be JSON: it takes a list, a dict or a model."""
+        return any(map(_is_structure, members(self.annotation)))
+
+    @property
+    def type(self) -> str:
+        """What it may be, in words: ``integer``, ``list of text``, ``one of auto, uvloop``."""
+        return _type_text(self.annotation)
+
+    def seed(self) -> dict[str, Any]:
+        """Return what a table's entries are added to."""
+        default = self.default if isinstance(self.default, Mapping) else {}
+        return {channel_key(name): value for name, value in default.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A nested model, or the whole settings class: settings and sections by their names."""
+
+    path: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ("",)
+    """What the environment names of all that is in it begin with."""
+    model: type[BaseModel]
+    default: Any = MISSING
+    secret: bool = False
+    required: bool = True
+    children: dict[str, Setting | Section] = field(default_factory=dict)
+    spellings: dict[str, str] = field(default_factory=dict)
+    """Every name that a file may use for a child, to the child's own name."""
+
+    @property
+    def name(self) -> str:
+        """The path as origins and reports write it: ``database``."""
+        return ".".join(self.path)
+
+    def seed(self) -> dict[str, Any]:
+        """Return the values of the section's default, which given ones are added to."""
+        if self.default is MISSING or self.default is None:
+            return {}
+        values: dict[str, Any] = {}
+        for child in self.children.values():
+            if isinstance(child, Setting):
+                values[child.keys[-1]] = child.default
+            elif child.default is not None:
+                values[child.keys[-1]] = child.seed()
+        return values
+
+    def settings(self) -> Iterator[Setting]:
+        """Yield every setting in it and below it, in the order of declaration."""
+        for child in self.children.values():
+            yield from (child,) if isinstance(child, Setting) else child.settings()
+
+    def sections_above(self, setting: Setting) -> Iterator[Section]:
+        """Yield the sections that lead from this one to ``setting``, which is below it."""
+        node = self
+        for name in setting.path[:-1]:
+            child = node.children[name]
+            assert isinstance(child, Section)
+            node = child
+            yield node
+
+    def find(self, location: Sequence[int | str]) -> tuple[Setting | Section, list[int | str]]:
+        """Return the node that pydantic's ``location`` leads to, and what is left of it."""
+        node: Setting | Section = self
+        for index, part in enumerate(location):
+            if not isinstance(node, Section) or part not in node.spellings:
+                return node, list(location[index:])
+            node = node.children[node.spellings[str(part)]]
+        return node, []
+
+
+def read_schema(model: type[BaseModel]) -> Section:
+    """Return the settings and sections of a settings class.
+
+    A model within itself, and a choice between several models, is one structured setting.
+    """
+    return _fill(Section(model=model), (model,))
+
+
+def members(annotation: Any) -> Iterator[Any]:
+    """Yield the types that ``annotation`` allows, without Annotated and type aliases."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from members(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from members(member)
+    elif hasattr(annotation, "__value__"):
+        yield from members(annotation.__value__)
+    else:
+        yield annotation
+
+
+def _fill(section: Section, ancestors: tuple[type[BaseModel], ...]) -> Section:
+    for name, info in section.model.model_fields.items():
+        model = _model_of(info)
+        if model is None or model in ancestors:
+            section.children[name] = _setting(section, name, info)
+        else:
+            child = _section(section, name, info, model)
+            section.children[name] = _fill(child, (*ancestors, model))
+        for spelling in (name, *alias_names(_declaration(section.model, name))):
+            section.spellings[spelling] = name
+    return section
+
+
+def _setting(section: Section, name: str, info: FieldInfo) -> Setting:
+    declaration = _declaration(section.model, name)
+    table = _table(declaration)
+    environment = _environment(section, name)
+    return Setting(
+        path=(*section.path, name),
+        keys=_keys(section, name, info),
+        environment=(f"{table.prefix}<CHANNEL>",) if table else environment,
+        annotation=info.annotation,
+        default=_default(section, name, info),
+        required=_required(section, info),
+        description=info.description or declaration.description or "",
+        secret=section.secret
+        or any(map(is_secret_name, (name, *environment)))
+        or holds_secret(info.annotation),
+        table=table,
+    )
+
+
+def _section(section: Section, name: str, info: FieldInfo, model: type[BaseModel]) -> Section:
+    return Section(
+        path=(*section.path, name),
+        keys=_keys(section, name, info),
+        environment=tuple(f"{above}__" for above in _environment(section, name)),
+        model=model,
+        default=_default(section, name, info),
+        required=_required(section, info),
+        secret=section.secret or is_secret_field(name, info),
+    )
+
+
+def _model_of(info: FieldInfo) -> type[BaseModel] | None:
+    """Return the one model that a field takes, or None."""
+    allowed = [member for member in members(info.annotation) if member is not NoneType]
+    if len(allowed) != 1 or not isinstance(allowed[0], type):
+        return None
+    is_section = issubclass(allowed[0], BaseModel) and not issubclass(allowed[0], RootModel)
+    return allowed[0] if is_section else None
+
+
+def _declaration(model: type[BaseModel], name: str) -> FieldInfo:
+    """Return where a field got its names: a subclass that gives a new default keeps them."""
+    for base in model.__mro__:
+        info: FieldInfo | None = getattr(base, "model_fields", {}).get(name)
+        if info is not None and (alias_names(info) or _table(info)):
+            return info
+    return model.model_fields[name]
+
+
+def _table(info: FieldInfo) -> FromPrefix | None:
+    return next((mark for mark in info.metadata if isinstance(mark, FromPrefix)), None)
+
+
+def _keys(section: Section, name: str, info: FieldInfo) -> tuple[str, ...]:
+    return (*section.keys, next(iter(alias_names(info)), name))
+
+
+def _environment(section: Section, name: str) -> tuple[str, ...]:
+    prefix = section.model.model_config.get("env_prefix", "")
+    aliases = alias_names(_declaration(section.model, name))
+    names = aliases or (f"{prefix}{name.upper()}",)
+    return tuple(above + own for above in section.environment for own in names)
+
+
+def _default(section: Section, name: str, info: FieldInfo) -> Any:
+    if isinstance(section.default, section.model):
+        return getattr(section.default, name)
+    if info.default_factory is None:
+        return MISSING if info.is_required() else info.default
+    # A function's result may be this machine's or this moment's; a class's is always the same.
+    if isinstance(info.default_factory, type) or _model_of(info) is not None:
+        return info.get_default(call_default_factory=True)
+    return MISSING
+
+
+def _required(section: Section, info: FieldInfo) -> bool:
+    return info.is_required() and not isinstance(section.default, section.model)
+
+
+def _is_structure(member: Any) -> bool:
+    kind = get_origin(member) or member
+    if not isinstance(kind, type) or issubclass(kind, (str, bytes, bytearray)):
+        return False
+    return issubclass(kind, (Mapping, Sequence, Set, BaseModel)) or dataclasses.is_dataclass(kind)
+
+
+_TYPE_NAMES: dict[Any, str] = {
+    Any: "anything",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "text",
+    bytes: "text",
+    SecretStr: "text",
+    SecretBytes: "text",
+    timedelta: "duration",
+    Path: "path",
+}
+
+
+def _type_text(annotation: Any) -> str:
+    kinds = (_kind_text(member) for member in members(annotation) if member is not NoneType)
+    return " or ".join(dict.fromkeys(kinds))
+
+
+def _kind_text(member: Any) -> str:
+    arguments = get_args(member)
+    kind = get_origin(member) or member
+    if kind is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if member in _TYPE_NAMES or not isinstance(kind, type):
+        return _TYPE_NAMES.get(member, str(member))
+    if issubclass(kind, Enum):
+        return f"one of {', '.join(str(choice.value) for choice in kind)}"
+    if not _is_structure(kind) or not arguments:
+        return kind.__name__
+    return f"{'table' if issubclass(kind, Mapping) else 'list'} of {_type_text(_item(arguments))}"
+
+
+def _item(arguments: tuple[Any, ...]) -> Any:
+    """Return the type of what a list or dict holds: the last argument that is a type."""
+    return arguments[-1] if arguments[-1] is not Ellipsis else arguments[0]

@@ -1,0 +1,334 @@
+"""Read each source of settings: the environment, ``.env``, a file, the command line.
+
+A reader yields what it finds, a ``Given`` for every value and a ``ConfigProblem`` for everything
+that it cannot use, and goes on: whoever mends settings wants to hear all of it at once.
+
+pydantic-settings' own sources stop at the first problem, read ``os.environ`` wherever they run, and
+do not tell which name a value came by; so they are not used here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import ChainMap, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from gizmopy.config.masking import is_secret_name, mask_text, show
+from gizmopy.config.schema import Section, Setting
+from gizmopy.config.settings import channel_key
+from gizmopy.errors import ConfigProblem
+
+COMMAND_LINE = "command line"
+
+CONFIG = Setting(
+    path=("config",),
+    keys=("config",),
+    environment=("GIZMO_CONFIG",),
+    annotation=str,
+    default="",
+    description="The settings file: JSON, TOML or YAML, by its suffix.",
+)
+"""Names the file; it is read from the environment and the command line like any setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Say where a value came from, and by which name."""
+
+    source: str
+    """``environment``, ``command line``, the path of a file, or ``default``."""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.name}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One value that a source gives for a setting, or for one entry of a table."""
+
+    setting: Setting
+    value: Any = field(repr=False)  # it may be a secret
+    origin: Origin
+    entry: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path as origins and reports write it: ``topics.CATS``."""
+        return f"{self.setting.name}.{self.entry}" if self.entry else self.setting.name
+
+    @property
+    def secret(self) -> bool:
+        """Whether its value must not be shown."""
+        return self.setting.secret or is_secret_name(self.entry)
+
+
+Finding = Given | ConfigProblem
+
+
+def read_environment(
+    settings: Iterable[Setting], environ: Mapping[str, str], source: str
+) -> Iterator[Finding]:
+    """Yield every setting that ``environ`` names; an empty value counts as unset."""
+    for setting in settings:
+        if setting.table is not None:
+            yield from _entries(setting, _with_prefix(environ, setting.table.prefix), source)
+            continue
+        name = next((name for name in setting.environment if environ.get(name)), None)
+        if name is not None:
+            yield Given(setting, _decoded(setting, environ[name]), Origin(source, name))
+
+
+def read_dotenv(
+    settings: Iterable[Setting], path: Path, environ: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Yield what the ``.env`` file gives; one that is not there, or is a directory, gives nothing.
+
+    ``${NAME}`` in a value stands for an earlier line's value, else for that of ``environ``.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return  # a directory of this name is a virtual environment
+    except (OSError, UnicodeDecodeError) as error:
+        yield ConfigProblem(str(path), f"cannot be read: {_cause(error)}", "mend or remove it")
+        return
+    variables: dict[str, str] = {}
+    yield from _parse_dotenv(text, str(path), variables, environ)
+    yield from read_environment(settings, variables, str(path))
+
+
+def _parse_dotenv(
+    text: str, source: str, variables: dict[str, str], environ: Mapping[str, str]
+) -> Iterator[ConfigProblem]:
+    from dotenv.parser import parse_stream  # imported where it is used: cold starts matter
+    from dotenv.variables import parse_variables
+
+    known = ChainMap(variables, dict(environ))
+    for binding in parse_stream(StringIO(text)):
+        if binding.error:
+            blank = len(binding.original.string) - len(binding.original.string.lstrip())
+            line = binding.original.line + binding.original.string[:blank].count("\n")
+            yield ConfigProblem(f"line {line}", "is not NAME=value", "mend or remove it", source)
+        elif binding.key is not None and binding.value is not None:
+            atoms = parse_variables(binding.value)
+            variables[binding.key] = "".join(atom.resolve(known) for atom in atoms)
+
+
+def read_file(schema: Section, config: Given) -> Iterator[Finding]:
+    """Yield what the file gives that ``config`` names, and every key that is no setting."""
+    path = Path(config.value)
+    named = partial(
+        ConfigProblem, config.origin.name, source=config.origin.source, value=config.value
+    )
+    parse = _PARSERS.get(path.suffix.lower())
+    if parse is None:
+        reason = f"has a suffix {path.suffix!r} that is not known here"
+        yield named(reason, f"name a file that ends in {', '.join(_PARSERS)}")
+        return
+    try:
+        data = parse(path.read_text("utf-8-sig"))
+    except OSError as error:
+        yield named(f"cannot be read: {_cause(error)}", "correct the path, or make it readable")
+    except ValueError as error:
+        yield named(f"is not {_format(path)}: {_cause(error)}", "mend the file")
+    else:
+        yield from _from_document(schema, data, str(path), named)
+
+
+def _from_document(
+    schema: Section, data: object, source: str, named: Callable[[str, str], ConfigProblem]
+) -> Iterator[Finding]:
+    if isinstance(data, Mapping):
+        yield from _from_table(schema, data, source, "")
+    elif data is not None:  # an empty YAML file is None
+        yield named("does not hold a table of settings", "write names and values at its top")
+
+
+def _from_table(
+    section: Section, data: Mapping[Any, Any], source: str, above: str
+) -> Iterator[Finding]:
+    seen: dict[str, str] = {}
+    for key, value in data.items():
+        spelled = f"{above}{key}"
+        name = section.spellings.get(key)
+        if name is None:
+            remedy = _suggest(str(key).lower().replace("-", "_"), section.children, above)
+            yield ConfigProblem(spelled, "is not a known setting", remedy, source)
+        elif name in seen:
+            reason = f"is the same setting as {seen[name]}"
+            yield ConfigProblem(spelled, reason, "keep one of them", source)
+        else:
+            seen[name] = spelled
+            yield from _from_value(section.children[name], value, Origin(source, spelled))
+
+
+def _from_value(node: Setting | Section, value: Any, origin: Origin) -> Iterator[Finding]:
+    if isinstance(node, Setting) and node.table is None:
+        yield Given(node, value, origin)
+    elif value is None:
+        return  # in YAML, a section with nothing in it
+    elif not isinstance(value, Mapping):
+        shown = show(value, secret=node.secret)
+        remedy = 'write names and values, as in {"name": "value"}'
+        yield ConfigProblem(origin.name, "is not a table", remedy, origin.source, shown)
+    elif isinstance(node, Setting):
+        entries = ((str(key), f"{origin.name}.{key}", item) for key, item in value.items())
+        yield from _entries(node, entries, origin.source)
+    else:
+        yield from _from_table(node, value, origin.source, f"{origin.name}.")
+
+
+def _with_prefix(environ: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, value in environ.items():
+        channel = name.removeprefix(prefix)
+        if value and channel and channel != name:
+            yield channel, name, value
+
+
+def _entries(
+    setting: Setting, entries: Iterable[tuple[str, str, Any]], source: str
+) -> Iterator[Finding]:
+    """Yield a table's entries, each (key, name in the source, value)."""
+    names: dict[str, str] = {}
+    for key, name, value in entries:
+        entry = channel_key(key)
+        if entry in names:
+            reason = f"is the same channel as {names[entry]}"
+            yield ConfigProblem(name, reason, "keep one of them", source)
+        else:
+            names[entry] = name
+            yield Given(setting, value, Origin(source, name), entry)
+
+
+def _decoded(setting: Setting, text: str) -> Any:
+    """Return JSON's lists and objects where a setting takes such; pydantic judges all the rest."""
+    if not setting.structured:
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (list, dict)) else text
+
+
+def read_flags(settings: Iterable[Setting], argv: Sequence[str]) -> Iterator[Finding]:
+    """Yield what the command line gives: ``--name value``, ``--name=value``, ``--[no-]boolean``."""
+    flags = _flags(settings)
+    words = deque(argv)
+    hide = False  # whether a word that belongs to no flag may be a piece of a secret
+    while words:
+        word = words.popleft()
+        name, equals, _ = word.partition("=")
+        if name in flags:
+            hide = flags[name].setting.secret
+            yield from _read_flag(flags, word, words)
+        elif word.startswith("-"):
+            hide = True
+            if not equals and words and not words[0].startswith("-"):
+                words.popleft()  # its value, in all likelihood
+            yield ConfigProblem(
+                name, "is not a known flag", _suggest_flag(name, flags), COMMAND_LINE
+            )
+        else:
+            shown = f"argument {len(argv) - len(words)}" if hide else mask_text(word)
+            remedy = "remove it" if hide else _suggest_flag(name, flags)
+            yield ConfigProblem(shown, "belongs to no flag", remedy, COMMAND_LINE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    setting: Setting
+    alone: bool | None
+    """What it means without a value; None where it needs one."""
+
+
+def _flags(settings: Iterable[Setting]) -> dict[str, _Flag]:
+    flags = {
+        setting.flag: _Flag(setting, True if setting.boolean else None) for setting in settings
+    }
+    negations = {
+        flag.replace("--", "--no-", 1): _Flag(known.setting, False)
+        for flag, known in flags.items()
+        if known.alone
+    }
+    return negations | flags
+
+
+def _read_flag(flags: Mapping[str, _Flag], word: str, words: deque[str]) -> Iterator[Finding]:
+    name, equals, text = word.partition("=")
+    flag = flags[name]
+    origin = Origin(COMMAND_LINE, name)
+    if not equals and flag.alone is not None:
+        yield Given(flag.setting, flag.alone, origin)
+    elif equals and flag.alone is False:
+        yield ConfigProblem(name, "takes no value", f"write {name} alone", COMMAND_LINE)
+    elif equals or _value_follows(flags, flag.setting, words):
+        value = _decoded(flag.setting, text if equals else words.popleft())
+        yield from _from_value(flag.setting, value, origin)
+    else:
+        yield ConfigProblem(name, "has no value", f"write it like {name}=VALUE", COMMAND_LINE)
+
+
+def _value_follows(flags: Mapping[str, _Flag], setting: Setting, words: deque[str]) -> bool:
+    if not words or words[0].partition("=")[0] in flags:
+        return False
+    # What looks like an unknown flag would be shown as one: not where it may be a secret.
+    return setting.secret or not words[0].startswith("--")
+
+
+def _suggest_flag(name: str, flags: Iterable[str]) -> str:
+    return _suggest(name.lstrip("-"), [flag.removeprefix("--") for flag in flags], "--")
+
+
+def _suggest(name: str, known: Iterable[str], before: str) -> str:
+    from difflib import get_close_matches  # imported where it is used: cold starts matter
+
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {before}{close[0]}?" if close else "remove it"
+
+
+def _cause(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "its text is not UTF-8"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _format(path: Path) -> str:
+    return "YAML" if path.suffix.lower() == ".yml" else path.suffix[1:].upper()
+
+
+def _parse_toml(text: str) -> object:
+    import tomllib  # imported where it is used: cold starts matter
+
+    return tomllib.loads(text)
+
+
+def _parse_yaml(text: str) -> object:
+    import yaml  # imported where it is used: cold starts matter
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        # Its own text quotes the file, and words such as an alias' name may be a piece of a secret.
+        problem = _QUOTED.sub("", getattr(error, "problem", None) or "cannot be read")
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"{problem}{place}") from None
+    except ValueError:
+        raise ValueError("a date or a number in it is impossible") from None
+
+
+_QUOTED = re.compile(r"""\s*(?:'[^']{2,}'|"[^"]{2,}")""")
+_PARSERS: dict[str, Callable[[str], object]] = {
+    ".json": json.loads,
+    ".toml": _parse_toml,
+    ".yaml": _parse_yaml,
+    ".yml": _parse_yaml,
+}

@@ -1,0 +1,153 @@
+"""Durations: Go's notation and plain seconds in, Go's notation out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from gizmopy.config import Duration
+from gizmopy.config.duration import format_duration, parse_duration
+
+ADAPTER: TypeAdapter[timedelta] = TypeAdapter(Duration)
+REMEDY = "write it like '1m30s', or as seconds"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1m30s", timedelta(seconds=90)),
+        ("500ms", timedelta(milliseconds=500)),
+        ("1.5h", timedelta(minutes=90)),
+        ("10s", timedelta(seconds=10)),
+        ("1h2m3s", timedelta(hours=1, minutes=2, seconds=3)),
+        ("1.5h30m", timedelta(hours=2)),
+        ("250us", timedelta(microseconds=250)),
+        ("250\u00b5s", timedelta(microseconds=250)),
+        ("250\u03bcs", timedelta(microseconds=250)),
+        ("2000ns", timedelta(microseconds=2)),
+        (".5s", timedelta(milliseconds=500)),
+        ("5.s", timedelta(seconds=5)),
+        ("+5s", timedelta(seconds=5)),
+        ("0", timedelta(0)),
+        ("30", timedelta(seconds=30)),
+        ("0.5", timedelta(milliseconds=500)),
+        (" 10s ", timedelta(seconds=10)),
+        ("1.1s", timedelta(seconds=1, microseconds=100_000)),
+        ("2540400h10m10s", timedelta(hours=2540400, minutes=10, seconds=10)),
+    ],
+)
+def test_text_is_read(text: str, expected: timedelta) -> None:
+    """Go's notation and plain seconds give the same duration alone and in a model."""
+    assert parse_duration(text) == expected
+    assert ADAPTER.validate_python(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "abc", "10x", "1m 30s", "s", ".", ".s", "1,5s", "1e3", "10S", "PT10S", "\u0663s"],
+)
+def test_garbage_is_refused_with_the_remedy(text: str) -> None:
+    """What is no duration is named, and the message says how to write one."""
+    with pytest.raises(ValueError, match="is not a duration") as caught:
+        parse_duration(text)
+    assert repr(text) in str(caught.value)
+    assert REMEDY in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "-inf", "Infinity"])
+def test_text_that_only_python_takes_for_a_number_is_refused(text: str) -> None:
+    """Text for infinity and not-a-number is garbage."""
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("value", ["-5s", "-5", "-1m30s", -1, -0.5, timedelta(seconds=-1)])
+def test_negative_durations_are_refused_as_such(value: Any) -> None:
+    """A negative duration is called negative, in whichever form it comes."""
+    with pytest.raises(ValidationError, match="is negative"):
+        ADAPTER.validate_python(value)
+
+
+@pytest.mark.parametrize("value", ["9" * 30 + "h", "9" * 5000, 10**30, 1e300])
+def test_durations_that_no_timedelta_holds_are_refused(value: Any) -> None:
+    """A duration beyond timedelta's range gives a reason, not an OverflowError."""
+    with pytest.raises(ValidationError, match="longer than any duration"):
+        ADAPTER.validate_python(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (30, timedelta(seconds=30)),
+        (0.5, timedelta(milliseconds=500)),
+        (0, timedelta(0)),
+        (timedelta(hours=1), timedelta(hours=1)),
+    ],
+)
+def test_numbers_are_seconds(value: Any, expected: timedelta) -> None:
+    """Numbers count seconds, and a timedelta is taken as it is."""
+    assert ADAPTER.validate_python(value) == expected
+
+
+@pytest.mark.parametrize("value", [True, None, float("inf"), float("nan"), b"10s", [10], object()])
+def test_other_values_are_refused(value: Any) -> None:
+    """Booleans, infinities and other objects are no durations, and the remedy is told."""
+    with pytest.raises(ValidationError, match="is not a duration") as caught:
+        ADAPTER.validate_python(value)
+    assert REMEDY in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [
+        (timedelta(0), "0s"),
+        (timedelta(seconds=90), "1m30s"),
+        (timedelta(seconds=120), "2m"),
+        (timedelta(hours=1), "1h"),
+        (timedelta(hours=1, seconds=1), "1h1s"),
+        (timedelta(days=2), "48h"),
+        (timedelta(milliseconds=500), "500ms"),
+        (timedelta(microseconds=1500), "1.5ms"),
+        (timedelta(microseconds=7), "7\u00b5s"),
+        (timedelta(seconds=1, microseconds=20), "1.00002s"),
+        (timedelta(minutes=1, milliseconds=100), "1m0.1s"),
+    ],
+)
+def test_durations_are_written_as_go_writes_them(duration: timedelta, expected: str) -> None:
+    """A duration is written with its largest units first, and without parts that are zero."""
+    assert format_duration(duration) == expected
+
+
+def test_a_negative_duration_has_no_text() -> None:
+    """Formatting refuses what parsing would refuse."""
+    with pytest.raises(ValueError, match="is negative"):
+        format_duration(timedelta(seconds=-1))
+
+
+@given(st.timedeltas(min_value=timedelta(0)))
+def test_what_is_written_is_read_back(duration: timedelta) -> None:
+    """Every duration survives the way through its text, to the microsecond."""
+    assert parse_duration(format_duration(duration)) == duration
+
+
+@given(st.text())
+def test_any_text_is_a_duration_or_a_clear_refusal(text: str) -> None:
+    """No text makes the parser fail otherwise than with its own ValueError."""
+    try:
+        duration = parse_duration(text)
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = REMEDY if duration >= timedelta(0) else "negative"
+    assert REMEDY in said
+
+
+def test_a_duration_is_text_in_json() -> None:
+    """JSON holds the Go-style text, and the schema says that it is text."""
+    assert ADAPTER.dump_json(timedelta(seconds=90)) == b'"1m30s"'
+    assert ADAPTER.json_schema()["type"] == "string"

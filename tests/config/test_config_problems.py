@@ -1,0 +1,345 @@
+"""Problems: all at once, each with its name, value, source, reason and remedy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import pytest
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from gizmopy.config import Duration, Settings, load
+from gizmopy.errors import ConfigError, ConfigProblem
+
+
+class Postgres(BaseModel):
+    host: str
+    port: int = 5432
+    low: int = 1
+    high: int = 2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("low is above high")
+        return self
+
+
+class CatsSettings(Settings):
+    database: Postgres = Postgres(host="db")
+    workers: int | bool = 4
+    names: list[int] = Field(default_factory=list)
+    replicas: list[Postgres] = Field(default_factory=list)
+    wait: Duration | None = None
+    even: int = 0
+
+    @field_validator("even")
+    @classmethod
+    def _is_even(cls, value: int) -> int:
+        assert value % 2 == 0, "is odd"
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.http_port == 1 and self.log_json:
+            raise ValueError("port 1 takes no JSON")
+        return self
+
+
+class Required(Settings):
+    database: Postgres
+    cat: str
+
+
+def problems_of(
+    argv: Sequence[str] = (),
+    environ: dict[str, str] | None = None,
+    *,
+    cls: type[Settings] = CatsSettings,
+    dotenv: Path | None = None,
+) -> tuple[ConfigProblem, ...]:
+    """Return the problems that loading fails with."""
+    with pytest.raises(ConfigError) as caught:
+        load(cls, argv, environ=environ or {}, dotenv=dotenv)
+    return caught.value.problems
+
+
+def line_of(argv: Sequence[str] = (), environ: dict[str, str] | None = None) -> str:
+    """Return the one problem that loading fails with, as a person reads it."""
+    (problem,) = problems_of(argv, environ)
+    return str(problem)
+
+
+INTEGER = "should be a valid integer, unable to parse string as an integer; set it to: integer"
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--http-prot", "1"], "--http-prot{}: is not a known flag; did you mean --http-port?"),
+        (["--http-prot=1"], "--http-prot{}: is not a known flag; did you mean --http-port?"),
+        (["--http_port=1"], "--http_port{}: is not a known flag; did you mean --http-port?"),
+        (["-http-port", "1"], "-http-port{}: is not a known flag; did you mean --http-port?"),
+        (
+            ["--database.hots=x"],
+            "--database.hots{}: is not a known flag; did you mean --database.host?",
+        ),
+        (["--no-log-jsn"], "--no-log-jsn{}: is not a known flag; did you mean --no-log-json?"),
+        (["--zzz", "1"], "--zzz{}: is not a known flag; remove it"),
+        (["--database={}"], "--database{}: is not a known flag; "),
+        (["--"], "--{}: is not a known flag; remove it"),
+        (["http-port"], "http-port{}: belongs to no flag; did you mean --http-port?"),
+        (["qqq"], "qqq{}: belongs to no flag; remove it"),
+        (["--http-port"], "--http-port{}: has no value; write it like --http-port=VALUE"),
+        (
+            ["--http-port", "--log-json"],
+            "--http-port{}: has no value; write it like --http-port=VALUE",
+        ),
+        (["--config"], "--config{}: has no value; write it like --config=VALUE"),
+        (["--no-log-json=1"], "--no-log-json{}: takes no value; write --no-log-json alone"),
+        (["--http-port=x"], "--http-port=x{}: " + INTEGER),
+        (["--http-port=70000"], "--http-port=70000{}: should be less than or equal to 65535; "),
+        (["--http-port="], "--http-port={}: " + INTEGER),
+        (["--log-json=maybe"], "--log-json=maybe{}: should be a valid boolean, "),
+        (["--log-level=loud"], "--log-level=loud{}: should be 'debug', 'info', 'warning', "),
+        (
+            ["--loop=x"],
+            "--loop=x{}: should be 'auto', 'asyncio' or 'uvloop'; set it to: one of auto, ",
+        ),
+        (["--wait=x"], "--wait=x{}: 'x' is not a duration; write it like '1m30s', or as seconds"),
+        (["--metrics-path=m"], "--metrics-path=m{}: does not begin with a slash; write /m"),
+        (["--even=1"], "--even=1{}: is odd"),
+        (
+            ["--workers=x"],
+            "--workers=x{}: should be a valid integer, unable to parse string as an ",
+        ),
+        (
+            ["--names=x"],
+            "--names=x{}: should be a valid list; set it to: list of integer, as JSON ",
+        ),
+        (['--names=["a"]'], '--names=["a"]{}: 0: should be a valid integer, '),
+        (['--replicas=[{"port": 1}]'], '--replicas=[{"port": 1}]{}: 0.host: Field required; '),
+        (["--topics=x"], "--topics=x{}: is not a table; write names and values, as in "),
+        (['--topics={"a": 1}'], "--topics.a=1{}: should be a valid string; "),
+        (
+            ['--topics={"a.b":"", "a-b":""}'],
+            "--topics.a-b{}: is the same channel as --topics.a.b; ",
+        ),
+    ],
+)
+def test_problems_of_the_command_line(argv: list[str], line: str) -> None:
+    """Each thing that a command line can get wrong is one problem with a remedy."""
+    assert line_of(argv).startswith(line.replace("{}", " (command line)", 1))
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        ({"PORT": "x"}, "PORT=x (environment): " + INTEGER),
+        ({"DATABASE__PORT": "x"}, "DATABASE__PORT=x (environment): " + INTEGER),
+        ({"NAMES": "[1"}, "NAMES=[1 (environment): should be a valid list; "),
+        ({"WAIT": "-5s"}, "WAIT=-5s (environment): '-5s' is negative; write it like '1m30s'"),
+        (
+            {"GIZMO_TOPIC_a": "x", "GIZMO_TOPIC_A": "y"},
+            "GIZMO_TOPIC_A (environment): is the same channel as GIZMO_TOPIC_a; keep one of them",
+        ),
+    ],
+)
+def test_problems_of_the_environment(environ: dict[str, str], line: str) -> None:
+    """A bad value of the environment goes by the variable's own name."""
+    assert line_of(environ=environ).startswith(line)
+
+
+FILE_LINES = [
+    ("c.yaml", "htp_port: 1", "htp_port (FILE): is not a known setting; did you mean http_port?"),
+    ("c.yaml", "http-port: 1", "http-port (FILE): is not a known setting; did you mean http_port?"),
+    ("c.yaml", "zzz: 1", "zzz (FILE): is not a known setting; remove it"),
+    ("c.yaml", "1: 1", "1 (FILE): is not a known setting; remove it"),
+    (
+        "c.toml",
+        "[database]\nhots = 1",
+        "database.hots (FILE): is not a known setting; did you mean database.host?",
+    ),
+    ("c.json", '{"http_port": "x"}', "http_port=x (FILE): " + INTEGER),
+    ("c.json", '{"http_port": null}', "http_port= (FILE): should be a valid integer; "),
+    (
+        "c.json",
+        '{"database": {"port": []}}',
+        "database.port=[] (FILE): should be a valid integer; ",
+    ),
+    ("c.json", '{"database": 5}', "database=5 (FILE): is not a table; write names and values, "),
+    (
+        "c.json",
+        '{"topics": ["x"]}',
+        'topics=["x"] (FILE): is not a table; write names and values, ',
+    ),
+    ("c.json", '{"topics": {"a": 1}}', "topics.a=1 (FILE): should be a valid string; set it to: "),
+    (
+        "c.json",
+        '{"topics": {"a": "", "A": ""}}',
+        "topics.A (FILE): is the same channel as topics.a",
+    ),
+    (
+        "c.json",
+        '{"http_port": 1, "HTTP_PORT": 2}',
+        "HTTP_PORT (FILE): is the same setting as http_port; keep one of them",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "line"), FILE_LINES)
+def test_problems_within_a_file(name: str, text: str, line: str, tmp_path: Path) -> None:
+    """A key or value of a file goes by its path in the file."""
+    file = tmp_path / name
+    file.write_text(text)
+    assert line_of([f"--config={file}"]).startswith(line.replace("FILE", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("c.json", '{"a": 1,\n  b}', "is not JSON: "),
+        ("c.json", '{"a": 1,\n  b}', "line 2 column 3"),
+        ("c.json", "", "line 1 column 1"),
+        ("c.json", "[1]", "does not hold a table of settings"),
+        ("c.toml", "a = 1\nb = ", "is not TOML: Invalid value (at "),
+        ("c.yaml", "a: 1\nb: [", "is not YAML: "),
+        ("c.yml", "a: b: c", "is not YAML: mapping values are not allowed here (line 1, column 5)"),
+        ("c.yaml", "a: 2020-13-45", "is not YAML: a date or a number in it is impossible"),
+        ("c.yaml", "a: !!int x", "is not YAML: a date or a number in it is impossible"),
+        ("c.yaml", "- a", "does not hold a table of settings"),
+        ("c.ini", "a = 1", "has a suffix '.ini' that is not known here"),
+        ("c", "a = 1", "has a suffix '' that is not known here"),
+    ],
+)
+def test_malformed_files(name: str, text: str, reason: str, tmp_path: Path) -> None:
+    """A file that cannot be parsed is named by who named it, with the place where it is known."""
+    file = tmp_path / name
+    file.write_text(text)
+    for argv, environ, given_by in (
+        (["--config", str(file)], {}, ("--config", "command line")),
+        ([], {"GIZMO_CONFIG": str(file)}, ("GIZMO_CONFIG", "environment")),
+    ):
+        (problem,) = problems_of(argv, environ)
+        assert (problem.name, problem.source, problem.value) == (*given_by, str(file))
+        assert reason in problem.reason
+        assert problem.remedy
+
+
+def test_the_remedy_for_a_suffix_names_those_that_are_known(tmp_path: Path) -> None:
+    """An unsupported suffix is answered with the supported ones."""
+    (problem,) = problems_of([f"--config={tmp_path}/c.ini"])
+    assert problem.remedy == "name a file that ends in .json, .toml, .yaml, .yml"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file, a directory and text that is not UTF-8 are problems with their cause."""
+    (tmp_path / "d.json").mkdir()
+    (tmp_path / "l.json").write_bytes(b'{"service_name": "\xe9"}')
+    for name, reason in (
+        ("m.json", "cannot be read: No such file or directory"),
+        ("d.json", "cannot be read: Is a directory"),
+        ("l.json", "is not JSON: its text is not UTF-8"),
+    ):
+        (problem,) = problems_of([f"--config={tmp_path}/{name}"])
+        assert problem.reason == reason
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission_is_a_problem(tmp_path: Path) -> None:
+    """A settings file or .env that this user may not read is a problem, not ignored."""
+    file = tmp_path / "c.json"
+    file.write_text("{}")
+    file.chmod(0)
+    assert "Permission denied" in problems_of([f"--config={file}"])[0].reason
+    assert "Permission denied" in problems_of(dotenv=file)[0].reason
+
+
+def test_a_malformed_dotenv_file(tmp_path: Path) -> None:
+    """Lines that are not NAME=value are reported by their number, bytes by the file's name."""
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("A=1\n\n\nB C\nHTTP_PORT='1\nPORT=x\n")
+    lines = list(map(str, problems_of(dotenv=dotenv)))
+    assert lines == [
+        f"line 4 ({dotenv}): is not NAME=value; mend or remove it",
+        f"line 5 ({dotenv}): is not NAME=value; mend or remove it",
+        f"PORT=x ({dotenv}): {INTEGER}",
+    ]
+    dotenv.write_bytes(b"A=\xff")
+    (problem,) = problems_of(dotenv=dotenv)
+    assert str(problem) == f"{dotenv}: cannot be read: its text is not UTF-8; mend or remove it"
+
+
+def test_missing_settings_name_their_variable_and_flag() -> None:
+    """Each required setting is a problem of its own, those of a missing section too."""
+    assert list(map(str, problems_of(cls=Required))) == [
+        "DATABASE__HOST: is required; set DATABASE__HOST or --database.host",
+        "CAT: is required; set CAT or --cat",
+    ]
+
+
+def test_a_section_that_is_begun_must_be_finished() -> None:
+    """Giving one value for a section requires its required ones."""
+    problems = problems_of(environ={"DATABASE__PORT": "1", "CAT": "x"}, cls=Required)
+    assert [problem.name for problem in problems] == ["DATABASE__HOST"]
+
+
+def test_cross_field_validators() -> None:
+    """A model's validator is reported with the words it raised and the section's name."""
+    (nested,) = problems_of(["--database.low=3"])
+    assert str(nested) == "database: low is above high; change the settings that it speaks of"
+    (whole,) = problems_of(["--http-port=1", "--log-json"])
+    assert str(whole) == "CatsSettings: port 1 takes no JSON; change the settings that it speaks of"
+
+
+def test_a_default_that_its_own_type_refuses() -> None:
+    """A subclass's wrong default is reported by the setting's name."""
+
+    class Wrong(Settings):
+        workers: int = Field(0, gt=0)
+
+    (problem,) = problems_of(cls=Wrong)
+    assert str(problem) == "WORKERS: should be greater than 0; set it to: integer"
+
+
+def test_members_of_a_union_make_one_problem() -> None:
+    """A value that no member of a union takes is one problem with every member's reason."""
+    (problem,) = problems_of(["--workers=x"])
+    assert "valid integer" in problem.reason
+    assert "valid boolean" in problem.reason
+
+
+def test_everything_is_reported_at_once(tmp_path: Path) -> None:
+    """Problems of every source and of validation come in one error, a line each."""
+    file = tmp_path / "c.toml"
+    file.write_text('htp_port = 1\nloop = "x"\n[database]\nhots = 2\n')
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("PORT=x\nbad line\n")
+    environ = {"GIZMO_READ_TIMEOUT": "x"}
+    argv = ["rubbish", "--config", str(file), "--bogus", "1", "--log-level=x", "--http-addr"]
+    with pytest.raises(ConfigError) as caught:
+        load(Required, argv, environ=environ, dotenv=dotenv)
+    assert [(problem.name, problem.source) for problem in caught.value.problems] == [
+        ("htp_port", str(file)),
+        ("database.hots", str(file)),
+        ("line 2", str(dotenv)),
+        ("rubbish", "command line"),
+        ("--bogus", "command line"),
+        ("--http-addr", "command line"),
+        ("PORT", str(dotenv)),
+        ("--log-level", "command line"),
+        ("GIZMO_READ_TIMEOUT", "environment"),
+        ("loop", str(file)),
+        ("DATABASE__HOST", ""),
+        ("CAT", ""),
+    ]
+    assert str(caught.value).startswith("12 settings cannot be used:\n  htp_port (")
+    assert all(problem.reason and problem.remedy for problem in caught.value.problems)
+    assert caught.value.exit_code == 2
+
+
+def test_a_value_that_a_higher_source_replaces_is_not_judged() -> None:
+    """Only the value that counts has to be right."""
+    assert load(Settings, ["--http-port=1"], environ={"HTTP_PORT": "x"}).settings.http_port == 1

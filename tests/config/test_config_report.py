@@ -1,0 +1,187 @@
+"""The report: a row for every setting, as a table for people and for the docs."""
+
+from __future__ import annotations
+
+import socket
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, Field, SecretStr
+
+from gizmopy.config import Settings, load
+from gizmopy.config.report import Row, as_markdown, as_text, rows
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Database(BaseModel):
+    host: str = Field(description="Where the database is.")
+    password: SecretStr = SecretStr("")
+
+
+class CatsSettings(Settings):
+    database: Database
+    spare: Database | None = None
+    colour: Colour = Colour.RED
+    mode: int | Literal["auto"] = "auto"
+    ratio: float = 0.5
+    files: tuple[Path, ...] = ()
+    names: list[str] | None = None
+    labels: dict[str, int] = Field(default_factory=dict)
+    hostname: str = Field(default_factory=socket.gethostname)
+    flag: bool = True
+    api_key: str = "default-key"
+    pipe: str = Field("a|b", description="One | other.")
+
+
+LOADED = load(
+    CatsSettings,
+    ["--database.host", "db", "--no-flag", "--names=[]"],
+    environ={
+        "DATABASE__PASSWORD": "hunter2",
+        "GIZMO_TOPIC_CATS": "kafka://a:b@c",
+        "GIZMO_TOPIC_DOGS": "memory://",
+        "GIZMO_READ_TIMEOUT": "90",
+        "PORT": "0",
+    },
+    dotenv=None,
+)
+
+
+def by_name(found: list[Row]) -> dict[str, Row]:
+    """Return the rows by the names of their settings."""
+    return {row.name: row for row in found}
+
+
+def test_a_class_has_a_row_for_every_setting_in_order() -> None:
+    """Rows follow the declaration, sections unfolded in their place, with no value or source."""
+    found = rows(CatsSettings)
+    names = [row.name for row in found]
+    assert names[:4] == ["service_name", "service_version", "http_addr", "http_port"]
+    assert names[names.index("subscriptions") + 1 :] == [
+        *("database.host", "database.password", "spare.host", "spare.password", "colour", "mode"),
+        *("ratio", "files", "names", "labels", "hostname", "flag", "api_key", "pipe"),
+    ]
+    assert {(row.value, row.source) for row in found} == {(None, None)}
+
+
+def test_a_row_says_how_to_set_it() -> None:
+    """A row has every environment name, the flag, the type in words, the default and a sentence."""
+    found = by_name(rows(CatsSettings))
+    assert found["http_port"] == Row(
+        name="http_port",
+        environment=("HTTP_PORT", "PORT"),
+        flag="--http-port",
+        type="integer",
+        default="8080",
+        description="The port to listen on; 0 takes a free one.",
+    )
+    assert found["database.host"].environment == ("DATABASE__HOST",)
+    assert found["database.host"].flag == "--database.host"
+    assert found["database.host"].description == "Where the database is."
+    assert found["topics"].environment == ("GIZMO_TOPIC_<CHANNEL>",)
+    assert found["flag"].flag == "--[no-]flag"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "default"),
+    [
+        ("read_timeout", "duration", "10s"),
+        ("drain_delay", "duration", ""),
+        ("log_json", "boolean", ""),
+        ("loop", "one of auto, asyncio, uvloop", "auto"),
+        ("topics", "table of text", ""),
+        ("database.host", "text", "required"),
+        ("database.password", "text", ""),
+        ("colour", "one of red, blue", "red"),
+        ("mode", "integer or one of auto", "auto"),
+        ("ratio", "number", "0.5"),
+        ("files", "list of path", "[]"),
+        ("names", "list of text", ""),
+        ("labels", "table of integer", ""),
+        ("hostname", "text", "computed"),
+        ("flag", "boolean", "true"),
+        ("api_key", "text", "***"),
+    ],
+)
+def test_types_and_defaults_are_words(name: str, kind: str, default: str) -> None:
+    """Types and defaults read like a sentence, and nothing of the machine gets into them."""
+    row = by_name(rows(CatsSettings))[name]
+    assert (row.type, row.default) == (kind, default)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "source"),
+    [
+        ("http_port", "0", "environment PORT"),
+        ("http_addr", "127.0.0.1", "default"),
+        ("read_timeout", "1m30s", "environment GIZMO_READ_TIMEOUT"),
+        ("drain_delay", "", "default"),
+        ("topics.CATS", "kafka://a:***@c", "environment GIZMO_TOPIC_CATS"),
+        ("topics.DOGS", "memory://", "environment GIZMO_TOPIC_DOGS"),
+        ("subscriptions", "", "default"),
+        ("database.host", "db", "command line --database.host"),
+        ("database.password", "***", "environment DATABASE__PASSWORD"),
+        ("spare.host", "", "default"),
+        ("names", "[]", "command line --names"),
+        ("flag", "false", "command line --no-flag"),
+        ("api_key", "***", "default"),
+    ],
+)
+def test_loaded_settings_have_values_and_sources(name: str, value: str, source: str) -> None:
+    """A row of loaded settings shows the value, masked, and where it came from."""
+    row = by_name(rows(LOADED))[name]
+    assert (row.value, row.source) == (value, source)
+
+
+def test_each_channel_has_its_row() -> None:
+    """A channel's row has the variable of that channel."""
+    found = by_name(rows(LOADED))
+    assert "topics" not in found
+    assert found["topics.CATS"].environment == ("GIZMO_TOPIC_CATS",)
+
+
+def test_text_is_aligned() -> None:
+    """Every column begins at the same place in each line, and no line has blanks at its end."""
+    lines = as_text(rows(CatsSettings)).splitlines()
+    assert lines[0].split() == [
+        *("setting", "environment", "flag", "type", "default", "description")
+    ]
+    start = lines[0].index("--") if "--" in lines[0] else lines[0].index("flag")
+    assert all(line[start:].startswith("--") and line[start - 1] == " " for line in lines[1:])
+    assert all(line == line.rstrip() for line in lines)
+    assert len(lines) == len(rows(CatsSettings)) + 1
+
+
+def test_text_of_loaded_settings_has_values_and_sources() -> None:
+    """The columns value and source are there once something is loaded, and hold no secret."""
+    text = as_text(rows(LOADED))
+    assert text.splitlines()[0].split()[-3:] == ["value", "source", "description"]
+    assert "hunter2" not in text
+
+
+def test_a_value_of_several_lines_stays_in_its_line() -> None:
+    """A line break in a value does not break the table."""
+    row = Row("a", ("A",), "--a", "text", "", "Words.", "x\ny", "default")
+    assert len(as_text([row]).splitlines()) == 2
+    assert len(as_markdown([row]).splitlines()) == 3
+
+
+def test_markdown_is_a_table() -> None:
+    """Markdown has a head, a rule and a row for each setting, with pipes escaped."""
+    lines = as_markdown(rows(CatsSettings)).splitlines()
+    assert lines[0] == "| setting | environment | flag | type | default | description |"
+    assert lines[1] == "| --- | --- | --- | --- | --- | --- |"
+    assert lines[-1] == r"| `pipe` | `PIPE` | `--pipe` | `text` | `a\|b` | One \| other. |"
+    assert any("`GIZMO_TOPIC_<CHANNEL>`" in line for line in lines)
+
+
+def test_no_rows_make_an_empty_table() -> None:
+    """An empty list gives the titles alone."""
+    assert len(as_text([]).splitlines()) == 1
+    assert len(as_markdown([]).splitlines()) == 2

@@ -1,0 +1,194 @@
+"""Settings are values: what they take, what they refuse, how they look."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, SecretStr, ValidationError
+
+import gizmopy.config
+from gizmopy.config import Settings
+from gizmopy.config.settings import channel_key
+
+
+def test_defaults() -> None:
+    """Without any value, a daemon listens on the loopback's port 8080 and uses memory."""
+    assert Settings().model_dump() == {
+        "service_name": "",
+        "service_version": "",
+        "http_addr": "127.0.0.1",
+        "http_port": 8080,
+        "log_level": "info",
+        "log_json": None,
+        "log_file": "",
+        "http_access_log": "",
+        "max_header_bytes": 16384,
+        "max_body_bytes": 1_048_576,
+        "read_timeout": timedelta(seconds=10),
+        "idle_timeout": timedelta(seconds=120),
+        "shutdown_timeout": timedelta(seconds=18),
+        "drain_delay": None,
+        "health_check_path": "/status.txt",
+        "metrics_path": "/metrics",
+        "json_content_type": "application/json",
+        "loop": "auto",
+        "pubsub_url": "memory://",
+        "topics": {},
+        "subscriptions": {},
+    }
+
+
+def test_construction_reads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the environment nor a .env file reaches settings that are made by hand."""
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("HTTP_PORT=1\n")
+    monkeypatch.setenv("HTTP_PORT", "2")
+    monkeypatch.setenv("SERVICE_NAME", "other")
+    assert Settings(http_addr="::").http_port == 8080
+    assert Settings().service_name == ""
+
+
+def test_fields_go_by_their_name_and_their_environment_name() -> None:
+    """A field's name, its environment name and its second environment name mean the same."""
+    assert Settings(http_port=0).http_port == 0
+    for name in ("HTTP_PORT", "PORT"):
+        given: dict[str, Any] = {name: 0}
+        assert Settings(**given).http_port == 0
+
+
+def test_unknown_arguments_are_errors() -> None:
+    """A typo in an argument is refused, not ignored."""
+    given: dict[str, Any] = {"htp_port": 0}
+    with pytest.raises(ValidationError, match="htp_port"):
+        Settings(**given)
+
+
+def test_settings_do_not_change() -> None:
+    """Assigning to a field fails."""
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, "http_port", 1)  # noqa: B010  mypy knows it, too
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        ("INFO", "info"),
+        ("warn", "warning"),
+        ("Warning", "warning"),
+        ("error", "error"),
+        ("critical", "critical"),
+        ("fatal", "critical"),
+        ("PANIC", "critical"),
+        ("trace", "debug"),
+        (" debug ", "debug"),
+    ],
+)
+def test_log_levels_of_gizmo_and_python_are_understood(given: Any, level: str) -> None:
+    """A level goes in any case, and Gizmo's levels become the nearest of Python's."""
+    assert Settings(log_level=given).log_level == level
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"http_port": -1},
+        {"http_port": 65536},
+        {"http_port": "http"},
+        {"log_level": "loud"},
+        {"log_level": 3},
+        {"max_header_bytes": 0},
+        {"max_body_bytes": 0},
+        {"read_timeout": "-1s"},
+        {"drain_delay": "soon"},
+        {"loop": "curio"},
+        {"health_check_path": "status"},
+        {"metrics_path": ""},
+        {"topics": "kafka://"},
+        {"topics": {"cats": 5}},
+        {"topics": {"a.b": "x", "a-b": "y"}},
+    ],
+)
+def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
+    """Each field keeps to its range."""
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_channels_are_spelled_as_the_environment_spells_them() -> None:
+    """A channel's key is upper case with an underscore for all that is no letter and no digit."""
+    settings = Settings(topics={"cats.v1-new": "memory://"})
+    assert settings.topics == {"CATS_V1_NEW": "memory://"}
+    assert channel_key("cats.é/1") == "CATS___1"
+
+
+def test_a_subclass_default_for_channels_is_spelled_so_too() -> None:
+    """Declaring other default topics does not lose the normalising of their names."""
+
+    class Cats(Settings):
+        topics: dict[str, str] = {"cats": "memory://"}  # noqa: RUF012  pydantic copies it
+
+    assert Cats().topics == {"CATS": "memory://"}
+
+
+def test_every_field_is_described_in_one_line() -> None:
+    """The generated docs have a sentence for each setting."""
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert "\n" not in field.description
+        assert field.description.endswith("."), name
+
+
+def test_a_field_that_its_flag_could_not_reach_is_refused() -> None:
+    """A field named config would have the flag that names the file."""
+    with pytest.raises(TypeError, match=r"Cats\.config: --config names the file"):
+        type("Cats", (Settings,), {"__annotations__": {"config": str}, "config": ""})
+
+
+class Database(BaseModel):
+    host: str = "db"
+    password: str = ""
+    pin: SecretStr = SecretStr("")
+    options: dict[str, str] = {}
+
+
+class CatsSettings(Settings):
+    database: Database = Database()
+    api_key: str = ""
+    credentials: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
+
+
+def test_the_repr_masks_secrets() -> None:
+    """Secrets in fields, nested models, dicts and URLs do not show in repr and str."""
+    settings = CatsSettings(
+        database=Database(
+            password="hunter1", pin=SecretStr("hunter2"), options={"token": "hunter3"}
+        ),
+        api_key="hunter4",
+        credentials={"user": "hunter5"},
+        pubsub_url="kafka://cat:hunter6@b1",
+        topics={"cats": "https://cat:hunter7@feed/x"},
+    )
+    for text in (repr(settings), str(settings), f"{settings}"):
+        assert "hunter" not in text
+        assert "pubsub_url='kafka://cat:***@b1'" in text
+        assert "'host': 'db'" in text
+        assert "http_port=8080" in text
+
+
+def test_an_error_of_construction_does_not_show_the_values() -> None:
+    """pydantic's own error for wrong arguments hides what was given."""
+    given: dict[str, Any] = {"api_key": ["hunter1"], "database": {"password": ["hunter2"]}}
+    with pytest.raises(ValidationError) as caught:
+        CatsSettings(**given)
+    assert "hunter" not in f"{caught.value} {caught.value!r}"
+
+
+def test_the_names_of_the_room() -> None:
+    """What the room offers is what it lists, in order."""
+    names = gizmopy.config.__all__
+    assert names == sorted(names)
+    assert all(hasattr(gizmopy.config, name) for name in names)
