@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import TypeAdapter
-from pydantic.errors import PydanticUserError
-from pydantic_core import ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+from pydantic_core import SchemaError, ValidationError
 
 from gizmopy.declaration import Parameter
 from gizmopy.errors import DeclarationError
@@ -77,8 +77,9 @@ def type_adapter(function: Function, parameter: Parameter) -> TypeAdapter[Any]:
     """Return pydantic's validator for a parameter, or raise DeclarationError if there is none."""
     try:
         return TypeAdapter(parameter.annotation)
-    except PydanticUserError as error:
-        reason = f"parameter {parameter.name!r} has a type that cannot be validated: {error}"
+    except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError) as error:
+        why = str(error).partition("\n\n")[0]  # pydantic goes on with hints and an address
+        reason = f"parameter {parameter.name!r} has a type that cannot be validated: {why}"
         raise DeclarationError(function, reason) from error
 
 

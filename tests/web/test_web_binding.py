@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NamedTuple, NewType
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from gizmopy.errors import DeclarationError
 from gizmopy.web import Header, Request, Route, compile_endpoint
+from gizmopy.web.body import read_body
 
 Serve = Any  # the fixture of conftest.py
 
@@ -530,6 +532,14 @@ async def test_a_client_that_goes_away_is_no_problem(serve: Serve) -> None:
         assert isinstance(await ended, ConnectionError)
 
 
+async def test_a_client_that_is_gone_already_is_no_problem() -> None:
+    """A body that can no longer arrive is not waited for."""
+    unfinished = SimpleNamespace(is_eof=lambda: False)
+    request: Any = SimpleNamespace(content=unfinished, transport=None)
+    with pytest.raises(ConnectionResetError, match="the client is gone"):
+        await read_body(request, timeout=10)
+
+
 # mistakes in a declaration
 
 
@@ -554,6 +564,8 @@ async def test_a_client_that_goes_away_is_no_problem(serve: Serve) -> None:
         (("GET", "/", endpoint(a=Point)), "which cannot give <class"),
         (("GET", "/", endpoint(a=Callable[[], int])), "which cannot give"),
         (("GET", "/", endpoint(a=Opaque)), "parameter 'a' has a type that cannot be validated"),
+        (("GET", "/", endpoint(a=Annotated[str, Field(pattern="(")])), "regex parse error"),
+        (("GET", "/", endpoint(a="Gone")), "its annotations cannot be resolved"),
         (("POST", "/", endpoint(a=dict[str, Opaque])), "has a type that cannot be validated"),
         (("GET", "/", endpoint(a=Annotated[str, Header("")])), "a Header without a name"),
         (("GET", "/", endpoint(a=Annotated[str, Header])), "a Header without a name"),
