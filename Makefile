@@ -28,7 +28,7 @@ bench: $(DEV)  ## Measure the cost of a request and of a message
 	$(BIN)/python -m benchmarks
 
 docs: $(DEV)  ## Write docs/settings.md from the settings' declarations
-	$(BIN)/python -m docs.settings > docs/settings.md
+	$(BIN)/gizmopy config --markdown > docs/settings.md
 
 clean:  ## Remove the virtual environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

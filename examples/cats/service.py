@@ -22,10 +22,11 @@ class NewCat(BaseModel):
     name: str = Field(min_length=1, max_length=100)
 
 
-class Cat(NewCat):
+class Cat(BaseModel):
     """A cat that is kept."""
 
     id: int
+    name: str
 
 
 class Stats(BaseModel):

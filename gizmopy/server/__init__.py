@@ -3,7 +3,16 @@
 from gizmopy.server.health import health_check
 from gizmopy.server.run import run
 from gizmopy.server.server import SimpleServer, State
-from gizmopy.server.service import Service
+from gizmopy.server.service import Service, settings_class
 from gizmopy.server.signals import Signals, Stop
 
-__all__ = ["Service", "Signals", "SimpleServer", "State", "Stop", "health_check", "run"]
+__all__ = [
+    "Service",
+    "Signals",
+    "SimpleServer",
+    "State",
+    "Stop",
+    "health_check",
+    "run",
+    "settings_class",
+]

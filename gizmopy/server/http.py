@@ -40,6 +40,7 @@ CLIENT_GONE = 499
 """The status that a request is counted under when nobody waited for its answer (nginx's)."""
 
 _REQUEST_ID = istr("X-Request-ID")
+_SERVER = istr("Server")
 _USER_AGENT = istr("User-Agent")
 _SANE_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}").fullmatch
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"))
@@ -99,9 +100,10 @@ class HTTPDoor:
         """Wait until no request is under way."""
         await self._nothing_under_way.wait()
 
-    async def handle(self, request: Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Runs in a task of its own, so its context is its own."""
         started = perf_counter()
+        assert isinstance(request, Request)
         given = request.headers.get(_REQUEST_ID)
         identity = given if given is not None and _SANE_ID(given) else new_id()
         request_id.set(identity)
@@ -121,14 +123,17 @@ class HTTPDoor:
                 response = self._answer_error(request, error, identity)
             if not response.prepared:
                 response.headers[_REQUEST_ID] = identity
+                response.headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
                 if self.draining:
                     _close_after(response)
             # Written here rather than by aiohttp, so that a request counts as under way until its
             # answer is out; aiohttp finds nothing left to do.
             await response.prepare(request)
             await response.write_eof()
-            status, size = response.status, response.body_length
+            status, size = response.status, _size(response)
             return response
+        except ConnectionError:
+            return response  # the client is gone: aiohttp meets the same error, and says nothing
         finally:
             self._under_way -= 1
             active.value -= 1
@@ -157,14 +162,16 @@ class HTTPDoor:
                 if translated is None:
                     return _plain(error)
                 problem = translated
-            case asyncio.CancelledError() | ConnectionError():
+            case asyncio.CancelledError():
                 raise error
+            case ConnectionError() if _is_gone(request):
+                return web.Response(status=CLIENT_GONE)
             case _:
                 self._panics.value += 1
                 logger.error("%s %s failed", request.method, request.path, exc_info=error)
                 problem = Problem(500, "The server failed to answer; its log says why.")
         if request.writer.output_size > 0:
-            raise ConnectionResetError("an answer was begun and cannot be finished") from error
+            request.protocol.force_close()  # an answer was begun: cut it, or it would be believed
         return problem_response(problem, request_id=identity)
 
     def _record(
@@ -202,6 +209,16 @@ class HTTPDoor:
         if known == method:  # an endless supply of made-up methods must not fill the memory
             self._exchanges[route, method, status] = exchange
         return exchange
+
+
+def _is_gone(request: web.BaseRequest) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _size(response: web.StreamResponse) -> int:
+    """Return how many bytes the body of an answer had; of a stream its head is counted too."""
+    body = response.body if isinstance(response, web.Response) else None
+    return len(body) if isinstance(body, bytes) else response.body_length
 
 
 def _plain(error: web.HTTPException) -> web.Response:

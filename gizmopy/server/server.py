@@ -19,6 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gizmopy.errors import StartError
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import (
@@ -102,7 +103,8 @@ class SimpleServer:
             log_json=self.settings.log_json,
         )
         self._door = HTTPDoor(self._compile(), self.metrics, self._access)
-        self._stop = Stop()
+        self.stop = Stop()
+        """What ends ``serve``; asked for a second time, the drain hurries."""
         self._deadline: float | None = None
 
     def _compile(self) -> Router[Endpoint]:
@@ -120,12 +122,15 @@ class SimpleServer:
         taken = {route.path for route in self.routes if route.method == "GET"}
         for path, handler in builtin_endpoints(self.name, settings, self.health, self.metrics):
             if path not in taken:
-                router.add("GET", path, Endpoint(path, handler, quiet=True))
+                try:
+                    router.add("GET", path, Endpoint(path, handler, quiet=True))
+                except ValueError as error:
+                    raise StartError(f"built-in endpoint {path!r}: {error}") from error
         return router
 
     async def serve(self, stop: Stop) -> int:
         """Start, work until ``stop`` is requested, drain, and return the exit code."""
-        self._stop = stop
+        self.stop = stop
         async with self:
             asked = asyncio.create_task(stop.wait())
             try:
@@ -203,7 +208,7 @@ class SimpleServer:
         self._door.draining = True
         self.channels.stop_receiving()
         self._enter(State.DRAINING, requests=self._door.under_way)
-        await self._within(self._drain_delay(), self._stop.hurried.wait())
+        await self._within(self._drain_delay(), self.stop.hurried.wait())
         self._deadline = asyncio.get_running_loop().time() + self._budget()
 
     async def _finish_requests(self, runner: web.ServerRunner, server: web.Server) -> None:
@@ -224,7 +229,7 @@ class SimpleServer:
         could handle what is in them: that is why this comes after the last request.
         """
         report = await self.channels.drain(self._remaining())
-        logger.info("subscribers drained: %s", report)
+        logger.info("%s: subscribers drained", self.name, extra=report._asdict())
         if report.cancelled or report.failed_to_settle:
             self.exit_code = EXIT_FORCED
         await self._subscribers  # raises what ended them, where it was not the drain
@@ -235,7 +240,7 @@ class SimpleServer:
         Under Kubernetes a terminating pod goes on being sent requests until every proxy has heard.
         A person at the terminal does not want to wait.
         """
-        if self._stop.reason == "SIGINT":
+        if self.stop.reason == "SIGINT":
             return 0.0
         if self.settings.drain_delay is not None:
             return self.settings.drain_delay.total_seconds()
@@ -248,12 +253,12 @@ class SimpleServer:
         """Return the seconds left to finish what is in hand."""
         now = asyncio.get_running_loop().time()
         left = self._budget() if self._deadline is None else max(0.0, self._deadline - now)
-        return min(left, _HURRIED_SECONDS) if self._stop.hurried.is_set() else left
+        return min(left, _HURRIED_SECONDS) if self.stop.hurried.is_set() else left
 
     async def _within(self, seconds: float, condition: Coroutine[Any, Any, object]) -> bool:
         """Wait for ``condition`` at most ``seconds``, less once hurried; return whether it held."""
         waiting = asyncio.create_task(condition)
-        hurried = asyncio.create_task(self._stop.hurried.wait())
+        hurried = asyncio.create_task(self.stop.hurried.wait())
         try:
             await asyncio.wait(
                 (waiting, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
@@ -268,7 +273,7 @@ class SimpleServer:
 
     def _enter(self, state: State, **counts: object) -> None:
         self.state = state
-        logger.info("%s is %s", self.name, state.value, extra=counts)
+        logger.info("%s: %s", self.name, state.value, extra=counts)
 
 
 def _name(function: Callable[..., object]) -> str:

@@ -1,0 +1,28 @@
+"""``gizmopy routes module:Service``: print what a service serves, without starting it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from gizmopy.cli.target import find_service
+from gizmopy.config import load
+from gizmopy.server import SimpleServer, settings_class
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a line for each endpoint and subscription, and return 0.
+
+    Making the server reads every declaration, so a mistake in one ends this as it ends a start.
+    """
+    parser = argparse.ArgumentParser(prog="gizmopy routes", description=__doc__)
+    parser.add_argument("target", metavar="module:Service")
+    chosen, flags = parser.parse_known_args(argv)
+    service = find_service(chosen.target)
+    server = SimpleServer(service(load(settings_class(service), flags).settings))
+    rows = [(route.method, route.path, route.name) for route in server.routes]
+    rows += [("subscribe", each.channel, each.name) for each in server.subscriptions]
+    first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    for verb, address, name in rows:
+        print(f"{verb:<{first}}  {address:<{second}}  {name}")
+    return 0

@@ -1,0 +1,221 @@
+"""The gizmopy command."""
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+import gizmopy
+from gizmopy.cli import main
+
+ROOT = Path(__file__).parents[2]
+CATS = "examples.cats.service:Cats"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run each command in an empty folder, with the project importable."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    for name in ("HTTP_PORT", "PORT", "HTTP_ADDR", "GIZMO_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints the package's version."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"gizmopy {gizmopy.__version__}\n"
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help names each command with what it does."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("run", "routes", "config", "healthcheck"))
+
+
+def test_routes_prints_what_is_served(capsys: pytest.CaptureFixture[str]) -> None:
+    """routes prints every endpoint and subscription with its method, without starting anything."""
+    assert main(["routes", CATS]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        "GET        /svc/cats/stats  Cats.stats",
+        "GET        /svc/cats/{id}   Cats.get_cat",
+        "PUT        /svc/cats/{id}   Cats.put_cat",
+        "subscribe  cats             Cats.on_cat",
+    ]
+
+
+def test_config_tells_value_and_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config prints each setting with its environment name, default, value and source."""
+    monkeypatch.setenv("HTTP_PORT", "9000")
+    assert main(["config", CATS, "--log-level", "debug"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    (port,) = [line for line in lines if line.startswith("http_port ")]
+    (level,) = [line for line in lines if line.startswith("log_level ")]
+    assert "HTTP_PORT" in port
+    assert "8080" in port
+    assert "9000" in port
+    assert "environment" in port
+    assert "command line" in level
+
+
+def test_config_masks_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password in a broker's URL is never printed."""
+    monkeypatch.setenv("GIZMO_PUBSUB_URL", "memory://user:hunter2@broker")
+    assert main(["config"]) == 0
+
+    text = capsys.readouterr().out
+    assert "hunter2" not in text
+    assert "memory://user:***@broker" in text
+
+
+def test_config_writes_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/settings.md is what config --markdown prints (`make docs` writes it)."""
+    assert main(["config", "--markdown"]) == 0
+
+    assert capsys.readouterr().out == (ROOT / "docs/settings.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("examples.cats.service", "write it as module:Service"),
+        ("no.such:Cats", "there is no module 'no'"),
+        ("examples.dogs:Dogs", "there is no module 'examples.dogs'"),
+        ("examples.cats.service:Dogs", "it has: Cats"),
+        ("json:Dogs", "it has: no service at all"),
+    ],
+)
+def test_a_service_that_is_not_there_is_named(
+    target: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target that cannot be found is one line that says what to write, and exit code 1."""
+    assert main(["routes", target]) == 1
+
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1
+
+
+def test_an_error_within_the_service_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that cannot be imported for its own fault shows where."""
+    (tmp_path / "broken_service.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+        main(["routes", "broken_service:Broken"])
+
+
+def test_a_mistake_in_a_declaration_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong declaration names file, line and method, and the exit code is 2."""
+    path = tmp_path / "wrong_service.py"
+    path.write_text(
+        "from gizmopy import Service, get\n\n\nclass Wrong(Service):\n"
+        '    @get("/cats/{id}")\n    async def cat(self) -> None: ...\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["routes", "wrong_service:Wrong"]) == 2
+
+    text = capsys.readouterr().err
+    assert text.startswith(f"gizmopy: {path}:5: Wrong.cat: ")
+    assert text.count("\n") == 1
+
+
+def test_every_wrong_setting_is_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown flags and bad values come in one report, with exit code 2."""
+    assert main(["config", CATS, "--htp-port", "1", "--http-port", "x", "--log-level=loud"]) == 2
+
+    text = capsys.readouterr().err
+    for said in ("--htp-port", "did you mean --http-port?", "--http-port=x", "--log-level=loud"):
+        assert said in text
+
+
+class _Daemon(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(f"asked for {self.path}\n".encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Daemon]]:
+    """Answer probes on a free port that HTTP_PORT names."""
+    with HTTPServer(("127.0.0.1", 0), _Daemon) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("HTTP_PORT", str(server.server_port))
+        yield _Daemon
+        server.shutdown()
+        thread.join()
+
+
+def test_healthcheck_is_0_where_the_daemon_is_ready(
+    daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks /readyz where the daemon of this environment listens, or another probe if told."""
+    assert main(["healthcheck"]) == 0
+    assert main(["healthcheck", "--probe", "liveness"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == ["asked for /readyz", "asked for /livez"]
+
+
+def test_healthcheck_is_1_where_it_is_not(
+    daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer other than 200 is exit code 1, with what it said."""
+    monkeypatch.setattr(daemon, "status", 503)
+
+    assert main(["healthcheck"]) == 1
+    assert capsys.readouterr().err == "asked for /readyz\n"
+
+
+def test_healthcheck_is_1_where_nothing_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    """A refused connection is exit code 1, and says so."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    assert main(["healthcheck", f"http://127.0.0.1:{port}"]) == 1
+    assert "refused" in capsys.readouterr().err
+
+
+def test_healthcheck_refuses_what_is_no_address(capsys: pytest.CaptureFixture[str]) -> None:
+    """A URL that cannot be asked is a usage error."""
+    with pytest.raises(SystemExit) as ended:
+        main(["healthcheck", "localhost:8080"])
+
+    assert ended.value.code == 2
+    assert "write it as http://host:port" in capsys.readouterr().err
+
+
+def test_python_m_gizmopy_is_the_command() -> None:
+    """python -m gizmopy runs the command."""
+    command = [sys.executable, "-m", "gizmopy", "--version"]
+    version = subprocess.run(command, check=True, capture_output=True, text=True)
+
+    assert version.stdout.startswith("gizmopy ")

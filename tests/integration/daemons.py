@@ -1,0 +1,77 @@
+"""Start daemons as a user would: in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).parents[2]
+
+
+class Daemon:
+    """A process that logs JSON lines to a file; ``url`` is known once it listens."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path
+    ) -> None:
+        self.log = folder / "stderr"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, env=dict(environment), stdout=subprocess.DEVNULL, stderr=output, cwd=folder
+            )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return every record logged so far."""
+        whole = self.log.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def wait_for(self, text: str, timeout: float = 30) -> dict[str, Any]:
+        """Wait until a record's message holds ``text``, and return it."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for record in self.records():
+                if text in record["message"]:
+                    return record
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"{text!r} was never logged:\n{self.log.read_text()}")
+
+    @property
+    def url(self) -> str:
+        """Wait until it listens, and return where."""
+        return str(self.wait_for("listens on")["url"])
+
+    def request(
+        self, method: str, path: str, body: object = None, **headers: str
+    ) -> tuple[int, str]:
+        """Return the status and the text of an answer."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, method=method)
+        request.add_header("Content-Type", "application/json")
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+class StartDaemon(Protocol):
+    """Start ``python ARGUMENTS…`` with an environment of its own, on a free port by default."""
+
+    def __call__(self, *arguments: str, **environment: str) -> Daemon: ...

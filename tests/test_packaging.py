@@ -1,0 +1,144 @@
+"""What is installed, and what an import brings in."""
+
+import configparser
+import importlib
+import pkgutil
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import gizmopy
+import pubsubtest
+
+ROOT = Path(__file__).parents[1]
+
+HELLO = """
+import asyncio, sys
+from gizmopy import Service, SimpleServer, get, subscribe
+
+class Hello(Service):
+    @get("/")
+    async def hello(self) -> str:
+        return "hello"
+
+    @subscribe("greetings")
+    async def on_greeting(self, greeting: str) -> None: ...
+
+SimpleServer(Hello())
+print(*sys.modules)
+"""
+
+HEAVY = {
+    *(
+        "aiokafka",
+        "boto3",
+        "botocore",
+        "confluent_kafka",
+        "google.cloud",
+        "google.protobuf",
+        "grpc",
+    ),
+    *("redis", "pytest", "yaml", "uvloop", "opentelemetry", "pubsubtest"),
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy of the sources."""
+    source = tmp_path_factory.mktemp("source") / "gizmopy"
+    output = tmp_path_factory.mktemp("wheel")
+    left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=left_out)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(output), str(source)],
+        check=True,
+    )
+    (built,) = output.iterdir()
+    return built
+
+
+@pytest.mark.timeout(300)
+def test_the_wheel_holds_only_the_two_packages(wheel: Path) -> None:
+    """A wheel holds gizmopy and pubsubtest, typed and licensed, and no tests or examples."""
+    names = zipfile.ZipFile(wheel).namelist()
+    info = f"gizmopy-{gizmopy.__version__}.dist-info"
+
+    assert {name.split("/")[0] for name in names} == {"gizmopy", "pubsubtest", info}
+    assert {"gizmopy/py.typed", "pubsubtest/py.typed", "gizmopy/pubsub/memory.py"} <= set(names)
+    assert f"{info}/licenses/LICENSE" in names or f"{info}/LICENSE" in names
+
+
+@pytest.mark.timeout(300)
+def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    """Installed with nothing but what it asks for, a hello daemon can be made, and the CLI runs."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", str(wheel)], check=True)
+    subprocess.run([python, "-c", HELLO], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    cli = [tmp_path / "venv/bin/gizmopy", "--version"]
+    version = subprocess.run(cli, check=True, capture_output=True, text=True)
+
+    assert version.stdout.strip() == f"gizmopy {gizmopy.__version__}"
+
+
+def test_a_hello_daemon_loads_no_broker_and_no_grpc() -> None:
+    """Importing gizmopy and making a daemon loads no SDK, no extra, and no test double."""
+    command = [sys.executable, "-c", HELLO]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+    assert "gizmopy.server.server" in loaded
+    assert not HEAVY & set(loaded)
+
+
+def test_importing_gizmopy_alone_loads_nothing_else() -> None:
+    """The names at the top are imported when they are used."""
+    program = "import sys, gizmopy; print(*(m for m in sys.modules if m.startswith('gizmopy')))"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+    assert loaded.stdout.decode().split() == ["gizmopy"]
+
+
+PACKAGES = ["gizmopy", "pubsubtest"] + [
+    found.name
+    for package in (gizmopy, pubsubtest)
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if found.ispkg
+]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_what_a_package_says_it_has_it_has(name: str) -> None:
+    """Every name in a package's __all__ can be imported from it, and stands there once."""
+    package = importlib.import_module(name)
+    names = getattr(package, "__all__", [])
+
+    assert len(names) == len(set(names))
+    for each in names:
+        assert getattr(package, each) is not None
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    """A typo at the top level is told as usual."""
+    with pytest.raises(AttributeError, match="module 'gizmopy' has no attribute 'Srevice'"):
+        gizmopy.Srevice  # type: ignore[attr-defined]  # noqa: B018 -- the access is the test
+
+
+def test_the_metadata_stand_in_setup_cfg_alone() -> None:
+    """A [project] table would make setuptools pass over setup.cfg."""
+    assert "project" not in tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_all_is_every_extra_but_the_developers() -> None:
+    """gizmopy[all] names each extra that a user can ask for."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+
+    assert set(extras["all"].split()) == {
+        f"gizmopy[{e}]" for e in extras if e not in ("all", "dev")
+    }
