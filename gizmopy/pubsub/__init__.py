@@ -10,7 +10,9 @@ from gizmopy.pubsub.driver import Capabilities, Driver, Receiver, Sender, Status
 from gizmopy.pubsub.drivers import open_driver
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.outcome import DrainReport, OnSettle
+from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.retry import RetryPolicy
+from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription, collect_subscriptions, subscribe
 
 __all__ = [
@@ -21,10 +23,12 @@ __all__ = [
     "Driver",
     "Message",
     "OnSettle",
+    "Publisher",
     "Receiver",
     "RetryPolicy",
     "Sender",
     "Status",
+    "Subscriber",
     "Subscription",
     "collect_subscriptions",
     "open_driver",

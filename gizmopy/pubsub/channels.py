@@ -1,31 +1,75 @@
-"""Hold a service's channels: where each one leads, its publisher, and the engines that consume."""
+"""Hold a service's channels: where each one leads, its publisher, and the engines that consume.
+
+A channel is a name in the source; where it leads is a matter of settings. In settings a channel is
+written in upper case with ``_`` for everything else: its environment form.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
+from gizmopy.errors import GizmoError, PubSubError, StartError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import drivers
 from gizmopy.pubsub.driver import Driver
 from gizmopy.pubsub.outcome import DrainReport, OnSettle
+from gizmopy.pubsub.publisher import Publisher
+from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 5.0
+"""What flushing a publisher, or closing a driver, may take at most."""
 
 
 class ChannelRow(NamedTuple):
-    """One line of the start-up log: a subscription and where it leads."""
+    """One line of the start-up log: a subscription, and where it leads."""
 
     channel: str
     url: str
+    """Without its password and its query."""
     subscription: str
     handler: str
     concurrency: int
     order: str
 
 
+class _Place(NamedTuple):
+    """Where a channel leads: a topic of a driver."""
+
+    driver_url: str
+    topic: str
+
+    @property
+    def shown(self) -> str:
+        parts = urlsplit(drivers.redact(self.driver_url))
+        return parts._replace(path=f"/{self.topic}").geturl()
+
+
+class _Engine(NamedTuple):
+    subscriber: Subscriber
+    task: asyncio.Task[None]
+    is_local: bool
+    row: ChannelRow
+
+
 class Channels:
-    """Hold a service's channels."""
+    """Hold the channels of ``service``; use it as an async context manager.
+
+    A channel leads to ``url``, under its own name, unless ``topics`` or ``subscriptions`` (by
+    environment form) give a URL of its own, ``scheme://host/topic?params``; what is consumed
+    follows its topic unless a subscription says otherwise. Publishers connect when first used.
+    Leaving the context drains what is not drained, flushes and closes the publishers, and closes
+    the drivers.
+
+    Raises StartError where ``url`` names a topic, as all channels would be one.
+    """
 
     def __init__(
         self,
@@ -39,13 +83,36 @@ class Channels:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         open_driver: Callable[[str], Driver] = drivers.open_driver,
     ) -> None:
-        raise NotImplementedError
+        if urlsplit(url).path.strip("/"):
+            raise StartError(
+                f"{drivers.redact(url)} names a topic, for every channel; leave the path out, and "
+                "give one channel a URL of its own with GIZMO_TOPIC_<CHANNEL>"
+            )
+        self._url = url
+        self._service = service
+        self._topics = topics
+        self._subscriptions = subscriptions
+        self._metrics = metrics
+        self._on_settle = on_settle
+        self._sleep = sleep
+        self._open_driver = open_driver
+        self._names: dict[str, str] = {}
+        self._drivers: dict[str, Driver] = {}
+        self._publishers: dict[str, Publisher] = {}
+        self._connecting = asyncio.Lock()
+        self._engines: list[_Engine] = []
+        self._closed = False
 
     async def __aenter__(self) -> Channels:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        pass
+        await self.drain(0)
+        self._closed = True
+        for channel, publisher in self._publishers.items():
+            await _close(f"the publisher of channel {channel!r}", publisher.aclose())
+        for driver in self._drivers.values():
+            await _close("a driver", driver.aclose())
 
     async def publish(
         self,
@@ -55,24 +122,226 @@ class Channels:
         key: str | None = None,
         attributes: Mapping[str, str] | None = None,
     ) -> None:
-        """Publish ``value`` on ``channel``, and return when the broker has confirmed it."""
+        """Publish ``value`` on ``channel``, and return when the broker has confirmed it.
+
+        See :meth:`Publisher.publish`, and what it raises. The first call connects the publisher,
+        and raises NotFound where the topic does not exist.
+        """
+        publisher = self._publishers.get(channel) or await self._publisher(channel)
+        await publisher.publish(value, key=key, attributes=attributes)
+
+    async def _publisher(self, channel: str) -> Publisher:
+        """Connect the publisher of a channel, once."""
+        async with self._connecting:
+            if channel in self._publishers:
+                return self._publishers[channel]
+            if self._closed:
+                raise UsageError(f"the channels of {self._service} are closed; publish before that")
+            place = self._place(channel, self._topics)
+            driver = self._driver(place)
+            publisher = Publisher(
+                driver.sender(place.topic),
+                place.topic,
+                metrics=self._metrics,
+                limits=driver.capabilities,
+                sleep=self._sleep,
+            )
+            try:
+                await publisher.connect()
+            except BaseException:
+                await _close(f"the publisher of channel {channel!r}", publisher.aclose())
+                raise
+            self._publishers[channel] = publisher
+            return publisher
 
     async def start(self, subscriptions: Sequence[Subscription]) -> None:
-        """Connect the receivers and let the engines run."""
+        """Connect everything that ``subscriptions`` need, then let the engines run.
+
+        Raises StartError that says which channel and what to do; nothing is left running then.
+        """
+        places = [self._checked(subscription) for subscription in subscriptions]
+        self._refuse_twins(subscriptions, places)
+        ready: list[tuple[Subscriber, _Place, bool]] = []
+        try:
+            for subscription, place in zip(subscriptions, places, strict=True):
+                ready.append(await self._connect(subscription, place))
+        except BaseException:
+            for subscriber, _, _ in ready:
+                await subscriber.drain(0)
+            raise
+        self._engines.extend(_engine(*each) for each in ready)
+
+    def _checked(self, subscription: Subscription) -> _Place:
+        self._check_name(subscription.channel)
+        if subscription.dead_letter:
+            self._check_name(subscription.dead_letter)
+        return self._place(subscription.channel, self._subscriptions, self._topics)
+
+    def _refuse_twins(
+        self, subscriptions: Sequence[Subscription], places: Sequence[_Place]
+    ) -> None:
+        """Refuse two handlers that would share one subscription: each would get a part."""
+        first: dict[tuple[_Place, str], Subscription] = {}
+        for subscription, place in zip(subscriptions, places, strict=True):
+            twin = first.setdefault((place, subscription.subscription), subscription)
+            if twin is not subscription:
+                raise StartError(
+                    f"{twin.name} and {subscription.name} both handle {place.shown} in the "
+                    f"subscription {subscription.subscription!r}; give one another subscription="
+                )
+
+    async def _connect(
+        self, subscription: Subscription, place: _Place
+    ) -> tuple[Subscriber, _Place, bool]:
+        """Connect a subscription, and the publisher of its dead letters."""
+        try:
+            driver = self._driver(place)
+            subscriber = Subscriber(
+                driver.receiver(
+                    place.topic, subscription.subscription, ordered=subscription.order != "none"
+                ),
+                subscription,
+                topic=place.topic,
+                capabilities=driver.capabilities,
+                metrics=self._metrics,
+                dead_letter=await self._dead_letter(subscription.dead_letter),
+                on_settle=self._on_settle,
+                sleep=self._sleep,
+            )
+            await _entered(subscriber)
+        except StartError:
+            raise
+        except GizmoError as error:
+            form = environment_form(subscription.channel)
+            raise StartError(
+                f"channel {subscription.channel!r} ({subscription.name}) cannot be consumed from "
+                f"{place.shown}: {error}; create it there, or point the channel elsewhere with "
+                f"GIZMO_SUBSCRIPTION_{form}"
+            ) from error
+        return subscriber, place, driver.capabilities.process_local
+
+    async def _dead_letter(self, channel: str) -> Callable[[object], Awaitable[None]] | None:
+        if not channel:
+            return None
+        try:
+            publisher = await self._publisher(channel)
+        except PubSubError as error:
+            raise StartError(
+                f"dead letter channel {channel!r} cannot be published to: {error}; create it, or "
+                f"point it elsewhere with GIZMO_TOPIC_{environment_form(channel)}"
+            ) from error
+        return publisher.publish
 
     async def run(self) -> None:
-        """Return when drained; raise if an engine dies."""
+        """Return when the engines have been drained. Raises what one of them dies of."""
+        tasks = [engine.task for engine in self._engines]
+        if tasks:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
 
     def stop_receiving(self) -> None:
-        """Fetch no more from brokers outside the process."""
+        """Receive no more from brokers outside the process: the first step of a drain."""
+        for engine in self._engines:
+            if not engine.is_local:
+                engine.subscriber.stop_receiving()
 
     async def drain(self, timeout: float) -> DrainReport:
-        """Finish or give back what is held within ``timeout`` seconds."""
-        raise NotImplementedError
+        """Drain all engines within ``timeout`` seconds; see :meth:`Subscriber.drain`.
+
+        Those on brokers outside come first, as what they still handle may publish to the others.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        outside = await self._drain([e for e in self._engines if not e.is_local], deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self.idle()
+        except TimeoutError:
+            logger.warning("the queues in this process are not empty at the deadline")
+        inside = await self._drain([e for e in self._engines if e.is_local], deadline)
+        return DrainReport(*map(sum, zip(outside, inside, strict=True)))
+
+    async def _drain(self, engines: Sequence[_Engine], deadline: float) -> DrainReport:
+        """Drain engines at the same time, and add up their reports."""
+        left = deadline - asyncio.get_running_loop().time()
+        drains = [engine.subscriber.drain(max(0.0, left)) for engine in engines]
+        reports = await asyncio.gather(*drains)
+        await asyncio.wait([engine.task for engine in engines]) if engines else None
+        return DrainReport(*map(sum, zip(DrainReport(), *reports, strict=True)))
 
     async def idle(self) -> None:
-        """Wait until nothing is queued or in flight (process-local drivers)."""
+        """Wait until nothing is queued or in flight on brokers in this process."""
+        local = [engine.subscriber for engine in self._engines if engine.is_local]
+        while busy := next((engine for engine in local if not engine.is_idle), None):
+            await busy.idle()
 
     def describe(self) -> list[ChannelRow]:
-        """Return a row for each running subscription."""
-        raise NotImplementedError
+        """Return a row for each subscription that is running."""
+        return [engine.row for engine in self._engines]
+
+    # Where a channel leads.
+
+    def _place(self, channel: str, *addresses: Mapping[str, str]) -> _Place:
+        """Return where ``channel`` leads by the first of ``addresses`` that names it."""
+        form = self._check_name(channel)
+        url = next((urls[form] for urls in addresses if form in urls), self._url)
+        parts = urlsplit(url)
+        return _Place(
+            parts._replace(path="", fragment="").geturl(),
+            unquote(parts.path.strip("/")) or channel,
+        )
+
+    def _check_name(self, channel: str) -> str:
+        """Return a channel's environment form; refuse two channels that one address would move."""
+        form = environment_form(channel)
+        other = self._names.setdefault(form, channel)
+        if other != channel and (form in self._topics or form in self._subscriptions):
+            raise StartError(
+                f"channels {other!r} and {channel!r} are both {form} in settings, and one of "
+                f"GIZMO_TOPIC_{form} and GIZMO_SUBSCRIPTION_{form} is set; rename one of them"
+            )
+        return form
+
+    def _driver(self, place: _Place) -> Driver:
+        """Return the driver of a place, opened once for all that share its URL."""
+        if place.driver_url not in self._drivers:
+            self._drivers[place.driver_url] = self._open_driver(place.driver_url)
+        return self._drivers[place.driver_url]
+
+
+def environment_form(channel: str) -> str:
+    """Return how settings write a channel: ``_`` for all but letters, in upper case, and digits."""
+    return re.sub(r"[^A-Z0-9]", "_", channel.upper())
+
+
+def _engine(subscriber: Subscriber, place: _Place, is_local: bool) -> _Engine:
+    subscription = subscriber.subscription
+    row = ChannelRow(
+        channel=subscription.channel,
+        url=place.shown,
+        subscription=subscription.subscription,
+        handler=subscription.name,
+        concurrency=subscription.concurrency,
+        order=subscription.order,
+    )
+    task = asyncio.create_task(subscriber.run(), name=f"subscriber {subscription.name}")
+    return _Engine(subscriber, task, is_local, row)
+
+
+async def _entered(subscriber: Subscriber) -> None:
+    """Connect a subscriber, or close it."""
+    try:
+        await subscriber.__aenter__()
+    except BaseException:
+        await subscriber.drain(0)
+        raise
+
+
+async def _close(name: str, closing: Awaitable[None]) -> None:
+    """Close one thing; what goes wrong must not keep the next one open."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await closing
+    except (PubSubError, TimeoutError) as error:
+        logger.warning("closing %s failed: %r", name, error)

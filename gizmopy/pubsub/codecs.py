@@ -120,7 +120,7 @@ class ProtobufCodec:
         """Return the message in ``body``. Raises UndecodableMessage where it is not one."""
         try:
             return self._type.FromString(body)
-        except Exception:  # protobuf's DecodeError, which is not imported
+        except Exception:  # noqa: BLE001 - protobuf's DecodeError, which is not imported
             raise UndecodableMessage(f"not a serialized {self._type.__name__}") from None
 
 

@@ -10,7 +10,7 @@ from gizmopy.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Try ``attempts`` times, with up to ``base * factor ** n`` seconds in between, at most ``cap``.
+    """Try ``attempts`` times, up to ``base * factor ** n`` seconds apart, at most ``cap``.
 
     The wait is drawn evenly from zero up to that bound (full jitter), so that those who failed
     together do not come back together. Raises UsageError on a value that cannot be.

@@ -1,0 +1,44 @@
+"""Keep order where it matters: one at a time for each key, the others wait in line."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+
+
+class Lanes(Generic[ItemT]):
+    """Let one item of each key through at a time; a lane exists only while it is busy."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Hashable, deque[ItemT]] = {}
+
+    def enter(self, key: Hashable, item: ItemT) -> bool:
+        """Return whether ``item`` may go now; if not, it waits for its turn."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            self._lanes[key] = deque()
+            return True
+        lane.append(item)
+        return False
+
+    def occupy(self, key: Hashable) -> None:
+        """Take the turn of a key that is free."""
+        self._lanes[key] = deque()
+
+    def leave(self, key: Hashable) -> ItemT | None:
+        """End the turn of the item in front, and return the one that may go now."""
+        lane = self._lanes[key]
+        if lane:
+            return lane.popleft()
+        del self._lanes[key]
+        return None
+
+    def clear_waiting(self) -> list[ItemT]:
+        """Remove and return all that wait, each lane in its order."""
+        waiting = [item for lane in self._lanes.values() for item in lane]
+        for lane in self._lanes.values():
+            lane.clear()
+        return waiting

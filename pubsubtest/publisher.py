@@ -1,0 +1,142 @@
+"""A publisher that remembers instead of sending: a double for what publishes.
+
+It is a real Publisher over a sender that records, so that encoding, limits, retries and order are
+the real thing; only the broker is missing, and the waiting between tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gizmopy.errors import UndecodableMessage, UsageError
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub.codecs import codec_for
+from gizmopy.pubsub.driver import Capabilities, Results
+from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.publisher import Publisher
+from gizmopy.pubsub.retry import RetryPolicy
+
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One message that was published."""
+
+    topic: str
+    body: bytes | None
+    key: str | None
+    attributes: Mapping[str, str]
+    id: str
+
+    def value(self, type_: type[ValueT]) -> ValueT:
+        """Return the body as a value of ``type_``.
+
+        Raises UndecodableMessage where it is none, as for a tombstone.
+        """
+        if self.body is None:
+            raise UndecodableMessage(f"message {self.id} is a tombstone: it has no value")
+        hashable: Any = type_
+        value: ValueT = codec_for(hashable).decode(self.body)
+        return value
+
+
+@dataclass(slots=True)
+class _Failure:
+    error: Exception
+    times: int
+    matches: Callable[[Message], bool]
+
+
+class RecordingSender:
+    """A sender that keeps what it is given, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Message]] = []
+        """What each call was given, failed messages included."""
+        self.sent: list[Message] = []
+        """What was confirmed, in order."""
+        self.failures: list[_Failure] = []
+        self.closed = False
+
+    async def connect(self) -> None:
+        """Do nothing."""
+
+    async def send(self, batch: Sequence[Message]) -> Results:
+        """Record the messages, and fail those that are to fail."""
+        if self.closed:
+            raise UsageError("this sender is closed; publish before aclose")
+        self.batches.append(list(batch))
+        return [self._send(message) for message in batch]
+
+    def _send(self, message: Message) -> Exception | None:
+        for failure in self.failures:
+            if failure.times and failure.matches(message):
+                failure.times -= 1
+                return failure.error
+        self.sent.append(message)
+        return None
+
+    async def aclose(self) -> None:
+        """Refuse what comes from now on."""
+        self.closed = True
+
+
+class RecordingPublisher(Publisher):
+    """Publish to nowhere, and remember it in ``messages``.
+
+    ``message_bytes`` is the largest message taken, ``batch_messages`` the most in one call, and
+    ``retry`` the policy for transient failures, whose waits take no time.
+    """
+
+    def __init__(
+        self,
+        topic: str = "recorded",
+        *,
+        metrics: Metrics | None = None,
+        message_bytes: int | None = None,
+        batch_messages: int = 100,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is frozen
+    ) -> None:
+        self.sender = RecordingSender()
+        limits = Capabilities(
+            ordering=True,
+            can_nack=True,
+            native_delay=True,
+            lease=None,
+            positions=False,
+            delivery_count=True,
+            process_local=True,
+            batch_messages=batch_messages,
+            batch_bytes=None,
+            message_bytes=message_bytes,
+        )
+        super().__init__(
+            self.sender,
+            topic,
+            metrics=metrics or Metrics(),
+            limits=limits,
+            retry=retry,
+            sleep=lambda _: asyncio.sleep(0),
+        )
+
+    @property
+    def messages(self) -> list[Recorded]:
+        """Everything that was confirmed, in order."""
+        return [Recorded(m.topic, m.body, m.key, m.attributes, m.id) for m in self.sender.sent]
+
+    def fail(
+        self,
+        error: Exception,
+        times: int = 1,
+        *,
+        when: Callable[[Message], bool] = lambda _: True,
+    ) -> None:
+        """Let the next ``times`` messages for which ``when`` is true fail with ``error``.
+
+        A ``PubSubError`` that is transient is tried again, as with a broker.
+        """
+        self.sender.failures.append(_Failure(error, times, when))
