@@ -52,12 +52,16 @@ def alias_names(field: FieldInfo) -> tuple[str, ...]:
 
 def holds_secret(annotation: Any, seen: frozenset[Any] = frozenset()) -> bool:
     """Return whether a value of this type is, or has somewhere in it, what is typed as a secret."""
-    if isinstance(annotation, type) and issubclass(annotation, _SECRET_TYPES):
+    if hasattr(annotation, "__value__") and annotation not in seen:  # a type alias
+        return holds_secret(annotation.__value__, seen | {annotation})
+    if not isinstance(annotation, type):
+        return any(holds_secret(inner, seen) for inner in get_args(annotation))
+    if issubclass(annotation, _SECRET_TYPES):
         return True
-    inner = get_args(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        inner = tuple(field.annotation for field in annotation.model_fields.values())
-    return annotation not in seen and any(holds_secret(kind, seen | {annotation}) for kind in inner)
+    if not issubclass(annotation, BaseModel) or annotation in seen:
+        return False
+    fields = annotation.model_fields.values()
+    return any(holds_secret(field.annotation, seen | {annotation}) for field in fields)
 
 
 def mask_text(text: str) -> str:
@@ -82,7 +86,9 @@ def masked(value: Any, *, secret: bool = False) -> Any:
         return {name: masked(item, secret=secret or hidden) for name, item, hidden in items}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [masked(item, secret=secret) for item in value]
-    if value is None or (isinstance(value, (str, bytes)) and not value):
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if value is None or (isinstance(value, str) and not value):
         return value
     return MASK if secret else _plain(value)
 

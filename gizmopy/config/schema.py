@@ -1,9 +1,8 @@
 """Read a settings class: each setting with its path and the names that sources call it by.
 
-class CatsSettings(Settings):           path            environment      flag
-    database: PostgresSettings   a section
-        host: str                       database.host   DATABASE__HOST   --database.host
-    topics: …                    a table, one entry for each GIZMO_TOPIC_<CHANNEL>
+``database: Postgres``, whose model has ``host: str``, is the section ``database`` with the setting
+``database.host``: ``DATABASE__HOST`` in the environment, ``--database.host`` on the command line.
+``topics`` is a table, which takes an entry from every ``GIZMO_TOPIC_<CHANNEL>``.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Setting:
     @property
     def boolean(self) -> bool:
         """Whether its flag needs no value."""
-        return set(members(self.annotation)) - {NoneType} == {bool}
+        return [member for member in members(self.annotation) if member is not NoneType] == [bool]
 
     @property
     def structured(self) -> bool:
@@ -98,7 +97,7 @@ class Section:
 
     def seed(self) -> dict[str, Any]:
         """Return the values of the section's default, which given ones are added to."""
-        if self.default is MISSING or self.default is None:
+        if not isinstance(self.default, self.model):
             return {}
         values: dict[str, Any] = {}
         for child in self.children.values():
@@ -155,6 +154,7 @@ def members(annotation: Any) -> Iterator[Any]:
 
 
 def _fill(section: Section, ancestors: tuple[type[BaseModel], ...]) -> Section:
+    section.model.model_rebuild()  # a name in it may have been declared after it
     for name, info in section.model.model_fields.items():
         model = _model_of(info)
         if model is None or model in ancestors:
@@ -236,10 +236,15 @@ def _default(section: Section, name: str, info: FieldInfo) -> Any:
         return getattr(section.default, name)
     if info.default_factory is None:
         return MISSING if info.is_required() else info.default
-    # A function's result may be this machine's or this moment's; a class's is always the same.
-    if isinstance(info.default_factory, type) or _model_of(info) is not None:
+    # A factory's result may be this machine's or this moment's, except for a container's.
+    if info.default_factory in (list, dict, set, tuple, frozenset) or _makes_section(info):
         return info.get_default(call_default_factory=True)
     return MISSING
+
+
+def _makes_section(info: FieldInfo) -> bool:
+    takes_data = getattr(info, "default_factory_takes_validated_data", False)  # pydantic >= 2.10
+    return _model_of(info) is not None and not takes_data
 
 
 def _required(section: Section, info: FieldInfo) -> bool:
@@ -277,15 +282,15 @@ def _kind_text(member: Any) -> str:
     kind = get_origin(member) or member
     if kind is Literal:
         return f"one of {', '.join(map(str, arguments))}"
-    if member in _TYPE_NAMES or not isinstance(kind, type):
-        return _TYPE_NAMES.get(member, str(member))
+    if not isinstance(kind, type):
+        return str(member)
+    if kind in _TYPE_NAMES:
+        return _TYPE_NAMES[kind]
     if issubclass(kind, Enum):
         return f"one of {', '.join(str(choice.value) for choice in kind)}"
     if not _is_structure(kind) or not arguments:
         return kind.__name__
-    return f"{'table' if issubclass(kind, Mapping) else 'list'} of {_type_text(_item(arguments))}"
-
-
-def _item(arguments: tuple[Any, ...]) -> Any:
-    """Return the type of what a list or dict holds: the last argument that is a type."""
-    return arguments[-1] if arguments[-1] is not Ellipsis else arguments[0]
+    item = arguments[0] if arguments[-1] is Ellipsis else arguments[-1]
+    # An alias goes by its name: it may be made of itself, as the type of any JSON is.
+    text = item.__name__ if hasattr(item, "__value__") else _type_text(item)
+    return f"{'table' if issubclass(kind, Mapping) else 'list'} of {text}"

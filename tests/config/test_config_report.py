@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import socket
+from datetime import date
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import AnyUrl, BaseModel, ByteSize, Field, JsonValue, Secret, SecretStr
+from pydantic.fields import FieldInfo
+from typing_extensions import TypeAliasType
 
 from gizmopy.config import Settings, load
 from gizmopy.config.report import Row, as_markdown, as_text, rows
+from gizmopy.errors import ConfigError
 
 
 class Colour(Enum):
@@ -137,6 +141,75 @@ def test_loaded_settings_have_values_and_sources(name: str, value: str, source: 
     """A row of loaded settings shows the value, masked, and where it came from."""
     row = by_name(rows(LOADED))[name]
     assert (row.value, row.source) == (value, source)
+
+
+Pin = TypeAliasType("Pin", SecretStr)
+
+
+class Unusual(Settings):
+    later: Later
+    counts: list[Annotated[int, Field(gt=0)]] = Field(default_factory=list)
+    anything: dict[str, JsonValue] = Field(default_factory=dict)
+    pins: list[Pin] = Field(default_factory=list)
+    number: Annotated[int, Field(gt=1)] | None = None
+    feed: AnyUrl = AnyUrl("http://a:hunter1@b")
+    size: ByteSize = ByteSize(3)
+    day: Secret[date] | None = None
+    raw: bytes = b""
+    bare: list[Any] | None = None
+
+
+class Later(BaseModel):
+    z: int
+
+
+def test_whatever_pydantic_takes_has_its_row() -> None:
+    """Aliases, constraints within types, URLs and models declared later are loaded and shown."""
+    environ = {
+        "LATER__Z": "1",
+        "COUNTS": "[1]",
+        "ANYTHING": '{"a": [1], "token": "hunter2"}',
+        "PINS": '["hunter3"]',
+        "NUMBER": "2",
+        "FEED": "https://a:hunter4@b/",
+        "SIZE": "1kB",
+        "DAY": "2020-01-01",
+        "RAW": "x",
+        "BARE": '["y"]',
+    }
+    found = by_name(rows(load(Unusual, environ=environ, dotenv=None)))
+    assert {name: (found[name].type, found[name].value) for name in list(found)[21:]} == {
+        "later.z": ("integer", "1"),
+        "counts": ("list of integer", "[1]"),
+        "anything": ("table of JsonValue", '{"a": [1], "token": "***"}'),
+        "pins": ("list of Pin", '["***"]'),
+        "number": ("integer", "2"),
+        "feed": (AnyUrl.__name__, "https://a:***@b/"),
+        "size": ("ByteSize", "1000"),
+        "day": ("Secret", "***"),
+        "raw": ("text", "x"),
+        "bare": ("list of anything", '["y"]'),
+    }
+
+
+@pytest.mark.skipif(
+    "default_factory_takes_validated_data" not in dir(FieldInfo), reason="new in pydantic 2.10"
+)
+def test_a_section_that_is_made_of_other_settings_is_made_by_pydantic() -> None:
+    """A factory that takes what was validated before it is left to do so."""
+
+    class Cats(Settings):
+        first: Later = Field(default_factory=lambda given: Later(z=given["http_port"]))
+
+    (row,) = [row for row in rows(load(Cats, environ={}, dotenv=None)) if row.name == "first.z"]
+    assert (row.value, row.source) == ("8080", "default")
+
+
+def test_a_secret_behind_an_alias_is_not_shown_when_it_is_wrong() -> None:
+    """A type alias for a secret makes a secret of what is given for it."""
+    with pytest.raises(ConfigError) as caught:
+        load(Unusual, environ={"PINS": "hunter1", "LATER__Z": "1"}, dotenv=None)
+    assert "PINS=***" in str(caught.value)
 
 
 def test_each_channel_has_its_row() -> None:

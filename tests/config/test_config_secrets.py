@@ -258,6 +258,7 @@ def test_values_of_every_kind_are_masked() -> None:
         "secret": {"anything": (1, Colour.RED)},
         "path": Path("/x"),
         "count": 3,
+        "bytes": b"cat",
     }
     assert masked(value) == {
         "account": {"user": "cat", "password": "***"},
@@ -269,6 +270,7 @@ def test_values_of_every_kind_are_masked() -> None:
         "secret": {"anything": ["***", "***"]},
         "path": "/x",
         "count": 3,
+        "bytes": "cat",
     }
     assert show(value["account"]) == '{"user": "cat", "password": "***"}'
     assert {"pw", "5", "1"} <= set(secrets_in(value))
