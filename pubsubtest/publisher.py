@@ -32,6 +32,11 @@ class Recorded:
     attributes: Mapping[str, str]
     id: str
 
+    @classmethod
+    def of(cls, message: Message) -> Recorded:
+        """Return the record of ``message``."""
+        return cls(message.topic, message.body, message.key, message.attributes, message.id)
+
     def value(self, type_: type[ValueT]) -> ValueT:
         """Return the body as a value of ``type_``.
 
@@ -126,7 +131,7 @@ class RecordingPublisher(Publisher):
     @property
     def messages(self) -> list[Recorded]:
         """Everything that was confirmed, in order."""
-        return [Recorded(m.topic, m.body, m.key, m.attributes, m.id) for m in self.sender.sent]
+        return [Recorded.of(message) for message in self.sender.sent]
 
     def fail(
         self,

@@ -78,9 +78,9 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
     """Installed with nothing but what it asks for, a hello daemon can be made, and the CLI runs."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv/bin/python"
-    subprocess.run([python, "-m", "pip", "install", "-q", str(wheel)], check=True)
-    subprocess.run([python, "-c", HELLO], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    cli = [tmp_path / "venv/bin/gizmopy", "--version"]
+    subprocess.run([str(python), "-m", "pip", "install", "-q", str(wheel)], check=True)
+    subprocess.run([str(python), "-c", HELLO], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    cli = [str(tmp_path / "venv/bin/gizmopy"), "--version"]
     version = subprocess.run(cli, check=True, capture_output=True, text=True)
 
     assert version.stdout.strip() == f"gizmopy {gizmopy.__version__}"
@@ -125,7 +125,7 @@ def test_what_a_package_says_it_has_it_has(name: str) -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     """A typo at the top level is told as usual."""
     with pytest.raises(AttributeError, match="module 'gizmopy' has no attribute 'Srevice'"):
-        gizmopy.Srevice  # type: ignore[attr-defined]  # noqa: B018 -- the access is the test
+        gizmopy.Srevice  # noqa: B018 -- the access is the test
 
 
 def test_the_metadata_stand_in_setup_cfg_alone() -> None:

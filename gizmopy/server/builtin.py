@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
@@ -16,8 +17,28 @@ from gizmopy.server.health import Health
 from gizmopy.web import Handler
 
 
+class Scraper:
+    """Render metrics in a thread of its own, one scrape at a time.
+
+    Formatting hundreds of histograms takes longer than a request may wait for the loop.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._executor = ThreadPoolExecutor(1, "gizmopy-scrape")
+
+    async def render(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._metrics.render)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._executor.shutdown()
+
+
 def builtin_endpoints(
-    name: str, settings: Settings, health: Health, metrics: Metrics
+    name: str, settings: Settings, health: Health, scraper: Scraper
 ) -> Iterator[tuple[str, Handler]]:
     """Yield the path and handler of each built-in endpoint; all of them answer GET."""
 
@@ -36,9 +57,7 @@ def builtin_endpoints(
         return web.Response(text=f"ok-{name}")
 
     async def scrape(request: web.Request) -> web.Response:
-        # Formatting hundreds of histograms takes longer than any request may wait for the loop.
-        body = await asyncio.to_thread(metrics.render)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await scraper.render(), headers={"Content-Type": CONTENT_TYPE})
 
     yield "/livez", livez
     yield "/readyz", readyz

@@ -12,8 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import istr
 
 from gizmopy.observe.access import AccessLog
@@ -40,6 +42,7 @@ CLIENT_GONE = 499
 """The status that a request is counted under when nobody waited for its answer (nginx's)."""
 
 _REQUEST_ID = istr("X-Request-ID")
+_EXPECT = istr("Expect")
 _SERVER = istr("Server")
 _USER_AGENT = istr("User-Agent")
 _SANE_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}").fullmatch
@@ -118,6 +121,8 @@ class HTTPDoor:
                 endpoint, request.path_parameters = self._router.match(
                     request.method, request.rel_url.raw_path
                 )
+                if _EXPECT in request.headers:
+                    await _answer_expectation(request)
                 response = await endpoint.handler(request)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- the door
                 response = self._answer_error(request, error, identity)
@@ -211,6 +216,15 @@ class HTTPDoor:
         return exchange
 
 
+async def _answer_expectation(request: Request) -> None:
+    """Tell a client that waits for it to send its body (RFC 9110 section 10.1.1)."""
+    if request.headers[_EXPECT].lower() != "100-continue":
+        raise Problem(417, "Only 'Expect: 100-continue' is understood.")
+    if request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer proper has not begun
+
+
 def _is_gone(request: web.BaseRequest) -> bool:
     return request.transport is None or request.transport.is_closing()
 
@@ -219,6 +233,25 @@ def _size(response: web.StreamResponse) -> int:
     """Return how many bytes the body of an answer had; of a stream its head is counted too."""
     body = response.body if isinstance(response, web.Response) else None
     return len(body) if isinstance(body, bytes) else response.body_length
+
+
+class ProtocolLogger(logging.Logger):
+    """What aiohttp's protocol logs to: a client that speaks no HTTP is no error of this daemon.
+
+    aiohttp logs a traceback for each, so that any stranger could fill the log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("gizmopy.server.protocol")
+        self.parent = logging.getLogger("gizmopy.server")
+
+    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log an error with its traceback, but what a client sent wrong as one line of detail."""
+        error = kwargs.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            self.debug("a request that is no HTTP was refused: %s", type(error).__name__)
+        else:
+            super().exception(msg, *args, **kwargs)
 
 
 def _plain(error: web.HTTPException) -> web.Response:

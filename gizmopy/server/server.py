@@ -29,9 +29,9 @@ from gizmopy.pubsub import (
     collect_subscriptions,
     open_driver,
 )
-from gizmopy.server.builtin import builtin_endpoints
+from gizmopy.server.builtin import Scraper, builtin_endpoints
 from gizmopy.server.health import Health, collect_health_checks
-from gizmopy.server.http import Endpoint, HTTPDoor, compose
+from gizmopy.server.http import Endpoint, HTTPDoor, ProtocolLogger, compose
 from gizmopy.server.listening import bind
 from gizmopy.server.service import Service, service_name
 from gizmopy.server.signals import Stop
@@ -102,6 +102,7 @@ class SimpleServer:
             self.settings.http_access_log or self.settings.log_file,
             log_json=self.settings.log_json,
         )
+        self._scraper = Scraper(self.metrics)
         self._door = HTTPDoor(self._compile(), self.metrics, self._access)
         self.stop = Stop()
         """What ends ``serve``; asked for a second time, the drain hurries."""
@@ -120,7 +121,7 @@ class SimpleServer:
             composed = compose(handler, self.service.middleware)
             router.add(route.method, route.path, Endpoint(route.path, composed))
         taken = {route.path for route in self.routes if route.method == "GET"}
-        for path, handler in builtin_endpoints(self.name, settings, self.health, self.metrics):
+        for path, handler in builtin_endpoints(self.name, settings, self.health, self._scraper):
             if path not in taken:
                 try:
                     router.add("GET", path, Endpoint(path, handler, quiet=True))
@@ -160,9 +161,19 @@ class SimpleServer:
         listener = bind(self.settings.http_addr, self.settings.http_port, "HTTP_PORT")
         lifetime.callback(listener.close)
         lifetime.callback(self._enter, State.EXIT)
-        await lifetime.enter_async_context(self._access)
+        lifetime.callback(self._scraper.close)
+        try:
+            await lifetime.enter_async_context(self._access)
+        except OSError as error:
+            raise StartError(
+                f"HTTP_ACCESS_LOG: {error}; give a file that can be written"
+            ) from error
         await lifetime.enter_async_context(self.channels)
-        await lifetime.enter_async_context(self.service.lifespan())
+        lifespan = self.service.lifespan()
+        await lifespan.__aenter__()
+        # Left without the error that may have ended the daemon: it is not the service's to handle,
+        # and what follows its ``yield`` has to run in any case.
+        lifetime.push_async_callback(lifespan.__aexit__, None, None, None)
         lifetime.callback(self._enter, State.CLEANUP)
         await self.channels.start(self.subscriptions)
         self._subscribers = asyncio.create_task(self.channels.run(), name="gizmopy-subscribers")
@@ -179,6 +190,7 @@ class SimpleServer:
             self._door.handle,
             request_factory=request_factory(settings.max_body_bytes),
             access_log=None,
+            logger=ProtocolLogger(),
             keepalive_timeout=settings.idle_timeout.total_seconds(),
             max_field_size=settings.max_header_bytes,
             max_line_size=settings.max_header_bytes,
@@ -194,9 +206,9 @@ class SimpleServer:
         """Log what there is: where the daemon listens, its endpoints and its subscriptions."""
         logger.info("%s listens on %s", self.name, self.url, extra={"url": self.url})
         for route in self.routes:
-            logger.info("endpoint %s %s → %s", route.method, route.path, _name(route.function))
+            logger.info("endpoint %s %s → %s", route.method, route.path, route.name)
         for row in self.channels.describe():
-            logger.info("subscription %s", row)
+            logger.info("subscription %s of %s → %s", row.subscription, row.url, row.handler)
 
     async def _refuse_work(self) -> None:
         """DRAINING: say that no more work is wanted, while what still comes is served.
@@ -274,7 +286,3 @@ class SimpleServer:
     def _enter(self, state: State, **counts: object) -> None:
         self.state = state
         logger.info("%s: %s", self.name, state.value, extra=counts)
-
-
-def _name(function: Callable[..., object]) -> str:
-    return getattr(function, "__qualname__", repr(function))

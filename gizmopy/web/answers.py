@@ -34,7 +34,7 @@ def answer_encoder(
     where the value is None or the status forbids one. The function raises UsageError where the
     status is not 200 to 599, or the value has no JSON form.
     """
-    endpoint = f"{route.method} {route.path}: {getattr(route.function, '__qualname__', '')}"
+    endpoint = f"{route.method} {route.path}: {route.name}"
 
     def encode(answer: object) -> web.StreamResponse:
         if isinstance(answer, web.StreamResponse):

@@ -25,6 +25,11 @@ class Route:
     path: str
     function: Endpoint
 
+    @property
+    def name(self) -> str:
+        """The function as its source names it: ``Cats.get_cat``."""
+        return getattr(self.function, "__qualname__", repr(self.function))
+
 
 def get(path: str) -> Callable[[EndpointT], EndpointT]:
     """Serve GET (and HEAD) at ``path``, a template such as ``/cats/{id}``."""

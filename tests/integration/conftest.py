@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemons import ROOT, Daemon, StartDaemon
+from tests.integration.daemons import ROOT, Daemon, StartDaemon
 
 
 @pytest.fixture

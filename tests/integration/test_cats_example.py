@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from daemons import ROOT, Daemon, StartDaemon
+from tests.integration.daemons import ROOT, Daemon, StartDaemon
 
 CATS = ("-m", "gizmopy", "run", "examples.cats.service:Cats")
 
@@ -60,7 +60,7 @@ def test_the_log_says_where_it_listens_and_what_it_serves(start_daemon: StartDae
     assert "cats listens on http://127.0.0.1:" in messages
     for endpoint in ("GET /svc/cats/stats", "GET /svc/cats/{id}", "PUT /svc/cats/{id}"):
         assert f"endpoint {endpoint}" in messages
-    assert "subscription cats" in messages
+    assert "subscription cats of memory:///cats → Cats.on_cat" in messages
 
 
 def test_a_taken_port_is_one_clear_line(start_daemon: StartDaemon) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from daemons import ROOT, StartDaemon
+from tests.integration.daemons import ROOT, StartDaemon
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

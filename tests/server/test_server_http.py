@@ -1,13 +1,14 @@
 """The door that requests come in by."""
 
 import asyncio
+import io
 import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientError, web
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
@@ -84,6 +85,7 @@ async def cats() -> AsyncIterator[pubsubtest.Served[Cats]]:
 
 
 async def _samples(served: pubsubtest.Served[Any], name: str) -> dict[tuple[str, ...], float]:
+    """Return a metric's values by those of its labels, in the order of the labels' names."""
     async with served.http.get("/metrics") as response:
         text = await response.text()
     return {
@@ -144,7 +146,7 @@ async def test_a_body_of_the_wrong_type_or_size_is_a_problem(cats: pubsubtest.Se
     """415 and 413 have the form of every other error, in raw endpoints too."""
     async with cats.http.put("/svc/cats/1", data="name: Tom") as response:
         assert (response.status, response.content_type) == (415, "application/problem+json")
-    async with cats.http.post("/svc/big", data=b"x" * (1024 * 1024 + 1)) as response:
+    async with cats.http.post("/svc/big", data=io.BytesIO(b"x" * (1024 * 1024 + 1))) as response:
         assert (response.status, response.content_type) == (413, "application/problem+json")
 
 
@@ -204,13 +206,13 @@ async def test_a_request_is_measured_by_its_template(cats: pubsubtest.Served[Cat
     for path in ("/svc/cats/1", "/svc/cats/2", "/no", "/where"):
         async with cats.http.get(path):
             pass
-    async with cats.http.request("BREW", "/svc/cats/1"):
+    async with cats.http.request("PROPFIND", "/svc/cats/1"):
         pass
 
     counts = await _samples(cats, "http_server_request_duration_seconds_count")
-    assert counts["GET", "/svc/cats/{id}", "200"] == 2
-    assert counts["GET", "__404__", "404"] == 2
-    assert counts["_OTHER", "__404__", "405"] == 1
+    assert counts["GET", "200", "/svc/cats/{id}"] == 2
+    assert counts["GET", "404", "__404__"] == 2
+    assert counts["_OTHER", "405", "__404__"] == 1
     active = await _samples(cats, "http_server_active_requests")
     assert active["GET", "http"] == 1  # the scrape itself
 
@@ -225,7 +227,7 @@ async def test_a_stream_that_fails_is_cut_not_ended(
     cats: pubsubtest.Served[Cats], caplog: pytest.LogCaptureFixture
 ) -> None:
     """An answer that was begun cannot become a 500: the client sees that it is incomplete."""
-    with pytest.raises((ConnectionError, pubsubtest.ClientError)):
+    with pytest.raises((ConnectionError, ClientError)):
         async with cats.http.get("/svc/stream?fail") as response:
             await response.read()
     assert "amid the stream" in caplog.text
@@ -288,3 +290,32 @@ async def test_headers_over_the_limit_are_refused() -> None:
     async with pubsubtest.serve(Cats, settings=settings) as served:
         async with served.http.get("/livez", headers={"X-Long": "x" * 2000}) as response:
             assert response.status in (400, 431)
+
+
+async def test_a_client_that_speaks_no_http_is_refused_without_noise(
+    cats: pubsubtest.Served[Cats], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rubbish on the socket is answered 400, and fills no log with tracebacks."""
+    port = int(cats.url.rpartition(":")[2])
+    for rubbish in (
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(rubbish + b"\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+        writer.close()
+        await writer.wait_closed()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_client_that_waits_to_send_its_body_is_told_to(
+    cats: pubsubtest.Served[Cats],
+) -> None:
+    """Expect: 100-continue is answered, then the request itself; another expectation is 417."""
+    async with cats.http.put("/svc/cats/1", json={"name": "Tom"}, expect100=True) as response:
+        assert response.status == 200
+    headers = {"Expect": "the impossible"}
+    async with cats.http.put("/svc/cats/1", json={"name": "Tom"}, headers=headers) as response:
+        assert response.status == 417

@@ -1,0 +1,321 @@
+"""The life of a daemon: what starts, what is finished, and in which order it ends."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientError, ClientSession, web
+
+from gizmopy import Service, Settings, SimpleServer, get, subscribe
+from gizmopy.errors import DeclarationError, PubSubError, StartError, UsageError
+from gizmopy.pubsub import Driver, Receiver, open_driver
+from gizmopy.server import State, Stop, settings_class
+from gizmopy.server.service import service_name
+
+
+class Recorder(Service):
+    """Writes down what happens, and lets a test hold it up."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.events: list[str] = []
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        self.events.append("opened")
+        yield
+        self.events.append("closed")
+
+    @get("/slow")
+    async def slow(self) -> str:
+        self.begun.set()
+        await self.go_on.wait()
+        await self.publish("cats", "from the last request")
+        self.events.append("answered")
+        return "done"
+
+    @subscribe("cats")
+    async def on_cat(self, name: str) -> None:
+        self.events.append(f"handled {name}")
+
+
+def _settings(**changes: Any) -> Settings:
+    values: dict[str, Any] = {"http_port": 0, "http_access_log": "off"}
+    return Settings(**(values | changes))
+
+
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 -- any condition
+            await asyncio.sleep(0)
+
+
+async def test_a_drain_finishes_requests_then_messages_then_closes() -> None:
+    """The request under way is answered, what it published is handled, and only then is closed."""
+    recorder = Recorder(_settings())
+    async with ClientSession() as http:
+        async with SimpleServer(recorder) as server:
+            asking = asyncio.create_task(http.get(f"{server.url}/slow"))
+            await recorder.begun.wait()
+            asyncio.get_running_loop().call_soon(recorder.go_on.set)
+        response = await asking
+        assert await response.json() == "done"
+    assert recorder.events == ["opened", "answered", "handled from the last request", "closed"]
+    assert server.exit_code == 0
+    assert server.state is State.EXIT
+
+
+async def test_serve_returns_0_once_it_was_asked_to_stop() -> None:
+    """serve() works until the stop is requested, and returns the exit code."""
+    stop = Stop()
+    server = SimpleServer(Recorder(_settings()))
+    serving = asyncio.create_task(server.serve(stop))
+    await _until(lambda: server.state is State.READY)
+    stop.request("test")
+
+    assert await serving == 0
+
+
+async def test_a_stop_asked_for_while_it_starts_still_undoes_everything() -> None:
+    """A signal during the start ends in a clean exit as well."""
+    stop = Stop()
+    stop.request("SIGTERM")
+    recorder = Recorder(_settings())
+
+    assert await SimpleServer(recorder).serve(stop) == 0
+    assert recorder.events == ["opened", "closed"]
+
+
+async def test_the_listener_is_closed_while_requests_finish() -> None:
+    """While a request is finished, new connections are refused."""
+    recorder = Recorder(_settings())
+    server = SimpleServer(recorder)
+    stop = Stop()
+    serving = asyncio.create_task(server.serve(stop))
+    await _until(lambda: server.state is State.READY)
+    async with ClientSession() as http:
+        asking = asyncio.create_task(http.get(f"{server.url}/slow"))
+        await recorder.begun.wait()
+        stop.request("test")
+        await _until(lambda: server.state is State.STOPPING)
+        host, port = server.url.removeprefix("http://").split(":")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(host, int(port))
+        recorder.go_on.set()
+        async with await asking as response:
+            assert response.status == 200
+    assert await serving == 0
+
+
+async def test_a_request_out_of_time_is_cancelled_and_the_exit_code_is_70() -> None:
+    """A request that does not end within the budget is cut, and the exit code tells."""
+    recorder = Recorder(_settings(shutdown_timeout="10ms"))
+    async with ClientSession() as http:
+        async with SimpleServer(recorder) as server:
+            asking = asyncio.create_task(http.get(f"{server.url}/slow"))
+            await recorder.begun.wait()
+        with pytest.raises(ClientError):
+            await asking
+    assert server.exit_code == 70
+    assert recorder.events == ["opened", "closed"]
+
+
+async def test_a_hurried_drain_does_not_wait_the_whole_budget() -> None:
+    """A second request to stop leaves a second, not the 18 of the budget."""
+    recorder = Recorder(_settings(shutdown_timeout="1h", drain_delay="1h"))
+    async with ClientSession() as http:
+        async with SimpleServer(recorder) as server:
+            asking = asyncio.create_task(http.get(f"{server.url}/slow"))
+            await recorder.begun.wait()
+            server.stop.hurried.set()
+        with pytest.raises(ClientError):
+            await asking
+    assert server.exit_code == 70
+
+
+async def test_a_taken_port_opens_nothing() -> None:
+    """A port that cannot be had is found out before the service opens anything."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        recorder = Recorder(_settings(http_port=other.getsockname()[1]))
+        with pytest.raises(StartError, match="is taken by another process"):
+            await SimpleServer(recorder).__aenter__()
+    assert recorder.events == []
+
+
+async def test_a_start_that_fails_undoes_what_it_did() -> None:
+    """A subscription that cannot be had leaves the lifespan again, and says which."""
+
+    class Refusing:
+        def __init__(self, inner: Driver) -> None:
+            self.capabilities = inner.capabilities
+            self.sender = inner.sender
+            self.aclose = inner.aclose
+
+        def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
+            raise PubSubError(f"no permission to consume {topic}", transient=False)
+
+    recorder = Recorder(_settings())
+    server = SimpleServer(recorder, open_driver=lambda url: Refusing(open_driver(url)))
+    with pytest.raises(StartError, match=r"'cats' \(Recorder.on_cat\).*no permission to consume"):
+        await server.__aenter__()
+    assert recorder.events == ["opened", "closed"]
+
+
+async def test_an_unknown_scheme_ends_the_start() -> None:
+    """A broker URL that no driver knows is named, with those that are."""
+    recorder = Recorder(_settings(pubsub_url="kafak://b1"))
+    with pytest.raises(StartError, match=r"kafak://b1.*memory://"):
+        await SimpleServer(recorder).__aenter__()
+
+
+async def test_a_lifespan_that_fails_ends_the_start() -> None:
+    """What the service cannot open is raised as it is."""
+
+    class Failing(Recorder):
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncIterator[None]:
+            raise ConnectionError("the database is away")
+            yield
+
+    with pytest.raises(ConnectionError, match="the database is away"):
+        await SimpleServer(Failing(_settings())).__aenter__()
+
+
+async def test_subscribers_that_die_take_the_daemon_down() -> None:
+    """An engine that cannot go on ends the daemon with its error, after a drain."""
+
+    class Broken:
+        def __init__(self, inner: Driver) -> None:
+            self.capabilities = inner.capabilities
+            self.sender = inner.sender
+            self.aclose = inner.aclose
+            self._inner = inner
+
+        def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
+            receiver = self._inner.receiver(topic, subscription, ordered=ordered)
+
+            async def receive(limit: int, wait: float) -> Any:
+                raise PubSubError("the queue was deleted", transient=False)
+
+            receiver.receive = receive  # type: ignore[method-assign]
+            return receiver
+
+    recorder = Recorder(_settings())
+    server = SimpleServer(recorder, open_driver=lambda url: Broken(open_driver(url)))
+    with pytest.raises(PubSubError, match="the queue was deleted"):
+        await asyncio.wait_for(server.serve(Stop()), 10)
+    assert recorder.events == ["opened", "closed"]
+
+
+async def test_an_error_amid_the_body_is_raised_as_it_is() -> None:
+    """A test that fails within `async with` sees its own error, not a group, after the drain."""
+    recorder = Recorder(_settings())
+    with pytest.raises(AssertionError, match="mine"):
+        async with SimpleServer(recorder):
+            raise AssertionError("mine")
+    assert recorder.events == ["opened", "closed"]
+
+
+async def test_two_servers_live_in_one_process() -> None:
+    """Each server has its own broker, metrics and port."""
+    mine, yours = Recorder(_settings()), Recorder(_settings())
+    async with SimpleServer(mine) as one, SimpleServer(yours) as two:
+        assert one.url != two.url
+        await mine.publish("cats", "mine")
+        await one.channels.idle()
+    assert "handled mine" in mine.events
+    assert "handled mine" not in yours.events
+
+
+async def test_a_service_is_served_once() -> None:
+    """The same object in two servers would mix their channels: it is refused."""
+    recorder = Recorder(_settings())
+    SimpleServer(recorder)
+    with pytest.raises(UsageError, match="is served already"):
+        SimpleServer(recorder)
+
+
+async def test_a_service_that_is_not_served_cannot_publish() -> None:
+    """Publishing and metrics come with a server; without one the error says so."""
+    recorder = Recorder(_settings())
+    with pytest.raises(UsageError, match="Recorder does not run"):
+        await recorder.publish("cats", "x")
+    with pytest.raises(UsageError, match="Recorder does not run"):
+        _ = recorder.metrics
+
+
+@pytest.mark.parametrize(
+    ("class_name", "own", "setting", "expected"),
+    [
+        ("Cats", "", "", "cats"),
+        ("CatsAndDogs", "", "", "cats-and-dogs"),
+        ("HTTPCats2Go", "", "", "http-cats2-go"),
+        ("Cats", "own", "", "own"),
+        ("Cats", "own", "set", "set"),
+    ],
+)
+def test_a_service_has_a_name(class_name: str, own: str, setting: str, expected: str) -> None:
+    """The setting beats the class's own name, which beats the name of the class."""
+    kind = type(class_name, (Service,), {"name": own})
+
+    assert service_name(kind(Settings(service_name=setting))) == expected
+
+
+class CatsSettings(Settings):
+    greeting: str = "miaow"
+
+
+def test_the_annotation_chooses_the_settings() -> None:
+    """A service that annotates settings gets that class, its subclasses too."""
+
+    class Own(Service):
+        settings: CatsSettings
+
+    class Derived(Own):
+        pass
+
+    assert settings_class(Service) is Settings
+    assert settings_class(Derived) is CatsSettings
+    assert Derived().settings.greeting == "miaow"
+
+
+def test_an_annotation_that_is_no_settings_class_is_refused() -> None:
+    """What is annotated must be a subclass of Settings, and known to its module."""
+
+    class Wrong(Service):
+        settings: int  # type: ignore[assignment]
+
+    class Unknown(Service):
+        settings: "NoSuchSettings"  # type: ignore[name-defined]  # noqa: F821
+
+    for kind in (Wrong, Unknown):
+        with pytest.raises(DeclarationError, match=r"use a subclass of gizmopy\.Settings"):
+            settings_class(kind)
+
+
+async def test_streams_are_served_and_a_long_one_is_cut_at_the_deadline() -> None:
+    """A stream that never ends does not hold the daemon beyond its budget."""
+
+    class Endless(Service):
+        @get("/stream")
+        async def stream(self, request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"x")
+            await asyncio.Event().wait()
+            return response
+
+    server = SimpleServer(Endless(_settings(shutdown_timeout="10ms")))
+    async with ClientSession() as http:
+        async with server:
+            response = await http.get(f"{server.url}/stream")
+            assert await response.content.readexactly(1) == b"x"
+        with contextlib.suppress(ClientError):
+            await response.read()
+    assert server.exit_code == 70
