@@ -253,6 +253,8 @@ class Channels:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
+        for engine in self._engines:
+            engine.subscriber.begin_drain()
         outside = await self._drain([e for e in self._engines if not e.is_local], deadline)
         try:
             async with asyncio.timeout_at(deadline):

@@ -72,10 +72,10 @@ class JSONCodec:
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(type_)
         except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-            name = getattr(type_, "__name__", str(type_))
+            name, reason = getattr(type_, "__name__", str(type_)), str(error).splitlines()[0]
             raise UsageError(
                 f"{name} has no codec; use a pydantic model, a dataclass, a dict, a list, str, "
-                "bytes or a protobuf message"
+                f"bytes or a protobuf message ({reason})"
             ) from error
 
     def encode(self, value: Any) -> bytes:

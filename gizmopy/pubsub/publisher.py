@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.context import new_id
@@ -65,7 +65,7 @@ class Publisher:
         self._closing = False
         self._close_lock = asyncio.Lock()
 
-    async def __aenter__(self) -> Publisher:
+    async def __aenter__(self) -> Self:
         await self.connect()
         return self
 

@@ -131,6 +131,7 @@ class Subscriber:
         self._lease_task: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
         self._drain_lock = asyncio.Lock()
+        self._before_drain: tuple[int, int] | None = None
         self._report: DrainReport | None = None
 
     async def __aenter__(self) -> Subscriber:
@@ -625,6 +626,11 @@ class Subscriber:
             self._quiet.clear()
             await self._quiet.wait()
 
+    def begin_drain(self) -> None:
+        """Count for the drain's report from here on; ``drain`` does so by itself."""
+        if self._before_drain is None:
+            self._before_drain = (self._finished, self._failed_to_settle)
+
     async def drain(self, timeout: float) -> DrainReport:
         """End within ``timeout`` seconds, and a little more for what has to be cancelled.
 
@@ -632,6 +638,7 @@ class Subscriber:
         given back. A broker in this process is emptied first, as its messages would be gone.
         A second call waits for the first and returns its report.
         """
+        self.begin_drain()
         async with self._drain_lock:
             if self._report is None:
                 self._report = await self._drain(timeout)
@@ -639,7 +646,6 @@ class Subscriber:
 
     async def _drain(self, timeout: float) -> DrainReport:
         deadline = asyncio.get_running_loop().time() + timeout
-        finished, failed = self._finished, self._failed_to_settle
         left = 0
         if self._can.process_local and self._receive_task is not None:
             await self._wait_idle(timeout)
@@ -649,6 +655,7 @@ class Subscriber:
         await self._finish_started(deadline)
         await self._flush()
         await self._close()
+        finished, failed = self._before_drain or (0, 0)
         return DrainReport(
             finished=self._finished - finished,
             released=self._released + left,

@@ -1,0 +1,80 @@
+"""The publisher's double: the real thing, but for the broker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pydantic import BaseModel
+
+from gizmopy.errors import PubSubError, UndecodableMessage, UsageError
+from gizmopy.pubsub import Publisher
+from pubsubtest.publisher import RecordingPublisher
+
+TRANSIENT = PubSubError("throttled", transient=True)
+PERMANENT = PubSubError("no permission", transient=False)
+
+
+class Cat(BaseModel):
+    name: str
+
+
+async def test_it_remembers_what_was_published() -> None:
+    """Body, key, attributes and the decoded value are there to be looked at."""
+    async with RecordingPublisher("cats") as publisher:
+        assert isinstance(publisher, Publisher)
+        await publisher.publish(Cat(name="Tom"), key="1", attributes={"a": "b"})
+    (message,) = publisher.messages
+    assert message.value(Cat) == Cat(name="Tom")
+    assert message.value(dict[str, str]) == {"name": "Tom"}
+    assert (message.topic, message.body, message.key) == ("cats", b'{"name":"Tom"}', "1")
+    assert message.attributes == {"content-type": "application/json", "a": "b"}
+
+
+async def test_a_tombstone_has_no_value() -> None:
+    """Asking for it says why."""
+    async with RecordingPublisher() as publisher:
+        await publisher.publish(None, key="1")
+    with pytest.raises(UndecodableMessage, match="tombstone"):
+        publisher.messages[0].value(Cat)
+
+
+async def test_a_scripted_failure_is_raised_and_not_recorded() -> None:
+    """A permanent error fails as many messages as it was scripted for."""
+    async with RecordingPublisher() as publisher:
+        publisher.fail(PERMANENT, times=2)
+        for _ in range(2):
+            with pytest.raises(PubSubError, match="no permission"):
+                await publisher.publish("x")
+        await publisher.publish("y")
+    assert [m.value(str) for m in publisher.messages] == ["y"]
+
+
+async def test_transient_failures_are_tried_again_as_in_reality() -> None:
+    """The retry is the real publisher's."""
+    async with RecordingPublisher() as publisher:
+        publisher.fail(TRANSIENT, times=2)
+        await publisher.publish("x")
+    assert len(publisher.sender.batches) == 3
+    assert len(publisher.messages) == 1
+
+
+async def test_a_failure_may_choose_its_message() -> None:
+    """One item of a batch fails; the others do not."""
+    async with RecordingPublisher() as publisher:
+        publisher.fail(PERMANENT, when=lambda message: message.key == "bad")
+        results = await asyncio.gather(
+            *(publisher.publish("x", key=key) for key in ("a", "bad", "b")),
+            return_exceptions=True,
+        )
+    assert results == [None, PERMANENT, None]
+
+
+async def test_limits_and_the_end_are_real() -> None:
+    """Oversize is refused, and so is publishing after the close."""
+    publisher = RecordingPublisher(message_bytes=100)
+    with pytest.raises(PubSubError, match="the broker takes 100"):
+        await publisher.publish(b"x" * 101)
+    await publisher.aclose()
+    with pytest.raises(UsageError, match="closed"):
+        await publisher.publish(b"x")
