@@ -97,6 +97,8 @@ class FakeReceiver:
         self.extend_error: Exception | None = None
         self.cancelled_receives = 0
         self.closed = False
+        self.at_close: list[Message] = []
+        """Returned by the receive that is pending when the receiver is closed."""
         self.ack_gate = asyncio.Event()
         self.ack_gate.set()
         self._changed = asyncio.Event()
@@ -127,7 +129,7 @@ class FakeReceiver:
             except asyncio.CancelledError:
                 self.cancelled_receives += not self.closed
                 raise
-        return []
+        return self.at_close
 
     async def ack(self, batch: Sequence[Message]) -> list[Exception | None]:
         self.ack_batches.append(len(batch))

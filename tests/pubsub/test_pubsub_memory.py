@@ -183,6 +183,31 @@ async def test_a_receive_wakes_when_a_redelivery_is_due() -> None:
     assert ids(await pending) == ["1"]
 
 
+async def test_who_waits_wakes_when_the_lease_of_another_ends() -> None:
+    """A lease that begins while a receiver waits wakes it at its end."""
+    broker = Broker(lease=30)
+    first, second = await broker.receiver(), await broker.receiver()
+    taken = asyncio.create_task(first.receive(1, 1000))
+    await turns()
+    waiting = asyncio.create_task(second.receive(1, 1000))
+    await turns()
+    await broker.send("1")
+    assert ids(await taken) == ["1"]
+    await turns()
+    broker.clock.advance(30)
+    assert ids(await waiting) == ["1"]
+
+
+async def test_leases_that_end_together_bring_back_their_messages_in_order() -> None:
+    """Even without ordered receivers, the first to come is the first to come again."""
+    broker = Broker(lease=30)
+    receiver = await broker.receiver()
+    await broker.send("1", "2", "3")
+    await receiver.receive(10, 0)
+    broker.clock.advance(30)
+    assert ids(await receiver.receive(10, 0)) == ["1", "2", "3"]
+
+
 async def test_an_empty_receive_returns_in_time() -> None:
     """Nothing is a fine answer, after the wait."""
     broker = Broker()
@@ -200,6 +225,8 @@ async def test_one_publish_wakes_as_many_receivers_as_it_can_serve() -> None:
     """Messages that one receiver has no room for go to the next that waits."""
     broker = Broker()
     receivers = [await broker.receiver() for _ in range(3)]
+    await broker.send("held")  # its lease is the first to end: no other wakes anybody
+    await (await broker.receiver()).receive(1, 0)
     pending = [asyncio.create_task(r.receive(1, 1000)) for r in receivers]
     await turns()
     await broker.send("1", "2", "3")

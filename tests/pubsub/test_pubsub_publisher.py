@@ -218,6 +218,27 @@ async def test_the_buffer_is_bounded_and_waits() -> None:
     assert [(m.body or b"").decode() for m in sender.sent] == [str(n) for n in range(10)]
 
 
+async def test_who_waits_for_room_is_not_overtaken() -> None:
+    """A call of the same key that comes later is sent later, though nothing is in flight."""
+    sender = GatedSender()
+    async with publisher(sender, buffered=1) as out:
+        sender.gate.clear()
+        first = asyncio.create_task(out.publish("0"))
+
+        async def second_then_fourth() -> None:
+            await out.publish("1", key="k")
+            await out.publish("3", key="k")
+
+        await turns()
+        others = asyncio.create_task(second_then_fourth())
+        await turns()
+        third = asyncio.create_task(out.publish("2", key="k"))
+        await turns()
+        sender.gate.set()
+        await asyncio.gather(first, others, third)
+    assert [(m.body or b"").decode() for m in sender.sent] == ["0", "1", "2", "3"]
+
+
 @pytest.mark.parametrize("which", [0, 1, 2, 3])
 async def test_cancelling_one_caller_harms_no_other(which: int) -> None:
     """Whether it is being sent, buffered, or waits for its key: the others are sent."""

@@ -881,6 +881,21 @@ async def test_a_pending_receive_is_never_cancelled() -> None:
     assert bench.receiver.cancelled_receives == 0
 
 
+async def test_what_a_receive_brings_as_it_is_closed_is_the_brokers_again() -> None:
+    """The driver gives back what it holds at its close: none of it is started or counted."""
+    handled = []
+
+    async def handler(received: Message) -> None:
+        handled.append(received.id)
+
+    async with running(handler) as bench:
+        await until(lambda: bench.receiver.limits)
+        bench.receiver.at_close = [message()]
+        assert await bench.subscriber.drain(1) == (0, 0, 0, 0)
+    assert handled == []
+    assert bench.settled == []
+
+
 async def test_a_second_drain_returns_the_first_report() -> None:
     """Draining twice is one drain."""
     gate = Gate()
