@@ -1,7 +1,7 @@
 """The CPU time of a request, beside raw aiohttp on the same loop.
 
 Every server runs at the same time, pinned to one core, under its own load from another core. What
-is compared is the CPU time of each, divided by the requests it answered: a noisy machine cancels out.
+is compared is the CPU time of each, divided by the requests it answered: noise cancels out.
 """
 
 from __future__ import annotations

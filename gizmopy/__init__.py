@@ -55,7 +55,7 @@ _HOMES = {
     "subscribe": "pubsub",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 -- every name of the table is text
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> object:

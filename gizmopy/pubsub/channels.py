@@ -49,7 +49,7 @@ class _Place(NamedTuple):
     @property
     def shown(self) -> str:
         parts = urlsplit(drivers.redact(self.driver_url))
-        return parts._replace(path=f"/{self.topic}").geturl()
+        return f"{parts.scheme}://{parts.netloc}/{self.topic}"
 
 
 class _Engine(NamedTuple):

@@ -263,9 +263,7 @@ class _Subscription:
                 self._return(copy)
 
         # From the last to the first, as each goes in front of its successors.
-        results = self._settle(batch[::-1], held, again)[::-1]
-        self._wake()
-        return results
+        return self._settle(batch[::-1], held, again)[::-1]
 
     def extend(self, batch: Sequence[Message], held: _Held, seconds: float) -> Results:
         """Move the end of leases."""
@@ -291,6 +289,8 @@ class _Subscription:
             self._live_timers -= 1
             settle(message)
             results.append(None)
+        if self._ready:
+            self._wake()  # a key is free again, or a message is back
         return results
 
     # Order: which message may be handed out.

@@ -78,9 +78,9 @@ class HTTPDoor:
         self._router = router
         self._access = access
         self._exchanges: dict[tuple[str, str, int], _Exchange] = {}
-        self._under_way = 0
-        self._nothing_under_way = asyncio.Event()
-        self._nothing_under_way.set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._durations = metrics.histogram(
             "http_server_request_duration_seconds",
             "Time to answer a request.",
@@ -97,11 +97,16 @@ class HTTPDoor:
     @property
     def under_way(self) -> int:
         """How many requests are being answered, their answers' last byte included."""
-        return self._under_way
+        return len(self._tasks)
 
     async def wait_idle(self) -> None:
         """Wait until no request is under way."""
-        await self._nothing_under_way.wait()
+        await self._idle.wait()
+
+    def cancel(self) -> None:
+        """Cancel every request under way; ``wait_idle`` then waits for their own clean-up."""
+        for task in self._tasks:
+            task.cancel()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Runs in a task of its own, so its context is its own."""
@@ -110,8 +115,10 @@ class HTTPDoor:
         given = request.headers.get(_REQUEST_ID)
         identity = given if given is not None and _SANE_ID(given) else new_id()
         request_id.set(identity)
-        self._under_way += 1
-        self._nothing_under_way.clear()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._idle.clear()
         active = self._active.get(request.method) or self._active[_OTHER]
         active.value += 1
         endpoint: Endpoint | None = None
@@ -140,10 +147,10 @@ class HTTPDoor:
         except ConnectionError:
             return response  # the client is gone: aiohttp meets the same error, and says nothing
         finally:
-            self._under_way -= 1
+            self._tasks.discard(task)
             active.value -= 1
-            if not self._under_way:
-                self._nothing_under_way.set()
+            if not self._tasks:
+                self._idle.set()
             self._record(request, endpoint, status, size, identity, perf_counter() - started)
 
     def _answer_error(

@@ -44,7 +44,9 @@ EXIT_FORCED = 70
 
 _BACKLOG = 1024
 _CANCEL_SECONDS = 1.0
-"""How long a cancelled request may take to end. aiohttp spends this twice."""
+"""How long a cancelled request may take to end."""
+_CLOSE_SECONDS = 0.1
+"""How long aiohttp may wait for connections that nothing is under way on; it does so twice."""
 _HURRIED_SECONDS = 1.0
 """What a second signal leaves of the time to drain."""
 
@@ -152,8 +154,8 @@ class SimpleServer:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
-        return bool(await self._lifetime.__aexit__(kind, error, trace))
+    ) -> None:
+        await self._lifetime.__aexit__(kind, error, trace)
 
     async def _start(self, lifetime: AsyncExitStack) -> None:
         """STARTING: take the port, open what the service needs, subscribe, then listen."""
@@ -195,7 +197,7 @@ class SimpleServer:
             max_field_size=settings.max_header_bytes,
             max_line_size=settings.max_header_bytes,
         )
-        runner = web.ServerRunner(server, shutdown_timeout=_CANCEL_SECONDS)
+        runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_SECONDS)
         await runner.setup()
         lifetime.push_async_callback(self._finish_requests, runner, server)
         await web.SockSite(runner, listener, backlog=_BACKLOG).start()
@@ -230,8 +232,10 @@ class SimpleServer:
             await site.stop()
         server.pre_shutdown()  # closes idle connections, and the others after their request
         if not await self._within(self._remaining(), self._door.wait_idle()):
-            logger.error("%d requests did not finish in time", self._door.under_way)
+            logger.error("%d requests are cancelled: out of time", self._door.under_way)
             self.exit_code = EXIT_FORCED
+            self._door.cancel()
+            await self._within(_CANCEL_SECONDS, self._door.wait_idle())
         await runner.cleanup()
 
     async def _finish_messages(self) -> None:

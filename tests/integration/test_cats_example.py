@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+
 from tests.integration.daemons import ROOT, Daemon, StartDaemon
 
 CATS = ("-m", "gizmopy", "run", "examples.cats.service:Cats")

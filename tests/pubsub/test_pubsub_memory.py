@@ -198,6 +198,20 @@ async def test_who_waits_wakes_when_the_lease_of_another_ends() -> None:
     assert ids(await waiting) == ["1"]
 
 
+async def test_who_waits_for_a_key_wakes_when_it_is_free() -> None:
+    """In an ordered subscription, settling a key's message wakes who waits for its next one."""
+    broker = Broker()
+    receiver = await broker.receiver(ordered=True)
+    await broker.send("a1", "a2", "a3")
+    (first,) = await receiver.receive(1, 0)
+    waiting = asyncio.create_task(receiver.receive(10, 60))
+    await turns()
+    assert not waiting.done()
+    await receiver.ack([first])
+    await turns()
+    assert ids(waiting.result()) == ["a2", "a3"]
+
+
 async def test_leases_that_end_together_bring_back_their_messages_in_order() -> None:
     """Even without ordered receivers, the first to come is the first to come again."""
     broker = Broker(lease=30)
