@@ -18,7 +18,7 @@ from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender, open
 from gizmopy.pubsub.codecs import encode
 from gizmopy.pubsub.driver import Results
 from gizmopy.pubsub.message import CONTENT_TYPE
-from gizmopy.server import Service, SimpleServer, settings_class
+from gizmopy.server import Service, SimpleServer
 from pubsubtest.publisher import Recorded
 
 S = TypeVar("S", bound=Service)
@@ -39,7 +39,7 @@ async def serve(
     that is made already keeps its own. Waits between retries are cut to a millisecond.
     """
     if isinstance(service, type):
-        service = service(settings or settings_class(service)())
+        service = service(settings or service.settings_class()())
     service.settings = _hermetic(service.settings)
     broker = _Broker()
     server = SimpleServer(

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load, report
-from gizmopy.server import settings_class
+
+MARKDOWN = """\
+# Settings
+
+What every daemon can be told. A service's own settings come on top: `gizmopy config module:Service` shows
+both, with each value and where it came from. This page is written by `make docs`.
+
+Defaults < a file < `.env` < the environment < flags. `--config FILE` or `GIZMO_CONFIG` names the file: JSON,
+TOML or YAML by its suffix, with the names of the first column. An empty variable counts as unset. Durations
+are written `1m30s`, `500ms`, or as seconds; lists and tables as JSON in variables and flags.
+
+"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,12 +27,13 @@ def main(argv: Sequence[str]) -> int:
     Flags after the service are read like those of ``gizmopy run``. Secrets are masked.
     """
     parser = argparse.ArgumentParser(prog="gizmopy config", description=__doc__)
-    parser.add_argument("target", metavar="module:Service", nargs="?", help="default: any daemon")
+    parser.usage = "%(prog)s [module:Service] [--markdown] [flags of the service]"
     parser.add_argument("--markdown", action="store_true", help="print the declarations for docs")
-    chosen, flags = parser.parse_known_args(argv)
-    kind = settings_class(find_service(chosen.target)) if chosen.target else Settings
+    target = argv[0] if argv and not argv[0].startswith("-") else ""
+    chosen, flags = parser.parse_known_args(argv[1:] if target else argv)
+    kind = find_service(target).settings_class() if target else Settings
     if chosen.markdown:
-        print(report.as_markdown(report.rows(kind)))
+        print(MARKDOWN + report.as_markdown(report.rows(kind)))
     else:
         print(report.as_text(report.rows(load(kind, flags))))
     return 0

@@ -22,10 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names (default: the command line), and return its exit code."""
     parser = argparse.ArgumentParser(prog="gizmopy", description=gizmopy.__doc__)
     parser.add_argument("--version", action="version", version=f"gizmopy {gizmopy.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False).set_defaults(command=name)
     chosen, rest = parser.parse_known_args(argv)
+    if "command" not in chosen:
+        parser.print_help()
+        return 2
     try:
         return int(import_module(f"gizmopy.cli.{chosen.command}").main(rest))
     except GizmoError as error:

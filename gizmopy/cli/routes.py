@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gizmopy.cli.target import find_service
 from gizmopy.config import load
-from gizmopy.server import SimpleServer, settings_class
+from gizmopy.server import SimpleServer
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,9 +17,9 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="gizmopy routes", description=__doc__)
     parser.add_argument("target", metavar="module:Service")
-    chosen, flags = parser.parse_known_args(argv)
+    chosen = parser.parse_args(argv[:1])
     service = find_service(chosen.target)
-    server = SimpleServer(service(load(settings_class(service), flags).settings))
+    server = SimpleServer(service(load(service.settings_class(), argv[1:]).settings))
     rows = [(route.method, route.path, route.name) for route in server.routes]
     rows += [("subscribe", each.channel, each.name) for each in server.subscriptions]
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))

@@ -12,7 +12,8 @@ from gizmopy.server import Signals, run
 def main(argv: Sequence[str]) -> int:
     """Catch signals, then import the service and run it; flags after it are its settings'."""
     signals = Signals()
-    parser = argparse.ArgumentParser(prog="gizmopy run", description=__doc__, add_help=False)
+    parser = argparse.ArgumentParser(prog="gizmopy run", description=__doc__)
+    parser.usage = "%(prog)s module:Service [flags: see gizmopy config module:Service]"
     parser.add_argument("target", metavar="module:Service")
-    chosen, flags = parser.parse_known_args(argv)
-    return run(find_service(chosen.target), flags, signals)
+    chosen = parser.parse_args(argv[:1])
+    return run(find_service(chosen.target), argv[1:], signals)

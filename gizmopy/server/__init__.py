@@ -3,7 +3,7 @@
 from gizmopy.server.health import health_check
 from gizmopy.server.run import run
 from gizmopy.server.server import SimpleServer, State
-from gizmopy.server.service import Service, settings_class
+from gizmopy.server.service import Service
 from gizmopy.server.signals import Signals, Stop
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "Stop",
     "health_check",
     "run",
-    "settings_class",
 ]

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from gizmopy.config import Settings, load
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
+from gizmopy.server.servable import Servable
 from gizmopy.server.server import SimpleServer
-from gizmopy.server.service import Service, settings_class
 from gizmopy.server.signals import Signals, Stop
 
 logger = logging.getLogger(__name__)
 
 
 def run(
-    service: type[Service], argv: Sequence[str] | None = None, signals: Signals | None = None
+    service: type[Servable], argv: Sequence[str] | None = None, signals: Signals | None = None
 ) -> int:
     """Run ``service`` until a signal stops it, and return the process's exit code.
 
@@ -27,7 +27,7 @@ def run(
     """
     signals = Signals() if signals is None else signals
     try:
-        settings = load(settings_class(service), sys.argv[1:] if argv is None else argv).settings
+        settings = load(service.settings_class(), sys.argv[1:] if argv is None else argv).settings
         with logs.configured(
             settings.log_level, destination=settings.log_file, log_json=settings.log_json
         ):
@@ -42,7 +42,7 @@ def run(
         signals.restore()
 
 
-def _run(service: type[Service], settings: Settings, signals: Signals) -> int:
+def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
     """Run with logging set up; whatever ends the daemon is logged here, once."""
 
     async def main() -> int:

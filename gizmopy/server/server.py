@@ -33,9 +33,14 @@ from gizmopy.server.builtin import Scraper, builtin_endpoints
 from gizmopy.server.health import Health, collect_health_checks
 from gizmopy.server.http import Endpoint, HTTPDoor, ProtocolLogger, compose
 from gizmopy.server.listening import bind
-from gizmopy.server.service import Service, service_name
+from gizmopy.server.servable import Servable
 from gizmopy.server.signals import Stop
-from gizmopy.web import Router, collect_routes, compile_endpoint, request_factory
+from gizmopy.web import (
+    Router,
+    collect_routes,
+    compile_endpoint,
+    request_factory,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +77,7 @@ class SimpleServer:
 
     def __init__(
         self,
-        service: Service,
+        service: Servable,
         *,
         open_driver: Callable[[str], Driver] = open_driver,
         on_settle: OnSettle | None = None,
@@ -80,7 +85,7 @@ class SimpleServer:
     ) -> None:
         self.service = service
         self.settings = service.settings
-        self.name = service_name(service)
+        self.name = service.service_name()
         self.state = State.STARTING
         self.url = ""
         """Where the daemon listens, such as ``http://127.0.0.1:8080``, once it does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar, NoReturn
 
@@ -13,7 +13,8 @@ from gizmopy.config import Settings
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Channels
-from gizmopy.web import Middleware
+from gizmopy.server.run import run
+from gizmopy.web import Endpoints, Middleware
 
 
 class Service:
@@ -39,9 +40,9 @@ class Service:
 
     def __init__(self, settings: Settings | None = None) -> None:
         """Keep ``settings``; without any, take the defaults of the class that is annotated."""
-        self.settings = settings_class(type(self))() if settings is None else settings
+        self.settings = self.settings_class()() if settings is None else settings
 
-    def endpoints(self) -> Mapping[str, Mapping[str, Callable[..., Awaitable[object]]]]:
+    def endpoints(self) -> Endpoints:
         """Return more endpoints as a table ``{path: {method: handler}}``, as in Gizmo."""
         return {}
 
@@ -89,6 +90,30 @@ class Service:
         self._channels = channels
         self._metrics = metrics
 
+    def service_name(self) -> str:
+        """Return the name: the setting's, ``name``, or the class's as ``my-cats``."""
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", type(self).__name__)
+        return self.settings.service_name or self.name or words.lower()
+
+    @classmethod
+    def settings_class(cls) -> type[Settings]:
+        """Return the settings class that this class, or its nearest base, annotates.
+
+        Raises DeclarationError where the annotation is no subclass of Settings, or names what its
+        module does not have.
+        """
+        owner = next(base for base in cls.__mro__ if "settings" in inspect.get_annotations(base))
+        annotated = inspect.get_annotations(owner)["settings"]
+        if isinstance(annotated, str):
+            annotated = getattr(sys.modules[owner.__module__], annotated, annotated)
+        if not (isinstance(annotated, type) and issubclass(annotated, Settings)):
+            reason = (
+                f"settings is annotated with {annotated!r}; "
+                "use a subclass of gizmopy.Settings that its module knows by that name"
+            )
+            raise DeclarationError(owner, reason)
+        return annotated
+
     @classmethod
     def run(cls, argv: Sequence[str] | None = None) -> NoReturn:
         """Run this service until SIGTERM or SIGINT, then end the process.
@@ -97,31 +122,4 @@ class Service:
         with exit code 0 after a clean drain, 70 where the time for it ran out, 2 where settings or
         declarations are wrong, and 1 where the daemon could not start or went down.
         """
-        from gizmopy.server.run import run
-
         raise SystemExit(run(cls, argv))
-
-
-def service_name(service: Service) -> str:
-    """Return the name of ``service``: its own, the setting, or its class's name as ``my-cats``."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", type(service).__name__)
-    return service.settings.service_name or type(service).name or words.lower()
-
-
-def settings_class(service: type[Service]) -> type[Settings]:
-    """Return the settings class that ``service``, or the nearest base, annotates.
-
-    Raises DeclarationError where the annotation is no subclass of Settings, or names what its
-    module does not have.
-    """
-    owner = next(c for c in service.__mro__ if "settings" in inspect.get_annotations(c))
-    annotated = inspect.get_annotations(owner)["settings"]
-    if isinstance(annotated, str):
-        annotated = getattr(sys.modules[owner.__module__], annotated, annotated)
-    if not (isinstance(annotated, type) and issubclass(annotated, Settings)):
-        reason = (
-            f"settings is annotated with {annotated!r}; "
-            "use a subclass of gizmopy.Settings that its module knows by that name"
-        )
-        raise DeclarationError(owner, reason)
-    return annotated

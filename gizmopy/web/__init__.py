@@ -6,9 +6,10 @@ from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.problems import Problem, problem_from, problem_response
 from gizmopy.web.request import Handler, Middleware, Request, request_factory
 from gizmopy.web.router import NoRoute, RouteConflict, Router, WrongMethod
-from gizmopy.web.routing import Route, collect_routes, delete, get, patch, post, put
+from gizmopy.web.routing import Endpoints, Route, collect_routes, delete, get, patch, post, put
 
 __all__ = [
+    "Endpoints",
     "Handler",
     "Header",
     "Middleware",

@@ -12,6 +12,9 @@ from gizmopy.web.router import RouteConflict, Router, parse_template
 Endpoint = Callable[..., Awaitable[object]]
 EndpointT = TypeVar("EndpointT", bound=Endpoint)
 
+Endpoints = Mapping[str, Mapping[str, Endpoint]]
+"""Gizmo's table of endpoints: path, method, and what answers."""
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _ROUTES = "__gizmo_routes__"

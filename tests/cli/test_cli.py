@@ -73,6 +73,21 @@ def test_config_tells_value_and_source(
     assert "command line" in level
 
 
+def test_config_takes_flags_without_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    """A flag's value is not mistaken for the service."""
+    assert main(["config", "--http-port", "81"]) == 0
+
+    (port,) = [li for li in capsys.readouterr().out.splitlines() if li.startswith("http_port ")]
+    assert "81" in port
+    assert "command line" in port
+
+
+def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command the help is printed, and the exit code is 2."""
+    assert main([]) == 2
+    assert "healthcheck" in capsys.readouterr().out
+
+
 def test_config_masks_secrets(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

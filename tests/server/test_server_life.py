@@ -13,8 +13,7 @@ from aiohttp import ClientError, ClientSession, web
 from gizmopy import Service, Settings, SimpleServer, get, subscribe
 from gizmopy.errors import DeclarationError, PubSubError, StartError, UsageError
 from gizmopy.pubsub import Driver, Receiver, open_driver
-from gizmopy.server import State, Stop, settings_class
-from gizmopy.server.service import service_name
+from gizmopy.server import State, Stop
 
 
 class Recorder(Service):
@@ -269,7 +268,7 @@ def test_a_service_has_a_name(class_name: str, own: str, setting: str, expected:
     """The setting beats the class's own name, which beats the name of the class."""
     kind = type(class_name, (Service,), {"name": own})
 
-    assert service_name(kind(Settings(service_name=setting))) == expected
+    assert kind(Settings(service_name=setting)).service_name() == expected
 
 
 class CatsSettings(Settings):
@@ -285,8 +284,8 @@ def test_the_annotation_chooses_the_settings() -> None:
     class Derived(Own):
         pass
 
-    assert settings_class(Service) is Settings
-    assert settings_class(Derived) is CatsSettings
+    assert Service.settings_class() is Settings
+    assert Derived.settings_class() is CatsSettings
     assert Derived().settings.greeting == "miaow"
 
 
@@ -301,7 +300,7 @@ def test_an_annotation_that_is_no_settings_class_is_refused() -> None:
 
     for kind in (Wrong, Unknown):
         with pytest.raises(DeclarationError, match=r"use a subclass of gizmopy\.Settings"):
-            settings_class(kind)
+            kind.settings_class()
 
 
 async def test_streams_are_served_and_a_long_one_is_cut_at_the_deadline() -> None:
