@@ -11,12 +11,13 @@ from gizmopy.config import Settings, load, report
 MARKDOWN = """\
 # Settings
 
-What every daemon can be told. A service's own settings come on top: `gizmopy config module:Service` shows
-both, with each value and where it came from. This page is written by `make docs`.
+What every daemon can be told. A service's own settings come on top: `gizmopy config module:Service`
+shows both, with each value and where it came from. This page is written by `make docs`.
 
-Defaults < a file < `.env` < the environment < flags. `--config FILE` or `GIZMO_CONFIG` names the file: JSON,
-TOML or YAML by its suffix, with the names of the first column. An empty variable counts as unset. Durations
-are written `1m30s`, `500ms`, or as seconds; lists and tables as JSON in variables and flags.
+Defaults < a file < `.env` < the environment < flags. `--config FILE` or `GIZMO_CONFIG` names the
+file: JSON, TOML or YAML by its suffix, with the names of the first column. An empty variable counts
+as unset. Durations are written `1m30s`, `500ms`, or as seconds; in variables and flags, lists and
+tables are JSON.
 
 """
 
