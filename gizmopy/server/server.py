@@ -137,9 +137,18 @@ class SimpleServer:
         return router
 
     async def serve(self, stop: Stop) -> int:
-        """Start, work until ``stop`` is requested, drain, and return the exit code."""
+        """Start, work until ``stop`` is requested, drain, and return the exit code.
+
+        A stop that is requested while it starts ends the start, and undoes what was done.
+        """
         self.stop = stop
-        async with self:
+        with stop.interrupts():
+            await asyncio.sleep(0)  # where a stop that came before takes effect
+            await self.__aenter__()
+        if self.state is not State.READY:
+            logger.info("stopped while starting: %s", stop.reason)
+            return self.exit_code
+        async with self._lifetime:
             asked = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait((asked, self._subscribers), return_when=asyncio.FIRST_COMPLETED)

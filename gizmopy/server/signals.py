@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -25,11 +26,13 @@ ECHO_SECONDS = 0.5
 class Stop:
     """Hold that the daemon was asked to stop, and how urgently.
 
-    The first request to stop ends ``wait()``; the second also sets ``hurried``.
+    The first request to stop ends ``wait()``, and whatever runs in ``interrupts()``; the second
+    also sets ``hurried``.
     """
 
     def __init__(self) -> None:
         self._requested = asyncio.Event()
+        self._interrupted: asyncio.Task[object] | None = None
         self.hurried = asyncio.Event()
         self.reason = ""
 
@@ -45,6 +48,26 @@ class Stop:
         else:
             self.reason = reason
             self._requested.set()
+            if self._interrupted is not None:
+                self._interrupted.cancel()
+
+    @contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Cancel what runs in this context once somebody asks, and end the context quietly then."""
+        task = self._interrupted = asyncio.current_task()
+        assert task is not None
+        if self.requested:
+            task.cancel()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self.requested or task.uncancel():
+                raise  # somebody else's cancellation
+        else:
+            if self.requested:
+                task.uncancel()  # it has ended in spite of it
+        finally:
+            self._interrupted = None
 
     async def wait(self) -> str:
         """Wait until somebody asks, and return why."""

@@ -86,14 +86,57 @@ async def test_serve_returns_0_once_it_was_asked_to_stop() -> None:
     assert await serving == 0
 
 
-async def test_a_stop_asked_for_while_it_starts_still_undoes_everything() -> None:
-    """A signal during the start ends in a clean exit as well."""
+async def test_a_stop_asked_for_while_it_starts_undoes_what_was_done() -> None:
+    """A signal during a long start ends it with a clean exit: what was opened is closed."""
+
+    class Slow(Recorder):
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncIterator[None]:
+            async with super().lifespan():
+                self.begun.set()
+                try:
+                    await asyncio.Event().wait()
+                    yield
+                finally:
+                    self.events.append("gave up")
+
+    stop = Stop()
+    slow = Slow(_settings())
+    serving = asyncio.create_task(SimpleServer(slow).serve(stop))
+    await slow.begun.wait()
+    stop.request("SIGTERM")
+
+    assert await asyncio.wait_for(serving, 10) == 0
+    assert slow.events == ["opened", "gave up"]
+    assert not serving.cancelling()
+
+
+async def test_a_stop_asked_for_before_it_starts_starts_nothing() -> None:
+    """A signal during the import of the service leaves nothing to do."""
     stop = Stop()
     stop.request("SIGTERM")
     recorder = Recorder(_settings())
 
     assert await SimpleServer(recorder).serve(stop) == 0
-    assert recorder.events == ["opened", "closed"]
+    assert recorder.events == []
+
+
+async def test_cancelling_the_start_is_no_stop() -> None:
+    """Somebody else's cancellation during the start is passed on."""
+
+    class Slow(Recorder):
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncIterator[None]:
+            self.begun.set()
+            await asyncio.Event().wait()
+            yield
+
+    slow = Slow(_settings())
+    serving = asyncio.create_task(SimpleServer(slow).serve(Stop()))
+    await slow.begun.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
 
 
 async def test_the_listener_is_closed_while_requests_finish() -> None:
