@@ -24,7 +24,7 @@ from pubsubtest.publisher import Recorded
 S = TypeVar("S", bound=Service)
 
 _LONGEST_WAIT = 0.001
-"""Seconds that a retry waits at most: a test does not want to wait for backoff."""
+"""Seconds that a retry or a redelivery waits: a test does not want to wait for backoff."""
 
 
 @asynccontextmanager
@@ -36,7 +36,7 @@ async def serve(
     It is the daemon that ``run()`` runs, started and drained as there, but it reads no environment
     and no ``.env``, sets up no logging, and writes no access log unless ``settings`` say so. A
     class is made with ``settings`` (default: those it annotates, with their defaults); a service
-    that is made already keeps its own. Waits between retries are cut to a millisecond.
+    that is made already keeps its own. Waits between retries and redeliveries are cut short.
     """
     if isinstance(service, type):
         service = service(settings or service.settings_class()())
@@ -191,7 +191,7 @@ class _LookedAtDriver:
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
         self._broker.add_consumer(topic, self._inner)
-        return self._inner.receiver(topic, subscription, ordered=ordered)
+        return _HastyReceiver(self._inner.receiver(topic, subscription, ordered=ordered))
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -210,3 +210,19 @@ class _RecordingSender:
             if error is None:
                 self._recorded.append(Recorded.of(message))
         return results
+
+
+class _HastyReceiver:
+    """A receiver whose redeliveries do not wait."""
+
+    def __init__(self, inner: Receiver) -> None:
+        self._inner = inner
+        self.connect = inner.connect
+        self.receive = inner.receive
+        self.ack = inner.ack
+        self.extend = inner.extend
+        self.status = inner.status
+        self.aclose = inner.aclose
+
+    async def nack(self, batch: Sequence[Message], delay: float) -> Results:
+        return await self._inner.nack(batch, min(delay, _LONGEST_WAIT))

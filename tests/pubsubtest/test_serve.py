@@ -1,0 +1,175 @@
+"""The real daemon in the test's own process."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+from pydantic import BaseModel, Field
+
+import pubsubtest
+from gizmopy import Message, Reject, Retry, Service, Settings, get, post, subscribe
+from gizmopy.errors import UsageError
+
+
+class Cat(BaseModel):
+    name: Annotated[str, Field(min_length=1)]
+
+
+class Cats(Service):
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.seen: list[tuple[str, int]] = []
+
+    @post("/cats")
+    async def post_cat(self, cat: Cat) -> Cat:
+        await self.publish("cats", cat, key=cat.name, attributes={"colour": "black"})
+        return cat
+
+    @subscribe("cats", dead_letter="dead-cats")
+    async def on_cat(self, cat: Cat, message: Message) -> None:
+        self.seen.append((cat.name, message.attempt))
+        match cat.name:
+            case "rejected":
+                raise Reject("no such cat")
+            case "broken":
+                raise RuntimeError("broken cat")
+            case "shy" if message.attempt == 1:
+                raise Retry(after=3600)
+
+    @subscribe("dogs")
+    async def on_dog(self, name: str) -> None:
+        if name == "bad":
+            raise RuntimeError("bad dog")
+
+    @subscribe("birds")
+    async def on_bird(self, bird: StringValue | None) -> None:
+        self.seen.append((bird.value if bird else "tombstone", 0))
+
+    @subscribe("fish", order="key")
+    async def on_fish(self, name: str) -> None:
+        raise RuntimeError("always")
+
+    @subscribe("mice")
+    async def first_mouse(self, name: str) -> None: ...
+
+    @subscribe("mice", subscription="second", dead_letter="dead-mice")
+    async def second_mouse(self, name: str) -> None:
+        raise Reject("no mice")
+
+
+async def test_what_the_service_publishes_is_recorded() -> None:
+    """published() has body, key and attributes; the service's own subscriber handles it too."""
+    async with pubsubtest.serve(Cats) as cats:
+        async with cats.http.post("/cats", json={"name": "Tom"}) as response:
+            assert response.status == 200
+        await cats.idle()
+        (message,) = cats.published("cats")
+
+    assert message.value(Cat) == Cat(name="Tom")
+    assert message.key == "Tom"
+    assert message.attributes == {"colour": "black", "content-type": "application/json"}
+    assert cats.service.seen == [("Tom", 1)]
+    assert cats.published("dogs") == []
+
+
+async def test_delivering_tells_the_outcome() -> None:
+    """deliver() returns what became of the message, and is not among what was published."""
+    async with pubsubtest.serve(Cats) as cats:
+        assert await cats.deliver("cats", Cat(name="Tom")) == "ack"
+        assert await cats.deliver("cats", Cat(name="rejected")) == "dead_letter"
+        assert await cats.deliver("cats", {"name": ""}) == "dead_letter"
+        assert await cats.deliver("cats", b"no json", key="k") == "dead_letter"
+
+    assert cats.published("cats") == []
+    reasons = [dead.attributes["dl-reason"] for dead in cats.published("dead-cats")]
+    assert reasons == ["no such cat", "undecodable", "undecodable"]
+    assert cats.published("dead-cats")[2].key == "k"
+
+
+async def test_retries_do_not_wait() -> None:
+    """Retry(after an hour) is tried again at once; a handler runs as often as it would."""
+    async with pubsubtest.serve(Cats) as cats:
+        assert await cats.deliver("cats", Cat(name="shy")) == "ack"
+        assert await cats.deliver("cats", Cat(name="broken")) == "nack"
+        await cats.idle()
+
+    shy = [("shy", 1), ("shy", 2)]
+    broken = [("broken", attempt) for _ in range(5) for attempt in (1, 2, 3)]
+    assert cats.service.seen == shy + broken
+    (dead,) = cats.published("dead-cats")
+    assert dead.attributes["dl-reason"] == "exhausted"
+
+
+async def test_protobuf_and_tombstones_are_delivered() -> None:
+    """A protobuf message arrives as one, None as a tombstone."""
+    async with pubsubtest.serve(Cats) as cats:
+        assert await cats.deliver("birds", StringValue(value="Tweety")) == "ack"
+        assert await cats.deliver("birds", None) == "ack"
+
+    assert cats.service.seen == [("Tweety", 0), ("tombstone", 0)]
+
+
+async def test_each_subscription_has_its_say() -> None:
+    """With several subscriptions the outcome is the one that is no ack, once all have settled."""
+    async with pubsubtest.serve(Cats) as cats:
+        assert await cats.deliver("mice", "Jerry") == "dead_letter"
+
+
+async def test_a_topic_that_nobody_consumes_is_a_mistake() -> None:
+    """deliver() to a topic without subscription says so instead of waiting."""
+    async with pubsubtest.serve(Cats) as cats:
+        with pytest.raises(UsageError, match="Cats subscribes to no topic 'cows'"):
+            await cats.deliver("cows", "Bessie")
+
+
+async def test_a_message_that_is_never_settled_times_out() -> None:
+    """A failure in an ordered subscription without dead letters blocks its key: deliver says so."""
+    async with pubsubtest.serve(Cats, settings=Settings(shutdown_timeout=0)) as cats:
+        with pytest.raises(TimeoutError, match=r"was not settled within 0\.05 s"):
+            await cats.deliver("fish", "Wanda", timeout=0.05)
+
+
+async def test_the_environment_is_left_outside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither the environment nor .env nor logging reaches, or is reached by, a served daemon."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("SERVICE_NAME=from-a-file\n")
+    monkeypatch.setenv("HTTP_PORT", "1")
+    monkeypatch.setenv("GIZMO_PUBSUB_URL", "kafka://nowhere")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    handlers = logging.getLogger().handlers[:]
+    async with pubsubtest.serve(Cats) as cats:
+        assert cats.server.name == "cats"
+        assert not cats.url.endswith(":1")
+        assert logging.getLogger().handlers == handlers
+
+
+async def test_a_service_that_was_made_is_served_as_it_is() -> None:
+    """A service with what a test has put into it keeps that, and its settings."""
+
+    class Greeting(Settings):
+        greeting: str = "miaow"
+
+    class Own(Service):
+        settings: Greeting
+
+        @get("/")
+        async def hello(self) -> str:
+            return self.settings.greeting
+
+    async with pubsubtest.serve(Own(Greeting(greeting="purr"))) as own:
+        async with own.http.get("/") as response:
+            assert await response.json() == "purr"
+
+
+async def test_many_are_served_at_once() -> None:
+    """Tests may run side by side: each has its own port and broker."""
+    async with pubsubtest.serve(Cats) as one, pubsubtest.serve(Cats) as two:
+        await asyncio.gather(one.deliver("cats", Cat(name="A")), two.deliver("cats", Cat(name="B")))
+
+    assert one.service.seen == [("A", 1)]
+    assert two.service.seen == [("B", 1)]
