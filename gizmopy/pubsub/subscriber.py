@@ -19,6 +19,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 from time import perf_counter
@@ -50,6 +51,10 @@ _STUCK_REMEMBERED = 10_000
 
 DeadLetter = Callable[[Message], Awaitable[None]]
 """Publish a dead letter, and return when the broker has confirmed it."""
+
+
+class _Stopped(asyncio.CancelledError):
+    """The drain has cancelled the handling of a message, which is no failure."""
 
 
 class _Settlement(NamedTuple):
@@ -286,51 +291,45 @@ class Subscriber:
 
     async def _handle(self, message: Message) -> None:
         """Run the handler once, and have the message settled as it ended."""
-        try:
-            error = await self._attempt(message)
-            if error is None:
-                self._finish(message, "ack")
-            else:
-                await self._failed(message, error)
-        except asyncio.CancelledError as cancelled:  # no failure: never acked, never dead-lettered
-            if self._cancelling:
-                self._give_back(message, cancelled)
-                raise
-            self._cancelled_itself(message, cancelled)
+        error = await self._attempt(message)
+        if error is None:
+            self._finish(message, "ack")
+        elif self._cancelling:  # no failure, whatever the handler has made of its cancellation
+            self._give_back(message)
+        else:
+            await self._failed(message, error)
 
-    async def _attempt(self, message: Message) -> Exception | None:
-        """Run the handler, and return what it raised."""
+    async def _attempt(self, message: Message) -> BaseException | None:
+        """Run the handler, and return what it raised: being cancelled is a failure of its own."""
         message_id.set(message.id)
         message.attempt += 1
         started = perf_counter()
         try:
             await isolated(self.subscription.handler(message))
-        except Exception as error:  # noqa: BLE001 - the handler's door: see _failed
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the handler's door
             return error
         finally:
             self._metrics.process_seconds.observe(perf_counter() - started)
+            await self._uncancel()
         return None
 
-    def _give_back(self, message: Message, cancelled: asyncio.CancelledError) -> None:
-        """Give back what the drain has stopped."""
-        self._cancelled += 1
-        self._finish(message, "nack" if self._can.can_nack else "released", cancelled)
-
-    def _cancelled_itself(self, message: Message, cancelled: asyncio.CancelledError) -> None:
-        """Bring back what was cancelled from inside its handler; the worker works on."""
+    async def _uncancel(self) -> None:
+        """Undo the cancellations that a handler has left on the worker, which works on."""
         task = asyncio.current_task()
-        while task is not None and task.cancelling():
-            task.uncancel()
-        logger.warning("%s was cancelled by something of its own", self.subscription.name)
-        message.attempt -= 1
-        self._try_again(message, self._delay(message, cancelled), cancelled)
+        if task is None or not task.cancelling() or self._cancelling:
+            return
+        while task.uncancel():
+            pass
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # before 3.13, one that is on its way is still to come
+
+    def _give_back(self, message: Message) -> None:
+        """Give back what the drain has stopped."""
+        self._finish(message, "nack" if self._can.can_nack else "released", _Stopped())
 
     # Fail: again in place, again by the broker, or to the dead letters.
 
-    async def _failed(self, message: Message, error: Exception) -> None:
-        if self._cancelling:  # it has made something else of its cancellation
-            self._give_back(message, asyncio.CancelledError())
-            return
+    async def _failed(self, message: Message, error: BaseException) -> None:
         self._first_failures.setdefault(message, datetime.now(UTC))
         if isinstance(error, Reject):
             await self._bury(message, "rejected", error)
@@ -339,7 +338,7 @@ class Subscriber:
         else:
             await self._retry(message, error)
 
-    async def _retry(self, message: Message, error: Exception) -> None:
+    async def _retry(self, message: Message, error: BaseException) -> None:
         """Try again in place; give it back after that; give it up after max_deliveries.
 
         Where it cannot be given back, each ``attempts`` runs count as one delivery.
@@ -413,7 +412,7 @@ class Subscriber:
 
         self._waiting[message] = self._spawn(wait(), f"retry {message.id}")
 
-    async def _bury(self, message: Message, reason: str, error: Exception) -> None:
+    async def _bury(self, message: Message, reason: str, error: BaseException) -> None:
         """Publish the dead letter; only when the broker has confirmed it is the message acked."""
         if self._dead_letter is None:
             self._note_stuck(message, reason, error)
@@ -421,7 +420,10 @@ class Subscriber:
             return
         try:
             await self._dead_letter(self._as_dead_letter(message, reason, error))
-        except Exception as failure:  # noqa: BLE001 - the message is kept, whatever went wrong
+        except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - nothing is lost
+            if self._cancelling:
+                self._give_back(message)
+                return
             self._log_failure(
                 logging.ERROR, message, error, "and its dead letter was refused", failure
             )
@@ -432,7 +434,7 @@ class Subscriber:
             self._metrics.count_dead_letter(reason)
             self._finish(message, "dead_letter", error)
 
-    def _note_stuck(self, message: Message, reason: str, error: Exception) -> None:
+    def _note_stuck(self, message: Message, reason: str, error: BaseException) -> None:
         """Say once that a message is stuck for want of a dead letter channel."""
         self._metrics.count_stuck(reason)
         if message.id in self._stuck:
@@ -444,7 +446,7 @@ class Subscriber:
         then = f"{reason}, and kept: there is no dead_letter= channel to put it"
         self._log_failure(logging.ERROR, message, error, then, trace)
 
-    def _as_dead_letter(self, message: Message, reason: str, error: Exception) -> Message:
+    def _as_dead_letter(self, message: Message, reason: str, error: BaseException) -> Message:
         """Return the message with what went wrong in its attributes."""
         headers = {
             "dl-reason": error.reason if isinstance(error, Reject) else reason,
@@ -542,9 +544,11 @@ class Subscriber:
         self._count_settled(len(batch))
         for item in batch:
             self._metrics.settled[item.outcome].value += 1
-            if item.outcome == "released":
+            if isinstance(item.error, _Stopped):
+                self._cancelled += 1
+            elif item.outcome == "released":
                 self._released += 1
-            elif not isinstance(item.error, asyncio.CancelledError):
+            else:
                 self._finished += 1
             if self._on_settle is not None:
                 self._on_settle(item.message, item.outcome, item.error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -45,7 +45,7 @@ class Bench:
         self.receiver = FakeReceiver()
         self.settled: list[tuple[str, str, BaseException | None]] = []
         self.dead: list[Message] = []
-        self.dead_letter_errors: list[Exception] = []
+        self.dead_letter_errors: list[BaseException] = []
         self.metrics = Metrics()
         self.sleeps: list[float] = []
         self.sleep = options.pop("sleep", self._sleep)
@@ -404,20 +404,20 @@ async def test_a_body_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
 # Cancellation
 
 
-async def test_a_handler_that_is_cancelled_from_inside_is_tried_again() -> None:
-    """A stray CancelledError neither acks nor counts as a failure, and the worker lives on."""
+async def test_a_handler_that_is_cancelled_from_inside_has_failed() -> None:
+    """A stray CancelledError never acks; it is tried again, then dead-lettered, like any error."""
     attempts = []
 
     async def handler(received: Message) -> None:
         attempts.append(received.attempt)
-        if len(attempts) < 10:
+        if received.id == "1":
             raise asyncio.CancelledError
 
-    async with running(handler, order="key", max_deliveries=1, dead_letter=True) as bench:
-        bench.receiver.put(message(key="k"))
-        await until(lambda: bench.settled)
-    assert bench.outcomes == [("1", "ack")]
-    assert attempts == [1] * 10
+    async with running(handler, order="key", max_deliveries=2, dead_letter=True) as bench:
+        bench.receiver.put(message(id="1", key="k"), message(id="2", key="k"))
+        await until(lambda: len(bench.settled) == 2)
+    assert bench.outcomes == [("1", "dead_letter"), ("2", "ack")]
+    assert attempts == [1, 2, 3, 4, 5, 6, 1]
 
 
 async def test_a_handler_that_cancels_its_own_task_harms_no_later_one() -> None:
@@ -437,7 +437,73 @@ async def test_a_handler_that_cancels_its_own_task_harms_no_later_one() -> None:
         await until(lambda: bench.settled)
         bench.receiver.put(message(id="2"))
         await until(lambda: ("2", "ack") in bench.outcomes)
-    assert seen == [0, 0]
+    assert set(seen) == {0}
+
+
+async def _cancel_and(ending: str) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    if ending == "raise":
+        raise Reject("no")
+    if ending == "swallow":
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("ending", ["return", "raise", "swallow"])
+async def test_a_cancellation_that_a_handler_leaves_behind_harms_nobody(ending: str) -> None:
+    """A worker outlives it, idle or not, and a later handler's task group works as ever."""
+    groups = []
+
+    async def handler(received: Message) -> None:
+        if received.id == "1":
+            return await _cancel_and(ending)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(always(ValueError("in a group"))(received))
+                await asyncio.Event().wait()
+        except* ValueError:
+            groups.append(received.id)
+
+    async with running(handler, dead_letter=True) as bench:
+        bench.receiver.put(message(id="1"))
+        await until(lambda: bench.settled)
+        await turns()
+        bench.receiver.put(message(id="2"))
+        await until(lambda: len(bench.settled) == 2)
+    assert bench.outcomes == [("1", "dead_letter" if ending == "raise" else "ack"), ("2", "ack")]
+    assert groups == ["2"]
+    assert bench.metric("retries") == 0
+
+
+async def test_a_publisher_that_is_cancelled_from_inside_has_refused_the_dead_letter() -> None:
+    """A stray CancelledError on the way to the dead letters neither acks nor stops the worker."""
+    left: list[BaseException] = [asyncio.CancelledError()]
+
+    async with running(always(Reject("no")), dead_letter=True) as bench:
+        bench.dead_letter_errors = left
+        bench.receiver.put(message())
+        await until(lambda: bench.settled)
+        bench.receiver.put(message(delivery=2))
+        await until(lambda: len(bench.settled) == 2)
+    assert bench.outcomes == [("1", "nack"), ("1", "dead_letter")]
+
+
+async def test_a_dead_letter_under_way_at_the_deadline_is_given_back() -> None:
+    """What the drain cancels on its way to the dead letters goes back, and is counted once."""
+    asked = asyncio.Event()
+
+    async def bury(_: Message) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with running(always(Reject("no")), dead_letter=True) as bench:
+        bench.subscriber._dead_letter = bury
+        bench.receiver.put(message())
+        await asked.wait()
+        assert await bench.subscriber.drain(0) == (0, 0, 1, 0)
+    assert bench.outcomes == [("1", "nack")]
 
 
 # Order and concurrency
@@ -851,7 +917,7 @@ async def test_without_nack_the_unfinished_is_left_to_the_broker() -> None:
     async with running(gate, capabilities(can_nack=False)) as bench:
         bench.receiver.put(message(id="1"), message(id="2"))
         await until(lambda: gate.started)
-        assert await bench.subscriber.drain(0) == (0, 2, 1, 0)
+        assert await bench.subscriber.drain(0) == (0, 1, 1, 0)
     assert not bench.receiver.acked
     assert not bench.receiver.nacked
 
