@@ -107,12 +107,16 @@ class Channels:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.drain(0)
-        self._closed = True
-        for channel, publisher in self._publishers.items():
-            await _close(f"the publisher of channel {channel!r}", publisher.aclose())
-        for driver in self._drivers.values():
-            await _close("a driver", driver.aclose())
+        try:
+            await self.drain(0)
+        finally:
+            self._closed = True
+            await _ended([engine.task for engine in self._engines])
+            while self._publishers:
+                channel, publisher = self._publishers.popitem()
+                await _close(f"the publisher of channel {channel!r}", publisher.aclose())
+            for driver in self._drivers.values():
+                await _close("a driver", driver.aclose())
 
     async def publish(
         self,
@@ -135,8 +139,7 @@ class Channels:
         async with self._connecting:
             if channel in self._publishers:
                 return self._publishers[channel]
-            if self._closed:
-                raise UsageError(f"the channels of {self._service} are closed; publish before that")
+            self._check_open()
             place = self._place(channel, self._topics)
             driver = self._driver(place)
             publisher = Publisher(
@@ -148,11 +151,16 @@ class Channels:
             )
             try:
                 await publisher.connect()
+                self._check_open()  # it may have taken until after the end
             except BaseException:
                 await _close(f"the publisher of channel {channel!r}", publisher.aclose())
                 raise
             self._publishers[channel] = publisher
             return publisher
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"the channels of {self._service} are closed; publish before that")
 
     async def start(self, subscriptions: Sequence[Subscription]) -> None:
         """Connect everything that ``subscriptions`` need, then let the engines run.
@@ -269,7 +277,8 @@ class Channels:
         left = deadline - asyncio.get_running_loop().time()
         drains = [engine.subscriber.drain(max(0.0, left)) for engine in engines]
         reports = await asyncio.gather(*drains)
-        await asyncio.wait([engine.task for engine in engines]) if engines else None
+        if engines:
+            await asyncio.wait([engine.task for engine in engines])
         return DrainReport(*map(sum, zip(DrainReport(), *reports, strict=True)))
 
     async def idle(self) -> None:
@@ -340,10 +349,18 @@ async def _entered(subscriber: Subscriber) -> None:
         raise
 
 
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End the engines that a drain has not ended, because it was cancelled."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
 async def _close(name: str, closing: Awaitable[None]) -> None:
     """Close one thing; what goes wrong must not keep the next one open."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await closing
-    except (PubSubError, TimeoutError) as error:
+    except Exception as error:  # noqa: BLE001 - see above
         logger.warning("closing %s failed: %r", name, error)

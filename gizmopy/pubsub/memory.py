@@ -3,8 +3,8 @@
 *Delivery*: at least once. A message is leased for 30 s (``memory://?lease=5``), then delivered
 again; a late ack is refused. A subscription exists from its first receiver on; what is published to
 a topic without subscriptions is dropped. *Order*: for ordered receivers a key's later messages are
-not handed out while earlier ones are, and a returned message goes back to its place. *Nack*: with
-delay. *Raw*: the message's number in its subscription.
+not handed out while earlier ones are, and a returned message goes back to its place. Each key is a
+partition of its own. *Nack*: with delay. *Raw*: the message's number in its subscription.
 
 Each driver opened is a broker of its own, and is gone with it.
 """
@@ -389,14 +389,21 @@ class _Subscription:
         self._waiters.append(waiter)
         try:
             await waiter
+        except asyncio.CancelledError:
+            self._wake()  # what this one was woken for is there for another
+            raise
         finally:
             alarm.cancel()
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
     def _wake(self) -> None:
-        if self._waiters:
-            _wake(self._waiters.popleft())
+        """Let one pending receive look again; it wakes another where it leaves something."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():  # else it is cancelled, or awake
+                waiter.set_result(None)
+                return
 
     def wake_all(self) -> None:
         """Let every pending receive look again."""
@@ -429,5 +436,6 @@ def _copy(message: Message, delivery: int) -> Message:
         id=message.id,
         published_at=message.published_at,
         delivery=delivery,
+        partition=message.key,
         raw=message.raw,
     )

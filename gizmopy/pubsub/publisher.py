@@ -8,6 +8,7 @@ one message of a key, so that a failed one can hold its successors back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,7 +26,10 @@ from gizmopy.pubsub.lanes import Lanes
 from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message
 from gizmopy.pubsub.retry import RetryPolicy
 
+logger = logging.getLogger(__name__)
+
 _BUFFERED = 1000
+_FLUSH_SECONDS = 3.0
 
 
 class Publisher:
@@ -56,13 +60,16 @@ class Publisher:
         self._lanes: Lanes[_Item] = Lanes()
         self._buffer: deque[_Item] = deque()
         """What may be sent now: of each key only the message in front."""
-        self._retries: set[asyncio.Task[None]] = set()
+        self._retries: set[asyncio.Future[None]] = set()
         self._flusher: asyncio.Task[None] | None = None
         self._sending = False
         self._calls = 0
         self._work = asyncio.Event()
         self._quiet = asyncio.Event()
         self._closing = False
+        """Take nothing more."""
+        self._gave_up = False
+        """Send nothing more."""
         self._close_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -114,16 +121,42 @@ class Publisher:
             self._calls -= 1
             self._notice_quiet()
 
-    async def aclose(self) -> None:
-        """Send what is waiting, then close the sender; a second call does nothing."""
+    async def aclose(self, timeout: float = _FLUSH_SECONDS) -> None:
+        """Send what is waiting, for at most ``timeout`` seconds, then close the sender.
+
+        What is not confirmed by then raises PubSubError in its caller. A second call does nothing.
+        """
         self._closing = True
         async with self._close_lock:
-            while self._calls or self._sending:
-                self._quiet.clear()
-                await self._quiet.wait()
-            if self._flusher is not None:
-                await self._flusher
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._sent_all()
+            except TimeoutError:
+                logger.warning("not all messages for %r were sent in %g s", self.topic, timeout)
+            finally:
+                await self._give_up()
             await self._sender.aclose()
+
+    async def _sent_all(self) -> None:
+        while self._calls or self._sending:
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    async def _give_up(self) -> None:
+        """End what still sends, and tell the callers that still wait."""
+        self._gave_up = True
+        tasks = [*self._retries, self._flusher] if self._flusher is not None else []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._sending = False
+        while self._buffer:
+            self._settle(self._buffer.popleft(), self._stopped())
+
+    def _stopped(self) -> PubSubError:
+        reason = f"sending to {self.topic!r} was stopped; whether the message arrives is open"
+        return PubSubError(reason, transient=False)
 
     def _notice_quiet(self) -> None:
         if self._closing and not (self._calls or self._sending):
@@ -162,7 +195,7 @@ class Publisher:
 
     def _retried(self, message: Message, error: Exception) -> _Item:
         """Let the message be tried again among others, or raise its error."""
-        item = self._item(message)
+        item = self._item(message, buffered=False)
         item.attempt = 1
         if not self._try_again(item, error):
             raise error
@@ -177,17 +210,24 @@ class Publisher:
     # Together: a buffer, and one task that sends what is in it.
 
     async def _send_with_others(self, message: Message) -> None:
-        """Put the message in the buffer, in its turn, and wait until it is confirmed."""
-        async with self._room:
-            item = self._item(message)
-            if message.key is None or self._lanes.enter(message.key, item):
-                self._offer(item)
-            if not self._sending:
-                self._hand_over()
-            await item.confirmed
+        """Put the message in the buffer, in its turn, and wait until it is confirmed.
 
-    def _item(self, message: Message) -> _Item:
-        return _Item(message, 0 if self._limits.batch_bytes is None else _size(message))
+        It takes up room until it is settled, even if its caller waits no longer.
+        """
+        await self._room.acquire()
+        if self._gave_up:
+            self._room.release()
+            raise self._stopped()
+        item = self._item(message, buffered=True)
+        if message.key is None or self._lanes.enter(message.key, item):
+            self._offer(item)
+        if not self._sending:
+            self._hand_over()
+        await item.confirmed
+
+    def _item(self, message: Message, *, buffered: bool) -> _Item:
+        size = 0 if self._limits.batch_bytes is None else _size(message)
+        return _Item(message, size, buffered)
 
     def _offer(self, item: _Item) -> None:
         """Put what may be sent now in the buffer."""
@@ -201,13 +241,19 @@ class Publisher:
                 await self._work.wait()
                 self._work.clear()
                 while batch := self._next_batch():
-                    results = await self._try_send([item.message for item in batch])
-                    for item, error in zip(batch, results, strict=True):
-                        item.attempt += 1
-                        self._settle(item, error)
+                    await self._send_batch(batch)
         finally:
             self._sending = False
             self._notice_quiet()
+
+    async def _send_batch(self, batch: list[_Item]) -> None:
+        results: Results = [self._stopped()] * len(batch)
+        try:
+            results = await self._try_send([item.message for item in batch])
+        finally:
+            for item, error in zip(batch, results, strict=True):
+                item.attempt += 1
+                self._settle(item, error)
 
     def _next_batch(self) -> list[_Item]:
         """Take as much out of the buffer as one call may hold."""
@@ -229,6 +275,10 @@ class Publisher:
         """Send, and return what became of each message; a failed call has failed for each."""
         try:
             results = await self._sender.send(batch)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            return [self._stopped()] * len(batch)  # the driver's own affair
         except Exception as error:  # noqa: BLE001 - it is raised in every caller
             return [error] * len(batch)
         if len(results) == len(batch):
@@ -245,6 +295,8 @@ class Publisher:
                 item.confirmed.set_result(None)
             else:
                 item.confirmed.set_exception(error)
+        if item.buffered:
+            self._room.release()
         if item.message.key is not None:
             self._next_of(item.message.key)
 
@@ -255,29 +307,30 @@ class Publisher:
     def _try_again(self, item: _Item, error: Exception) -> bool:
         """Return whether the message will be sent again, later; its key's successors wait."""
         transient = isinstance(error, PubSubError) and error.transient
-        if not transient or item.attempt >= self._retry.attempts or item.confirmed.done():
+        over = self._gave_up or item.confirmed.done() or item.attempt >= self._retry.attempts
+        if over or not transient:
             return False
         delay = self._retry.delay(item.attempt, random.random)
-        task = asyncio.create_task(self._offer_later(item, delay))
-        self._retries.add(task)
+        retry = asyncio.ensure_future(self._sleep(delay))
+        self._retries.add(retry)
+        retry.add_done_callback(lambda _: self._offer_again(item, retry))
         return True
 
-    async def _offer_later(self, item: _Item, delay: float) -> None:
-        try:
-            await self._sleep(delay)
-        finally:
-            self._retries.remove(_this_task())
-            self._offer(item)
+    def _offer_again(self, item: _Item, retry: asyncio.Future[None]) -> None:
+        self._retries.remove(retry)
+        self._offer(item)
 
 
 class _Item:
     """A message on its way, and the caller that waits for it."""
 
-    __slots__ = ("attempt", "confirmed", "message", "size")
+    __slots__ = ("attempt", "buffered", "confirmed", "message", "size")
 
-    def __init__(self, message: Message, size: int) -> None:
+    def __init__(self, message: Message, size: int, buffered: bool) -> None:
         self.message = message
         self.size = size
+        self.buffered = buffered
+        """It takes up room."""
         self.attempt = 0
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -305,10 +358,9 @@ class _PublisherMetrics:
         self._failures.cell(self._topic, kind).value += 1
 
 
-def _this_task() -> asyncio.Task[None]:
+def _is_cancelled() -> bool:
     task = asyncio.current_task()
-    assert task is not None
-    return task
+    return task is not None and task.cancelling() > 0
 
 
 def _compose(

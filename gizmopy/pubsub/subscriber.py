@@ -44,6 +44,8 @@ _GRACE = 2.0
 """Seconds past the deadline of a drain for each of: cancelled handlers, settling, closing."""
 _BURST = 0.01
 """Seconds that a worker whose handlers never wait keeps the event loop at most."""
+_LOOK_AGAIN = 0.1
+"""Seconds after which who waits for an empty queue looks at it, though nothing was settled here."""
 _RECEIVE_RETRY = RetryPolicy(base=0.5)
 _SETTLE_RETRY = RetryPolicy()
 _HEADER_CHARACTERS = 1024
@@ -123,6 +125,8 @@ class Subscriber:
         self._cancelling = False
         self._closed = False
         self._finished = self._released = self._cancelled = self._failed_to_settle = 0
+        self._left = 0
+        """Found in the queue of a broker in this process when its time was over."""
 
         self._room = asyncio.Event()
         self._to_settle = asyncio.Event()
@@ -191,6 +195,7 @@ class Subscriber:
         if error is not None and self._error is None:
             self._error = error
             self._ended.set()
+            self._quiet.set()
 
     # Receive: one task, never cancelled while a receive is pending.
 
@@ -585,9 +590,10 @@ class Subscriber:
             seen = self._held.difference(due)
             most = self._can.batch_messages
             for start in range(0, len(due), most):
-                await self._extend_batch(due[start : start + most], lease)
+                seen.update(await self._extend_batch(due[start : start + most], lease))
 
-    async def _extend_batch(self, batch: list[Message], lease: float) -> None:
+    async def _extend_batch(self, batch: list[Message], lease: float) -> list[Message]:
+        """Extend leases, and return those that failed for now: they are due again at once."""
         try:
             results = await self._receiver.extend(batch, lease)
         except PubSubError as error:
@@ -601,6 +607,7 @@ class Subscriber:
                     self._name,
                     refusal,
                 )
+        return [m for m, refusal in zip(batch, results, strict=True) if _is_transient(refusal)]
 
     async def _extend(self, message: Message, seconds: float) -> None:
         """Serve ``Message.extend``."""
@@ -620,15 +627,21 @@ class Subscriber:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is in flight, nor queued as far as the driver knows; or it has ended."""
-        waiting = self._receiver.status().backlog or 0
-        return self._ended.is_set() or not (self._unsettled or waiting)
+        """Whether nothing is in flight, nor queued as far as the driver knows; or it has ended.
+
+        What is queued does not count for who receives no more.
+        """
+        if self._ended.is_set():
+            return True
+        return not (self._unsettled or (not self._stopped and self._receiver.status().backlog))
 
     async def idle(self) -> None:
         """Wait until ``is_idle``."""
         while not self.is_idle:
             self._quiet.clear()
-            await self._quiet.wait()
+            with suppress(TimeoutError):  # others may have emptied the queue that we share
+                async with asyncio.timeout(_LOOK_AGAIN):
+                    await self._quiet.wait()
 
     def begin_drain(self) -> None:
         """Count for the drain's report from here on; ``drain`` does so by itself."""
@@ -650,10 +663,9 @@ class Subscriber:
 
     async def _drain(self, timeout: float) -> DrainReport:
         deadline = asyncio.get_running_loop().time() + timeout
-        left = 0
-        if self._can.process_local and self._receive_task is not None:
+        if self._can.process_local and self._receive_task is not None and not self._ending:
             await self._wait_idle(timeout)
-            left = self._receiver.status().backlog or 0
+            self._left = self._receiver.status().backlog or 0
         self.stop_receiving()
         self._release_unstarted()
         await self._finish_started(deadline)
@@ -662,7 +674,7 @@ class Subscriber:
         finished, failed = self._before_drain or (0, 0)
         return DrainReport(
             finished=self._finished - finished,
-            released=self._released + left,
+            released=self._released + self._left,
             cancelled=self._cancelled,
             failed_to_settle=self._failed_to_settle - failed + self._unsettled,
         )
@@ -713,7 +725,7 @@ class Subscriber:
         try:
             async with asyncio.timeout(_GRACE):
                 await self._receiver.aclose()
-        except (PubSubError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - the engine has ended all the same
             logger.warning("closing the receiver of %s failed: %r", self._name, error)
         if self._receive_task is not None:
             grace = _GRACE if self._receiving else 0  # else it waits for room, or to try again

@@ -376,6 +376,71 @@ async def test_a_publisher_that_cannot_connect_is_tried_again_next_time() -> Non
         await channels.publish("cats", b"x")
 
 
+class _Slow:
+    """A sender that connects when it may, and cannot close."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.closes = 0
+
+    async def connect(self) -> None:
+        await self.gate.wait()
+
+    async def send(self, batch: Sequence[Message]) -> list[None]:
+        return [None] * len(batch)
+
+    async def aclose(self) -> None:
+        self.closes += 1
+        raise RuntimeError("a bug")
+
+
+async def test_a_publisher_that_connects_too_late_is_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its caller is told; no publisher outlives the channels, and none keeps others open."""
+    slow, far = _Slow(), Elsewhere()
+    far.sender = lambda topic: slow  # type: ignore[method-assign]  # a fake of a fake
+    async with Log().channels("far://host", open_driver=lambda _: far) as channels:
+        late = asyncio.create_task(channels.publish("cats", b"x"))
+        await turns()
+    assert far.closed == 1
+    slow.gate.set()
+    with pytest.raises(UsageError, match="closed"):
+        await late
+    assert slow.closes == 1
+    assert "closing the publisher of channel 'cats' failed: RuntimeError('a bug')" in caplog.text
+
+
+async def test_channels_close_though_their_drain_is_cancelled() -> None:
+    """Publishers and drivers are closed whatever interrupts the drain."""
+    far, started = Elsewhere(), asyncio.Event()
+
+    class Stubborn:
+        @subscribe("far")
+        async def on_far(self, message: Message) -> None:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await turns()
+
+    async def live() -> None:
+        async with Log().channels("far://host", open_driver=lambda _: far) as channels:
+            await channels.start(collected(Stubborn()))
+            await channels.publish("cats", b"x")
+            far.receivers[0].put(Message("far", b"x", id="1"))
+            await started.wait()
+
+    life = asyncio.create_task(live())
+    await started.wait()
+    await turns(5)
+    life.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await life
+    assert far.closed == 1
+    assert far.receivers[0].closed
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     keys=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=40),

@@ -251,6 +251,34 @@ async def test_one_publish_wakes_as_many_receivers_as_it_can_serve() -> None:
     ]
 
 
+@pytest.mark.parametrize("is_cancelled_first", [True, False])
+async def test_a_receive_that_is_cancelled_takes_no_wake_up_with_it(
+    is_cancelled_first: bool,
+) -> None:
+    """What it was woken for, or would have been, goes to another that waits."""
+    broker = Broker()
+    receivers = [await broker.receiver() for _ in range(2)]
+    first, second = (asyncio.create_task(r.receive(1, 10)) for r in receivers)
+    await turns()
+    if is_cancelled_first:
+        first.cancel()
+        await broker.send("1")
+    else:
+        await broker.send("1")
+        first.cancel()
+    await asyncio.wait([first])
+    async with asyncio.timeout(5):
+        assert ids(await second) == ["1"]
+
+
+async def test_a_key_is_a_partition() -> None:
+    """Order by partition is order by key, and those without a key are one more partition."""
+    broker = Broker()
+    receiver = await broker.receiver(ordered=True)
+    await broker.send("a1", "1")
+    assert [m.partition for m in await receiver.receive(10, 0)] == ["a", None]
+
+
 async def test_close_gives_back_what_is_held_and_ends_a_pending_receive() -> None:
     """What a closed receiver held is delivered to others at once; twice is fine."""
     broker = Broker()

@@ -373,3 +373,72 @@ async def test_the_publisher_ends_when_the_wait_for_a_retry_does() -> None:
     wait.set()
     await closing
     await call
+
+
+async def test_who_gives_up_does_not_make_room() -> None:
+    """What its caller no longer waits for is in the buffer until it is taken out: it is bounded."""
+    sender = GatedSender()
+    async with publisher(sender, buffered=2) as out:
+        sender.gate.clear()
+        first = asyncio.create_task(out.publish("0"))
+        await turns()
+        for number in range(1, 10):
+            call = asyncio.create_task(out.publish(str(number)))
+            await turns(5)
+            call.cancel()
+            await turns(5)
+        assert len(out._buffer) == 2
+        sender.gate.set()
+        await first
+        await asyncio.gather(*(out.publish(n) for n in "ab"))
+    assert [(m.body or b"").decode() for m in sender.sent] == ["0", "a", "b"]
+
+
+@pytest.mark.parametrize("others", [0, 3])
+async def test_a_driver_that_is_cancelled_from_inside_has_failed(others: int) -> None:
+    """A stray CancelledError of the driver is an error of the publish, alone or in a batch."""
+
+    def verdict(message: Message) -> None:
+        if message.body == b"bad":
+            raise asyncio.CancelledError
+
+    sender = GatedSender()
+    sender.verdict = verdict
+    async with publisher(sender) as out:
+        sender.gate.clear()
+        calls = [asyncio.create_task(out.publish(v)) for v in [*"123"[:others], "bad", "last"]]
+        await turns()
+        sender.gate.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert any(isinstance(error, PubSubError) for error in results)
+        assert not any(isinstance(error, asyncio.CancelledError) for error in results)
+        await out.publish("after")
+    assert sender.sent[-1].body == b"after"
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_close_ends_though_the_broker_does_not_answer(is_cancelled: bool) -> None:
+    """At its deadline, or cancelled, it tells every caller that waits, and leaves no task."""
+    sender = GatedSender()
+    out = publisher(sender, buffered=3, sleep=_forever)
+    sender.verdict = lambda m: TRANSIENT if m.body == b"retried" else None
+    retried = asyncio.create_task(out.publish("retried", key="k"))
+    await turns()
+    sender.gate.clear()
+    keys = ["k", None, "k", "l", None]
+    calls = [asyncio.create_task(out.publish(str(n), key=key)) for n, key in enumerate(keys)]
+    await turns()
+    closing = asyncio.create_task(out.aclose(60 if is_cancelled else 0))
+    await turns(5)
+    if is_cancelled:
+        closing.cancel()
+    results = await asyncio.gather(retried, *calls, closing, return_exceptions=True)
+    closed = results.pop()
+    assert [type(error) for error in results] == [PubSubError] * 6
+    assert isinstance(closed, asyncio.CancelledError) == is_cancelled
+    await out.aclose()
+    assert sender.closes == 2 - is_cancelled
+
+
+async def _forever(_: float) -> None:
+    await asyncio.Event().wait()

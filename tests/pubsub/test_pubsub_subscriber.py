@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
@@ -23,7 +23,7 @@ from gizmopy.errors import (
 )
 from gizmopy.observe.context import message_id, request_id
 from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub import Capabilities, Message, RetryPolicy, Subscriber, Subscription
+from gizmopy.pubsub import Capabilities, Message, RetryPolicy, Status, Subscriber, Subscription
 from tests.pubsub.pubsub_fakes import (
     CallFails,
     FakeReceiver,
@@ -42,7 +42,7 @@ class Bench:
     """A subscriber on a fake receiver, and what it did."""
 
     def __init__(self, handler: HandlerBody, can: Capabilities, **options: Any) -> None:
-        self.receiver = FakeReceiver()
+        self.receiver: FakeReceiver = options.pop("receiver", None) or FakeReceiver()
         self.settled: list[tuple[str, str, BaseException | None]] = []
         self.dead: list[Message] = []
         self.dead_letter_errors: list[BaseException] = []
@@ -736,6 +736,26 @@ async def test_a_lease_that_cannot_be_extended_is_reported() -> None:
         await until(lambda: bench.settled)
 
 
+class _RefusingOne(FakeReceiver):
+    """Fail for now to extend the message ``throttled``."""
+
+    async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
+        self.extended.extend(batch)
+        return [TRANSIENT if m.id == "throttled" else None for m in batch]
+
+
+async def test_an_extension_that_failed_for_now_is_tried_again_before_its_lease_is_over() -> None:
+    """It is due at the next round, not at the one after it as what was extended."""
+    gate, receiver = Gate(), _RefusingOne()
+    async with running(gate, capabilities(lease=0.02), receiver=receiver) as bench:
+        receiver.put(message(id="throttled"), message(id="fine"))
+        await until(lambda: [m.id for m in receiver.extended].count("fine") >= 4)
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 2)
+    ids = [m.id for m in receiver.extended]
+    assert ids.count("throttled") > 1.5 * ids.count("fine")
+
+
 async def test_a_handler_may_extend_its_message() -> None:
     """Message.extend reaches the broker, and its refusal the handler."""
     refused: list[Exception] = []
@@ -1000,3 +1020,78 @@ async def test_what_the_broker_does_not_confirm_at_the_drain_is_reported() -> No
         await until(lambda: gate.started)
         gate.open.set()
         assert (await bench.subscriber.drain(10)).failed_to_settle == 1
+
+
+class _Queue(FakeReceiver):
+    """A queue in this process of which others take messages too."""
+
+    backlog = 1
+
+    def status(self) -> Status:
+        return Status(backlog=self.backlog)
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        raise RuntimeError("a bug")
+
+
+async def test_a_queue_that_others_empty_is_noticed() -> None:
+    """Who waits for a shared queue to be empty need not be who settles its last message."""
+    receiver = _Queue()
+    async with running(nothing, receiver=receiver) as bench:
+        idle = asyncio.create_task(bench.subscriber.idle())
+        await turns()
+        assert not idle.done()
+        receiver.backlog = 0
+        async with asyncio.timeout(5):
+            await idle
+
+
+async def test_a_drain_of_a_local_queue_ends_with_the_engine() -> None:
+    """An engine that dies while its queue is being emptied does not use up the deadline."""
+    receiver = _Queue()
+    bench = Bench(nothing, capabilities(process_local=True), receiver=receiver)
+    async with bench.subscriber:
+        task = asyncio.create_task(bench.subscriber.run())
+        drain = asyncio.create_task(bench.subscriber.drain(60))
+        await until(lambda: receiver.limits)
+        receiver.fail_receive(PERMANENT)
+        async with asyncio.timeout(5):
+            await drain
+            with pytest.raises(PubSubError, match="lease is over"):
+                await task
+
+
+async def test_who_receives_no_more_does_not_wait_for_the_queue() -> None:
+    """After stop_receiving nothing would empty it: the drain reports it at once."""
+    receiver = _Queue()
+    async with running(nothing, capabilities(process_local=True), receiver=receiver) as bench:
+        await until(lambda: receiver.limits)
+        bench.subscriber.stop_receiving()
+        async with asyncio.timeout(5):
+            assert await bench.subscriber.drain(60) == (0, 1, 0, 0)
+
+
+async def test_a_drain_that_was_cancelled_can_be_done_again() -> None:
+    """The second drain goes on where the first was stopped, and counts nothing twice."""
+    gate, receiver = Gate(), _Queue()
+    async with running(gate, capabilities(process_local=True), receiver=receiver) as bench:
+        receiver.put(message(id="1"), message(id="2"))
+        await until(lambda: gate.started)
+        bench.subscriber.stop_receiving()
+        first = asyncio.create_task(bench.subscriber.drain(0.01))
+        await until(lambda: bench.subscriber._ending)
+        first.cancel()
+        await asyncio.wait([first])
+        receiver.backlog = 7  # among them what the first has given back
+        assert await bench.subscriber.drain(0) == (0, 2, 1, 0)
+
+
+async def test_an_engine_ends_whatever_the_close_of_its_receiver_raises(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A driver that fails to close is logged; it leaves nobody waiting."""
+    receiver = _Queue()
+    async with running(nothing, receiver=receiver):
+        await until(lambda: receiver.limits)
+    assert "closing the receiver of t/s failed: RuntimeError('a bug')" in caplog.text
