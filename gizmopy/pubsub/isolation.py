@@ -24,9 +24,9 @@ def isolated(coroutine: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
                 awaited = run(step, argument)
             except StopIteration:
                 return
+            step, argument = coroutine.send, None
             try:
                 argument = yield awaited
-                step = coroutine.send
             except BaseException as error:  # noqa: BLE001 - it is the coroutine's to handle
                 step, argument = coroutine.throw, error
     finally:

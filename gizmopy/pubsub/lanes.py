@@ -13,20 +13,23 @@ class Lanes(Generic[ItemT]):
     """Let one item of each key through at a time; a lane exists only while it is busy."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Hashable, deque[ItemT]] = {}
+        self._lanes: dict[Hashable, deque[ItemT] | None] = {}
+        """What waits in each busy lane; mostly nothing does, and a deque is large."""
 
     def enter(self, key: Hashable, item: ItemT) -> bool:
         """Return whether ``item`` may go now; if not, it waits for its turn."""
-        lane = self._lanes.get(key)
-        if lane is None:
-            self._lanes[key] = deque()
+        if key not in self._lanes:
+            self._lanes[key] = None
             return True
+        lane = self._lanes[key]
+        if lane is None:
+            lane = self._lanes[key] = deque()
         lane.append(item)
         return False
 
     def occupy(self, key: Hashable) -> None:
         """Take the turn of a key that is free."""
-        self._lanes[key] = deque()
+        self._lanes[key] = None
 
     def leave(self, key: Hashable) -> ItemT | None:
         """End the turn of the item in front, and return the one that may go now."""
@@ -38,7 +41,6 @@ class Lanes(Generic[ItemT]):
 
     def clear_waiting(self) -> list[ItemT]:
         """Remove and return all that wait, each lane in its order."""
-        waiting = [item for lane in self._lanes.values() for item in lane]
-        for lane in self._lanes.values():
-            lane.clear()
+        waiting = [item for lane in self._lanes.values() for item in lane or ()]
+        self._lanes = dict.fromkeys(self._lanes)
         return waiting

@@ -24,6 +24,7 @@ from gizmopy.pubsub.codecs import encode
 from gizmopy.pubsub.driver import Capabilities, Results, Sender
 from gizmopy.pubsub.lanes import Lanes
 from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message
+from gizmopy.pubsub.metrics import PublisherMetrics
 from gizmopy.pubsub.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Publisher:
         self._limits = limits
         self._retry = retry
         self._sleep = sleep
-        self._metrics = _PublisherMetrics(metrics, topic)
+        self._metrics = PublisherMetrics(metrics, topic)
         self._room = asyncio.Semaphore(buffered)
         self._lanes: Lanes[_Item] = Lanes()
         self._buffer: deque[_Item] = deque()
@@ -333,29 +334,6 @@ class _Item:
         """It takes up room."""
         self.attempt = 0
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-
-class _PublisherMetrics:
-    """The cells of one topic."""
-
-    def __init__(self, metrics: Metrics, topic: str) -> None:
-        self._topic = topic
-        self._failures = metrics.counter(
-            "gizmo_pubsub_publish_failures",
-            "Messages that were not published, by kind of failure",
-            ("topic", "kind"),
-        )
-        self.seconds = metrics.histogram(
-            "gizmo_pubsub_publish_seconds",
-            "Seconds from the call of publish to the broker's confirmation",
-            ("topic",),
-        ).cell(topic)
-
-    def count_failure(self, error: Exception) -> None:
-        """Count an error that is raised in a caller."""
-        transient = isinstance(error, PubSubError) and error.transient
-        kind = "transient" if transient else "permanent"
-        self._failures.cell(self._topic, kind).value += 1
 
 
 def _is_cancelled() -> bool:

@@ -32,6 +32,7 @@ from gizmopy.pubsub.driver import Capabilities, Receiver, Results
 from gizmopy.pubsub.isolation import isolated
 from gizmopy.pubsub.lanes import Lanes
 from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.metrics import SubscriberMetrics
 from gizmopy.pubsub.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscription import Subscription
@@ -97,7 +98,7 @@ class Subscriber:
         self._dead_letter = dead_letter
         self._on_settle = on_settle
         self._sleep = sleep
-        self._metrics = _SubscriberMetrics(metrics, topic, subscription.subscription)
+        self._metrics = SubscriberMetrics(metrics, topic, subscription.subscription)
         self._stays = not (
             subscription.order == "none" and capabilities.can_nack and capabilities.delivery_count
         )
@@ -246,8 +247,9 @@ class Subscriber:
         self._metrics.received.value += len(batch)
         self._metrics.in_flight.value = self._unsettled
         self._held.update(batch)
+        extend = self._extend
         for message in batch:
-            message._extend = self._extend
+            message._extend = extend
             if message.delivery > 1:
                 self._metrics.redelivered.value += 1
             if self._stopped:
@@ -315,18 +317,10 @@ class Subscriber:
             return error
         finally:
             self._metrics.process_seconds.observe(perf_counter() - started)
-            await self._uncancel()
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() and not self._cancelling:
+                await _uncancel(task)
         return None
-
-    async def _uncancel(self) -> None:
-        """Undo the cancellations that a handler has left on the worker, which works on."""
-        task = asyncio.current_task()
-        if task is None or not task.cancelling() or self._cancelling:
-            return
-        while task.uncancel():
-            pass
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)  # before 3.13, one that is on its way is still to come
 
     def _give_back(self, message: Message) -> None:
         """Give back what the drain has stopped."""
@@ -749,6 +743,14 @@ def _check(subscription: Subscription, capabilities: Capabilities) -> None:
         )
 
 
+async def _uncancel(task: asyncio.Task[Any]) -> None:
+    """Undo the cancellations that a handler has left on its worker, which works on."""
+    while task.uncancel():
+        pass
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # before 3.13, one that is on its way is still to come
+
+
 def _is_transient(error: Exception | None) -> bool:
     return isinstance(error, PubSubError) and error.transient
 
@@ -771,54 +773,3 @@ async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await _wait(tasks, _GRACE)
-
-
-class _SubscriberMetrics:
-    """The cells of one subscription."""
-
-    def __init__(self, metrics: Metrics, topic: str, subscription: str) -> None:
-        labels = ("topic", "subscription")
-        values = (topic, subscription)
-
-        def counter(name: str, text: str) -> Any:
-            return metrics.counter(f"gizmo_pubsub_{name}", text, labels).cell(*values)
-
-        self.received = counter("received", "Messages received")
-        self.redelivered = counter("redelivered", "Messages that the broker had delivered before")
-        self.retries = counter("retries", "Handlings that failed and are tried again")
-        self.settle_failures = counter("settle_failures", "Settlings that the broker refused")
-        self.in_flight = metrics.gauge(
-            "gizmo_pubsub_in_flight", "Messages received and not settled", labels
-        ).cell(*values)
-        self.process_seconds = metrics.histogram(
-            "gizmo_pubsub_process_seconds", "Seconds that a handler ran", labels
-        ).cell(*values)
-        settled = metrics.counter(
-            "gizmo_pubsub_settled", "Messages settled, by outcome", (*labels, "outcome")
-        )
-        outcomes = ("ack", "nack", "dead_letter", "released")
-        self.settled = {outcome: settled.cell(*values, outcome) for outcome in outcomes}
-        self._values = values
-        self._dead_lettered = metrics.counter(
-            "gizmo_pubsub_dead_lettered", "Messages dead-lettered, by reason", (*labels, "reason")
-        )
-        self._stuck = metrics.counter(
-            "gizmo_pubsub_stuck",
-            "Handlings given up that have no dead letter channel to go to, by reason",
-            (*labels, "reason"),
-        )
-        self._extensions = metrics.counter(
-            "gizmo_pubsub_lease_extensions", "Leases extended, by result", (*labels, "result")
-        )
-
-    def count_dead_letter(self, reason: str) -> None:
-        """Count a dead letter that is confirmed."""
-        self._dead_lettered.cell(*self._values, reason).value += 1
-
-    def count_stuck(self, reason: str) -> None:
-        """Count a message that should be dead-lettered and cannot."""
-        self._stuck.cell(*self._values, reason).value += 1
-
-    def count_extension(self, error: Exception | None) -> None:
-        """Count a lease extended, or not."""
-        self._extensions.cell(*self._values, "ok" if error is None else "failed").value += 1

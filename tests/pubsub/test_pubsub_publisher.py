@@ -211,7 +211,7 @@ async def test_the_buffer_is_bounded_and_waits() -> None:
         sender.gate.clear()
         calls = [asyncio.create_task(out.publish(str(n), key="k")) for n in range(10)]
         await turns()
-        waiting = sum(len(lane) for lane in out._lanes._lanes.values())
+        waiting = sum(len(lane or ()) for lane in out._lanes._lanes.values())
         assert waiting == 2
         sender.gate.set()
         await asyncio.gather(*calls)
