@@ -18,7 +18,7 @@ from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender, open
 from gizmopy.pubsub.codecs import encode
 from gizmopy.pubsub.driver import Results
 from gizmopy.pubsub.message import CONTENT_TYPE
-from gizmopy.server import Service, SimpleServer
+from gizmopy.server import Service, SimpleServer, make_service
 from pubsubtest.publisher import Recorded
 
 S = TypeVar("S", bound=Service)
@@ -35,11 +35,12 @@ async def serve(
 
     It is the daemon that ``run()`` runs, started and drained as there, but it reads no environment
     and no ``.env``, sets up no logging, and writes no access log unless ``settings`` say so. A
-    class is made with ``settings`` (default: those it annotates, with their defaults); a service
-    that is made already keeps its own. Waits between retries and redeliveries are cut short.
+    class is made with ``settings`` (default: those it annotates, with their defaults). Waits
+    between retries and redeliveries are cut short, and the drain to a second unless ``settings``
+    say otherwise: a message that never succeeds would hold it to the end.
     """
     if isinstance(service, type):
-        service = service(settings or service.settings_class()())
+        service = make_service(service, settings or service.settings_class()())
     service.settings = _hermetic(service.settings)
     broker = _Broker()
     server = SimpleServer(
@@ -60,7 +61,11 @@ async def serve(
 
 def _hermetic(settings: Settings) -> Settings:
     """Return ``settings`` so that a test neither meets another nor the machine it runs on."""
-    changes: dict[str, Any] = {"http_access_log": "off", "drain_delay": timedelta(0)}
+    changes: dict[str, Any] = {
+        "http_access_log": "off",
+        "drain_delay": timedelta(0),
+        "shutdown_timeout": timedelta(seconds=1),
+    }
     changes = {name: changes[name] for name in changes.keys() - settings.model_fields_set}
     changes |= {"http_addr": "127.0.0.1", "http_port": 0, "pubsub_url": "memory://"}
     return settings.model_copy(update=changes)
@@ -121,7 +126,10 @@ class Served(Generic[S]):
                 await driver.sender(topic).send([message])
                 return await delivery.outcome
         except TimeoutError:
-            raise TimeoutError(f"the message was not settled within {timeout:g} s") from None
+            raise TimeoutError(
+                f"the message to {topic!r} was not settled within {timeout:g} s: its handler hangs,"
+                " or fails each time without a dead letter to go to (the log has its errors)"
+            ) from None
         finally:
             del self._broker.deliveries[message.id]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gizmopy.cli.target import find_service
 from gizmopy.config import load
-from gizmopy.server import SimpleServer
+from gizmopy.server import SimpleServer, make_service
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,9 +19,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("target", metavar="module:Service")
     chosen = parser.parse_args(argv[:1])
     service = find_service(chosen.target)
-    server = SimpleServer(service(load(service.settings_class(), argv[1:]).settings))
+    settings = load(service.settings_class(), argv[1:]).settings
+    server = SimpleServer(make_service(service, settings))
     rows = [(route.method, route.path, route.name) for route in server.routes]
-    rows += [("subscribe", each.channel, each.name) for each in server.subscriptions]
+    rows += [
+        ("subscribe", f"{each.channel} ({each.subscription})", each.name)
+        for each in server.subscriptions
+    ]
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     for verb, address, name in rows:
         print(f"{verb:<{first}}  {address:<{second}}  {name}")

@@ -15,5 +15,5 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="gizmopy run", description=__doc__)
     parser.usage = "%(prog)s module:Service [flags: see gizmopy config module:Service]"
     parser.add_argument("target", metavar="module:Service")
-    chosen = parser.parse_args(argv[:1])
+    chosen = parser.parse_args(argv[:1])  # the service's own flags come after it
     return run(find_service(chosen.target), argv[1:], signals)

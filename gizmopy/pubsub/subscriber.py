@@ -268,10 +268,12 @@ class Subscriber:
     # Handle: N workers, each takes whatever is ready.
 
     async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
         request_id.set("")
         breathe = perf_counter() + _BURST
         while (message := await self._next()) is not None:
-            await self._handle(message)
+            await self._handle(message, worker)
             if perf_counter() > breathe:
                 await asyncio.sleep(0)
                 breathe = perf_counter() + _BURST
@@ -296,9 +298,11 @@ class Subscriber:
             self._waking = True
             self._idle_workers.popleft().set_result(None)
 
-    async def _handle(self, message: Message) -> None:
+    async def _handle(self, message: Message, worker: asyncio.Task[Any]) -> None:
         """Run the handler once, and have the message settled as it ended."""
         error = await self._attempt(message)
+        if worker.cancelling() and not self._cancelling:
+            await _uncancel(worker)
         if error is None:
             self._finish(message, "ack")
         elif self._cancelling:  # no failure, whatever the handler has made of its cancellation
@@ -317,9 +321,6 @@ class Subscriber:
             return error
         finally:
             self._metrics.process_seconds.observe(perf_counter() - started)
-            task = asyncio.current_task()
-            if task is not None and task.cancelling() and not self._cancelling:
-                await _uncancel(task)
         return None
 
     def _give_back(self, message: Message) -> None:
@@ -743,9 +744,9 @@ def _check(subscription: Subscription, capabilities: Capabilities) -> None:
         )
 
 
-async def _uncancel(task: asyncio.Task[Any]) -> None:
+async def _uncancel(worker: asyncio.Task[Any]) -> None:
     """Undo the cancellations that a handler has left on its worker, which works on."""
-    while task.uncancel():
+    while worker.uncancel():
         pass
     with suppress(asyncio.CancelledError):
         await asyncio.sleep(0)  # before 3.13, one that is on its way is still to come

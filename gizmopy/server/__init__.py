@@ -2,6 +2,7 @@
 
 from gizmopy.server.health import health_check
 from gizmopy.server.run import run
+from gizmopy.server.servable import make_service
 from gizmopy.server.server import SimpleServer, State
 from gizmopy.server.service import Service
 from gizmopy.server.signals import Signals, Stop
@@ -13,5 +14,6 @@ __all__ = [
     "State",
     "Stop",
     "health_check",
+    "make_service",
     "run",
 ]

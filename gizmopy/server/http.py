@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -131,18 +132,13 @@ class HTTPDoor:
                 if _EXPECT in request.headers:
                     await _answer_expectation(request)
                 response = await endpoint.handler(request)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- the door
+                await self._send(request, response, identity)
+            except (Exception, asyncio.CancelledError, SystemExit) as error:
+                if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                    raise
                 response = self._answer_error(request, error, identity)
-            if not response.prepared:
-                response.headers[_REQUEST_ID] = identity
-                response.headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
-                if self.draining:
-                    _close_after(response)
-            # Written here rather than by aiohttp, so that a request counts as under way until its
-            # answer is out; aiohttp finds nothing left to do.
-            await response.prepare(request)
-            await response.write_eof()
-            status, size = response.status, _size(response)
+                await self._send(request, response, identity)
+            status, size = response.status, _size(request, response)
             return response
         except ConnectionError:
             return response  # the client is gone: aiohttp meets the same error, and says nothing
@@ -153,10 +149,24 @@ class HTTPDoor:
                 self._idle.set()
             self._record(request, endpoint, status, size, identity, perf_counter() - started)
 
+    async def _send(self, request: Request, response: web.StreamResponse, identity: str) -> None:
+        """Write an answer to its end, where its handler has not done so.
+
+        It is written here rather than by aiohttp, which then finds nothing left to do: a request
+        counts as under way until its answer is out.
+        """
+        if not response.prepared:
+            response.headers[_REQUEST_ID] = identity
+            response.headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
+            if self.draining:
+                _close_after(response)
+        await response.prepare(request)
+        await response.write_eof()
+
     def _answer_error(
         self, request: Request, error: BaseException, identity: str
     ) -> web.StreamResponse:
-        """Return what answers ``error``, or raise it where nothing can be answered any more."""
+        """Return what answers ``error``. One that nobody foresaw is logged here, once."""
         match error:
             case Problem():
                 problem = error
@@ -174,13 +184,12 @@ class HTTPDoor:
                 if translated is None:
                     return _plain(error)
                 problem = translated
-            case asyncio.CancelledError():
-                raise error
             case ConnectionError() if _is_gone(request):
                 return web.Response(status=CLIENT_GONE)
             case _:
                 self._panics.value += 1
-                logger.error("%s %s failed", request.method, request.path, exc_info=error)
+                path = request.rel_url.raw_path  # encoded: a client must not write our log
+                logger.error("%s %s failed", request.method, path, exc_info=error)
                 problem = Problem(500, "The server failed to answer; its log says why.")
         if request.writer.output_size > 0:
             request.protocol.force_close()  # an answer was begun: cut it, or it would be believed
@@ -236,8 +245,10 @@ def _is_gone(request: web.BaseRequest) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _size(response: web.StreamResponse) -> int:
+def _size(request: web.BaseRequest, response: web.StreamResponse) -> int:
     """Return how many bytes the body of an answer had; of a stream its head is counted too."""
+    if request.method == "HEAD" or response.status in (204, 304):
+        return 0
     body = response.body if isinstance(response, web.Response) else None
     return len(body) if isinstance(body, bytes) else response.body_length
 
@@ -255,7 +266,8 @@ class ProtocolLogger(logging.Logger):
     def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
         """Log an error with its traceback, but what a client sent wrong as one line of detail."""
         error = kwargs.get("exc_info")
-        if isinstance(error, HttpProcessingError):
+        error = error if isinstance(error, BaseException) else sys.exc_info()[1]
+        if isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
             self.debug("a request that is no HTTP was refused: %s", type(error).__name__)
         else:
             super().exception(msg, *args, **kwargs)

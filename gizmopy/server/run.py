@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
-from gizmopy.config import Settings, load
+from gizmopy.config import Settings, load, report
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
-from gizmopy.server.servable import Servable
-from gizmopy.server.server import SimpleServer
+from gizmopy.server.servable import Servable, make_service
+from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.signals import Signals, Stop
 
 logger = logging.getLogger(__name__)
@@ -26,20 +29,34 @@ def run(
     before ``service`` was imported, where somebody did. Call it in the main thread.
     """
     signals = Signals() if signals is None else signals
+    signals.ignore_at_exit()
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        settings = load(service.settings_class(), sys.argv[1:] if argv is None else argv).settings
-        with logs.configured(
-            settings.log_level, destination=settings.log_file, log_json=settings.log_json
-        ):
+        if {"-h", "--help"} & set(argv):
+            print(report.as_text(report.rows(service.settings_class())))  # noqa: T201 -- asked for
+            return 0
+        settings = load(service.settings_class(), argv).settings
+        with _logging(settings):
             return _run(service, settings, signals)
     except GizmoError as error:
         print(f"gizmopy: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
         return error.exit_code
+
+
+@contextmanager
+def _logging(settings: Settings) -> Iterator[None]:
+    """Set up the log. Raises StartError where its file cannot be opened."""
+    configured = logs.configured(
+        settings.log_level, destination=settings.log_file, log_json=settings.log_json
+    )
+    try:
+        configured.__enter__()
     except OSError as error:
-        print(f"gizmopy: APP_LOG: {error}", file=sys.stderr)  # noqa: T201 -- there is no log
-        return StartError.exit_code
+        raise StartError(f"APP_LOG: {error}; give a file that can be written") from error
+    try:
+        yield
     finally:
-        signals.restore()
+        configured.__exit__(None, None, None)
 
 
 def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
@@ -48,17 +65,27 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
     async def main() -> int:
         stop = Stop()
         signals.attach(stop)
-        return await SimpleServer(service(settings)).serve(stop)
+        return await SimpleServer(make_service(service, settings)).serve(stop)
 
     try:
         with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
-            return runner.run(main())
+            code = runner.run(main())
+            if code == EXIT_FORCED:
+                _leave_at_once(code)
+            return code
     except GizmoError as error:
         logger.critical("%s", error)
         return error.exit_code
-    except Exception:
-        logger.critical("the daemon went down", exc_info=True)
+    except Exception as error:
+        logger.critical("the daemon went down: %r", error, exc_info=True)
         return 1
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End the process although tasks or threads are left: their time to end is over."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from enum import Enum
 from time import perf_counter
 from types import TracebackType
@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gizmopy.errors import StartError
+from gizmopy.errors import DeclarationError, StartError
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import (
@@ -32,7 +32,7 @@ from gizmopy.pubsub import (
 from gizmopy.server.builtin import Scraper, builtin_endpoints
 from gizmopy.server.health import Health, collect_health_checks
 from gizmopy.server.http import Endpoint, HTTPDoor, ProtocolLogger, compose
-from gizmopy.server.listening import bind
+from gizmopy.server.listening import accept_all, bind, refused
 from gizmopy.server.servable import Servable
 from gizmopy.server.signals import Stop
 from gizmopy.web import (
@@ -52,6 +52,10 @@ _CANCEL_SECONDS = 1.0
 """How long a cancelled request may take to end."""
 _CLOSE_SECONDS = 0.1
 """How long aiohttp may wait for connections that nothing is under way on; it does so twice."""
+_CLEANUP_SECONDS = 3.0
+"""How long the service's own clean-up may take."""
+_LINGER_SECONDS = 0.1
+"""How long requests that were sent before the listener closed may take to be read."""
 _HURRIED_SECONDS = 1.0
 """What a second signal leaves of the time to drain."""
 
@@ -151,7 +155,9 @@ class SimpleServer:
         async with self._lifetime:
             asked = asyncio.create_task(stop.wait())
             try:
-                await asyncio.wait((asked, self._subscribers), return_when=asyncio.FIRST_COMPLETED)
+                # Without subscriptions that job has ended already, and is no reason to stop.
+                jobs = (asked, self._subscribers) if self.subscriptions else (asked,)
+                await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 asked.cancel()
             logger.info("stopping: %s", stop.reason or "the subscribers ended")
@@ -174,7 +180,7 @@ class SimpleServer:
     async def _start(self, lifetime: AsyncExitStack) -> None:
         """STARTING: take the port, open what the service needs, subscribe, then listen."""
         began = perf_counter()
-        listener = bind(self.settings.http_addr, self.settings.http_port, "HTTP_PORT")
+        listener = bind(self.settings.http_addr, self.settings.http_port)
         lifetime.callback(listener.close)
         lifetime.callback(self._enter, State.EXIT)
         lifetime.callback(self._scraper.close)
@@ -186,10 +192,11 @@ class SimpleServer:
             ) from error
         await lifetime.enter_async_context(self.channels)
         lifespan = self.service.lifespan()
+        if not isinstance(lifespan, AbstractAsyncContextManager):
+            reason = "is no async context manager; decorate it with @asynccontextmanager"
+            raise DeclarationError(self.service.lifespan, reason)
         await lifespan.__aenter__()
-        # Left without the error that may have ended the daemon: it is not the service's to handle,
-        # and what follows its ``yield`` has to run in any case.
-        lifetime.push_async_callback(lifespan.__aexit__, None, None, None)
+        lifetime.push_async_callback(self._leave, lifespan)
         lifetime.callback(self._enter, State.CLEANUP)
         await self.channels.start(self.subscriptions)
         self._subscribers = asyncio.create_task(self.channels.run(), name="gizmopy-subscribers")
@@ -213,8 +220,11 @@ class SimpleServer:
         )
         runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_SECONDS)
         await runner.setup()
-        lifetime.push_async_callback(self._finish_requests, runner, server)
-        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        lifetime.push_async_callback(self._finish_requests, runner, server, listener)
+        try:
+            await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        except OSError as error:  # another daemon has bound it too, and listens already
+            raise refused(error, settings.http_addr, settings.http_port) from error
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -239,18 +249,35 @@ class SimpleServer:
         await self._within(self._drain_delay(), self.stop.hurried.wait())
         self._deadline = asyncio.get_running_loop().time() + self._budget()
 
-    async def _finish_requests(self, runner: web.ServerRunner, server: web.Server) -> None:
+    async def _finish_requests(
+        self, runner: web.ServerRunner, server: web.Server, listener: socket.socket
+    ) -> None:
         """STOPPING: close the listener, let requests finish, and cancel those out of time."""
         self._enter(State.STOPPING, requests=self._door.under_way)
-        for site in list(runner.sites):
-            await site.stop()
-        server.pre_shutdown()  # closes idle connections, and the others after their request
+        await self._stop_listening(runner, server, listener)
         if not await self._within(self._remaining(), self._door.wait_idle()):
-            logger.error("%d requests are cancelled: out of time", self._door.under_way)
+            logger.error("requests are cancelled, out of time: %d", self._door.under_way)
             self.exit_code = EXIT_FORCED
             self._door.cancel()
             await self._within(_CANCEL_SECONDS, self._door.wait_idle())
         await runner.cleanup()
+
+    async def _stop_listening(
+        self, runner: web.ServerRunner, server: web.Server, listener: socket.socket
+    ) -> None:
+        """Close the listener, but serve the connections that are made already.
+
+        Closing resets those that the kernel has accepted and this process has not: a client may
+        have sent its request on them. They are taken over, and what lies in every connection's
+        buffer is given a moment to be read.
+        """
+        late = list(accept_all(listener))
+        for site in list(runner.sites):
+            await site.stop()
+        loop = asyncio.get_running_loop()
+        for connection in late:
+            await loop.connect_accepted_socket(server, connection)
+        await asyncio.sleep(_LINGER_SECONDS)
 
     async def _finish_messages(self) -> None:
         """STOPPING: let subscribers finish what they hold, and release the rest.
@@ -263,6 +290,21 @@ class SimpleServer:
         if report.cancelled or report.failed_to_settle:
             self.exit_code = EXIT_FORCED
         await self._subscribers  # raises what ended them, where it was not the drain
+
+    async def _leave(self, lifespan: AbstractAsyncContextManager[None]) -> None:
+        """CLEANUP: leave the service's lifespan, within a bound.
+
+        It is left without the error that may have ended the daemon: that is not the service's to
+        handle, and what follows its ``yield`` has to run in any case.
+        """
+        try:
+            async with asyncio.timeout(_CLEANUP_SECONDS) as bound:
+                await lifespan.__aexit__(None, None, None)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            logger.error("lifespan's clean-up took longer than %g s", _CLEANUP_SECONDS)
+            self.exit_code = EXIT_FORCED
 
     def _drain_delay(self) -> float:
         """Return the seconds between refusing work and closing the listener.

@@ -7,15 +7,13 @@ without a handler, and an import can take long.
 from __future__ import annotations
 
 import asyncio
-import logging
+import atexit
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -79,27 +77,29 @@ class Signals:
     """Catch SIGTERM and SIGINT for a :class:`Stop`, from as early as this is made.
 
     Make it in the main thread. A signal that comes before ``attach`` is kept for it. The first
-    drains, the second hurries, the third ends the process at once with 128 plus its number.
+    drains, the second hurries, the third ends the process at once with 128 plus its number. They
+    are counted by Python's own handler, not by the event loop's: a loop that is blocked must not
+    keep a third signal from ending the process.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._stop: Stop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._count = 0
         self._last: tuple[int, float] | None = None
         self._before = {number: signal.signal(number, self._caught) for number in SIGNALS}
 
     def attach(self, stop: Stop) -> None:
-        """Pass signals on to ``stop``, whose loop runs in this thread, from now on.
-
-        What came earlier is passed on now.
-        """
-        self._stop = stop
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self.receive, number)
+        """Pass signals on to ``stop``, on the running loop, from now on; what came earlier, now."""
+        self._stop, self._loop = stop, asyncio.get_running_loop()
         if self._last is not None:
             stop.request(signal.Signals(self._last[0]).name)
+
+    def ignore_at_exit(self) -> None:
+        """Let no late echo of a signal kill the process while the interpreter ends."""
+        for number in SIGNALS:
+            atexit.register(signal.signal, number, signal.SIG_IGN)
 
     def restore(self) -> None:
         """Put the handlers back that were there before."""
@@ -118,9 +118,8 @@ class Signals:
                 return
         self._last = (number, now)
         self._count += 1
-        name = signal.Signals(number).name
         if self._count > 2:
-            logger.critical("%s for the third time: leaving at once", name)
-            os._exit(128 + number)
-        if self._stop is not None:
-            self._stop.request(name)
+            os._exit(128 + number)  # without a word: the log may be what hangs
+        if self._stop is not None and self._loop is not None and not self._loop.is_closed():
+            name = signal.Signals(number).name
+            self._loop.call_soon_threadsafe(self._stop.request, name)

@@ -52,7 +52,7 @@ def test_routes_prints_what_is_served(capsys: pytest.CaptureFixture[str]) -> Non
         "GET        /svc/cats/stats  Cats.stats",
         "GET        /svc/cats/{id}   Cats.get_cat",
         "PUT        /svc/cats/{id}   Cats.put_cat",
-        "subscribe  cats             Cats.on_cat",
+        "subscribe  cats (cats)      Cats.on_cat",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -22,9 +23,10 @@ class Daemon:
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> None:
         self.log = folder / "stderr"
-        with self.log.open("wb") as output:
+        self.output = folder / "stdout"
+        with self.log.open("wb") as log, self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                command, env=dict(environment), stdout=subprocess.DEVNULL, stderr=output, cwd=folder
+                command, env=dict(environment), stdout=output, stderr=log, cwd=folder
             )
 
     def records(self) -> list[dict[str, Any]]:
@@ -48,6 +50,17 @@ class Daemon:
     def url(self) -> str:
         """Wait until it listens, and return where."""
         return str(self.wait_for("listens on")["url"])
+
+    def connect(self) -> socket.socket:
+        """Return a connection to it."""
+        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])))
+
+    def wait_for_output(self, text: str, timeout: float = 30) -> None:
+        """Wait until it has printed ``text``."""
+        deadline = time.monotonic() + timeout
+        while text not in self.output.read_text():
+            assert time.monotonic() < deadline, f"{text!r} was never printed"
+            time.sleep(0.01)
 
     def request(
         self, method: str, path: str, body: object = None, **headers: str

@@ -319,3 +319,34 @@ async def test_a_client_that_waits_to_send_its_body_is_told_to(
     headers = {"Expect": "the impossible"}
     async with cats.http.put("/svc/cats/1", json={"name": "Tom"}, headers=headers) as response:
         assert response.status == 417
+
+
+async def test_a_cancellation_of_the_handlers_own_is_an_error_like_any_other() -> None:
+    """A handler that awaits what was cancelled, or calls sys.exit, answers 500."""
+
+    class Odd(Service):
+        @get("/cancelled")
+        async def cancelled(self) -> None:
+            task = asyncio.create_task(asyncio.sleep(60))
+            task.cancel()
+            await task
+
+        @get("/exit")
+        async def exit(self) -> None:
+            raise SystemExit(3)
+
+        @get("/header")
+        async def header(self) -> web.Response:
+            return web.Response(headers={"X-Bad": "a\r\nb"})
+
+        @get("/nothing")
+        async def nothing(self) -> None:
+            return None
+
+    async with pubsubtest.serve(Odd) as odd:
+        for path in ("/cancelled", "/exit", "/header"):
+            async with odd.http.get(path) as response:
+                assert (response.status, response.content_type) == (500, "application/problem+json")
+        assert await _samples(odd, "gizmo_panics_total") == {(): 3}
+        async with odd.http.get("/nothing") as response:
+            assert response.status == 204

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientError, ClientSession, web
 
-from gizmopy import Service, Settings, SimpleServer, get, subscribe
+from gizmopy import Service, Settings, SimpleServer, get, put, subscribe
 from gizmopy.errors import DeclarationError, PubSubError, StartError, UsageError
 from gizmopy.pubsub import Driver, Receiver, open_driver
-from gizmopy.server import State, Stop
+from gizmopy.server import State, Stop, make_service
 
 
 class Recorder(Service):
@@ -54,6 +54,10 @@ def _settings(**changes: Any) -> Settings:
     return Settings(**(values | changes))
 
 
+def _port(server: SimpleServer) -> int:
+    return int(server.url.rpartition(":")[2])
+
+
 async def _until(condition: Any) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 -- any condition
@@ -73,6 +77,69 @@ async def test_a_drain_finishes_requests_then_messages_then_closes() -> None:
     assert recorder.events == ["opened", "answered", "handled from the last request", "closed"]
     assert server.exit_code == 0
     assert server.state is State.EXIT
+
+
+class Hello(Service):
+    @get("/")
+    async def hello(self) -> str:
+        return "hello"
+
+    @put("/upload")
+    async def upload(self, request: web.Request) -> int:
+        return len(await request.read())
+
+
+async def test_a_daemon_without_subscriptions_serves_until_it_is_asked_to_stop() -> None:
+    """Endpoints alone are enough to live: nothing ends the daemon before somebody asks."""
+    stop = Stop()
+    server = SimpleServer(Hello(_settings()))
+    serving = asyncio.create_task(server.serve(stop))
+    await _until(lambda: server.state is State.READY)
+    async with ClientSession() as http, http.get(server.url) as response:
+        assert await response.json() == "hello"
+    assert server.state is State.READY
+    stop.request("test")
+
+    assert await serving == 0
+
+
+async def test_an_upload_under_way_is_received_to_its_end() -> None:
+    """The rest of a body that arrives during the drain is read, and the request answered."""
+    server = SimpleServer(Hello(_settings()))
+    stop = Stop()
+    serving = asyncio.create_task(server.serve(stop))
+    await _until(lambda: server.state is State.READY)
+    reader, writer = await asyncio.open_connection("127.0.0.1", _port(server))
+    writer.write(b"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
+    await _until(lambda: server._door.under_way)
+    stop.request("test")
+    await _until(lambda: server.state is State.STOPPING)
+    writer.write(b"67890")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"Connection: close" in answer
+    assert answer.endswith(b"10")
+    assert await serving == 0
+
+
+async def test_connections_that_the_kernel_has_accepted_are_served() -> None:
+    """Who connected and sent a request before the listener closed is answered, not reset."""
+    server = SimpleServer(Hello(_settings()))
+    stop = Stop()
+    serving = asyncio.create_task(server.serve(stop))
+    await _until(lambda: server.state is State.READY)
+    clients = [socket.create_connection(("127.0.0.1", _port(server))) for _ in range(20)]
+    for client in clients:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    stop.request("test")  # the loop has not run since: none of them is accepted yet
+
+    assert await serving == 0
+    for client in clients:
+        with client:
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
 
 
 async def test_serve_returns_0_once_it_was_asked_to_stop() -> None:
@@ -366,3 +433,49 @@ async def test_streams_are_served_and_a_long_one_is_cut_at_the_deadline() -> Non
         with contextlib.suppress(ClientError):
             await response.read()
     assert server.exit_code == 70
+
+
+async def test_a_clean_up_that_hangs_is_left_and_the_exit_code_is_70(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the service does after its yield is bounded in time."""
+
+    class Hanging(Service):
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncIterator[None]:
+            yield
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("gizmopy.server.server._CLEANUP_SECONDS", 0.01)
+    server = SimpleServer(Hanging(_settings()))
+    async with server:
+        pass
+    assert server.exit_code == 70
+
+
+async def test_a_lifespan_that_is_no_context_manager_is_a_mistake_in_the_declaration() -> None:
+    """A forgotten @asynccontextmanager is named, with file and line."""
+
+    class Wrong(Service):
+        async def lifespan(self) -> AsyncIterator[None]:  # type: ignore[override]  # the mistake
+            yield
+
+    with pytest.raises(DeclarationError, match=r"Wrong\.lifespan: is no async context manager"):
+        await SimpleServer(Wrong(_settings())).__aenter__()  # type: ignore[arg-type]
+
+
+def test_an_init_that_takes_no_settings_is_a_mistake_in_the_declaration() -> None:
+    """A service's __init__ takes the settings, and passes them on: else it is named."""
+
+    class Without(Service):
+        def __init__(self) -> None:
+            super().__init__()
+
+    class Forgetful(Service):
+        def __init__(self, settings: Settings | None = None) -> None:
+            pass
+
+    with pytest.raises(DeclarationError, match=r"Without\.__init__: must take the settings"):
+        make_service(Without, Settings())
+    with pytest.raises(DeclarationError, match=r"must call super\(\)\.__init__\(settings\)"):
+        make_service(Forgetful, Settings())

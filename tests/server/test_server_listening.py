@@ -10,7 +10,7 @@ from gizmopy.server.listening import bind
 
 def test_port_0_takes_a_free_one() -> None:
     """A port of 0 gives a socket on some free port of the address asked for, and no other."""
-    with bind("127.0.0.1", 0, "HTTP_PORT") as listener:
+    with bind("127.0.0.1", 0) as listener:
         host, port = listener.getsockname()
 
     assert host == "127.0.0.1"
@@ -22,7 +22,7 @@ def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(StartError) as raised:
-            bind("127.0.0.1", port, "HTTP_PORT")
+            bind("127.0.0.1", port)
 
     assert str(raised.value) == (
         f"HTTP_PORT={port}: 127.0.0.1:{port} is taken by another process; stop it, or choose "
@@ -33,10 +33,10 @@ def test_a_taken_port_is_named() -> None:
 def test_a_foreign_address_is_named() -> None:
     """An address of another machine cannot be listened on."""
     with pytest.raises(StartError, match=r"192\.0\.2\.1 is no address of this machine"):
-        bind("192.0.2.1", 0, "HTTP_PORT")
+        bind("192.0.2.1", 0)
 
 
 def test_an_address_that_is_none_is_named() -> None:
     """A typo in HTTP_ADDR is an error of HTTP_ADDR."""
     with pytest.raises(StartError, match=r"^HTTP_ADDR=no such host: "):
-        bind("no such host", 0, "HTTP_PORT")
+        bind("no such host", 0)

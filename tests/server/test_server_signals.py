@@ -61,6 +61,8 @@ async def test_the_same_signal_at_once_counts_once(signals: Signals, clock: Cloc
     signals.receive(signal.SIGINT)
     clock.now = 0.49
     signals.receive(signal.SIGINT)
+    await stop.wait()
+    await asyncio.sleep(0)
 
     assert not stop.hurried.is_set()
 
@@ -76,6 +78,7 @@ async def test_a_second_signal_hurries(signals: Signals, clock: Clock) -> None:
         clock.now += later
         fresh.receive(second)
         fresh.restore()
+        await asyncio.wait_for(stop.hurried.wait(), 5)
 
         assert stop.hurried.is_set()
 

@@ -1,0 +1,104 @@
+"""A daemon as a process: signals, exit codes, and what it says."""
+
+import signal
+import time
+from pathlib import Path
+
+from tests.integration.daemons import StartDaemon
+
+SERVICE = """
+import asyncio, time
+from gizmopy import Service, get
+
+class Hello(Service):
+    @get("/hello")
+    async def hello(self) -> str:
+        return "hello"
+
+    @get("/block")
+    async def block(self) -> str:
+        print("blocking", flush=True)
+        time.sleep(60)
+        return "never"
+
+    @get("/stubborn")
+    async def stubborn(self) -> str:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                pass
+
+if __name__ == "__main__":
+    Hello.run()
+"""
+
+
+def _service(folder: Path) -> str:
+    path = folder / "hello.py"
+    path.write_text(SERVICE)
+    return str(path)
+
+
+def test_a_hello_daemon_lives_until_it_is_stopped(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """A daemon with one endpoint and no subscription serves, and drains on SIGTERM, on any loop."""
+    for loop in ("asyncio", "auto"):
+        daemon = start_daemon(_service(tmp_path), GIZMO_LOOP=loop)
+        daemon.wait_for("hello: ready")
+
+        assert daemon.request("GET", "/hello") == (200, '"hello"')
+        assert daemon.process.poll() is None
+        assert daemon.stop() == 0
+
+
+def test_the_echo_of_a_signal_does_not_kill_what_is_ending(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """The same signal again, at any moment until the process is gone, leaves the exit code at 0."""
+    for loop in ("asyncio", "auto"):
+        daemon = start_daemon(_service(tmp_path), GIZMO_LOOP=loop)
+        daemon.wait_for("hello: ready")
+        daemon.process.send_signal(signal.SIGTERM)
+        while daemon.process.poll() is None:
+            daemon.process.send_signal(signal.SIGTERM)
+            time.sleep(0.001)
+
+        assert daemon.process.returncode == 0
+
+
+def test_a_third_signal_ends_a_daemon_whose_loop_is_blocked(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """A handler that blocks the loop does not keep the third signal from ending the process."""
+    for loop in ("asyncio", "auto"):
+        daemon = start_daemon(_service(tmp_path), GIZMO_LOOP=loop)
+        with daemon.connect() as client:
+            client.sendall(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
+            daemon.wait_for_output("blocking")
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                daemon.process.send_signal(number)
+                time.sleep(0.05)  # one signal is pending at a time: two at once would be one
+
+            assert daemon.process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_a_task_that_swallows_its_cancellation_does_not_hold_the_process(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """Out of time, the process ends with 70 though a handler refuses to be cancelled."""
+    daemon = start_daemon(_service(tmp_path), GIZMO_SHUTDOWN_TIMEOUT="50ms")
+    with daemon.connect() as client:
+        client.sendall(b"GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.1)  # until it is under way, which nothing tells
+
+        assert daemon.stop() == 70
+
+
+def test_help_lists_the_settings(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """--help prints every flag and ends with 0."""
+    daemon = start_daemon(_service(tmp_path), "--help")
+
+    assert daemon.process.wait(30) == 0
+    assert "--http-port" in daemon.output.read_text()
