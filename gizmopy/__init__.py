@@ -9,7 +9,6 @@ Their rooms: ``gizmopy.server`` (the process), ``gizmopy.web`` (the words of HTT
 and metrics). ``gizmopy.errors`` holds every error.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,13 +54,35 @@ _HOMES = {
     "subscribe": "pubsub",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "__version__",
+    "Duration",
+    "GizmoError",
+    "Header",
+    "Message",
+    "Problem",
+    "Reject",
+    "Retry",
+    "RetryPolicy",
+    "Service",
+    "Settings",
+    "SimpleServer",
+    "delete",
+    "get",
+    "health_check",
+    "patch",
+    "post",
+    "put",
+    "subscribe",
+]
 
 
 def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'gizmopy' has no attribute {name!r}")
+    from importlib import import_module
+
     value: object = getattr(import_module(f"gizmopy.{home}"), name)
     globals()[name] = value  # the next use finds it without coming here
     return value

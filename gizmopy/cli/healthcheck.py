@@ -19,12 +19,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--probe", choices=PROBES, default="readiness")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds; default: %(default)s")
     chosen = parser.parse_args(argv)
-    url = urlsplit(chosen.url)
-    if url.scheme != "http" or not url.hostname:
+    host, port, path = _parse(chosen.url)
+    if chosen.timeout <= 0:
+        parser.error(f"--timeout {chosen.timeout:g}: give seconds above 0")
+    if not host:
         parser.error(f"{chosen.url!r} is no address of a daemon; write it as http://host:port")
-    path = url.path if url.path not in ("", "/") else PROBES[chosen.probe]
     try:
-        status, text = _get(url.hostname, url.port or 80, path, chosen.timeout)
+        status, text = _get(host, port, path or PROBES[chosen.probe], chosen.timeout)
     except (OSError, HTTPException) as error:
         print(f"{chosen.url}: {error}", file=sys.stderr)
         return 1
@@ -32,10 +33,21 @@ def main(argv: Sequence[str]) -> int:
     return 0 if status == 200 else 1
 
 
+def _parse(text: str) -> tuple[str, int, str]:
+    """Return the host, port and path of a URL; no host where it is none of a daemon."""
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname or "", url.port or 80
+    except ValueError:
+        return "", 0, ""
+    return host if url.scheme == "http" else "", port, url.path.rstrip("/")
+
+
 def _default_url() -> str:
     """Return where this container's daemon listens, by the same environment that it reads."""
     host = os.environ.get("HTTP_ADDR") or "127.0.0.1"
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{os.environ.get('HTTP_PORT') or os.environ.get('PORT') or '8080'}"
 
 

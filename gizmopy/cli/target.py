@@ -16,7 +16,7 @@ def find_service(target: str) -> type[Service]:
     itself is raised as it is, with its traceback: it is the module's to mend.
     """
     module_name, _, class_name = target.partition(":")
-    if not (module_name and class_name):
+    if not (module_name and class_name) or module_name.startswith("."):
         raise StartError(f"{target!r} names no service; write it as module:Service")
     if "" not in sys.path:
         sys.path.insert(0, "")

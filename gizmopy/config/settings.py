@@ -82,79 +82,81 @@ class Settings(BaseSettings):
     )
 
     service_name: str = Field(
-        "",
+        default="",
         validation_alias="SERVICE_NAME",
         description="The service's name in logs, metrics and subscriptions; empty: its class's.",
     )
     service_version: str = Field(
-        "", validation_alias="SERVICE_VERSION", description="The version that the service tells."
+        default="",
+        validation_alias="SERVICE_VERSION",
+        description="The version that the service tells.",
     )
     http_addr: str = Field(
-        "127.0.0.1",
+        default="127.0.0.1",
         validation_alias="HTTP_ADDR",
         description="The address to listen on; 0.0.0.0 for every one, as in a container.",
     )
     http_port: int = Field(
-        8080,
+        default=8080,
         ge=0,
         le=65535,
         validation_alias=AliasChoices("HTTP_PORT", "PORT"),
         description="The port to listen on; 0 takes a free one.",
     )
     log_level: LogLevel = Field(
-        "info",
+        default="info",
         validation_alias="APP_LOG_LEVEL",
         description="The least severe level that is logged.",
     )
     log_json: bool | None = Field(
-        None,
+        default=None,
         validation_alias="APP_LOG_JSON_FMT",
         description="Whether a log line is JSON; unset: unless the output is a terminal.",
     )
     log_file: str = Field(
-        "",
+        default="",
         validation_alias="APP_LOG",
         description="Where the log goes: stderr (the same as empty), stdout or a file's path.",
     )
     http_access_log: str = Field(
-        "",
+        default="",
         validation_alias="HTTP_ACCESS_LOG",
         description="Where the access log goes: off, stdout, stderr or a path; empty: to the log.",
     )
     max_header_bytes: int = Field(
-        16384,
+        default=16384,
         gt=0,
         validation_alias="GIZMO_MAX_HEADER_BYTES",
         description="The longest request line or header field that is read, in bytes.",
     )
     max_body_bytes: int = Field(
-        1024 * 1024,
+        default=1024 * 1024,
         gt=0,
         validation_alias="GIZMO_MAX_BODY_BYTES",
         description="The longest request body that is read, in bytes.",
     )
     read_timeout: Duration = Field(
-        timedelta(seconds=10),
+        default=timedelta(seconds=10),
         validation_alias="GIZMO_READ_TIMEOUT",
         description="How long a client may take to send a request.",
     )
     idle_timeout: Duration = Field(
-        timedelta(seconds=120),
+        default=timedelta(seconds=120),
         validation_alias="GIZMO_IDLE_TIMEOUT",
         description="How long a connection is kept open without a request.",
     )
     shutdown_timeout: Duration = Field(
-        timedelta(seconds=18),
+        default=timedelta(seconds=18),
         validation_alias="GIZMO_SHUTDOWN_TIMEOUT",
         description="How long requests and messages in hand may take to finish when it stops.",
     )
     drain_delay: Duration | None = Field(
-        None,
+        default=None,
         validation_alias="GIZMO_DRAIN_DELAY",
         description="How long it still listens when it stops; unset: 5s on Kubernetes, else 0s.",
     )
     health_check_path: UrlPath = Field(
-        "/status.txt",
+        default="/status.txt",
         validation_alias="GIZMO_HEALTH_CHECK_PATH",
         description="The path of the health check.",
     )
@@ -162,17 +164,17 @@ class Settings(BaseSettings):
         "/metrics", validation_alias="METRICS_PATH", description="The path of the metrics."
     )
     json_content_type: str = Field(
-        "application/json",
+        default="application/json",
         validation_alias="GIZMO_JSON_CONTENT_TYPE",
         description="The content type of JSON answers.",
     )
     loop: Literal["auto", "asyncio", "uvloop"] = Field(
-        "auto",
+        default="auto",
         validation_alias="GIZMO_LOOP",
         description="The event loop; auto: uvloop where it is installed.",
     )
     pubsub_url: str = Field(
-        "memory://",
+        default="memory://",
         validation_alias="GIZMO_PUBSUB_URL",
         description="The broker of every channel that has no URL of its own.",
     )

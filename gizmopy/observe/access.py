@@ -170,8 +170,9 @@ class AccessLog:
         else:
             moved = (status.st_dev, status.st_ino) != self._identity
         if moved:
-            os.close(self._file)
+            old = self._file
             self._open()
+            os.close(old)
 
 
 def _write_limit(file: int) -> int:

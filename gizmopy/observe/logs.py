@@ -102,6 +102,11 @@ class JSONFormatter(logging.Formatter):
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 
+_LINE_ENDS = {ord(end): repr(end)[1:-1] for end in "\n\r"}
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\t\n"}
+"""Control characters, which a terminal would obey: some of a record comes from strangers."""
+
+
 class ConsoleFormatter(logging.Formatter):
     """Write a record for a person: time, level, logger, message, then the rest as name=value."""
 
@@ -117,9 +122,10 @@ class ConsoleFormatter(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = self._paint(f"{record.levelname:<8}", _COLOURS.get(record.levelname, "0"))
         logger = self._paint(record.name, "2")
-        rest = "".join(f" {name}={value}" for name, value in _extras(record).items())
+        extras = (f" {name}={value}" for name, value in _extras(record).items())
+        rest = "".join(extras).translate(_ESCAPES | _LINE_ENDS)
         line = f"{self._paint(f'{clock}.{int(record.msecs):03d}', '2')} {level} {logger}: "
-        line += record.getMessage() + self._paint(rest, "2") * bool(rest)
+        line += record.getMessage().translate(_ESCAPES) + self._paint(rest, "2") * bool(rest)
         return f"{line}\n{stack}" if (stack := _stack(record)) else line
 
 
@@ -133,7 +139,18 @@ def open_handler(destination: str) -> logging.StreamHandler[Any]:
         return logging.StreamHandler(sys.stderr)
     if destination == "stdout":
         return logging.StreamHandler(sys.stdout)
-    return logging.handlers.WatchedFileHandler(destination, encoding="utf-8")
+    return _RotatedFileHandler(destination, encoding="utf-8")
+
+
+class _RotatedFileHandler(logging.handlers.WatchedFileHandler):
+    """A file that is opened again when it was moved away; trouble is told, not raised."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record. A file that cannot be opened must not fail who logs."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
 
 def wants_json(stream: TextIO, log_json: bool | None) -> bool:

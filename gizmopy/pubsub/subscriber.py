@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from gizmopy.errors import PubSubError, Reject, Retry, StartError, UndecodableMessage, UsageError
 from gizmopy.observe.context import message_id, request_id
 from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub.dead_letter import as_dead_letter
 from gizmopy.pubsub.driver import Capabilities, Receiver, Results
 from gizmopy.pubsub.isolation import isolated
 from gizmopy.pubsub.lanes import Lanes
@@ -49,7 +50,6 @@ _LOOK_AGAIN = 0.1
 """Seconds after which who waits for an empty queue looks at it, though nothing was settled here."""
 _RECEIVE_RETRY = RetryPolicy(base=0.5)
 _SETTLE_RETRY = RetryPolicy()
-_HEADER_CHARACTERS = 1024
 _STUCK_REMEMBERED = 10_000
 
 DeadLetter = Callable[[Message], Awaitable[None]]
@@ -124,7 +124,9 @@ class Subscriber:
         self._ending = False
         """Start no more; workers end when they have finished what they handle."""
         self._cancelling = False
+        """The time is over: what is cancelled now is given back."""
         self._closed = False
+        """Settle what there is, and no more."""
         self._finished = self._released = self._cancelled = self._failed_to_settle = 0
         self._left = 0
         """Found in the queue of a broker in this process when its time was over."""
@@ -353,7 +355,7 @@ class Subscriber:
             await self._bury(message, "exhausted", error)
         else:
             self._log_failure(logging.ERROR, message, error, "to be delivered again", error)
-            self._try_again(message, self._delay(message, error), error)
+            self._try_again(message, error)
 
     def _delay(self, message: Message, error: BaseException) -> float:
         if isinstance(error, Retry) and error.after is not None:
@@ -384,8 +386,9 @@ class Subscriber:
             exc_info=trace,
         )
 
-    def _try_again(self, message: Message, delay: float, error: BaseException) -> None:
-        """Bring the message back after ``delay`` seconds: never skipped, never in silence."""
+    def _try_again(self, message: Message, error: BaseException) -> None:
+        """Bring the message back, later: never skipped, never in silence."""
+        delay = self._delay(message, error)
         if self._stays:
             self._try_in_place(message, delay)
         elif self._can.native_delay or self._ending:
@@ -416,10 +419,11 @@ class Subscriber:
         """Publish the dead letter; only when the broker has confirmed it is the message acked."""
         if self._dead_letter is None:
             self._note_stuck(message, reason, error)
-            self._try_again(message, self._delay(message, error), error)
+            self._try_again(message, error)
             return
         try:
-            await self._dead_letter(self._as_dead_letter(message, reason, error))
+            handler, first = self.subscription.name, self._first_failures[message]
+            await self._dead_letter(as_dead_letter(message, reason, error, handler, first))
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - nothing is lost
             if self._cancelling:
                 self._give_back(message)
@@ -427,7 +431,7 @@ class Subscriber:
             self._log_failure(
                 logging.ERROR, message, error, "and its dead letter was refused", failure
             )
-            self._try_again(message, self._delay(message, error), error)
+            self._try_again(message, error)
         else:
             trace = None if reason == "undecodable" else error  # its cause may quote the body
             self._log_failure(logging.ERROR, message, error, f"dead-lettered ({reason})", trace)
@@ -445,27 +449,6 @@ class Subscriber:
         trace = None if reason == "undecodable" else error
         then = f"{reason}, and kept: there is no dead_letter= channel to put it"
         self._log_failure(logging.ERROR, message, error, then, trace)
-
-    def _as_dead_letter(self, message: Message, reason: str, error: BaseException) -> Message:
-        """Return the message with what went wrong in its attributes."""
-        headers = {
-            "dl-reason": error.reason if isinstance(error, Reject) else reason,
-            "dl-exception": f"{type(error).__module__}.{type(error).__qualname__}: {error}",
-            "dl-source-topic": message.topic,
-            "dl-message-id": message.id,
-            "dl-attempts": str(message.attempt),
-            "dl-first-failed-at": self._first_failures[message].isoformat(),
-            "dl-handler": self.subscription.name,
-        }
-        attributes = {name: _printable(text) for name, text in headers.items()}
-        return Message(
-            message.topic,
-            message.body,
-            key=message.key,
-            attributes={**message.attributes, **attributes},
-            id=message.id,
-            published_at=message.published_at,
-        )
 
     # Settle: what is finished while one call is in flight goes out with the next.
 
@@ -754,11 +737,6 @@ async def _uncancel(worker: asyncio.Task[Any]) -> None:
 
 def _is_transient(error: Exception | None) -> bool:
     return isinstance(error, PubSubError) and error.transient
-
-
-def _printable(text: str) -> str:
-    """Return text that any broker's attributes can hold."""
-    return text[:_HEADER_CHARACTERS].encode("utf-8", "backslashreplace").decode()
 
 
 async def _wait(tasks: Collection[asyncio.Task[None]], timeout: float) -> set[asyncio.Task[None]]:

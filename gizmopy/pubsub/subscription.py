@@ -72,6 +72,9 @@ def subscribe(
 
     Raises DeclarationError, with file and line, on an option that cannot be.
     """
+    if callable(channel):
+        reason = 'is decorated without a channel; write @subscribe("channel")'
+        raise DeclarationError(channel, reason)
     options = Options(
         channel=channel,
         subscription=subscription,

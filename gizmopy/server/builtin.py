@@ -47,9 +47,11 @@ def builtin_endpoints(
 
     async def readyz(request: web.Request) -> web.Response:
         problems = await health.problems()
-        if problems:
-            return web.Response(status=503, text=f"not ready: {', '.join(problems)}\n")
-        return web.Response(text="ok\n")
+        status = 503 if problems else 200
+        text = f"not ready: {', '.join(problems)}\n" if problems else "ok\n"
+        if "verbose" in request.query:
+            text = "".join(f"{name}: {state}\n" for name, state in await health.report()) + text
+        return web.Response(status=status, text=text)
 
     async def status_txt(request: web.Request) -> web.Response:
         if await health.problems():

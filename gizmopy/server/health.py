@@ -44,8 +44,8 @@ def health_check(
     """Mark an async method without arguments as a health check, named after the method.
 
     It is healthy when it returns, ill when it raises or takes longer than ``timeout`` seconds. A
-    ``critical`` check that fails makes the daemon unready. Others are reported only: one shared
-    database must not take every replica out of service at once.
+    ``critical`` check that fails makes the daemon unready. Others are reported only, by
+    ``/readyz?verbose``: one shared database must not take every replica out of service at once.
     """
 
     def mark(method: F) -> F:

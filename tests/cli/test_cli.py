@@ -111,6 +111,7 @@ def test_config_writes_the_documentation(capsys: pytest.CaptureFixture[str]) -> 
     ("target", "said"),
     [
         ("examples.cats.service", "write it as module:Service"),
+        (".service:Cats", "write it as module:Service"),
         ("no.such:Cats", "there is no module 'no'"),
         ("examples.dogs:Dogs", "there is no module 'examples.dogs'"),
         ("examples.cats.service:Dogs", "it has: Cats"),
@@ -219,10 +220,13 @@ def test_healthcheck_is_1_where_nothing_listens(capsys: pytest.CaptureFixture[st
     assert "refused" in capsys.readouterr().err
 
 
-def test_healthcheck_refuses_what_is_no_address(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("url", ["localhost:8080", "http://localhost:abc", "https://x", "http://["])
+def test_healthcheck_refuses_what_is_no_address(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A URL that cannot be asked is a usage error."""
     with pytest.raises(SystemExit) as ended:
-        main(["healthcheck", "localhost:8080"])
+        main(["healthcheck", url])
 
     assert ended.value.code == 2
     assert "write it as http://host:port" in capsys.readouterr().err

@@ -144,6 +144,13 @@ def test_people_get_text_on_a_terminal() -> None:
     assert "\x1b" not in plain
 
 
+def test_a_stranger_cannot_steer_the_terminal() -> None:
+    """Control characters in a message or a value are written out, and no value begins a line."""
+    line = _format(logs.ConsoleFormatter(colours=False), msg="a\x1b[2Jb", args=(), path="c\nd\x7f")
+
+    assert line.endswith(r"a\x1b[2Jb path=c\nd\x7f")
+
+
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

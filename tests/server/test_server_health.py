@@ -64,7 +64,9 @@ async def test_a_check_that_is_not_critical_only_reports() -> None:
     async with pubsubtest.serve(Ill) as served:
         served.service.failing = {"cache"}
 
-        assert (await _get(served, "/readyz"))[0] == 200
+        assert await _get(served, "/readyz") == (200, "ok\n")
+        report = "cache: cache failed\ndatabase: ok\nslow: ok\nok\n"
+        assert await _get(served, "/readyz?verbose") == (200, report)
 
 
 async def test_the_report_names_every_check() -> None:

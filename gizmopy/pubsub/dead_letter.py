@@ -1,0 +1,40 @@
+"""What cannot be handled: the message as it was, with what went wrong in its attributes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from gizmopy.errors import Reject
+from gizmopy.pubsub.message import Message
+
+_CHARACTERS = 1024
+"""How much of a text an attribute holds: brokers limit them."""
+
+
+def as_dead_letter(
+    message: Message, reason: str, error: BaseException, handler: str, first_failed_at: datetime
+) -> Message:
+    """Return ``message`` with ``dl-*`` attributes that say what, where, when and why."""
+    headers = {
+        "dl-reason": error.reason if isinstance(error, Reject) else reason,
+        "dl-exception": f"{type(error).__module__}.{type(error).__qualname__}: {error}",
+        "dl-source-topic": message.topic,
+        "dl-message-id": message.id,
+        "dl-attempts": str(message.attempt),
+        "dl-first-failed-at": first_failed_at.isoformat(),
+        "dl-handler": handler,
+    }
+    attributes = {name: _printable(text) for name, text in headers.items()}
+    return Message(
+        message.topic,
+        message.body,
+        key=message.key,
+        attributes={**message.attributes, **attributes},
+        id=message.id,
+        published_at=message.published_at,
+    )
+
+
+def _printable(text: str) -> str:
+    """Return text that any broker's attributes can hold."""
+    return text[:_CHARACTERS].encode("utf-8", "backslashreplace").decode()
