@@ -152,8 +152,9 @@ class Publisher:
         if tasks:
             await asyncio.wait(tasks)
         self._sending = False
-        while self._buffer:
-            self._settle(self._buffer.popleft(), self._stopped())
+        for item in [*self._buffer, *self._lanes.clear_waiting()]:
+            self._confirm(item, self._stopped())
+        self._buffer.clear()
 
     def _stopped(self) -> PubSubError:
         reason = f"sending to {self.topic!r} was stopped; whether the message arrives is open"
@@ -291,6 +292,12 @@ class Publisher:
         """Tell the caller, unless the message is tried again, and let its key's next one go."""
         if error is not None and self._try_again(item, error):
             return
+        self._confirm(item, error)
+        if item.message.key is not None:
+            self._next_of(item.message.key)
+
+    def _confirm(self, item: _Item, error: Exception | None) -> None:
+        """Tell the caller, if it still waits, and make room."""
         if not item.confirmed.done():
             if error is None:
                 item.confirmed.set_result(None)
@@ -298,8 +305,6 @@ class Publisher:
                 item.confirmed.set_exception(error)
         if item.buffered:
             self._room.release()
-        if item.message.key is not None:
-            self._next_of(item.message.key)
 
     def _next_of(self, key: str) -> None:
         if item := self._lanes.leave(key):

@@ -440,5 +440,19 @@ async def test_a_close_ends_though_the_broker_does_not_answer(is_cancelled: bool
     assert sender.closes == 2 - is_cancelled
 
 
+async def test_a_close_tells_those_who_wait_behind_a_send_that_hangs() -> None:
+    """A lone send is its caller's own; who waits behind it, for its key or for room, is told."""
+    sender = GatedSender()
+    out = publisher(sender, buffered=2)
+    sender.gate.clear()
+    calls = [asyncio.create_task(out.publish(str(n), key="k")) for n in range(5)]
+    await turns()
+    await out.aclose(0)
+    done, (hanging,) = await asyncio.wait(calls, timeout=1)
+    assert [type(call.exception()) for call in done] == [PubSubError] * 4
+    hanging.cancel()
+    await asyncio.wait([hanging])
+
+
 async def _forever(_: float) -> None:
     await asyncio.Event().wait()
