@@ -161,7 +161,7 @@ class Settings(BaseSettings):
         description="The path of the health check.",
     )
     metrics_path: UrlPath = Field(
-        "/metrics", validation_alias="METRICS_PATH", description="The path of the metrics."
+        default="/metrics", validation_alias="METRICS_PATH", description="The path of the metrics."
     )
     json_content_type: str = Field(
         default="application/json",

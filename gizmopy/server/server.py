@@ -267,14 +267,18 @@ class SimpleServer:
     ) -> None:
         """Close the listener, but serve the connections that are made already.
 
-        Closing resets those that the kernel has accepted and this process has not: a client may
-        have sent its request on them. They are taken over, and what lies in every connection's
-        buffer is given a moment to be read.
+        Closing resets those that wait in the kernel, or between asyncio's accepting them and making
+        their transport, and a client may have sent its request on them. So the loop stops accepting
+        first, what has been accepted is finished, what waits is taken over, and what lies in every
+        connection's buffer is given a moment to be read.
         """
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)  # asyncio's; uvloop, which has none, makes transports at once
+        for _ in range(3):
+            await asyncio.sleep(0)
         late = list(accept_all(listener))
         for site in list(runner.sites):
             await site.stop()
-        loop = asyncio.get_running_loop()
         for connection in late:
             await loop.connect_accepted_socket(server, connection)
         await asyncio.sleep(_LINGER_SECONDS)
