@@ -13,7 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from gizmopy.errors import GizmoError, PubSubError, StartError, UsageError
+from gizmopy.errors import (
+    DriverNotInstalled,
+    GizmoError,
+    PubSubError,
+    StartError,
+    UnknownScheme,
+    UsageError,
+)
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import drivers
 from gizmopy.pubsub.driver import Driver
@@ -219,6 +226,11 @@ class Channels:
             await _entered(subscriber)
         except StartError:
             raise
+        except (UnknownScheme, DriverNotInstalled) as error:
+            raise StartError(
+                f"channel {subscription.channel!r} ({subscription.name}): {error}; "
+                "GIZMO_PUBSUB_URL names the broker of every channel"
+            ) from error
         except GizmoError as error:
             form = environment_form(subscription.channel)
             raise StartError(
