@@ -33,6 +33,17 @@ def test_the_service_of_the_readme_runs(start_daemon: StartDaemon, tmp_path: Pat
     assert daemon.stop() == 0
 
 
+def test_the_hello_daemon_of_the_readme_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """The service with endpoints alone serves as printed."""
+    (block,) = [block for block in BLOCKS if "class Hello" in block]
+    service = tmp_path / "hello.py"
+    service.write_text(block)
+    daemon = start_daemon(str(service))
+
+    assert daemon.request("GET", "/hello/world") == (200, '{"hello":"world"}')
+    assert daemon.stop() == 0
+
+
 async def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:
     """The test that the README shows passes against the service that it shows."""
     scope: dict[str, Any] = {"__name__": "cats"}
