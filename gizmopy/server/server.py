@@ -114,10 +114,24 @@ class SimpleServer:
             log_json=self.settings.log_json,
         )
         self._scraper = Scraper(self.metrics)
+        self._tell_what_is_measured_late()
         self._door = HTTPDoor(self._compile(), self.metrics, self._access)
         self.stop = Stop()
         """What ends ``serve``; asked for a second time, the drain hurries."""
         self._deadline: float | None = None
+
+    def _tell_what_is_measured_late(self) -> None:
+        """Measure what does not change, and what is cheaper to read when somebody looks."""
+        labels = ("service_name", "service_version")
+        info = self.metrics.gauge("target_info", "What is measured here.", labels)
+        info.cell(self.name, self.settings.service_version).value = 1.0
+        help_text = "Access lines that could not be written."
+        dropped = self.metrics.counter("gizmo_log_dropped", help_text).cell()
+
+        def refresh() -> None:
+            dropped.value = self._access.dropped
+
+        self.metrics.before_scrape(refresh)
 
     def _compile(self) -> Router[Endpoint]:
         """Compile every route, and add the built-in ones where the service has none of its own."""

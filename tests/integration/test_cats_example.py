@@ -100,7 +100,7 @@ def test_a_setting_that_cannot_be_is_one_clear_line(
 
 
 def test_the_load_script_finds_every_count_right() -> None:
-    """A thousand cats, twice, over HTTP: accepted, published and handled agree."""
+    """Two thousand cats to a daemon that is stopped amid them and started again: all agree."""
     # The daemon and its load share the machine: a short run of the script that people run.
     command = [sys.executable, "-m", "examples.cats.load", "--restart", "--count", "2000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
