@@ -38,6 +38,14 @@ class Service:
     _channels: Channels | None = None
     _metrics: Metrics | None = None
 
+    def __init_subclass__(cls) -> None:
+        """Refuse an endpoint or a subscription by a name that this class needs itself."""
+        super().__init_subclass__()
+        for name, member in vars(cls).items():
+            marks = vars(member) if inspect.isfunction(member) else ()
+            if hasattr(Service, name) and any(mark.startswith("__gizmo") for mark in marks):
+                raise DeclarationError(member, f"{name!r} is Service's own; rename the method")
+
     def __init__(self, settings: Settings | None = None) -> None:
         """Keep ``settings``; without any, take the defaults of the class that is annotated."""
         self.settings = self.settings_class()() if settings is None else settings

@@ -488,3 +488,23 @@ def test_an_init_that_takes_no_settings_is_a_mistake_in_the_declaration() -> Non
         make_service(Without, Settings())
     with pytest.raises(DeclarationError, match=r"must call super\(\)\.__init__\(settings\)"):
         make_service(Forgetful, Settings())
+
+
+@pytest.mark.parametrize("name", ["publish", "name", "settings_class"])
+def test_an_endpoint_does_not_take_a_name_that_service_needs(name: str) -> None:
+    """An endpoint named like a part of Service would break it: it is refused, by name."""
+
+    async def endpoint(self: Service) -> None: ...
+
+    with pytest.raises(DeclarationError, match=f"'{name}' is Service's own; rename the method"):
+        type("Wrong", (Service,), {name: get("/wrong")(endpoint)})
+
+
+def test_a_method_of_service_may_be_overridden() -> None:
+    """Overriding a method without declaring anything is what inheritance is for."""
+
+    class Own(Service):
+        def service_name(self) -> str:
+            return "own"
+
+    assert SimpleServer(Own(_settings())).name == "own"
