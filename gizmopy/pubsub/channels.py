@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from gizmopy.config.settings import channel_key
 from gizmopy.errors import (
     DriverNotInstalled,
     GizmoError,
@@ -232,7 +232,7 @@ class Channels:
                 "GIZMO_PUBSUB_URL names the broker of every channel"
             ) from error
         except GizmoError as error:
-            form = environment_form(subscription.channel)
+            form = channel_key(subscription.channel)
             raise StartError(
                 f"channel {subscription.channel!r} ({subscription.name}) cannot be consumed from "
                 f"{place.shown}: {error}; create it there, or point the channel elsewhere with "
@@ -248,7 +248,7 @@ class Channels:
         except PubSubError as error:
             raise StartError(
                 f"dead letter channel {channel!r} cannot be published to: {error}; create it, or "
-                f"point it elsewhere with GIZMO_TOPIC_{environment_form(channel)}"
+                f"point it elsewhere with GIZMO_TOPIC_{channel_key(channel)}"
             ) from error
         return publisher.publish
 
@@ -317,7 +317,7 @@ class Channels:
 
     def _check_name(self, channel: str) -> str:
         """Return a channel's environment form; refuse two channels that one address would move."""
-        form = environment_form(channel)
+        form = channel_key(channel)
         other = self._names.setdefault(form, channel)
         if other != channel and (form in self._topics or form in self._subscriptions):
             raise StartError(
@@ -331,11 +331,6 @@ class Channels:
         if place.driver_url not in self._drivers:
             self._drivers[place.driver_url] = self._open_driver(place.driver_url)
         return self._drivers[place.driver_url]
-
-
-def environment_form(channel: str) -> str:
-    """Return how settings write a channel: ``_`` for all but letters, in upper case, and digits."""
-    return re.sub(r"[^A-Z0-9]", "_", channel.upper())
 
 
 def _engine(subscriber: Subscriber, place: _Place, is_local: bool) -> _Engine:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
 
-_MARK = "__gizmopy_health_check__"
+_MARK = "__gizmo_health_check__"
 
 
 @dataclass(frozen=True, slots=True)

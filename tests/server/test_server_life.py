@@ -53,6 +53,14 @@ def _settings(**changes: Any) -> Settings:
     return Settings(**(values | changes))
 
 
+async def _serving(service: Service) -> tuple[SimpleServer, asyncio.Task[int]]:
+    """Serve until ``server.stop`` is requested, and return once it is ready."""
+    server = SimpleServer(service)
+    serving = asyncio.create_task(server.serve(Stop()))
+    await _until(lambda: server.state is State.READY)
+    return server, serving
+
+
 def _port(server: SimpleServer) -> int:
     return int(server.url.rpartition(":")[2])
 
@@ -102,28 +110,22 @@ class Hello(Service):
 
 async def test_a_daemon_without_subscriptions_serves_until_it_is_asked_to_stop() -> None:
     """Endpoints alone are enough to live: nothing ends the daemon before somebody asks."""
-    stop = Stop()
-    server = SimpleServer(Hello(_settings()))
-    serving = asyncio.create_task(server.serve(stop))
-    await _until(lambda: server.state is State.READY)
+    server, serving = await _serving(Hello(_settings()))
     async with ClientSession() as http, http.get(server.url) as response:
         assert await response.json() == "hello"
     assert server.state is State.READY
-    stop.request("test")
+    server.stop.request("test")
 
     assert await serving == 0
 
 
 async def test_an_upload_under_way_is_received_to_its_end() -> None:
     """The rest of a body that arrives during the drain is read, and the request answered."""
-    server = SimpleServer(Hello(_settings()))
-    stop = Stop()
-    serving = asyncio.create_task(server.serve(stop))
-    await _until(lambda: server.state is State.READY)
+    server, serving = await _serving(Hello(_settings()))
     reader, writer = await asyncio.open_connection("127.0.0.1", _port(server))
     writer.write(b"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
     await _until(lambda: server._door.under_way)
-    stop.request("test")
+    server.stop.request("test")
     await _until(lambda: server.state is State.STOPPING)
     writer.write(b"67890")
     answer = await reader.read()
@@ -138,14 +140,11 @@ async def test_an_upload_under_way_is_received_to_its_end() -> None:
 
 async def test_connections_that_the_kernel_has_accepted_are_served() -> None:
     """Who connected and sent a request before the listener closed is answered, not reset."""
-    server = SimpleServer(Hello(_settings()))
-    stop = Stop()
-    serving = asyncio.create_task(server.serve(stop))
-    await _until(lambda: server.state is State.READY)
+    server, serving = await _serving(Hello(_settings()))
     clients = [socket.create_connection(("127.0.0.1", _port(server))) for _ in range(20)]
     for client in clients:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    stop.request("test")  # the loop has not run since: none of them is accepted yet
+    server.stop.request("test")  # the loop has not run since: none of them is accepted yet
 
     assert await serving == 0
     for client in clients:
@@ -155,11 +154,8 @@ async def test_connections_that_the_kernel_has_accepted_are_served() -> None:
 
 async def test_serve_returns_0_once_it_was_asked_to_stop() -> None:
     """serve() works until the stop is requested, and returns the exit code."""
-    stop = Stop()
-    server = SimpleServer(Recorder(_settings()))
-    serving = asyncio.create_task(server.serve(stop))
-    await _until(lambda: server.state is State.READY)
-    stop.request("test")
+    server, serving = await _serving(Recorder(_settings()))
+    server.stop.request("test")
 
     assert await serving == 0
 
@@ -220,14 +216,11 @@ async def test_cancelling_the_start_is_no_stop() -> None:
 async def test_the_listener_is_closed_while_requests_finish() -> None:
     """While a request is finished, new connections are refused."""
     recorder = Recorder(_settings())
-    server = SimpleServer(recorder)
-    stop = Stop()
-    serving = asyncio.create_task(server.serve(stop))
-    await _until(lambda: server.state is State.READY)
+    server, serving = await _serving(recorder)
     async with ClientSession() as http:
         asking = asyncio.create_task(http.get(f"{server.url}/slow"))
         await recorder.begun.wait()
-        stop.request("test")
+        server.stop.request("test")
         await _until(lambda: server.state is State.STOPPING)
         await _refused(_port(server))
         recorder.go_on.set()
