@@ -139,11 +139,18 @@ class HandlerOutcome(Exception):
 
 
 class Retry(HandlerOutcome):
-    """Handle this message again, ``after`` seconds from now (default: by the retry policy)."""
+    """Handle this message again, ``after`` seconds from now (default: by the retry policy).
 
-    def __init__(self, reason: str = "", *, after: float | timedelta | None = None) -> None:
+    With ``counted=False`` it is no failure of the message (what the handler needs is away, another
+    is at it): it waits in place, with its lease, and no attempt is counted.
+    """
+
+    def __init__(
+        self, reason: str = "", *, after: float | timedelta | None = None, counted: bool = True
+    ) -> None:
         super().__init__(reason)
         self.after = after.total_seconds() if isinstance(after, timedelta) else after
+        self.counted = counted
 
 
 class Reject(HandlerOutcome):

@@ -1,15 +1,21 @@
-"""Say which request or message the running code belongs to: every log record carries it."""
+"""Say what the running code belongs to: every log record says it, and what is published."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request being served, or an empty string."""
 
 message_id: ContextVar[str] = ContextVar("message_id", default="")
 """The id of the message being handled, or an empty string."""
+
+carried: ContextVar[Mapping[str, str]] = ContextVar("carried", default=MappingProxyType({}))
+"""Attributes for every message that the running code publishes, unless the call gives its own: the
+trace context (``traceparent``, ``tracestate``) and whatever else goes along with the work."""
 
 _BATCH = 256
 _pool: list[str] = []

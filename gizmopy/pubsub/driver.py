@@ -9,8 +9,8 @@ letters, draining) live once, in :class:`~gizmopy.pubsub.publisher.Publisher` an
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gizmopy.pubsub.message import Message
@@ -19,7 +19,12 @@ Results = Sequence[Exception | None]
 """One entry for each item of a batch, in its order: None where it is done, else why it is not."""
 
 Revoke = Callable[[Collection[Hashable], float], Awaitable[None]]
-"""``await revoke(partitions, seconds)``: let go of partitions that the broker takes away."""
+"""``await revoke(partitions, seconds)``: let go of partitions that the broker takes away.
+
+The engine drops what it has not started of them, finishes what it has or cancels it when the
+seconds are over, and acks for the last time; when it returns, the driver commits. It never raises.
+What was received before belongs to an assignment that is over: it is never acked after that.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,8 @@ class Capabilities:
     """``nack`` honours its delay; where False, the engine holds the message that long first."""
     lease: float | None
     """Seconds after which an unsettled message is delivered again; None where it never is."""
+    lease_cap: float | None = None
+    """Seconds from its receipt that a message can be kept at most; None: no end."""
     positions: bool
     """The broker keeps a position for each partition instead of settling message by message."""
     delivery_count: bool
@@ -46,6 +53,10 @@ class Capabilities:
     """How many bytes one call of send may hold at most; None: no limit."""
     message_bytes: int | None
     """How many bytes a message may have: body, key and attributes; None: no limit."""
+    ordered_batches: bool = False
+    """Where an item of a send fails, so do the later items of its key in that batch."""
+    client_retries: bool = False
+    """``send`` tries transient failures again by itself, as long as that makes sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +65,12 @@ class Status:
 
     backlog: int | None = None
     """Messages not yet received, those that wait for their redelivery included; None: unknown."""
+    lag: Mapping[str, int] = field(default_factory=dict)
+    """For each partition, by its name in metrics, the messages that this receiver is behind."""
+    stalled: str = ""
+    """Why the receiver makes no progress and never will (its client died, it was given nothing
+    to consume though there is something); the engine then makes a new one. Empty while all is well.
+    """
 
 
 class Sender(Protocol):
@@ -69,9 +86,10 @@ class Sender(Protocol):
         """Send messages, in order, and return for each None once the broker has confirmed it.
 
         ``batch`` is within the limits that the capabilities state, and holds at most one message
-        for each key. A failure of the call as a whole may be raised as a PubSubError instead:
-        it then counts for every item. One call at a time. It may be cancelled: whether the
-        messages arrive is then open, and the next send works. Raises UsageError after aclose.
+        for each key unless ``ordered_batches`` is declared. A failure of the call as a whole may be
+        raised as a PubSubError instead: it then counts for every item. One call at a time. It may
+        be cancelled: whether the messages arrive is then open, and the next send works. Raises
+        UsageError after aclose.
         """
 
     async def aclose(self) -> None:
@@ -103,6 +121,9 @@ class Receiver(Protocol):
 
     async def ack(self, batch: Sequence[Message]) -> Results:
         """Settle messages for good. Acking twice is refused or done again, but harms nothing.
+
+        Where the broker keeps ``positions``, each message stands for all of its partition up to
+        it: they are handled, and the batch holds at most one for each partition.
 
         An item whose lease is over gets an error that is not transient. Transient errors are
         tried again by the engine, for the items that had them.

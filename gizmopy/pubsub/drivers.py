@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +15,11 @@ from gizmopy.pubsub.driver import Driver
 GROUP = "gizmopy.pubsub"
 """The entry-point group in which third parties register: ``nats = gizmo_nats:open_driver``."""
 
+PROVISION_GROUP = "gizmopy.pubsub.provision"
+"""The entry-point group for what makes topics for tests: ``nats = gizmo_nats:provision``."""
+
 _BUILT_IN = {"memory": "gizmopy.pubsub.memory:open_driver"}
+_BUILT_IN_PROVISION: dict[str, str] = {}
 
 
 def open_driver(url: str) -> Driver:
@@ -23,11 +29,31 @@ def open_driver(url: str) -> Driver:
     where the driver's library is missing.
     """
     scheme = urlsplit(url).scheme
-    known = {point.name: point.value for point in entry_points(group=GROUP)} | _BUILT_IN
+    known = _known(GROUP, _BUILT_IN)
     if scheme not in known:
         raise UnknownScheme(redact(url), list(known))
     driver: Driver = _load(scheme, known[scheme])(url)
     return driver
+
+
+@asynccontextmanager
+async def provision(url: str, topic: str, subscriptions: Sequence[str] = ()) -> AsyncIterator[None]:
+    """Make a topic and its subscriptions for tests and development, and remove them after.
+
+    Does nothing where the driver registers no ``provision(url, topic, subscriptions)`` in the group
+    ``gizmopy.pubsub.provision``: its broker makes them when they are first used.
+    """
+    scheme = urlsplit(url).scheme
+    known = _known(PROVISION_GROUP, _BUILT_IN_PROVISION)
+    if scheme not in known:
+        yield
+        return
+    async with _load(scheme, known[scheme])(url, topic, subscriptions):
+        yield
+
+
+def _known(group: str, built_in: dict[str, str]) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=group)} | built_in
 
 
 def _load(scheme: str, target: str) -> Any:

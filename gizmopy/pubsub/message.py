@@ -14,6 +14,7 @@ CONTENT_TYPE = "content-type"
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 Extend = Callable[["Message", float], Awaitable[None]]
+OnExtend = Callable[[float], Awaitable[None]]
 
 
 class Message:
@@ -24,6 +25,9 @@ class Message:
     the broker's where it gives them. ``delivery`` counts how often the broker has delivered the
     message, from 1; ``attempt`` how often the handler has run in this delivery, from 1 inside it.
     ``partition`` is opaque, and None where the broker has none; ``raw`` is the broker's own record.
+
+    ``on_extend`` may be set while a message is handled: it is awaited with the seconds whenever the
+    engine prolongs the message's lease, for what has to last as long.
 
     Equality is identity: two deliveries of one message are two Messages.
     """
@@ -36,6 +40,7 @@ class Message:
         "delivery",
         "id",
         "key",
+        "on_extend",
         "partition",
         "published_at",
         "raw",
@@ -65,6 +70,7 @@ class Message:
         self.attempt = 0
         self.partition = partition
         self.raw = raw
+        self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
 
     def __repr__(self) -> str:

@@ -17,6 +17,9 @@ Order = Literal["none", "key", "partition"]
 Handler = Callable[[Message], Coroutine[Any, Any, None]]
 """Decode a message at once (this may raise UndecodableMessage), and return the handling of it."""
 
+MessageMiddleware = Callable[[Handler], Handler]
+"""Wrap a handler in another: what it raises, and whether it returns, is the message's outcome."""
+
 MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, None]])
 
 _MARK = "__gizmo_subscriptions__"
