@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from datetime import UTC, datetime
+from time import time
 from types import MappingProxyType
 
 from gizmopy.errors import UsageError
@@ -34,6 +35,7 @@ class Message:
 
     __slots__ = (
         "_extend",
+        "_published_at",
         "attempt",
         "attributes",
         "body",
@@ -42,7 +44,6 @@ class Message:
         "key",
         "on_extend",
         "partition",
-        "published_at",
         "raw",
         "topic",
     )
@@ -65,13 +66,20 @@ class Message:
         self.key = key
         self.attributes = attributes
         self.id = id
-        self.published_at = published_at or datetime.now(UTC)
+        self._published_at: datetime | float = time() if published_at is None else published_at
         self.delivery = delivery
         self.attempt = 0
         self.partition = partition
         self.raw = raw
         self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
+
+    @property
+    def published_at(self) -> datetime:
+        """When the message was published, in UTC; few ask, so the date is made for who does."""
+        if isinstance(self._published_at, float):
+            self._published_at = datetime.fromtimestamp(self._published_at, UTC)
+        return self._published_at
 
     def __repr__(self) -> str:
         """Name the message without its body: it may end in a log."""
