@@ -7,8 +7,10 @@ names the fields at fault and never quotes the body, which may end in a log.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import Enum
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Annotated, Any, NewType, Protocol, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
@@ -30,23 +32,29 @@ class Codec(Protocol):
 
 
 class BytesCodec:
-    """Leave bytes as they are."""
+    """Leave bytes as they are; ``type_`` is what is read: bytes, or made of bytes."""
 
     content_type = "application/octet-stream"
+
+    def __init__(self, type_: Any = bytes) -> None:
+        self._read = _reader(type_, bytes)
 
     def encode(self, value: bytes | bytearray | memoryview) -> bytes:
         """Return ``value`` as bytes."""
         return bytes(value)
 
-    def decode(self, body: bytes) -> bytes:
-        """Return ``body``."""
-        return body
+    def decode(self, body: bytes) -> Any:
+        """Return ``body``. Raises UndecodableMessage where ``type_`` does not allow it."""
+        return body if self._read is None else self._read(body)
 
 
 class TextCodec:
-    """Write text as UTF-8."""
+    """Write text as UTF-8; ``type_`` is what is read: str, or made of str."""
 
     content_type = "text/plain; charset=utf-8"
+
+    def __init__(self, type_: Any = str) -> None:
+        self._read = _reader(type_, str)
 
     def encode(self, value: str) -> bytes:
         """Return ``value`` in UTF-8. Raises UsageError on lone surrogates."""
@@ -55,12 +63,13 @@ class TextCodec:
         except UnicodeEncodeError as error:
             raise UsageError(f"text cannot be published: {error.reason}") from None
 
-    def decode(self, body: bytes) -> str:
-        """Return ``body`` read as UTF-8. Raises UndecodableMessage where it is not."""
+    def decode(self, body: bytes) -> Any:
+        """Return ``body`` as text. Raises UndecodableMessage where it is not, or not allowed."""
         try:
-            return body.decode()
+            text = body.decode()
         except UnicodeDecodeError as error:
             raise UndecodableMessage(f"not UTF-8 at byte {error.start}") from None
+        return text if self._read is None else self._read(text)
 
 
 class JSONCodec:
@@ -69,19 +78,12 @@ class JSONCodec:
     content_type = "application/json"
 
     def __init__(self, type_: Any) -> None:
-        try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(type_)
-        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-            name, reason = getattr(type_, "__name__", str(type_)), str(error).splitlines()[0]
-            raise UsageError(
-                f"{name} has no codec; use a pydantic model, a dataclass, a dict, a list, str, "
-                f"bytes or a protobuf message ({reason})"
-            ) from error
+        self._adapter = _adapter(type_)
 
     def encode(self, value: Any) -> bytes:
         """Return ``value`` as JSON. Raises UsageError where part of it cannot be JSON."""
         try:
-            return self._adapter.dump_json(value)
+            return self._adapter.dump_json(value, by_alias=True)
         except PydanticSerializationError as error:
             name = type(value).__name__
             raise UsageError(f"{name} cannot be published as JSON: {error}") from error
@@ -92,12 +94,6 @@ class JSONCodec:
             return self._adapter.validate_json(body)
         except ValidationError as error:
             raise UndecodableMessage(_problems(error)) from None  # the cause quotes the body
-
-
-def _problems(error: ValidationError) -> str:
-    """Return what is wrong where, without the input."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in problems)
 
 
 class ProtobufCodec:
@@ -124,20 +120,65 @@ class ProtobufCodec:
             raise UndecodableMessage(f"not a serialized {self._type.__name__}") from None
 
 
-_BYTES = BytesCodec()
-_TEXT = TextCodec()
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    """Return pydantic's adapter of a type. Raises UsageError where pydantic does not know it."""
+    try:
+        return TypeAdapter(type_)
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+        name, reason = getattr(type_, "__name__", str(type_)), str(error).splitlines()[0]
+        raise UsageError(
+            f"{name} has no codec; use a pydantic model, a dataclass, a dict, a list, str, "
+            f"bytes or a protobuf message ({reason})"
+        ) from error
+
+
+def _reader(type_: Any, plain: type) -> Callable[[Any], Any] | None:
+    """Return what makes a ``type_`` of a ``plain`` value, or None where it is one."""
+    if type_ is plain:
+        return None
+    if isinstance(type_, type):
+        return type_
+    adapter = _adapter(type_)
+
+    def read(value: Any) -> Any:
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            raise UndecodableMessage(_problems(error)) from None  # the cause quotes the body
+
+    return read
+
+
+def _problems(error: ValidationError) -> str:
+    """Return what is wrong where, without the input."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in problems)
 
 
 @lru_cache(maxsize=1024)
 def codec_for(type_: Any) -> Codec:
     """Return the codec for values of ``type_``. Raises UsageError where there is none."""
-    if type_ in (bytes, bytearray, memoryview):
-        return _BYTES
-    if type_ is str:
-        return _TEXT
-    if hasattr(type_, "FromString") and hasattr(type_, "SerializeToString"):
-        return ProtobufCodec(type_)
+    kind = _without_wrapping(type_)
+    if not isinstance(kind, type) or issubclass(kind, Enum):  # an enum may be a str, too
+        return JSONCodec(type_)
+    if issubclass(kind, (bytes, bytearray, memoryview)):
+        return BytesCodec(type_)
+    if issubclass(kind, str):
+        return TextCodec(type_)
+    if hasattr(kind, "FromString") and hasattr(kind, "SerializeToString"):
+        return ProtobufCodec(kind)
     return JSONCodec(type_)
+
+
+def _without_wrapping(type_: Any) -> Any:
+    """Return the type that Annotated or NewType says more about."""
+    while True:
+        if get_origin(type_) is Annotated:
+            type_ = get_args(type_)[0]
+        elif isinstance(type_, NewType):
+            type_ = type_.__supertype__
+        else:
+            return type_
 
 
 def encode(value: Any) -> tuple[bytes | None, str]:

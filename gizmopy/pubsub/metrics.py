@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gizmopy.errors import PubSubError
 from gizmopy.observe.metrics import CounterCell, Metrics
 
 
@@ -10,23 +9,23 @@ class PublisherMetrics:
     """The cells of one topic."""
 
     def __init__(self, metrics: Metrics, topic: str) -> None:
-        self._topic = topic
-        self._failures = metrics.counter(
+        failures = metrics.counter(
             "gizmo_pubsub_publish_failures",
             "Messages that were not published, by kind of failure",
             ("topic", "kind"),
         )
+        kinds = ("transient", "permanent", "oversize", "encode", "closed")
+        self.failures = {kind: failures.cell(topic, kind) for kind in kinds}
         self.seconds = metrics.histogram(
             "gizmo_pubsub_publish_seconds",
             "Seconds from the call of publish to the broker's confirmation",
             ("topic",),
         ).cell(topic)
-
-    def count_failure(self, error: Exception) -> None:
-        """Count an error that is raised in a caller."""
-        transient = isinstance(error, PubSubError) and error.transient
-        kind = "transient" if transient else "permanent"
-        self._failures.cell(self._topic, kind).value += 1
+        self.buffered = metrics.gauge(
+            "gizmo_pubsub_publish_buffered",
+            "Messages that wait to be sent, are being sent, or wait to be sent again",
+            ("topic",),
+        ).cell(topic)
 
 
 class SubscriberMetrics:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import Annotated, Any, NewType
+from uuid import UUID
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, RootModel, StringConstraints
 from typing_extensions import TypedDict
 
 from gizmopy.errors import UndecodableMessage, UsageError
@@ -31,6 +34,34 @@ class Bird(TypedDict):
     name: str
 
 
+class Tags(RootModel[list[str]]):
+    pass
+
+
+class Renamed(BaseModel):
+    class_: str = Field(alias="class")
+
+
+class Color(str, Enum):  # noqa: UP042 - one that is a str is what is tested
+    RED = "red"
+
+
+class Size(IntEnum):
+    SMALL = 1
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Blob(bytes):
+    __slots__ = ()
+
+
+UserId = NewType("UserId", str)
+ShortText = Annotated[str, StringConstraints(max_length=3)]
+ShortBytes = Annotated[bytes, Field(max_length=3)]
+
 BORN = datetime(2020, 1, 2, tzinfo=UTC)
 
 
@@ -47,6 +78,25 @@ BORN = datetime(2020, 1, 2, tzinfo=UTC)
         (bytes, b"", "application/octet-stream"),
         (str, "Grüße", "text/plain; charset=utf-8"),
         (StringValue, StringValue(value="Tom"), "application/x-protobuf"),
+        (StringValue, StringValue(), "application/x-protobuf"),
+        (Tags, Tags(["a"]), "application/json"),
+        (Renamed, Renamed(**{"class": "x"}), "application/json"),
+        (Color, Color.RED, "application/json"),
+        (Size, Size.SMALL, "application/json"),
+        (datetime, BORN, "application/json"),
+        (date, date(2020, 1, 2), "application/json"),
+        (timedelta, timedelta(seconds=1.5), "application/json"),
+        (Decimal, Decimal("1.10"), "application/json"),
+        (UUID, UUID(int=1), "application/json"),
+        (set[int], {1, 2}, "application/json"),
+        (tuple[int, str], (1, "x"), "application/json"),
+        (Name, Name("x"), "text/plain; charset=utf-8"),
+        (UserId, UserId("x"), "text/plain; charset=utf-8"),
+        (ShortText, "abc", "text/plain; charset=utf-8"),
+        (ShortBytes, b"\xff", "application/octet-stream"),
+        (Blob, Blob(b"\xff"), "application/octet-stream"),
+        (bytearray, bytearray(b"x"), "application/octet-stream"),
+        (memoryview, memoryview(b"x"), "application/octet-stream"),
     ],
 )
 def test_what_goes_in_comes_out(type_: Any, value: object, content_type: str) -> None:
@@ -54,7 +104,9 @@ def test_what_goes_in_comes_out(type_: Any, value: object, content_type: str) ->
     body, said = encode(value)
     assert said == content_type == codec_for(type_).content_type
     assert body is not None
-    assert codec_for(type_).decode(body) == value
+    decoded = codec_for(type_).decode(body)
+    assert decoded == value
+    assert type(decoded) is type(value)
 
 
 def test_a_list_of_models_is_validated() -> None:
@@ -68,10 +120,11 @@ def test_none_is_a_tombstone() -> None:
     assert encode(None) == (None, "")
 
 
-@pytest.mark.parametrize("value", [bytearray(b"x"), memoryview(b"x")])
+@pytest.mark.parametrize("value", [bytearray(b"ac"), memoryview(b"abcd")[::2]])
 def test_what_holds_bytes_is_sent_as_bytes(value: object) -> None:
-    """A bytearray that changes afterwards does not change the message."""
-    assert encode(value) == (b"x", "application/octet-stream")
+    """A bytearray that changes afterwards does not change the message; gaps are closed."""
+    body, content_type = encode(value)
+    assert (type(body), body, content_type) == (bytes, b"ac", "application/octet-stream")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +135,8 @@ def test_what_holds_bytes_is_sent_as_bytes(value: object) -> None:
         (list[int], b'[1, "secret"]', "1: Input should be a valid integer"),
         (str, b"secret\xff", "not UTF-8 at byte 6"),
         (StringValue, b"\xffsecret", "not a serialized StringValue"),
+        (ShortText, b"secret", "body: String should have at most 3 characters"),
+        (ShortBytes, b"secret", "body: Data should have at most 3 bytes"),
     ],
 )
 def test_the_undecodable_says_why_and_never_quotes_the_body(
@@ -92,6 +147,30 @@ def test_the_undecodable_says_why_and_never_quotes_the_body(
         codec_for(type_).decode(body)
     trace = "".join(traceback.format_exception(caught.value))
     assert "secret" not in trace
+
+
+def test_json_is_written_as_it_is_read() -> None:
+    """A field that has another name in JSON has it both ways."""
+    assert encode(Renamed(**{"class": "x"})) == (b'{"class":"x"}', "application/json")
+
+
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (CIRCLE, "Circular reference"),
+        ({"a": b"\xff"}, "invalid utf-8"),
+        ((n for n in [1]), "generator has no codec"),
+        (Cat, "ModelMetaclass has no codec"),
+    ],
+)
+def test_what_cannot_be_encoded_says_why(value: object, reason: str) -> None:
+    """The caller is told the type and the reason."""
+    with pytest.raises(UsageError, match=reason):
+        encode(value)
 
 
 def test_a_codec_is_made_once() -> None:

@@ -78,3 +78,13 @@ async def test_limits_and_the_end_are_real() -> None:
     await publisher.aclose()
     with pytest.raises(UsageError, match="closed"):
         await publisher.publish(b"x")
+
+
+async def test_many_are_recorded_with_their_results() -> None:
+    """One call, a result for each; what is confirmed is recorded in order."""
+    async with RecordingPublisher() as publisher:
+        publisher.fail(PERMANENT, when=lambda message: message.key == "bad")
+        cats = [Cat(name=name) for name in ("a", "bad", "b")]
+        results = await publisher.publish_many(cats, key=lambda cat: cat.name)
+    assert results == [None, PERMANENT, None]
+    assert [message.value(Cat).name for message in publisher.messages] == ["a", "b"]
