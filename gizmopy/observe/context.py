@@ -30,8 +30,7 @@ def new_id() -> str:
     try:
         return _pool.pop()
     except IndexError:
-        digits = os.urandom(16 * _BATCH).hex()
-        _pool.extend(digits[start : start + 32] for start in range(0, 32 * _BATCH, 32))
+        _pool.extend(os.urandom(16 * _BATCH).hex(" ", 16).split())
         return _pool.pop()
 
 

@@ -13,15 +13,25 @@ from gizmopy.pubsub.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
-from gizmopy.pubsub.subscription import Subscription, collect_subscriptions, subscribe
+from gizmopy.pubsub.subscription import (
+    BatchHandler,
+    Handler,
+    MessageMiddleware,
+    Subscription,
+    collect_subscriptions,
+    subscribe,
+)
 
 __all__ = [
+    "BatchHandler",
     "Capabilities",
     "ChannelRow",
     "Channels",
     "DrainReport",
     "Driver",
+    "Handler",
     "Message",
+    "MessageMiddleware",
     "OnSettle",
     "Publisher",
     "Receiver",

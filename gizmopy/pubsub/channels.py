@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from gizmopy.config.settings import channel_key
@@ -25,9 +25,11 @@ from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import drivers
 from gizmopy.pubsub.driver import Driver
 from gizmopy.pubsub.outcome import DrainReport, OnSettle
+from gizmopy.pubsub.pipeline import DeadLetter
 from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.pubsub.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class _Place(NamedTuple):
 
 
 class _Engine(NamedTuple):
-    subscriber: Subscriber
+    subscriber: Supervisor
     task: asyncio.Task[None]
     is_local: bool
     row: ChannelRow
@@ -125,20 +127,27 @@ class Channels:
             for driver in self._drivers.values():
                 await _close("a driver", driver.aclose())
 
-    async def publish(
+    def publish(
         self,
         channel: str,
         value: object,
         *,
         key: str | None = None,
         attributes: Mapping[str, str] | None = None,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Publish ``value`` on ``channel``, and return when the broker has confirmed it.
 
         See :meth:`Publisher.publish`, and what it raises. The first call connects the publisher,
         and raises NotFound where the topic does not exist.
         """
-        publisher = self._publishers.get(channel) or await self._publisher(channel)
+        if (publisher := self._publishers.get(channel)) is not None:
+            return publisher.publish(value, key=key, attributes=attributes)
+        return self._connect_and_publish(channel, value, key, attributes)
+
+    async def _connect_and_publish(
+        self, channel: str, value: object, key: str | None, attributes: Mapping[str, str] | None
+    ) -> None:
+        publisher = await self._publisher(channel)
         await publisher.publish(value, key=key, attributes=attributes)
 
     async def _publisher(self, channel: str) -> Publisher:
@@ -176,7 +185,7 @@ class Channels:
         """
         places = [self._checked(subscription) for subscription in subscriptions]
         self._refuse_twins(subscriptions, places)
-        ready: list[tuple[Subscriber, _Place, bool]] = []
+        ready: list[tuple[Supervisor, _Place, bool]] = []
         try:
             for subscription, place in zip(subscriptions, places, strict=True):
                 ready.append(await self._connect(subscription, place))
@@ -207,23 +216,17 @@ class Channels:
 
     async def _connect(
         self, subscription: Subscription, place: _Place
-    ) -> tuple[Subscriber, _Place, bool]:
+    ) -> tuple[Supervisor, _Place, bool]:
         """Connect a subscription, and the publisher of its dead letters."""
         try:
             driver = self._driver(place)
-            subscriber = Subscriber(
-                driver.receiver(
-                    place.topic, subscription.subscription, ordered=subscription.order != "none"
-                ),
-                subscription,
-                topic=place.topic,
-                capabilities=driver.capabilities,
+            dead_letter = await self._dead_letter(subscription.dead_letter)
+            supervisor = Supervisor(
+                lambda: self._subscriber(subscription, place, driver, dead_letter),
                 metrics=self._metrics,
-                dead_letter=await self._dead_letter(subscription.dead_letter),
-                on_settle=self._on_settle,
                 sleep=self._sleep,
             )
-            await _entered(subscriber)
+            await supervisor.__aenter__()
         except StartError:
             raise
         except (UnknownScheme, DriverNotInstalled) as error:
@@ -238,9 +241,29 @@ class Channels:
                 f"{place.shown}: {error}; create it there, or point the channel elsewhere with "
                 f"GIZMO_SUBSCRIPTION_{form}"
             ) from error
-        return subscriber, place, driver.capabilities.process_local
+        return supervisor, place, driver.capabilities.process_local
 
-    async def _dead_letter(self, channel: str) -> Callable[[object], Awaitable[None]] | None:
+    def _subscriber(
+        self,
+        subscription: Subscription,
+        place: _Place,
+        driver: Driver,
+        dead_letter: DeadLetter | None,
+    ) -> Subscriber:
+        return Subscriber(
+            driver.receiver(
+                place.topic, subscription.subscription, ordered=subscription.order != "none"
+            ),
+            subscription,
+            topic=place.topic,
+            capabilities=driver.capabilities,
+            metrics=self._metrics,
+            dead_letter=dead_letter,
+            on_settle=self._on_settle,
+            sleep=self._sleep,
+        )
+
+    async def _dead_letter(self, channel: str) -> DeadLetter | None:
         if not channel:
             return None
         try:
@@ -251,6 +274,25 @@ class Channels:
                 f"point it elsewhere with GIZMO_TOPIC_{channel_key(channel)}"
             ) from error
         return publisher.publish
+
+    def problem(self, subscription: Subscription) -> str:
+        """Return why ``subscription`` is not consumed now; empty where all is well."""
+        return next((e.subscriber.problem for e in self._of(subscription)), "it is not started")
+
+    def stuck(self, subscription: Subscription) -> int:
+        """Return how many messages block their lanes for want of a dead letter channel."""
+        return sum(engine.subscriber.stuck for engine in self._of(subscription))
+
+    def unreached(self) -> list[str]:
+        """Return why brokers that were never reached are not, a line for each subscription."""
+        return [
+            f"{engine.row.channel}: {engine.subscriber.problem}"
+            for engine in self._engines
+            if not engine.subscriber.connected
+        ]
+
+    def _of(self, subscription: Subscription) -> list[_Engine]:
+        return [e for e in self._engines if e.subscriber.subscription is subscription]
 
     async def run(self) -> None:
         """Return when the engines have been drained. Raises what one of them dies of."""
@@ -333,7 +375,7 @@ class Channels:
         return self._drivers[place.driver_url]
 
 
-def _engine(subscriber: Subscriber, place: _Place, is_local: bool) -> _Engine:
+def _engine(subscriber: Supervisor, place: _Place, is_local: bool) -> _Engine:
     subscription = subscriber.subscription
     row = ChannelRow(
         channel=subscription.channel,
@@ -345,15 +387,6 @@ def _engine(subscriber: Subscriber, place: _Place, is_local: bool) -> _Engine:
     )
     task = asyncio.create_task(subscriber.run(), name=f"subscriber {subscription.name}")
     return _Engine(subscriber, task, is_local, row)
-
-
-async def _entered(subscriber: Subscriber) -> None:
-    """Connect a subscriber, or close it."""
-    try:
-        await subscriber.__aenter__()
-    except BaseException:
-        await subscriber.drain(0)
-        raise
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -6,24 +6,38 @@ from datetime import datetime
 
 from gizmopy.errors import Reject
 from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.subscription import Subscription
 
 _CHARACTERS = 1024
 """How much of a text an attribute holds: brokers limit them."""
 
 
 def as_dead_letter(
-    message: Message, reason: str, error: BaseException, handler: str, first_failed_at: datetime
+    message: Message,
+    reason: str,
+    error: BaseException,
+    subscription: Subscription,
+    first_failed_at: datetime,
 ) -> Message:
-    """Return ``message`` with ``dl-*`` attributes that say what, where, when and why."""
+    """Return ``message`` with ``dl-*`` attributes that say what, where, when and why.
+
+    ``dl-attempts`` counts the handlings in all deliveries, as far as the broker counts these;
+    ``dl-first-failed-at`` is the first failure in the last one.
+    """
+    earlier = (message.delivery - 1) * subscription.retry.attempts
     headers = {
         "dl-reason": error.reason if isinstance(error, Reject) else reason,
         "dl-exception": f"{type(error).__module__}.{type(error).__qualname__}: {error}",
         "dl-source-topic": message.topic,
+        "dl-source-subscription": subscription.subscription,
         "dl-message-id": message.id,
-        "dl-attempts": str(message.attempt),
+        "dl-deliveries": str(message.delivery),
+        "dl-attempts": str(earlier + message.attempt),
         "dl-first-failed-at": first_failed_at.isoformat(),
-        "dl-handler": handler,
+        "dl-handler": subscription.name,
     }
+    if message.partition is not None:
+        headers["dl-source-partition"] = str(message.partition)
     attributes = {name: _printable(text) for name, text in headers.items()}
     return Message(
         message.topic,

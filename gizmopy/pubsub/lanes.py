@@ -15,6 +15,8 @@ class Lanes(Generic[ItemT]):
     def __init__(self) -> None:
         self._lanes: dict[Hashable, deque[ItemT] | None] = {}
         """What waits in each busy lane; mostly nothing does, and a deque is large."""
+        self.waiting = 0
+        """How many items wait for their turn."""
 
     def enter(self, key: Hashable, item: ItemT) -> bool:
         """Return whether ``item`` may go now; if not, it waits for its turn."""
@@ -25,6 +27,7 @@ class Lanes(Generic[ItemT]):
         if lane is None:
             lane = self._lanes[key] = deque()
         lane.append(item)
+        self.waiting += 1
         return False
 
     def occupy(self, key: Hashable) -> None:
@@ -35,12 +38,25 @@ class Lanes(Generic[ItemT]):
         """End the turn of the item in front, and return the one that may go now."""
         lane = self._lanes[key]
         if lane:
+            self.waiting -= 1
             return lane.popleft()
         del self._lanes[key]
         return None
 
+    def remove(self, key: Hashable, item: ItemT) -> None:
+        """Take an item out of its lane, if it waits there."""
+        lane = self._lanes.get(key)
+        if lane and item in lane:
+            lane.remove(item)
+            self.waiting -= 1
+
+    def all_waiting(self) -> list[ItemT]:
+        """Return all that wait, each lane in its order."""
+        return [item for lane in self._lanes.values() for item in lane or ()]
+
     def clear_waiting(self) -> list[ItemT]:
         """Remove and return all that wait, each lane in its order."""
-        waiting = [item for lane in self._lanes.values() for item in lane or ()]
+        waiting = self.all_waiting()
         self._lanes = dict.fromkeys(self._lanes)
+        self.waiting = 0
         return waiting

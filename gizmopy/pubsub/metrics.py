@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gizmopy.observe.metrics import CounterCell, Metrics
+from collections.abc import Mapping
+
+from gizmopy.observe.metrics import CounterCell, GaugeCell, HistogramCell, Metrics
 
 
 class PublisherMetrics:
@@ -38,16 +40,34 @@ class SubscriberMetrics:
         def counter(name: str, text: str) -> CounterCell:
             return metrics.counter(f"gizmo_pubsub_{name}", text, labels).cell(*values)
 
+        def gauge(name: str, text: str) -> GaugeCell:
+            return metrics.gauge(f"gizmo_pubsub_{name}", text, labels).cell(*values)
+
+        def histogram(name: str, text: str) -> HistogramCell:
+            return metrics.histogram(f"gizmo_pubsub_{name}", text, labels).cell(*values)
+
         self.received = counter("received", "Messages received")
         self.redelivered = counter("redelivered", "Messages that the broker had delivered before")
         self.retries = counter("retries", "Handlings that failed and are tried again")
+        self.postponed = counter("postponed", "Handlings put off without a failure")
         self.settle_failures = counter("settle_failures", "Settlings that the broker refused")
-        self.in_flight = metrics.gauge(
-            "gizmo_pubsub_in_flight", "Messages received and not settled", labels
-        ).cell(*values)
-        self.process_seconds = metrics.histogram(
-            "gizmo_pubsub_process_seconds", "Seconds that a handler ran", labels
-        ).cell(*values)
+        self.stale_settles = counter(
+            "stale_settles", "Messages handled after their lease or partition was lost"
+        )
+        self.lost = counter("lost", "Messages whose lease or partition was lost before the settle")
+        self.in_flight = gauge("in_flight", "Messages received and not settled")
+        self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of the bodies in flight")
+        self.oldest_in_flight_seconds = gauge(
+            "oldest_in_flight_seconds", "Seconds since the receipt of the oldest message in flight"
+        )
+        self.waiting_in_order = gauge(
+            "waiting_in_order", "Messages that wait for another of their key or partition"
+        )
+        self.commit_lag = gauge("commit_lag", "Messages handled above one that is not")
+        self.process_seconds = histogram("process_seconds", "Seconds that a handler ran")
+        self.queue_wait_seconds = histogram(
+            "queue_wait_seconds", "Seconds from the receipt to the first start of the handler"
+        )
         settled = metrics.counter(
             "gizmo_pubsub_settled", "Messages settled, by outcome", (*labels, "outcome")
         )
@@ -65,6 +85,11 @@ class SubscriberMetrics:
         self._extensions = metrics.counter(
             "gizmo_pubsub_lease_extensions", "Leases extended, by result", (*labels, "result")
         )
+        self._consumer_lag = metrics.gauge(
+            "gizmo_pubsub_consumer_lag",
+            "Messages of a partition that are not received yet",
+            (*labels, "partition"),
+        )
 
     def count_dead_letter(self, reason: str) -> None:
         """Count a dead letter that is confirmed."""
@@ -74,6 +99,14 @@ class SubscriberMetrics:
         """Count a message that should be dead-lettered and cannot."""
         self._stuck.cell(*self._values, reason).value += 1
 
-    def count_extension(self, error: Exception | None) -> None:
-        """Count a lease extended, or not."""
-        self._extensions.cell(*self._values, "ok" if error is None else "failed").value += 1
+    def count_extension(self, result: str) -> None:
+        """Count a lease extended (``ok``), refused (``failed``) or too old (``capped``)."""
+        self._extensions.cell(*self._values, result).value += 1
+
+    def set_consumer_lag(self, lag: Mapping[str, int]) -> None:
+        """Set how far behind each partition is; those that are consumed elsewhere now count 0."""
+        for (*values, partition), cell in self._consumer_lag.cells():
+            if tuple(values) == self._values and partition not in lag:
+                cell.value = 0
+        for partition, messages in lag.items():
+            self._consumer_lag.cell(*self._values, partition).value = messages

@@ -9,7 +9,8 @@ from gizmopy.pubsub.message import Message
 
 OnSettle = Callable[[Message, str, BaseException | None], None]
 """Called when the broker has confirmed what became of a message: ``"ack"``, ``"nack"``,
-``"dead_letter"`` or ``"released"`` (given back unhandled), with the error that led to it."""
+``"dead_letter"`` or ``"released"`` (given back unhandled), with the error that led to it; and for a
+message that the broker has given to others meanwhile: ``"lost"``. It comes again, here or there."""
 
 
 class DrainReport(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -20,9 +21,17 @@ Handler = Callable[[Message], Coroutine[Any, Any, None]]
 MessageMiddleware = Callable[[Handler], Handler]
 """Wrap a handler in another: what it raises, and whether it returns, is the message's outcome."""
 
-MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, None]])
+Outcomes = Sequence[BaseException | None]
+"""For each message of a batch, in its order: None where it is handled, else why it is not."""
+
+BatchHandler = Callable[[Sequence[Message]], Coroutine[Any, Any, Outcomes]]
+"""Decode and handle messages together, and return what became of each."""
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 _MARK = "__gizmo_subscriptions__"
+_IN_FLIGHT = 100
+_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,11 @@ class Options:
     retry: RetryPolicy
     max_deliveries: int
     dead_letter: str
+    max_in_flight_bytes: int = _IN_FLIGHT_BYTES
+    batch_size: int = 0
+    batch_wait: float = 0.0
+    middleware: tuple[MessageMiddleware, ...] = ()
+    critical: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +58,10 @@ class Subscription(Options):
     """One subscription of a running service: its options, and the handler, ready to be called."""
 
     handler: Handler
+    """Handles one message; where there is a ``batch_handler``, as a batch of one."""
+    batch_handler: BatchHandler | None = None
     payload: Any
-    """The type that the body is decoded to; None where the handler takes only the Message."""
+    """The type that a body is decoded to; None where the handler takes only Messages."""
     name: str
     """The handler as a person knows it: ``Cats.on_cat``."""
 
@@ -57,9 +73,14 @@ def subscribe(
     concurrency: int = 1,
     order: Order = "none",
     max_in_flight: int | None = None,
+    max_in_flight_bytes: int = _IN_FLIGHT_BYTES,
+    batch_size: int = 0,
+    batch_wait: float = 0.0,
     retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is frozen
     max_deliveries: int = 5,
     dead_letter: str = "",
+    middleware: Sequence[MessageMiddleware] = (),
+    critical: bool = False,
 ) -> Callable[[MethodT], MethodT]:
     """Mark an async method as the handler of what is published on ``channel``.
 
@@ -70,23 +91,40 @@ def subscribe(
 
     ``subscription`` is the group that shares the messages; default: the service's name.
     ``concurrency`` handlings run at a time, of at most ``max_in_flight`` messages received and not
-    settled (default: 100, or ``concurrency`` if that is more). ``order`` keeps handlings of one
-    ``"key"`` (messages without a key are free) or ``"partition"`` one after the other.
+    settled (default: 100, or what the handlings can hold if that is more) with at most
+    ``max_in_flight_bytes`` in their bodies (default: 64 MiB; one receive may exceed it). ``order``
+    keeps handlings of one ``"key"`` (messages without a key are free) or ``"partition"`` one after
+    the other.
+
+    With ``batch_size`` the method takes lists, ``list[Cat]`` and ``list[Message]``, of up to that
+    many messages that have come within ``batch_wait`` seconds of the first (default 0: those that
+    are there). It returns None where all are handled, or for each None or an exception; raising is
+    a failure of each. Where order is kept, a batch holds one message of each key or partition.
+
+    ``middleware`` wraps the handler, outermost first, inside the service's own. A ``critical``
+    subscription that does not work makes the daemon unready; so does any, where the service has no
+    endpoints.
 
     Raises DeclarationError, with file and line, on an option that cannot be.
     """
     if callable(channel):
         reason = 'is decorated without a channel; write @subscribe("channel")'
         raise DeclarationError(channel, reason)
+    at_once = concurrency * max(1, batch_size)
     options = Options(
         channel=channel,
         subscription=subscription,
         concurrency=concurrency,
         order=order,
-        max_in_flight=max(100, concurrency) if max_in_flight is None else max_in_flight,
+        max_in_flight=max(_IN_FLIGHT, at_once) if max_in_flight is None else max_in_flight,
+        max_in_flight_bytes=max_in_flight_bytes,
+        batch_size=batch_size,
+        batch_wait=batch_wait,
         retry=retry,
         max_deliveries=max_deliveries,
         dead_letter=dead_letter,
+        middleware=tuple(middleware),
+        critical=critical,
     )
 
     def mark(method: MethodT) -> MethodT:
@@ -100,17 +138,26 @@ def subscribe(
 
 def _problems(options: Options) -> Iterator[str]:
     """Yield what is wrong with the options, and the remedy."""
+    at_once = options.concurrency * max(1, options.batch_size)
     if not options.channel:
         yield "@subscribe needs the name of a channel"
     if options.concurrency < 1:
         yield f"concurrency={options.concurrency} would handle nothing; use 1 or more"
     if options.order not in ("none", "key", "partition"):
         yield f"order={options.order!r} is not known; use 'none', 'key' or 'partition'"
-    if options.max_in_flight < options.concurrency:
+    if options.batch_size < 0 or options.batch_wait < 0:
+        yield "batch_size= and batch_wait= count from 0; leave them out to handle one at a time"
+    if options.batch_wait and not options.batch_size:
+        yield f"batch_wait={options.batch_wait} waits for a batch; give batch_size= too"
+    if options.batch_size and options.middleware:
+        yield "middleware= wraps the handling of one message; leave it out, or batch_size="
+    if options.max_in_flight < at_once:
         yield (
-            f"max_in_flight={options.max_in_flight} starves concurrency={options.concurrency}; "
-            "use at least as many"
+            f"max_in_flight={options.max_in_flight} starves concurrency={options.concurrency} "
+            f"with batch_size={options.batch_size}; use {at_once} or more"
         )
+    if options.max_in_flight_bytes < 1:
+        yield f"max_in_flight_bytes={options.max_in_flight_bytes} takes nothing; use 1 or more"
     if options.max_deliveries < 1:
         yield f"max_deliveries={options.max_deliveries} would deliver nothing; use 1 or more"
     if options.dead_letter and options.dead_letter == options.channel:
@@ -124,8 +171,9 @@ def collect_subscriptions(service: object, default_subscription: str) -> list[Su
     Raises DeclarationError on a signature that cannot be served, and on two handlers of one
     channel within one subscription.
     """
+    outer: Sequence[MessageMiddleware] = getattr(service, "message_middleware", ())
     found = [
-        _compile(options, method, default_subscription)
+        _compile(options, method, default_subscription, outer)
         for method, marks in _marked_methods(service)
         for options in marks
     ]
@@ -160,19 +208,23 @@ def _marked_methods(
 
 
 def _compile(
-    options: Options, method: Callable[..., Any], default_subscription: str
+    options: Options,
+    method: Callable[..., Any],
+    default_subscription: str,
+    outer: Sequence[MessageMiddleware],
 ) -> Subscription:
-    payload, message = _parameters(method)
+    payload, message = _parameters(method, in_batches=options.batch_size > 0)
+    batch_handler = None
+    if options.batch_size:
+        batch_handler = _batch_handler(method, payload, message)
+        handler = _one_of(batch_handler)
+    else:
+        handler = _wrapped(_handler(method, payload, message), (*outer, *options.middleware))
     return Subscription(
-        channel=options.channel,
-        subscription=options.subscription or default_subscription,
-        concurrency=options.concurrency,
-        order=options.order,
-        max_in_flight=options.max_in_flight,
-        retry=options.retry,
-        max_deliveries=options.max_deliveries,
-        dead_letter=options.dead_letter,
-        handler=_handler(method, payload, message),
+        **{field.name: getattr(options, field.name) for field in fields(Options)}
+        | {"subscription": options.subscription or default_subscription},
+        handler=handler,
+        batch_handler=batch_handler,
         payload=payload.annotation if payload else None,
         name=f"{_class_name(method)}.{method.__name__}",
     )
@@ -183,10 +235,14 @@ def _class_name(method: Callable[..., Any]) -> str:
     return type(owner).__name__ if owner is not None else method.__module__
 
 
-def _parameters(method: Callable[..., Any]) -> tuple[Parameter | None, Parameter | None]:
-    """Return the parameters that take the payload and the Message."""
+def _parameters(
+    method: Callable[..., Any], *, in_batches: bool
+) -> tuple[Parameter | None, Parameter | None]:
+    """Return the parameters that take the payload and the Message, each of one message."""
     payload = message = None
     for parameter in read_signature(method).parameters:
+        if in_batches:
+            parameter = replace(parameter, annotation=_item_type(method, parameter))
         if parameter.annotation is Message:
             if message is not None:
                 raise DeclarationError(method, "takes the Message twice; take it once")
@@ -201,17 +257,97 @@ def _parameters(method: Callable[..., Any]) -> tuple[Parameter | None, Parameter
     return payload, message
 
 
+def _item_type(method: Callable[..., Any], parameter: Parameter) -> Any:
+    """Return the type of the items of a list that takes a batch."""
+    if get_origin(parameter.annotation) is not list:
+        raise DeclarationError(
+            method,
+            f"{parameter.name!r} takes a batch; annotate it as list[...], or drop batch_size",
+        )
+    return get_args(parameter.annotation)[0]
+
+
+def _wrapped(handler: Handler, middleware: Sequence[MessageMiddleware]) -> Handler:
+    for wrap in reversed(middleware):
+        handler = wrap(handler)
+    return handler
+
+
 def _handler(
     method: Callable[..., Any], payload: Parameter | None, message: Parameter | None
 ) -> Handler:
     """Return a function that decodes as the parameters say, and calls the method."""
-    message_name = message.name if message else ""
     if payload is None:
-        return lambda received: method(**{message_name: received})
-    decode, name = _decoder(method, payload), payload.name
+        assert message is not None
+        return _caller(method, message)
+    decode = _decoder(method, payload)
+    call = _caller(method, payload, *((message,) if message else ()))
     if message is None:
-        return lambda received: method(**{name: decode(received)})
-    return lambda received: method(**{name: decode(received), message_name: received})
+        return lambda received: call(decode(received))
+    return lambda received: call(decode(received), received)
+
+
+def _caller(method: Callable[..., Any], *parameters: Parameter) -> Callable[..., Any]:
+    """Return the method, to be called with values of ``parameters`` in this order."""
+    names = [parameter.name for parameter in parameters]
+    declared = inspect.signature(method).parameters
+    if [*declared] == names and all(p.kind is not p.KEYWORD_ONLY for p in declared.values()):
+        return method
+    return lambda *values: method(**dict(zip(names, values, strict=True)))
+
+
+def _batch_handler(
+    method: Callable[..., Any], payload: Parameter | None, message: Parameter | None
+) -> BatchHandler:
+    """Return a function that decodes messages, and calls the method with those that can be."""
+    decode = _decoder(method, payload) if payload else None
+
+    async def handle(messages: Sequence[Message]) -> Outcomes:
+        outcomes: dict[Message, BaseException | None] = {}
+        values: list[Any] = []
+        for received in messages:
+            try:
+                values.append(decode(received) if decode else None)
+            except UndecodableMessage as error:
+                outcomes[received] = error
+        handled = [received for received in messages if received not in outcomes]
+        arguments: dict[str, Any] = {}
+        if payload:
+            arguments[payload.name] = values
+        if message:
+            arguments[message.name] = list(handled)
+        if handled:
+            results = _outcomes(await method(**arguments), len(handled))
+            outcomes.update(zip(handled, results, strict=True))
+        return [outcomes[received] for received in messages]
+
+    return handle
+
+
+def _outcomes(returned: Any, count: int) -> Outcomes:
+    """Return what a batch handler says of each of its messages. Raises UsageError on nonsense."""
+    if returned is None:
+        return [None] * count
+    outcomes = list(returned)
+    if len(outcomes) != count or not all(
+        outcome is None or isinstance(outcome, BaseException) for outcome in outcomes
+    ):
+        raise UsageError(
+            f"a batch handler returned {returned!r:.200} for {count} messages; return None, or for "
+            "each message None or an exception"
+        )
+    return outcomes
+
+
+def _one_of(handle: BatchHandler) -> Handler:
+    """Return a handler of one message as a batch of one."""
+
+    async def handler(message: Message) -> None:
+        (error,) = await handle([message])
+        if error is not None:
+            raise error
+
+    return handler
 
 
 def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Message], Any]:
@@ -223,8 +359,9 @@ def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Messag
         raise DeclarationError(method, f"parameter {payload.name!r}: {error}") from error
 
     def decode_message(message: Message) -> Any:
-        if message.body is not None:
-            return decode(message.body)
+        body = message.body
+        if body is not None:
+            return decode(body)
         if optional:
             return None
         raise UndecodableMessage(f"a tombstone (no body), and {payload.name!r} does not take None")

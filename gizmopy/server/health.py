@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from gizmopy.declaration import read_signature
-from gizmopy.errors import DeclarationError
+from gizmopy.errors import DeclarationError, PubSubError
+from gizmopy.pubsub import Channels, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,39 @@ def collect_health_checks(service: object) -> list[HealthCheck]:
             if read_signature(method).parameters:
                 raise DeclarationError(method, "a health check takes no arguments")
             checks.append(HealthCheck(name, method, *options))
+    return checks
+
+
+def subscription_checks(
+    channels: Channels, subscriptions: Sequence[Subscription], *, critical: bool
+) -> list[HealthCheck]:
+    """Return the checks of what is consumed.
+
+    Until every broker was reached once, the daemon is not ready. After that a subscription that
+    does not work makes it so only where it says ``critical``, or where all of them are
+    (``critical``): a broker's outage must not take every replica out of HTTP.
+    """
+
+    async def reached() -> None:
+        if problems := channels.unreached():
+            raise PubSubError("; ".join(problems), transient=True)
+
+    async def consumed(subscription: Subscription) -> None:
+        if problem := channels.problem(subscription):
+            raise PubSubError(problem, transient=True)
+
+    async def flowing(subscription: Subscription) -> None:
+        if stuck := channels.stuck(subscription):
+            reason = f"{stuck} messages hold up their lanes; give it dead_letter="
+            raise PubSubError(reason, transient=False)
+
+    checks = [HealthCheck("brokers", reached, critical=True, timeout=1.0)] if subscriptions else []
+    for each in subscriptions:
+        name = f"{each.channel}/{each.subscription}"
+        red = critical or each.critical
+        checks.append(HealthCheck(name, partial(consumed, each), critical=red, timeout=1.0))
+        if each.order != "none" and not each.dead_letter:
+            checks.append(HealthCheck(f"{name} order", partial(flowing, each), False, timeout=1.0))
     return checks
 
 

@@ -30,7 +30,7 @@ from gizmopy.pubsub import (
     open_driver,
 )
 from gizmopy.server.builtin import Scraper, builtin_endpoints
-from gizmopy.server.health import Health, collect_health_checks
+from gizmopy.server.health import Health, collect_health_checks, subscription_checks
 from gizmopy.server.http import Endpoint, HTTPDoor, ProtocolLogger, compose
 from gizmopy.server.listening import accept_all, bind, refused
 from gizmopy.server.servable import Servable
@@ -95,7 +95,6 @@ class SimpleServer:
         """Where the daemon listens, such as ``http://127.0.0.1:8080``, once it does."""
         self.exit_code = 0
         self.metrics = Metrics()
-        self.health = Health(collect_health_checks(service))
         self.routes = collect_routes(service, service.prefix)
         self.subscriptions = collect_subscriptions(service, self.name)
         self.channels = Channels(
@@ -107,6 +106,10 @@ class SimpleServer:
             on_settle=on_settle,
             sleep=sleep,
             open_driver=open_driver,
+        )
+        self.health = Health(
+            collect_health_checks(service)
+            + subscription_checks(self.channels, self.subscriptions, critical=not self.routes)
         )
         service.attach(self.channels, self.metrics)
         self._access = AccessLog(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from gizmopy.config import Settings
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub import Channels
+from gizmopy.pubsub import Channels, MessageMiddleware
 from gizmopy.server.run import run
 from gizmopy.web import Endpoints, Middleware
 
@@ -26,6 +26,8 @@ class Service:
       lower case with hyphens). Subscriptions are named after it.
     - ``prefix``: what stands ahead of every endpoint's path, such as ``/svc``.
     - ``middleware``: functions that take a request handler and return one, outermost first.
+    - ``message_middleware``: the same for the handlers of messages (those that take no batches);
+      where it needs ``settings``, set it in ``__init__``.
     - ``settings``: annotate it with a subclass of ``Settings`` to have that class read.
     - ``lifespan``: an async context manager around the daemon's working life.
     """
@@ -33,6 +35,7 @@ class Service:
     name: ClassVar[str] = ""
     prefix: ClassVar[str] = ""
     middleware: Sequence[Middleware] = ()
+    message_middleware: Sequence[MessageMiddleware] = ()
     settings: Settings
 
     _channels: Channels | None = None
@@ -62,14 +65,14 @@ class Service:
         """
         yield
 
-    async def publish(
+    def publish(
         self,
         channel: str,
         value: object,
         *,
         key: str | None = None,
         attributes: Mapping[str, str] | None = None,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Publish ``value`` to ``channel`` and return when the broker has it.
 
         Models, dataclasses, dicts and lists travel as JSON, bytes and text as they are, protobuf
@@ -79,7 +82,7 @@ class Service:
         """
         if self._channels is None:
             raise UsageError(f"{type(self).__name__} does not run: it can publish once it does")
-        await self._channels.publish(channel, value, key=key, attributes=attributes)
+        return self._channels.publish(channel, value, key=key, attributes=attributes)
 
     @property
     def metrics(self) -> Metrics:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import types
 import weakref
-from collections.abc import Generator
-from contextvars import ContextVar
+from collections.abc import Coroutine, Generator
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
+from typing import Any
 
 import pytest
 
-from gizmopy.pubsub.isolation import isolated
+from gizmopy.pubsub.isolation import rest
 from tests.pubsub.pubsub_fakes import turns
 
 variable: ContextVar[str] = ContextVar("variable", default="clean")
+
+
+async def isolated(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Await a coroutine in a context of its own, as a worker does."""
+    run = copy_context().run
+    with suppress(StopIteration):
+        await rest(coroutine, run, run(coroutine.send, None))
 
 
 class Traced(Exception):
@@ -68,7 +77,7 @@ async def test_an_error_passes_as_it_is() -> None:
     with pytest.raises(Traced) as caught:
         await isolated(body())
     assert caught.value.__context__ is None
-    assert [entry.name for entry in caught.traceback][1:] == ["isolated", "body"]
+    assert [entry.name for entry in caught.traceback][1:] == ["isolated", "rest", "body"]
 
 
 async def test_what_is_no_future_is_refused_by_the_loop() -> None:

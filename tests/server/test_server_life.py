@@ -303,8 +303,9 @@ async def test_a_lifespan_that_fails_ends_the_start() -> None:
         await SimpleServer(Failing(_settings())).__aenter__()
 
 
-async def test_subscribers_that_die_take_the_daemon_down() -> None:
-    """An engine that cannot go on ends the daemon with its error, after a drain."""
+async def test_a_subscriber_that_dies_is_replaced_and_the_daemon_lives() -> None:
+    """What an engine dies of is counted and logged; another one goes on with its messages."""
+    broken = [PubSubError("the queue was deleted", transient=False)]
 
     class Broken:
         def __init__(self, inner: Driver) -> None:
@@ -315,18 +316,28 @@ async def test_subscribers_that_die_take_the_daemon_down() -> None:
 
         def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
             receiver = self._inner.receiver(topic, subscription, ordered=ordered)
+            receive = receiver.receive
 
-            async def receive(limit: int, wait: float) -> Any:
-                raise PubSubError("the queue was deleted", transient=False)
+            async def receive_or_die(limit: int, wait: float) -> Any:
+                if broken:
+                    raise broken.pop()
+                return await receive(limit, wait)
 
-            receiver.receive = receive  # type: ignore[method-assign]
+            receiver.receive = receive_or_die  # type: ignore[method-assign]
             return receiver
 
     recorder = Recorder(_settings())
-    server = SimpleServer(recorder, open_driver=lambda url: Broken(open_driver(url)))
-    with pytest.raises(PubSubError, match="the queue was deleted"):
-        await asyncio.wait_for(server.serve(Stop()), 10)
-    assert recorder.events == ["opened", "closed"]
+    server = SimpleServer(
+        recorder, open_driver=lambda url: Broken(open_driver(url)), sleep=lambda _: asyncio.sleep(0)
+    )
+    async with server:
+        restarts = server.metrics.counter("gizmo_pubsub_restarts", "").cell("cats", "recorder")
+        async with asyncio.timeout(10):
+            while not restarts.value:  # noqa: ASYNC110 - a cell tells nobody when it changes
+                await asyncio.sleep(0)
+        await recorder.publish("cats", "after it")
+        await server.channels.idle()
+    assert recorder.events == ["opened", "handled after it", "closed"]
 
 
 async def test_an_error_amid_the_body_is_raised_as_it_is() -> None:

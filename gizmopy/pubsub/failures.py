@@ -1,0 +1,97 @@
+"""Remember what has failed, and tell of it: once for each failure, and never with the body."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from gizmopy.pubsub.dead_letter import as_dead_letter
+from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.metrics import SubscriberMetrics
+from gizmopy.pubsub.subscription import Subscription
+
+logger = logging.getLogger(__name__)
+
+_STUCK_REMEMBERED = 10_000
+
+
+class Failures:
+    """Hold the messages of one subscriber that have failed and are not settled."""
+
+    def __init__(self, subscription: Subscription, name: str, metrics: SubscriberMetrics) -> None:
+        self.stuck: set[Message] = set()
+        """What is given up and holds up its lane, for want of a dead letter channel."""
+        self.first: dict[Message, datetime] = {}
+        """When each message failed first."""
+        self._subscription = subscription
+        self._name = name
+        self._metrics = metrics
+        self._said: set[str] = set()
+
+    def note(self, message: Message) -> None:
+        """Remember when ``message`` failed first."""
+        self.first.setdefault(message, datetime.now(UTC))
+
+    def forget(self, message: Message) -> None:
+        """Remember no more of a message that leaves."""
+        self.first.pop(message, None)
+        self.stuck.discard(message)
+
+    def dead_letter(self, message: Message, reason: str, error: BaseException) -> Message:
+        """Return ``message`` as it is published to the dead letters."""
+        return as_dead_letter(message, reason, error, self._subscription, self.first[message])
+
+    def tell(self, message: Message, error: BaseException, then: str, *, again: bool) -> None:
+        """Log a failed handling; where it is tried again in place, without its traceback."""
+        if again:
+            self._log(logging.WARNING, message, error, then, None)
+        else:
+            self._log(logging.ERROR, message, error, then, error)
+
+    def tell_refused(self, message: Message, error: BaseException, failure: BaseException) -> None:
+        """Log that the dead letter of a message was not taken."""
+        self._log(logging.ERROR, message, error, "and its dead letter was refused", failure)
+
+    def tell_buried(self, message: Message, reason: str, error: BaseException) -> None:
+        """Count and log a dead letter that is confirmed."""
+        self._metrics.count_dead_letter(reason)
+        trace = None if reason == "undecodable" else error  # its cause may quote the body
+        self._log(logging.ERROR, message, error, f"dead-lettered ({reason})", trace)
+
+    def tell_stuck(
+        self, message: Message, reason: str, error: BaseException, *, blocks: bool
+    ) -> None:
+        """Count a message that should be a dead letter and cannot, and say so once."""
+        self._metrics.count_stuck(reason)
+        if blocks:
+            self.stuck.add(message)
+        if message.id in self._said:
+            return
+        if len(self._said) >= _STUCK_REMEMBERED:
+            self._said.clear()
+        self._said.add(message.id)
+        trace = None if reason == "undecodable" else error
+        then = f"{reason}, and kept: there is no dead_letter= channel to put it"
+        self._log(logging.ERROR, message, error, then, trace)
+
+    def _log(
+        self,
+        level: int,
+        message: Message,
+        error: BaseException,
+        then: str,
+        trace: BaseException | None,
+    ) -> None:
+        logger.log(
+            level,
+            "%s failed on message %s of %s (delivery %d, attempt %d), %s: %s: %s",
+            self._subscription.name,
+            message.id,
+            self._name,
+            message.delivery,
+            message.attempt,
+            then,
+            type(error).__name__,
+            error,
+            exc_info=trace,
+        )

@@ -1,0 +1,54 @@
+"""Count what is received and not settled: how much room is left, and how long the oldest waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from time import perf_counter
+
+from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.metrics import SubscriberMetrics
+
+
+class InFlight:
+    """Hold the messages of one subscriber from their receipt until they are settled or lost."""
+
+    def __init__(self, most: int, most_bytes: int, metrics: SubscriberMetrics) -> None:
+        self.since: dict[Message, float] = {}
+        """Each message with the time of its receipt (``perf_counter``), the oldest first."""
+        self.bytes = 0
+        self.changed = asyncio.Event()
+        """Set whenever messages leave: who waits for something of them looks again."""
+        self._most = most
+        self._most_bytes = most_bytes
+        self._metrics = metrics
+
+    @property
+    def room(self) -> int:
+        """How many messages may be received; none where their bodies hold too much."""
+        return self._most - len(self.since) if self.bytes < self._most_bytes else 0
+
+    def add(self, batch: Sequence[Message]) -> None:
+        """Take in what is received."""
+        self.since.update(dict.fromkeys(batch, perf_counter()))
+        self.bytes += sum([len(message.body) for message in batch if message.body])
+
+    def remove(self, batch: Collection[Message]) -> None:
+        """Let go of what is settled or lost, if it is still in here."""
+        pop = self.since.pop
+        for message in batch:
+            if pop(message, None) is not None and message.body:
+                self.bytes -= len(message.body)
+        self.changed.set()
+
+    def age(self, message: Message) -> float:
+        """Return the seconds since the receipt of ``message``."""
+        return perf_counter() - self.since[message]
+
+    def measure(self) -> None:
+        """Set the gauges; called when somebody looks at them."""
+        self._metrics.in_flight.value = len(self.since)
+        self._metrics.in_flight_bytes.value = self.bytes
+        oldest = next(iter(self.since.values()), None)
+        age = 0.0 if oldest is None else perf_counter() - oldest
+        self._metrics.oldest_in_flight_seconds.value = age

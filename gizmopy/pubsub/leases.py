@@ -1,0 +1,115 @@
+"""Keep the leases of what is in flight, from its receipt until it is settled, lost or too old."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from gizmopy.errors import PubSubError
+from gizmopy.pubsub.driver import Capabilities, Receiver, Results
+from gizmopy.pubsub.in_flight import InFlight
+from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.metrics import SubscriberMetrics
+
+logger = logging.getLogger(__name__)
+
+_WITHOUT_LEASE = 30.0
+"""Seconds between the renewals of what a handler keeps, where the broker has no leases."""
+
+
+class Leases:
+    """Extend leases in batches, when between a quarter and half of them has passed.
+
+    A message whose lease the broker refuses to extend, or that is as old as the broker allows, is
+    given to ``lose``: it is not this subscriber's any more.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        can: Capabilities,
+        in_flight: InFlight,
+        metrics: SubscriberMetrics,
+        lose: Callable[[Message, str], None],
+    ) -> None:
+        self._receiver = receiver
+        self._can = can
+        self._in_flight = in_flight
+        self._metrics = metrics
+        self._lose = lose
+
+    async def keep(self) -> None:
+        """Extend what has been in flight for two rounds, for as long as this task lives."""
+        lease = self._can.lease or _WITHOUT_LEASE
+        seen: set[Message] = set()
+        while True:
+            await asyncio.sleep(lease / 4 * random.uniform(0.8, 1.0))
+            due = [message for message in self._in_flight.since if message in seen]
+            seen = self._in_flight.since.keys() - due
+            for start in range(0, len(due), self._can.batch_messages):
+                seen.update(await self._prolong(due[start : start + self._can.batch_messages]))
+
+    async def _prolong(self, batch: Sequence[Message]) -> list[Message]:
+        """Extend leases, and return those that failed for now: they are due again at once."""
+        lease = self._can.lease or _WITHOUT_LEASE
+        failed: list[Message] = []
+        if self._can.lease is not None:
+            batch, failed = await self._extend_batch(self._young(batch), lease)
+        renewals = [m.on_extend(lease) for m in batch if m.on_extend is not None]
+        for outcome in await asyncio.gather(*renewals, return_exceptions=True):
+            if outcome is not None:
+                logger.warning("what goes along with a lease was not extended: %r", outcome)
+        return failed
+
+    def _young(self, batch: Sequence[Message]) -> list[Message]:
+        """Return those that the broker still lets be extended; the others are lost."""
+        cap = self._can.lease_cap
+        if cap is None:
+            return list(batch)
+        young = []
+        for message in batch:
+            if message not in self._in_flight.since:
+                continue
+            if self._in_flight.age(message) < cap:
+                young.append(message)
+            else:
+                self._metrics.count_extension("capped")
+                self._lose(message, f"it is held for {cap:g} s, the longest that the broker allows")
+        return young
+
+    async def _extend_batch(
+        self, batch: list[Message], lease: float
+    ) -> tuple[list[Message], list[Message]]:
+        """Return those that were extended, and those that were not for now."""
+        if batch and self._can.lease_cap is not None:
+            lease = min(lease, self._can.lease_cap - max(map(self._in_flight.age, batch)))
+        results: Results = []
+        try:
+            results = await self._receiver.extend(batch, lease) if batch else []
+        except PubSubError as error:
+            results = [error] * len(batch)
+        extended: list[Message] = []
+        failed: list[Message] = []
+        for message, refusal in zip(batch, results, strict=True):
+            if message not in self._in_flight.since:
+                continue  # settled meanwhile
+            self._metrics.count_extension("ok" if refusal is None else "failed")
+            if refusal is None:
+                extended.append(message)
+            elif isinstance(refusal, PubSubError) and refusal.transient:
+                logger.warning("a lease of %s was not extended: %s", message.topic, refusal)
+                failed.append(message)
+            else:
+                self._lose(message, f"its lease was not extended: {refusal}")
+        return extended, failed
+
+    async def extend(self, message: Message, seconds: float) -> None:
+        """Serve ``Message.extend``. Raises PubSubError where the lease is lost."""
+        if self._can.lease is None:
+            return
+        (error,) = await self._receiver.extend([message], seconds)
+        self._metrics.count_extension("ok" if error is None else "failed")
+        if error is not None:
+            raise error

@@ -1,0 +1,412 @@
+"""The life of a message from the broker to its settling, readable top to bottom.
+
+    receive → admit (order) → worker → handler → ack
+                                             └→ verdict → again, in place
+                                                        → nack: again, by the broker
+                                                        → dead letter, confirmed → ack
+
+Nothing is lost: a message is acked when its handler has returned, or when the broker has confirmed
+its dead letter; never because of a cancellation, a shutdown, or an error that nobody foresaw.
+There is no task for each message: one task receives, N workers handle, one settles what they have
+finished (settling), one keeps the leases of what is not settled (leases). Only a message that waits
+to be tried again has a task while it waits. How all of this begins and ends stands in subscriber.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from time import perf_counter
+from typing import Any
+
+from gizmopy.errors import PubSubError
+from gizmopy.observe.context import carried, message_id, request_id
+from gizmopy.observe.trace import trace_context
+from gizmopy.pubsub.driver import Capabilities, Receiver, Revoke
+from gizmopy.pubsub.failures import Failures
+from gizmopy.pubsub.in_flight import InFlight
+from gizmopy.pubsub.isolation import rest
+from gizmopy.pubsub.lanes import Lanes
+from gizmopy.pubsub.leases import Leases
+from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
+from gizmopy.pubsub.metrics import SubscriberMetrics
+from gizmopy.pubsub.outcome import OnSettle
+from gizmopy.pubsub.ready import Ready
+from gizmopy.pubsub.retry import RetryPolicy
+from gizmopy.pubsub.settling import Settler, Stopped
+from gizmopy.pubsub.subscription import Outcomes, Subscription
+from gizmopy.pubsub.verdict import Action, judge, stays
+
+logger = logging.getLogger(__name__)
+
+WAIT = 10.0
+"""Seconds that a receive may wait for messages; closing the receiver ends it sooner."""
+_BURST = 0.01
+"""Seconds that a worker whose handlers never wait keeps the event loop at most."""
+_RECEIVE_RETRY = RetryPolicy(base=0.5)
+
+DeadLetter = Callable[[Message], Awaitable[None]]
+"""Publish a dead letter, and return when the broker has confirmed it."""
+Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
+
+
+class Pipeline:
+    """Take messages from ``receiver`` through the handler of ``subscription`` to their settling."""
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        subscription: Subscription,
+        can: Capabilities,
+        metrics: SubscriberMetrics,
+        *,
+        name: str,
+        dead_letter: DeadLetter | None,
+        on_settle: OnSettle | None,
+        sleep: Callable[[float], Awaitable[None]],
+        spawn: Spawn,
+    ) -> None:
+        self.receiver = receiver
+        self.subscription = subscription
+        self.can = can
+        self.in_flight = InFlight(
+            subscription.max_in_flight, subscription.max_in_flight_bytes, metrics
+        )
+        self.settler = Settler(
+            receiver, can, self.in_flight, metrics, name=name, on_settle=on_settle, sleep=sleep
+        )
+        self.leases = Leases(receiver, can, self.in_flight, metrics, self.lose)
+        self.ready = Ready()
+        self.lanes: Lanes[Message] = Lanes()
+        self.waiting: dict[Message, asyncio.Task[None]] = {}
+        """What waits to be tried again, or to be given back after a delay."""
+        self.at_work: dict[asyncio.Task[Any], Sequence[Message]] = {}
+        """What each worker handles."""
+        self.failures = Failures(subscription, name, metrics)
+        self.connected = False
+        self.trouble = ""
+        """Why nothing is received for now; empty where all is well."""
+        self.receiving_since: float | None = None
+        self.stopped = False
+        """Receive no more."""
+        self.ending = False
+        """Start no more; workers end when they have finished what they handle."""
+        self.cancelling = False
+        """The time is over: what is cancelled now is given back."""
+        self.closed = False
+        """The driver has taken back what it held."""
+        self._metrics = metrics
+        self._name = name
+        self._dead_letter = dead_letter
+        self._on_settle = on_settle
+        self._sleep = sleep
+        self._spawn = spawn
+        self._ordered = subscription.order != "none"
+        self._in_batches = subscription.batch_handler is not None
+        self._stays = stays(subscription, can)
+
+    # Receive: one task, never cancelled while a receive is pending.
+
+    async def connect(self, revoke: Revoke) -> None:
+        """Subscribe. Raises what the driver raises."""
+        await self.receiver.connect(revoke)
+        self.connected = True
+
+    async def receive(self, revoke: Revoke) -> None:
+        """Receive until ``stopped``; a broker that is away for now is tried again."""
+        failures = 0
+        while not self.stopped:
+            try:
+                if not self.connected:
+                    await self.connect(revoke)
+                await self._receive_some()
+                failures = 0
+                self.trouble = ""
+            except PubSubError as error:
+                if not error.transient:
+                    raise
+                failures += 1
+                self.trouble = f"receiving fails: {error}"
+                delay = _RECEIVE_RETRY.delay(failures, random.random)
+                logger.warning(
+                    "receiving from %s failed, again in %.1f s: %s", self._name, delay, error
+                )
+                await self._sleep(delay)
+
+    async def _receive_some(self) -> None:
+        """Receive as much as there is room for; no room, no receive."""
+        if (room := self.in_flight.room) <= 0:
+            self.in_flight.changed.clear()
+            await self.in_flight.changed.wait()
+            return
+        self.receiving_since = perf_counter()
+        try:
+            batch = await self.receiver.receive(room, WAIT)
+        finally:
+            self.receiving_since = None
+        if batch and not self.closed:  # else the driver has given them back
+            self._admit(batch)
+
+    def _admit(self, batch: Sequence[Message]) -> None:
+        """Take messages in: those whose turn it is are ready for any worker."""
+        self.in_flight.add(batch)
+        self._metrics.received.value += len(batch)
+        self._metrics.redelivered.value += len([m for m in batch if m.delivery > 1])
+        extend, positions = self.leases.extend, self.settler.positions
+        for message in batch:
+            message._extend = extend
+            if positions is not None:
+                positions.received(message.partition, message)
+        if self.stopped:
+            for message in batch:
+                self.settler.give_back(message, "released")
+        else:
+            self.ready.messages.extend(self._in_turn(batch) if self._ordered else batch)
+            self.ready.wake()
+
+    def _in_turn(self, batch: Sequence[Message]) -> Iterator[Message]:
+        """Yield the messages whose turn it is; the others wait for those before them."""
+        for message in batch:
+            lane = self._lane(message)
+            if lane is None or self.lanes.enter(lane, message):
+                yield message
+
+    def _lane(self, message: Message) -> Hashable:
+        """Return what keeps a message in order with others, or None if nothing does."""
+        return message.key if self.subscription.order == "key" else (message.partition,)
+
+    # Handle: N workers, each takes whatever is ready.
+
+    async def work(self) -> None:
+        """Handle messages, one or one batch at a time, until there will be no more.
+
+        What does not wait takes no coroutine of ours: each would be a twentieth of its cost.
+        """
+        worker = asyncio.current_task()
+        assert worker is not None
+        request_id.set("")
+        breathe = perf_counter() + _BURST
+        while batch := self._take() or await self._wait():
+            self.at_work[worker] = batch
+            started = perf_counter()
+            errors: Outcomes = _HANDLED
+            try:
+                coroutine, run = self._begin(batch, started), copy_context().run
+                try:
+                    result = await rest(coroutine, run, run(coroutine.send, None))
+                except StopIteration as end:  # it has not waited for anything
+                    result = end.value
+                if self._in_batches:
+                    errors = result
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - handler's door
+                errors = [error] * len(batch)
+            ended = perf_counter()
+            self._metrics.process_seconds.observe(ended - started)
+            if errors is _HANDLED and not worker.cancelling():
+                self._handled(batch[0])
+            else:
+                await self._conclude(worker, batch, errors)
+            self.at_work[worker] = ()
+            if ended > breathe:
+                await asyncio.sleep(0)
+                breathe = perf_counter() + _BURST
+
+    def _take(self) -> Sequence[Message]:
+        """Return a message that is ready, if there is one and no batch has to be waited for."""
+        if self._in_batches or (message := self.ready.take()) is None:
+            return ()
+        return (message,)
+
+    async def _wait(self) -> Sequence[Message]:
+        """Wait for a message, and where it begins a batch for more; return nothing at the end."""
+        size, seconds = max(1, self.subscription.batch_size), self.subscription.batch_wait
+        while batch := await self.ready.collect(size, seconds):
+            ours = [message for message in batch if message in self.in_flight.since]
+            for message in batch:
+                if message not in ours:  # lost while the batch was waited for
+                    self._leave(message)
+            if ours:
+                return ours
+        return ()
+
+    def _begin(self, batch: Sequence[Message], started: float) -> Coroutine[Any, Any, Any]:
+        """Call the handler, whose coroutine is still to run: a single message is decoded now."""
+        since = self.in_flight.since
+        for message in batch:
+            message.attempt += 1
+            if message.attempt == 1:
+                self._metrics.queue_wait_seconds.observe(started - since[message])
+        if self.subscription.batch_handler is not None:
+            message_id.set("")
+            carried.set(NO_ATTRIBUTES)
+            return self.subscription.batch_handler(batch)
+        message = batch[0]
+        message_id.set(message.id)
+        attributes = message.attributes
+        carried.set(trace_context(attributes) if "traceparent" in attributes else NO_ATTRIBUTES)
+        return self.subscription.handler(message)
+
+    def _handled(self, message: Message) -> None:
+        """Have a message settled whose handling has ended well."""
+        if message not in self.in_flight.since:
+            self._too_late(message)
+            return
+        if self._ordered or self.failures.first:
+            self._leave(message)
+        self.settler.ack(message)
+
+    async def _conclude(
+        self, worker: asyncio.Task[Any], batch: Sequence[Message], errors: Outcomes
+    ) -> None:
+        """Have messages settled as their handling ended, and the worker work on."""
+        await self._uncancel(worker)
+        for message, error in zip(batch, errors, strict=True):
+            if error is None or message not in self.in_flight.since:
+                self._handled(message)
+            elif self.cancelling:  # no failure, whatever the handler has made of its cancellation
+                self._stop(message)
+            else:
+                await self._failed(message, error)
+        await self._uncancel(worker)
+
+    def _too_late(self, message: Message) -> None:
+        """Settle nothing: the message was lost while it was handled, and comes again."""
+        logger.warning("message %s of %s was handled too late", message.id, self._name)
+        self._metrics.stale_settles.value += 1
+        self._leave(message)
+        self.in_flight.changed.set()
+
+    def _stop(self, message: Message) -> None:
+        """Give back what the drain has stopped."""
+        self._leave(message)
+        outcome = "nack" if self.can.can_nack else "released"
+        self.settler.give_back(message, outcome, Stopped())
+
+    async def _uncancel(self, worker: asyncio.Task[Any]) -> None:
+        """Undo the cancellations that one handling has left on its worker, which works on."""
+        if worker.cancelling() and not self.cancelling:
+            while worker.uncancel():
+                pass
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # before 3.13, one that is on its way is still to come
+
+    # Fail: again in place, again by the broker, or to the dead letters.
+
+    async def _failed(self, message: Message, error: BaseException) -> None:
+        verdict = judge(message, error, self.subscription, self.can, random.random)
+        if verdict.action is Action.POSTPONE:
+            self._metrics.postponed.value += 1
+            message.attempt -= 1
+            self._retry_in_place(message, verdict.delay)
+            return
+        self.failures.note(message)
+        if verdict.action is Action.DEAD_LETTER:
+            await self._bury(message, verdict.reason, error, verdict.delay)
+            return
+        self._metrics.retries.value += 1
+        in_place = verdict.action is Action.RETRY
+        self.failures.tell(message, error, f"again in {verdict.delay:.1f} s", again=in_place)
+        if in_place:
+            self._retry_in_place(message, verdict.delay)
+        else:
+            self._try_again(message, error, verdict.delay)
+
+    def _try_again(self, message: Message, error: BaseException, delay: float) -> None:
+        """Bring the message back, later: never skipped, never in silence."""
+        if self._stays:
+            self._retry_in_place(message, delay)
+        elif self.can.native_delay or self.ending:
+            self._nack(message, error, delay)
+        else:
+            self._later(message, delay, lambda: self._nack(message, error, 0.0))
+
+    def _nack(self, message: Message, error: BaseException, delay: float) -> None:
+        self._leave(message)
+        self.settler.give_back(message, "nack", error, delay)
+
+    def _retry_in_place(self, message: Message, delay: float) -> None:
+        """Hold the message, its lane and its lease, and hand it to a worker later."""
+        if self.ending:
+            self._leave(message)
+            self.settler.give_back(message, "released")
+        else:
+            self._later(message, delay, lambda: self.ready.put(message))
+
+    def _later(self, message: Message, delay: float, action: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await self._sleep(delay)
+            del self.waiting[message]
+            action()
+
+        self.waiting[message] = self._spawn(wait(), f"retry {message.id}")
+
+    async def _bury(
+        self, message: Message, reason: str, error: BaseException, delay: float
+    ) -> None:
+        """Publish the dead letter; only when the broker has confirmed it is the message acked."""
+        if self._dead_letter is None:
+            self.failures.tell_stuck(message, reason, error, blocks=self._stays)
+            self._try_again(message, error, delay)
+            return
+        try:
+            await self._dead_letter(self.failures.dead_letter(message, reason, error))
+        except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - nothing is lost
+            self._not_buried(message, error, delay, failure)
+            return
+        self.failures.tell_buried(message, reason, error)
+        if message not in self.in_flight.since:
+            self._too_late(message)
+            return
+        self._leave(message)
+        self.settler.bury(message, error)
+
+    def _not_buried(
+        self, message: Message, error: BaseException, delay: float, failure: BaseException
+    ) -> None:
+        """Keep a message whose dead letter is not confirmed."""
+        if self.cancelling:
+            self._stop(message)
+        elif message not in self.in_flight.since:
+            self._too_late(message)
+        else:
+            self.failures.tell_refused(message, error, failure)
+            self._try_again(message, error, delay)
+
+    # Leave: the next of its key may go, and what is lost is not settled.
+
+    def _leave(self, message: Message) -> None:
+        """End the turn of a message: the next of its lane may go."""
+        self.failures.forget(message)
+        if not self._ordered or (lane := self._lane(message)) is None:
+            return
+        if (successor := self.lanes.leave(lane)) is not None:
+            self.ready.put(successor)
+
+    def lose(self, message: Message, reason: str) -> None:
+        """Let go of a message that the broker gives to others: it is not settled any more."""
+        if self.settler.has(message) or message not in self.in_flight.since:
+            return
+        logger.warning("message %s of %s is lost to others: %s", message.id, self._name, reason)
+        self.drop(message)
+
+    def drop(self, message: Message) -> None:
+        """Let go of a message: handled or not, it comes again, here or elsewhere."""
+        self._metrics.lost.value += 1
+        self.in_flight.remove((message,))
+        if (waiting := self.waiting.pop(message, None)) is not None:
+            waiting.cancel()
+            self._leave(message)
+        elif message in self.ready.messages:
+            self.ready.messages.remove(message)
+            self._leave(message)
+        elif self._ordered:
+            self.lanes.remove(self._lane(message), message)
+        if self._on_settle is not None:
+            self._on_settle(message, "lost", None)
+
+
+_HANDLED: Outcomes = (None,)
