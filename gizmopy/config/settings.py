@@ -145,6 +145,11 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_IDLE_TIMEOUT",
         description="How long a connection is kept open without a request.",
     )
+    publish_linger: Duration = Field(
+        default=timedelta(0),
+        validation_alias="GIZMO_PUBLISH_LINGER",
+        description="How long a batch of published messages may wait to fill.",
+    )
     shutdown_timeout: Duration = Field(
         default=timedelta(seconds=18),
         validation_alias="GIZMO_SHUTDOWN_TIMEOUT",

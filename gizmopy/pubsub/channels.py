@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -23,7 +23,7 @@ from gizmopy.errors import (
 )
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import drivers
-from gizmopy.pubsub.driver import Driver
+from gizmopy.pubsub.driver import Driver, Results
 from gizmopy.pubsub.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.pipeline import DeadLetter
 from gizmopy.pubsub.publisher import Publisher
@@ -73,7 +73,8 @@ class Channels:
 
     A channel leads to ``url``, under its own name, unless ``topics`` or ``subscriptions`` (by
     environment form) give a URL of its own, ``scheme://host/topic?params``; what is consumed
-    follows its topic unless a subscription says otherwise. Publishers connect when first used.
+    follows its topic unless a subscription says otherwise. Publishers connect when first used; a
+    batch of theirs waits ``linger`` seconds to fill.
     Leaving the context drains what is not drained, flushes and closes the publishers, and closes
     the drivers.
 
@@ -88,6 +89,7 @@ class Channels:
         topics: Mapping[str, str] = {},
         subscriptions: Mapping[str, str] = {},
         metrics: Metrics,
+        linger: float = 0.0,
         on_settle: OnSettle | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         open_driver: Callable[[str], Driver] = drivers.open_driver,
@@ -102,6 +104,7 @@ class Channels:
         self._topics = topics
         self._subscriptions = subscriptions
         self._metrics = metrics
+        self._linger = linger
         self._on_settle = on_settle
         self._sleep = sleep
         self._open_driver = open_driver
@@ -144,6 +147,18 @@ class Channels:
             return publisher.publish(value, key=key, attributes=attributes)
         return self._connect_and_publish(channel, value, key, attributes)
 
+    async def publish_many(
+        self,
+        channel: str,
+        values: Iterable[Any],
+        *,
+        key: Callable[[Any], str | None] | str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Results:
+        """Publish ``values`` on ``channel``; see :meth:`Publisher.publish_many`."""
+        publisher = self._publishers.get(channel) or await self._publisher(channel)
+        return await publisher.publish_many(values, key=key, attributes=attributes)
+
     async def _connect_and_publish(
         self, channel: str, value: object, key: str | None, attributes: Mapping[str, str] | None
     ) -> None:
@@ -163,6 +178,7 @@ class Channels:
                 place.topic,
                 metrics=self._metrics,
                 limits=driver.capabilities,
+                linger=self._linger,
                 sleep=self._sleep,
             )
             try:

@@ -30,10 +30,6 @@ class Lanes(Generic[ItemT]):
         self.waiting += 1
         return False
 
-    def occupy(self, key: Hashable) -> None:
-        """Take the turn of a key that is free."""
-        self._lanes[key] = None
-
     def leave(self, key: Hashable) -> ItemT | None:
         """End the turn of the item in front, and return the one that may go now."""
         lane = self._lanes[key]

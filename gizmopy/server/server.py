@@ -103,6 +103,7 @@ class SimpleServer:
             topics=self.settings.topics,
             subscriptions=self.settings.subscriptions,
             metrics=self.metrics,
+            linger=self.settings.publish_linger.total_seconds(),
             on_settle=on_settle,
             sleep=sleep,
             open_driver=open_driver,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, NoReturn
 
@@ -83,6 +83,23 @@ class Service:
         if self._channels is None:
             raise UsageError(f"{type(self).__name__} does not run: it can publish once it does")
         return self._channels.publish(channel, value, key=key, attributes=attributes)
+
+    async def publish_many(
+        self,
+        channel: str,
+        values: Iterable[Any],
+        *,
+        key: Callable[[Any], str | None] | str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Sequence[Exception | None]:
+        """Publish ``values`` to ``channel``, and return for each None or why it is not published.
+
+        ``key`` is the key of all, or gives the key of a value, as in ``sorted``. Raises UsageError
+        where the daemon does not run; never for an item.
+        """
+        if self._channels is None:
+            raise UsageError(f"{type(self).__name__} does not run: it can publish once it does")
+        return await self._channels.publish_many(channel, values, key=key, attributes=attributes)
 
     @property
     def metrics(self) -> Metrics:

@@ -29,6 +29,7 @@ def test_defaults() -> None:
         "max_body_bytes": 1_048_576,
         "read_timeout": timedelta(seconds=10),
         "idle_timeout": timedelta(seconds=120),
+        "publish_linger": timedelta(0),
         "shutdown_timeout": timedelta(seconds=18),
         "drain_delay": None,
         "health_check_path": "/status.txt",

@@ -167,6 +167,15 @@ async def test_a_drain_that_cannot_empty_the_queues_reports_the_rest() -> None:
         assert await channels.drain(0) == (0, 4, 1, 0)
 
 
+async def test_many_are_published_in_one_call() -> None:
+    """Each value has its own result, and its own key."""
+    log = Log()
+    async with log.channels() as channels:
+        results = await channels.publish_many("cats", [Cat(name="Tom"), object()], key=repr)
+        assert results[0] is None
+        assert isinstance(results[1], UsageError)
+
+
 class Elsewhere:
     """A driver outside the process."""
 
