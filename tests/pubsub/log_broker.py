@@ -58,6 +58,8 @@ class LogBroker:
         """Topics that do not exist; any other one is made when it is first used."""
         self.commit_errors: list[PubSubError] = []
         """Raised by the next commits."""
+        self.repeated = 0
+        """Messages that were handed out and not committed when their assignment ended."""
         self._down = False
         self._topics: dict[str, list[_Log]] = {}
         self._groups: dict[tuple[str, str], _Group] = {}
@@ -393,12 +395,19 @@ class LogReceiver:
     def _let_go(self) -> None:
         with suppress(PubSubError):  # what was not committed comes again
             self._commit()
+        self._end_assignment()
+
+    def _end_assignment(self) -> None:
+        logs = self._broker.logs(self.group.topic)
+        for number, position in self.assigned.items():
+            log = logs[number]
+            self._broker.repeated += log.behind(position.committed) - log.behind(position.next)
         self.assigned.clear()
 
     def die(self) -> None:
         """Know nothing and get nothing any more."""
         self._dead = True
-        self.assigned.clear()
+        self._end_assignment()
 
     async def aclose(self) -> None:
         """Commit, leave the group without waiting for the others, and end a pending receive."""
