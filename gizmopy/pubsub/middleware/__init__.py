@@ -1,0 +1,24 @@
+"""Functions around a message's handler: each takes a handler and returns one, a file each.
+
+A middleware that keeps something in mind (a circuit, a rate) keeps it for each handler that it
+wraps: two handlers, or two services in one process, do not share it.
+"""
+
+from gizmopy.pubsub.middleware.circuit_breaker import circuit_breaker
+from gizmopy.pubsub.middleware.correlation import correlation
+from gizmopy.pubsub.middleware.idempotency import Begun, State, Store, idempotent
+from gizmopy.pubsub.middleware.memory_store import MemoryStore
+from gizmopy.pubsub.middleware.throttle import throttle
+from gizmopy.pubsub.middleware.timeout import timeout
+
+__all__ = [
+    "Begun",
+    "MemoryStore",
+    "State",
+    "Store",
+    "circuit_breaker",
+    "correlation",
+    "idempotent",
+    "throttle",
+    "timeout",
+]

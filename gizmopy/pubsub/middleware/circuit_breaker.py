@@ -1,0 +1,127 @@
+"""Leave alone what is down: after failures in a row, handle nothing for a while.
+
+closed ── failures in a row ──→ open ── seconds ──→ half open: one trial at a time
+  ↑                              ↑                      │
+  └──────── it succeeds ─────────┼──────────────────────┤
+                                 └────── it fails ──────┘
+"""
+
+from __future__ import annotations
+
+import logging
+import random as randomness
+import time
+from collections.abc import Callable
+
+from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError
+from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.subscription import Handler, MessageMiddleware
+
+logger = logging.getLogger(__name__)
+
+_SPREAD = 0.1
+"""The part of the seconds over which those that wait for the circuit are spread."""
+
+
+def circuit_breaker(
+    failures: int = 5,
+    seconds: float = 30.0,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    random: Callable[[], float] = randomness.random,
+) -> MessageMiddleware:
+    """Handle nothing for ``seconds`` after that many ``failures`` in a row; then try one message.
+
+    Meanwhile messages wait in place, and no attempt of theirs is counted. The trial decides: the
+    circuit closes, or stays open for as long again. Put ``timeout`` inside, so that a trial ends.
+
+    Reject, UndecodableMessage, ``Retry(counted=False)`` and a cancellation say nothing about what
+    is behind the handler: they neither fail nor end a row of failures. Every handler that this
+    wraps has a circuit of its own. Raises UsageError on failures below 1 and seconds not above 0.
+    """
+    if failures < 1 or not seconds > 0:
+        reason = "would never let go; use 1 failure or more, and seconds above 0"
+        raise UsageError(f"circuit_breaker({failures}, {seconds}) {reason}")
+
+    def wrap(handler: Handler) -> Handler:
+        circuit = _Circuit(failures, seconds, clock, random)
+
+        async def handle(message: Message) -> None:
+            trial = circuit.enter()
+            try:
+                await handler(message)
+            except BaseException as error:
+                if _says_nothing(error):
+                    circuit.leave(trial)
+                else:
+                    circuit.fail(trial, message, error)
+                raise
+            circuit.succeed(trial, message)
+
+        return handle
+
+    return wrap
+
+
+def _says_nothing(error: BaseException) -> bool:
+    """Return whether an error is no failure of what is behind the handler."""
+    if isinstance(error, Retry):
+        return not error.counted
+    return isinstance(error, (Reject, UndecodableMessage)) or not isinstance(error, Exception)
+
+
+class _Circuit:
+    def __init__(
+        self,
+        failures: int,
+        seconds: float,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        self._limit = failures
+        self._seconds = seconds
+        self._clock = clock
+        self._random = random
+        self._failures = 0
+        self._open_until: float | None = None
+        self._trying = False
+
+    def enter(self) -> bool:
+        """Return whether this handling is the trial. Raises Retry while the circuit is open."""
+        if self._open_until is None:
+            return False
+        remaining = self._open_until - self._clock()
+        if remaining > 0 or self._trying:
+            after = max(0.0, remaining) + self._random() * self._seconds * _SPREAD
+            raise Retry("the circuit is open", after=after, counted=False)
+        self._trying = True
+        return True
+
+    def leave(self, trial: bool) -> None:
+        """End a handling that has shown nothing: another may be the trial."""
+        if trial:
+            self._trying = False
+
+    def succeed(self, trial: bool, message: Message) -> None:
+        self.leave(trial)
+        if trial:
+            self._open_until = None
+            logger.info("the circuit of %s is closed: a trial succeeded", message.topic)
+        if self._open_until is None:  # else it began before the circuit opened
+            self._failures = 0
+
+    def fail(self, trial: bool, message: Message, error: BaseException) -> None:
+        self.leave(trial)
+        if self._open_until is not None and not trial:
+            return  # it began before the circuit opened
+        self._failures += 1
+        if self._failures >= self._limit:
+            self._open_until = self._clock() + self._seconds
+            logger.warning(
+                "the circuit of %s is open for %g s: %d failures in a row, the last %s: %s",
+                message.topic,
+                self._seconds,
+                self._failures,
+                type(error).__name__,
+                error,
+            )

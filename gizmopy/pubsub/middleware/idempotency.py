@@ -1,0 +1,182 @@
+"""Handle what is delivered twice only once, with a store that remembers it in two phases.
+
+    begin ── new ────────→ handler ── returns ──→ commit: a mark that says done
+      ├───── in progress → again, later        └─ raises ──→ abort: no mark is left
+      └───── done ───────→ acked, not handled
+
+A handler that fails leaves no mark: its message is handled again. A process that dies leaves a
+mark that says in progress, which expires. What is left of at least once: a daemon that dies, or a
+store that fails, between the handler's return and the commit; and a mark that expired too early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from gizmopy.errors import PubSubError, Retry, UsageError
+from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.subscription import Handler, MessageMiddleware
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 5.0
+"""Seconds after which who waits, for another's handling or for the store, looks again at most."""
+_ABORT_SECONDS = 1.0
+"""How long an abort may hold up what failed: a cancellation, perhaps."""
+
+
+class State(Enum):
+    """What a store knows of a key."""
+
+    NEW = "new"
+    IN_PROGRESS = "in progress"
+    DONE = "done"
+
+
+class Begun(NamedTuple):
+    """What a store says to who wants to begin."""
+
+    state: State
+    """What was known before."""
+    token: str = ""
+    """Proves, where the key was new, who set the mark that now says in progress."""
+    expires_in: float | None = None
+    """Seconds until the mark expires, where the store knows."""
+
+
+class Store(Protocol):
+    """Keep marks; a third party's store implements this.
+
+    Each method is atomic, bounded in time, and raises PubSubError where the store fails. A token is
+    stale once its mark has expired, and does nothing then: False is returned.
+    """
+
+    async def begin(self, key: str, seconds: float) -> Begun:
+        """Mark ``key`` as in progress for ``seconds``, unless there is a mark."""
+
+    async def renew(self, key: str, token: str, seconds: float) -> bool:
+        """Let the token's mark, which says in progress, last ``seconds`` from now."""
+
+    async def commit(self, key: str, token: str, seconds: float) -> bool:
+        """Have the token's mark say done, for ``seconds``; it may be said again."""
+
+    async def abort(self, key: str, token: str) -> bool:
+        """Remove the token's mark, unless it says done."""
+
+
+def _message_id(message: Message) -> str:
+    return message.id
+
+
+def idempotent(
+    store: Store,
+    namespace: str,
+    *,
+    key: Callable[[Message], str | None] = _message_id,
+    in_progress: float = 60.0,
+    done: float = 3600.0,
+) -> MessageMiddleware:
+    """Handle a message only where no other delivery of it is being handled, or was.
+
+    What was handled within the last ``done`` seconds is acked unhandled; what is being handled
+    waits in place, uncounted, and so does all while the store fails: an outage of the store
+    dead-letters nothing.
+
+    ``namespace`` keeps apart who shares a store: each subscription needs one of its own, or one
+    would skip what the other has handled. Within it, each topic has its own keys. ``key`` says
+    which messages are the same, by default those of one id; without a key (None or empty) a message
+    is handled as though there were no middleware.
+
+    ``in_progress`` is how long the mark of a process that died holds up the message. It is to be
+    at least the broker's lease, and is prolonged whenever the lease is.
+
+    Raises UsageError on an empty namespace, and on seconds not above 0.
+    """
+    if not namespace:
+        raise UsageError("idempotent() needs a namespace: the name of the subscription, say")
+    if not (in_progress > 0 and done > 0):
+        reason = "remembers nothing; use seconds above 0"
+        raise UsageError(f"idempotent(in_progress={in_progress}, done={done}) {reason}")
+
+    def wrap(handler: Handler) -> Handler:
+        async def handle(message: Message) -> None:
+            if not (name := key(message)):
+                await handler(message)
+                return
+            mark = _Mark(store, f"{namespace}/{message.topic}/{name}", in_progress)
+            if not await mark.begin():
+                logger.debug("%r was handled before, and is not again", message)
+                return
+            message.on_extend = mark.renew
+            try:
+                await handler(message)
+            except BaseException:
+                await mark.abort()
+                raise
+            finally:
+                message.on_extend = None
+            await mark.commit(done)
+
+        return handle
+
+    return wrap
+
+
+class _Mark:
+    """The mark of one message while it is handled."""
+
+    def __init__(self, store: Store, key: str, seconds: float) -> None:
+        self._store = store
+        self._key = key
+        self._seconds = seconds
+        self._token = ""
+
+    async def begin(self) -> bool:
+        """Return whether the message is new rather than done. Raises Retry where nobody knows."""
+        try:
+            begun = await self._store.begin(self._key, self._seconds)
+        except PubSubError as error:
+            reason = f"the idempotency store does not say what was handled: {error}"
+            after = random.uniform(0.2, 1.0) * _LOOK_AGAIN
+            raise Retry(reason, after=after, counted=False) from error
+        if begun.state is State.IN_PROGRESS:
+            after = _LOOK_AGAIN if begun.expires_in is None else min(_LOOK_AGAIN, begun.expires_in)
+            raise Retry("another delivery of it is being handled", after=after, counted=False)
+        self._token = begun.token
+        return begun.state is State.NEW
+
+    async def renew(self, seconds: float) -> None:
+        """Go along with the lease, which now lasts for ``seconds``. Raises what the store does."""
+        if not await self._store.renew(self._key, self._token, max(seconds, self._seconds)):
+            self._warn_of_expiry("while it is handled")
+
+    async def commit(self, seconds: float) -> None:
+        """Say that the message is handled. It is, even where that cannot be remembered."""
+        try:
+            if not await self._store.commit(self._key, self._token, seconds):
+                self._warn_of_expiry("before it was handled")
+        except Exception as error:  # noqa: BLE001 - a failure now would have it handled again
+            logger.warning("%s is handled, but its mark does not say so: %r", self._key, error)
+
+    async def abort(self) -> None:
+        """Leave no mark; where that fails, it expires."""
+        try:
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await self._store.abort(self._key, self._token)
+        except Exception as error:  # noqa: BLE001 - what is to be told is why the handling failed
+            logger.warning(
+                "the mark of %s stays for up to %g s: %r", self._key, self._seconds, error
+            )
+
+    def _warn_of_expiry(self, when: str) -> None:
+        logger.warning(
+            "the mark of %s expired %s, so that another may handle it too; raise in_progress=%g",
+            self._key,
+            when,
+            self._seconds,
+        )
