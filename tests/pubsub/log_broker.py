@@ -127,6 +127,12 @@ class LogBroker:
         logs = enumerate(self.logs(topic))
         return not any(log.behind(committed.get(number, 0)) for number, log in logs)
 
+    def truncate(self, topic: str) -> None:
+        """Forget the messages that every group has committed."""
+        groups = [group for (name, _), group in self._groups.items() if name == topic]
+        for number, log in enumerate(self.logs(topic)):
+            log.truncate(min((g.committed.get(number, 0) for g in groups), default=0))
+
     # What the parts share.
 
     def check(self, topic: str) -> None:
@@ -161,12 +167,19 @@ class _Log:
     def __init__(self, hole_every: int) -> None:
         self.messages: list[Message] = []
         self.offsets: list[int] = []
+        self._appended = 0
         self._hole_every = hole_every
 
     def append(self, message: Message) -> None:
-        holes = len(self.offsets) // self._hole_every if self._hole_every else 0
-        self.offsets.append(len(self.offsets) + holes)
+        holes = self._appended // self._hole_every if self._hole_every else 0
+        self.offsets.append(self._appended + holes)
         self.messages.append(message)
+        self._appended += 1
+
+    def truncate(self, start: int) -> None:
+        """Forget what stands before the offset ``start``."""
+        first = bisect_left(self.offsets, start)
+        del self.offsets[:first], self.messages[:first]
 
     def read(self, start: int, limit: int) -> list[tuple[int, Message]]:
         """Return up to ``limit`` messages from the offset ``start`` on, each with its offset."""

@@ -335,6 +335,22 @@ async def test_a_topic_that_is_missing_is_told(group: Group) -> None:
         await group.broker.sender("t").connect()
 
 
+async def test_what_all_groups_have_committed_can_be_forgotten(group: Group) -> None:
+    """Offsets stay as they are, and members go on where they were."""
+    await group.send("a1", "a2", "a3")
+    member = await group.join()
+    await member.take(2)
+    await member.ack("a1")
+    group.broker.truncate("t")
+    await member.receiver.aclose()
+    member = await group.join()
+    assert await member.take() == ["a2", "a3"]
+    await group.send("a4")
+    (last,) = await member.receiver.receive(1, 0)
+    assert isinstance(last.raw, Record)
+    assert last.raw.offset == 3
+
+
 async def test_lag_is_what_is_not_handed_out_yet(group: Group) -> None:
     """Each partition that is assigned has its own."""
     await group.send("a1", "a2", "d1")
