@@ -12,7 +12,7 @@ import pytest
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub import Handler, Message, RetryPolicy
 from gizmopy.pubsub.middleware import Begun, MemoryStore, State, idempotent
-from tests.pubsub.pubsub_fakes import FakeClock, capabilities, message, until
+from tests.pubsub.pubsub_fakes import FakeClock, capabilities, message, turns, until
 from tests.pubsub.test_pubsub_subscriber import Gate, running
 
 AWAY = PubSubError("Redis is down", transient=True)
@@ -199,7 +199,7 @@ async def test_an_abort_does_not_swallow_a_cancellation(error: Exception | None)
 
 async def test_an_abort_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has its seconds, then the mark is left to expire."""
-    monkeypatch.setattr("gizmopy.pubsub.middleware.idempotency._ABORT_SECONDS", 0.001)
+    monkeypatch.setattr("gizmopy.pubsub.middleware.idempotency._PATIENCE", 0.001)
 
     class Hanging(MemoryStore):
         async def abort(self, key: str, token: str) -> bool:
@@ -217,8 +217,11 @@ async def test_an_abort_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPat
 # A store that fails
 
 
-async def test_an_outage_of_the_store_dead_letters_nothing() -> None:
-    """While the store fails a message waits in place, uncounted, and is handled after that."""
+async def test_an_outage_of_the_store_dead_letters_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """While the store fails a message waits in place, uncounted; the log says it once."""
+    caplog.set_level(logging.INFO, "gizmopy.pubsub.middleware")
     store, handler = FailingStore(begin=AWAY), Handled()
     waits: list[float] = []
 
@@ -240,6 +243,10 @@ async def test_an_outage_of_the_store_dead_letters_nothing() -> None:
     assert bench.outcomes == [("1", "ack")]
     assert handler.ids == ["1"]
     assert all(1 <= seconds <= 5 for seconds in waits)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the store of cats fails, its messages wait: Redis is down",
+        "the store of cats works again",
+    ]
 
 
 @pytest.mark.parametrize("error", [AWAY, RuntimeError("a bug")], ids=repr)
@@ -301,6 +308,49 @@ async def test_the_engine_prolongs_the_mark_with_the_lease() -> None:
         gate.open.set()
         await until(lambda: bench.settled)
     assert bench.outcomes == [("1", "ack")]
+
+
+async def test_a_renewal_that_comes_too_late_is_no_expiry(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A renewal that the commit has overtaken finds no mark in progress, and nothing is wrong."""
+    gate, slow = Gate(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def renew(self, key: str, token: str, seconds: float) -> bool:
+            await slow.wait()
+            return await super().renew(key, token, seconds)
+
+    received = message()
+    task = asyncio.create_task(idempotent(Slow(), "cats")(gate)(received))
+    await until(lambda: gate.started)
+    assert received.on_extend is not None
+    renewal = asyncio.ensure_future(received.on_extend(30))
+    await turns(2)
+    gate.open.set()
+    await task
+    slow.set()
+    await renewal
+    assert not caplog.records
+
+
+async def test_a_renewal_that_hangs_holds_up_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its seconds; who keeps the leases is told."""
+    monkeypatch.setattr("gizmopy.pubsub.middleware.idempotency._PATIENCE", 0.001)
+
+    class Hanging(MemoryStore):
+        async def renew(self, key: str, token: str, seconds: float) -> bool:
+            await asyncio.Event().wait()
+            return True
+
+    gate, received = Gate(), message()
+    task = asyncio.create_task(idempotent(Hanging(), "cats")(gate)(received))
+    await until(lambda: gate.started)
+    assert received.on_extend is not None
+    with pytest.raises(TimeoutError):
+        await received.on_extend(30)
+    gate.open.set()
+    await task
 
 
 async def test_a_mark_that_expires_too_early_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -140,6 +140,7 @@ async def test_what_is_committed_is_done_for_its_time(bench: Bench) -> None:
     assert not begun.token
     assert expires_in(begun, 10)
     await bench.advance(10)
+    assert not await bench.store.commit(KEY, token, 3600)
     assert await state(bench) is State.NEW
 
 
@@ -322,6 +323,18 @@ async def test_memory_forgets_what_is_done_and_was_not_asked_for_the_longest() -
     states = {key: (await store.begin(key, 60)).state for key in "acd"}
     assert states == {"a": State.DONE, "c": State.DONE, "d": State.IN_PROGRESS}
     assert (await store.begin("b", 60)).state is State.NEW
+
+
+async def test_memory_counts_from_the_last_commit() -> None:
+    """A key that expired and was done again is the latest, not the first to go."""
+    clock = FakeClock()
+    store = MemoryStore(size=3, clock=clock.time)
+    for key in "aba":
+        await store.commit(key, (await store.begin(key, 60)).token, 60)
+        clock.advance(40)
+    for key in "cd":
+        await store.begin(key, 60)
+    assert (await store.begin("a", 60)).state is State.DONE
 
 
 async def test_memory_forgets_nothing_that_is_in_progress() -> None:

@@ -127,18 +127,22 @@ async def test_one_trial_at_a_time_closes_the_circuit() -> None:
     behind.gate.set()
     assert await trial is None
     assert await attempt(handler) is None
-    await fail(handler, behind, 2)
-    assert await attempt(handler) is DOWN, "the row begins anew after the circuit has closed"
+    await fail(handler, behind, 3)  # the row begins anew
+    assert await wait_of(handler) == pytest.approx(30 + 1.5)
+    clock.advance(30)
+    behind.error = None
+    assert await attempt(handler) is None
 
 
 async def test_a_failed_trial_opens_the_circuit_for_as_long_again() -> None:
-    """One failure is enough then."""
+    """One failure is enough then, each time."""
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock)(behind)
     await fail(handler, behind, 3)
-    clock.advance(31)
-    await fail(handler, behind, 1)
-    assert await wait_of(handler) == pytest.approx(30 + 1.5)
+    for _ in range(3):
+        clock.advance(31)
+        await fail(handler, behind, 1)
+        assert await wait_of(handler) == pytest.approx(30 + 1.5)
 
 
 @pytest.mark.parametrize("error", [Reject("no cat"), asyncio.CancelledError()], ids=repr)
@@ -170,6 +174,9 @@ async def test_what_began_before_does_not_decide(late: BaseException | None) -> 
     slow.set()
     assert await straggler is late
     assert await wait_of(handler) == pytest.approx(10 + 1.5)
+    clock.advance(10)
+    await fail(handler, behind, 1)
+    assert await wait_of(handler) == pytest.approx(30 + 1.5)
 
 
 async def test_each_handler_has_a_circuit_of_its_own() -> None:

@@ -1,5 +1,9 @@
 """Functions around a message's handler: each takes a handler and returns one, a file each.
 
+Together they stand in this order, outermost first: ``correlation``, ``idempotent``,
+``circuit_breaker``, ``throttle``, ``timeout``; so that a duplicate takes no turn of the throttle,
+and waiting for one takes no time of the timeout.
+
 A middleware that keeps something in mind (a circuit, a rate) keeps it for each handler that it
 wraps: two handlers, or two services in one process, do not share it.
 """

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 5.0
 """Seconds after which who waits, for another's handling or for the store, looks again at most."""
-_ABORT_SECONDS = 1.0
-"""How long an abort may hold up what failed: a cancellation, perhaps."""
+_PATIENCE = 1.0
+"""Seconds that a renewal may hold up the keeping of leases, and an abort what was cancelled."""
 
 
 class State(Enum):
@@ -87,10 +87,10 @@ def idempotent(
     waits in place, uncounted, and so does all while the store fails: an outage of the store
     dead-letters nothing.
 
-    ``namespace`` keeps apart who shares a store: each subscription needs one of its own, or one
-    would skip what the other has handled. Within it, each topic has its own keys. ``key`` says
-    which messages are the same, by default those of one id; without a key (None or empty) a message
-    is handled as though there were no middleware.
+    ``namespace`` keeps apart who shares a store: give each subscription one of its own, or it would
+    skip what another has handled; so this stands in ``@subscribe`` rather than around all of a
+    service. Within it each topic has its own keys. ``key`` says which messages are the same, by
+    default those of one id; one without a key (None or empty) is handled each time.
 
     ``in_progress`` is how long the mark of a process that died holds up the message. It is to be
     at least the broker's lease, and is prolonged whenever the lease is.
@@ -104,12 +104,14 @@ def idempotent(
         raise UsageError(f"idempotent(in_progress={in_progress}, done={done}) {reason}")
 
     def wrap(handler: Handler) -> Handler:
+        marks = _Marks(store, namespace, in_progress)
+
         async def handle(message: Message) -> None:
             if not (name := key(message)):
                 await handler(message)
                 return
-            mark = _Mark(store, f"{namespace}/{message.topic}/{name}", in_progress)
-            if not await mark.begin():
+            mark = await marks.begin(f"{message.topic}/{name}")
+            if mark is None:
                 logger.debug("%r was handled before, and is not again", message)
                 return
             message.on_extend = mark.renew
@@ -127,36 +129,61 @@ def idempotent(
     return wrap
 
 
-class _Mark:
-    """The mark of one message while it is handled."""
+class _Marks:
+    """Begin with keys of one namespace, and say once when the store fails."""
 
-    def __init__(self, store: Store, key: str, seconds: float) -> None:
+    def __init__(self, store: Store, namespace: str, seconds: float) -> None:
         self._store = store
-        self._key = key
+        self._namespace = namespace
         self._seconds = seconds
-        self._token = ""
+        self._failing = False
 
-    async def begin(self) -> bool:
-        """Return whether the message is new rather than done. Raises Retry where nobody knows."""
+    async def begin(self, name: str) -> _Mark | None:
+        """Return a new mark, or None where one says done. Raises Retry where nobody knows."""
+        key = f"{self._namespace}/{name}"
         try:
-            begun = await self._store.begin(self._key, self._seconds)
+            begun = await self._store.begin(key, self._seconds)
         except PubSubError as error:
-            reason = f"the idempotency store does not say what was handled: {error}"
+            self._note(error)
             after = random.uniform(0.2, 1.0) * _LOOK_AGAIN
-            raise Retry(reason, after=after, counted=False) from error
+            raise Retry(f"the store fails: {error}", after=after, counted=False) from error
+        self._note(None)
+        if begun.state is State.DONE:
+            return None
         if begun.state is State.IN_PROGRESS:
             after = _LOOK_AGAIN if begun.expires_in is None else min(_LOOK_AGAIN, begun.expires_in)
             raise Retry("another delivery of it is being handled", after=after, counted=False)
-        self._token = begun.token
-        return begun.state is State.NEW
+        return _Mark(self._store, key, begun.token, self._seconds)
+
+    def _note(self, error: PubSubError | None) -> None:
+        if error is not None and not self._failing:
+            logger.warning("the store of %s fails, its messages wait: %s", self._namespace, error)
+        if error is None and self._failing:
+            logger.info("the store of %s works again", self._namespace)
+        self._failing = error is not None
+
+
+class _Mark:
+    """The mark of one message while it is handled."""
+
+    def __init__(self, store: Store, key: str, token: str, seconds: float) -> None:
+        self._store = store
+        self._key = key
+        self._token = token
+        self._seconds = seconds
+        self._ended = False
 
     async def renew(self, seconds: float) -> None:
         """Go along with the lease, which now lasts for ``seconds``. Raises what the store does."""
-        if not await self._store.renew(self._key, self._token, max(seconds, self._seconds)):
+        async with asyncio.timeout(_PATIENCE):
+            seconds = max(seconds, self._seconds)
+            renewed = await self._store.renew(self._key, self._token, seconds)
+        if not (renewed or self._ended):
             self._warn_of_expiry("while it is handled")
 
     async def commit(self, seconds: float) -> None:
         """Say that the message is handled. It is, even where that cannot be remembered."""
+        self._ended = True
         try:
             if not await self._store.commit(self._key, self._token, seconds):
                 self._warn_of_expiry("before it was handled")
@@ -165,8 +192,9 @@ class _Mark:
 
     async def abort(self) -> None:
         """Leave no mark; where that fails, it expires."""
+        self._ended = True
         try:
-            async with asyncio.timeout(_ABORT_SECONDS):
+            async with asyncio.timeout(_PATIENCE):
                 await self._store.abort(self._key, self._token)
         except Exception as error:  # noqa: BLE001 - what is to be told is why the handling failed
             logger.warning(
