@@ -118,7 +118,7 @@ async def test_one_trial_at_a_time_closes_the_circuit() -> None:
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock)(behind)
     await fail(handler, behind, 3)
-    clock.advance(30)
+    clock.advance(40)
     behind.error = None
     behind.gate.clear()
     trial = asyncio.create_task(attempt(handler))
