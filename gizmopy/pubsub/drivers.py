@@ -52,6 +52,11 @@ async def provision(url: str, topic: str, subscriptions: Sequence[str] = ()) -> 
         yield
 
 
+def has_provision(url: str) -> bool:
+    """Return whether topics of this broker have to be made, and ``provision`` makes them."""
+    return urlsplit(url).scheme in _known(PROVISION_GROUP, _BUILT_IN_PROVISION)
+
+
 def _known(group: str, built_in: dict[str, str]) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=group)} | built_in
 

@@ -1,0 +1,98 @@
+"""Where the broker keeps order, the messages of one key arrive as they were sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from gizmopy.pubsub import Message
+from pubsubtest.conformance.bench import Bench
+from pubsubtest.conformance.checking import NACK, ORDER, SETTLES_EACH, Checks, expect
+
+check = Checks()
+
+KEYS = ("a", "b", "c", "d", "e")
+
+
+def _numbers(messages: list[Message]) -> list[int]:
+    return [int(message.body or b"") for message in messages]
+
+
+def _expect_ascending(numbers: list[int], of: str) -> None:
+    expect(numbers == sorted(numbers), f"{of} arrived in the order {numbers}")
+
+
+@check(ORDER)
+async def a_key_arrives_in_order(bench: Bench) -> None:
+    """Whatever is received together, the messages of one key ascend."""
+    receiver = await bench.receiver(ordered=True)
+    await bench.send_numbers(50, KEYS)
+    keys: defaultdict[str | None, list[Message]] = defaultdict(list)
+    for message in await bench.collect(receiver, 50, settle=True):
+        keys[message.key].append(message)
+    for key, messages in keys.items():
+        _expect_ascending(_numbers(messages), f"key {key!r}")
+
+
+@check(ORDER)
+async def a_batch_is_sent_in_its_order(bench: Bench) -> None:
+    """Messages of different keys in one send do not change the order of those before and after."""
+    receiver = await bench.receiver(ordered=True)
+    sender = await bench.sender()
+    for start in range(0, 20, 2):
+        batch = [bench.message(str(start + n).encode(), key=KEYS[n]) for n in range(2)]
+        expect(not any(await sender.send(batch)), "a message was not sent")
+    messages = await bench.collect(receiver, 20, settle=True)
+    for key in KEYS[:2]:
+        _expect_ascending(_numbers([m for m in messages if m.key == key]), f"key {key!r}")
+
+
+@check(ORDER, NACK)
+async def order_survives_a_nack(bench: Bench) -> None:
+    """What is given back comes before what followed it."""
+    receiver = await bench.receiver(ordered=True)
+    await bench.send_numbers(6, ["k"])
+    order: list[int] = []
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + bench.patience
+    nacked = False
+    while len(order) < 6 and loop.time() < deadline:
+        batch = list(await receiver.receive(10, 1.0))
+        if batch and not nacked:
+            nacked = True
+            await receiver.nack(batch, 0)
+            continue
+        order += _numbers(batch)
+        await bench.ack(receiver, *batch)
+    expect(order == list(range(6)), f"after a nack the key arrived as {order}")
+
+
+@check(ORDER, SETTLES_EACH)
+async def order_survives_a_close(bench: Bench) -> None:
+    """What was held comes first to the next receiver, in its order."""
+    first = await bench.receiver(ordered=True)
+    await bench.send_numbers(6, ["k"])
+    (message, *_) = await bench.collect(first, 1)
+    expect(_numbers([message]) == [0], f"the first to arrive was {message.body!r}")
+    await first.aclose()
+    second = await bench.receiver(ordered=True)
+    again = _numbers(await bench.collect(second, 6, settle=True))
+    expect(again == list(range(6)), f"after a close the key arrived as {again}")
+
+
+@check(ORDER)
+async def keys_do_not_wait_for_each_other(bench: Bench) -> None:
+    """While one key's messages are held, another key's arrive."""
+    receiver = await bench.receiver(ordered=True)
+    await bench.send_numbers(3, ["slow"])
+    held = await bench.collect(receiver, 1)
+    await bench.send(bench.message(b"7", key="other"))
+    seen: list[str | None] = []
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + bench.patience
+    while "other" not in seen and loop.time() < deadline:
+        batch = await receiver.receive(10, 1.0)
+        seen += [message.key for message in batch]
+        held += batch
+    expect("other" in seen, "a key waited for another one")
+    await bench.ack(receiver, *held)

@@ -1,0 +1,38 @@
+"""The driver that the documentation walks through passes the suite, as it stands there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gizmopy.pubsub import Driver
+from pubsubtest.conformance import Check, Harness, checks, run_check
+
+PAGE = Path(__file__).parents[2] / "docs" / "writing-a-driver.md"
+DRIVER, PROOF = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+def _open_driver() -> Callable[[str], Driver]:
+    namespace: dict[str, Any] = {}
+    exec(compile(DRIVER, str(PAGE), "exec"), namespace)
+    opened: Callable[[str], Driver] = namespace["open_driver"]
+    return opened
+
+
+@pytest.mark.parametrize("check", checks(), ids=lambda check: check.name)
+async def test_the_driver_on_the_page_passes(check: Check, tmp_path: Path) -> None:
+    """No check fails."""
+    open_driver = _open_driver()
+    harness = Harness(open=lambda: open_driver(f"sqlite://{tmp_path}/queue.db"))
+    result = await run_check(check, harness, timeout=40)
+    assert result.outcome != "failed", result.reason
+
+
+def test_the_proof_on_the_page_is_about_25_lines() -> None:
+    """It compiles, and is as short as promised."""
+    compile(PROOF, str(PAGE), "exec")
+    assert len(PROOF.splitlines()) <= 25
