@@ -57,11 +57,17 @@ class Leases:
         failed: list[Message] = []
         if self._can.lease is not None:
             batch, failed = await self._extend_batch(self._young(batch), lease)
-        renewals = [m.on_extend(lease) for m in batch if m.on_extend is not None]
+        renewals = [self._renew(m, lease) for m in batch if m.on_extend is not None]
         for outcome in await asyncio.gather(*renewals, return_exceptions=True):
             if outcome is not None:
                 logger.warning("what goes along with a lease was not extended: %r", outcome)
         return failed
+
+    async def _renew(self, message: Message, lease: float) -> None:
+        """Prolong what goes along with a lease, without holding up other leases for long."""
+        assert message.on_extend is not None
+        async with asyncio.timeout(lease / 8):
+            await message.on_extend(lease)
 
     def _young(self, batch: Sequence[Message]) -> list[Message]:
         """Return those that the broker still lets be extended; the others are lost."""

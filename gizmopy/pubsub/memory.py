@@ -12,6 +12,7 @@ Each driver opened is a broker of its own, and is gone with it.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,14 +25,14 @@ from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
 from gizmopy.pubsub.message import Message
 
 _LEASE = 30.0
-_STALE_TIMERS = 64
-"""Timers of settled messages that may lie about before they are swept out."""
+_STALE = 1000
+"""Messages that timers may know and that are settled, before they are swept out."""
 
 _Held = dict[Message, float]
 """What a receiver holds, and when each lease is over."""
 
-_Timer = tuple[float, int, Message, _Held | None]
-"""When it ends, a number to tell equals apart, and whose lease (None: a delay) it is."""
+_Timer = tuple[float, int, list[Message], _Held | None]
+"""When it ends, a number to tell equals apart, and whose leases (None: delays) they are."""
 
 
 class Handle(Protocol):
@@ -87,6 +88,7 @@ class MemoryDriver:
             batch_messages=batch_messages,
             batch_bytes=None,
             message_bytes=message_bytes,
+            ordered_batches=True,  # a send never fails in part
         )
 
     def sender(self, topic: str) -> MemorySender:
@@ -197,15 +199,37 @@ class MemoryReceiver:
 
 
 class _Lane:
-    """The messages of one key in an ordered subscription."""
+    """The messages of one key in an ordered subscription: mostly one, and deques are large."""
 
-    __slots__ = ("held", "key", "waiting")
+    __slots__ = ("behind", "front", "held")
 
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.waiting: deque[Message] = deque()
+    def __init__(self, front: Message) -> None:
+        self.front: Message | None = front
+        self.behind: deque[Message] | None = None
         self.held = 0
         """Handed out, or delayed: while there are any, no other is handed out."""
+
+    def append(self, message: Message) -> None:
+        """Put a message at the end."""
+        if self.front is None:
+            self.front = message
+        elif self.behind is None:
+            self.behind = deque((message,))
+        else:
+            self.behind.append(message)
+
+    def pop(self) -> Message:
+        """Take the message in front out."""
+        front, self.front = self.front, self.behind.popleft() if self.behind else None
+        assert front is not None
+        return front
+
+    def put_back(self, message: Message) -> None:
+        """Put a message back in its place."""
+        waiting = [*([self.front] if self.front else ()), *(self.behind or ())]
+        bisect.insort(waiting, message, key=_number)
+        self.front, *behind = waiting
+        self.behind = deque(behind) if behind else None
 
 
 class _Subscription:
@@ -220,18 +244,25 @@ class _Subscription:
         self._lanes: dict[str, _Lane] = {}
         # Leases that end (with the receiver's held messages) and delays that end (with None).
         self._timers: list[_Timer] = []
-        self._live_timers = 0
+        self._timed = 0
+        """Messages that a lease or a delay runs for."""
+        self._stale = 0
+        """Messages in timers that have left since, or got another timer."""
         self._numbers = count()
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     def put(self, batch: Sequence[Message]) -> None:
         """Take in what was published, as copies with a number of their own."""
-        for message in batch:
-            copy = _copy(message, 0)
-            copy.raw = next(self._numbers)
-            self._line_up(copy)
+        numbers = self._numbers
+        copies = [m.copy(delivery=0, partition=m.key, raw=next(numbers)) for m in batch]
+        if self.ordered:
+            for copy in copies:
+                self._line_up(copy)
+        else:
+            self._ready.extend(copies)
         self.backlog += len(batch)
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def take(self, limit: int, held: _Held, lease: float) -> list[Message]:
         """Lease up to ``limit`` messages, in turn from each key that is free."""
@@ -240,8 +271,9 @@ class _Subscription:
         batch = self._pick(limit)
         for message in batch:
             message.delivery += 1
-            held[message] = now + lease
-            self._start_timer(now + lease, message, held)
+        if batch:
+            held.update(dict.fromkeys(batch, now + lease))
+            self._start_timer(now + lease, batch, held)
         self.backlog -= len(batch)
         if self._ready:
             self._wake()
@@ -249,46 +281,50 @@ class _Subscription:
 
     def ack(self, batch: Sequence[Message], held: _Held) -> Results:
         """Forget messages for good."""
-        return self._settle(batch, held, self._leave)
+        return self._settle(batch, held, self._leave if self.ordered else _forget)
 
     def give_back(self, batch: Sequence[Message], held: _Held, delay: float) -> Results:
         """Line messages up again, after ``delay`` seconds."""
+        delayed: list[Message] = []
 
         def again(message: Message) -> None:
             self.backlog += 1
-            copy = _copy(message, message.delivery)
+            copy = _again(message)
             if delay > 0:
-                self._start_timer(self.clock.time() + delay, copy, None)
+                delayed.append(copy)
             else:
                 self._return(copy)
 
         # From the last to the first, as each goes in front of its successors.
-        return self._settle(batch[::-1], held, again)[::-1]
+        results = self._settle(batch[::-1], held, again)[::-1]
+        if delayed:
+            self._start_timer(self.clock.time() + delay, delayed[::-1], None)
+        return results
 
     def extend(self, batch: Sequence[Message], held: _Held, seconds: float) -> Results:
         """Move the end of leases."""
         end = self.clock.time() + seconds
-
-        def prolong(message: Message) -> None:
-            held[message] = end
-            self._start_timer(end, message, held)
-
-        return self._settle(batch, held, prolong)
+        results = self._settle(batch, held, lambda _: None)
+        extended = [m for m, error in zip(batch, results, strict=True) if error is None]
+        if extended:
+            held.update(dict.fromkeys(extended, end))
+            self._start_timer(end, extended, held)
+        return results
 
     def _settle(
         self, batch: Sequence[Message], held: _Held, settle: Callable[[Message], None]
     ) -> Results:
         """End the lease of each message and ``settle`` it; refuse those whose lease is over."""
         self._run_timers(self.clock.time())
-        results: list[Exception | None] = []
-        for message in batch:
+        results: list[Exception | None] = [None] * len(batch)
+        for place, message in enumerate(batch):
             if held.pop(message, None) is None:
                 reason = f"the lease of {message.id} is over, or it is settled already"
-                results.append(PubSubError(reason, transient=False))
-                continue
-            self._live_timers -= 1
-            settle(message)
-            results.append(None)
+                results[place] = PubSubError(reason, transient=False)
+            else:
+                settle(message)
+        self._timed -= len(batch) - len([error for error in results if error])
+        self._stale += len(batch)
         if self._ready:
             self._wake()  # a key is free again, or a message is back
         return results
@@ -297,18 +333,23 @@ class _Subscription:
 
     def _line_up(self, message: Message) -> None:
         """Put a new message at the end."""
-        if not self.ordered or message.key is None:
+        if message.key is None:
             self._ready.append(message)
             return
         lane = self._lanes.get(message.key)
         if lane is None:
-            lane = self._lanes[message.key] = _Lane(message.key)
-        lane.waiting.append(message)
-        if not lane.held and len(lane.waiting) == 1:
+            lane = self._lanes[message.key] = _Lane(message)
             self._ready.append(lane)
+            return
+        if lane.front is None and not lane.held:
+            self._ready.append(lane)
+        lane.append(message)
 
     def _pick(self, limit: int) -> list[Message]:
         """Take up to ``limit`` messages out, one of each free key, then the next of each."""
+        if not self.ordered:
+            messages: deque[Any] = self._ready
+            return [messages.popleft() for _ in range(min(limit, len(messages)))]
         batch: list[Message] = []
         fresh, again = self._ready, deque[_Lane]()
         while len(batch) < limit and (fresh or again):
@@ -317,20 +358,20 @@ class _Subscription:
                 batch.append(entry)
                 continue
             entry.held += 1
-            batch.append(entry.waiting.popleft())
-            if entry.waiting:
+            batch.append(entry.pop())
+            if entry.front is not None:
                 again.append(entry)
         return batch  # lanes in ``again`` are busy now: _leave lines them up again
 
     def _leave(self, message: Message) -> None:
         """Free the lane of a message that is settled, if it was the last one handed out."""
-        if not self.ordered or message.key is None:
+        if message.key is None:
             return
         lane = self._lanes[message.key]
         lane.held -= 1
         if lane.held:
             return
-        if lane.waiting:
+        if lane.front is not None:
             self._ready.append(lane)
         else:
             del self._lanes[message.key]
@@ -341,25 +382,23 @@ class _Subscription:
             self._ready.appendleft(message)
             return
         lane = self._lanes[message.key]
-        waiting = lane.waiting
-        place = 0
-        while place < len(waiting) and _number(waiting[place]) < _number(message):
-            place += 1
-        waiting.insert(place, message)
+        lane.put_back(message)
         lane.held -= 1
         if not lane.held:
             self._ready.appendleft(lane)
 
     # Time: leases and delays that end.
 
-    def _start_timer(self, end: float, message: Message, held: _Held | None) -> None:
-        timer = (end, next(self._numbers), message, held)
-        heapq.heappush(self._timers, timer)
-        self._live_timers += 1
-        if len(self._timers) > 2 * self._live_timers + _STALE_TIMERS:
-            self._timers = [timer for timer in self._timers if _is_live(timer)]
+    def _start_timer(self, end: float, batch: list[Message], held: _Held | None) -> None:
+        number = next(self._numbers)
+        heapq.heappush(self._timers, (end, number, batch, held))
+        self._timed += len(batch)
+        if self._stale > self._timed + _STALE:
+            swept = [(timer[0], timer[1], _live(timer), timer[3]) for timer in self._timers]
+            self._timers = [timer for timer in swept if timer[2]]
             heapq.heapify(self._timers)
-        if self._timers[0] is timer:
+            self._stale = 0
+        if self._timers[0][1] == number:
             self.wake_all()  # those who wait have to wake earlier
 
     def _run_timers(self, now: float) -> None:
@@ -367,15 +406,17 @@ class _Subscription:
         due: list[Message] = []
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)
-            if not _is_live(timer):
+            _, _, batch, held = timer
+            live = _live(timer)
+            self._timed -= len(live)
+            self._stale -= len(batch) - len(live)
+            if held is None:
+                due += live
                 continue
-            self._live_timers -= 1
-            _, _, message, held = timer
-            if held is not None:
+            for message in live:
                 del held[message]
                 self.backlog += 1
-                message = _copy(message, message.delivery)
-            due.append(message)
+                due.append(_again(message))
         for message in reversed(due):
             self._return(message)
 
@@ -411,10 +452,14 @@ class _Subscription:
             self._wake()
 
 
-def _is_live(timer: _Timer) -> bool:
-    """Return whether a delay, or the lease that ends here, still stands."""
-    end, _, message, held = timer
-    return held is None or held.get(message) == end
+def _live(timer: _Timer) -> list[Message]:
+    """Return the messages whose delay, or lease that ends here, still stands."""
+    end, _, batch, held = timer
+    return batch if held is None else [m for m in batch if held.get(m) == end]
+
+
+def _forget(message: Message) -> None:
+    """Do nothing more about a message that is settled."""
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -427,15 +472,6 @@ def _number(message: Message) -> int:
     return message.raw
 
 
-def _copy(message: Message, delivery: int) -> Message:
-    return Message(
-        message.topic,
-        message.body,
-        key=message.key,
-        attributes=message.attributes,
-        id=message.id,
-        published_at=message.published_at,
-        delivery=delivery,
-        partition=message.key,
-        raw=message.raw,
-    )
+def _again(message: Message) -> Message:
+    """Return what is delivered again: a Message of its own."""
+    return message.copy(delivery=message.delivery, partition=message.partition, raw=message.raw)

@@ -25,7 +25,8 @@ class Message:
     that are not UTF-8 survive in it by ``surrogateescape``. ``id`` and ``published_at`` (UTC) are
     the broker's where it gives them. ``delivery`` counts how often the broker has delivered the
     message, from 1; ``attempt`` how often the handler has run in this delivery, from 1 inside it.
-    ``partition`` is opaque, and None where the broker has none; ``raw`` is the broker's own record.
+    ``subscription`` is the one that it was received by. ``partition`` is opaque, and None where
+    the broker has none; ``raw`` is the broker's own record.
 
     ``on_extend`` may be set while a message is handled: it is awaited with the seconds whenever the
     engine prolongs the message's lease, for what has to last as long.
@@ -45,6 +46,7 @@ class Message:
         "on_extend",
         "partition",
         "raw",
+        "subscription",
         "topic",
     )
 
@@ -69,6 +71,7 @@ class Message:
         self._published_at: datetime | float = time() if published_at is None else published_at
         self.delivery = delivery
         self.attempt = 0
+        self.subscription = ""
         self.partition = partition
         self.raw = raw
         self.on_extend: OnExtend | None = None
@@ -85,6 +88,24 @@ class Message:
         """Name the message without its body: it may end in a log."""
         size = "tombstone" if self.body is None else f"{len(self.body)} bytes"
         return f"<Message {self.id} of {self.topic}, key {self.key!r}, {size}>"
+
+    def copy(self, *, delivery: int, partition: Hashable, raw: object) -> Message:
+        """Return this message as another delivery of it, a few times faster than making one."""
+        copy = Message.__new__(Message)
+        copy.topic = self.topic
+        copy.body = self.body
+        copy.key = self.key
+        copy.attributes = self.attributes
+        copy.id = self.id
+        copy.subscription = ""
+        copy._published_at = self._published_at
+        copy.delivery = delivery
+        copy.attempt = 0
+        copy.partition = partition
+        copy.raw = raw
+        copy.on_extend = None
+        copy._extend = None
+        return copy
 
     async def extend(self, seconds: float) -> None:
         """Keep the broker from delivering this message to others for ``seconds`` from now.

@@ -159,6 +159,7 @@ class Pipeline:
         extend, positions = self.leases.extend, self.settler.positions
         for message in batch:
             message._extend = extend
+            message.subscription = self.subscription.subscription
             if positions is not None:
                 positions.received(message.partition, message)
         if self.stopped:

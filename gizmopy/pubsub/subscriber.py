@@ -140,6 +140,11 @@ class Subscriber:
     # Look: what is going on.
 
     @property
+    def ended(self) -> bool:
+        """Whether it was drained, or has died."""
+        return self._ended.is_set()
+
+    @property
     def connected(self) -> bool:
         """Whether the broker was reached."""
         return self._pipeline.connected

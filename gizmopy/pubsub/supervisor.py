@@ -106,7 +106,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Consume until ``drain`` has ended."""
-        while not self._ending.is_set():
+        while not self._subscriber.ended:
             try:
                 await self._run_one()
             except Exception as error:

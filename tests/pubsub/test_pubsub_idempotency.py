@@ -60,7 +60,7 @@ class FailingStore(MemoryStore):
         return await super().abort(key, token)
 
 
-async def state(store: MemoryStore, key: str = "cats/t/1") -> State:
+async def state(store: MemoryStore, key: str = "/t/1") -> State:
     """Return what a store knows of the test's message."""
     return (await store.begin(key, 1)).state
 
@@ -71,7 +71,7 @@ async def state(store: MemoryStore, key: str = "cats/t/1") -> State:
 async def test_a_message_whose_handling_failed_is_handled_again() -> None:
     """A handler that fails leaves no mark: the redelivery is not mistaken for a duplicate."""
     handler = Handled(ValueError("no"))
-    async with running(idempotent(MemoryStore(), "cats")(handler), retry=ONCE) as bench:
+    async with running(idempotent(MemoryStore())(handler), retry=ONCE) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
         bench.receiver.put(message(delivery=2))
@@ -83,7 +83,7 @@ async def test_a_message_whose_handling_failed_is_handled_again() -> None:
 async def test_a_message_that_fails_in_place_is_handled_again() -> None:
     """A retry in place finds no mark either."""
     handler = Handled(ValueError("no"), Retry(after=1))
-    async with running(idempotent(MemoryStore(), "cats")(handler)) as bench:
+    async with running(idempotent(MemoryStore())(handler)) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
     assert bench.outcomes == [("1", "ack")]
@@ -93,7 +93,7 @@ async def test_a_message_that_fails_in_place_is_handled_again() -> None:
 async def test_a_duplicate_of_what_was_handled_is_acked_unhandled() -> None:
     """The handler runs once, and the broker is rid of both."""
     handler = Handled()
-    async with running(idempotent(MemoryStore(), "cats")(handler)) as bench:
+    async with running(idempotent(MemoryStore())(handler)) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
         bench.receiver.put(message(delivery=2))
@@ -112,7 +112,7 @@ async def test_a_duplicate_of_what_is_being_handled_waits_for_it() -> None:
         await asyncio.sleep(0)
 
     async with running(
-        idempotent(MemoryStore(), "cats")(gate), concurrency=2, retry=ONCE, sleep=sleep
+        idempotent(MemoryStore())(gate), concurrency=2, retry=ONCE, sleep=sleep
     ) as bench:
         bench.receiver.put(message(), message(delivery=2))
         await until(lambda: len(waits) == 7)  # more often than its attempts and deliveries
@@ -127,9 +127,9 @@ async def test_a_duplicate_of_what_is_being_handled_waits_for_it() -> None:
 async def test_who_waits_looks_again_when_the_mark_expires() -> None:
     """A mark that expires sooner is not waited for longer."""
     store = MemoryStore(clock=FakeClock().time)
-    await store.begin("cats/t/1", 2)
+    await store.begin("/t/1", 2)
     with pytest.raises(Retry) as caught:
-        await idempotent(store, "cats")(Handled())(message())
+        await idempotent(store)(Handled())(message())
     assert caught.value.after == 2
     assert not caught.value.counted
 
@@ -142,7 +142,7 @@ async def test_without_knowing_the_expiry_who_waits_looks_again_too() -> None:
             return Begun(State.IN_PROGRESS)
 
     with pytest.raises(Retry) as caught:
-        await idempotent(Vague(), "cats")(Handled())(message())
+        await idempotent(Vague())(Handled())(message())
     assert caught.value.after == 5
 
 
@@ -153,7 +153,7 @@ async def test_the_handlers_error_is_what_is_told(error: Exception) -> None:
     """Whatever a handler raises comes out as it is, and leaves no mark."""
     store = MemoryStore()
     with pytest.raises(type(error)) as caught:
-        await idempotent(store, "cats")(Handled(error))(message())
+        await idempotent(store)(Handled(error))(message())
     assert caught.value is error
     assert await state(store) is State.NEW
 
@@ -166,7 +166,7 @@ async def test_what_cannot_be_decoded_leaves_no_mark() -> None:
         raise UndecodableMessage("no JSON")
 
     with pytest.raises(UndecodableMessage):
-        await idempotent(store, "cats")(undecodable)(message())
+        await idempotent(store)(undecodable)(message())
     assert await state(store) is State.NEW
 
 
@@ -176,7 +176,7 @@ async def test_what_cannot_be_decoded_leaves_no_mark() -> None:
 async def test_a_cancelled_handling_leaves_no_mark() -> None:
     """A drain that cannot wait gives the message back, and the next who gets it handles it."""
     store, gate = MemoryStore(), Gate()
-    async with running(idempotent(store, "cats")(gate)) as bench:
+    async with running(idempotent(store)(gate)) as bench:
         bench.receiver.put(message())
         await until(lambda: gate.started)
         report = await bench.subscriber.drain(0)
@@ -190,7 +190,7 @@ async def test_an_abort_does_not_swallow_a_cancellation(error: Exception | None)
     """Whether the abort works or not, who is cancelled is cancelled."""
     gate = Gate()
     store = FailingStore() if error is None else FailingStore(abort=error)
-    task = asyncio.create_task(idempotent(store, "cats")(gate)(message()))
+    task = asyncio.create_task(idempotent(store)(gate)(message()))
     await until(lambda: gate.started)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -207,7 +207,7 @@ async def test_an_abort_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPat
             return True
 
     gate = Gate()
-    task = asyncio.create_task(idempotent(Hanging(), "cats")(gate)(message()))
+    task = asyncio.create_task(idempotent(Hanging())(gate)(message()))
     await until(lambda: gate.started)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -232,7 +232,7 @@ async def test_an_outage_of_the_store_dead_letters_nothing(
         await asyncio.sleep(0)
 
     async with running(
-        idempotent(store, "cats")(handler),
+        idempotent(store)(handler),
         retry=ONCE,
         max_deliveries=1,
         dead_letter=True,
@@ -244,8 +244,8 @@ async def test_an_outage_of_the_store_dead_letters_nothing(
     assert handler.ids == ["1"]
     assert all(1 <= seconds <= 5 for seconds in waits)
     assert [record.getMessage() for record in caplog.records] == [
-        "the store of cats fails, its messages wait: Redis is down",
-        "the store of cats works again",
+        "the store of t/s fails, its messages wait: Redis is down",
+        "the store of t/s works again",
     ]
 
 
@@ -255,21 +255,21 @@ async def test_a_commit_that_fails_is_no_failure_of_the_handler(
 ) -> None:
     """What is handled is acked, for else it would surely be handled again; it is logged."""
     handler = Handled()
-    async with running(idempotent(FailingStore(commit=error), "cats")(handler)) as bench:
+    async with running(idempotent(FailingStore(commit=error))(handler)) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
     assert bench.outcomes == [("1", "ack")]
     assert handler.ids == ["1"]
-    assert "cats/t/1 is handled, but its mark does not say so" in caplog.text
+    assert "s/t/1 is handled, but its mark does not say so" in caplog.text
 
 
 async def test_an_abort_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The handler's error is what is told; the mark expires."""
     store, error = FailingStore(abort=AWAY), ValueError("no")
     with pytest.raises(ValueError, match="no") as caught:
-        await idempotent(store, "cats", in_progress=30)(Handled(error))(message())
+        await idempotent(store, in_progress=30)(Handled(error))(message())
     assert caught.value is error
-    assert "the mark of cats/t/1 stays for up to 30 s" in caplog.text
+    assert "the mark of /t/1 stays for up to 30 s" in caplog.text
 
 
 # How long a mark lasts
@@ -280,13 +280,13 @@ async def test_the_mark_lasts_as_long_as_the_lease() -> None:
     clock, gate = FakeClock(), Gate()
     store = MemoryStore(clock=clock.time)
     received = message()
-    task = asyncio.create_task(idempotent(store, "cats", in_progress=60)(gate)(received))
+    task = asyncio.create_task(idempotent(store, in_progress=60)(gate)(received))
     await until(lambda: gate.started)
     for lease, lasts in ((30, 60), (600, 600)):
         clock.advance(50)
         assert received.on_extend is not None
         await received.on_extend(lease)
-        assert (await store.begin("cats/t/1", 1)).expires_in == lasts
+        assert (await store.begin("/t/1", 1)).expires_in == lasts
     gate.open.set()
     await task
     assert received.on_extend is None
@@ -301,7 +301,7 @@ async def test_the_engine_prolongs_the_mark_with_the_lease() -> None:
             renewed.set()
             return await super().renew(key, token, seconds)
 
-    handler = idempotent(Renewed(), "cats")(gate)
+    handler = idempotent(Renewed())(gate)
     async with running(handler, capabilities(lease=0.02)) as bench:
         bench.receiver.put(message())
         await renewed.wait()
@@ -322,7 +322,7 @@ async def test_a_renewal_that_comes_too_late_is_no_expiry(
             return await super().renew(key, token, seconds)
 
     received = message()
-    task = asyncio.create_task(idempotent(Slow(), "cats")(gate)(received))
+    task = asyncio.create_task(idempotent(Slow())(gate)(received))
     await until(lambda: gate.started)
     assert received.on_extend is not None
     renewal = asyncio.ensure_future(received.on_extend(30))
@@ -344,7 +344,7 @@ async def test_a_renewal_that_hangs_holds_up_no_lease(monkeypatch: pytest.Monkey
             return True
 
     gate, received = Gate(), message()
-    task = asyncio.create_task(idempotent(Hanging(), "cats")(gate)(received))
+    task = asyncio.create_task(idempotent(Hanging())(gate)(received))
     await until(lambda: gate.started)
     assert received.on_extend is not None
     with pytest.raises(TimeoutError):
@@ -358,7 +358,7 @@ async def test_a_mark_that_expires_too_early_is_told(caplog: pytest.LogCaptureFi
     clock, gate = FakeClock(), Gate()
     store = MemoryStore(clock=clock.time)
     received = message()
-    task = asyncio.create_task(idempotent(store, "cats", in_progress=60)(gate)(received))
+    task = asyncio.create_task(idempotent(store, in_progress=60)(gate)(received))
     await until(lambda: gate.started)
     clock.advance(60)
     assert await state(store) is State.NEW
@@ -367,7 +367,7 @@ async def test_a_mark_that_expires_too_early_is_told(caplog: pytest.LogCaptureFi
     gate.open.set()
     await task
     while_handled, before = [record.getMessage() for record in caplog.records]
-    assert "the mark of cats/t/1 expired while it is handled" in while_handled
+    assert "the mark of /t/1 expired while it is handled" in while_handled
     assert "expired before it was handled" in before
     assert "raise in_progress=60" in before
     assert await state(store) is State.IN_PROGRESS, "the other's mark stands"
@@ -376,7 +376,7 @@ async def test_a_mark_that_expires_too_early_is_told(caplog: pytest.LogCaptureFi
 async def test_what_is_done_is_remembered_for_as_long_as_is_said() -> None:
     """After that a duplicate is handled like any message."""
     clock, handler = FakeClock(), Handled()
-    handle = idempotent(MemoryStore(clock=clock.time), "cats", done=100)(handler)
+    handle = idempotent(MemoryStore(clock=clock.time), done=100)(handler)
     await handle(message())
     clock.advance(99)
     await handle(message())
@@ -390,17 +390,19 @@ async def test_what_is_done_is_remembered_for_as_long_as_is_said() -> None:
 
 
 async def test_subscriptions_that_share_a_store_do_not_mix() -> None:
-    """A message that one has handled is new to the other, by its namespace."""
+    """A message that one has handled is new to the other."""
     store, one, other = MemoryStore(), Handled(), Handled()
-    await idempotent(store, "one")(one)(message())
-    await idempotent(store, "other")(other)(message())
+    for subscription, handler in (("one", one), ("other", other), ("one", one)):
+        received = message()
+        received.subscription = subscription
+        await idempotent(store)(handler)(received)
     assert one.ids == other.ids == ["1"]
 
 
 async def test_topics_do_not_mix() -> None:
     """The same key of another topic is another message."""
     handler = Handled()
-    handle = idempotent(MemoryStore(), "cats")(handler)
+    handle = idempotent(MemoryStore())(handler)
     await handle(Message("cats", b"", id="1"))
     await handle(Message("dogs", b"", id="1"))
     assert handler.ids == ["1", "1"]
@@ -409,7 +411,7 @@ async def test_topics_do_not_mix() -> None:
 async def test_the_key_says_which_messages_are_the_same() -> None:
     """Two messages of one key are handled once, whatever their ids."""
     handler = Handled()
-    handle = idempotent(MemoryStore(), "cats", key=lambda m: m.attributes["order"])(handler)
+    handle = idempotent(MemoryStore(), key=lambda m: m.attributes["order"])(handler)
     await handle(message(id="1", attributes={"order": "7"}))
     await handle(message(id="2", attributes={"order": "7"}))
     await handle(message(id="3", attributes={"order": "8"}))
@@ -422,7 +424,7 @@ async def test_without_a_key_no_message_is_a_duplicate(
 ) -> None:
     """What has no key is handled each time: it is never lost for want of one."""
     store, handler = FailingStore(begin=AWAY), Handled()
-    handle: Handler = idempotent(store, "cats", key=key)(handler)
+    handle: Handler = idempotent(store, key=key)(handler)
     await handle(message())
     await handle(message())
     assert handler.ids == ["1", "1"]
@@ -431,7 +433,7 @@ async def test_without_a_key_no_message_is_a_duplicate(
 async def test_a_duplicate_is_told_to_who_debugs(caplog: pytest.LogCaptureFixture) -> None:
     """The log says at DEBUG which message was not handled again, without its body."""
     caplog.set_level(logging.DEBUG, "gizmopy.pubsub.middleware")
-    handle = idempotent(MemoryStore(), "cats")(Handled())
+    handle = idempotent(MemoryStore())(Handled())
     await handle(message(b"secret"))
     assert not caplog.records
     await handle(message(b"secret"))
@@ -440,17 +442,8 @@ async def test_a_duplicate_is_told_to_who_debugs(caplog: pytest.LogCaptureFixtur
     assert "<Message 1 of t, key None, 6 bytes> was handled before" in record.getMessage()
 
 
-@pytest.mark.parametrize(
-    ("namespace", "options", "remedy"),
-    [
-        ("", {}, "needs a namespace"),
-        ("cats", {"in_progress": 0}, "use seconds above 0"),
-        ("cats", {"done": -1}, "use seconds above 0"),
-    ],
-)
-def test_what_would_remember_nothing_is_refused(
-    namespace: str, options: dict[str, Any], remedy: str
-) -> None:
+@pytest.mark.parametrize("options", [{"in_progress": 0}, {"done": -1}])
+def test_what_would_remember_nothing_is_refused(options: dict[str, Any]) -> None:
     """What makes no sense is told where it is written."""
-    with pytest.raises(UsageError, match=remedy):
-        idempotent(MemoryStore(), namespace, **options)
+    with pytest.raises(UsageError, match="use seconds above 0"):
+        idempotent(MemoryStore(), **options)

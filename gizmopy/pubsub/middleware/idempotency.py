@@ -75,7 +75,6 @@ def _message_id(message: Message) -> str:
 
 def idempotent(
     store: Store,
-    namespace: str,
     *,
     key: Callable[[Message], str | None] = _message_id,
     in_progress: float = 60.0,
@@ -87,30 +86,27 @@ def idempotent(
     waits in place, uncounted, and so does all while the store fails: an outage of the store
     dead-letters nothing.
 
-    ``namespace`` keeps apart who shares a store: give each subscription one of its own, or it would
-    skip what another has handled; so this stands in ``@subscribe`` rather than around all of a
-    service. Within it each topic has its own keys. ``key`` says which messages are the same, by
-    default those of one id; one without a key (None or empty) is handled each time.
+    A store may be shared by any number of subscriptions: each has marks of its own for each topic.
+    ``key`` says which messages are the same, by default those of one id; one without a key (None
+    or empty) is handled each time.
 
     ``in_progress`` is how long the mark of a process that died holds up the message. It is to be
     at least the broker's lease, and is prolonged whenever the lease is.
 
-    Raises UsageError on an empty namespace, and on seconds not above 0.
+    Raises UsageError on seconds not above 0.
     """
-    if not namespace:
-        raise UsageError("idempotent() needs a namespace: the name of the subscription, say")
     if not (in_progress > 0 and done > 0):
         reason = "remembers nothing; use seconds above 0"
         raise UsageError(f"idempotent(in_progress={in_progress}, done={done}) {reason}")
 
     def wrap(handler: Handler) -> Handler:
-        marks = _Marks(store, namespace, in_progress)
+        marks = _Marks(store, in_progress)
 
         async def handle(message: Message) -> None:
             if not (name := key(message)):
                 await handler(message)
                 return
-            mark = await marks.begin(f"{message.topic}/{name}")
+            mark = await marks.begin(message, name)
             if mark is None:
                 logger.debug("%r was handled before, and is not again", message)
                 return
@@ -130,24 +126,23 @@ def idempotent(
 
 
 class _Marks:
-    """Begin with keys of one namespace, and say once when the store fails."""
+    """Begin for one handler, and say once when the store fails."""
 
-    def __init__(self, store: Store, namespace: str, seconds: float) -> None:
+    def __init__(self, store: Store, seconds: float) -> None:
         self._store = store
-        self._namespace = namespace
         self._seconds = seconds
         self._failing = False
 
-    async def begin(self, name: str) -> _Mark | None:
+    async def begin(self, message: Message, name: str) -> _Mark | None:
         """Return a new mark, or None where one says done. Raises Retry where nobody knows."""
-        key = f"{self._namespace}/{name}"
+        key = f"{message.subscription}/{message.topic}/{name}"
         try:
             begun = await self._store.begin(key, self._seconds)
         except PubSubError as error:
-            self._note(error)
+            self._note(message, error)
             after = random.uniform(0.2, 1.0) * _LOOK_AGAIN
             raise Retry(f"the store fails: {error}", after=after, counted=False) from error
-        self._note(None)
+        self._note(message, None)
         if begun.state is State.DONE:
             return None
         if begun.state is State.IN_PROGRESS:
@@ -155,11 +150,12 @@ class _Marks:
             raise Retry("another delivery of it is being handled", after=after, counted=False)
         return _Mark(self._store, key, begun.token, self._seconds)
 
-    def _note(self, error: PubSubError | None) -> None:
+    def _note(self, message: Message, error: PubSubError | None) -> None:
+        name = f"{message.topic}/{message.subscription}"
         if error is not None and not self._failing:
-            logger.warning("the store of %s fails, its messages wait: %s", self._namespace, error)
+            logger.warning("the store of %s fails, its messages wait: %s", name, error)
         if error is None and self._failing:
-            logger.info("the store of %s works again", self._namespace)
+            logger.info("the store of %s works again", name)
         self._failing = error is not None
 
 
