@@ -15,6 +15,7 @@ COMMANDS = {
     "routes": "print the endpoints and subscriptions of a service",
     "config": "print every setting of a service with its value and where that came from",
     "healthcheck": "ask a running daemon how it is; exit 0 where it is well, 1 where not",
+    "redrive": "move the dead letters of a channel back to the topics that they came from",
 }
 
 
