@@ -23,9 +23,9 @@ from gizmopy.errors import (
 )
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import drivers
+from gizmopy.pubsub.dead_letter import DeadLetter
 from gizmopy.pubsub.driver import Driver, Results
 from gizmopy.pubsub.outcome import DrainReport, OnSettle
-from gizmopy.pubsub.pipeline import DeadLetter
 from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription

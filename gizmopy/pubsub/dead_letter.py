@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from gizmopy.errors import Reject
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
+
+DeadLetter = Callable[[Message], Awaitable[None]]
+"""Publish a dead letter, and return when the broker has confirmed it."""
 
 _CHARACTERS = 1024
 """How much of a text an attribute holds: brokers limit them."""

@@ -11,8 +11,10 @@ work as ever. This costs about 0.3 µs and 0.2 µs for each time it waits; a tas
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 ResultT = TypeVar("ResultT")
@@ -37,3 +39,13 @@ def rest(
             return result
         finally:
             argument = None  # an error would keep this frame alive, and the frame the error
+
+
+async def uncancel(task: asyncio.Task[Any]) -> None:
+    """Undo the cancellations that a coroutine has left on the task that it ran in."""
+    if not task.cancelling():
+        return
+    while task.uncancel():
+        pass
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # before 3.13, one that is on its way is still to come

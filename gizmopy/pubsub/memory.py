@@ -254,7 +254,7 @@ class _Subscription:
     def put(self, batch: Sequence[Message]) -> None:
         """Take in what was published, as copies with a number of their own."""
         numbers = self._numbers
-        copies = [m.copy(delivery=0, partition=m.key, raw=next(numbers)) for m in batch]
+        copies = [m.copy(0, m.key, next(numbers)) for m in batch]
         if self.ordered:
             for copy in copies:
                 self._line_up(copy)
@@ -474,4 +474,4 @@ def _number(message: Message) -> int:
 
 def _again(message: Message) -> Message:
     """Return what is delivered again: a Message of its own."""
-    return message.copy(delivery=message.delivery, partition=message.partition, raw=message.raw)
+    return message.copy(message.delivery, message.partition, message.raw)

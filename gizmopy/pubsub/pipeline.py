@@ -18,7 +18,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
-from contextlib import suppress
 from contextvars import copy_context
 from time import perf_counter
 from typing import Any
@@ -26,10 +25,11 @@ from typing import Any
 from gizmopy.errors import PubSubError
 from gizmopy.observe.context import carried, message_id, request_id
 from gizmopy.observe.trace import trace_context
+from gizmopy.pubsub.dead_letter import DeadLetter
 from gizmopy.pubsub.driver import Capabilities, Receiver, Revoke
 from gizmopy.pubsub.failures import Failures
 from gizmopy.pubsub.in_flight import InFlight
-from gizmopy.pubsub.isolation import rest
+from gizmopy.pubsub.isolation import rest, uncancel
 from gizmopy.pubsub.lanes import Lanes
 from gizmopy.pubsub.leases import Leases
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
@@ -49,10 +49,6 @@ _BURST = 0.01
 """Seconds that a worker whose handlers never wait keeps the event loop at most."""
 _RECEIVE_RETRY = RetryPolicy(base=0.5)
 
-DeadLetter = Callable[[Message], Awaitable[None]]
-"""Publish a dead letter, and return when the broker has confirmed it."""
-Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
-
 
 class Pipeline:
     """Take messages from ``receiver`` through the handler of ``subscription`` to their settling."""
@@ -68,7 +64,7 @@ class Pipeline:
         dead_letter: DeadLetter | None,
         on_settle: OnSettle | None,
         sleep: Callable[[float], Awaitable[None]],
-        spawn: Spawn,
+        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
         self.receiver = receiver
         self.subscription = subscription
@@ -190,8 +186,8 @@ class Pipeline:
         worker = asyncio.current_task()
         assert worker is not None
         request_id.set("")
-        breathe = perf_counter() + _BURST
-        while batch := self._take() or await self._wait():
+        observe, breathe = self._metrics.process_seconds.observe, perf_counter() + _BURST
+        while batch := self._take() or await self._wait(worker):
             self.at_work[worker] = batch
             started = perf_counter()
             errors: Outcomes = _HANDLED
@@ -206,13 +202,13 @@ class Pipeline:
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - handler's door
                 errors = [error] * len(batch)
             ended = perf_counter()
-            self._metrics.process_seconds.observe(ended - started)
+            observe(ended - started)
             if errors is _HANDLED and not worker.cancelling():
                 self._handled(batch[0])
             else:
                 await self._conclude(worker, batch, errors)
-            self.at_work[worker] = ()
             if ended > breathe:
+                self.at_work[worker] = ()
                 await asyncio.sleep(0)
                 breathe = perf_counter() + _BURST
 
@@ -222,8 +218,9 @@ class Pipeline:
             return ()
         return (message,)
 
-    async def _wait(self) -> Sequence[Message]:
+    async def _wait(self, worker: asyncio.Task[Any]) -> Sequence[Message]:
         """Wait for a message, and where it begins a batch for more; return nothing at the end."""
+        self.at_work[worker] = ()
         size, seconds = max(1, self.subscription.batch_size), self.subscription.batch_wait
         while batch := await self.ready.collect(size, seconds):
             ours = [message for message in batch if message in self.in_flight.since]
@@ -236,11 +233,11 @@ class Pipeline:
 
     def _begin(self, batch: Sequence[Message], started: float) -> Coroutine[Any, Any, Any]:
         """Call the handler, whose coroutine is still to run: a single message is decoded now."""
-        since = self.in_flight.since
         for message in batch:
             message.attempt += 1
             if message.attempt == 1:
-                self._metrics.queue_wait_seconds.observe(started - since[message])
+                waited = started - self.in_flight.since[message]
+                self._metrics.queue_wait_seconds.observe(waited)
         if self.subscription.batch_handler is not None:
             message_id.set("")
             carried.set(NO_ATTRIBUTES)
@@ -255,16 +252,17 @@ class Pipeline:
         """Have a message settled whose handling has ended well."""
         if message not in self.in_flight.since:
             self._too_late(message)
-            return
-        if self._ordered or self.failures.first:
-            self._leave(message)
-        self.settler.ack(message)
+        else:
+            if self._ordered or self.failures.first:
+                self._leave(message)
+            self.settler.ack(message)
 
     async def _conclude(
         self, worker: asyncio.Task[Any], batch: Sequence[Message], errors: Outcomes
     ) -> None:
         """Have messages settled as their handling ended, and the worker work on."""
-        await self._uncancel(worker)
+        if not self.cancelling:
+            await uncancel(worker)
         for message, error in zip(batch, errors, strict=True):
             if error is None or message not in self.in_flight.since:
                 self._handled(message)
@@ -272,7 +270,8 @@ class Pipeline:
                 self._stop(message)
             else:
                 await self._failed(message, error)
-        await self._uncancel(worker)
+        if not self.cancelling:
+            await uncancel(worker)
 
     def _too_late(self, message: Message) -> None:
         """Settle nothing: the message was lost while it was handled, and comes again."""
@@ -286,14 +285,6 @@ class Pipeline:
         self._leave(message)
         outcome = "nack" if self.can.can_nack else "released"
         self.settler.give_back(message, outcome, Stopped())
-
-    async def _uncancel(self, worker: asyncio.Task[Any]) -> None:
-        """Undo the cancellations that one handling has left on its worker, which works on."""
-        if worker.cancelling() and not self.cancelling:
-            while worker.uncancel():
-                pass
-            with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)  # before 3.13, one that is on its way is still to come
 
     # Fail: again in place, again by the broker, or to the dead letters.
 
@@ -351,19 +342,17 @@ class Pipeline:
         """Publish the dead letter; only when the broker has confirmed it is the message acked."""
         if self._dead_letter is None:
             self.failures.tell_stuck(message, reason, error, blocks=self._stays)
-            self._try_again(message, error, delay)
-            return
+            return self._try_again(message, error, delay)
         try:
             await self._dead_letter(self.failures.dead_letter(message, reason, error))
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - nothing is lost
-            self._not_buried(message, error, delay, failure)
-            return
+            return self._not_buried(message, error, delay, failure)
         self.failures.tell_buried(message, reason, error)
         if message not in self.in_flight.since:
             self._too_late(message)
-            return
-        self._leave(message)
-        self.settler.bury(message, error)
+        else:
+            self._leave(message)
+            self.settler.bury(message, error)
 
     def _not_buried(
         self, message: Message, error: BaseException, delay: float, failure: BaseException

@@ -14,11 +14,12 @@ from typing import Any
 
 from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub.dead_letter import DeadLetter
 from gizmopy.pubsub.driver import Capabilities, Receiver
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.metrics import SubscriberMetrics
 from gizmopy.pubsub.outcome import DrainReport, OnSettle
-from gizmopy.pubsub.pipeline import WAIT, DeadLetter, Pipeline
+from gizmopy.pubsub.pipeline import WAIT, Pipeline
 from gizmopy.pubsub.subscription import Subscription
 
 logger = logging.getLogger(__name__)

@@ -358,10 +358,12 @@ def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Messag
     except UsageError as error:
         raise DeclarationError(method, f"parameter {payload.name!r}: {error}") from error
 
+    as_it_is = type_ is bytes
+
     def decode_message(message: Message) -> Any:
         body = message.body
         if body is not None:
-            return decode(body)
+            return body if as_it_is else decode(body)
         if optional:
             return None
         raise UndecodableMessage(f"a tombstone (no body), and {payload.name!r} does not take None")
