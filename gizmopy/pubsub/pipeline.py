@@ -248,14 +248,14 @@ class Pipeline:
         carried.set(trace_context(attributes) if "traceparent" in attributes else NO_ATTRIBUTES)
         return self.subscription.handler(message)
 
-    def _handled(self, message: Message) -> None:
-        """Have a message settled whose handling has ended well."""
+    def _handled(self, message: Message, error: BaseException | None = None) -> None:
+        """Have a message acked that is done with: handled, or buried because of ``error``."""
         if message not in self.in_flight.since:
             self._too_late(message)
         else:
             if self._ordered or self.failures.first:
                 self._leave(message)
-            self.settler.ack(message)
+            self.settler.ack(message, error)
 
     async def _conclude(
         self, worker: asyncio.Task[Any], batch: Sequence[Message], errors: Outcomes
@@ -342,17 +342,15 @@ class Pipeline:
         """Publish the dead letter; only when the broker has confirmed it is the message acked."""
         if self._dead_letter is None:
             self.failures.tell_stuck(message, reason, error, blocks=self._stays)
-            return self._try_again(message, error, delay)
+            self._try_again(message, error, delay)
+            return
         try:
             await self._dead_letter(self.failures.dead_letter(message, reason, error))
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - nothing is lost
-            return self._not_buried(message, error, delay, failure)
-        self.failures.tell_buried(message, reason, error)
-        if message not in self.in_flight.since:
-            self._too_late(message)
+            self._not_buried(message, error, delay, failure)
         else:
-            self._leave(message)
-            self.settler.bury(message, error)
+            self.failures.tell_buried(message, reason, error)
+            self._handled(message, error)
 
     def _not_buried(
         self, message: Message, error: BaseException, delay: float, failure: BaseException

@@ -82,16 +82,13 @@ class Settler:
         self._work = asyncio.Event()
         self._closed = False
 
-    def ack(self, message: Message) -> None:
-        """Settle a message whose handler returned."""
+    def ack(self, message: Message, buried: BaseException | None = None) -> None:
+        """Settle a message that was handled, or whose dead letter, due to an error, is confirmed."""
+        if buried is not None:
+            self._notes[message] = _Note("dead_letter", buried)
         if not self._handled:
             self._work.set()
         self._handled.append(message)
-
-    def bury(self, message: Message, error: BaseException) -> None:
-        """Settle a message whose dead letter is confirmed."""
-        self._notes[message] = _Note("dead_letter", error)
-        self.ack(message)
 
     def give_back(
         self, message: Message, outcome: str, error: BaseException | None = None, delay: float = 0.0
