@@ -83,7 +83,7 @@ class Settler:
         self._closed = False
 
     def ack(self, message: Message, buried: BaseException | None = None) -> None:
-        """Settle a message that was handled, or whose dead letter, due to an error, is confirmed."""
+        """Settle a message that was handled, or ``buried`` because of an error, and confirmed."""
         if buried is not None:
             self._notes[message] = _Note("dead_letter", buried)
         if not self._handled:
