@@ -1,0 +1,572 @@
+"""Whether anything is lost: python -m benchmarks.soak [SECONDS] [--seed N].
+
+Numbered messages are published to memory:// and to a broker that keeps positions, both of which
+fail in every way they can, and consumed by subscribers that are drained or killed at random and
+started again. In the end every message whose publish was confirmed has been handled or
+dead-lettered, each key's messages have begun in order where order is kept, and the memory is what
+it was at half time; the exit code is 1 if not. Duplicates are counted: at least once is what is
+promised. The seed chooses what goes wrong; the timing is the machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import random
+import resource
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+from gizmopy import subscribe
+from gizmopy.errors import PubSubError, Reject, Retry
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import (
+    Driver,
+    Message,
+    Publisher,
+    Receiver,
+    RetryPolicy,
+    Sender,
+    Status,
+    Subscriber,
+    Subscription,
+    collect_subscriptions,
+)
+from gizmopy.pubsub.driver import Results, Revoke
+from gizmopy.pubsub.memory import MemoryDriver
+from tests.pubsub.log_broker import LogBroker, LogReceiver
+
+SECONDS = 600.0
+LEASE = 2.0
+KEYS = 40
+PUBLISHERS = 4
+BURST = 10
+"""Messages that a publisher publishes at once."""
+PAUSE = 0.05
+"""Seconds between two bursts."""
+BURSTS = 100
+"""How many bursts a publisher lives for."""
+MEMBERS = 2
+"""Subscribers of each subscription."""
+LIFE = 5.0
+"""Seconds that a subscriber lives on average."""
+REPORT_EVERY = 10.0
+SETTLE_SECONDS = 60.0
+"""How long what is left may take in the end, without faults."""
+GIVE_UP: Any = {
+    "dead_letter": "buried",
+    "retry": RetryPolicy(attempts=2, base=0.02, cap=0.2),
+    "max_deliveries": 3,
+}
+"""Options of the subscriptions: who gives up slower than he lives never does."""
+GROWTH = 1.2
+"""How much more memory there may be in the end than at half time."""
+
+Call = Callable[[Sequence[Message]], Awaitable[Results]]
+"""Send, ack, nack or extend."""
+Id = tuple[int, int]
+"""A key's number, and the message's among those of its key."""
+
+
+class State(Enum):
+    """What the publisher knows of a message that is not handled yet."""
+
+    SENT = "sent"
+    CONFIRMED = "confirmed"
+    OPEN = "open"
+    """Its publish failed: it may arrive or not."""
+
+
+class Ledger:
+    """What one subscription owes: every message, until it is handled or buried."""
+
+    def __init__(self) -> None:
+        self.owed: dict[Id, State] = {}
+        self.counts: Counter[str] = Counter()
+        self.out_of_order: list[Id] = []
+        self._newest: dict[int, int] = {}
+        self._skipped: dict[int, set[int]] = defaultdict(set)
+        self._begun: dict[int, set[int]] = defaultdict(set)
+
+    def send(self, id_: Id) -> None:
+        """Expect a message."""
+        self.owed[id_] = State.SENT
+
+    def published(self, id_: Id, state: State) -> None:
+        """Note how the publish of a message ended."""
+        self.counts[state.value] += 1
+        if id_ in self.owed:
+            self.owed[id_] = state
+        elif state is State.OPEN:
+            self.counts["open ones that arrived"] += 1
+
+    def begin(self, id_: Id) -> None:
+        """Note that a handling begins: the first of each, after those before it have ended."""
+        key, number = id_
+        newest, skipped, begun = self._newest.get(key, -1), self._skipped[key], self._begun[key]
+        if number > newest:
+            self._newest[key] = number
+            skipped.update(range(newest + 1, number))
+            if begun:
+                self.out_of_order.append(id_)
+        elif number in skipped:
+            skipped.remove(number)
+            if self.owed.get(id_) is not State.OPEN:
+                self.out_of_order.append(id_)
+        if id_ in self.owed:
+            begun.add(number)
+
+    def give_up(self, id_: Id) -> None:
+        """Note that a message goes to the dead letters."""
+        self._begun[id_[0]].discard(id_[1])
+
+    def end(self, id_: Id, outcome: str) -> None:
+        """Note that a message is handled or buried."""
+        self._begun[id_[0]].discard(id_[1])
+        state = self.owed.pop(id_, None)
+        if state is None:
+            self.counts["duplicates"] += 1
+            return
+        self.counts[outcome] += 1
+        if state is State.OPEN:
+            self.counts["open ones that arrived"] += 1
+
+    @property
+    def lost(self) -> list[Id]:
+        """The messages that were confirmed, and did not arrive."""
+        return [id_ for id_, state in self.owed.items() if state is State.CONFIRMED]
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether what was confirmed is what was handled, buried or lost."""
+        ended = self.counts["handled"] + self.counts["buried"] + len(self.lost)
+        return ended == self.counts["confirmed"] + self.counts["open ones that arrived"]
+
+
+class Faults:
+    """What goes wrong between the clients of a broker and itself, at random."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.over = False
+        self.is_down = False
+        self._chance = chance
+
+    async def outages(self) -> None:
+        """Let nothing through for a second now and then."""
+        while not self.over:
+            await asyncio.sleep(self._chance.uniform(5, 15))
+            self.is_down = True
+            await asyncio.sleep(1)
+            self.is_down = False
+
+    def happens(self, probability: float) -> bool:
+        """Return whether it happens this time."""
+        return not self.over and self._chance.random() < probability
+
+    def pick(self, batch: Sequence[Message]) -> Message:
+        """Return the message that it happens to."""
+        return self._chance.choice(batch)
+
+    def maybe_fail(self) -> None:
+        """Raise a transient error, sometimes."""
+        if not self.over and (self.is_down or self.happens(0.01)):
+            raise PubSubError("the network is away", transient=True)
+
+    async def call(self, call: Call, batch: Sequence[Message]) -> Results:
+        """Call with failures: nothing done, half of it done, all done in vain, or late."""
+        self.maybe_fail()
+        if self.happens(0.005):
+            await asyncio.sleep(self._chance.random() * LEASE)
+        if self.happens(0.02) and len(batch) > 1:
+            half, refused = batch[: len(batch) // 2], PubSubError("throttled", transient=True)
+            return [*await call(half), *[refused] * (len(batch) - len(half))]
+        results = await call(batch)
+        self.maybe_fail()
+        return results
+
+
+class Line:
+    """A driver over a broker that fails, and can be cut: what is held then is not given back."""
+
+    def __init__(self, broker: Driver, faults: Faults) -> None:
+        self.capabilities = replace(broker.capabilities, process_local=False)
+        self.faults = faults
+        self.is_cut = False
+        self._broker = broker
+        self._receivers: list[Receiver] = []
+
+    def cut(self) -> None:
+        """Let nothing through any more."""
+        self.is_cut = True
+        for receiver in self._receivers:
+            if isinstance(self._broker, LogBroker) and isinstance(receiver, LogReceiver):
+                self._broker.kill(receiver)
+
+    def check(self) -> None:
+        """Raise where the line is cut."""
+        if self.is_cut:
+            raise PubSubError("this process is dead", transient=False)
+
+    async def call(self, call: Call, batch: Sequence[Message]) -> Results:
+        """Send, ack, nack or extend, as far as anything comes through."""
+
+        async def through(batch: Sequence[Message]) -> Results:
+            self.check()
+            return await call(batch)
+
+        return await self.faults.call(through, batch)
+
+    def sender(self, topic: str) -> Sender:
+        """Return a sender of the broker."""
+        return _LineSender(self, self._broker.sender(topic))
+
+    def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
+        """Return a receiver of the broker."""
+        receiver = self._broker.receiver(topic, subscription, ordered=ordered)
+        self._receivers.append(receiver)
+        return _LineReceiver(self, receiver)
+
+    async def aclose(self) -> None:
+        """Leave the broker to the others."""
+
+
+class _LineSender:
+    def __init__(self, line: Line, sender: Sender) -> None:
+        self._line = line
+        self._sender = sender
+
+    async def connect(self) -> None:
+        await self._sender.connect()
+
+    async def send(self, batch: Sequence[Message]) -> Results:
+        return await self._line.call(self._sender.send, batch)
+
+    async def aclose(self) -> None:
+        await self._sender.aclose()
+
+
+class _LineReceiver:
+    def __init__(self, line: Line, receiver: Receiver) -> None:
+        self._line = line
+        self._receiver = receiver
+
+    async def connect(self, revoke: Revoke) -> None:
+        self._line.check()
+        self._line.faults.maybe_fail()
+        await self._receiver.connect(revoke)
+
+    async def receive(self, limit: int, wait: float) -> Sequence[Message]:
+        self._line.check()
+        self._line.faults.maybe_fail()
+        batch = await self._receiver.receive(limit, min(wait, 0.5))  # a cut does not wake it
+        self._line.check()
+        return batch
+
+    async def ack(self, batch: Sequence[Message]) -> Results:
+        await self._maybe_lose(batch, 0.01)
+        return await self._line.call(self._receiver.ack, batch)
+
+    async def nack(self, batch: Sequence[Message], delay: float) -> Results:
+        return await self._line.call(lambda part: self._receiver.nack(part, delay), batch)
+
+    async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
+        await self._maybe_lose(batch, 0.2)
+        return await self._line.call(lambda part: self._receiver.extend(part, seconds), batch)
+
+    async def _maybe_lose(self, batch: Sequence[Message], probability: float) -> None:
+        """Let the broker end a lease before its time."""
+        if self._line.capabilities.lease is None or not self._line.faults.happens(probability):
+            return
+        await self._receiver.nack([self._line.faults.pick(batch)], 0)
+
+    def status(self) -> Status:
+        return self._receiver.status()
+
+    async def aclose(self) -> None:
+        self._line.check()
+        await self._receiver.aclose()
+
+
+class Handlers:
+    """What a service does with the numbers: mostly well, sometimes not, with poison never."""
+
+    def __init__(self, ledgers: dict[str, Ledger], chance: random.Random) -> None:
+        self._ledgers = ledgers
+        self._chance = chance
+
+    @subscribe("numbers", subscription="free", concurrency=20, **GIVE_UP)
+    async def on_free(self, body: bytes) -> None:
+        """Handle in any order."""
+        await self._handle(self._ledgers["free"], _id(body))
+
+    @subscribe("numbers", subscription="keys", concurrency=20, order="key", **GIVE_UP)
+    async def on_key(self, body: bytes) -> None:
+        """Handle each key's in order."""
+        self._ledgers["keys"].begin(_id(body))
+        await self._handle(self._ledgers["keys"], _id(body))
+
+    @subscribe("numbers", subscription="batches", batch_size=20, batch_wait=0.05, **GIVE_UP)
+    async def on_batch(self, bodies: list[bytes]) -> list[Exception | None]:
+        """Handle in batches."""
+        await asyncio.sleep(0.005)
+        return [self._outcome(self._ledgers["batches"], _id(body)) for body in bodies]
+
+    async def _handle(self, ledger: Ledger, id_: Id) -> None:
+        outlasts_lease = self._chance.random() < 0.0005
+        await asyncio.sleep(2 * LEASE if outlasts_lease else 0.005)
+        if (error := self._outcome(ledger, id_)) is not None:
+            raise error
+
+    def _outcome(self, ledger: Ledger, id_: Id) -> Exception | None:
+        """Return why a message is not handled, if it is not."""
+        key, number = id_
+        if number % 100 == 99:
+            return Reject("poison") if key % 2 else ValueError("poison")
+        dice = self._chance.random()
+        if dice < 0.02:
+            return ValueError("bad luck")
+        if dice < 0.03:
+            return Retry(after=0.1 if dice < 0.029 else LEASE)
+        ledger.end(id_, "handled")
+        return None
+
+
+class Undertaker:
+    """What consumes the dead letters."""
+
+    def __init__(self, ledgers: dict[str, Ledger]) -> None:
+        self._ledgers = ledgers
+
+    @subscribe("buried", subscription="undertaker")
+    async def on_dead(self, body: bytes, message: Message) -> None:
+        """Cross a dead message off."""
+        ledger = self._ledgers[message.attributes["dl-source-subscription"]]
+        ledger.end(_id(body), "buried")
+
+
+def _id(body: bytes) -> Id:
+    key, number = body.split(b":")
+    return int(key), int(number)
+
+
+class World:
+    """A broker, what is published to it, and who consumes that."""
+
+    def __init__(self, name: str, broker: Driver, chance: random.Random) -> None:
+        self.name = name
+        self.ledgers = {group: Ledger() for group in ("free", "keys", "batches")}
+        self.lives: Counter[str] = Counter()
+        self.deaths: list[str] = []
+        """What subscribers have died of by themselves."""
+        self.faults = Faults(chance)
+        """While they are not over, publishers publish, and subscribers are killed."""
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the subscribers shall end for good."""
+        self._broker = broker
+        self._chance = chance
+        self._metrics = Metrics()
+
+    async def run(self) -> None:
+        """Publish and consume until ``over``."""
+        handlers = (Handlers(self.ledgers, self._chance), Undertaker(self.ledgers))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.faults.outages())
+            for publisher in range(PUBLISHERS):
+                group.create_task(self._publish(range(publisher, KEYS, PUBLISHERS)))
+            for subscription in (s for h in handlers for s in collect_subscriptions(h, "soak")):
+                for _ in range(MEMBERS):
+                    group.create_task(self._consume(subscription))
+        await self._broker.aclose()
+
+    # Out: the next number of a key.
+
+    async def _publish(self, keys: range) -> None:
+        """Publish bursts, by one publisher after the other."""
+        numbers: Counter[int] = Counter()
+        while not self.faults.over:
+            async with self._publisher(Line(self._broker, self.faults), "numbers") as publisher:
+                for _ in range(BURSTS):
+                    async with asyncio.TaskGroup() as group:
+                        for key in self._chance.choices(keys, k=BURST):
+                            group.create_task(self._publish_one(publisher, (key, numbers[key])))
+                            numbers[key] += 1
+                    await asyncio.sleep(PAUSE)
+
+    async def _publish_one(self, publisher: Publisher, id_: Id) -> None:
+        for ledger in self.ledgers.values():
+            ledger.send(id_)
+        try:
+            await publisher.publish(b"%d:%d" % id_, key=str(id_[0]))
+            state = State.CONFIRMED
+        except PubSubError:
+            state = State.OPEN
+        for ledger in self.ledgers.values():
+            ledger.published(id_, state)
+
+    def _publisher(self, line: Driver, topic: str) -> Publisher:
+        return Publisher(line.sender(topic), topic, metrics=self._metrics, limits=line.capabilities)
+
+    # In: lives that end well or not.
+
+    async def _consume(self, subscription: Subscription) -> None:
+        """Consume by one subscriber after the other."""
+        while not self.over.done():
+            line = Line(self._broker, self.faults)
+            async with self._publisher(line, "buried") as dead_letters:
+                await self._live(line, self._subscriber(line, subscription, dead_letters))
+
+    def _subscriber(
+        self, line: Driver, subscription: Subscription, dead_letters: Publisher
+    ) -> Subscriber:
+        topic, name = subscription.channel, subscription.subscription
+
+        async def bury(message: Message) -> None:
+            await dead_letters.publish(message)
+            assert message.body is not None
+            self.ledgers[name].give_up(_id(message.body))
+
+        return Subscriber(
+            line.receiver(topic, name, ordered=subscription.order != "none"),
+            subscription,
+            topic=topic,
+            capabilities=line.capabilities,
+            metrics=self._metrics,
+            dead_letter=bury if subscription.dead_letter else None,
+        )
+
+    async def _live(self, line: Line, subscriber: Subscriber) -> None:
+        """Let a subscriber live for a while, then drain or kill it."""
+        async with subscriber:
+            running = asyncio.create_task(subscriber.run())
+            span = self._chance.expovariate(1 / LIFE)
+            await asyncio.wait([running, self.over], timeout=span, return_when="FIRST_COMPLETED")
+            if running.done():
+                self.lives["died"] += 1
+            elif self.faults.happens(0.5):
+                self.lives["killed"] += 1
+                line.cut()
+                await subscriber.drain(0)
+            else:
+                self.lives["drained"] += 1
+                await subscriber.drain(self._chance.choice([0.0, 5.0]))
+            await asyncio.wait([running])
+            error = running.exception()
+            if error is not None and not line.is_cut:
+                self.deaths.append(repr(error))
+
+    # Look.
+
+    @property
+    def lost(self) -> int:
+        """How many confirmed messages have not arrived in a subscription."""
+        return sum(len(ledger.lost) for ledger in self.ledgers.values())
+
+    def __str__(self) -> str:
+        of_each = self.ledgers["free"].counts
+        total = sum((ledger.counts for ledger in self.ledgers.values()), Counter[str]())
+        counts = [f"{total[name]:,} {name}" for name in ("handled", "buried", "duplicates")]
+        lives = [f"{times} {end}" for end, times in sorted(self.lives.items())]
+        return (
+            f"{self.name}: {of_each['confirmed']:,} published (and {of_each['open']} open) "
+            f"to {len(self.ledgers)} groups, {', '.join((*counts, *lives))}"
+        )
+
+    def problems(self) -> list[str]:
+        """Return what should not be."""
+        found = [f"{self.name}: a subscriber died of {death}" for death in self.deaths]
+        for group, ledger in self.ledgers.items():
+            if ledger.lost:
+                found.append(f"{self.name}/{group} lost {len(ledger.lost)}: {ledger.lost[:10]}")
+            if not ledger.adds_up:
+                found.append(f"{self.name}/{group} does not add up: {dict(ledger.counts)}")
+            if ledger.out_of_order:
+                late = ledger.out_of_order
+                found.append(f"{self.name}/{group} began {len(late)} out of order: {late[:10]}")
+        return found
+
+
+class Watch:
+    """Print figures now and then, and remember how much memory there was."""
+
+    def __init__(self, worlds: Sequence[World], log: LogBroker) -> None:
+        self.memory: list[int] = []
+        self._worlds = worlds
+        self._log = log
+        self._begun = time.monotonic()
+
+    async def watch(self, seconds: float) -> None:
+        """Report until ``seconds`` from the start are over."""
+        while (left := seconds - self._seconds) > 0:
+            await asyncio.sleep(min(REPORT_EVERY, left))
+            self.report()
+
+    def report(self) -> None:
+        """Print a line, and take the memory down."""
+        self._log.truncate("numbers")
+        self._log.truncate("buried")
+        gc.collect()
+        self.memory.append(sys.getallocatedblocks())
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = 100 * (usage.ru_utime + usage.ru_stime) / self._seconds
+        print(
+            f"{self._seconds:5.0f} s, {cpu:.0f} % CPU, {self.memory[-1]:,} blocks, "
+            f"{usage.ru_maxrss // 1024} MB at most; " + "; ".join(map(str, self._worlds)),
+            flush=True,
+        )
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def problems(self) -> list[str]:
+        """Return whether memory has grown since half time."""
+        half, end = self.memory[len(self.memory) // 2], self.memory[-1]
+        return [f"memory grew from {half:,} to {end:,} blocks"] if end > GROWTH * half else []
+
+
+async def main(seconds: float, seed: int) -> bool:
+    """Let the worlds fail for ``seconds``, then settle; return whether all is well."""
+    chance = random.Random(seed)
+    log = LogBroker(partitions=8, ahead=200, commit_every=5, rebalance_seconds=1.0, hole_every=7)
+    worlds = [World("memory", MemoryDriver(lease=LEASE), chance), World("log", log, chance)]
+    watch = Watch(worlds, log)
+    async with asyncio.TaskGroup() as group:
+        for world in worlds:
+            group.create_task(world.run())
+        await watch.watch(seconds)
+        problems = watch.problems()
+        for world in worlds:
+            world.faults.over = True
+        await _settle(worlds)
+        for world in worlds:
+            world.over.set_result(None)
+    watch.report()
+    problems += [problem for world in worlds for problem in world.problems()]
+    print("\n".join(problems) or "0 lost, every key began in order, memory is flat")
+    return not problems
+
+
+async def _settle(worlds: Sequence[World]) -> None:
+    """Wait until nothing confirmed is owed any more, for a while."""
+    try:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while any(world.lost for world in worlds):  # noqa: ASYNC110 - it is a benchmark
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        print(f"not all arrived in {SETTLE_SECONDS:g} s")
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.soak")
+    arguments.add_argument("seconds", nargs="?", type=float, default=SECONDS)
+    arguments.add_argument("--seed", type=int, default=0)
+    given = arguments.parse_args()
+    logging.getLogger("gizmopy").setLevel(logging.CRITICAL)  # failures are the point
+    sys.exit(0 if asyncio.run(main(given.seconds, given.seed)) else 1)
