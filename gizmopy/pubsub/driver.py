@@ -13,10 +13,20 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, 
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gizmopy.errors import PubSubError
 from gizmopy.pubsub.message import Message
 
 Results = Sequence[Exception | None]
 """One entry for each item of a batch, in its order: None where it is done, else why it is not."""
+
+
+def results_for(batch: Sequence[Message], results: Results) -> Results:
+    """Return ``results``, or an error for each where a driver has not answered for each."""
+    if len(results) == len(batch):
+        return results
+    reason = f"the driver answered for {len(results)} of {len(batch)} messages"
+    return [PubSubError(reason, transient=False)] * len(batch)
+
 
 Revoke = Callable[[Collection[Hashable], float], Awaitable[None]]
 """``await revoke(partitions, seconds)``: let go of partitions that the broker takes away.

@@ -21,8 +21,8 @@ class Failures:
     def __init__(self, subscription: Subscription, name: str, metrics: SubscriberMetrics) -> None:
         self.stuck: set[Message] = set()
         """What is given up and holds up its lane, for want of a dead letter channel."""
-        self.first: dict[Message, datetime] = {}
-        """When each message failed first."""
+        self.first: dict[Message, datetime | None] = {}
+        """When each message failed first; None where it was only put off."""
         self._subscription = subscription
         self._name = name
         self._metrics = metrics
@@ -30,7 +30,12 @@ class Failures:
 
     def note(self, message: Message) -> None:
         """Remember when ``message`` failed first."""
-        self.first.setdefault(message, datetime.now(UTC))
+        if self.first.get(message) is None:
+            self.first[message] = datetime.now(UTC)
+
+    def note_postponed(self, message: Message) -> None:
+        """Remember that ``message`` was put off, which is no failure."""
+        self.first.setdefault(message, None)
 
     def forget(self, message: Message) -> None:
         """Remember no more of a message that leaves."""
@@ -39,7 +44,8 @@ class Failures:
 
     def dead_letter(self, message: Message, reason: str, error: BaseException) -> Message:
         """Return ``message`` as it is published to the dead letters."""
-        return as_dead_letter(message, reason, error, self._subscription, self.first[message])
+        first = self.first[message] or datetime.now(UTC)
+        return as_dead_letter(message, reason, error, self._subscription, first)
 
     def tell(self, message: Message, error: BaseException, then: str, *, again: bool) -> None:
         """Log a failed handling; where it is tried again in place, without its traceback."""

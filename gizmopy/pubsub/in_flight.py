@@ -31,15 +31,21 @@ class InFlight:
     def add(self, batch: Sequence[Message]) -> None:
         """Take in what is received."""
         self.since.update(dict.fromkeys(batch, perf_counter()))
-        self.bytes += sum([len(message.body) for message in batch if message.body])
-
-    def remove(self, batch: Collection[Message]) -> None:
-        """Let go of what is settled or lost, if it is still in here."""
-        pop = self.since.pop
         for message in batch:
-            if pop(message, None) is not None and message.body:
-                self.bytes -= len(message.body)
+            if message.body:
+                message._size = len(message.body)  # a handler may change the body
+                self.bytes += message._size
+
+    def remove(self, batch: Collection[Message]) -> Collection[Message]:
+        """Let go of what is settled or lost, and return what was not in here any more."""
+        since, gone = self.since, []
+        for message in batch:
+            if since.pop(message, None) is None:
+                gone.append(message)
+            else:
+                self.bytes -= message._size
         self.changed.set()
+        return gone
 
     def age(self, message: Message) -> float:
         """Return the seconds since the receipt of ``message``."""

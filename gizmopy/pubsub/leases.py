@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from gizmopy.errors import PubSubError
-from gizmopy.pubsub.driver import Capabilities, Receiver, Results
+from gizmopy.pubsub.driver import Capabilities, Receiver, Results, results_for
 from gizmopy.pubsub.in_flight import InFlight
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.metrics import SubscriberMetrics
@@ -56,7 +56,12 @@ class Leases:
         lease = self._can.lease or _WITHOUT_LEASE
         failed: list[Message] = []
         if self._can.lease is not None:
-            batch, failed = await self._extend_batch(self._young(batch), lease)
+            young, old = self._by_age(batch, lease)
+            batch, failed = await self._extend_batch(young, lease)
+            if old:  # whatever is left to them, a lease would exceed the cap
+                left = (self._can.lease_cap or 0) - max(map(self._in_flight.age, old))
+                extended, failed_too = await self._extend_batch(old, left)
+                batch, failed = [*batch, *extended], [*failed, *failed_too]
         renewals = [self._renew(m, lease) for m in batch if m.on_extend is not None]
         for outcome in await asyncio.gather(*renewals, return_exceptions=True):
             if outcome is not None:
@@ -69,31 +74,33 @@ class Leases:
         async with asyncio.timeout(lease / 8):
             await message.on_extend(lease)
 
-    def _young(self, batch: Sequence[Message]) -> list[Message]:
-        """Return those that the broker still lets be extended; the others are lost."""
+    def _by_age(
+        self, batch: Sequence[Message], lease: float
+    ) -> tuple[list[Message], list[Message]]:
+        """Return those that a whole lease is left to, and those that less is; others are lost."""
+        ours = [message for message in batch if message in self._in_flight.since]
         cap = self._can.lease_cap
         if cap is None:
-            return list(batch)
-        young = []
-        for message in batch:
-            if message not in self._in_flight.since:
-                continue
-            if self._in_flight.age(message) < cap:
-                young.append(message)
+            return ours, []
+        young: list[Message] = []
+        old: list[Message] = []
+        for message in ours:
+            age = self._in_flight.age(message)
+            if age < cap:
+                (young if age + lease <= cap else old).append(message)
             else:
                 self._metrics.count_extension("capped")
                 self._lose(message, f"it is held for {cap:g} s, the longest that the broker allows")
-        return young
+        return young, old
 
     async def _extend_batch(
         self, batch: list[Message], lease: float
     ) -> tuple[list[Message], list[Message]]:
         """Return those that were extended, and those that were not for now."""
-        if batch and self._can.lease_cap is not None:
-            lease = min(lease, self._can.lease_cap - max(map(self._in_flight.age, batch)))
         results: Results = []
         try:
             results = await self._receiver.extend(batch, lease) if batch else []
+            results = results_for(batch, results)
         except PubSubError as error:
             results = [error] * len(batch)
         extended: list[Message] = []

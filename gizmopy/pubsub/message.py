@@ -37,6 +37,7 @@ class Message:
     __slots__ = (
         "_extend",
         "_published_at",
+        "_size",
         "attempt",
         "attributes",
         "body",
@@ -76,6 +77,7 @@ class Message:
         self.raw = raw
         self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
+        self._size = 0
 
     @property
     def published_at(self) -> datetime:
@@ -105,6 +107,7 @@ class Message:
         copy.raw = raw
         copy.on_extend = None
         copy._extend = None
+        copy._size = 0
         return copy
 
     async def extend(self, seconds: float) -> None:

@@ -87,8 +87,7 @@ class Pipeline:
         self.trouble = ""
         """Why nothing is received for now; empty where all is well."""
         self.receiving_since: float | None = None
-        self.stopped = False
-        """Receive no more."""
+        self.stopped = False  # Receive no more.
         self.ending = False
         """Start no more; workers end when they have finished what they handle."""
         self.cancelling = False
@@ -235,7 +234,7 @@ class Pipeline:
         """Call the handler, whose coroutine is still to run: a single message is decoded now."""
         for message in batch:
             message.attempt += 1
-            if message.attempt == 1:
+            if message.attempt == 1 and message not in self.failures.first:
                 waited = started - self.in_flight.since[message]
                 self._metrics.queue_wait_seconds.observe(waited)
         if self.subscription.batch_handler is not None:
@@ -292,6 +291,7 @@ class Pipeline:
         verdict = judge(message, error, self.subscription, self.can, random.random)
         if verdict.action is Action.POSTPONE:
             self._metrics.postponed.value += 1
+            self.failures.note_postponed(message)
             message.attempt -= 1
             self._retry_in_place(message, verdict.delay)
             return

@@ -25,9 +25,11 @@ class Ready:
 
     def wake(self) -> None:
         """Wake one worker, which wakes the next: those that are not needed sleep on."""
-        if self._sleepers and not self._waking:
-            self._waking = True
-            self._sleepers.popleft().set_result(None)
+        while self._sleepers and not self._waking:
+            sleeper = self._sleepers.popleft()
+            if not sleeper.done():  # else it is cancelled, and does not know yet
+                sleeper.set_result(None)
+                self._waking = True
 
     def take(self) -> Message | None:
         """Return the next message, or None where there is none now."""
@@ -47,8 +49,10 @@ class Ready:
             self._sleepers.append(sleeper)
             try:
                 await sleeper
-            finally:
-                self._woken(sleeper)
+            except asyncio.CancelledError:
+                self._hand_on(sleeper)
+                raise
+            self._waking = False
         return not self._ended or bool(self.messages)
 
     async def collect(self, size: int, seconds: float) -> list[Message]:
@@ -72,12 +76,13 @@ class Ready:
                 return await self.wait()
         return False
 
-    def _woken(self, sleeper: asyncio.Future[None]) -> None:
-        if sleeper in self._sleepers:  # cancelled in its sleep
+    def _hand_on(self, sleeper: asyncio.Future[None]) -> None:
+        """Wake another one where a sleeper was cancelled that was woken, too, for a message."""
+        if sleeper in self._sleepers:
             self._sleepers.remove(sleeper)
-            return
-        self._waking = False
-        if sleeper.cancelled():  # it was cancelled and woken at once: another one looks
+        else:
+            self._waking = False
+        if self.messages:
             self.wake()
 
     def end(self) -> list[Message]:

@@ -15,7 +15,7 @@ from itertools import count
 from typing import NamedTuple
 
 from gizmopy.errors import PubSubError
-from gizmopy.pubsub.driver import Capabilities, Receiver, Results
+from gizmopy.pubsub.driver import Capabilities, Receiver, Results, results_for
 from gizmopy.pubsub.in_flight import InFlight
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.metrics import SubscriberMetrics
@@ -76,8 +76,8 @@ class Settler:
         """To be acked."""
         self._returned: dict[float, list[Message]] = {}
         """To be nacked, by delay."""
-        self._calling: Sequence[Message] = ()
-        """What the call that is in flight settles."""
+        self._lot: Sequence[Message] = ()
+        """What is being settled, one call after the other."""
         self._notes: dict[Message, _Note] = {}
         self._work = asyncio.Event()
         self._closed = False
@@ -100,7 +100,7 @@ class Settler:
 
     def has(self, message: Message) -> bool:
         """Return whether a message is about to be settled."""
-        queues = (self._handled, *self._returned.values(), self._calling)
+        queues = (self._handled, *self._returned.values(), self._lot)
         return any(message in queue for queue in queues)
 
     async def run(self) -> None:
@@ -110,10 +110,12 @@ class Settler:
             self._work.clear()
             handled, self._handled = self._handled, []
             returned, self._returned = self._returned, {}
+            self._lot = [*handled, *(m for messages in returned.values() for m in messages)]
             if handled:
                 await self._settle(handled, self._ack)
             for delay, messages in returned.items():
                 await self._settle(messages, self._nack(delay))
+            self._lot = ()
 
     def close(self) -> None:
         """Settle what there is, and no more."""
@@ -139,7 +141,8 @@ class Settler:
             positions.completed(message.partition, message)
         marks = positions.take_marks()
         try:
-            results = await self._receiver.ack([mark for _, mark in marks]) if marks else []
+            messages = [mark for _, mark in marks]
+            results = results_for(messages, await self._receiver.ack(messages)) if marks else []
         except PubSubError as error:
             results = [error] * len(marks)
         failed = {p: error for (p, _), error in zip(marks, results, strict=True) if error}
@@ -167,13 +170,10 @@ class Settler:
         last: bool,
     ) -> list[Message]:
         """Settle one batch, and return the items to try again."""
-        self._calling = batch
         try:
-            results = await call(batch)
+            results = results_for(batch, await call(batch))
         except PubSubError as error:
             results = [error] * len(batch)
-        finally:
-            self._calling = ()
         if not any(results):
             self._confirmed(batch)
             return []
@@ -184,7 +184,11 @@ class Settler:
 
     def _confirmed(self, batch: list[Message]) -> None:
         """Forget what the broker has settled, and tell who wants to know."""
-        self._in_flight.remove(batch)
+        lost = self._in_flight.remove(batch)  # and told so
+        if lost:
+            batch = [message for message in batch if message not in lost]
+            for message in lost:
+                self._notes.pop(message, None)
         if not self._notes and self._on_settle is None:
             self._metrics.settled["ack"].value += len(batch)
             self.tally.finished += len(batch)
@@ -203,8 +207,13 @@ class Settler:
 
     def _refused(self, pairs: Sequence[tuple[Message, Exception]]) -> None:
         """Forget what the broker has not settled: it comes again."""
+        lost = self._in_flight.remove([message for message, _ in pairs])  # and told so
         for message, error in pairs:
             outcome = self._notes.pop(message, _HANDLED).outcome
+            if message in lost:
+                continue
+            self._metrics.settle_failures.value += 1
+            self.tally.failed_to_settle += 1
             logger.warning(
                 "the %s of message %s of %s failed, it will come again: %s",
                 outcome,
@@ -212,9 +221,6 @@ class Settler:
                 self._name,
                 error,
             )
-        self._metrics.settle_failures.value += len(pairs)
-        self.tally.failed_to_settle += len(pairs)
-        self._in_flight.remove([message for message, _ in pairs])
 
 
 _HANDLED = _Note("ack", None)

@@ -333,7 +333,9 @@ class Subscriber:
         try:
             async with asyncio.timeout(_GRACE):
                 await self._receiver.aclose()
-        except Exception as error:  # noqa: BLE001 - the engine has ended all the same
+        except (Exception, asyncio.CancelledError) as error:  # the engine has ended all the same
+            if _is_cancelled():
+                raise
             logger.warning("closing the receiver of %s failed: %r", self.name, error)
         if self._receive_task is not None:
             receiving = self._pipeline.receiving_since is not None
@@ -351,6 +353,12 @@ def _check(subscription: Subscription, capabilities: Capabilities) -> None:
             f"{subscription.channel!r} needs a broker that keeps order; use order='none' or "
             "another broker"
         )
+
+
+def _is_cancelled() -> bool:
+    """Return whether it is us who are cancelled, and not something that a driver awaits."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _wait(tasks: Collection[asyncio.Task[None]], timeout: float) -> set[asyncio.Task[None]]:

@@ -12,7 +12,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from gizmopy.errors import PubSubError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.outcome import DrainReport
 from gizmopy.pubsub.retry import RetryPolicy
@@ -143,35 +142,36 @@ class Supervisor:
 
     async def _replace(self) -> bool:
         """Make another subscriber and connect it, however long it takes; False at the end."""
-        while await self._backed_off():
+        while await self._unless_ending(self._sleep(self._backoff())):
             self._restarts.value += 1
             self._was_connected = self.connected
-            self._subscriber = self._make()
             try:
-                await self._subscriber.__aenter__()
-            except PubSubError as error:
-                self._failure = str(error)
-                logger.error("%s cannot be consumed: %s", self._subscriber.name, error)
+                self._subscriber = self._make()
+                return await self._unless_ending(self._subscriber.__aenter__())
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                self._failure = f"{type(error).__name__}: {error}"
+                logger.error("%s cannot be consumed: %s", self._subscriber.name, self._failure)
                 await self._subscriber.drain(0)
-            else:
-                return not self._ending.is_set()
         return False
 
-    async def _backed_off(self) -> bool:
-        """Wait before the next subscriber is made; return False at the end."""
+    def _backoff(self) -> float:
         self._failures += 1
-        delay = _BACKOFF.delay(self._failures, random.random)
-        waits = [
-            asyncio.ensure_future(self._sleep(delay)),
-            asyncio.ensure_future(self._ending.wait()),
-        ]
+        return _BACKOFF.delay(self._failures, random.random)
+
+    async def _unless_ending(self, awaitable: Awaitable[object]) -> bool:
+        """Await something; return False, and cancel it, where the end comes first."""
+        waiting = asyncio.ensure_future(awaitable)
+        ending = asyncio.ensure_future(self._ending.wait())
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.wait(waits)
-        return not self._ending.is_set()
+            ended = ending.done()
+            for future in (waiting, ending):
+                future.cancel()
+            await asyncio.wait((waiting, ending))
+        if not waiting.cancelled():
+            waiting.result()
+        return not ended
 
     # End: the subscriber that runs is drained, and no other one is made.
 
