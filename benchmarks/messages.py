@@ -5,32 +5,69 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gizmopy import Service, Settings, SimpleServer, subscribe
 
-ROUNDS = 3
+ROUNDS = 5
 COUNT = 20_000
 BODY = b"x" * 1024
 
 
-def _service(concurrency: int, order: Literal["none", "key"]) -> type[Service]:
-    class Consumer(Service):
-        @subscribe("cats", concurrency=concurrency, order=order, max_in_flight=1000)
+class Shape(NamedTuple):
+    """How messages are consumed."""
+
+    concurrency: int = 1
+    order: Literal["none", "key"] = "none"
+    keys: int = 0
+    """How many keys they have in turn; 0: none."""
+    max_in_flight: int = 1000
+    batch_size: int = 0
+
+
+SHAPES = (
+    Shape(),
+    Shape(concurrency=100),
+    Shape(concurrency=1000),
+    Shape(concurrency=100, order="key", keys=10),
+    Shape(concurrency=100, order="key", keys=1_000),
+    Shape(concurrency=100, order="key", keys=100_000),
+    Shape(max_in_flight=100),
+    Shape(max_in_flight=10),
+    Shape(max_in_flight=1),
+    Shape(batch_size=100),
+)
+
+
+def _service(shape: Shape) -> Service:
+    options = {
+        "concurrency": shape.concurrency,
+        "order": shape.order,
+        "max_in_flight": shape.max_in_flight,
+        "batch_size": shape.batch_size,
+    }
+
+    class Single(Service):
+        @subscribe("cats", **options)  # type: ignore[arg-type]  # a dict forgets its types
         async def on_cat(self, body: bytes) -> None:
             pass
 
-    return Consumer
+    class Batched(Service):
+        @subscribe("cats", **options)  # type: ignore[arg-type]  # as above
+        async def on_cats(self, bodies: list[bytes]) -> None:
+            pass
 
-
-async def _measure(concurrency: int, order: Literal["none", "key"], keys: int) -> float:
-    """Return the CPU microseconds of a message: published, received, handled and acked."""
     settings = Settings(http_port=0, http_access_log="off")
-    service = _service(concurrency, order)(settings)
+    return (Batched if shape.batch_size else Single)(settings)
+
+
+async def _measure(shape: Shape) -> float:
+    """Return the CPU microseconds of a message: published, received, handled and acked."""
+    service = _service(shape)
     async with SimpleServer(service) as server:
         begun = time.process_time()
         for number in range(COUNT):
-            key = str(number % keys) if keys else None
+            key = str(number % shape.keys) if shape.keys else None
             await service.publish("cats", BODY, key=key)
         await server.channels.idle()
         return (time.process_time() - begun) / COUNT * 1e6
@@ -38,16 +75,15 @@ async def _measure(concurrency: int, order: Literal["none", "key"], keys: int) -
 
 async def main() -> None:
     """Print the cost of a message for a few shapes of work."""
-    print(f"memory://, 1 KiB, {COUNT:,} messages, median of {ROUNDS} rounds")
-    shapes: tuple[tuple[int, Literal["none", "key"], int], ...] = (
-        (1, "none", 0),
-        (100, "none", 0),
-        (100, "key", 10),
-        (100, "key", 100_000),
-    )
-    for concurrency, order, keys in shapes:
-        cost = statistics.median([await _measure(concurrency, order, keys) for _ in range(ROUNDS)])
-        print(f"  concurrency {concurrency:<4} order {order:<5} {keys:>7} keys {cost:7.1f} µs CPU")
+    print(f"memory://, 1 KiB, {COUNT:,} messages, median of {ROUNDS} rounds, µs CPU a message")
+    print("  concurrency  order     keys  max_in_flight  batch_size")
+    for shape in SHAPES:
+        cost = statistics.median([await _measure(shape) for _ in range(ROUNDS)])
+        print(
+            f"  {shape.concurrency:>11}  {shape.order:<5} {shape.keys:>8,} "
+            f"{shape.max_in_flight:>14,} {shape.batch_size or '':>11} {cost:8.1f}"
+        )
+    print("  max_in_flight=1 makes a round of receive, hand over and ack for every message")
 
 
 if __name__ == "__main__":
