@@ -1,10 +1,11 @@
 """A broker in this process: ``memory://``, with the semantics of a real one.
 
 *Delivery*: at least once. A message is leased for 30 s (``memory://?lease=5``), then delivered
-again; a late ack is refused. A subscription exists from its first receiver on; what is published to
-a topic without subscriptions is dropped. *Order*: for ordered receivers a key's later messages are
-not handed out while earlier ones are, and a returned message goes back to its place. Each key is a
-partition of its own. *Nack*: with delay. *Raw*: the message's number in its subscription.
+again; a late ack is refused. Leases can be extended for ever, or until ``?cap=60`` seconds after
+the receipt. A subscription exists from its first receiver on; what is published to a topic without
+subscriptions is dropped. *Order*: for ordered receivers a key's later messages are not handed out
+while earlier ones are, and a returned message goes back to its place. Each key is a partition of
+its own. *Nack*: with delay. *Raw*: the message's number in its subscription.
 
 Each driver opened is a broker of its own, and is gone with it.
 """
@@ -12,12 +13,12 @@ Each driver opened is a broker of its own, and is gone with it.
 from __future__ import annotations
 
 import asyncio
-import bisect
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, Protocol
+from math import inf
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from gizmopy.errors import PubSubError, UsageError
@@ -28,8 +29,16 @@ _LEASE = 30.0
 _STALE = 1000
 """Messages that timers may know and that are settled, before they are swept out."""
 
-_Held = dict[Message, float]
-"""What a receiver holds, and when each lease is over."""
+
+class _Lease(NamedTuple):
+    """When a lease is over, and until when it can be extended."""
+
+    end: float
+    cap: float
+
+
+_Held = dict[Message, _Lease]
+"""What a receiver holds."""
 
 _Timer = tuple[float, int, list[Message], _Held | None]
 """When it ends, a number to tell equals apart, and whose leases (None: delays) they are."""
@@ -53,28 +62,42 @@ class Clock(Protocol):
 
 
 def open_driver(url: str) -> MemoryDriver:
-    """Return a new broker. Raises UsageError on a lease that is no number of seconds above 0."""
-    lease = parse_qs(urlsplit(url).query).get("lease", [str(_LEASE)])[-1]
+    """Return a new broker. Raises UsageError on a parameter that is unknown or cannot be."""
+    given = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    if unknown := given.keys() - {"lease", "cap"}:
+        raise UsageError(f"{url}: {min(unknown)} is no parameter of memory://; use lease or cap")
+    seconds = {name: _seconds(url, name, values[-1]) for name, values in given.items()}
+    return MemoryDriver(lease=seconds.get("lease", _LEASE), lease_cap=seconds.get("cap"))
+
+
+def _seconds(url: str, name: str, text: str) -> float:
     try:
-        seconds = float(lease)
+        seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise UsageError(f"{url}: lease={lease} is no number of seconds above 0; try lease=30")
-    return MemoryDriver(lease=seconds)
+        raise UsageError(f"{url}: {name}={text} is no number of seconds above 0; try {name}=30")
+    return seconds
 
 
 class MemoryDriver:
-    """Hold the topics. ``clock`` is the running event loop unless another is given."""
+    """Hold the topics. ``clock`` is the running event loop unless another is given.
+
+    Raises UsageError where a ``lease`` would last longer than its ``lease_cap``.
+    """
 
     def __init__(
         self,
         *,
         clock: Clock | None = None,
         lease: float = _LEASE,
+        lease_cap: float | None = None,
         message_bytes: int | None = None,
         batch_messages: int = 1000,
     ) -> None:
+        if lease_cap is not None and lease_cap < lease:
+            reason = f"cap={lease_cap:g} is shorter than lease={lease:g}"
+            raise UsageError(f"memory://: {reason}; a lease lasts no longer than its cap")
         self._clock = clock
         self._topics: dict[str, dict[str, _Subscription]] = {}
         self.capabilities = Capabilities(
@@ -82,6 +105,7 @@ class MemoryDriver:
             can_nack=True,
             native_delay=True,
             lease=lease,
+            lease_cap=lease_cap,
             positions=False,
             delivery_count=True,
             process_local=True,
@@ -102,16 +126,14 @@ class MemoryDriver:
             clock = self._clock or asyncio.get_running_loop()
             subscriptions = self._topics.setdefault(topic, {})
             if subscription not in subscriptions:
-                subscriptions[subscription] = _Subscription(clock, ordered)
+                subscriptions[subscription] = _Subscription(clock, self.capabilities, ordered)
             joined = subscriptions[subscription]
             if joined.ordered != ordered:
                 kind = "ordered" if joined.ordered else "unordered"
                 raise UsageError(f"subscription {subscription!r} to {topic!r} is {kind} already")
             return joined
 
-        lease = self.capabilities.lease
-        assert lease is not None
-        return MemoryReceiver(join, lease)
+        return MemoryReceiver(join)
 
     async def aclose(self) -> None:
         """Forget every message."""
@@ -144,9 +166,8 @@ class MemorySender:
 class MemoryReceiver:
     """Consume one subscription, sharing it with its other receivers."""
 
-    def __init__(self, join: Callable[[], _Subscription], lease: float) -> None:
+    def __init__(self, join: Callable[[], _Subscription]) -> None:
         self._join = join
-        self._lease = lease
         self._held: _Held = {}
         self._subscription: _Subscription | None = None
         self._closed = False
@@ -168,7 +189,7 @@ class MemoryReceiver:
         subscription = self._joined
         deadline = subscription.clock.time() + wait
         while not self._closed:
-            batch = subscription.take(limit, self._held, self._lease)
+            batch = subscription.take(limit, self._held)
             if batch or subscription.clock.time() >= deadline:
                 return batch
             await subscription.changed(deadline)
@@ -225,29 +246,38 @@ class _Lane:
         return front
 
     def put_back(self, message: Message) -> None:
-        """Put a message back in its place."""
-        waiting = [*([self.front] if self.front else ()), *(self.behind or ())]
-        bisect.insort(waiting, message, key=_number)
-        self.front, *behind = waiting
-        self.behind = deque(behind) if behind else None
+        """Put a message back in its place, which is among the first."""
+        front, number = self.front, _number(message)
+        if front is None:
+            self.front = message
+            return
+        behind = self.behind = self.behind or deque()
+        if number < _number(front):
+            self.front = message
+            behind.appendleft(front)
+        else:
+            later = (place for place, other in enumerate(behind) if _number(other) > number)
+            behind.insert(next(later, len(behind)), message)
 
 
 class _Subscription:
     """The messages of one subscription: waiting, leased to a receiver, or delayed."""
 
-    def __init__(self, clock: Clock, ordered: bool) -> None:
+    def __init__(self, clock: Clock, can: Capabilities, ordered: bool) -> None:
         self.clock = clock
         self.ordered = ordered
+        self._lease = can.lease or inf
+        self._cap = can.lease_cap or inf
         self.backlog = 0
         """Messages that no receiver holds: waiting and delayed."""
         self._ready: deque[Message | _Lane] = deque()
         self._lanes: dict[str, _Lane] = {}
         # Leases that end (with the receiver's held messages) and delays that end (with None).
         self._timers: list[_Timer] = []
+        self._listed = 0
+        """Messages in all timers, those included that have left since, or got another one."""
         self._timed = 0
         """Messages that a lease or a delay runs for."""
-        self._stale = 0
-        """Messages in timers that have left since, or got another timer."""
         self._numbers = count()
         self._waiters: deque[asyncio.Future[None]] = deque()
 
@@ -264,7 +294,7 @@ class _Subscription:
         if self._waiters:
             self._wake()
 
-    def take(self, limit: int, held: _Held, lease: float) -> list[Message]:
+    def take(self, limit: int, held: _Held) -> list[Message]:
         """Lease up to ``limit`` messages, in turn from each key that is free."""
         now = self.clock.time()
         self._run_timers(now)
@@ -272,8 +302,9 @@ class _Subscription:
         for message in batch:
             message.delivery += 1
         if batch:
-            held.update(dict.fromkeys(batch, now + lease))
-            self._start_timer(now + lease, batch, held)
+            lease = _Lease(now + self._lease, now + self._cap)
+            held.update(dict.fromkeys(batch, lease))
+            self._start_timer(lease.end, batch[:], held)  # the list is the caller's
         self.backlog -= len(batch)
         if self._ready:
             self._wake()
@@ -303,11 +334,20 @@ class _Subscription:
 
     def extend(self, batch: Sequence[Message], held: _Held, seconds: float) -> Results:
         """Move the end of leases."""
-        end = self.clock.time() + seconds
-        results = self._settle(batch, held, lambda _: None)
-        extended = [m for m, error in zip(batch, results, strict=True) if error is None]
+        now = self.clock.time()
+        self._run_timers(now)
+        end = now + seconds
+        results: list[Exception | None] = [None] * len(batch)
+        extended: list[Message] = []
+        for place, message in enumerate(batch):
+            lease = held.get(message)
+            if lease is None or end > lease.cap:
+                results[place] = _refusal(message, lease)
+            else:
+                held[message] = _Lease(end, lease.cap)
+                extended.append(message)
         if extended:
-            held.update(dict.fromkeys(extended, end))
+            self._timed -= len(extended)
             self._start_timer(end, extended, held)
         return results
 
@@ -319,12 +359,10 @@ class _Subscription:
         results: list[Exception | None] = [None] * len(batch)
         for place, message in enumerate(batch):
             if held.pop(message, None) is None:
-                reason = f"the lease of {message.id} is over, or it is settled already"
-                results[place] = PubSubError(reason, transient=False)
+                results[place] = _refusal(message, None)
             else:
                 settle(message)
-        self._timed -= len(batch) - len([error for error in results if error])
-        self._stale += len(batch)
+        self._timed -= results.count(None)
         if self._ready:
             self._wake()  # a key is free again, or a message is back
         return results
@@ -337,13 +375,11 @@ class _Subscription:
             self._ready.append(message)
             return
         lane = self._lanes.get(message.key)
-        if lane is None:
+        if lane is not None:
+            lane.append(message)
+        else:
             lane = self._lanes[message.key] = _Lane(message)
             self._ready.append(lane)
-            return
-        if lane.front is None and not lane.held:
-            self._ready.append(lane)
-        lane.append(message)
 
     def _pick(self, limit: int) -> list[Message]:
         """Take up to ``limit`` messages out, one of each free key, then the next of each."""
@@ -393,30 +429,37 @@ class _Subscription:
         number = next(self._numbers)
         heapq.heappush(self._timers, (end, number, batch, held))
         self._timed += len(batch)
-        if self._stale > self._timed + _STALE:
-            swept = [(timer[0], timer[1], _live(timer), timer[3]) for timer in self._timers]
-            self._timers = [timer for timer in swept if timer[2]]
-            heapq.heapify(self._timers)
-            self._stale = 0
+        self._listed += len(batch)
+        if self._listed > 2 * self._timed + _STALE:
+            self._sweep()
         if self._timers[0][1] == number:
             self.wake_all()  # those who wait have to wake earlier
+
+    def _sweep(self) -> None:
+        """Forget what is settled: a timer may outlast its messages for long."""
+        swept = [
+            (end, number, _live(end, batch, held), held)
+            for end, number, batch, held in self._timers
+        ]
+        self._timers = [timer for timer in swept if timer[2]]
+        heapq.heapify(self._timers)
+        self._listed = self._timed
 
     def _run_timers(self, now: float) -> None:
         """Line up again what was delayed until now, and what has outlived its lease."""
         due: list[Message] = []
         while self._timers and self._timers[0][0] <= now:
-            timer = heapq.heappop(self._timers)
-            _, _, batch, held = timer
-            live = _live(timer)
+            end, _, batch, held = heapq.heappop(self._timers)
+            live = _live(end, batch, held)
+            self._listed -= len(batch)
             self._timed -= len(live)
-            self._stale -= len(batch) - len(live)
             if held is None:
                 due += live
                 continue
             for message in live:
                 del held[message]
-                self.backlog += 1
                 due.append(_again(message))
+            self.backlog += len(live)
         for message in reversed(due):
             self._return(message)
 
@@ -452,10 +495,20 @@ class _Subscription:
             self._wake()
 
 
-def _live(timer: _Timer) -> list[Message]:
-    """Return the messages whose delay, or lease that ends here, still stands."""
-    end, _, batch, held = timer
-    return batch if held is None else [m for m in batch if held.get(m) == end]
+def _live(end: float, batch: list[Message], held: _Held | None) -> list[Message]:
+    """Return the messages whose delay, or lease that ends at ``end``, still stands."""
+    if held is None:
+        return batch
+    return [m for m in batch if (lease := held.get(m)) is not None and lease.end == end]
+
+
+def _refusal(message: Message, lease: _Lease | None) -> PubSubError:
+    """Return why a message cannot be settled, or its ``lease`` not be extended that far."""
+    if lease is None:
+        reason = f"the lease of {message.id} is over, or it is settled already"
+    else:
+        reason = f"the lease of {message.id} cannot last that long after its receipt"
+    return PubSubError(reason, transient=False)
 
 
 def _forget(message: Message) -> None:

@@ -139,6 +139,41 @@ async def test_extend_postpones_the_redelivery() -> None:
     assert isinstance(error, PubSubError)
 
 
+async def test_a_lease_cannot_be_extended_past_its_cap() -> None:
+    """An extension past the cap is refused for good, and changes nothing about the lease."""
+    broker = Broker(lease=30, lease_cap=60)
+    receiver = await broker.receiver()
+    await broker.send("1")
+    batch = await receiver.receive(10, 0)
+    broker.clock.advance(20)
+    assert await receiver.extend(batch, 30) == [None]
+    broker.clock.advance(20)
+    (error,) = await receiver.extend(batch, 20.5)
+    assert isinstance(error, PubSubError)
+    assert not error.transient
+    assert "cannot last that long" in str(error)
+    assert await receiver.extend(batch, 20) == [None]
+    broker.clock.advance(19.5)
+    assert await receiver.receive(10, 0) == []
+    broker.clock.advance(0.5)
+    assert [(m.id, m.delivery) for m in await receiver.receive(10, 0)] == [("1", 2)]
+
+
+async def test_each_delivery_has_a_cap_of_its_own() -> None:
+    """Messages of one batch that were received apart are extended apart."""
+    broker = Broker(lease=30, lease_cap=60)
+    receiver = await broker.receiver()
+    await broker.send("1", "2")
+    old = await receiver.receive(1, 0)
+    broker.clock.advance(29)
+    young = await receiver.receive(1, 0)
+    refused, done = await receiver.extend([*old, *young], 40)
+    assert (isinstance(refused, PubSubError), done) == (True, None)
+    broker.clock.advance(1)
+    (again,) = await receiver.receive(10, 0)
+    assert await receiver.extend([again], 60) == [None]
+
+
 async def test_nack_redelivers_after_its_delay() -> None:
     """The nacked comes again when the delay is over, with its delivery counted."""
     broker = Broker()
@@ -342,6 +377,20 @@ async def test_a_returned_message_goes_back_to_its_place() -> None:
     assert ids(await receiver.receive(10, 0)) == ["a1", "a2", "a3", "a4"]
 
 
+async def test_what_is_given_back_moves_nothing_that_waits() -> None:
+    """Giving back costs the same however many messages of its key wait behind."""
+    broker = Broker()
+    receiver = await broker.receiver(ordered=True)
+    names = [f"a{number}" for number in range(10)]
+    await broker.send(*names)
+    batch = await receiver.receive(3, 0)
+    lane = broker.driver._topics["t"]["s"]._lanes["a"]
+    waiting = lane.behind
+    await receiver.nack(batch, 0)
+    assert lane.behind is waiting
+    assert ids(await receiver.receive(10, 0)) == names
+
+
 async def test_a_delayed_message_holds_its_key() -> None:
     """While an ordered message waits for its redelivery, its successors wait behind it."""
     broker = Broker()
@@ -390,17 +439,48 @@ async def test_settled_messages_leave_nothing_behind() -> None:
     assert len(subscription._timers) <= 3000
 
 
-@pytest.mark.parametrize("lease", ["0", "-1", "x", "nan"])
-def test_a_lease_that_cannot_be_is_refused(lease: str) -> None:
+async def test_what_is_settled_is_forgotten_though_its_lease_would_last() -> None:
+    """One message of a batch that is held for long does not keep the others in memory."""
+    broker = Broker()
+    receiver = await broker.receiver()
+    for _ in range(10):
+        await broker.send(*map(str, range(1000)))
+        await receiver.ack((await receiver.receive(1000, 0))[1:])
+    subscription = broker.driver._topics["t"]["s"]
+    assert sum(len(batch) for _, _, batch, _ in subscription._timers) <= 2000
+
+
+@pytest.mark.parametrize("name", ["lease", "cap"])
+@pytest.mark.parametrize("value", ["", "0", "-1", "x", "nan"])
+def test_a_number_of_seconds_that_cannot_be_is_refused(name: str, value: str) -> None:
     """The error names the URL's parameter and a remedy."""
-    with pytest.raises(UsageError, match="try lease=30"):
-        open_driver(f"memory://?lease={lease}")
+    with pytest.raises(UsageError, match=f"{name}={value} is no number .* try {name}=30"):
+        open_driver(f"memory://?{name}={value}")
 
 
-def test_the_lease_is_the_urls() -> None:
-    """memory://?lease=5 leases for five seconds."""
-    assert open_driver("memory://?lease=5").capabilities.lease == 5
-    assert open_driver("memory://").capabilities.lease == 30
+def test_an_unknown_parameter_is_refused() -> None:
+    """A misspelt parameter is a mistake, not a default."""
+    with pytest.raises(UsageError, match="leese is no parameter of memory://; use lease or cap"):
+        open_driver("memory://?leese=5")
+
+
+def test_a_cap_is_no_shorter_than_the_lease() -> None:
+    """A lease that begins longer than it may last is a mistake."""
+    with pytest.raises(UsageError, match="cap=20 is shorter than lease=30"):
+        open_driver("memory://?cap=20")
+
+
+def test_lease_and_cap_are_the_urls() -> None:
+    """memory://?lease=5&cap=60 leases for five seconds, and for sixty at most."""
+    capabilities = open_driver("memory://?lease=5&cap=60").capabilities
+    assert (capabilities.lease, capabilities.lease_cap) == (5, 60)
+    capabilities = open_driver("memory://").capabilities
+    assert (capabilities.lease, capabilities.lease_cap) == (30, None)
+
+
+def test_a_send_never_fails_in_part() -> None:
+    """A batch may hold several messages of a key."""
+    assert open_driver("memory://").capabilities.ordered_batches
 
 
 STEPS = st.lists(
@@ -409,6 +489,7 @@ STEPS = st.lists(
         st.tuples(st.just("receive"), st.integers(0, 1), st.integers(1, 4)),
         st.tuples(st.just("ack"), st.integers(0, 1), st.integers(0, 9)),
         st.tuples(st.just("nack"), st.integers(0, 1), st.integers(0, 9), st.sampled_from([0, 7])),
+        st.tuples(st.just("extend"), st.integers(0, 1), st.sampled_from([1, 25, 60])),
         st.tuples(st.just("advance"), st.sampled_from([3, 8, 31])),
         st.tuples(st.just("close"), st.integers(0, 1)),
     ),
@@ -439,6 +520,8 @@ async def _play(steps: list[Any], ordered: bool) -> None:
             batch = await receivers[args[0]].receive(args[1], 0)
             held[args[0]] += batch
             _check_order(batch, sent, acked, ordered)
+        elif kind == "extend":
+            await receivers[args[0]].extend(held[args[0]], args[1])
         elif kind == "close":
             await receivers[args[0]].aclose()
             receivers[args[0]] = await broker.receiver(ordered=ordered)
