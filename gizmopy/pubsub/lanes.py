@@ -39,12 +39,15 @@ class Lanes(Generic[ItemT]):
         del self._lanes[key]
         return None
 
-    def remove(self, key: Hashable, item: ItemT) -> None:
-        """Take an item out of its lane, if it waits there."""
-        lane = self._lanes.get(key)
-        if lane and item in lane:
-            lane.remove(item)
-            self.waiting -= 1
+    def cut(self, key: Hashable, item: ItemT) -> list[ItemT]:
+        """Take out what waits behind ``item``, and return it; ``item`` too, if it waits itself."""
+        waiting = list(self._lanes.get(key) or ())
+        place = waiting.index(item) if item in waiting else 0  # else it is the one in front
+        behind = [other for other in waiting[place:] if other is not item]
+        if waiting:
+            self._lanes[key] = deque(waiting[:place]) if place else None
+            self.waiting -= len(waiting) - place
+        return behind
 
     def all_waiting(self) -> list[ItemT]:
         """Return all that wait, each lane in its order."""

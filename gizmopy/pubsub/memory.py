@@ -83,6 +83,7 @@ def _seconds(url: str, name: str, text: str) -> float:
 class MemoryDriver:
     """Hold the topics. ``clock`` is the running event loop unless another is given.
 
+    Without a ``lease`` (None), what a receiver holds is its own until it settles or closes.
     Raises UsageError where a ``lease`` would last longer than its ``lease_cap``.
     """
 
@@ -90,12 +91,12 @@ class MemoryDriver:
         self,
         *,
         clock: Clock | None = None,
-        lease: float = _LEASE,
+        lease: float | None = _LEASE,
         lease_cap: float | None = None,
         message_bytes: int | None = None,
         batch_messages: int = 1000,
     ) -> None:
-        if lease_cap is not None and lease_cap < lease:
+        if lease is not None and lease_cap is not None and lease_cap < lease:
             reason = f"cap={lease_cap:g} is shorter than lease={lease:g}"
             raise UsageError(f"memory://: {reason}; a lease lasts no longer than its cap")
         self._clock = clock

@@ -48,6 +48,7 @@ WAIT = 10.0
 _BURST = 0.01
 """Seconds that a worker whose handlers never wait keeps the event loop at most."""
 _RECEIVE_RETRY = RetryPolicy(base=0.5)
+_HANDLED: Outcomes = (None,)
 
 
 class Pipeline:
@@ -382,19 +383,17 @@ class Pipeline:
         self.drop(message)
 
     def drop(self, message: Message) -> None:
-        """Let go of a message: handled or not, it comes again, here or elsewhere."""
+        """Let go of a message that comes again, and of what waits behind it: it is first."""
         self._metrics.lost.value += 1
         self.in_flight.remove((message,))
+        if self._ordered and (lane := self._lane(message)) is not None:
+            for follower in self.lanes.cut(lane, message):
+                self.settler.give_back(follower, "released")
         if (waiting := self.waiting.pop(message, None)) is not None:
             waiting.cancel()
             self._leave(message)
         elif message in self.ready.messages:
             self.ready.messages.remove(message)
             self._leave(message)
-        elif self._ordered:
-            self.lanes.remove(self._lane(message), message)
         if self._on_settle is not None:
             self._on_settle(message, "lost", None)
-
-
-_HANDLED: Outcomes = (None,)

@@ -28,6 +28,8 @@ _GRACE = 2.0
 """Seconds past the deadline of a drain for each of: cancelled handlers, settling, closing."""
 _LOOK_AGAIN = 0.1
 """Seconds after which who waits for an empty queue looks at it, though nothing was settled here."""
+_WORKS_AGAIN = 1.0
+"""Seconds that a receive waits, after others have failed, until it is believed."""
 _OVERDUE = 30.0
 """Seconds that a receive may take longer than it was asked to wait."""
 
@@ -152,8 +154,13 @@ class Subscriber:
 
     @property
     def problem(self) -> str:
-        """Why nothing is received now; empty where all is well."""
-        return self._pipeline.trouble
+        """Why nothing is received now; empty where all is well.
+
+        A receive that fails does so at once: one that waits by now is a sign that it works again.
+        """
+        since = self._pipeline.receiving_since
+        works = since is not None and perf_counter() - since > _WORKS_AGAIN
+        return "" if works else self._pipeline.trouble
 
     @property
     def age(self) -> float:

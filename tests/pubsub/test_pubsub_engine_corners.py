@@ -305,3 +305,49 @@ async def test_results_that_are_too_few_are_no_confirmation() -> None:
         bench.receiver.put(message())
         await until(lambda: bench.metric("settle_failures"))
     assert not bench.settled
+
+
+async def test_what_waits_behind_a_lost_message_is_not_begun_before_it() -> None:
+    """A key's first handlings ascend: the lost one comes again, and is to come before them."""
+    gate = Gate()
+    can = capabilities(lease=600)
+    async with running(gate, can, order="key") as bench:
+        bench.receiver.put(*(message(id=str(n), key="k") for n in range(4)))
+        await until(lambda: gate.started)
+        held = {m.id: m for m in bench.subscriber._pipeline.in_flight.since}
+        bench.subscriber._pipeline.lose(held["2"], "its lease is over")
+        await until(lambda: bench.receiver.nacked)
+        gate.open.set()
+        await until(lambda: len(bench.outcomes) == 4)
+    assert gate.started == ["0", "1"]
+    assert sorted(bench.outcomes) == [("0", "ack"), ("1", "ack"), ("2", "lost"), ("3", "released")]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_waits_behind_a_lost_message_in_front_goes_back(waits: bool) -> None:
+    """So it is where the lost one is at work, or waits to be tried again."""
+    gate = Gate()
+    forever = asyncio.Event()
+
+    async def handler(received: Message) -> None:
+        await gate(received)
+        if waits:
+            raise ValueError("again")
+
+    async def sleep(_: float) -> None:
+        await forever.wait()
+
+    async with running(handler, capabilities(lease=600), order="key", sleep=sleep) as bench:
+        bench.receiver.put(*(message(id=str(n), key="k") for n in range(2)))
+        await until(lambda: gate.started)
+        pipeline = bench.subscriber._pipeline
+        if waits:
+            gate.open.set()
+            await until(lambda: pipeline.waiting)
+        pipeline.lose(next(iter(pipeline.in_flight.since)), "its lease is over")
+        gate.open.set()
+        await until(lambda: len(bench.outcomes) == 2)
+        bench.receiver.put(message(id="3", key="k"))
+        await until(lambda: gate.started == ["0", "3"])
+        forever.set()
+    assert bench.outcomes[:2] == [("0", "lost"), ("1", "released")]
