@@ -6,12 +6,9 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from gizmopy.pubsub import Capabilities, Driver
-
-if TYPE_CHECKING:
-    from pubsubtest.conformance.bench import Bench
 
 LONGEST_LEASE = 15.0
 """Seconds of a lease that a check waits for at most."""
@@ -70,7 +67,8 @@ def expect(condition: object, otherwise: str) -> None:
         raise CheckFailed(otherwise)
 
 
-Function = Callable[["Bench"], Awaitable[None]]
+Function = Callable[[Any], Awaitable[None]]
+"""Takes the Bench to work with."""
 
 
 @dataclass(frozen=True)
