@@ -1,0 +1,131 @@
+"""What is received and not settled: how much room it leaves, and what is said of it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import Message
+from gizmopy.pubsub.in_flight import InFlight
+from gizmopy.pubsub.metrics import SubscriberMetrics
+from tests.pubsub.pubsub_fakes import message, until
+from tests.pubsub.test_pubsub_subscriber import Bench, Gate, running
+
+
+def in_flight(most: int = 10, most_bytes: int = 1000) -> tuple[InFlight, SubscriberMetrics]:
+    """Return a new one, and its metrics."""
+    metrics = SubscriberMetrics(Metrics(), "t", "s")
+    return InFlight(most, most_bytes, metrics), metrics
+
+
+def gauge(bench: Bench, name: str) -> float:
+    """Return a gauge of a subscriber as it is now."""
+    bench.subscriber.measure()
+    return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").cell("t", "s").value
+
+
+def test_room_is_what_is_left_of_the_count() -> None:
+    """It is used up by what comes in, and given back by what leaves."""
+    held, _ = in_flight(most=3)
+    first, second = message(), message()
+    held.add([first, second])
+    assert held.room == 1
+    held.remove([first])
+    assert held.room == 2
+
+
+def test_there_is_no_room_while_bodies_hold_too_much() -> None:
+    """One receive may exceed the bytes; then nothing is received until they are below again."""
+    held, _ = in_flight(most_bytes=100)
+    small, large = message(b"x" * 99), message(b"x" * 5000)
+    held.add([small])
+    assert held.room == 9
+    held.add([large])
+    assert held.room == 0
+    held.remove([small])
+    assert held.room == 0
+    held.remove([large])
+    assert (held.room, held.bytes) == (10, 0)
+
+
+def test_who_leaves_twice_is_counted_once() -> None:
+    """What was lost is settled late, or the other way round."""
+    held, _ = in_flight()
+    one, other = message(b"abc"), message(b"de")
+    held.add([one, other])
+    assert list(held.remove([one])) == []
+    assert list(held.remove([one, other])) == [one]
+    assert (held.bytes, held.room) == (0, 10)
+
+
+def test_whoever_waits_is_told_that_messages_have_left() -> None:
+    """Also where it was for nothing: who waits looks again."""
+    held, _ = in_flight()
+    held.remove([message()])
+    assert held.changed.is_set()
+
+
+def test_the_oldest_is_the_one_that_came_first() -> None:
+    """Its age is measured, and is none where nothing is in flight."""
+    held, metrics = in_flight()
+    old, young = message(), message()
+    held.add([old])
+    held.add([young])
+    held.since[old] -= 60
+    held.since[young] -= 5
+    held.measure()
+    assert 60 <= metrics.oldest_in_flight_seconds.value < 65
+    assert held.age(young) >= 5
+    held.remove([old])
+    held.measure()
+    assert 5 <= metrics.oldest_in_flight_seconds.value < 60
+    held.remove([young])
+    held.measure()
+    assert metrics.oldest_in_flight_seconds.value == 0
+
+
+@given(
+    st.lists(st.none() | st.binary(max_size=5), max_size=12),
+    st.lists(st.integers(0, 11), max_size=30),
+)
+def test_what_is_counted_is_what_is_held(bodies: list[bytes | None], leaves: list[int]) -> None:
+    """In whatever order, tombstones included."""
+    held, metrics = in_flight(most=12)
+    batch: list[Message] = [message(body) for body in bodies]
+    held.add(batch)
+    for number in leaves:
+        held.remove(batch[number : number + 1])
+    left = [each for n, each in enumerate(batch) if n not in leaves]
+    held.measure()
+    assert metrics.in_flight.value == len(left)
+    assert metrics.in_flight_bytes.value == sum(len(each.body or b"") for each in left)
+    assert held.room == 12 - len(left)
+
+
+async def test_the_engine_receives_no_more_than_its_bytes() -> None:
+    """With large bodies in flight it waits, though there is room by their count."""
+    gate = Gate()
+    async with running(gate, max_in_flight_bytes=100) as bench:
+        bench.receiver.put(message(b"x" * 200, id="1"))
+        await until(lambda: gate.started)
+        bench.receiver.put(message(id="2"))
+        assert gauge(bench, "in_flight") == 1
+        assert gauge(bench, "in_flight_bytes") == 200
+        assert len(bench.receiver.queue) == 1
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 2)
+    assert gauge(bench, "in_flight_bytes") == 0
+
+
+async def test_what_waits_behind_its_key_is_measured() -> None:
+    """A slow key is to be seen before it has used up the room of the others."""
+    gate = Gate()
+    async with running(gate, order="key", concurrency=4) as bench:
+        bench.receiver.put(*(message(id=str(n), key="slow") for n in range(4)), message(key="k"))
+        await until(lambda: len(gate.started) == 2)
+        assert gauge(bench, "waiting_in_order") == 3
+        assert gauge(bench, "in_flight") == 5
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 5)
+        assert gauge(bench, "waiting_in_order") == 0
