@@ -1,6 +1,17 @@
 """Test what is built on gizmopy: the real daemon in process, and doubles. No pytest needed."""
 
+from pubsubtest.clock import Clock
+from pubsubtest.faults import Faults, FaultyDriver, Rates
 from pubsubtest.publisher import Recorded, RecordingPublisher
 from pubsubtest.serve import Served, serve
 
-__all__ = ["Recorded", "RecordingPublisher", "Served", "serve"]
+__all__ = [
+    "Clock",
+    "Faults",
+    "FaultyDriver",
+    "Rates",
+    "Recorded",
+    "RecordingPublisher",
+    "Served",
+    "serve",
+]
