@@ -217,7 +217,7 @@ class Faults:
         """Raise where a call that is not about messages is to fail."""
         fault = self._scripted(call, None)
         if fault is not None and fault.error is not None:
-            raise fault.error
+            raise fault.error.with_traceback(None)  # it may have been raised before
         if call == "receive" and self._happens(self._rates.fail):
             raise _failure(call)
 

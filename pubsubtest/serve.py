@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -13,41 +13,47 @@ from aiohttp import ClientSession
 
 from gizmopy.config import Settings
 from gizmopy.errors import UsageError
-from gizmopy.observe.context import new_id
-from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender, open_driver
-from gizmopy.pubsub.codecs import encode
+from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender
 from gizmopy.pubsub.driver import Results
-from gizmopy.pubsub.message import CONTENT_TYPE
+from gizmopy.pubsub.memory import MemoryDriver
 from gizmopy.server import Service, SimpleServer, make_service
+from pubsubtest.clock import Clock
+from pubsubtest.faults import Faults, FaultyDriver
 from pubsubtest.publisher import Recorded
+from pubsubtest.subscriber import LONGEST_WAIT, incoming
 
 S = TypeVar("S", bound=Service)
-
-_LONGEST_WAIT = 0.001
-"""Seconds that a retry or a redelivery waits: a test does not want to wait for backoff."""
 
 
 @asynccontextmanager
 async def serve(
-    service: type[S] | S, *, settings: Settings | None = None
+    service: type[S] | S,
+    *,
+    settings: Settings | None = None,
+    clock: Clock | None = None,
+    faults: Faults | None = None,
 ) -> AsyncIterator[Served[S]]:
     """Serve ``service`` on a free port of loopback, on a broker in memory, while the context lasts.
 
     It is the daemon that ``run()`` runs, started and drained as there, but it reads no environment
     and no ``.env``, sets up no logging, and writes no access log unless ``settings`` say so. A
-    class is made with ``settings`` (default: those it annotates, with their defaults). Waits
-    between retries and redeliveries are cut short, and the drain to a second unless ``settings``
-    say otherwise: a message that never succeeds would hold it to the end.
+    class is made with ``settings`` (default: those it annotates, with their defaults). Whatever
+    URLs ``settings`` give to channels, each leads to a broker in memory of its own.
+
+    Waits between retries and redeliveries are cut short, unless there is a ``clock``: then they are
+    over when the test has moved it that far, and no lease ends meanwhile. ``faults`` go wrong
+    between the daemon and its brokers. The drain is cut to a second unless ``settings`` say
+    otherwise: a message that never succeeds, or waits for the clock, would hold it to the end.
     """
     if isinstance(service, type):
         service = make_service(service, settings or service.settings_class()())
     service.settings = _hermetic(service.settings)
-    broker = _Broker()
+    broker = _Broker(clock, faults)
     server = SimpleServer(
         service,
         open_driver=broker.open,
         on_settle=broker.on_settle,
-        sleep=lambda seconds: asyncio.sleep(min(seconds, _LONGEST_WAIT)),
+        sleep=clock.sleep if clock else _nap,
     )
     http: ClientSession | None = None
     try:
@@ -57,6 +63,10 @@ async def serve(
     finally:
         if http is not None:  # after the drain, which a test may want to look at
             await http.close()
+
+
+async def _nap(seconds: float) -> None:
+    await asyncio.sleep(min(seconds, LONGEST_WAIT))
 
 
 def _hermetic(settings: Settings) -> Settings:
@@ -106,24 +116,25 @@ class Served(Generic[S]):
     ) -> str:
         """Bring in a message as if somebody else had published it, and return its outcome.
 
-        Returns when every subscription to ``topic`` has settled its first delivery: ``"ack"``,
+        ``topic`` is what the broker calls it: the channel's name, unless settings point that
+        elsewhere. ``value`` is anything that can be published.
+
+        Returns when every subscription to ``topic`` has settled it for the first time: ``"ack"``,
         ``"dead_letter"``, or ``"nack"`` (it failed, and comes again); where several differ, the
         one that is no ``"ack"``. Raises UsageError where nothing subscribes to ``topic``, and
         TimeoutError where it is not settled within ``timeout`` seconds: a handler that hangs, or
         one that always fails in an ordered subscription without dead letters, which is held up.
         """
-        driver, subscribers = self._broker.consumers(topic)
-        if driver is None:
-            raise UsageError(f"{type(self.service).__name__} subscribes to no topic {topic!r}")
-        body, content_type = encode(value)
-        headers = {CONTENT_TYPE: content_type} if content_type else {}
-        message = Message(
-            topic, body, key=key, attributes={**headers, **(attributes or {})}, id=new_id()
-        )
-        delivery = self._broker.deliveries[message.id] = _Delivery(subscribers)
+        consumers = self._broker.consumers.get(topic)
+        if not consumers:
+            known = ", ".join(sorted(self._broker.consumers)) or "none at all"
+            name = type(self.service).__name__
+            raise UsageError(f"{name} subscribes to no topic {topic!r}; it does to: {known}")
+        message = incoming(value, topic=topic, key=key, attributes=attributes)
+        delivery = self._broker.deliveries[message.id] = _Delivery(consumers)
         try:
             async with asyncio.timeout(timeout):
-                await driver.sender(topic).send([message])
+                await self._broker.bring_in(message)
                 return await delivery.outcome
         except TimeoutError:
             raise TimeoutError(
@@ -141,14 +152,16 @@ class Served(Generic[S]):
 class _Delivery:
     """A message that ``deliver`` brought in, until each of its subscriptions has settled it."""
 
-    def __init__(self, subscribers: int) -> None:
-        self._missing = subscribers
+    def __init__(self, subscriptions: Iterable[str]) -> None:
+        self._missing = set(subscriptions)
         self._worst = "ack"
         self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    def settle(self, outcome: str) -> None:
-        """Note what one subscription did."""
-        self._missing -= 1
+    def settle(self, subscription: str, outcome: str) -> None:
+        """Note what a subscription did, if it is the first time."""
+        if subscription not in self._missing:
+            return
+        self._missing.remove(subscription)
         if outcome != "ack":
             self._worst = outcome
         if not self._missing and not self.outcome.done():
@@ -158,36 +171,42 @@ class _Delivery:
 class _Broker:
     """The brokers in memory of one daemon, looked at from outside."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None, faults: Faults | None) -> None:
         self.published: defaultdict[str, list[Recorded]] = defaultdict(list)
         self.deliveries: dict[str, _Delivery] = {}
-        self._consumers: defaultdict[str, list[Driver]] = defaultdict(list)
+        self.consumers: defaultdict[str, dict[str, MemoryDriver]] = defaultdict(dict)
+        """For each topic, by subscription, where it is consumed from."""
+        self.is_hasty = clock is None
+        """Waits are cut short."""
+        self._clock = clock
+        self._faults = faults
 
     def open(self, url: str) -> Driver:
-        """Open a driver that is looked at."""
-        return _LookedAtDriver(open_driver(url), self)
+        """Open a broker that is looked at, whatever the URL."""
+        # The engine keeps leases, but not by this clock: where there is one, they do not end.
+        memory = MemoryDriver(clock=self._clock, lease=None) if self._clock else MemoryDriver()
+        return _LookedAtDriver(memory, self._faults, self)
 
-    def consumers(self, topic: str) -> tuple[Driver | None, int]:
-        """Return the driver that ``topic`` is consumed from, and by how many subscriptions."""
-        drivers = self._consumers[topic]
-        return (drivers[0] if drivers else None), len(drivers)
-
-    def add_consumer(self, topic: str, driver: Driver) -> None:
-        """Note a subscription to ``topic``."""
-        self._consumers[topic].append(driver)
+    async def bring_in(self, message: Message) -> None:
+        """Publish ``message`` wherever its topic is consumed, behind the back of the daemon."""
+        twice = self._faults is not None and self._faults.is_duplicated(message)
+        batch = [message, message] if twice else [message]
+        for driver in set(self.consumers[message.topic].values()):
+            await driver.sender(message.topic).send(batch)
 
     def on_settle(self, message: Message, outcome: str, error: BaseException | None) -> None:
-        """Pass on how a first delivery ended to whoever waits for it."""
+        """Pass on how a delivery ended to whoever waits for it."""
         delivery = self.deliveries.get(message.id)
-        if delivery is not None and message.delivery == 1:
-            delivery.settle(outcome)
+        if delivery is not None and outcome != "lost":
+            delivery.settle(message.subscription, outcome)
 
 
 class _LookedAtDriver:
     """A driver whose senders record what the broker confirmed."""
 
-    def __init__(self, inner: Driver, broker: _Broker) -> None:
-        self._inner = inner
+    def __init__(self, memory: MemoryDriver, faults: Faults | None, broker: _Broker) -> None:
+        self._memory = memory
+        self._inner: Driver = memory if faults is None else FaultyDriver(memory, faults)
         self._broker = broker
 
     @property
@@ -198,8 +217,9 @@ class _LookedAtDriver:
         return _RecordingSender(self._inner.sender(topic), self._broker.published[topic])
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
-        self._broker.add_consumer(topic, self._inner)
-        return _HastyReceiver(self._inner.receiver(topic, subscription, ordered=ordered))
+        self._broker.consumers[topic][subscription] = self._memory
+        receiver = self._inner.receiver(topic, subscription, ordered=ordered)
+        return _HastyReceiver(receiver) if self._broker.is_hasty else receiver
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -233,4 +253,4 @@ class _HastyReceiver:
         self.aclose = inner.aclose
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
-        return await self._inner.nack(batch, min(delay, _LONGEST_WAIT))
+        return await self._inner.nack(batch, min(delay, LONGEST_WAIT))

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 import pubsubtest
 from gizmopy import Message, Reject, Retry, Service, Settings, get, post, subscribe
-from gizmopy.errors import UsageError
+from gizmopy.errors import PubSubError, UsageError
+from pubsubtest import Clock, Faults
 
 
 class Cat(BaseModel):
@@ -122,8 +123,10 @@ async def test_each_subscription_has_its_say() -> None:
 async def test_a_topic_that_nobody_consumes_is_a_mistake() -> None:
     """deliver() to a topic without subscription says so instead of waiting."""
     async with pubsubtest.serve(Cats) as cats:
-        with pytest.raises(UsageError, match="Cats subscribes to no topic 'cows'"):
-            await cats.deliver("cows", "Bessie")
+        match = "Cats subscribes to no topic 'cows'; it does to: birds, cats, dogs, fish, mice"
+        for _ in range(2):
+            with pytest.raises(UsageError, match=match):
+                await cats.deliver("cows", "Bessie")
 
 
 async def test_a_message_that_is_never_settled_times_out() -> None:
@@ -174,3 +177,98 @@ async def test_many_are_served_at_once() -> None:
 
     assert one.service.seen == [("A", 1)]
     assert two.service.seen == [("B", 1)]
+
+
+async def test_a_channel_may_lead_elsewhere() -> None:
+    """A topic is what settings call it, and whatever their broker, it is one in memory."""
+    settings = Settings(
+        topics={"DEAD_CATS": "kafka://nowhere/dead"},
+        subscriptions={"CATS": "sqs://nowhere/felines", "DOGS": "gcp://nowhere/canines"},
+    )
+    async with pubsubtest.serve(Cats, settings=settings) as cats:
+        assert await cats.deliver("felines", b"no json") == "dead_letter"
+
+    assert len(cats.published("dead")) == 1
+
+
+# Time, and faults.
+
+
+async def test_time_is_the_tests_where_it_has_a_clock() -> None:
+    """A retry waits for the clock, and no longer."""
+    clock = Clock()
+    async with pubsubtest.serve(Cats, clock=clock) as cats:
+        assert await cats.deliver("cats", Cat(name="shy")) == "nack"
+        await clock.advance(3599)
+        assert cats.service.seen == [("shy", 1)]
+        await clock.advance(1)
+        await cats.idle()
+        assert cats.service.seen == [("shy", 1)] * 2
+
+
+async def test_no_lease_ends_because_the_clock_is_moved() -> None:
+    """A handler that takes an hour on the clock keeps its message, as the engine sees to."""
+
+    class Slow(Service):
+        handled = 0
+
+        @subscribe("work")
+        async def on_work(self, name: str) -> None:
+            await clock.sleep(3600)
+            self.handled += 1
+
+    clock = Clock()
+    async with pubsubtest.serve(Slow, clock=clock) as slow:
+        delivering = asyncio.create_task(slow.deliver("work", "hard"))
+        await clock.advance(3600)
+        assert await delivering == "ack"
+        await slow.idle()
+        assert slow.service.handled == 1
+
+
+async def test_a_publish_that_fails_for_now_is_tried_again() -> None:
+    """Faults go wrong between the daemon and its broker; what was confirmed is recorded once."""
+    faults = Faults()
+    async with pubsubtest.serve(Cats, faults=faults) as cats:
+        faults.fail_next("send", times=2)
+        async with cats.http.post("/cats", json={"name": "Tom"}) as response:
+            assert response.status == 200
+        await cats.idle()
+        assert len(cats.published("cats")) == 1
+        assert cats.service.seen == [("Tom", 1)]
+
+
+async def test_a_message_that_comes_twice_is_settled_twice() -> None:
+    """The outcome of a duplicate that is delivered is its first."""
+    faults = Faults()
+    async with pubsubtest.serve(Cats, faults=faults) as cats:
+        faults.duplicate_next()
+        assert await cats.deliver("cats", Cat(name="Tom")) == "ack"
+        await cats.idle()
+        assert cats.service.seen == [("Tom", 1)] * 2
+
+
+async def test_a_lost_lease_is_no_outcome() -> None:
+    """A delivery whose lease was lost comes again, and that is what deliver waits for."""
+    faults = Faults()
+    async with pubsubtest.serve(Cats, faults=faults) as cats:
+        faults.lose_next()
+        assert await cats.deliver("cats", Cat(name="Tom")) == "ack"
+        assert cats.service.seen == [("Tom", 1)] * 2
+
+
+async def test_a_subscriber_that_was_replaced_is_one() -> None:
+    """deliver waits for each subscription once, however often its subscriber was made anew."""
+
+    class Dogs(Service):
+        @subscribe("dogs")
+        async def on_dog(self, name: str) -> None: ...
+
+    faults = Faults()
+    async with pubsubtest.serve(Dogs, faults=faults) as dogs:
+        faults.fail_next("receive", PubSubError("no permission", transient=False), times=3)
+        async with faults.outage():
+            pass  # the pending receive ends, and the next ones kill their subscribers
+        assert await dogs.deliver("dogs", "Rex") == "ack"
+        restarts = await (await dogs.http.get("/metrics")).text()
+        assert 'gizmo_pubsub_restarts_total{subscription="dogs",topic="dogs"} 3' in restarts
