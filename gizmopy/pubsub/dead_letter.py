@@ -31,7 +31,7 @@ def as_dead_letter(
     earlier = (message.delivery - 1) * subscription.retry.attempts
     headers = {
         "dl-reason": error.reason if isinstance(error, Reject) else reason,
-        "dl-exception": f"{type(error).__module__}.{type(error).__qualname__}: {error}",
+        "dl-exception": f"{type(error).__module__}.{type(error).__qualname__}: {_text(error)}",
         "dl-source-topic": message.topic,
         "dl-source-subscription": subscription.subscription,
         "dl-message-id": message.id,
@@ -51,6 +51,14 @@ def as_dead_letter(
         id=message.id,
         published_at=message.published_at,
     )
+
+
+def _text(error: BaseException) -> str:
+    """Return what an error says; one that cannot even say it must not keep its message here."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - see above
+        return "(its text cannot be had)"
 
 
 def _printable(text: str) -> str:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from math import inf
+from time import perf_counter
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.driver import Capabilities, Receiver, Results, results_for
@@ -48,21 +50,18 @@ class Leases:
             await asyncio.sleep(lease / 4 * random.uniform(0.8, 1.0))
             due = [message for message in self._in_flight.since if message in seen]
             seen = self._in_flight.since.keys() - due
-            for start in range(0, len(due), self._can.batch_messages):
-                seen.update(await self._prolong(due[start : start + self._can.batch_messages]))
+            seen.update(await self._prolong(due))
 
-    async def _prolong(self, batch: Sequence[Message]) -> list[Message]:
+    async def _prolong(self, due: Sequence[Message]) -> list[Message]:
         """Extend leases, and return those that failed for now: they are due again at once."""
-        lease = self._can.lease or _WITHOUT_LEASE
+        lease, most = self._can.lease or _WITHOUT_LEASE, self._can.batch_messages
+        extended = list(due) if self._can.lease is None else []
         failed: list[Message] = []
-        if self._can.lease is not None:
-            young, old = self._by_age(batch, lease)
-            batch, failed = await self._extend_batch(young, lease)
-            if old:  # whatever is left to them, a lease would exceed the cap
-                left = (self._can.lease_cap or 0) - max(map(self._in_flight.age, old))
-                extended, failed_too = await self._extend_batch(old, left)
-                batch, failed = [*batch, *extended], [*failed, *failed_too]
-        renewals = [self._renew(m, lease) for m in batch if m.on_extend is not None]
+        for seconds, messages in self._by_seconds(due).items():
+            for start in range(0, len(messages), most):
+                batch = messages[start : start + most]
+                await self._extend_batch(batch, seconds, extended, failed)
+        renewals = [self._renew(m, lease) for m in extended if m.on_extend is not None]
         for outcome in await asyncio.gather(*renewals, return_exceptions=True):
             if outcome is not None:
                 logger.warning("what goes along with a lease was not extended: %r", outcome)
@@ -74,37 +73,32 @@ class Leases:
         async with asyncio.timeout(lease / 8):
             await message.on_extend(lease)
 
-    def _by_age(
-        self, batch: Sequence[Message], lease: float
-    ) -> tuple[list[Message], list[Message]]:
-        """Return those that a whole lease is left to, and those that less is; others are lost."""
-        ours = [message for message in batch if message in self._in_flight.since]
-        cap = self._can.lease_cap
-        if cap is None:
-            return ours, []
-        young: list[Message] = []
-        old: list[Message] = []
-        for message in ours:
-            age = self._in_flight.age(message)
-            if age < cap:
-                (young if age + lease <= cap else old).append(message)
+    def _by_seconds(self, due: Sequence[Message]) -> dict[float, list[Message]]:
+        """Return what to extend for how long: a lease, or what is left of it up to the cap."""
+        lease, cap, now = self._can.lease, self._can.lease_cap, perf_counter()
+        by_seconds: dict[float, list[Message]] = {}
+        for message in due if lease is not None else ():
+            left = inf if cap is None else cap - (now - self._in_flight.since[message])
+            if left > 0:
+                by_seconds.setdefault(min(lease or 0, left), []).append(message)
             else:
                 self._metrics.count_extension("capped")
                 self._lose(message, f"it is held for {cap:g} s, the longest that the broker allows")
-        return young, old
+        return by_seconds
 
     async def _extend_batch(
-        self, batch: list[Message], lease: float
-    ) -> tuple[list[Message], list[Message]]:
-        """Return those that were extended, and those that were not for now."""
-        results: Results = []
+        self,
+        batch: list[Message],
+        seconds: float,
+        extended: list[Message],
+        failed: list[Message],
+    ) -> None:
+        """Add those that were extended to one list, and those that were not for now to another."""
+        results: Results
         try:
-            results = await self._receiver.extend(batch, lease) if batch else []
-            results = results_for(batch, results)
+            results = results_for(batch, await self._receiver.extend(batch, seconds))
         except PubSubError as error:
             results = [error] * len(batch)
-        extended: list[Message] = []
-        failed: list[Message] = []
         for message, refusal in zip(batch, results, strict=True):
             if message not in self._in_flight.since:
                 continue  # settled meanwhile
@@ -116,7 +110,6 @@ class Leases:
                 failed.append(message)
             else:
                 self._lose(message, f"its lease was not extended: {refusal}")
-        return extended, failed
 
     async def extend(self, message: Message, seconds: float) -> None:
         """Serve ``Message.extend``. Raises PubSubError where the lease is lost."""

@@ -31,7 +31,8 @@ class Message:
     ``on_extend`` may be set while a message is handled: it is awaited with the seconds whenever the
     engine prolongs the message's lease, for what has to last as long.
 
-    Equality is identity: two deliveries of one message are two Messages.
+    A handler may change ``body`` and ``attributes`` for what it calls, and nothing else. Equality
+    is identity: two deliveries of one message are two Messages.
     """
 
     __slots__ = (

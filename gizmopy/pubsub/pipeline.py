@@ -88,13 +88,9 @@ class Pipeline:
         self.trouble = ""
         """Why nothing is received for now; empty where all is well."""
         self.receiving_since: float | None = None
-        self.stopped = False  # Receive no more.
-        self.ending = False
-        """Start no more; workers end when they have finished what they handle."""
-        self.cancelling = False
-        """The time is over: what is cancelled now is given back."""
-        self.closed = False
-        """The driver has taken back what it held."""
+        # The steps of a drain: receive no more; start no more, workers end when they have finished;
+        # what is cancelled now is given back; the driver has taken back what it held.
+        self.stopped = self.ending = self.cancelling = self.closed = False
         self._metrics = metrics
         self._name = name
         self._dead_letter = dead_letter
@@ -377,7 +373,7 @@ class Pipeline:
 
     def lose(self, message: Message, reason: str) -> None:
         """Let go of a message that the broker gives to others: it is not settled any more."""
-        if self.settler.has(message) or message not in self.in_flight.since:
+        if message in self.settler.pending() or message not in self.in_flight.since:
             return
         logger.warning("message %s of %s is lost to others: %s", message.id, self._name, reason)
         self.drop(message)
@@ -388,7 +384,10 @@ class Pipeline:
         self.in_flight.remove((message,))
         if self._ordered and (lane := self._lane(message)) is not None:
             for follower in self.lanes.cut(lane, message):
-                self.settler.give_back(follower, "released")
+                if self.can.can_nack:
+                    self.settler.give_back(follower, "released")
+                else:  # it would not come again
+                    self.lanes.enter(lane, follower)
         if (waiting := self.waiting.pop(message, None)) is not None:
             waiting.cancel()
             self._leave(message)

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import NamedTuple
 
 from gizmopy.errors import PubSubError
@@ -98,10 +98,9 @@ class Settler:
         self._returned.setdefault(delay, []).append(message)
         self._work.set()
 
-    def has(self, message: Message) -> bool:
-        """Return whether a message is about to be settled."""
-        queues = (self._handled, *self._returned.values(), self._lot)
-        return any(message in queue for queue in queues)
+    def pending(self) -> set[Message]:
+        """Return what is about to be settled."""
+        return {*self._handled, *chain.from_iterable(self._returned.values()), *self._lot}
 
     async def run(self) -> None:
         """Settle until ``close``, and what there is to settle then."""

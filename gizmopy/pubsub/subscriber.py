@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable
 from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +21,7 @@ from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.metrics import SubscriberMetrics
 from gizmopy.pubsub.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.pipeline import WAIT, Pipeline
+from gizmopy.pubsub.settling import Tally
 from gizmopy.pubsub.subscription import Subscription
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ class Subscriber:
         self._error: BaseException | None = None
         self._drain_lock = asyncio.Lock()
         self._made = perf_counter()
-        self._before_drain: tuple[int, int] | None = None
+        self._before_drain: Tally | None = None
         self._left = 0
         """Found in the queue of a broker in this process when its time was over."""
         self._report: DrainReport | None = None
@@ -220,11 +222,7 @@ class Subscriber:
         """
         gone = set(partitions)
         pipeline = self._pipeline
-        unstarted = {*pipeline.ready.messages, *pipeline.lanes.all_waiting(), *pipeline.waiting}
-        for message in self._held(gone):
-            if message in unstarted:
-                pipeline.drop(message)
-        await self._until_none(lambda: self._held(gone), 0.8 * seconds)
+        await self._until_none(lambda: self._drop_unstarted(gone), 0.8 * seconds)
         for worker in self._started(gone):
             worker.cancel()
         for message in self._held(gone):
@@ -235,6 +233,15 @@ class Subscriber:
 
     def _held(self, partitions: set[Hashable]) -> list[Message]:
         return [m for m in self._pipeline.in_flight.since if m.partition in partitions]
+
+    def _drop_unstarted(self, partitions: set[Hashable]) -> list[Message]:
+        """Drop what no handler is at work on, waiting for a retry included; return the rest."""
+        started = self._pipeline.settler.pending()
+        started.update(*self._pipeline.at_work.values())
+        for message in self._held(partitions):
+            if message not in started:
+                self._pipeline.drop(message)
+        return self._held(partitions)
 
     def _started(self, partitions: set[Hashable]) -> list[asyncio.Task[Any]]:
         at_work = self._pipeline.at_work.items()
@@ -261,8 +268,7 @@ class Subscriber:
     def begin_drain(self) -> None:
         """Count for the drain's report from here on; ``drain`` does so by itself."""
         if self._before_drain is None:
-            tally = self._pipeline.settler.tally
-            self._before_drain = (tally.finished, tally.failed_to_settle)
+            self._before_drain = replace(self._pipeline.settler.tally)
 
     async def drain(self, timeout: float) -> DrainReport:
         """End within ``timeout`` seconds, and a little more for what has to be cancelled.
@@ -288,13 +294,14 @@ class Subscriber:
         await self._finish_started(deadline)
         await self._flush()
         await self._close()
-        finished, failed = self._before_drain or (0, 0)
-        tally = pipeline.settler.tally
+        before, tally = self._before_drain or Tally(), pipeline.settler.tally
         return DrainReport(
-            finished=tally.finished - finished,
-            released=tally.released + self._left,
+            finished=tally.finished - before.finished,
+            released=tally.released - before.released + self._left,
             cancelled=tally.cancelled,
-            failed_to_settle=tally.failed_to_settle - failed + len(pipeline.in_flight.since),
+            failed_to_settle=tally.failed_to_settle
+            - before.failed_to_settle
+            + len(pipeline.in_flight.since),
         )
 
     async def _wait_idle(self, timeout: float) -> None:

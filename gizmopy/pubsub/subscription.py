@@ -328,13 +328,14 @@ def _outcomes(returned: Any, count: int) -> Outcomes:
     """Return what a batch handler says of each of its messages. Raises UsageError on nonsense."""
     if returned is None:
         return [None] * count
-    outcomes = list(returned)
+    outcomes = list(returned) if isinstance(returned, Sequence) else []
     if len(outcomes) != count or not all(
         outcome is None or isinstance(outcome, BaseException) for outcome in outcomes
     ):
+        what = f"a {type(returned).__name__} of {len(outcomes)}" if outcomes else repr(returned)
         raise UsageError(
-            f"a batch handler returned {returned!r:.200} for {count} messages; return None, or for "
-            "each message None or an exception"
+            f"a batch handler returned {what} for {count} messages; return None, or for each "
+            "message None or an exception"
         )
     return outcomes
 

@@ -351,3 +351,85 @@ async def test_what_waits_behind_a_lost_message_in_front_goes_back(waits: bool) 
         await until(lambda: gate.started == ["0", "3"])
         forever.set()
     assert bench.outcomes[:2] == [("0", "lost"), ("1", "released")]
+
+
+async def test_what_is_settled_while_others_are_extended_does_not_end_the_subscriber() -> None:
+    """Near its cap a message may be settled while the leases of younger ones are extended."""
+    metrics = SubscriberMetrics(Metrics(), "t", "s")
+    in_flight = InFlight(100, 10**9, metrics)
+    old, young = message(id="old"), message(id="young")
+
+    class Receiver(FakeReceiver):
+        async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
+            in_flight.remove([old])
+            return await super().extend(batch, seconds)
+
+    can = capabilities(lease=10, lease_cap=60)
+    leases = Leases(Receiver(), can, in_flight, metrics, lambda *_: None)
+    in_flight.add([old, young])
+    in_flight.since[old] -= 55
+    await leases._prolong([old, young])
+
+
+async def test_hanging_renewals_in_many_batches_do_not_add_up() -> None:
+    """The leases of a round are extended first, then what goes along with them, all at once."""
+    gate = Gate()
+    renewing: list[float] = []
+    before_last: list[int] = []
+
+    class Receiver(FakeReceiver):
+        async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
+            if batch[0].id == "last":
+                before_last.append(len(renewing))
+            return await super().extend(batch, seconds)
+
+    async def handler(received: Message) -> None:
+        received.on_extend = hang
+        await gate(received)
+
+    async def hang(seconds: float) -> None:
+        renewing.append(seconds)
+        await asyncio.Event().wait()
+
+    can = capabilities(lease=0.2, batch_messages=1)
+    async with running(handler, can, concurrency=21, receiver=Receiver()) as bench:
+        bench.receiver.put(*(message(id=str(n)) for n in range(20)), message(id="last"))
+        await until(lambda: len(renewing) >= 21)
+        gate.open.set()
+    assert before_last[0] == 0
+
+
+async def test_a_drain_reports_what_it_has_released_itself() -> None:
+    """Followers of a message that was lost before the drain were not released by it."""
+    gate = Gate()
+    async with running(gate, order="key") as bench:
+        bench.receiver.put(message(id="1", key="k"), message(id="2", key="k"))
+        await until(lambda: gate.started)
+        pipeline = bench.subscriber._pipeline
+        pipeline.lose(next(iter(pipeline.in_flight.since)), "its lease is over")
+        await until(lambda: len(bench.settled) == 2)
+        gate.open.set()
+        assert await bench.subscriber.drain(1) == (0, 0, 0, 0)
+
+
+async def test_a_revoke_does_not_give_up_messages_of_partitions_that_stay() -> None:
+    """A key may stand in two partitions: what is behind it there is not given back for nothing."""
+    never = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await never.wait()
+
+    async def handler(received: Message) -> None:
+        if received.id == "fails":
+            raise ValueError
+
+    can = capabilities(positions=True, can_nack=False, delivery_count=False)
+    async with running(handler, can, order="key", sleep=sleep) as bench:
+        bench.receiver.put(
+            message(id="fails", key="k", partition=0), message(id="stays", key="k", partition=1)
+        )
+        await until(lambda: bench.metric("retries"))
+        await bench.subscriber.revoke([0], 1)
+        async with asyncio.timeout(2):
+            await until(lambda: len(bench.settled) == 2)
+        assert sorted(bench.outcomes) == [("fails", "lost"), ("stays", "ack")]

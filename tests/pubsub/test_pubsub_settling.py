@@ -209,19 +209,19 @@ async def test_it_has_a_message_from_its_hand_over_until_it_is_settled() -> None
     seen: list[list[bool]] = []
 
     async def see(_: float) -> None:
-        seen.append([bench.settler.has(each) for each in batch])
+        seen.append([each in bench.settler.pending() for each in batch])
 
     bench.settler._sleep = see
     batch = acked, given_back, _ = bench.received(3)
-    assert not bench.settler.has(acked)
+    assert acked not in bench.settler.pending()
     bench.settler.ack(acked)
     bench.settler.give_back(given_back, "nack")
-    assert [bench.settler.has(each) for each in batch] == [True, True, False]
+    assert [each in bench.settler.pending() for each in batch] == [True, True, False]
     bench.receiver.ack_errors = [TRANSIENT]
     bench.settler.close()
     await bench.settler.run()
     assert seen == [[True, True, False]]
-    assert not any(bench.settler.has(each) for each in batch)
+    assert not any(each in bench.settler.pending() for each in batch)
 
 
 async def test_what_is_lost_meanwhile_is_not_told_twice() -> None:
