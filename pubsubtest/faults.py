@@ -390,14 +390,11 @@ class _FaultyReceiver:
             await inner.aclose()
 
     async def receive(self, limit: int, wait: float) -> Sequence[Message]:
-        await self._faults.begin("receive", lambda: self._is_closed)
-        self._faults.check_whole("receive")
-        if self._is_cut and not self._is_closed:
-            await self._reconnect()
-        batch = self._kept or await self._inner.receive(limit, wait)
-        await self._faults.hang("receive", lambda: self._is_closed)
         if self._is_closed:
-            return []
+            return await self._inner.receive(limit, wait)  # which says so
+        batch = await self._receive(limit, wait)
+        if self._is_closed:
+            return []  # the broker has taken back what it had got
         if self._is_cut:
             raise _failure("receive", "the connection is broken")
         self._kept = list(batch)
@@ -405,6 +402,18 @@ class _FaultyReceiver:
         batch, self._kept = self._kept[:limit], self._kept[limit:]
         if not self._can.positions:
             self._held.update(batch)
+        return batch
+
+    async def _receive(self, limit: int, wait: float) -> Sequence[Message]:
+        """Receive, late, and on a new connection where the last one has broken."""
+        await self._faults.begin("receive", lambda: self._is_closed)
+        self._faults.check_whole("receive")
+        if self._is_cut and not self._is_closed:
+            await self._reconnect()
+        if self._is_closed:
+            return []
+        batch = self._kept or await self._inner.receive(limit, wait)
+        await self._faults.hang("receive", lambda: self._is_closed)
         return batch
 
     async def ack(self, batch: Sequence[Message]) -> Results:
