@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from gizmopy.errors import PubSubError, UsageError
@@ -29,16 +29,13 @@ _LEASE = 30.0
 _STALE = 1000
 """Messages that timers may know and that are settled, before they are swept out."""
 
-
-class _Lease(NamedTuple):
-    """When a lease is over, and until when it can be extended."""
-
-    end: float
-    cap: float
-
+_Lease = tuple[float, float]
+"""When it is over, and until when it can be extended."""
 
 _Held = dict[Message, _Lease]
 """What a receiver holds."""
+
+_NO_LEASE: _Lease = (-inf, -inf)
 
 _Timer = tuple[float, int, list[Message], _Held | None]
 """When it ends, a number to tell equals apart, and whose leases (None: delays) they are."""
@@ -188,13 +185,16 @@ class MemoryReceiver:
         if self._closed:
             raise UsageError("this receiver is closed; receive before aclose")
         subscription = self._joined
+        batch = subscription.take(limit, self._held)
+        if batch or wait <= 0:
+            return batch
         deadline = subscription.clock.time() + wait
-        while not self._closed:
-            batch = subscription.take(limit, self._held)
-            if batch or subscription.clock.time() >= deadline:
-                return batch
+        while not batch and subscription.clock.time() < deadline:
             await subscription.changed(deadline)
-        return []
+            if self._closed:
+                return []
+            batch = subscription.take(limit, self._held)
+        return batch
 
     async def ack(self, batch: Sequence[Message]) -> Results:
         """Delete messages; those whose lease is over are refused."""
@@ -303,9 +303,9 @@ class _Subscription:
         for message in batch:
             message.delivery += 1
         if batch:
-            lease = _Lease(now + self._lease, now + self._cap)
-            held.update(dict.fromkeys(batch, lease))
-            self._start_timer(lease.end, batch[:], held)  # the list is the caller's
+            end = now + self._lease
+            held.update(dict.fromkeys(batch, (end, now + self._cap)))
+            self._start_timer(end, batch[:], held)  # the list is the caller's
         self.backlog -= len(batch)
         if self._ready:
             self._wake()
@@ -342,10 +342,10 @@ class _Subscription:
         extended: list[Message] = []
         for place, message in enumerate(batch):
             lease = held.get(message)
-            if lease is None or end > lease.cap:
+            if lease is None or end > lease[1]:
                 results[place] = _refusal(message, lease)
             else:
-                held[message] = _Lease(end, lease.cap)
+                held[message] = (end, lease[1])
                 extended.append(message)
         if extended:
             self._timed -= len(extended)
@@ -500,7 +500,7 @@ def _live(end: float, batch: list[Message], held: _Held | None) -> list[Message]
     """Return the messages whose delay, or lease that ends at ``end``, still stands."""
     if held is None:
         return batch
-    return [m for m in batch if (lease := held.get(m)) is not None and lease.end == end]
+    return [m for m in batch if held.get(m, _NO_LEASE)[0] == end]
 
 
 def _refusal(message: Message, lease: _Lease | None) -> PubSubError:
