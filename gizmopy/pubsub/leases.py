@@ -17,6 +17,8 @@ from gizmopy.pubsub.metrics import SubscriberMetrics
 
 logger = logging.getLogger(__name__)
 
+_MARGIN = 0.01
+"""What part of the cap is left alone: the broker's count of it began before ours."""
 _WITHOUT_LEASE = 30.0
 """Seconds between the renewals of what a handler keeps, where the broker has no leases."""
 
@@ -79,9 +81,10 @@ class Leases:
         by_seconds: dict[float, list[Message]] = {}
         for message in due if lease is not None else ():
             left = inf if cap is None else cap - (now - self._in_flight.since[message])
-            if left > 0:
-                by_seconds.setdefault(min(lease or 0, left), []).append(message)
-            else:
+            seconds = min(lease or 0, left - _MARGIN * (cap or 0))
+            if seconds > 0:
+                by_seconds.setdefault(seconds, []).append(message)
+            elif left <= 0:
                 self._metrics.count_extension("capped")
                 self._lose(message, f"it is held for {cap:g} s, the longest that the broker allows")
         return by_seconds
