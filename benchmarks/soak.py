@@ -19,7 +19,8 @@ import resource
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -41,6 +42,7 @@ from gizmopy.pubsub import (
 )
 from gizmopy.pubsub.driver import Results, Revoke
 from gizmopy.pubsub.memory import MemoryDriver
+from pubsubtest.faults import Faults, FaultyDriver, Rates
 from tests.pubsub.log_broker import LogBroker, LogReceiver
 
 SECONDS = 600.0
@@ -60,6 +62,7 @@ LIFE = 5.0
 REPORT_EVERY = 10.0
 SETTLE_SECONDS = 60.0
 """How long what is left may take in the end, without faults."""
+RATES = Rates(fail=0.01, unconfirmed=0.01, duplicate=0.005, lose=0.02, delay=0.01, outage=0.0003)
 GIVE_UP: Any = {
     "dead_letter": "buried",
     "retry": RetryPolicy(attempts=2, base=0.02, cap=0.2),
@@ -69,8 +72,6 @@ GIVE_UP: Any = {
 GROWTH = 1.2
 """How much more memory there may be in the end than at half time."""
 
-Call = Callable[[Sequence[Message]], Awaitable[Results]]
-"""Send, ack, nack or extend."""
 Id = tuple[int, int]
 """A key's number, and the message's among those of its key."""
 
@@ -150,54 +151,14 @@ class Ledger:
         return ended == self.counts["confirmed"] + self.counts["open ones that arrived"]
 
 
-class Faults:
-    """What goes wrong between the clients of a broker and itself, at random."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self.over = False
-        self.is_down = False
-        self._chance = chance
-
-    async def outages(self) -> None:
-        """Let nothing through for a second now and then."""
-        while not self.over:
-            await asyncio.sleep(self._chance.uniform(5, 15))
-            self.is_down = True
-            await asyncio.sleep(1)
-            self.is_down = False
-
-    def happens(self, probability: float) -> bool:
-        """Return whether it happens this time."""
-        return not self.over and self._chance.random() < probability
-
-    def pick(self, batch: Sequence[Message]) -> Message:
-        """Return the message that it happens to."""
-        return self._chance.choice(batch)
-
-    def maybe_fail(self) -> None:
-        """Raise a transient error, sometimes."""
-        if not self.over and (self.is_down or self.happens(0.01)):
-            raise PubSubError("the network is away", transient=True)
-
-    async def call(self, call: Call, batch: Sequence[Message]) -> Results:
-        """Call with failures: nothing done, half of it done, all done in vain, or late."""
-        self.maybe_fail()
-        if self.happens(0.005):
-            await asyncio.sleep(self._chance.random() * LEASE)
-        if self.happens(0.02) and len(batch) > 1:
-            half, refused = batch[: len(batch) // 2], PubSubError("throttled", transient=True)
-            return [*await call(half), *[refused] * (len(batch) - len(half))]
-        results = await call(batch)
-        self.maybe_fail()
-        return results
-
-
 class Line:
-    """A driver over a broker that fails, and can be cut: what is held then is not given back."""
+    """A driver over a broker that can be cut: what is held then is neither settled nor given back.
 
-    def __init__(self, broker: Driver, faults: Faults) -> None:
+    A group that keeps positions is told, as it has no lease that runs out.
+    """
+
+    def __init__(self, broker: Driver) -> None:
         self.capabilities = replace(broker.capabilities, process_local=False)
-        self.faults = faults
         self.is_cut = False
         self._broker = broker
         self._receivers: list[Receiver] = []
@@ -213,15 +174,6 @@ class Line:
         """Raise where the line is cut."""
         if self.is_cut:
             raise PubSubError("this process is dead", transient=False)
-
-    async def call(self, call: Call, batch: Sequence[Message]) -> Results:
-        """Send, ack, nack or extend, as far as anything comes through."""
-
-        async def through(batch: Sequence[Message]) -> Results:
-            self.check()
-            return await call(batch)
-
-        return await self.faults.call(through, batch)
 
     def sender(self, topic: str) -> Sender:
         """Return a sender of the broker."""
@@ -243,10 +195,12 @@ class _LineSender:
         self._sender = sender
 
     async def connect(self) -> None:
+        self._line.check()
         await self._sender.connect()
 
     async def send(self, batch: Sequence[Message]) -> Results:
-        return await self._line.call(self._sender.send, batch)
+        self._line.check()
+        return await self._sender.send(batch)
 
     async def aclose(self) -> None:
         await self._sender.aclose()
@@ -259,39 +213,32 @@ class _LineReceiver:
 
     async def connect(self, revoke: Revoke) -> None:
         self._line.check()
-        self._line.faults.maybe_fail()
         await self._receiver.connect(revoke)
 
     async def receive(self, limit: int, wait: float) -> Sequence[Message]:
         self._line.check()
-        self._line.faults.maybe_fail()
         batch = await self._receiver.receive(limit, min(wait, 0.5))  # a cut does not wake it
         self._line.check()
         return batch
 
     async def ack(self, batch: Sequence[Message]) -> Results:
-        await self._maybe_lose(batch, 0.01)
-        return await self._line.call(self._receiver.ack, batch)
+        self._line.check()
+        return await self._receiver.ack(batch)
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
-        return await self._line.call(lambda part: self._receiver.nack(part, delay), batch)
+        self._line.check()
+        return await self._receiver.nack(batch, delay)
 
     async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
-        await self._maybe_lose(batch, 0.2)
-        return await self._line.call(lambda part: self._receiver.extend(part, seconds), batch)
-
-    async def _maybe_lose(self, batch: Sequence[Message], probability: float) -> None:
-        """Let the broker end a lease before its time."""
-        if self._line.capabilities.lease is None or not self._line.faults.happens(probability):
-            return
-        await self._receiver.nack([self._line.faults.pick(batch)], 0)
+        self._line.check()
+        return await self._receiver.extend(batch, seconds)
 
     def status(self) -> Status:
         return self._receiver.status()
 
     async def aclose(self) -> None:
-        self._line.check()
-        await self._receiver.aclose()
+        if not self._line.is_cut:  # else the broker does not learn of it
+            await self._receiver.aclose()
 
 
 class Handlers:
@@ -351,6 +298,15 @@ class Undertaker:
         ledger.end(_id(body), "buried")
 
 
+async def _connects(publisher: Publisher) -> bool:
+    """Connect, and return whether that went well."""
+    try:
+        await publisher.connect()
+    except PubSubError:
+        return False
+    return True
+
+
 def _id(body: bytes) -> Id:
     key, number = body.split(b":")
     return int(key), int(number)
@@ -365,11 +321,17 @@ class World:
         self.lives: Counter[str] = Counter()
         self.deaths: list[str] = []
         """What subscribers have died of by themselves."""
-        self.faults = Faults(chance)
-        """While they are not over, publishers publish, and subscribers are killed."""
+        self.failing = True
+        """Whether publishers publish, and subscribers are killed."""
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the subscribers shall end for good."""
         self._broker = broker
+        self._faults = Faults(
+            chance.randrange(1 << 32),
+            replace(RATES, lose=0.0) if broker.capabilities.positions else RATES,
+            longest_delay=LEASE,
+            longest_outage=1.0,
+        )
         self._chance = chance
         self._metrics = Metrics()
 
@@ -377,7 +339,6 @@ class World:
         """Publish and consume until ``over``."""
         handlers = (Handlers(self.ledgers, self._chance), Undertaker(self.ledgers))
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.faults.outages())
             for publisher in range(PUBLISHERS):
                 group.create_task(self._publish(range(publisher, KEYS, PUBLISHERS)))
             for subscription in (s for h in handlers for s in collect_subscriptions(h, "soak")):
@@ -385,13 +346,18 @@ class World:
                     group.create_task(self._consume(subscription))
         await self._broker.aclose()
 
+    def stop_failing(self) -> None:
+        """Publish no more, and let all go well from here on."""
+        self.failing = False
+        self._faults.stop()
+
     # Out: the next number of a key.
 
     async def _publish(self, keys: range) -> None:
         """Publish bursts, by one publisher after the other."""
         numbers: Counter[int] = Counter()
-        while not self.faults.over:
-            async with self._publisher(Line(self._broker, self.faults), "numbers") as publisher:
+        while self.failing:
+            async with self._publisher(Line(self._broker), "numbers") as publisher:
                 for _ in range(BURSTS):
                     async with asyncio.TaskGroup() as group:
                         for key in self._chance.choices(keys, k=BURST):
@@ -410,21 +376,31 @@ class World:
         for ledger in self.ledgers.values():
             ledger.published(id_, state)
 
-    def _publisher(self, line: Driver, topic: str) -> Publisher:
-        return Publisher(line.sender(topic), topic, metrics=self._metrics, limits=line.capabilities)
+    @asynccontextmanager
+    async def _publisher(self, line: Line, topic: str) -> AsyncIterator[Publisher]:
+        """Return a publisher that has connected in the end."""
+        sender = FaultyDriver(line, self._faults).sender(topic)
+        publisher = Publisher(sender, topic, metrics=self._metrics, limits=line.capabilities)
+        while not await _connects(publisher):  # noqa: ASYNC110 - the broker tells nobody
+            await asyncio.sleep(PAUSE)
+        try:
+            yield publisher
+        finally:
+            await publisher.aclose()
 
     # In: lives that end well or not.
 
     async def _consume(self, subscription: Subscription) -> None:
         """Consume by one subscriber after the other."""
         while not self.over.done():
-            line = Line(self._broker, self.faults)
+            line = Line(self._broker)
             async with self._publisher(line, "buried") as dead_letters:
                 await self._live(line, self._subscriber(line, subscription, dead_letters))
 
     def _subscriber(
-        self, line: Driver, subscription: Subscription, dead_letters: Publisher
+        self, line: Line, subscription: Subscription, dead_letters: Publisher
     ) -> Subscriber:
+        driver = FaultyDriver(line, self._faults)
         topic, name = subscription.channel, subscription.subscription
 
         async def bury(message: Message) -> None:
@@ -433,7 +409,7 @@ class World:
             self.ledgers[name].give_up(_id(message.body))
 
         return Subscriber(
-            line.receiver(topic, name, ordered=subscription.order != "none"),
+            driver.receiver(topic, name, ordered=subscription.order != "none"),
             subscription,
             topic=topic,
             capabilities=line.capabilities,
@@ -449,7 +425,7 @@ class World:
             await asyncio.wait([running, self.over], timeout=span, return_when="FIRST_COMPLETED")
             if running.done():
                 self.lives["died"] += 1
-            elif self.faults.happens(0.5):
+            elif self.failing and self._chance.random() < 0.5:
                 self.lives["killed"] += 1
                 line.cut()
                 await subscriber.drain(0)
@@ -543,7 +519,7 @@ async def main(seconds: float, seed: int) -> bool:
         await watch.watch(seconds)
         problems = watch.problems()
         for world in worlds:
-            world.faults.over = True
+            world.stop_failing()
         await _settle(worlds)
         for world in worlds:
             world.over.set_result(None)
