@@ -195,7 +195,9 @@ class Pipeline:
                     result = end.value
                 if self._in_batches:
                     errors = result
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - handler's door
+            except (KeyboardInterrupt, SystemExit):
+                raise  # asyncio ends with these, whoever catches them
+            except BaseException as error:  # noqa: BLE001 - it is the handler's door
                 errors = [error] * len(batch)
             ended = perf_counter()
             observe(ended - started)

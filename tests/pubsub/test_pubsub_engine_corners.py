@@ -433,3 +433,21 @@ async def test_a_revoke_does_not_give_up_messages_of_partitions_that_stay() -> N
         async with asyncio.timeout(2):
             await until(lambda: len(bench.settled) == 2)
         assert sorted(bench.outcomes) == [("fails", "lost"), ("stays", "ack")]
+
+
+class _Odd(BaseException):
+    """Not an Exception."""
+
+
+@pytest.mark.parametrize("error", [_Odd("odd"), GeneratorExit()])
+async def test_whatever_a_handler_raises_is_a_failure_of_its_message(error: BaseException) -> None:
+    """What is no Exception ends neither the worker nor the subscriber."""
+
+    async def handler(received: Message) -> None:
+        if received.id == "1":
+            raise error
+
+    async with running(handler, dead_letter=True, max_deliveries=1) as bench:
+        bench.receiver.put(message(id="1"), message(id="2"))
+        await until(lambda: len(bench.settled) == 2)
+    assert sorted(bench.outcomes) == [("1", "dead_letter"), ("2", "ack")]
