@@ -91,10 +91,11 @@ class Ledger:
     def __init__(self) -> None:
         self.owed: dict[Id, State] = {}
         self.counts: Counter[str] = Counter()
-        self.out_of_order: list[Id] = []
+        self.out_of_order: list[str] = []
         self._newest: dict[int, int] = {}
         self._skipped: dict[int, set[int]] = defaultdict(set)
         self._begun: dict[int, set[int]] = defaultdict(set)
+        self._given_up: set[Id] = set()
 
     def send(self, id_: Id) -> None:
         """Expect a message."""
@@ -116,20 +117,22 @@ class Ledger:
             self._newest[key] = number
             skipped.update(range(newest + 1, number))
             if begun:
-                self.out_of_order.append(id_)
+                self.out_of_order.append(f"{id_} while {begun} of its key had not ended")
         elif number in skipped:
             skipped.remove(number)
             if self.owed.get(id_) is not State.OPEN:
-                self.out_of_order.append(id_)
-        if id_ in self.owed:
+                self.out_of_order.append(f"{id_} after {newest}")
+        if id_ in self.owed and id_ not in self._given_up:
             begun.add(number)
 
     def give_up(self, id_: Id) -> None:
-        """Note that a message goes to the dead letters."""
+        """Note that a message is a dead letter, though it may come again until that is known."""
+        self._given_up.add(id_)
         self._begun[id_[0]].discard(id_[1])
 
     def end(self, id_: Id, outcome: str) -> None:
         """Note that a message is handled or buried."""
+        self._given_up.discard(id_)
         self._begun[id_[0]].discard(id_[1])
         state = self.owed.pop(id_, None)
         if state is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -24,31 +24,41 @@ from gizmopy.pubsub import (
 from gizmopy.pubsub.driver import Revoke
 from pubsubtest.conformance.checking import CheckFailed, Harness, expect
 
+UNKNOWN = "conformance-does-not-exist"
+"""A topic that nobody makes."""
 QUICK = RetryPolicy(attempts=2, base=0.01, cap=0.05)
 """How failing handlers are tried again here."""
-_CLOSE_SECONDS = 10.0
 
 
-async def _let_go(partitions: Collection[Hashable], seconds: float) -> None:
+async def let_go(partitions: Collection[Hashable], seconds: float) -> None:
     """Let go of partitions at once: a bare receiver has nothing to finish."""
 
 
 class Bench:
     """Hold what one check opens. ``patience`` is how long, in seconds, it waits for what comes."""
 
-    def __init__(self, harness: Harness, driver: Driver, patience: float) -> None:
+    def __init__(
+        self,
+        harness: Harness,
+        driver: Driver,
+        patience: float,
+        topics: AsyncExitStack,
+        ends: AsyncExitStack,
+    ) -> None:
         name = uuid4().hex[:12]
         self.harness = harness
         self.driver = driver
         self.patience = patience
-        self.quiet = 0.2 if driver.capabilities.process_local else 1.0
+        self.quiet = harness.quiet or (0.2 if driver.capabilities.process_local else 1.0)
         """Seconds in which what must not come would have come."""
         self.topic = f"conformance-{name}"
         self.other_topic = f"conformance-{name}-other"
         self.dead_topic = f"conformance-{name}-dead"
         self.subscription = f"first-{name}"
         self.second_subscription = f"second-{name}"
-        self.cleanup = AsyncExitStack()
+        self._unmade = {self.topic, self.other_topic, self.dead_topic}
+        self._topics = topics
+        self._ends = ends
 
     @property
     def can(self) -> Capabilities:
@@ -65,12 +75,30 @@ class Bench:
         """Seconds in which what comes at once is there, and no lease is over yet."""
         return min(self.patience, 0.8 * self.lease) if self.lease else self.patience
 
+    def outage(self) -> AbstractAsyncContextManager[None]:
+        """Make the broker unreachable while the context lasts."""
+        if self.harness.outage is None:
+            raise CheckFailed("a check that needs an outage did not say so")
+        return self.harness.outage()
+
+    async def make(self, topic: str) -> None:
+        """Make one of the topics, with both subscriptions, unless that is done already."""
+        if topic in self._unmade:
+            self._unmade.remove(topic)
+            both = (self.subscription, self.second_subscription)
+            await self._topics.enter_async_context(self.harness.provision(topic, both))
+
+    def close_at_the_end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await ``close`` in bounded time when the check is over, the last one first."""
+        self._ends.push_async_callback(bounded, close, self.patience)
+
     # The driver's ends.
 
     async def sender(self, topic: str = "") -> Sender:
         """Return a connected sender."""
+        await self.make(topic or self.topic)
         sender = self.driver.sender(topic or self.topic)
-        self.cleanup.push_async_callback(_bounded, sender.aclose)
+        self.close_at_the_end(sender.aclose)
         await sender.connect()
         return sender
 
@@ -80,13 +108,14 @@ class Bench:
         *,
         topic: str = "",
         ordered: bool = False,
-        revoke: Revoke = _let_go,
+        revoke: Revoke = let_go,
     ) -> Receiver:
         """Return a connected receiver."""
+        await self.make(topic or self.topic)
         receiver = self.driver.receiver(
             topic or self.topic, subscription or self.subscription, ordered=ordered
         )
-        self.cleanup.push_async_callback(_bounded, receiver.aclose)
+        self.close_at_the_end(receiver.aclose)
         await receiver.connect(revoke)
         return receiver
 
@@ -107,11 +136,11 @@ class Bench:
         await self.send(*(self.message(str(n).encode(), key=keys[n % len(keys)]) for n in numbers))
 
     async def collect(
-        self, receiver: Receiver, count: int, *, settle: bool = False, within: float = 0.0
+        self, receiver: Receiver, count: int, *, settle: bool = False, within: float | None = None
     ) -> list[Message]:
         """Receive ``count`` messages, acking each where ``settle``. Raises CheckFailed if fewer."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (within or self.patience)
+        deadline = loop.time() + (self.patience if within is None else within)
         messages: list[Message] = []
         while len(messages) < count and (left := deadline - loop.time()) > 0:
             batch = await receiver.receive(count - len(messages), min(1.0, left))
@@ -121,10 +150,10 @@ class Bench:
         expect(len(messages) >= count, f"received {len(messages)} of {count} messages")
         return messages
 
-    async def expect_nothing(self, receiver: Receiver, seconds: float = 0.0) -> None:
+    async def expect_nothing(self, receiver: Receiver, seconds: float | None = None) -> None:
         """Raise CheckFailed if a message comes within ``seconds`` (default: a moment)."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (seconds or self.quiet)
+        deadline = loop.time() + (self.quiet if seconds is None else seconds)
         while (left := deadline - loop.time()) > 0:
             batch = await receiver.receive(10, left)
             expect(not batch, f"received {[m.body for m in batch]} where nothing was to come")
@@ -139,15 +168,20 @@ class Bench:
 
     # The real engine on top.
 
-    async def publisher(self, topic: str = "", **options: Any) -> Publisher:
+    async def publisher(self, topic: str = "", *, sender: Sender | None = None) -> Publisher:
         """Return a connected publisher."""
         name = topic or self.topic
+        await self.make(name)
         publisher = Publisher(
-            self.driver.sender(name), name, metrics=Metrics(), limits=self.can, **options
+            sender or self.driver.sender(name), name, metrics=Metrics(), limits=self.can
         )
-        self.cleanup.push_async_callback(_bounded, publisher.aclose)
+        self.close_at_the_end(publisher.aclose)
         await publisher.connect()
         return publisher
+
+    async def dead_letters(self) -> tuple[Receiver, Publisher]:
+        """Return who receives dead letters, and who publishes them."""
+        return await self.receiver(topic=self.dead_topic), await self.publisher(self.dead_topic)
 
     async def run(
         self,
@@ -178,20 +212,31 @@ class Bench:
                 self.topic, declared.subscription, ordered=declared.order != "none"
             )
         running = Running(self, receiver, declared, dead_letter)
-        self.cleanup.push_async_callback(_bounded, running.abandon)
+        self.close_at_the_end(running.abandon)
         await running.start()
         return running
 
     async def until(
-        self, condition: Callable[[], object], what: str, *, within: float = 0.0
+        self, condition: Callable[[], object], what: str, *, within: float | None = None
     ) -> None:
         """Wait until ``condition`` is true. Raises CheckFailed, naming ``what``, if it is not."""
         loop = asyncio.get_running_loop()
-        seconds = within or self.patience
+        seconds = self.patience if within is None else within
         deadline = loop.time() + seconds
         while not condition():
             expect(loop.time() < deadline, f"{what} did not happen within {seconds:g} s")
             await asyncio.sleep(0.002)
+
+    @asynccontextmanager
+    async def in_time(self, what: str) -> AsyncIterator[None]:
+        """Bound a block by ``patience``. Raises CheckFailed, naming ``what``, when it is over."""
+        try:
+            async with asyncio.timeout(self.patience) as bound:
+                yield
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise CheckFailed(f"{what} did not happen within {self.patience:g} s") from None
 
 
 class Running:
@@ -229,29 +274,26 @@ class Running:
             await self._task
 
 
-async def _bounded(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close one end in bounded time."""
+async def bounded(close: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+    """Close something. Raises CheckFailed where that takes longer than ``seconds``."""
     try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
+        async with asyncio.timeout(seconds) as bound:
             await close()
     except TimeoutError:
-        raise CheckFailed(f"{close.__qualname__} did not end in {_CLOSE_SECONDS:g} s") from None
+        if not bound.expired():
+            raise
+        raise CheckFailed(f"{_name(close)} did not end within {seconds:g} s") from None
 
 
-@asynccontextmanager
-async def opened(harness: Harness, patience: float) -> AsyncIterator[Bench]:
-    """Open a driver and make topics for one check; close and remove all of it after."""
-    async with AsyncExitStack() as stack:
-        driver = harness.open()
-        bench = Bench(harness, driver, patience)
-        both = (bench.subscription, bench.second_subscription)
-        for topic in (bench.topic, bench.other_topic, bench.dead_topic):
-            await stack.enter_async_context(harness.provision(topic, both))
-        stack.push_async_callback(_bounded, driver.aclose)
-        await stack.enter_async_context(bench.cleanup)
-        yield bench
+def _name(close: Callable[..., Any]) -> str:
+    return str(getattr(close, "__qualname__", close))
 
 
 def is_refused(error: Exception | None) -> bool:
     """Return whether a result says no for good."""
     return isinstance(error, PubSubError) and not error.transient
+
+
+def is_transient(error: Exception | None) -> bool:
+    """Return whether an error says that trying again may help."""
+    return isinstance(error, PubSubError) and error.transient

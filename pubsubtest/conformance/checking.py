@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gizmopy.pubsub import Capabilities, Driver
 
 LONGEST_LEASE = 15.0
-"""Seconds of a lease that a check waits for at most."""
+"""Seconds of a lease that a check waits for; none takes longer than four leases."""
 
 
 @asynccontextmanager
@@ -31,6 +31,8 @@ class Harness:
     """Whether the broker makes what is not there when it is used, instead of refusing it."""
     outage: Callable[[], AbstractAsyncContextManager[None]] | None = None
     """Make the broker unreachable while the context lasts, if that can be done."""
+    quiet: float | None = None
+    """Seconds in which what must not come would have come; default: 1, or 0.2 in this process."""
 
 
 class Need(NamedTuple):
@@ -46,11 +48,24 @@ COUNT = Need("a broker that counts deliveries", lambda _, can: can.delivery_coun
 ORDER = Need("a broker that keeps order", lambda _, can: can.ordering)
 SETTLES_EACH = Need("a broker that settles message by message", lambda _, can: not can.positions)
 POSITIONS = Need("a broker that keeps positions", lambda _, can: can.positions)
-LEASES = Need(
-    f"a lease of at most {LONGEST_LEASE:g} s to wait for",
-    lambda _, can: can.lease is not None and can.lease <= LONGEST_LEASE,
+ORDERED_BATCHES = Need(
+    "batches that keep the order of a key", lambda _, can: can.ordering and can.ordered_batches
+)
+LEASES = Need("a broker with leases", lambda _, can: can.lease is not None)
+SHORT_LEASE = Need(
+    f"a lease short enough to wait for (set one of {LONGEST_LEASE:g} s or less)",
+    lambda _, can: can.lease is None or can.lease <= LONGEST_LEASE,
+)
+LASTING = Need(
+    "leases that can be kept four times as long",
+    lambda _, can: can.lease_cap is None or can.lease_cap >= 4 * (can.lease or 0),
+)
+CAP = Need(
+    f"a cap on leases, short enough to wait for ({LONGEST_LEASE:g} s or less)",
+    lambda _, can: can.lease_cap is not None and can.lease_cap <= LONGEST_LEASE,
 )
 LIMIT = Need("a limit on a message's size", lambda _, can: can.message_bytes is not None)
+BYTES = Need("a limit on the bytes of a batch", lambda _, can: can.batch_bytes is not None)
 REFUSES_UNKNOWN = Need(
     "a broker that refuses unknown topics", lambda harness, _: not harness.creates_topics
 )

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable
 
-from gizmopy.errors import NotFound
+from gizmopy.errors import NotFound, PubSubError
 from gizmopy.pubsub import Status
-from pubsubtest.conformance.bench import Bench
-from pubsubtest.conformance.checking import ORDER, REFUSES_UNKNOWN, Checks, expect
+from pubsubtest.conformance.bench import UNKNOWN, Bench, let_go
+from pubsubtest.conformance.checking import (
+    ORDER,
+    OUTAGE,
+    REFUSES_UNKNOWN,
+    CheckFailed,
+    Checks,
+    expect,
+)
 
 check = Checks()
 
@@ -19,7 +27,7 @@ async def receive_returns_at_most_its_limit(bench: Bench) -> None:
     receiver = await bench.receiver()
     await bench.send_numbers(10)
     got = 0
-    async with asyncio.timeout(bench.patience):
+    async with bench.in_time("the receipt of 10 messages"):
         while got < 10:
             batch = await receiver.receive(3, 1.0)
             expect(len(batch) <= 3, f"receive(3) returned {len(batch)} messages")
@@ -58,17 +66,20 @@ async def a_pending_receive_gets_what_comes(bench: Bench) -> None:
 
 @check()
 async def other_calls_do_not_wait_for_a_receive(bench: Bench) -> None:
-    """Acks go through while a receive is pending."""
+    """Acks, extensions and nacks go through, together, while a receive is pending."""
     receiver = await bench.receiver()
-    await bench.send(bench.message(b"x"))
-    (message,) = await bench.collect(receiver, 1)
-    pending = asyncio.create_task(receiver.receive(1, bench.patience))
+    await bench.send_numbers(3)
+    messages = await bench.collect(receiver, 3)
+    pending = asyncio.create_task(receiver.receive(1, 10 * bench.patience))
+    await asyncio.sleep(0.05)
+    calls: list[Awaitable[object]] = [bench.ack(receiver, messages[-1])]
+    if bench.can.lease is not None:
+        calls.append(receiver.extend(messages[1:2], bench.lease))
     try:
-        await asyncio.sleep(0.05)
-        async with asyncio.timeout(bench.patience / 2):
-            await bench.ack(receiver, message)
-    except TimeoutError:
-        expect(False, "an ack waited for the receive that was pending")
+        async with bench.in_time("settling while a receive is pending"):
+            await asyncio.gather(*calls)
+            if bench.can.can_nack:  # at the end: it may end the receive that is pending
+                await receiver.nack(messages[:1], 0)
     finally:
         await receiver.aclose()
         await pending
@@ -140,6 +151,17 @@ async def the_status_is_cheap(bench: Bench) -> None:
     expect(not receiver.status().backlog, f"the empty backlog is {receiver.status().backlog}")
 
 
+@check()
+async def the_status_is_told_at_any_time(bench: Bench) -> None:
+    """Before ``connect`` and after ``aclose`` it is asked for too, by whoever looks at metrics."""
+    receiver = bench.driver.receiver(bench.topic, bench.subscription, ordered=False)
+    bench.close_at_the_end(receiver.aclose)
+    before = receiver.status()
+    await receiver.aclose()
+    for status in (before, receiver.status()):
+        expect(isinstance(status, Status), f"status() returned {status!r}")
+
+
 @check(ORDER)
 async def an_ordered_receiver_gets_all(bench: Bench) -> None:
     """Where order is kept, every message of every key arrives, and those without a key."""
@@ -150,10 +172,31 @@ async def an_ordered_receiver_gets_all(bench: Bench) -> None:
 
 
 @check(REFUSES_UNKNOWN)
-async def an_unknown_subscription_is_not_found(bench: Bench) -> None:
-    """To connect to what does not exist raises NotFound: the start ends there."""
+async def an_unknown_source_is_not_found(bench: Bench) -> None:
+    """To consume what does not exist raises NotFound at once: the start ends there."""
+    receiver = bench.driver.receiver(UNKNOWN, bench.subscription, ordered=False)
+    bench.close_at_the_end(receiver.aclose)
     try:
-        await bench.receiver(topic="conformance-does-not-exist")
+        async with bench.in_time("the refusal"):
+            await receiver.connect(let_go)
     except NotFound:
         return
-    expect(False, "a topic that does not exist was connected to")
+    raise CheckFailed("a topic that does not exist was connected to")
+
+
+@check(OUTAGE)
+async def a_receiver_says_that_a_broker_is_away_for_now(bench: Bench) -> None:
+    """To connect to a broker that is unreachable is a transient error, and can be tried again."""
+    receiver = bench.driver.receiver(bench.topic, bench.subscription, ordered=False)
+    bench.close_at_the_end(receiver.aclose)
+    async with bench.outage(), bench.in_time("the answer of a connect"):
+        try:
+            await receiver.connect(let_go)
+        except PubSubError as error:
+            expect(error.transient, f"it is called permanent: {error!r}")
+        else:
+            raise CheckFailed("a broker that is away was connected to")
+    async with bench.in_time("the next connect"):
+        await receiver.connect(let_go)
+    await bench.send(bench.message(b"x"))
+    await bench.collect(receiver, 1, settle=True)

@@ -7,7 +7,14 @@ from collections import defaultdict
 
 from gizmopy.pubsub import Message
 from pubsubtest.conformance.bench import Bench
-from pubsubtest.conformance.checking import NACK, ORDER, SETTLES_EACH, Checks, expect
+from pubsubtest.conformance.checking import (
+    NACK,
+    ORDER,
+    ORDERED_BATCHES,
+    SETTLES_EACH,
+    Checks,
+    expect,
+)
 
 check = Checks()
 
@@ -45,6 +52,28 @@ async def a_batch_is_sent_in_its_order(bench: Bench) -> None:
     messages = await bench.collect(receiver, 20, settle=True)
     for key in KEYS[:2]:
         _expect_ascending(_numbers([m for m in messages if m.key == key]), f"key {key!r}")
+
+
+@check(ORDERED_BATCHES)
+async def a_batch_may_hold_several_of_a_key(bench: Bench) -> None:
+    """Where ``ordered_batches`` is declared, a key's messages in one send keep their order."""
+    receiver = await bench.receiver(ordered=True)
+    sender = await bench.sender()
+    count = min(bench.can.batch_messages, 20)
+    batch = [bench.message(str(number).encode(), key="k") for number in range(count)]
+    expect(not any(await sender.send(batch)), "a message was not sent")
+    got = _numbers(await bench.collect(receiver, count, settle=True))
+    _expect_ascending(got, "a key")
+
+
+@check(ORDER, SETTLES_EACH)
+async def a_key_is_with_one_receiver_at_a_time(bench: Bench) -> None:
+    """While one of two receivers holds a key's message, the other one does not get the next."""
+    first, second = await bench.receiver(ordered=True), await bench.receiver(ordered=True)
+    await bench.send_numbers(4, ["k"])
+    (held, *_) = await bench.collect(first, 1)
+    await bench.expect_nothing(second)
+    expect(_numbers([held]) == [0], f"the first to arrive was {held.body!r}")
 
 
 @check(ORDER, NACK)

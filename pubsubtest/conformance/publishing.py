@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 from gizmopy.errors import NotFound, PubSubError
-from gizmopy.pubsub.message import CONTENT_TYPE, Message
-from pubsubtest.conformance.bench import Bench
-from pubsubtest.conformance.checking import LIMIT, REFUSES_UNKNOWN, Checks, expect
+from gizmopy.pubsub import Message, Sender
+from gizmopy.pubsub.message import CONTENT_TYPE
+from pubsubtest.conformance.bench import UNKNOWN, Bench, is_transient
+from pubsubtest.conformance.checking import OUTAGE, REFUSES_UNKNOWN, CheckFailed, Checks, expect
 
 check = Checks()
 
@@ -161,28 +163,24 @@ async def a_full_batch_arrives(bench: Bench) -> None:
     expect(got == {message.body for message in batch}, "not all that was confirmed arrived")
 
 
-@check(LIMIT)
-async def a_message_as_large_as_the_limit_arrives(bench: Bench) -> None:
-    """``message_bytes`` is what the broker takes, not a guess that is too high."""
+@check()
+async def a_send_works_after_one_that_was_cancelled(bench: Bench) -> None:
+    """Whether the cancelled one arrives is open; the next one is confirmed, and arrives."""
     receiver = await bench.receiver()
-    publisher = await bench.publisher()
-    room = (bench.can.message_bytes or 0) - len(CONTENT_TYPE) - len("application/octet-stream")
-    await publisher.publish(b"x" * room)
-    (got,) = await bench.collect(receiver, 1, settle=True)
-    expect(len(got.body or b"") == room, f"{len(got.body or b'')} of {room} bytes arrived")
-
-
-@check(LIMIT)
-async def a_larger_message_is_refused_before_the_wire(bench: Bench) -> None:
-    """The publisher refuses what the broker would, and goes on."""
-    publisher = await bench.publisher()
-    try:
-        await publisher.publish(b"x" * ((bench.can.message_bytes or 0) + 1))
-    except PubSubError as error:
-        expect(not error.transient, "it is called transient, but trying again cannot help")
-    else:
-        expect(False, "a message above the limit was published")
-    await publisher.publish(b"small")
+    sender = await bench.sender()
+    for turns in range(3):
+        cancelled = asyncio.create_task(sender.send([bench.message(b"open")]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait((cancelled,))
+        (error,) = await sender.send([bench.message(b"next", attributes={"turns": str(turns)})])
+        expect(error is None, f"the next send failed: {error!r}")
+    got: list[str] = []
+    while len(got) < 3:
+        (message,) = await bench.collect(receiver, 1, settle=True)
+        got += [message.attributes["turns"]] if message.body == b"next" else []
+    expect(sorted(got) == ["0", "1", "2"], f"of the sends 0, 1 and 2, {got} arrived")
 
 
 @check()
@@ -201,8 +199,29 @@ async def topics_do_not_mix(bench: Bench) -> None:
 @check(REFUSES_UNKNOWN)
 async def an_unknown_topic_is_not_found(bench: Bench) -> None:
     """To send to a topic that does not exist raises NotFound, before anything is sent."""
+    sender = bench.driver.sender(UNKNOWN)
+    bench.close_at_the_end(sender.aclose)
     try:
-        await bench.sender("conformance-does-not-exist")
+        await sender.connect()
     except NotFound:
         return
-    expect(False, "a topic that does not exist was connected to")
+    raise CheckFailed("a topic that does not exist was connected to")
+
+
+@check(OUTAGE)
+async def a_sender_says_that_a_broker_is_away_for_now(bench: Bench) -> None:
+    """What cannot be sent while it is unreachable fails with a transient error, and works after."""
+    sender, publisher = await bench.sender(), await bench.publisher()
+    async with bench.outage(), bench.in_time("the answer of a send"):
+        error = await _error_of(sender, bench.message(b"x"))
+    expect(is_transient(error), f"a send to a broker that is away gave {error!r}")
+    await publisher.publish(b"x")
+
+
+async def _error_of(sender: Sender, message: Message) -> Exception | None:
+    """Return why a message is not sent, however the driver says it."""
+    try:
+        (error,) = await sender.send([message])
+    except PubSubError as failed:
+        return failed
+    return error

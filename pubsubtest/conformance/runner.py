@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gizmopy.errors import GizmoError
-from pubsubtest.conformance import closing, consuming, handling, ordering, publishing, settling
-from pubsubtest.conformance.bench import opened
+from pubsubtest.conformance import (
+    closing,
+    consuming,
+    draining,
+    handling,
+    ordering,
+    publisher,
+    publishing,
+    settling,
+)
+from pubsubtest.conformance.bench import Bench, bounded
 from pubsubtest.conformance.checking import Check, CheckFailed, Harness
 
 _GRACE = 5.0
 """Seconds that a check which is cancelled may take to end."""
+_FILES = (publishing, consuming, settling, ordering, handling, draining, publisher, closing)
 
 Outcome = Literal["passed", "failed", "not applicable"]
 
@@ -24,7 +38,7 @@ class Result(NamedTuple):
     check: Check
     outcome: Outcome
     reason: str = ""
-    """Why it failed, or what it needs that is not there."""
+    """Why it failed, a line for each thing that went wrong; or what it needs that is not there."""
     seconds: float = 0.0
 
 
@@ -45,8 +59,7 @@ class Report(NamedTuple):
 
 def checks() -> tuple[Check, ...]:
     """Return every check, in the order in which they run."""
-    files = (publishing, consuming, settling, ordering, handling, closing)
-    return tuple(check for file in files for check in file.check.all)
+    return tuple(check for file in _FILES for check in file.check.all)
 
 
 async def run(
@@ -71,44 +84,99 @@ async def run(
 async def run_check(check: Check, harness: Harness, *, timeout: float = 60.0) -> Result:
     """Run one check, for at most ``timeout`` seconds and a few more where it has to be cancelled.
 
-    Never raises: whatever the driver does to a check is its result.
+    Never raises: whatever the driver does to a check is its result. A check that does not heed its
+    cancellation is left behind. Only what blocks the event loop itself cannot be bounded from here.
     """
-    if missing := check.missing(harness, harness.open().capabilities):
-        return Result(check, "not applicable", f"needs {missing}")
     begun = perf_counter()
     before = asyncio.all_tasks()
-    running = asyncio.create_task(_run(check, harness, timeout / 4), name=check.name)
-    await asyncio.wait((running,), timeout=timeout)
-    if not running.done():
+    trial = _Trial(check, harness, patience=timeout / 4)
+    running = asyncio.create_task(trial.run(), name=check.name)
+    try:
+        await asyncio.wait((running,), timeout=timeout)
+        if not running.done():
+            where = _waits_in(running.get_coro())
+            trial.failures.append(f"it took longer than {timeout:g} s, and waits in {where}")
+    finally:
         running.cancel()
         await asyncio.wait((running,), timeout=_GRACE)
-        reason = f"it took longer than {timeout:g} s"
-    elif not (reason := _reason(running)):
-        reason = await _left_behind(before)
-    return Result(check, "failed" if reason else "passed", reason, perf_counter() - begun)
+    if not trial.failures and running.cancelled():
+        trial.failures.append("it was cancelled by the driver")
+    if not trial.failures:
+        trial.failures += await _left_behind(before)
+    return trial.result(perf_counter() - begun)
 
 
-async def _run(check: Check, harness: Harness, patience: float) -> None:
-    async with opened(harness, patience) as bench:
-        await check.function(bench)
+@dataclass
+class _Trial:
+    """One check at work, and what is wrong so far."""
+
+    check: Check
+    harness: Harness
+    patience: float
+    lacks: str = ""
+    failures: list[str] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Open a driver, run the check if it applies, then close and remove all of it."""
+        try:
+            async with AsyncExitStack() as topics, AsyncExitStack() as ends:
+                driver = self.harness.open()
+                ends.push_async_callback(bounded, driver.aclose, self.patience)
+                self.lacks = self.check.missing(self.harness, driver.capabilities)
+                if not self.lacks:
+                    bench = Bench(self.harness, driver, self.patience, topics, ends)
+                    await self._check(bench)
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises is a result
+            self._note(error)
+
+    async def _check(self, bench: Bench) -> None:
+        """Run the check; what it fails of is kept, as closing may fail too."""
+        try:
+            await bench.make(bench.topic)
+            await self.check.function(bench)
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises is a result
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        """Keep what went wrong, once: a close may fail of the same."""
+        if (told := _told(error)) not in self.failures:
+            self.failures.append(told)
+
+    def result(self, seconds: float) -> Result:
+        """Return how it ended."""
+        if self.failures:
+            return Result(self.check, "failed", "\n".join(self.failures), seconds)
+        if self.lacks:
+            return Result(self.check, "not applicable", f"needs {self.lacks}", seconds)
+        return Result(self.check, "passed", "", seconds)
 
 
-def _reason(ended: asyncio.Task[None]) -> str:
-    """Return why a check that has ended failed, or an empty string."""
-    if ended.cancelled():
-        return "it was cancelled by the driver"
-    error = ended.exception()
+def _told(error: Exception) -> str:
+    """Return what went wrong, and where, if it is no more than the check's own words."""
+    while isinstance(error, ExceptionGroup):  # of the tasks of a check, the first to fail
+        error = error.exceptions[0]
     if isinstance(error, CheckFailed):
         return str(error)
-    if isinstance(error, GizmoError | OSError):
-        return f"{type(error).__name__}: {error}"
-    return "" if error is None else f"it raised {error!r}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}" if isinstance(error, GizmoError) else repr(error)
+    return f"{what}, raised in {last.name} ({Path(last.filename).name}:{last.lineno})"
 
 
-async def _left_behind(before: set[asyncio.Task[object]]) -> str:
-    """Return which tasks a check has left running, or an empty string."""
+def _waits_in(coroutine: Any) -> str:
+    """Return the innermost function that a coroutine waits in, asyncio's own left out."""
+    where = "a call that cannot be seen from here"
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        file = Path(frame.f_code.co_filename)
+        if file.parent.name != "asyncio":
+            where = f"{frame.f_code.co_qualname} ({file.name}:{frame.f_lineno})"
+        coroutine = coroutine.cr_await
+    return where
+
+
+async def _left_behind(before: set[asyncio.Task[object]]) -> list[str]:
+    """Return which tasks a check has left running."""
     left = asyncio.all_tasks() - before
     if left:
         _, left = await asyncio.wait(left, timeout=1.0)
     names = ", ".join(sorted(task.get_name() for task in left))
-    return f"tasks are left running after all was closed: {names}" if left else ""
+    return [f"tasks are left running after all was closed: {names}"] if left else []

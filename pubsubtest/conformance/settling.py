@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from gizmopy.pubsub import Message, Receiver
+from gizmopy.pubsub.driver import Results
 from pubsubtest.conformance.bench import Bench, is_refused
 from pubsubtest.conformance.checking import (
+    CAP,
     COUNT,
     DELAY,
+    LASTING,
     LEASES,
     NACK,
     POSITIONS,
     SETTLES_EACH,
+    SHORT_LEASE,
     Checks,
     expect,
 )
@@ -37,7 +41,7 @@ async def what_is_acked_never_returns(bench: Bench) -> None:
     await bench.expect_nothing(await bench.receiver())
 
 
-@check(LEASES)
+@check(LEASES, SHORT_LEASE)
 async def what_is_acked_does_not_return_after_its_lease(bench: Bench) -> None:
     """An ack outlives the lease that it ends."""
     receiver, messages = await _received(bench, 3)
@@ -112,6 +116,16 @@ async def a_nack_is_for_its_messages_alone(bench: Bench) -> None:
     await bench.expect_nothing(receiver)
 
 
+@check(NACK)
+async def a_nack_after_an_ack_brings_nothing_back(bench: Bench) -> None:
+    """What is settled is settled: a nack that comes too late is refused, or does nothing."""
+    receiver, (message,) = await _received(bench)
+    await bench.ack(receiver, message)
+    results = await receiver.nack([message], 0)
+    expect(len(results) == 1, f"{len(results)} results for 1 message")
+    await bench.expect_nothing(receiver)
+
+
 @check(DELAY)
 async def the_delay_of_a_nack_is_waited_for(bench: Bench) -> None:
     """The message comes again after the delay, and not before."""
@@ -136,12 +150,15 @@ async def deliveries_are_counted(bench: Bench) -> None:
         await receiver.nack([message], 0)
 
 
-@check(LEASES)
+@check(LEASES, SHORT_LEASE)
 async def an_unsettled_message_comes_again_after_its_lease(bench: Bench) -> None:
     """Not before: within the lease nobody else gets it; and it counts as another delivery."""
-    _, (message,) = await _received(bench)
-    other = await bench.receiver()
-    await bench.expect_nothing(other, 0.6 * bench.lease)
+    loop = asyncio.get_running_loop()
+    receiver, other = await bench.receiver(), await bench.receiver()
+    await bench.send(bench.message(b"x"))
+    begun = loop.time()
+    (message,) = await bench.collect(receiver, 1)
+    await bench.expect_nothing(other, 0.6 * bench.lease - (loop.time() - begun))
     (again,) = await bench.collect(other, 1, within=bench.lease + bench.patience)
     expect(again.id == message.id, "another message came")
     counted = again.delivery == 2 or not bench.can.delivery_count
@@ -149,39 +166,79 @@ async def an_unsettled_message_comes_again_after_its_lease(bench: Bench) -> None
     await bench.ack(other, again)
 
 
-@check(LEASES)
+@check(LEASES, SHORT_LEASE)
 async def a_late_ack_is_refused(bench: Bench) -> None:
     """An ack after the lease, when another has the message, says so, and takes nothing from it."""
     receiver, (message,) = await _received(bench)
     other = await bench.receiver()
     (again,) = await bench.collect(other, 1, within=bench.lease + bench.patience)
     (result,) = await receiver.ack([message])
-    expect(is_refused(result), f"the late ack gave {result!r}, and no error that is not transient")
+    expect(is_refused(result), f"the late ack gave {result!r}, not a refusal for good")
     await bench.ack(other, again)
     await bench.expect_nothing(other)
 
 
-@check(LEASES)
+@check(LEASES, SHORT_LEASE, LASTING)
 async def an_extended_lease_lasts(bench: Bench) -> None:
     """A message whose lease is extended in time is nobody else's, and can be acked."""
     receiver, (message,) = await _received(bench)
     other = await bench.receiver()
-    for _ in range(4):
-        await bench.expect_nothing(other, bench.lease / 2)
-        (refusal,) = await receiver.extend([message], bench.lease)
-        expect(refusal is None, f"the extension was refused: {refusal}")
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(_keep(bench, receiver, message, 2 * bench.lease))
+        await bench.expect_nothing(other, 2 * bench.lease)
+    expect(not any(keeping.result()), f"an extension was refused: {keeping.result()}")
     await bench.ack(receiver, message)
     await bench.expect_nothing(other, 1.2 * bench.lease)
 
 
-@check(LEASES)
+async def _keep(bench: Bench, receiver: Receiver, message: Message, seconds: float) -> Results:
+    """Extend the lease of a message again and again, and return the results."""
+    results: list[Exception | None] = []
+    for _ in range(round(3 * seconds / bench.lease)):
+        await asyncio.sleep(bench.lease / 3)
+        results += await receiver.extend([message], bench.lease)
+    return results
+
+
+@check(CAP)
+async def the_cap_on_leases_is_true(bench: Bench) -> None:
+    """A message can be kept until its cap, and is another's after it, however it is extended."""
+    loop = asyncio.get_running_loop()
+    cap = bench.can.lease_cap or 0.0
+    receiver, other = await bench.receiver(), await bench.receiver()
+    await bench.send(bench.message(b"x"))
+    begun = loop.time()
+    (message,) = await bench.collect(receiver, 1)
+    keeping = asyncio.create_task(_keep_until(begun + cap, receiver, message, bench.lease))
+    (again,) = await bench.collect(other, 1, within=cap + bench.lease + bench.patience)
+    kept = loop.time() - begun
+    await bench.ack(other, again)
+    await keeping
+    expect(kept >= 0.8 * cap, f"it was kept for {kept:.2f} s, of {cap:g} s")
+    expect(kept <= cap + 2 * bench.lease, f"it was kept for {kept:.2f} s, of {cap:g} s at most")
+
+
+async def _keep_until(end: float, receiver: Receiver, message: Message, lease: float) -> None:
+    """Extend a lease as the engine does, up to ``end``; and past it, which is to be in vain."""
+    loop = asyncio.get_running_loop()
+    while (left := end - loop.time()) > -2 * lease:
+        if left > 0:
+            await receiver.extend([message], min(lease, left))
+        await receiver.extend([message], lease)
+        await asyncio.sleep(lease / 3)
+
+
+@check(LEASES, SHORT_LEASE)
 async def a_lost_lease_cannot_be_extended(bench: Bench) -> None:
     """An extension after the lease says so: the message is another's by now."""
     receiver, (message,) = await _received(bench)
     other = await bench.receiver()
     (again,) = await bench.collect(other, 1, within=bench.lease + bench.patience)
     (result,) = await receiver.extend([message], bench.lease)
-    expect(is_refused(result), f"the late extension gave {result!r}")
+    expect(
+        is_refused(result),
+        f"the late extension gave {result!r}, not a refusal for good",
+    )
     await bench.ack(other, again)
 
 
@@ -241,8 +298,10 @@ async def partitions_are_asked_back_before_another_gets_them(bench: Bench) -> No
     await bench.send_numbers(20, keys=[str(number) for number in range(10)])
     held += await bench.collect(first, 20)
     second = await bench.receiver(ordered=True)
-    first_again = asyncio.create_task(first.receive(10, bench.patience / 2))
-    await bench.expect_nothing(second, 2 * bench.quiet)
-    await bench.until(lambda: revoked, "the revocation")
+    first_again = asyncio.create_task(first.receive(10, 10 * bench.patience))
+    async with bench.in_time("the revocation"):
+        while not revoked:
+            await bench.expect_nothing(second, 0.1)
+    await bench.expect_nothing(second)
     await first.aclose()
     expect(not await first_again, "what was acked in the revocation came again")

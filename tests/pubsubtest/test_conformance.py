@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from gizmopy.pubsub import Driver
 from gizmopy.pubsub.memory import MemoryDriver
 from pubsubtest.__main__ import main
 from pubsubtest.conformance import Check, Harness, Report, checks, run, run_check
-from pubsubtest.conformance.checking import CheckFailed, Checks, expect
+from pubsubtest.conformance.bench import UNKNOWN
+from pubsubtest.conformance.checking import CAP, CheckFailed, Checks, expect
 from tests.pubsub.log_broker import LogBroker
 
 ALL = checks()
@@ -20,38 +26,59 @@ ALL = checks()
 
 def memory() -> Harness:
     """Return the harness of ``memory://``, with a lease short enough to be waited for."""
-    return Harness(open=lambda: MemoryDriver(lease=0.6, message_bytes=100_000))
+
+    def open_driver() -> MemoryDriver:
+        driver = MemoryDriver(lease=0.6, message_bytes=100_000, batch_messages=50)
+        driver.capabilities = replace(driver.capabilities, batch_bytes=200_000)
+        return driver
+
+    return Harness(open=open_driver)
+
+
+def capped() -> Harness:
+    """Return the harness of a broker with leases that cannot be kept for long."""
+    return Harness(open=lambda: MemoryDriver(lease=0.6, lease_cap=1.0))
 
 
 def log() -> Harness:
     """Return the harness of a broker that keeps positions, and fails when it is told to."""
     broker = LogBroker(rebalance_seconds=2.0)
-    broker.missing.add("conformance-does-not-exist")
+    broker.missing.add(UNKNOWN)
 
     @asynccontextmanager
     async def outage() -> AsyncIterator[None]:
         with broker.outage():
             yield
 
-    return Harness(open=lambda: broker, creates_topics=False, outage=outage)
+    return Harness(open=lambda: broker, creates_topics=False, outage=outage, quiet=0.2)
 
 
-@pytest.mark.parametrize("check", ALL, ids=lambda check: check.name)
-@pytest.mark.parametrize("harness", [memory, log], ids=["memory", "log"])
-async def test_a_broker_in_memory_passes(check: Check, harness: Callable[[], Harness]) -> None:
-    """What each check says is true of a broker with leases and of one with positions."""
-    result = await run_check(check, harness(), timeout=30)
-    assert result.outcome != "failed", result.reason
+BROKERS = (memory, capped, log)
+
+
+def applicable() -> list[Any]:
+    """Return each check with each broker it can be put to; the capped one only where it must."""
+    return [
+        pytest.param(make, check, id=f"{make.__name__}-{check.name}")
+        for make in BROKERS
+        for check in ALL
+        if not check.missing(make(), make().open().capabilities)
+        and (make is not capped or CAP in check.needs)
+    ]
+
+
+@pytest.mark.parametrize(("broker", "check"), applicable())
+async def test_a_broker_in_memory_passes(broker: Callable[[], Harness], check: Check) -> None:
+    """What each check says is true of brokers with leases and of one with positions."""
+    result = await run_check(check, broker(), timeout=30)
+    assert (result.outcome, result.reason) == ("passed", "")
 
 
 def test_no_check_is_left_out_everywhere() -> None:
-    """Between the two brokers, each check is applicable to one at least."""
-    left_out = [
-        check.name
-        for check in ALL
-        if all(check.missing(h, h.open().capabilities) for h in (memory(), log()))
-    ]
-    assert left_out == []
+    """Between the brokers, each check is applicable to one at least."""
+    assert {check.name for _, check in (each.values for each in applicable())} == {
+        check.name for check in ALL
+    }
 
 
 def test_each_check_is_documented_and_has_a_name_of_its_own() -> None:
@@ -65,8 +92,13 @@ def _only(check: Checks) -> Check:
     return only
 
 
-async def test_a_check_that_hangs_fails_by_its_name_and_the_run_goes_on() -> None:
-    """Each check is bounded, even one that does not heed its cancellation for a while."""
+def _named(name: str) -> Check:
+    (named,) = (check for check in ALL if check.name == name)
+    return named
+
+
+async def test_a_check_that_hangs_fails_and_says_where() -> None:
+    """Each check is bounded, and what it waits in is named."""
     check = Checks()
 
     @check()
@@ -75,11 +107,101 @@ async def test_a_check_that_hangs_fails_by_its_name_and_the_run_goes_on() -> Non
         await asyncio.Event().wait()
 
     result = await run_check(_only(check), memory(), timeout=0.05)
-    assert (result.outcome, result.reason) == ("failed", "it took longer than 0.05 s")
+    assert result.outcome == "failed"
+    assert "it took longer than 0.05 s, and waits in " in result.reason
+    assert "hang (test_conformance.py:" in result.reason
+
+
+async def test_what_does_not_heed_its_cancellation_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run goes on without it."""
+    monkeypatch.setattr("pubsubtest.conformance.runner._GRACE", 0.05)
+    check = Checks()
+    let_go = asyncio.Event()
+
+    @check()
+    async def stay(bench: object) -> None:
+        """Stay."""
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    before = asyncio.all_tasks()
+    result = await run_check(_only(check), memory(), timeout=0.05)
+    (left,) = asyncio.all_tasks() - before
+    let_go.set()
+    await asyncio.wait((left,))
+    assert result.outcome == "failed"
+
+
+async def test_a_run_that_is_cancelled_ends_its_check_and_removes_its_topics() -> None:
+    """Nothing is left on the broker by who loses patience."""
+    events: list[str] = []
+    at_work = asyncio.Event()
+    check = Checks()
+
+    @check()
+    async def hang(bench: object) -> None:
+        """Hang."""
+        at_work.set()
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(run_check(_only(check), _noting(events)))
+    await at_work.wait()
+    running.cancel()
+    await asyncio.wait((running,))
+    assert running.cancelled()
+    assert events == ["made", "closed", "removed"]
+
+
+def _noting(events: list[str]) -> Harness:
+    """Return a harness that notes in ``events`` which topics are made, and when all ends."""
+
+    class Noting(MemoryDriver):
+        async def aclose(self) -> None:
+            events.append("closed")
+            await super().aclose()
+
+    @asynccontextmanager
+    async def provision(topic: str, subscriptions: Sequence[str]) -> AsyncIterator[None]:
+        suffix = topic.rpartition("-")[2] if topic.count("-") > 1 else ""
+        events.append(f"made {suffix}".strip())
+        try:
+            yield
+        finally:
+            events.append(f"removed {suffix}".strip())
+
+    return Harness(open=Noting, provision=provision)
+
+
+async def test_a_check_makes_the_topics_that_it_uses() -> None:
+    """One topic for most; they are removed when the driver is closed, the last one first."""
+    events: list[str] = []
+    await run_check(_named("topics_do_not_mix"), _noting(events))
+    assert events == ["made", "made other", "closed", "removed other", "removed"]
+
+
+async def test_what_does_not_apply_makes_no_topics() -> None:
+    """One driver is opened to see what it can do, and closed."""
+    events: list[str] = []
+    result = await run_check(_named("an_ack_stands_for_all_before_it"), _noting(events))
+    assert (result.outcome, events) == ("not applicable", ["closed"])
+
+
+async def test_a_driver_that_cannot_be_opened_fails_each_check() -> None:
+    """A run never raises because of a driver."""
+
+    def refuse() -> Driver:
+        raise OSError("no such file")
+
+    result = await run_check(_named("any_bytes_travel"), Harness(open=refuse))
+    assert result.outcome == "failed"
+    assert result.reason.startswith("OSError('no such file'), raised in refuse (test_conformance")
 
 
 async def test_whatever_a_check_raises_is_its_result() -> None:
-    """A driver's bug is a failed check, with what it raised."""
+    """A driver's bug is a failed check, with what it raised and where."""
     check = Checks()
 
     @check()
@@ -88,7 +210,41 @@ async def test_whatever_a_check_raises_is_its_result() -> None:
         raise KeyError("offset")
 
     result = await run_check(_only(check), memory())
-    assert (result.outcome, result.reason) == ("failed", "it raised KeyError('offset')")
+    assert result.outcome == "failed"
+    assert result.reason.startswith("KeyError('offset'), raised in explode (test_conformance.py:")
+
+
+async def test_a_close_that_fails_does_not_hide_why_the_check_failed() -> None:
+    """Both are told."""
+
+    class Failing(MemoryDriver):
+        async def aclose(self) -> None:
+            raise OSError("still busy")
+
+    check = Checks()
+
+    @check()
+    async def fail(bench: object) -> None:
+        """Fail."""
+        raise CheckFailed("the key became None")
+
+    result = await run_check(_only(check), Harness(open=Failing))
+    first, second = result.reason.splitlines()
+    assert first == "the key became None"
+    assert second.startswith("OSError('still busy')")
+
+
+async def test_a_driver_that_cancels_is_told_of() -> None:
+    """What raises CancelledError though nobody cancelled is a failed check."""
+    check = Checks()
+
+    @check()
+    async def cancel(bench: object) -> None:
+        """Cancel."""
+        raise asyncio.CancelledError
+
+    result = await run_check(_only(check), memory())
+    assert (result.outcome, result.reason) == ("failed", "it was cancelled by the driver")
 
 
 async def test_a_task_that_is_left_running_is_a_failure() -> None:
@@ -128,7 +284,7 @@ async def test_a_report_counts_and_says_why_a_check_does_not_apply() -> None:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def as_it_was() -> Iterator[None]:
     """Keep the log level that the command changes."""
     logger = logging.getLogger("gizmopy")
     level = logger.level
@@ -136,7 +292,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logger.setLevel(level)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("as_it_was")
 def test_the_command_prints_a_line_for_each_check(capsys: pytest.CaptureFixture[str]) -> None:
     """Then what was counted; the exit code is 0 where nothing failed."""
     names = ["json_is_not_mangled", "an_ack_stands_for_all_before_it"]
@@ -149,7 +305,7 @@ def test_the_command_prints_a_line_for_each_check(capsys: pytest.CaptureFixture[
     assert lines[3] == "1 passed, 0 failed, 1 not applicable"
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("as_it_was")
 def test_the_command_fails_where_a_check_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,8 +333,63 @@ def test_the_command_fails_where_a_check_does(
     ]
 
 
-@pytest.mark.usefixtures("quick")
-def test_the_command_refuses_a_broker_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
-    """The exit code is 2, and one line says which there are."""
-    assert main(["nowhere://"]) == 2
-    assert "memory://" in capsys.readouterr().err
+@pytest.mark.usefixtures("as_it_was")
+@pytest.mark.parametrize("url", ["nowhere://", "memory://?leese=1", "memory://[", "kafka"])
+def test_the_command_refuses_a_url_that_cannot_be(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is 2, and one line says why."""
+    assert main([url]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--only=any_byte", "no check is called 'any_byte'; near to it are: any_bytes_travel"),
+        ("--only=%", "no check is called '%'; docs/conformance.md lists them"),
+        ("--timeout=0", "'0' is no number of seconds above 0"),
+        ("--timeout=soon", "'soon' is no number of seconds above 0"),
+        ("--timeout=inf", "'inf' is no number of seconds above 0"),
+    ],
+)
+def test_the_command_refuses_a_flag_that_cannot_be(
+    flag: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is 2, and a line says what there is instead."""
+    with pytest.raises(SystemExit) as ended:
+        main(["memory://", flag])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+IMMORTAL = """
+import asyncio, sys
+from gizmopy.pubsub.memory import MemoryReceiver
+from pubsubtest.__main__ import main
+from pubsubtest.conformance import runner
+
+async def receive(self, limit, wait):
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+
+MemoryReceiver.receive = receive
+runner._GRACE = 0.1
+sys.exit(main(["memory://", "--only=any_bytes_travel", "--timeout=0.1"]))
+"""
+
+
+def test_the_command_ends_even_if_a_driver_does_not() -> None:
+    """A call that cannot be cancelled is a failed check, and the report is printed."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IMMORTAL], capture_output=True, text=True, timeout=40, check=False
+    )
+    lines = ended.stdout.splitlines()
+    assert ended.returncode == 1
+    assert lines[0].startswith("FAIL  any_bytes_travel")
+    assert lines[-1] == "0 passed, 1 failed, 0 not applicable"
