@@ -1,6 +1,7 @@
 """A handler, run by the real engine on what a test gives it."""
 
 import asyncio
+import inspect
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -66,8 +67,9 @@ class Cats(Service):
 
 async def test_the_example_in_its_docstring_is_true() -> None:
     """What the documentation shows is what happens."""
-    _, _, example = (FakeSubscriber.__doc__ or "").partition("::\n\n")
-    example, _, _ = example.partition("\n\n    A handler")
+    documentation = inspect.getdoc(FakeSubscriber) or ""
+    _, _, example = documentation.partition("::\n\n")
+    example, _, _ = example.partition("\n\nA handler")
     names = {"FakeSubscriber": FakeSubscriber, "Cats": Cats, "Cat": Cat}
     body = textwrap.indent(textwrap.dedent(example), "    ")
     exec(f"async def example():\n{body}", names)
