@@ -127,7 +127,8 @@ class Ledger:
 
     def give_up(self, id_: Id) -> None:
         """Note that a message is a dead letter, though it may come again until that is known."""
-        self._given_up.add(id_)
+        if id_ in self.owed:
+            self._given_up.add(id_)
         self._begun[id_[0]].discard(id_[1])
 
     def end(self, id_: Id, outcome: str) -> None:
