@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from gizmopy.errors import UsageError
+
 _TURNS = 50
 """How often the event loop turns for what a step of time has set going."""
 
@@ -60,8 +62,11 @@ class Clock:
 
         Before each of them, and after the last, the event loop turns until what waits for nothing
         but the loop is done. What is set going on the way and due by then is done, too. What waits
-        for the world outside (a socket, a thread) is not waited for.
+        for the world outside (a socket, a thread) is not waited for. Raises UsageError on seconds
+        below 0.
         """
+        if seconds < 0:
+            raise UsageError(f"advance({seconds:g}) would turn time back; use 0 or more seconds")
         until = self._now + seconds
         await _turn()
         while self._calls and self._calls[0][0] <= until:

@@ -71,6 +71,10 @@ class _Script:
     when: When
     fault: _Fault = _FINE
 
+    def __post_init__(self) -> None:
+        if self.times < 1:
+            raise UsageError(f"times={self.times} lets nothing go wrong; use 1 or more")
+
 
 class Faults:
     """Decide what goes wrong; one ``seed`` decides alike each time, for calls in the same order.
@@ -117,7 +121,8 @@ class Faults:
 
         ``error`` is what their results are; default: a transient PubSubError. With ``done`` the
         call is done all the same: a message arrives whose send has failed. A ``connect`` and a
-        ``receive`` are not about messages: the call as a whole raises.
+        ``receive`` are not about messages: the call as a whole raises. Raises UsageError on
+        ``times`` below 1, as do the others.
         """
         fault = _Fault(done, error or _failure(call))
         self._scripts.append(_Script(call, times, when, fault))

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from gizmopy.errors import UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.memory import MemoryDriver
 from pubsubtest import Clock
@@ -92,6 +93,15 @@ async def test_no_sleep_is_a_turn_of_the_loop() -> None:
     await clock.sleep(0)
     await clock.sleep(-1)
     assert clock.time() == 0
+
+
+async def test_time_does_not_go_back() -> None:
+    """Moving the clock by less than nothing is refused, and leaves it where it is."""
+    clock = Clock()
+    await clock.advance(5)
+    with pytest.raises(UsageError, match=r"advance\(-3\).*use 0 or more"):
+        await clock.advance(-3)
+    assert clock.time() == 5
 
 
 async def test_a_broker_in_memory_goes_by_it() -> None:

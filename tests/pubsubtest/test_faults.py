@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Hashable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -381,6 +382,20 @@ def test_a_rate_that_cannot_be_is_refused(rate: float) -> None:
     """The error names the rate and what may be."""
     with pytest.raises(UsageError, match=r"Rates\(lose=.*use a rate from 0 to 1"):
         Rates(lose=rate)
+
+
+@pytest.mark.parametrize("times", [0, -1])
+def test_a_fault_that_never_happens_is_refused(times: int) -> None:
+    """A number of times that cannot be counted down is an error, not a fault for ever."""
+    faults = Faults()
+    for say in (
+        partial(faults.fail_next, "send"),
+        faults.duplicate_next,
+        faults.lose_next,
+        faults.drop_next,
+    ):
+        with pytest.raises(UsageError, match=rf"times={times} .*use 1 or more"):
+            say(times=times)
 
 
 class Handlers:
