@@ -859,6 +859,7 @@ MUTANTS = (
         "the_content_type_travels",
         "the_trace_context_travels",
         "cloudevents_travel",
+        "a_failing_message_becomes_a_dead_letter",
     ),
     _sender(
         "attributes are stripped of spaces",
@@ -889,7 +890,12 @@ MUTANTS = (
         CloseLeavesReceive,
         "closing_ends_a_pending_receive",
     ),
-    _receiver("an ack does nothing", AckDoesNothing, "what_is_acked_never_returns"),
+    _receiver(
+        "an ack does nothing",
+        AckDoesNothing,
+        "what_is_acked_never_returns",
+        "a_handled_message_is_acked_once",
+    ),
     _receiver("of a batch half is acked", AcksHalf, "what_is_acked_never_returns"),
     _receiver("an ack acks all that is held", AcksTooMuch, "an_ack_is_for_its_messages_alone"),
     _receiver("a late ack is accepted", AcceptsLateAck, "a_late_ack_is_refused"),
@@ -906,8 +912,13 @@ MUTANTS = (
     _receiver("a nack acks", NackAcks, "a_nacked_message_comes_again"),
     _receiver("a nack ignores its delay", IgnoresDelay, "the_delay_of_a_nack_is_waited_for"),
     _receiver("of a batch one is nacked", NacksTheBatchOfOne, "a_nack_is_for_its_messages_alone"),
-    _receiver("an extension does nothing", ExtendDoesNothing, "an_extended_lease_lasts"),
-    _receiver("a late extension is accepted", ExtendDoesNothing, "a_lost_lease_cannot_be_extended"),
+    _receiver(
+        "an extension does nothing, and says it did",
+        ExtendDoesNothing,
+        "an_extended_lease_lasts",
+        "a_lost_lease_cannot_be_extended",
+        "a_handler_slower_than_the_lease_is_not_disturbed",
+    ),
     _receiver(
         "a close keeps what is held until its lease ends",
         CloseKeepsTheHeld,
@@ -1020,12 +1031,6 @@ MUTANTS = (
         "a_cancelled_handling_is_never_acked",
         "nothing_is_lost_by_restarts_under_load",
     ),
-    _receiver("acks are not kept", AckDoesNothing, "a_handled_message_is_acked_once"),
-    _receiver(
-        "extensions are not kept",
-        ExtendDoesNothing,
-        "a_handler_slower_than_the_lease_is_not_disturbed",
-    ),
     _driver(
         "leases are shorter than stated",
         lambda: MutantDriver(broker=MemoryDriver(lease=LEASE / 3), lease=LEASE),
@@ -1071,11 +1076,6 @@ MUTANTS = (
         "the limit on a batch is stated too high",
         lambda: MutantDriver(sender=RefusesLargeBatches, batch_bytes=120_000),
         "a_send_holds_no_more_bytes_than_the_broker_takes",
-    ),
-    _sender(
-        "attributes are lost on the way to the dead letters",
-        sending(lambda m: changed(m, attributes={})),
-        "a_failing_message_becomes_a_dead_letter",
     ),
     _log(
         "unknown topics are made, though it is denied",
