@@ -104,12 +104,11 @@ async def nothing_is_lost_by_restarts_under_load(bench: Bench) -> None:
         running.subscriber.stop_receiving()
         await running.subscriber.drain(bench.patience)
 
-    publishing = asyncio.create_task(publish())
-    for count in (30, 60, 90):
-        await run_until(count)
-    await bench.run(handle, concurrency=4)
-    async with bench.in_time("publishing"):
-        await publishing
+    async with asyncio.TaskGroup() as group:
+        group.create_task(publish())
+        for count in (30, 60, 90):
+            await run_until(count)
+        await bench.run(handle, concurrency=4)
     await bench.until(lambda: len(handled) == total, f"the handling of all {total} messages")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pubsubtest.conformance import checks, run_check
+from gizmopy.pubsub.memory import MemoryDriver
+from pubsubtest.conformance import Harness, checks, run_check
 from tests.pubsubtest.mutants import ENGINE_MUTANTS, MUTANTS, Mutant
 
 CHECKS = {check.name: check for check in checks()}
@@ -35,6 +36,15 @@ async def test_a_planted_fault_is_caught(
 def test_each_check_catches_a_fault() -> None:
     """There is no check that cannot fail."""
     assert {name for _, name in CAUGHT} == CHECKS.keys()
+
+
+def test_the_page_counts_as_the_command_does() -> None:
+    """The report that it shows is that of ``memory://?lease=1``."""
+    harness = Harness(open=lambda: MemoryDriver(lease=1))
+    can = harness.open().capabilities
+    lacking = sum(bool(check.missing(harness, can)) for check in CHECKS.values())
+    line = f"{len(CHECKS) - lacking} passed, 0 failed, {lacking} not applicable"
+    assert line in PAGE.read_text().splitlines()
 
 
 def test_the_page_lists_the_faults() -> None:

@@ -27,9 +27,18 @@ def _open_driver() -> Callable[[str], Driver]:
 async def test_the_driver_on_the_page_passes(check: Check, tmp_path: Path) -> None:
     """No check fails."""
     open_driver = _open_driver()
-    harness = Harness(open=lambda: open_driver(f"sqlite://{tmp_path}/queue.db"))
+    harness = Harness(open=lambda: open_driver(f"sqlite://{tmp_path}/queue.db"), quiet=0.2)
     result = await run_check(check, harness, timeout=40)
     assert result.outcome != "failed", result.reason
+
+
+async def test_most_checks_apply_to_it(tmp_path: Path) -> None:
+    """What it cannot be put to is what it says that it cannot do."""
+    driver = _open_driver()(f"sqlite://{tmp_path}/queue.db")
+    harness = Harness(open=lambda: driver)
+    lacks = [lack for check in checks() if (lack := check.missing(harness, driver.capabilities))]
+    await driver.aclose()
+    assert len(lacks) < len(checks()) / 3
 
 
 def test_the_proof_on_the_page_is_about_25_lines() -> None:
