@@ -10,15 +10,25 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gizmopy.config.duration import Duration
 from gizmopy.config.masking import masked
 from gizmopy.config.refusal import refusal
 
+_GIZMO_HEALTH_CHECKS = {"": "simple", "esx": "lb"}
 _GIZMO_LEVELS = {"warn": "warning", "fatal": "critical", "panic": "critical", "trace": "debug"}
 
 
@@ -27,6 +37,20 @@ def _level(value: object) -> object:
         return value
     level = value.strip().lower()
     return _GIZMO_LEVELS.get(level, level)
+
+
+def _health_check(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    kind = value.strip().lower()
+    return _GIZMO_HEALTH_CHECKS.get(kind, kind)
+
+
+def _split(value: object) -> object:
+    """Return a list of what commas separate: so lists are written in variables and flags."""
+    if not isinstance(value, str):
+        return value
+    return [item for item in (part.strip() for part in value.split(",")) if item]
 
 
 def _rooted(path: str) -> str:
@@ -53,6 +77,9 @@ def _by_channel(urls: Mapping[str, Any]) -> dict[str, Any]:
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_level)
 ]
+HealthCheckType = Annotated[Literal["simple", "custom", "lb"], BeforeValidator(_health_check)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 UrlPath = Annotated[str, AfterValidator(_rooted)]
 
 
@@ -94,7 +121,7 @@ class Settings(BaseSettings):
     http_addr: str = Field(
         default="127.0.0.1",
         validation_alias="HTTP_ADDR",
-        description="The address to listen on; 0.0.0.0 for every one, as in a container.",
+        description="The address to listen on; 0.0.0.0 for every one; unix:/path for a socket.",
     )
     http_port: int = Field(
         default=8080,
@@ -102,6 +129,21 @@ class Settings(BaseSettings):
         le=65535,
         validation_alias=AliasChoices("HTTP_PORT", "PORT"),
         description="The port to listen on; 0 takes a free one.",
+    )
+    tls_cert: str = Field(
+        default="",
+        validation_alias="TLS_CERT",
+        description="The certificate chain's file (PEM); with TLS_KEY, HTTPS is served.",
+    )
+    tls_key: str = Field(
+        default="",
+        validation_alias="TLS_KEY",
+        description="The private key's file (PEM).",
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        validation_alias="GIZMO_TRUSTED_PROXIES",
+        description="Networks of proxies whose word on the client's address is taken.",
     )
     log_level: LogLevel = Field(
         default="info",
@@ -113,6 +155,11 @@ class Settings(BaseSettings):
         validation_alias="APP_LOG_JSON_FMT",
         description="Whether a log line is JSON; unset: unless the output is a terminal.",
     )
+    log_fields: Literal["plain", "gcp"] = Field(
+        default="plain",
+        validation_alias="GIZMO_LOG_FIELDS",
+        description="The names of a JSON line's fields: plain, or those that Google Cloud reads.",
+    )
     log_file: str = Field(
         default="",
         validation_alias="APP_LOG",
@@ -122,6 +169,16 @@ class Settings(BaseSettings):
         default="",
         validation_alias="HTTP_ACCESS_LOG",
         description="Where the access log goes: off, stdout, stderr or a path; empty: to the log.",
+    )
+    access_log_format: Literal["own", "combined"] = Field(
+        default="own",
+        validation_alias="GIZMO_ACCESS_LOG_FORMAT",
+        description="How an access line is written: our own way, or Apache's combined one.",
+    )
+    log_probes: bool = Field(
+        default=False,
+        validation_alias="GIZMO_LOG_PROBES",
+        description="Whether probes and scrapes are in the access log.",
     )
     max_header_bytes: int = Field(
         default=16384,
@@ -135,10 +192,26 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_MAX_BODY_BYTES",
         description="The longest request body that is read, in bytes.",
     )
+    max_concurrent_requests: int = Field(
+        default=0,
+        ge=0,
+        validation_alias="GIZMO_MAX_CONCURRENT_REQUESTS",
+        description="How many requests are served at a time; more are answered 503; 0: no limit.",
+    )
     read_timeout: Duration = Field(
         default=timedelta(seconds=10),
         validation_alias="GIZMO_READ_TIMEOUT",
         description="How long a client may take to send a request.",
+    )
+    handler_timeout: Duration = Field(
+        default=timedelta(0),
+        validation_alias="GIZMO_HANDLER_TIMEOUT",
+        description="How long an endpoint may take that has no timeout of its own; 0s: no limit.",
+    )
+    write_timeout: Duration = Field(
+        default=timedelta(seconds=10),
+        validation_alias="GIZMO_WRITE_TIMEOUT",
+        description="How long a client may read nothing of an answer that waits for it.",
     )
     idle_timeout: Duration = Field(
         default=timedelta(seconds=120),
@@ -160,13 +233,67 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_DRAIN_DELAY",
         description="How long it still listens when it stops; unset: 5s on Kubernetes, else 0s.",
     )
+    termination_grace: Duration = Field(
+        default=timedelta(seconds=30),
+        validation_alias="GIZMO_TERMINATION_GRACE",
+        description="How long the platform waits before it kills; a longer shutdown is warned of.",
+    )
     health_check_path: UrlPath = Field(
         default="/status.txt",
         validation_alias="GIZMO_HEALTH_CHECK_PATH",
         description="The path of the health check.",
     )
+    health_check_type: HealthCheckType = Field(
+        default="simple",
+        validation_alias="GIZMO_HEALTH_CHECK_TYPE",
+        description="simple; custom: the service serves it; lb: stop once balancers have seen it.",
+    )
+    health_interval: Duration = Field(
+        default=timedelta(seconds=10),
+        gt=timedelta(0),
+        validation_alias="GIZMO_HEALTH_INTERVAL",
+        description="How old the result of a health check may be.",
+    )
+    liveness_stall: Duration = Field(
+        default=timedelta(seconds=30),
+        gt=timedelta(0),
+        validation_alias="GIZMO_LIVENESS_STALL",
+        description="How long the event loop may stand still and count as alive.",
+    )
     metrics_path: UrlPath = Field(
         default="/metrics", validation_alias="METRICS_PATH", description="The path of the metrics."
+    )
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        validation_alias="GIZMO_ADMIN_PORT",
+        description="A port for metrics and /debug alone; unset: they are on the main port.",
+    )
+    admin_addr: str = Field(
+        default="127.0.0.1",
+        validation_alias="GIZMO_ADMIN_ADDR",
+        description="The address that the admin port listens on.",
+    )
+    debug: bool | None = Field(
+        default=None,
+        validation_alias="GIZMO_DEBUG",
+        description="Whether /debug is served; unset: on loopback only, or where a token is set.",
+    )
+    debug_token: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias="GIZMO_DEBUG_TOKEN",
+        description="What /debug asks for, as Authorization: Bearer; empty: nothing.",
+    )
+    openapi: bool = Field(
+        default=True,
+        validation_alias="GIZMO_OPENAPI",
+        description="Whether /openapi.json and /docs are served.",
+    )
+    cors_origins: Words = Field(
+        default=(),
+        validation_alias="GIZMO_CORS_ORIGINS",
+        description="Origins whose pages may call: https://a.example, https://*.b.example, or *.",
     )
     json_content_type: str = Field(
         default="application/json",
@@ -189,6 +316,13 @@ class Settings(BaseSettings):
     subscriptions: Annotated[dict[str, str], FromPrefix("GIZMO_SUBSCRIPTION_")] = Field(
         default_factory=dict, description="The URL to consume one channel from, by channel."
     )
+
+    @model_validator(mode="after")
+    def _tls_in_pairs(self) -> Settings:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, other = ("TLS_CERT", "TLS_KEY") if self.tls_cert else ("TLS_KEY", "TLS_CERT")
+            raise refusal(f"{given} is set without {other}", "set both, or neither")
+        return self
 
     @field_validator("topics", "subscriptions", mode="before")
     @classmethod

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, Field, RootModel
+from pydantic import BaseModel, BeforeValidator, Field, RootModel, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from gizmopy.config import Duration, Loaded, Settings, load
@@ -73,6 +74,25 @@ def test_each_standard_setting_has_its_environment_name() -> None:
         "GIZMO_DRAIN_DELAY": "0",
         "GIZMO_HEALTH_CHECK_PATH": "/up",
         "METRICS_PATH": "/m",
+        "TLS_CERT": "cert.pem",
+        "TLS_KEY": "key.pem",
+        "GIZMO_TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8",
+        "GIZMO_LOG_FIELDS": "gcp",
+        "GIZMO_ACCESS_LOG_FORMAT": "combined",
+        "GIZMO_LOG_PROBES": "true",
+        "GIZMO_MAX_CONCURRENT_REQUESTS": "100",
+        "GIZMO_HANDLER_TIMEOUT": "3s",
+        "GIZMO_WRITE_TIMEOUT": "4s",
+        "GIZMO_TERMINATION_GRACE": "20s",
+        "GIZMO_HEALTH_CHECK_TYPE": "esx",
+        "GIZMO_HEALTH_INTERVAL": "5s",
+        "GIZMO_LIVENESS_STALL": "6s",
+        "GIZMO_ADMIN_PORT": "9090",
+        "GIZMO_ADMIN_ADDR": "0.0.0.0",
+        "GIZMO_DEBUG": "true",
+        "GIZMO_DEBUG_TOKEN": "meow",
+        "GIZMO_OPENAPI": "false",
+        "GIZMO_CORS_ORIGINS": '["https://cats.example"]',
         "GIZMO_JSON_CONTENT_TYPE": "application/vnd.cats+json",
         "GIZMO_LOOP": "asyncio",
         "GIZMO_PUBSUB_URL": "kafka://b1",
@@ -98,6 +118,25 @@ def test_each_standard_setting_has_its_environment_name() -> None:
         "drain_delay": timedelta(0),
         "health_check_path": "/up",
         "metrics_path": "/m",
+        "tls_cert": "cert.pem",
+        "tls_key": "key.pem",
+        "trusted_proxies": (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
+        "log_fields": "gcp",
+        "access_log_format": "combined",
+        "log_probes": True,
+        "max_concurrent_requests": 100,
+        "handler_timeout": timedelta(seconds=3),
+        "write_timeout": timedelta(seconds=4),
+        "termination_grace": timedelta(seconds=20),
+        "health_check_type": "lb",
+        "health_interval": timedelta(seconds=5),
+        "liveness_stall": timedelta(seconds=6),
+        "admin_port": 9090,
+        "admin_addr": "0.0.0.0",
+        "debug": True,
+        "debug_token": SecretStr("meow"),
+        "openapi": False,
+        "cors_origins": ("https://cats.example",),
         "json_content_type": "application/vnd.cats+json",
         "loop": "asyncio",
         "pubsub_url": "kafka://b1",

@@ -34,6 +34,25 @@ def test_defaults() -> None:
         "drain_delay": None,
         "health_check_path": "/status.txt",
         "metrics_path": "/metrics",
+        "tls_cert": "",
+        "tls_key": "",
+        "trusted_proxies": (),
+        "log_fields": "plain",
+        "access_log_format": "own",
+        "log_probes": False,
+        "max_concurrent_requests": 0,
+        "handler_timeout": timedelta(0),
+        "write_timeout": timedelta(seconds=10),
+        "termination_grace": timedelta(seconds=30),
+        "health_check_type": "simple",
+        "health_interval": timedelta(seconds=10),
+        "liveness_stall": timedelta(seconds=30),
+        "admin_port": None,
+        "admin_addr": "127.0.0.1",
+        "debug": None,
+        "debug_token": SecretStr(""),
+        "openapi": True,
+        "cors_origins": (),
         "json_content_type": "application/json",
         "loop": "auto",
         "pubsub_url": "memory://",
@@ -193,3 +212,18 @@ def test_the_names_of_the_room() -> None:
     names = gizmopy.config.__all__
     assert names == sorted(names)
     assert all(hasattr(gizmopy.config, name) for name in names)
+
+
+def test_tls_takes_a_certificate_and_its_key() -> None:
+    """One of TLS_CERT and TLS_KEY without the other is refused, naming both."""
+    with pytest.raises(ValidationError, match="TLS_CERT is set without TLS_KEY"):
+        Settings(tls_cert="cert.pem")
+    with pytest.raises(ValidationError, match="TLS_KEY is set without TLS_CERT"):
+        Settings(tls_key="key.pem")
+
+
+def test_gizmos_esx_check_is_called_lb() -> None:
+    """GIZMO_HEALTH_CHECK_TYPE=esx, and an empty one, mean what they meant in Gizmo."""
+    environ = {"GIZMO_HEALTH_CHECK_TYPE": "ESX"}
+    assert Settings.model_validate(environ).health_check_type == "lb"
+    assert Settings.model_validate({"health_check_type": ""}).health_check_type == "simple"
