@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gizmopy.server import health_check as health_check
     from gizmopy.web import Header as Header
     from gizmopy.web import Problem as Problem
+    from gizmopy.web import Query as Query
     from gizmopy.web import delete as delete
     from gizmopy.web import get as get
     from gizmopy.web import patch as patch
@@ -39,6 +40,7 @@ _HOMES = {
     "Header": "web",
     "Message": "pubsub",
     "Problem": "web",
+    "Query": "web",
     "Reject": "errors",
     "Retry": "errors",
     "RetryPolicy": "pubsub",
@@ -61,6 +63,7 @@ __all__ = [
     "Header",
     "Message",
     "Problem",
+    "Query",
     "Reject",
     "Retry",
     "RetryPolicy",

@@ -1,6 +1,6 @@
 """The words of HTTP: routes, parameters, answers and problems. No sockets here."""
 
-from gizmopy.web.annotations import Header
+from gizmopy.web.annotations import Header, Query
 from gizmopy.web.answers import json_response
 from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.problems import Problem, problem_from, problem_response
@@ -15,6 +15,7 @@ __all__ = [
     "Middleware",
     "NoRoute",
     "Problem",
+    "Query",
     "Request",
     "Route",
     "RouteConflict",

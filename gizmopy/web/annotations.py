@@ -22,6 +22,13 @@ class Header:
     name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Take a parameter from the query by that name: ``Annotated[int, Query("page-size")]``."""
+
+    name: str = ""
+
+
 def parts(annotation: Any) -> list[Any]:
     """Return ``annotation`` and all that it is made of: arguments, metadata, aliased types."""
     found: list[Any] = []
@@ -35,14 +42,11 @@ def parts(annotation: Any) -> list[Any]:
     return found
 
 
-def header_of(annotation: Any) -> Header | None:
-    """Return the Header that ``annotation`` is marked with, if any."""
-    for part in parts(annotation):
-        if isinstance(part, Header):
-            return part
-        if part is Header:
-            return Header()
-    return None
+def marks_of(annotation: Any) -> list[Header | Query]:
+    """Return the marks of ``annotation``; a class that is not called is one without a name."""
+    found = parts(annotation)
+    marks: list[Header | Query] = [part for part in found if isinstance(part, (Header, Query))]
+    return marks + [part() for part in found if part is Header or part is Query]
 
 
 def is_structure(annotation: Any) -> bool:

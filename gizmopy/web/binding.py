@@ -2,6 +2,7 @@
 
 - a name in the path's template is a path parameter
 - ``Annotated[T, Header("X-Name")]`` is a header
+- ``Annotated[T, Query("page-size")]`` is that name in the query
 - ``aiohttp.web.Request`` is the request itself
 - a model, a dataclass, a TypedDict or a dict, or what holds one, is the JSON body
 - all else is the query: a list, set or tuple takes a name that is repeated
@@ -17,10 +18,10 @@ from aiohttp import web
 
 from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError
-from gizmopy.web.annotations import header_of, is_structure
+from gizmopy.web.annotations import Header, Query, is_structure, marks_of
 from gizmopy.web.answers import JSON, answer_encoder
 from gizmopy.web.body import JSONBody
-from gizmopy.web.parameters import RequestParameter, TextParameter
+from gizmopy.web.parameters import Place, RequestParameter, TextParameter
 from gizmopy.web.problems import FieldError, wrong_values
 from gizmopy.web.request import Handler, Request
 from gizmopy.web.router import parse_template
@@ -40,7 +41,7 @@ def compile_endpoint(
     DeclarationError where the endpoint is declared so that no request could be served.
     """
     function = route.function
-    parameters, body = _sort(route, read_timeout)
+    parameters, body = bind_parameters(route, read_timeout)
     encode = answer_encoder(route, json_content_type)
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -57,22 +58,26 @@ def compile_endpoint(
     return handle
 
 
-def _sort(
-    route: Route, read_timeout: float
+def bind_parameters(
+    route: Route, read_timeout: float = 10.0
 ) -> tuple[tuple[RequestParameter | TextParameter, ...], JSONBody | None]:
-    """Tell where each parameter of the endpoint comes from."""
+    """Return what gives each parameter of the endpoint its value, the body apart.
+
+    Raises DeclarationError where something in the signature has no place that it could come from.
+    """
     declared = read_signature(route.function).parameters
     names = [name for segment in parse_template(route.path) for name in segment.names]
     bodies = [each for each in declared if _is_body(each, names)]
     others = [each for each in declared if not _is_body(each, names)]
     parameters = tuple(_bind(route, each, names) for each in others)
     _check_template(route, names, parameters)
+    _check_keys(route, parameters)
     return parameters, _body(route, bodies, read_timeout)
 
 
 def _is_body(parameter: Parameter, names: list[str]) -> bool:
     annotation = parameter.annotation
-    if annotation in _REQUESTS or parameter.name in names or header_of(annotation) is not None:
+    if annotation in _REQUESTS or parameter.name in names or marks_of(annotation):
         return False  # a request is a mapping itself; for the others a structure is a mistake
     return is_structure(annotation)
 
@@ -81,15 +86,22 @@ def _bind(route: Route, parameter: Parameter, names: list[str]) -> RequestParame
     function, name = route.function, parameter.name
     if parameter.annotation in _REQUESTS:
         return RequestParameter(name)
-    header = header_of(parameter.annotation)
-    if header is not None:
-        if not header.name:
-            reason = f'parameter {name!r} has a Header without a name; write Header("X-Name")'
-            raise DeclarationError(function, reason)
-        return TextParameter(function, parameter, "header", header.name)
-    if name in names:
-        return TextParameter(function, parameter, "path", name)
-    return TextParameter(function, parameter, "query", name)
+    if marks := marks_of(parameter.annotation):
+        return TextParameter(function, parameter, *_marked(route, name, marks))
+    return TextParameter(function, parameter, "path" if name in names else "query", name)
+
+
+def _marked(route: Route, name: str, marks: list[Header | Query]) -> tuple[Place, str]:
+    """Return the place and key that a parameter's mark says."""
+    if len(marks) > 1:
+        reason = f"parameter {name!r} is marked as {' and '.join(map(repr, marks))}; keep one"
+        raise DeclarationError(route.function, reason)
+    (mark,) = marks
+    kind, example = ("Header", "X-Name") if isinstance(mark, Header) else ("Query", "page-size")
+    if not mark.name:
+        reason = f'parameter {name!r} has a {kind} without a name; write {kind}("{example}")'
+        raise DeclarationError(route.function, reason)
+    return ("header" if kind == "Header" else "query"), mark.name
 
 
 def _check_template(
@@ -103,6 +115,19 @@ def _check_template(
         if name not in taken:
             reason = f"does not take {name!r} of its path {route.path!r}; declare {name}: str"
             raise DeclarationError(route.function, reason)
+
+
+def _check_keys(route: Route, parameters: tuple[RequestParameter | TextParameter, ...]) -> None:
+    """Refuse two parameters that are one to the client; the names of headers know no case."""
+    taken: dict[tuple[str, str], str] = {}
+    for each in parameters:
+        if isinstance(each, RequestParameter):
+            continue
+        key = each.key.lower() if each.place == "header" else each.key
+        other = taken.setdefault((each.place, key), each.name)
+        if other != each.name:
+            reason = f"takes {other!r} and {each.name!r} both from {each.key!r} in the {each.place}"
+            raise DeclarationError(route.function, f"{reason}; keep one")
 
 
 def _body(route: Route, bodies: list[Parameter], read_timeout: float) -> JSONBody | None:

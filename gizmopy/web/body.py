@@ -16,9 +16,10 @@ from gizmopy.web.problems import FieldError, Problem, wrong_fields
 class JSONBody:
     """Give an endpoint the JSON body of a request, as the parameter's type."""
 
-    __slots__ = ("_read_timeout", "_validate", "name", "required")
+    __slots__ = ("_read_timeout", "_validate", "declared", "name", "required")
 
     def __init__(self, function: Function, parameter: Parameter, read_timeout: float) -> None:
+        self.declared = parameter
         self.name = parameter.name
         self.required = parameter.required
         self._validate = type_adapter(function, parameter).validator.validate_json

@@ -37,19 +37,20 @@ class RequestParameter:
 class TextParameter:
     """Give an endpoint what the text ``key`` in ``place`` says, as the parameter's type."""
 
-    __slots__ = ("_read", "_repeated", "_validate", "key", "name", "place", "required")
+    __slots__ = ("_read", "_validate", "declared", "key", "name", "place", "repeated", "required")
 
     def __init__(self, function: Function, parameter: Parameter, place: Place, key: str) -> None:
         _check_text(function, parameter, place)
         validator = type_adapter(function, parameter).validator
+        self.declared = parameter
         self.name = parameter.name
         self.place = place
         self.key = key
         self.required = parameter.required
-        self._repeated = is_repeated(parameter.annotation)
-        self._read = _reader(place, key, repeated=self._repeated)
+        self.repeated = is_repeated(parameter.annotation)
+        self._read = _reader(place, key, repeated=self.repeated)
         # pydantic's rules for strings know no lists; those for Python values read strings alike.
-        self._validate = validator.validate_python if self._repeated else validator.validate_strings
+        self._validate = validator.validate_python if self.repeated else validator.validate_strings
 
     def bind(
         self, request: web.Request, arguments: dict[str, Any], errors: list[FieldError]
@@ -63,7 +64,7 @@ class TextParameter:
             if self.required:
                 errors.append(field_error(self.place, self.key, "Field required", "missing"))
             return
-        if not _is_unicode("".join(text) if self._repeated else text):
+        if not _is_unicode("".join(text) if self.repeated else text):
             message = "Input should be encoded as UTF-8"
             errors.append(field_error(self.place, self.key, message, "string_unicode"))
             return

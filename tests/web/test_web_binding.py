@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue
 from typing_extensions import TypeAliasType, TypedDict
 
 from gizmopy.errors import DeclarationError
-from gizmopy.web import Header, Request, Route, compile_endpoint
+from gizmopy.web import Header, Query, Request, Route, compile_endpoint
 from gizmopy.web.body import read_body
 
 Serve = Any  # the fixture of conftest.py
@@ -353,6 +353,34 @@ async def test_a_flood_of_wrong_values_is_counted(serve: Serve) -> None:
     ]
 
 
+async def test_a_query_name_may_be_no_identifier(serve: Serve) -> None:
+    """Query names what the client writes, for one value and for several; errors name it too."""
+    function = endpoint(
+        size=Annotated[int, Query("page-size")],
+        only=(Annotated[list[str], Query("filter[kind]")], ()),
+    )
+    async with serve(Route("GET", "/", function)) as client:
+        given = [("page-size", "5"), ("filter[kind]", "a"), ("filter[kind]", "b")]
+        assert await answer(await client.get("/", params=given)) == {
+            "size": "5",
+            "only": "['a', 'b']",
+        }
+        assert await errors(await client.get("/", params={"page-size": "x"})) == [
+            ("query", "page-size", "int_parsing")
+        ]
+        assert await errors(await client.get("/", params={"size": "5"})) == [
+            ("query", "page-size", "missing")
+        ]
+
+
+async def test_one_name_in_two_places_is_two_parameters(serve: Serve) -> None:
+    """A header and the query may use the same name."""
+    function = endpoint(a=Annotated[str, Header("x")], b=Annotated[str, Query("x")], X=str)
+    async with serve(Route("GET", "/", function)) as client:
+        response = await client.get("/", params={"x": "q", "X": "Q"}, headers={"X": "h"})
+        assert await answer(response) == {"a": "'h'", "b": "'q'", "X": "'Q'"}
+
+
 async def test_text_that_is_no_utf_8_is_refused(serve: Serve) -> None:
     """Bytes that are no text do not reach the endpoint as lone surrogates."""
     function = endpoint(a=Annotated[str, Header("X-A")], b=Annotated[list[str], Header("X-B")])
@@ -571,6 +599,27 @@ async def test_a_client_that_is_gone_already_is_no_problem() -> None:
         (("GET", "/", endpoint(a=Annotated[str, Header])), "a Header without a name"),
         (("GET", "/", endpoint(a=Annotated[dict, Header("X")])), "header parameter 'a' is one"),
         (("GET", "/{a}", endpoint(a=Annotated[str, Header("X")])), "does not take 'a' of its path"),
+        (("GET", "/", endpoint(a=Annotated[str, Query("")])), "a Query without a name"),
+        (("GET", "/", endpoint(a=Annotated[str, Query])), 'write Query("page-size")'),
+        (("GET", "/", endpoint(a=Annotated[dict, Query("x")])), "query parameter 'a' is one text"),
+        (("GET", "/", endpoint(a=Annotated[bytes, Query("x")])), "which cannot give <class"),
+        (("GET", "/{a}", endpoint(a=Annotated[str, Query("x")])), "does not take 'a' of its path"),
+        (
+            ("GET", "/", endpoint(a=Annotated[str, Query("x"), Header("X")])),
+            "parameter 'a' is marked as ",
+        ),
+        (
+            ("GET", "/", endpoint(a=str, b=Annotated[int, Query("a")])),
+            "takes 'a' and 'b' both from 'a' in the query; keep one",
+        ),
+        (
+            (
+                "GET",
+                "/",
+                endpoint(a=Annotated[str, Header("X-A")], b=Annotated[str, Header("x-a")]),
+            ),
+            "takes 'a' and 'b' both from 'x-a' in the header",
+        ),
         (("GET", "/", lambda: None), "is not async"),
     ],
 )
