@@ -1,0 +1,201 @@
+"""Tell what every asyncio task does: where it awaits, and for whom. Like Go's goroutine dump.
+
+Only places in the code and the names of tasks are told: no values, which may be secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from types import FrameType
+from typing import Any, NamedTuple
+
+MAX_TASKS = 5_000
+"""How many tasks a snapshot holds at most."""
+
+_CHUNK = 100
+"""How many tasks are looked at before others may run: 1 to 2 ms, ten awaits deep."""
+
+_NAMES = 10
+"""How many tasks of one stack are named in the text."""
+
+_LINKS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
+
+_WRAPPERS = frozenset(
+    (
+        "FutureIter",
+        "anext_awaitable",
+        "async_generator_asend",
+        "async_generator_athrow",
+        "coroutine_wrapper",
+    )
+)
+"""Types of C that stand for another awaitable and do not show it: the first object they hold."""
+
+
+class Frame(NamedTuple):
+    """A place in the code; what is not written in Python has no file and the line 0."""
+
+    function: str
+    file: str
+    line: int
+
+
+class Member(NamedTuple):
+    """One task of a stack."""
+
+    name: str
+    waits_for: tuple[str, ...]
+    """The tasks that it awaits itself or through ``asyncio.gather``, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The tasks that are in the same state at the same place."""
+
+    state: str
+    """``running``, ``waiting``, ``ready`` (its turn has not come yet) or ``not started``."""
+    cancelled: bool
+    """Whether it was cancelled and has not ended."""
+    frames: tuple[Frame, ...]
+    """The coroutine of the task, what that awaits, and so on."""
+    tasks: list[Member]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The tasks of a loop, grouped by stack, the largest group first."""
+
+    total: int
+    """How many tasks there were, those that are left out included."""
+    truncated: bool
+    """Whether there were more than ``MAX_TASKS``, and which are left out is chance."""
+    stacks: list[Stack]
+
+
+async def snapshot() -> Snapshot:
+    """Return what the tasks of the running loop do.
+
+    Others run in between, so of many tasks not all are seen at the same moment.
+    """
+    tasks = asyncio.all_tasks()
+    stacks: dict[tuple[object, ...], Stack] = {}
+    chosen = islice(tasks, MAX_TASKS)
+    while chunk := list(islice(chosen, _CHUNK)):
+        for task in chunk:
+            if not task.done():
+                stack, member = _look_at(task)
+                key = (stack.state, stack.cancelled, stack.frames)
+                stacks.setdefault(key, stack).tasks.append(member)
+        await asyncio.sleep(0)
+    largest_first = sorted(stacks.values(), key=lambda stack: (-len(stack.tasks), stack.frames))
+    return Snapshot(len(tasks), len(tasks) > MAX_TASKS, largest_first)
+
+
+def _look_at(task: asyncio.Task[Any]) -> tuple[Stack, Member]:
+    coroutine = task.get_coro()
+    frames, awaited = _walk(coroutine)
+    if task is asyncio.current_task():
+        state = "running"
+    elif not getattr(coroutine, "cr_suspended", True):
+        state = "not started"
+    elif awaited is None or (asyncio.isfuture(awaited) and awaited.done()):
+        state = "ready"
+    else:
+        state = "waiting"
+    stack = Stack(state, task.cancelling() > 0, tuple(frames), [])
+    return stack, Member(task.get_name(), tuple(_names(awaited)))
+
+
+def _walk(awaitable: Any) -> tuple[list[Frame], Any]:
+    """Return the chain of awaits, and the future at its end; None where it only gave way."""
+    frames: list[Frame] = []
+    while not asyncio.isfuture(awaitable):
+        frame, inner = _step(awaitable)
+        if frame is not None:
+            code = frame.f_code
+            frames.append(Frame(code.co_qualname, code.co_filename, frame.f_lineno))
+        elif inner is None:
+            kind = type(awaitable)
+            frames.append(Frame(f"{kind.__module__}.{kind.__qualname__}", "", 0))
+            return frames, awaitable
+        if inner is None:
+            return frames, None
+        awaitable = inner
+    return frames, awaitable
+
+
+def _step(awaitable: Any) -> tuple[FrameType | None, Any]:
+    """Return the frame of ``awaitable`` and what it awaits, each None where there is none."""
+    for frame, link in _LINKS:
+        if hasattr(awaitable, link):
+            return getattr(awaitable, frame), getattr(awaitable, link)
+    if type(awaitable).__name__ in _WRAPPERS:
+        held = (each for each in gc.get_referents(awaitable) if not isinstance(each, type))
+        return None, next(held, None)
+    return None, None
+
+
+def _names(awaited: Any) -> Iterator[str]:
+    # The future of asyncio.gather has no public way to tell what it gathers.
+    for each in (awaited, *getattr(awaited, "_children", ())):
+        if isinstance(each, asyncio.Task) and not each.done():
+            yield each.get_name()
+
+
+def as_data(snapshot: Snapshot) -> dict[str, Any]:
+    """Return a snapshot as dicts and lists, ready for JSON."""
+    return {
+        "total": snapshot.total,
+        "truncated": snapshot.truncated,
+        "stacks": [
+            {
+                "count": len(stack.tasks),
+                "state": stack.state,
+                "cancelled": stack.cancelled,
+                "frames": [frame._asdict() for frame in stack.frames],
+                "tasks": [member._asdict() for member in stack.tasks],
+            }
+            for stack in snapshot.stacks
+        ],
+    }
+
+
+def as_text(snapshot: Snapshot) -> str:
+    """Return a snapshot as text for people: a paragraph for each stack, deepest await last."""
+    shown = sum(len(stack.tasks) for stack in snapshot.stacks)
+    title = f"{_count(shown, 'task')} in {_count(len(snapshot.stacks), 'stack')}"
+    if snapshot.truncated:
+        title += f"; TRUNCATED: there were {snapshot.total}, of which {MAX_TASKS} were looked at"
+    return "\n\n".join((title, *map(_paragraph, snapshot.stacks))) + "\n"
+
+
+def _paragraph(stack: Stack) -> str:
+    title = f"{_count(len(stack.tasks), 'task')} {stack.state}"
+    title += ", cancelled" if stack.cancelled else ""
+    width = max((len(frame.function) for frame in stack.frames), default=0)
+    lines = (
+        f"    {frame.function:<{width}}  {frame.file}:{frame.line}"
+        if frame.file
+        else f"    {frame.function}"
+        for frame in stack.frames
+    )
+    return "\n".join((f"{title}: {_listed(map(_member, stack.tasks))}", *lines))
+
+
+def _member(member: Member) -> str:
+    waits_for = f" → {_listed(map(repr, member.waits_for))}" if member.waits_for else ""
+    return f"{member.name!r}{waits_for}"
+
+
+def _listed(items: Iterator[str]) -> str:
+    shown = list(islice(items, _NAMES))
+    rest = sum(1 for _ in items)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
