@@ -14,7 +14,7 @@ separator. Empty segments and a trailing slash are segments like any other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -179,28 +179,46 @@ class _Node(Generic[T]):
                 return self.rest
 
     def find(
-        self, segments: Sequence[str], depth: int, values: tuple[str, ...]
-    ) -> Iterator[tuple[_Leaf[T], tuple[str, ...]]]:
-        """Yield every leaf that matches, with the values of its variables, best first.
+        self,
+        segments: Sequence[str],
+        depth: int,
+        values: tuple[str, ...],
+        method: str,
+        allow: set[str],
+    ) -> tuple[T, tuple[str, ...], tuple[str, ...]] | None:
+        """Return the best target that serves ``method``, the names and values of its variables.
 
-        Each node is entered once at most, as it stands at one depth: no path is slow to refuse.
+        Where templates match that serve other methods only, those are put into ``allow``. Each node
+        is entered once at most, as it stands at one depth: no path is slow to refuse.
         """
         if depth == len(segments):
-            if self.leaf is not None:
-                yield self.leaf, values
-            return
+            leaf = self.leaf
+            if leaf is None:
+                return None
+            served = leaf.serves(method)
+            if served is not None:
+                return leaf.targets[served], leaf.names, values
+            allow.update(leaf.targets)
+            return None
         segment = segments[depth]
-        if segment in self.static:
-            yield from self.static[segment].find(segments, depth + 1, values)
+        node = self.static.get(segment)
+        if node is not None and (found := node.find(segments, depth + 1, values, method, allow)):
+            return found
         for regex, groups, node in self.patterns.values():
-            if found := regex.fullmatch(segment):
-                more = tuple(found[group] for group in groups)
-                yield from node.find(segments, depth + 1, values + more)
-        if segment and self.variable is not None:
-            yield from self.variable.find(segments, depth + 1, (*values, segment))
-        if self.rest is not None:
-            rest = "/".join(segments[depth:])
-            yield from self.rest.find((), 0, (*values, rest))
+            if match := regex.fullmatch(segment):
+                more = values + tuple(match[group] for group in groups)
+                if found := node.find(segments, depth + 1, more, method, allow):
+                    return found
+        node = self.variable
+        if (
+            node is not None
+            and segment
+            and (found := node.find(segments, depth + 1, (*values, segment), method, allow))
+        ):
+            return found
+        if self.rest is None:
+            return None
+        return self.rest.find((), 0, (*values, "/".join(segments[depth:])), method, allow)
 
 
 class Router(Generic[T]):
@@ -237,11 +255,10 @@ class Router(Generic[T]):
         if leaf is not None and method in leaf.targets:
             return leaf.targets[method], {}
         allow: set[str] = set()
-        for leaf, values in self._root.find(_segments(raw_path), 0, ()):
-            served = leaf.serves(method)
-            if served is not None:
-                return leaf.targets[served], dict(zip(leaf.names, values, strict=True))
-            allow.update(leaf.targets)
+        found = self._root.find(_segments(raw_path), 0, (), method, allow)
+        if found is not None:
+            target, names, values = found
+            return target, dict(zip(names, values, strict=True))
         if not allow:
             raise NoRoute(raw_path)
         if "GET" in allow:

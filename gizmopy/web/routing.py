@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,12 +22,26 @@ _ROUTES = "__gizmo_routes__"
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """Say how a route is served, where that is not as the settings say.
+
+    ``timeout`` is how many seconds the endpoint may take (None: as GIZMO_HANDLER_TIMEOUT says, 0:
+    no limit). ``cancel_on_disconnect`` is whether it is cancelled when the client goes away (None:
+    GET and HEAD are): what stores and then publishes must not be cut in between.
+    """
+
+    timeout: float | None = None
+    cancel_on_disconnect: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Say which function answers ``method`` at the paths that the template ``path`` matches."""
 
     method: str
     path: str
     function: Endpoint
+    options: Options = Options()
 
     @property
     def name(self) -> str:
@@ -34,39 +49,53 @@ class Route:
         return getattr(self.function, "__qualname__", repr(self.function))
 
 
-def get(path: str) -> Callable[[EndpointT], EndpointT]:
-    """Serve GET (and HEAD) at ``path``, a template such as ``/cats/{id}``."""
-    return _declare("GET", path)
+Declared = tuple[str, str, Endpoint, Options]
+"""Method, path, function and options, as they were declared."""
 
 
-def put(path: str) -> Callable[[EndpointT], EndpointT]:
-    """Serve PUT at ``path``, a template such as ``/cats/{id}``."""
-    return _declare("PUT", path)
+def get(
+    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+) -> Callable[[EndpointT], EndpointT]:
+    """Serve GET (and HEAD) at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    return _declare("GET", path, Options(timeout, cancel_on_disconnect))
 
 
-def post(path: str) -> Callable[[EndpointT], EndpointT]:
-    """Serve POST at ``path``, a template such as ``/cats/{id}``."""
-    return _declare("POST", path)
+def put(
+    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+) -> Callable[[EndpointT], EndpointT]:
+    """Serve PUT at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    return _declare("PUT", path, Options(timeout, cancel_on_disconnect))
 
 
-def delete(path: str) -> Callable[[EndpointT], EndpointT]:
-    """Serve DELETE at ``path``, a template such as ``/cats/{id}``."""
-    return _declare("DELETE", path)
+def post(
+    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+) -> Callable[[EndpointT], EndpointT]:
+    """Serve POST at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    return _declare("POST", path, Options(timeout, cancel_on_disconnect))
 
 
-def patch(path: str) -> Callable[[EndpointT], EndpointT]:
-    """Serve PATCH at ``path``, a template such as ``/cats/{id}``."""
-    return _declare("PATCH", path)
+def delete(
+    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+) -> Callable[[EndpointT], EndpointT]:
+    """Serve DELETE at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    return _declare("DELETE", path, Options(timeout, cancel_on_disconnect))
 
 
-def _declare(method: str, path: str) -> Callable[[EndpointT], EndpointT]:
+def patch(
+    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+) -> Callable[[EndpointT], EndpointT]:
+    """Serve PATCH at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    return _declare("PATCH", path, Options(timeout, cancel_on_disconnect))
+
+
+def _declare(method: str, path: str, options: Options) -> Callable[[EndpointT], EndpointT]:
     if callable(path):
         name = method.lower()
         raise DeclarationError(path, f'is decorated without a path; write @{name}("/path")')
 
     def declare(function: EndpointT) -> EndpointT:
         # Decorators apply from the bottom up, and are read from the top down.
-        declared = ((method, path), *getattr(function, _ROUTES, ()))
+        declared = ((method, path, options), *getattr(function, _ROUTES, ()))
         setattr(function, _ROUTES, declared)
         return function
 
@@ -86,9 +115,9 @@ def collect_routes(service: object, prefix: str = "") -> list[Route]:
         raise DeclarationError(type(service), reason)
     router: Router[Route] = Router()
     routes = []
-    for method, path, function in (*_decorated(service), *_tabled(service)):
-        _check(method, path, function)
-        route = Route(method, prefix + path, function)
+    for method, path, function, options in (*_decorated(service), *_tabled(service)):
+        _check(method, path, function, options)
+        route = Route(method, prefix + path, function, options)
         try:
             router.add(method, route.path, route)
         except RouteConflict as conflict:
@@ -98,9 +127,9 @@ def collect_routes(service: object, prefix: str = "") -> list[Route]:
     return routes
 
 
-def _decorated(service: object) -> Iterator[tuple[str, str, Endpoint]]:
+def _decorated(service: object) -> Iterator[Declared]:
     """Yield what decorators declare; an override comes in the place of what it overrides."""
-    declared: dict[str, tuple[tuple[str, str], ...]] = {}
+    declared: dict[str, tuple[tuple[str, str, Options], ...]] = {}
     for kind in reversed(type(service).__mro__):
         for name, member in vars(kind).items():
             function = getattr(member, "__func__", member)  # within a static or class method
@@ -110,11 +139,11 @@ def _decorated(service: object) -> Iterator[tuple[str, str, Endpoint]]:
     for name, routes in declared.items():
         function = getattr(service, name)
         if function is not None:
-            for method, path in routes:
-                yield method, path, function
+            for method, path, options in routes:
+                yield method, path, function, options
 
 
-def _tabled(service: object) -> Iterator[tuple[str, str, Endpoint]]:
+def _tabled(service: object) -> Iterator[Declared]:
     endpoints: Callable[[], Mapping[str, Any]] | None = getattr(service, "endpoints", None)
     if endpoints is None:
         return
@@ -122,10 +151,13 @@ def _tabled(service: object) -> Iterator[tuple[str, str, Endpoint]]:
         if not isinstance(methods, Mapping):
             raise DeclarationError(endpoints, "must return a table {path: {method: handler}}")
         for method, handler in methods.items():
-            yield method, path, handler
+            yield method, path, handler, Options()
 
 
-def _check(method: str, path: str, function: Endpoint) -> None:
+def _check(method: str, path: str, function: Endpoint, options: Options) -> None:
+    if options.timeout is not None and not 0 <= options.timeout < math.inf:
+        reason = f"timeout={options.timeout!r} is no number of seconds; use 0 for no limit"
+        raise DeclarationError(function, reason)
     if method not in METHODS:
         reason = f"{method!r} is no HTTP method; use one of: {', '.join(METHODS)}"
         raise DeclarationError(function, reason)
