@@ -1,0 +1,381 @@
+"""What is told and steered below /debug/, and who is kept out."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+
+import gizmopy
+from gizmopy import Settings
+from gizmopy.pubsub.channels import ChannelRow
+from gizmopy.server.debug import Debug, debug_endpoints, debug_served
+from gizmopy.web import (
+    Handler,
+    Problem,
+    Request,
+    Route,
+    Router,
+    problem_response,
+    request_factory,
+)
+
+STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class FakeLevels:
+    """Hold levels in a dict, as the log's own do."""
+
+    def __init__(self) -> None:
+        self.levels: dict[str, str | None] = {"root": "info", "gizmopy.pubsub.memory": None}
+        self.asked: list[tuple[str, str | None, timedelta | None]] = []
+
+    def report(self) -> Mapping[str, Mapping[str, str | None]]:
+        return {
+            name: {"level": level, "effective": level or "info"}
+            for name, level in self.levels.items()
+        }
+
+    def set(self, logger: str, level: str | None, ttl: timedelta | None) -> None:
+        if level == "critical":
+            raise ValueError("critical is no level today")
+        self.asked.append((logger, level, ttl))
+        self.levels[logger] = level
+
+
+class Cats:
+    async def get_cat(self, id: int) -> int:
+        return id
+
+
+async def _plain() -> None: ...
+
+
+ROUTES = (Route("GET", "/cats/{id}", Cats().get_cat), Route("PUT", "/plain", _plain))
+ROW = ChannelRow("cats", "kafka://broker/cats", "svc", "Cats.on_cat", 10, "key")
+
+
+def make_debug(settings: Settings, levels: FakeLevels | None = None) -> Debug:
+    """Return what is told of a daemon called cats."""
+    return Debug("cats", settings, ROUTES, lambda: [ROW], levels or FakeLevels(), STARTED)
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings | None = None, levels: FakeLevels | None = None
+) -> AsyncIterator[ClientSession]:
+    """Serve the debug endpoints on a loopback socket and give a client of them."""
+    router: Router[Handler] = Router()
+    for method, path, handler in debug_endpoints(make_debug(settings or Settings(), levels)):
+        router.add(method, path, handler)
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request, Request)
+        handler, request.path_parameters = router.match(request.method, request.rel_url.raw_path)
+        try:
+            return await handler(request)
+        except Problem as problem:
+            return problem_response(problem)
+
+    server = web.Server(handle, request_factory=request_factory(1024), access_log=None)
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    try:
+        async with ClientSession(f"http://{host}:{port}") as client:
+            yield client
+    finally:
+        await runner.cleanup()
+
+
+async def get_json(path: str, settings: Settings | None = None) -> Any:
+    """Return what is told at ``path``."""
+    async with serving(settings) as client, client.get(path) as response:
+        assert response.status == 200
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        return await response.json()
+
+
+async def test_config_tells_every_setting_without_secrets() -> None:
+    """Every setting is told by its name; secrets and the passwords of URLs are masked."""
+    settings = Settings(pubsub_url="kafka://me:hunter2@broker", subscriptions={"CATS": "a://b:c@d"})
+
+    told = await get_json("/debug/config", settings)
+
+    assert set(told) == set(Settings.model_fields)
+    assert told["http_port"] == 8080
+    assert told["read_timeout"] == "10s"
+    assert told["pubsub_url"] == "kafka://me:***@broker"
+    assert told["subscriptions"] == {"CATS": "a://b:***@d"}
+
+
+async def test_config_masks_the_token_that_opens_it() -> None:
+    """The token is not told, not even to who has it."""
+    settings = Settings.model_validate({"debug_token": "hunter2"})
+    bearer = {"Authorization": "Bearer hunter2"}
+
+    async with serving(settings) as client:
+        async with client.get("/debug/config", headers=bearer) as response:
+            assert "hunter2" not in await response.text()
+            assert (await response.json())["debug_token"] == "***"
+
+
+async def test_routes_tell_who_answers_where() -> None:
+    """A route tells its function with module and line, a subscription its handler and URL."""
+    told = await get_json("/debug/routes")
+
+    assert told["routes"][0] == {
+        "method": "GET",
+        "path": "/cats/{id}",
+        "function": "Cats.get_cat",
+        "module": __name__,
+        "line": Cats.get_cat.__code__.co_firstlineno,
+    }
+    assert told["subscriptions"] == [ROW._asdict()]
+
+
+async def test_info_tells_the_process() -> None:
+    """Versions, process, loop and start are told; the service's version is its setting's."""
+    told = await get_json("/debug/info", Settings(service_version="1.2.3-abc"))
+    await asyncio.get_running_loop().shutdown_default_executor()  # versions are read in a thread
+
+    assert told["name"] == "cats"
+    assert told["version"] == "1.2.3-abc"
+    assert told["gizmopy"] == gizmopy.__version__
+    assert told["pid"] == os.getpid()
+    loop = type(asyncio.get_running_loop())
+    assert told["loop"] == f"{loop.__module__}.{loop.__qualname__}"
+    assert told["started_at"] == "2026-01-02T03:04:05Z"
+    assert told["uptime_seconds"] > 0
+    assert {"aiohttp", "pydantic", "prometheus-client"} <= set(told["libraries"])
+    assert "pytest" not in told["libraries"]
+
+
+async def test_loggers_tell_their_levels() -> None:
+    """The level and the effective level of each logger are told."""
+    told = await get_json("/debug/loggers")
+
+    assert told["root"] == {"level": "info", "effective": "info"}
+    assert told["gizmopy.pubsub.memory"] == {"level": None, "effective": "info"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/debug/loggers", {"logger": "gizmopy.pubsub", "level": "debug", "ttl": "10m"}),
+        ("/debug/loggers/gizmopy.pubsub", {"level": "DEBUG", "ttl": 600}),
+    ],
+)
+async def test_a_level_is_set(
+    path: str, body: Mapping[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A level is set for a while, of a logger that others stand below too, and the log says so."""
+    levels = FakeLevels()
+
+    async with serving(levels=levels) as client, client.put(path, json=body) as response:
+        told = await response.json()
+
+    assert response.status == 200
+    assert told == {"gizmopy.pubsub": {"level": "debug", "effective": "debug"}}
+    assert levels.asked == [("gizmopy.pubsub", "debug", timedelta(minutes=10))]
+    (record,) = (each for each in caplog.records if each.name == "gizmopy.server.debug")
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "log level of gizmopy.pubsub is set to debug for 10m, as 127.0.0.1 asked"
+    )
+
+
+async def test_a_level_is_given_up_for_good(caplog: pytest.LogCaptureFixture) -> None:
+    """Null for a level inherits it, and without ttl that is for good."""
+    levels = FakeLevels()
+
+    async with serving(levels=levels) as client:
+        async with client.put("/debug/loggers/root", json={"level": None}) as response:
+            assert response.status == 200
+
+    assert levels.asked == [("root", None, None)]
+    assert "log level of root is set to what it inherits for good" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/debug/loggers", b'{"logger": ', 400),
+        ("/debug/loggers", b"", 400),
+        ("/debug/loggers", b'{"level": "debug"}', 422),
+        ("/debug/loggers/root", b"{}", 422),
+        ("/debug/loggers/root", b'{"level": "loud"}', 422),
+        ("/debug/loggers/root", b'{"level": "critical"}', 422),
+        ("/debug/loggers/root", b'{"level": "debug", "ttl": "soon"}', 422),
+        ("/debug/loggers/root", b'{"level": "debug", "ttl": "0s"}', 422),
+        ("/debug/loggers/root", b'{"level": "debug", "tll": "10m"}', 422),
+        ("/debug/loggers/gizmopy.pubsbu", b'{"level": "debug"}', 404),
+        ("/debug/loggers/gizmopy.pub", b'{"level": "debug"}', 404),
+    ],
+)
+async def test_a_wrong_change_is_refused(path: str, body: bytes, status: int) -> None:
+    """A change that is malformed, has wrong values or names no logger is refused, and not done."""
+    levels = FakeLevels()
+    kind = {"Content-Type": "application/json"}
+
+    async with serving(levels=levels) as client:
+        async with client.put(path, data=body, headers=kind) as response:
+            assert response.status == status
+            assert response.content_type == "application/problem+json"
+            assert response.headers["Cache-Control"] == "no-store"
+
+    assert levels.asked == []
+
+
+async def _hang() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_tasks_tell_what_hangs() -> None:
+    """The dump names a hanging task and where it awaits: as text, and as JSON by Accept."""
+    task = asyncio.create_task(_hang(), name="stuck")
+    try:
+        async with serving() as client:
+            async with client.get("/debug/tasks") as response:
+                text = await response.text()
+            async with client.get(
+                "/debug/tasks", headers={"Accept": "application/json"}
+            ) as response:
+                stacks = (await response.json())["stacks"]
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+    assert f"1 task waiting: 'stuck'\n    _hang       {__file__}:" in text
+    (stack,) = (each for each in stacks if each["tasks"][0]["name"] == "stuck")
+    assert [frame["function"] for frame in stack["frames"]] == ["_hang", "Event.wait"]
+
+
+async def test_the_index_has_a_line_for_each() -> None:
+    """The index tells method, path and purpose of every endpoint there is."""
+    async with serving() as client, client.get("/debug/") as response:
+        lines = (await response.text()).splitlines()
+
+    assert "GET  /debug/config            Tell the value of every setting, secrets masked." in lines
+    served = [(method, path) for method, path, _ in debug_endpoints(make_debug(Settings()))]
+    assert [tuple(line.split()[:2]) for line in lines[2:]] == served
+
+
+TOKEN = Settings.model_validate({"debug_token": "hünter2", "http_addr": "0.0.0.0"})
+PUBLIC = Settings(http_addr="0.0.0.0", debug=True)
+LOOPBACK = Settings()
+CHANGE = {"level": "debug"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers"),
+    [
+        (TOKEN, {"Authorization": "Bearer hünter2"}),
+        (TOKEN, {"Authorization": "bearer  hünter2", "Host": "cats.example"}),
+        (LOOPBACK, {}),
+        (LOOPBACK, {"Host": ""}),
+        (LOOPBACK, {"Host": "localhost:8080"}),
+        (LOOPBACK, {"Host": "LOCALHOST"}),
+        (LOOPBACK, {"Host": "[::1]:8080"}),
+        (LOOPBACK, {"Host": "127.1.2.3"}),
+        (LOOPBACK, {"Host": "localhost:1", "Origin": "http://localhost:1"}),
+        (LOOPBACK, {"Sec-Fetch-Site": "same-origin"}),
+        (PUBLIC, {"Host": "cats.example"}),
+        (PUBLIC, {"Host": "cats.example", "X-Forwarded-For": "203.0.113.1"}),
+        (PUBLIC, {"Host": "Cats.example", "Origin": "https://cats.example"}),
+    ],
+)
+async def test_who_is_let_in(settings: Settings, headers: Mapping[str, str]) -> None:
+    """Who has the token, or comes to this machine by name where there is none, may do all."""
+    async with serving(settings) as client:
+        async with client.put("/debug/loggers/root", json=CHANGE, headers=headers) as response:
+            assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer hünter",
+        "Bearer hünter22",
+        "Basic hünter2",
+        "hünter2",
+    ],
+)
+async def test_without_the_token_nobody_is_let_in(authorization: str | None) -> None:
+    """Whoever does not bring the token is told how to, loopback or not."""
+    headers = {} if authorization is None else {"Authorization": authorization}
+
+    async with serving(TOKEN) as client:
+        async with client.get("/debug/config", headers=headers) as response:
+            assert response.status == 401
+            assert response.headers["WWW-Authenticate"] == 'Bearer realm="debug"'
+            assert response.headers["Cache-Control"] == "no-store"
+            assert "GIZMO_DEBUG_TOKEN" in (await response.json())["detail"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers"),
+    [
+        (LOOPBACK, {"Host": "evil.example:8080"}),
+        (LOOPBACK, {"Host": "localhost.evil.example"}),
+        (LOOPBACK, {"Host": "192.168.0.7"}),
+        (LOOPBACK, {"Host": "[::1"}),
+        (LOOPBACK, {"Origin": "https://evil.example"}),
+        (LOOPBACK, {"Origin": "null"}),
+        (LOOPBACK, {"Host": "localhost:8080", "Origin": "http://localhost:3000"}),
+        (LOOPBACK, {"X-Forwarded-For": "203.0.113.1"}),
+        (LOOPBACK, {"Forwarded": "for=203.0.113.1"}),
+        (PUBLIC, {"Host": "cats.example", "Origin": "https://evil.example"}),
+    ],
+)
+async def test_strangers_are_kept_out(settings: Settings, headers: Mapping[str, str]) -> None:
+    """Rebound names, pages of other sites and a proxy's clients do not read /debug."""
+    async with serving(settings) as client:
+        async with client.get("/debug/config", headers=headers) as response:
+            assert response.status == 403
+            assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("settings", [LOOPBACK, PUBLIC])
+async def test_another_site_may_link_but_not_change(settings: Settings) -> None:
+    """A link on another site's page leads here, but nothing is changed at that site's bidding."""
+    headers = {"Sec-Fetch-Site": "cross-site"}
+
+    async with serving(settings) as client:
+        async with client.get("/debug/config", headers=headers) as response:
+            assert response.status == 200
+        async with client.put("/debug/loggers/root", json=CHANGE, headers=headers) as response:
+            assert response.status == 403
+
+
+@pytest.mark.parametrize(
+    ("settings", "served"),
+    [
+        ({}, True),
+        ({"http_addr": "localhost"}, True),
+        ({"http_addr": "::1"}, True),
+        ({"http_addr": "0.0.0.0"}, False),
+        ({"http_addr": "unix:/run/cats.sock"}, False),
+        ({"http_addr": "0.0.0.0", "admin_port": 9090}, True),
+        ({"admin_port": 0, "admin_addr": "0.0.0.0"}, False),
+        ({"http_addr": "0.0.0.0", "debug_token": "hunter2"}, True),
+        ({"http_addr": "0.0.0.0", "debug": True}, True),
+        ({"debug": False, "debug_token": "hunter2"}, False),
+    ],
+)
+def test_debug_is_served_where_it_is_safe_or_asked_for(
+    settings: Mapping[str, object], served: bool
+) -> None:
+    """As told, else with a token, else on loopback: the admin port's address counts, if set."""
+    assert debug_served(Settings.model_validate(settings)) is served
