@@ -1,6 +1,12 @@
-"""Whether the daemon lives and is ready."""
+"""Whether the daemon lives and is ready, and the checks that say so."""
+
+from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -8,7 +14,52 @@ import pubsubtest
 from gizmopy import Service, Settings, get, health_check
 from gizmopy.errors import DeclarationError
 from gizmopy.server import State
-from gizmopy.server.health import Health, collect_health_checks
+from gizmopy.server import health as health_module
+from gizmopy.server.health import Health, HealthCheck, collect_health_checks
+
+
+class Check:
+    """A check that says what a test wants, and counts its runs."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.held: asyncio.Event | None = None
+        self.deaf = False
+        self.runs = 0
+        self.ended = asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.runs += 1
+        try:
+            await self._wait()
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.ended.set()
+
+    async def _wait(self) -> None:
+        while self.held is not None and not self.held.is_set():
+            try:
+                await self.held.wait()
+            except asyncio.CancelledError:
+                if not self.deaf:
+                    raise
+
+
+def named(name: str, function: Callable[[], Awaitable[None]], **options: Any) -> HealthCheck:
+    """Return a critical check that has ample time, unless ``options`` say otherwise."""
+    return HealthCheck(name, function, **{"critical": True, "timeout": 30.0, **options})
+
+
+@asynccontextmanager
+async def entered(
+    *checks: HealthCheck, clock: pubsubtest.Clock | None = None
+) -> AsyncIterator[Health]:
+    """Hold the health of a daemon that wants work, refreshed when the clock is advanced."""
+    clock = clock or pubsubtest.Clock()
+    async with Health(checks, clock=clock.time, sleep=clock.sleep) as health:
+        health.accepting = True
+        yield health
 
 
 class Ill(Service):
@@ -39,6 +90,18 @@ async def _get(served: pubsubtest.Served[Ill], path: str) -> tuple[int, str]:
         return response.status, await response.text()
 
 
+async def _until(served: pubsubtest.Served[Ill], path: str, text: str) -> int:
+    """Ask until the answer holds ``text``, and return its status."""
+    async with asyncio.timeout(10):
+        while True:
+            status, answer = await _get(served, path)
+            if text in answer:
+                return status
+
+
+SETTINGS = Settings(http_port=0, http_access_log="off", health_interval=0.01)
+
+
 async def test_a_well_daemon_says_so() -> None:
     """All probes are green; status.txt has Gizmo's words."""
     async with pubsubtest.serve(Ill) as served:
@@ -49,33 +112,22 @@ async def test_a_well_daemon_says_so() -> None:
 
 async def test_a_critical_check_makes_it_unready_but_not_dead() -> None:
     """A failing critical check is red on /readyz, by name alone, and never on /livez."""
-    async with pubsubtest.serve(Ill) as served:
+    async with pubsubtest.serve(Ill, settings=SETTINGS) as served:
         served.service.failing = {"database", "slow", "cache"}
 
-        status, text = await _get(served, "/readyz")
-        assert status == 503
-        assert text == "not ready: database failed, slow timed out\n"
+        expected = "not ready: database failed, slow timed out\n"
+        assert await _until(served, "/readyz", expected) == 503
         assert await _get(served, "/status.txt") == (503, "service unavailable")
         assert (await _get(served, "/livez"))[0] == 200
 
 
 async def test_a_check_that_is_not_critical_only_reports() -> None:
     """A shared dependency that is away does not take every replica out of service."""
-    async with pubsubtest.serve(Ill) as served:
+    async with pubsubtest.serve(Ill, settings=SETTINGS) as served:
         served.service.failing = {"cache"}
 
+        assert await _until(served, "/readyz?verbose", "cache failed") == 200
         assert await _get(served, "/readyz") == (200, "ok\n")
-        report = "cache: cache failed\ndatabase: ok\nslow: ok\nok\n"
-        assert await _get(served, "/readyz?verbose") == (200, report)
-
-
-async def test_the_report_names_every_check() -> None:
-    """report() tells each check's state, critical or not, without the error's text."""
-    service = Ill()
-    service.failing = {"cache"}
-    report = await Health(collect_health_checks(service)).report()
-
-    assert report == [("cache", "cache failed"), ("database", "ok"), ("slow", "ok")]
 
 
 async def test_it_is_not_ready_before_it_accepts() -> None:
@@ -96,6 +148,193 @@ def test_a_check_takes_no_arguments() -> None:
 
     with pytest.raises(DeclarationError, match=r"Wrong\.check: a health check takes no arguments"):
         collect_health_checks(Wrong())
+
+
+def test_a_check_that_no_time_is_given_to_is_refused() -> None:
+    """timeout=0 would time every run out."""
+
+    class Wrong(Service):
+        @health_check(timeout=0)
+        async def check(self) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"Wrong\.check: timeout=0 lets no check pass"):
+        collect_health_checks(Wrong())
+
+
+def test_an_unknown_group_is_refused() -> None:
+    """A misspelt group would count always, or never."""
+
+    class Wrong(Service):
+        @health_check(group="start")  # type: ignore[call-overload,untyped-decorator]  # the mistake
+        async def check(self) -> None: ...
+
+    with pytest.raises(
+        DeclarationError, match=r"group='start' is unknown; use 'ready' or 'startup'"
+    ):
+        collect_health_checks(Wrong())
+
+
+def test_what_a_check_is_declared_with_is_kept() -> None:
+    """Criticality, timeout and group come from the decorator; plain, it has their defaults."""
+
+    class Right(Service):
+        @health_check(critical=True, timeout=5.0, group="startup")
+        async def a(self) -> None: ...
+
+        @health_check
+        async def b(self) -> None: ...
+
+    found = [(c.name, c.critical, c.timeout, c.group) for c in collect_health_checks(Right())]
+    assert found == [("a", True, 5.0, "startup"), ("b", False, 2.0, "ready")]
+
+
+async def test_a_question_is_answered_from_what_was_said_last() -> None:
+    """Checks run once for each interval, however often somebody asks."""
+    clock, check = pubsubtest.Clock(), Check()
+    async with entered(named("database", check), clock=clock) as health:
+        assert await health.problems() == []
+        check.error = ConnectionError()
+        await clock.advance(9)
+        assert (check.runs, await health.problems()) == (1, [])
+        await clock.advance(1)
+        assert (check.runs, await health.problems()) == (2, ["database failed"])
+
+
+async def test_the_first_question_waits_for_the_first_run() -> None:
+    """Nothing is said of a check before it has run."""
+    check = Check()
+    check.held = asyncio.Event()
+    async with entered(named("database", check)) as health:
+        asked = asyncio.create_task(health.problems())
+        await pubsubtest.Clock().advance(0)
+        assert not asked.done()
+        check.held.set()
+        assert await asked == []
+
+
+async def test_nothing_is_waited_for_while_no_work_is_wanted() -> None:
+    """While it starts or drains, the answer is known without the checks."""
+    check = Check()
+    check.held = asyncio.Event()
+    async with entered(named("database", check)) as health:
+        health.accepting, health.reason = False, "draining"
+        assert await health.problems() == ["draining"]
+        assert await health.report() == [("database", "database not run yet")]
+
+
+async def test_a_check_that_cannot_be_cancelled_holds_no_other_up() -> None:
+    """It has timed out, is not begun again, and the others are refreshed as before."""
+    clock, deaf, other = pubsubtest.Clock(), Check(), Check()
+    deaf.held, deaf.deaf = asyncio.Event(), True
+    checks = named("deaf", deaf, timeout=0.01), named("other", other)
+    async with entered(*checks, clock=clock) as health:
+        assert await health.problems() == ["deaf timed out"]
+        await clock.advance(20)
+        assert (deaf.runs, other.runs) == (1, 3)
+        deaf.held.set()
+        await deaf.ended.wait()
+        await clock.advance(10)
+        assert (deaf.runs, await health.problems()) == (2, [])
+
+
+async def test_a_check_that_survives_the_end_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the daemon does not wait for it for long."""
+    monkeypatch.setattr(health_module, "_END_SECONDS", 0.01)
+    deaf = Check()
+    deaf.held, deaf.deaf = asyncio.Event(), True
+    async with entered(named("deaf", deaf, timeout=0.01)) as health:
+        await health.problems()
+    assert "health check deaf was cancelled, and goes on" in caplog.messages
+    deaf.held.set()
+    await deaf.ended.wait()
+
+
+async def test_the_end_cancels_what_runs() -> None:
+    """A check that is under way does not hold the end of the daemon."""
+    check, clock = Check(), pubsubtest.Clock()
+    check.held = asyncio.Event()
+    async with entered(named("database", check), clock=clock):
+        await clock.advance(0)
+        assert not check.ended.is_set()
+    assert check.ended.is_set()
+
+
+async def test_a_check_of_the_start_counts_until_it_has_passed() -> None:
+    """It is tried each second, and not run any more once it has passed."""
+    clock, warm = pubsubtest.Clock(), Check()
+    warm.error = ConnectionError()
+    async with entered(named("warm", warm, group="startup"), clock=clock) as health:
+        assert await health.problems() == ["warm failed"]
+        warm.error = None
+        await clock.advance(1)
+        assert (warm.runs, await health.problems()) == (2, [])
+        warm.error = ConnectionError()
+        await clock.advance(30)
+        assert (warm.runs, await health.problems()) == (2, [])
+
+
+async def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A check that stays ill, or well, says so no more."""
+    caplog.set_level(logging.INFO)
+    clock, check = pubsubtest.Clock(), Check()
+    async with entered(named("database", check), clock=clock):
+        for check.error in (None, OSError("away"), TimeoutError("late"), OSError("away"), None):
+            await clock.advance(10)
+        await clock.advance(20)
+    assert caplog.messages == [
+        "health check database failed: OSError('away')",
+        "health check database is well again",
+    ]
+
+
+async def test_a_live_check_is_read_at_each_question() -> None:
+    """What is cheap to read is never out of date."""
+    check = Check()
+    async with entered(named("brokers", check, live=True)) as health:
+        assert await health.problems() == []
+        check.error = ConnectionError()
+        assert await health.problems() == ["brokers failed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (TimeoutError(), "timed out"),
+        (ValueError(), "failed"),
+        (asyncio.CancelledError(), "failed"),
+    ],
+)
+async def test_whatever_a_check_raises_means_ill(error: BaseException, failure: str) -> None:
+    """A library that lets a cancellation of its own out ends neither the check nor the others."""
+    clock, check = pubsubtest.Clock(), Check()
+    async with entered(named("database", check), clock=clock) as health:
+        check.error = error
+        await clock.advance(10)
+        assert await health.problems() == [f"database {failure}"]
+        check.error = None
+        await clock.advance(10)
+        assert await health.problems() == []
+
+
+async def test_two_checks_of_one_name_both_count() -> None:
+    """A service may name a check like one of ours; neither hides the other."""
+    ill, well = Check(), Check()
+    ill.error = ConnectionError()
+    async with entered(named("brokers", ill), named("brokers", well)) as health:
+        assert await health.problems() == ["brokers failed"]
+        assert await health.report() == [("brokers", "brokers failed"), ("brokers", "ok")]
+
+
+async def test_outside_of_its_context_each_question_runs_the_checks() -> None:
+    """There is no task then that could."""
+    check = Check()
+    health = Health([named("database", check)])
+    health.accepting = True
+    assert await health.problems() == []
+    check.error = ConnectionError()
+    assert await health.problems() == ["database failed"]
 
 
 async def test_a_services_own_route_beats_a_built_in_one() -> None:
