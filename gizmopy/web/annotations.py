@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-_UNIONS = (Union, types.UnionType)
+UNIONS = (Union, types.UnionType)
 _COLLECTIONS = (list, tuple, set, frozenset, Sequence, Set)
 _WORDLESS = (bytes, bytearray, memoryview, Any, object)
 
@@ -38,7 +38,7 @@ def parts(annotation: Any) -> list[Any]:
         if part is None or any(part is known for known in found):  # aliases may be recursive
             continue
         found.append(part)
-        rest += [get_origin(part), *get_args(part), _aliased(part)]
+        rest += [get_origin(part), *get_args(part), aliased(part)]
     return found
 
 
@@ -82,7 +82,7 @@ def _lacks_text(part: Any) -> bool:
     if get_origin(part) is Literal:
         return not all(isinstance(value, str) for value in get_args(part) if value is not None)
     kind = get_origin(part) or part
-    if not isinstance(kind, type) or kind in (*_COLLECTIONS, *_UNIONS, Annotated):
+    if not isinstance(kind, type) or kind in (*_COLLECTIONS, *UNIONS, Annotated):
         return False
     if issubclass(kind, Enum) and not issubclass(kind, (int, float)):  # pydantic reads those
         return not all(isinstance(member.value, str) for member in kind)
@@ -98,13 +98,13 @@ def _alternatives(annotation: Any) -> list[Any]:
     """Return the members of a union, or the one type there is, without aliases and metadata."""
     if get_origin(annotation) is Annotated:
         return _alternatives(get_args(annotation)[0])
-    if (aliased := _aliased(annotation)) is not None:
-        return _alternatives(aliased)
-    if get_origin(annotation) in _UNIONS:
+    if (meant := aliased(annotation)) is not None:
+        return _alternatives(meant)
+    if get_origin(annotation) in UNIONS:
         return [each for member in get_args(annotation) for each in _alternatives(member)]
     return [annotation]
 
 
-def _aliased(annotation: Any) -> Any | None:
+def aliased(annotation: Any) -> Any | None:
     """Return what a ``type`` statement or NewType stands for, or None where it is neither."""
     return getattr(annotation, "__value__", None) or getattr(annotation, "__supertype__", None)
