@@ -1,0 +1,170 @@
+"""Serve HTTPS with a certificate that may change while the daemon runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from gizmopy.errors import StartError
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 5.0
+"""How often the files are looked at."""
+
+_FIRST = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""What OpenSSL calls a key of another certificate, of the same kind and of another one."""
+
+
+class Certificate:
+    """Show the certificate in the file ``cert``, with the key in ``key``; both are PEM.
+
+    An async context manager: entering reads the files, and raises StartError, with what to do,
+    where they cannot be used. As long as it is open, new connections are shown what the files hold
+    by now, and those that are open stay; a pair that cannot be used is logged, and not shown.
+    """
+
+    context: ssl.SSLContext
+    """What to listen with, from TLS 1.2 on. It stays the same when the certificate changes."""
+    not_after: float
+    """When the certificate that is shown expires, in seconds since the epoch."""
+
+    def __init__(
+        self, cert: str, key: str, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    ) -> None:
+        self._cert = cert
+        self._key = key
+        self._sleep = sleep
+
+    async def __aenter__(self) -> Certificate:
+        self._loaded = self._look()
+        self.context = self._load()
+        self._watcher = asyncio.create_task(self._watch(), name="gizmopy-tls")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._watcher.cancel()
+        await asyncio.gather(self._watcher, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Load the files when they have changed and are whole: unchanged since the last look."""
+        seen = self._loaded
+        while True:
+            await self._sleep(_LOOK_SECONDS)
+            before, seen = seen, self._look()
+            if seen == before and seen != self._loaded:
+                self._loaded = seen
+                self._reload()
+
+    def _look(self) -> tuple[object, ...]:
+        """Return what changes when a file does, or when a link on the way to it does."""
+        return _identity(self._cert), _identity(self._key)
+
+    def _reload(self) -> None:
+        try:
+            context = self._load()
+        except StartError as error:
+            logger.error("the certificate in use stays, the new one cannot be used: %s", error)
+            return
+
+        # A pair loaded into the context in use would be half new where a file is bad. OpenSSL asks
+        # this for every connection, those without a server name too.
+        def show(connection: ssl.SSLObject, name: str, old: ssl.SSLContext) -> None:
+            connection.context = context
+
+        self.context.sni_callback = show
+
+    def _load(self) -> ssl.SSLContext:
+        context, self.not_after = _load(self._cert, self._key)
+        expires = f"{datetime.fromtimestamp(self.not_after, UTC):%Y-%m-%d %H:%M} UTC"
+        if self.not_after < time.time():
+            logger.warning("TLS_CERT=%s has expired on %s; renew it", self._cert, expires)
+        else:
+            logger.info("TLS_CERT=%s expires on %s", self._cert, expires)
+        return context
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116  # of what a link leads to
+    except OSError:
+        return None  # loading will say why
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _load(cert: str, key: str) -> tuple[ssl.SSLContext, float]:
+    """Return a context with the pair, and when it expires. Raises StartError."""
+    chain = _read("TLS_CERT", cert, "-----BEGIN CERTIFICATE-----")
+    _read("TLS_KEY", key, "PRIVATE KEY-----")
+
+    def no_password() -> str:
+        raise StartError(f"TLS_KEY={key}: is encrypted; decrypt it: openssl pkey -in {key}")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key, password=no_password)  # which would ask the terminal
+    except ssl.SSLError as error:
+        if error.reason in _MISMATCHES:
+            raise StartError(
+                f"TLS_KEY={key}: is not the key of the certificate in TLS_CERT={cert}; "
+                "give the pair, and the certificate before those that signed it"
+            ) from error
+        raise StartError(
+            f"TLS_CERT={cert}, TLS_KEY={key}: cannot be used: {error}; write both anew, in PEM"
+        ) from error
+    return context, _not_after(chain)
+
+
+def _read(name: str, path: str, mark: str) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise StartError(
+            f"{name}={path}: {error.strerror}; give a file that this user may read"
+        ) from error
+    if mark.encode() not in content:
+        raise StartError(f"{name}={path}: is not what it should be; give a PEM file with {mark}")
+    return content
+
+
+def _not_after(chain: bytes) -> float:
+    """Return when the first certificate expires, in seconds since the epoch (RFC 5280, 4.1)."""
+    first = _FIRST.search(chain)
+    assert first is not None  # OpenSSL has read it
+    certificate = _elements(ssl.PEM_cert_to_DER_cert(first[0].decode()))[0]
+    signed = _elements(certificate)[0]
+    version_is_told = signed[0] == 0xA0
+    validity = _elements(signed)[4 if version_is_told else 3]
+    text = _elements(validity)[1].decode()
+    form = "%y%m%d%H%M%SZ" if len(text) == 13 else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()
+
+
+def _elements(der: bytes) -> list[bytes]:
+    """Return the contents of the elements that stand one after the other in ``der``."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(der):
+        length, at = der[at + 1], at + 2
+        if length & 0x80:  # the length of the length
+            start, at = at, at + (length & 0x7F)
+            length = int.from_bytes(der[start:at], "big")
+        found.append(der[at : at + length])
+        at += length
+    return found

@@ -1,0 +1,369 @@
+"""The certificate: what is wrong with its files, and what connections see when they change."""
+
+import asyncio
+import logging
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import uvloop
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from gizmopy.errors import StartError
+from gizmopy.server.tls import Certificate
+
+AUTHORITY = trustme.CA()
+EXPIRES = datetime(2049, 5, 6, 7, 8, 9, tzinfo=UTC)
+
+LOOPS = pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+Factory = Callable[[], asyncio.AbstractEventLoop]
+
+
+class Ticks:
+    """A clock that stands still between ``tick`` and ``tick``."""
+
+    def __init__(self) -> None:
+        self._asleep = asyncio.Event()
+        self._go = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self._asleep.set()
+        await self._go.wait()
+        self._go.clear()
+
+    async def tick(self, times: int = 1) -> None:
+        """Wake who sleeps, and wait until it sleeps again."""
+        for _ in range(times):
+            await self._asleep.wait()
+            self._asleep.clear()
+            self._go.set()
+        await self._asleep.wait()
+
+
+class Files:
+    """The two files of a certificate, in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        self.cert = directory / "tls.crt"
+        self.key = directory / "tls.key"
+
+    def issue(self, expires: datetime = EXPIRES) -> "Files":
+        """Write a new pair."""
+        pair = AUTHORITY.issue_cert(
+            "localhost", "127.0.0.1", not_before=datetime(2000, 1, 1, tzinfo=UTC), not_after=expires
+        )
+        self.key.write_bytes(pair.private_key_pem.bytes())
+        self.cert.write_bytes(b"".join(part.bytes() for part in pair.cert_chain_pems))
+        return self
+
+    def certificate(self, ticks: Ticks | None = None) -> Certificate:
+        sleep = Ticks().sleep if ticks is None else ticks.sleep
+        return Certificate(str(self.cert), str(self.key), sleep=sleep)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """A pair in a directory of its own."""
+    return Files(tmp_path / "pair").issue()
+
+
+@asynccontextmanager
+async def echo(certificate: Certificate) -> AsyncIterator[int]:
+    """Serve what echoes lines, on the port yielded."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(line)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=certificate.context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+class Client:
+    """A connection over TLS, and what the server showed."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        shown = writer.get_extra_info("ssl_object")
+        self.certificate = shown.getpeercert(binary_form=True)
+        self.protocol = shown.selected_alpn_protocol()
+
+    async def echoes(self) -> bool:
+        """Whether the connection works."""
+        self._writer.write(b"hello\n")
+        return await self._reader.readline() == b"hello\n"
+
+
+@asynccontextmanager
+async def connect(port: int, name: str = "localhost") -> AsyncIterator[Client]:
+    """Shake hands with the server called ``name``."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    AUTHORITY.configure_trust(context)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=context, server_hostname=name
+    )
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+def der(files: Files) -> bytes:
+    """Return the certificate that is in the files, as a handshake shows it."""
+    end = "-----END CERTIFICATE-----\n"
+    return ssl.PEM_cert_to_DER_cert(files.cert.read_text().partition(end)[0] + end)
+
+
+@LOOPS
+def test_new_connections_are_shown_the_new_certificate(factory: Factory, files: Files) -> None:
+    """A changed pair is shown with and without a server name, and open connections stay."""
+
+    async def scenario() -> None:
+        ticks, old = Ticks(), der(files)
+        async with files.certificate(ticks) as certificate, echo(certificate) as port:
+            async with connect(port) as before:
+                new = der(files.issue())
+                await ticks.tick(2)
+                async with connect(port) as after, connect(port, "127.0.0.1") as nameless:
+                    assert before.certificate == old != new
+                    assert after.certificate == nameless.certificate == new
+                    assert before.protocol == after.protocol == "http/1.1"
+                    assert await before.echoes()
+                    assert await after.echoes()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(scenario())
+
+
+@LOOPS
+def test_a_mounted_secret_is_followed(factory: Factory, tmp_path: Path) -> None:
+    """Kubernetes swaps a link to the directory, which the files are links into."""
+    first, second = Files(tmp_path / "first").issue(), Files(tmp_path / "second").issue()
+    mounted = Files(tmp_path)
+    data = tmp_path / "..data"
+    data.symlink_to("first")
+    mounted.cert.symlink_to("..data/tls.crt")
+    mounted.key.symlink_to("..data/tls.key")
+
+    async def scenario() -> None:
+        ticks = Ticks()
+        async with mounted.certificate(ticks) as certificate, echo(certificate) as port:
+            async with connect(port) as client:
+                assert client.certificate == der(first)
+            swap = tmp_path / "..data_tmp"
+            swap.symlink_to("second")
+            swap.replace(data)
+            await ticks.tick(2)
+            async with connect(port) as client:
+                assert client.certificate == der(second)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(scenario())
+
+
+async def test_a_broken_pair_is_told_once_and_not_shown(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The certificate in use stays until a pair comes that can be used."""
+    ticks, old = Ticks(), der(files)
+    stray = Files(tmp_path / "stray").issue()
+    async with files.certificate(ticks) as certificate, echo(certificate) as port:
+        files.cert.write_bytes(stray.cert.read_bytes())
+        await ticks.tick(4)
+        async with connect(port) as client:
+            assert client.certificate == old
+        errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert len(errors) == 1
+        assert f"TLS_KEY={files.key}: is not the key of" in errors[0].getMessage()
+
+        files.key.write_bytes(stray.key.read_bytes())
+        await ticks.tick(2)
+        async with connect(port) as client:
+            assert client.certificate == der(stray)
+
+
+async def test_files_that_still_change_are_not_read(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pair of which only one half is written yet is no broken pair."""
+    ticks = Ticks()
+    stray = Files(tmp_path / "stray").issue()
+    async with files.certificate(ticks) as certificate, echo(certificate) as port:
+        files.cert.write_bytes(stray.cert.read_bytes())
+        await ticks.tick()
+        files.key.write_bytes(stray.key.read_bytes())
+        await ticks.tick(2)
+        async with connect(port) as client:
+            assert client.certificate == der(stray)
+
+    assert not [record for record in caplog.records if record.levelno == logging.ERROR]
+
+
+async def test_files_that_are_gone_are_told(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Without its files the daemon serves on, and says that they are missing."""
+    ticks, old = Ticks(), der(files)
+    async with files.certificate(ticks) as certificate, echo(certificate) as port:
+        files.cert.unlink()
+        await ticks.tick(3)
+        async with connect(port) as client:
+            assert client.certificate == old
+
+    assert caplog.text.count(f"TLS_CERT={files.cert}: No such file or directory") == 1
+
+
+@pytest.mark.parametrize("year", [2049, 2051])
+async def test_the_expiry_is_told(
+    files: Files, year: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a number and a line of the log, before and after 2050, when the encoding changes."""
+    expires = EXPIRES.replace(year=year)
+    with caplog.at_level(logging.INFO, "gizmopy"):
+        async with files.issue(expires).certificate() as certificate:
+            assert certificate.not_after == expires.timestamp()
+
+    assert f"TLS_CERT={files.cert} expires on {year}-05-06 07:08 UTC" in caplog.messages
+
+
+async def test_the_expiry_is_that_of_the_certificate_shown(files: Files) -> None:
+    """It changes with the certificate."""
+    ticks, expires = Ticks(), EXPIRES.replace(month=6)
+    async with files.certificate(ticks) as certificate:
+        files.issue(expires)
+        await ticks.tick(2)
+
+        assert certificate.not_after == expires.timestamp()
+
+
+async def test_an_expired_certificate_is_warned_of(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A certificate that has expired is served: the daemon may be all that there is."""
+    async with files.issue(datetime(2020, 1, 2, tzinfo=UTC)).certificate():
+        pass
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"TLS_CERT={files.cert} has expired on 2020-01-02 00:00 UTC; renew it")
+    ]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="nothing else makes version 1")
+def test_an_old_form_of_certificate_has_an_expiry_too(files: Files, tmp_path: Path) -> None:
+    """Version 1 of the format, which does not tell its version, is read as well."""
+    request = str(tmp_path / "request")
+    for arguments in (
+        ("req", "-new", "-key", str(files.key), "-subj", "/CN=x", "-out", request),
+        (
+            *("x509", "-req", "-in", request, "-days", "3"),
+            "-signkey",
+            files.key,
+            "-out",
+            files.cert,
+        ),
+    ):
+        subprocess.run(("openssl", *arguments), check=True, capture_output=True)
+
+    async def expiry() -> float:
+        async with files.certificate() as certificate:
+            return certificate.not_after
+
+    left = asyncio.run(expiry()) - datetime.now(UTC).timestamp()
+
+    assert b"\xa0\x03\x02\x01" not in der(files)[:16]  # or this test tests nothing
+    assert 2 * 86400 < left < 4 * 86400
+
+
+async def test_old_versions_of_tls_are_refused(files: Files) -> None:
+    """TLS 1.2 is the lowest."""
+    async with files.certificate() as certificate:
+        assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+async def refusal(files: Files) -> str:
+    """Return why the files cannot be used."""
+    with pytest.raises(StartError) as raised:
+        async with files.certificate():
+            pass
+    return str(raised.value)
+
+
+async def test_a_missing_file_is_named(files: Files) -> None:
+    """A file that cannot be read is named with its setting."""
+    files.key.unlink()
+    assert await refusal(files) == (
+        f"TLS_KEY={files.key}: No such file or directory; give a file that this user may read"
+    )
+    files.cert.unlink()
+    files.cert.mkdir()
+    assert (await refusal(files)).startswith(f"TLS_CERT={files.cert}: Is a directory; ")
+
+
+async def test_a_file_of_something_else_is_named(files: Files) -> None:
+    """DER, the other file of the two, and junk are no PEM of what is asked for."""
+    cert, key = files.cert.read_bytes(), files.key.read_bytes()
+    files.key.write_bytes(cert)
+    assert await refusal(files) == (
+        f"TLS_KEY={files.key}: is not what it should be; give a PEM file with PRIVATE KEY-----"
+    )
+    files.cert.write_bytes(key)
+    assert await refusal(files) == (
+        f"TLS_CERT={files.cert}: is not what it should be; "
+        "give a PEM file with -----BEGIN CERTIFICATE-----"
+    )
+
+
+@pytest.mark.parametrize("name", ["cert", "key"])
+def test_a_damaged_file_is_named(files: Files, name: str) -> None:
+    """A file that lost a line in the middle cannot be used."""
+    path: Path = getattr(files, name)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join((lines[0], *lines[2:])))
+
+    reason = f"TLS_CERT={files.cert}, TLS_KEY={files.key}: cannot be used: "
+    assert asyncio.run(refusal(files)).startswith(reason)
+
+
+async def test_an_encrypted_key_is_refused(files: Files) -> None:
+    """A password is asked of nobody: there is no terminal."""
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    files.key.write_bytes(pem(key, serialization.BestAvailableEncryption(b"secret")))
+
+    assert await refusal(files) == (
+        f"TLS_KEY={files.key}: is encrypted; decrypt it: openssl pkey -in {files.key}"
+    )
+
+
+@pytest.mark.parametrize("kind", ["EC", "RSA"])
+async def test_a_key_of_another_certificate_is_refused(files: Files, kind: str) -> None:
+    """A key of the same kind and one of another are both told from the right one."""
+    curve = ec.SECP256R1()
+    other = (
+        ec.generate_private_key(curve) if kind == "EC" else rsa.generate_private_key(65537, 2048)
+    )
+    files.key.write_bytes(pem(other, serialization.NoEncryption()))
+
+    assert (await refusal(files)).startswith(
+        f"TLS_KEY={files.key}: is not the key of the certificate in TLS_CERT={files.cert}; "
+    )
+
+
+def pem(key: Any, encryption: serialization.KeySerializationEncryption) -> bytes:
+    """Return a private key as a file has it."""
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    written: bytes = key.private_bytes(encoding, form, encryption)
+    return written
