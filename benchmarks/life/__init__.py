@@ -1,0 +1,1 @@
+"""The proof under load: what a daemon must survive, as real processes against raw sockets."""

@@ -1,0 +1,62 @@
+"""The case of the description: what a daemon says of itself in /openapi.json is what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, STDOUT
+from importlib.util import find_spec
+from time import monotonic
+
+from benchmarks.life.clients import ask, request
+from benchmarks.life.daemon import daemon
+from benchmarks.life.finding import Finding
+
+INSTALLED = find_spec("schemathesis") is not None
+
+_CHECKS = "not_a_server_error,status_code_conformance"
+
+
+async def described(loop: str, *options: str) -> Finding:
+    """schemathesis gets no 5xx, and no status that the example does not document.
+
+    ``options`` are more of schemathesis' own. Figure: s that it took.
+    """
+    finding = Finding()
+    began = monotonic()
+    async with daemon(loop, service="examples.cats.service:Cats") as cats:
+        description = await ask(cats.port, request("GET", "/openapi.json"))
+        finding.require(description.status == 200, f"/openapi.json: {description.status}")
+        finding.require(b"/svc/cats/" in description.body, "/openapi.json lacks /svc/cats/{id}")
+        if not finding.problems:
+            url = f"http://127.0.0.1:{cats.port}/openapi.json"
+            code, report = await _schemathesis(url, "--checks", _CHECKS, *options)
+            finding.require(code == 0, f"schemathesis ended with {code}:\n{report}")
+        cats.signal()
+        ended = await cats.ended()
+        finding.require(ended.code == 0, f"exit code {ended.code} afterwards, not 0")
+    finding.figure = monotonic() - began
+    return finding
+
+
+async def _schemathesis(url: str, *options: str) -> tuple[int, str]:
+    """Run schemathesis, and return its exit code and what it printed."""
+    with tempfile.TemporaryDirectory() as folder:  # it leaves its data base where it runs
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "schemathesis.cli", "run", url, *options),
+            cwd=folder,
+            env=os.environ | {"NO_COLOR": "1"},
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        try:
+            async with asyncio.timeout(120):
+                printed, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert process.returncode is not None
+    return process.returncode, printed.decode(errors="replace")
