@@ -240,15 +240,11 @@ def _check_origin(request: web.Request) -> None:
 
     A link that is followed from there has no Origin, and may be: its page does not see the answer.
     """
-    origin = request.headers.get("Origin")
-    foreign = origin is not None and _authority(origin) != request.headers.get("Host", "").lower()
+    origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
+    foreign = origin is not None and origin.partition("://")[2] != host.lower()
     reads = request.method in ("GET", "HEAD")
     if foreign or (not reads and request.headers.get("Sec-Fetch-Site") == "cross-site"):
         raise Problem(403, "/debug is not for pages of other sites.")
-
-
-def _authority(origin: str) -> str:
-    return origin.partition("://")[2].lower()
 
 
 def _check_local(request: web.Request) -> None:
@@ -281,14 +277,13 @@ def _summary(route: Route) -> str:
 
 def _route(route: Route) -> Mapping[str, Any]:
     code = getattr(route.function, "__code__", None)
-    timeout = getattr(route, "timeout", None)
     return {
         "method": route.method,
         "path": route.path,
         "function": route.name,
         "module": getattr(route.function, "__module__", None),
         "line": None if code is None else code.co_firstlineno,
-        **({} if timeout is None else {"timeout": timeout}),
+        "timeout": route.options.timeout,
     }
 
 

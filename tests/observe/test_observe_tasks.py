@@ -190,9 +190,7 @@ async def _wait_for(awaited: Awaitable[object]) -> None:
 
 async def test_a_task_tells_which_tasks_it_waits_for() -> None:
     """Who awaits a task, or several by gather, tells their names; those that are done are left."""
-    done = asyncio.get_running_loop().create_future()
-    done.set_result(None)
-    async with running(_forever(), _forever()) as (first, second):
+    async with running(_forever(), _forever(), asyncio.sleep(0)) as (first, second, done):
         async with running(_wait_for(first), _wait_for_all(first, second, done)) as waiting:
             waiting[0].set_name("one")
             waiting[1].set_name("all")

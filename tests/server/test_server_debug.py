@@ -24,6 +24,7 @@ from gizmopy.web import (
     problem_response,
     request_factory,
 )
+from gizmopy.web.routing import Options
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -56,7 +57,10 @@ class Cats:
 async def _plain() -> None: ...
 
 
-ROUTES = (Route("GET", "/cats/{id}", Cats().get_cat), Route("PUT", "/plain", _plain))
+ROUTES = (
+    Route("GET", "/cats/{id}", Cats().get_cat),
+    Route("PUT", "/plain", _plain, Options(timeout=2.5)),
+)
 ROW = ChannelRow("cats", "kafka://broker/cats", "svc", "Cats.on_cat", 10, "key")
 
 
@@ -128,7 +132,7 @@ async def test_config_masks_the_token_that_opens_it() -> None:
 
 
 async def test_routes_tell_who_answers_where() -> None:
-    """A route tells its function with module and line, a subscription its handler and URL."""
+    """A route tells its function and its own timeout, a subscription its handler and URL."""
     told = await get_json("/debug/routes")
 
     assert told["routes"][0] == {
@@ -137,7 +141,9 @@ async def test_routes_tell_who_answers_where() -> None:
         "function": "Cats.get_cat",
         "module": __name__,
         "line": Cats.get_cat.__code__.co_firstlineno,
+        "timeout": None,
     }
+    assert told["routes"][1]["timeout"] == 2.5
     assert told["subscriptions"] == [ROW._asdict()]
 
 
@@ -279,6 +285,7 @@ CHANGE = {"level": "debug"}
     [
         (TOKEN, {"Authorization": "Bearer hünter2"}),
         (TOKEN, {"Authorization": "bearer  hünter2", "Host": "cats.example"}),
+        (TOKEN, {"Authorization": "Bearer hünter2", "Origin": "https://tools.example"}),
         (LOOPBACK, {}),
         (LOOPBACK, {"Host": ""}),
         (LOOPBACK, {"Host": "localhost:8080"}),
