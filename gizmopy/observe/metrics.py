@@ -6,14 +6,19 @@ standard instruments are written from one event loop only, so a cell here is a p
 
 Each server has its own :class:`Metrics`, hence its own registry: two servers in one process do not
 mix. A service's own instruments are prometheus_client's, made with ``registry=metrics.registry``.
+
+The memory is bounded: an instrument takes a limited number of label combinations. What is turned
+away is counted under the labels ``_OVERFLOW``, and that it was is counted too.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -29,6 +34,15 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
 """Bucket bounds for durations, as OpenTelemetry's semantic conventions advise them."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+OVERFLOW = "_OVERFLOW"
+"""The value of every label of the cell that combinations beyond the limit share."""
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*").fullmatch
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*").fullmatch
+_MAX_CELLS = 2_000
 
 
 class CounterCell:
@@ -66,18 +80,38 @@ class HistogramCell:
 
 
 CellT = TypeVar("CellT", CounterCell, GaugeCell, HistogramCell)
+Kind = Literal["counter", "gauge", "histogram"]
 
 
 class Instrument(Generic[CellT]):
-    """One metric: a name, its labels, and a cell for every combination of their values seen."""
+    """One metric: a name, its labels, and a cell for every combination of their values seen.
+
+    It takes ``max_cells`` combinations. Each look-up of a further one is counted in ``overflows``
+    and gets one cell that they all share, so that labels taken from input cannot fill the memory.
+    Raises ValueError for a name or a label that Prometheus forbids.
+    """
 
     def __init__(
-        self, name: str, help_text: str, labels: Sequence[str], make: Callable[[], CellT]
+        self,
+        kind: Kind,
+        name: str,
+        help_text: str,
+        labels: Sequence[str],
+        make: Callable[[], CellT],
+        max_cells: int,
     ) -> None:
+        if not _NAME(name):
+            raise ValueError(f"a metric's name is letters, digits and underscores, not {name!r}")
+        for label in labels:
+            if not _LABEL(label) or (kind == "histogram" and label == "le"):
+                raise ValueError(f"{name} cannot have the label {label!r}; use another name")
+        self.kind: Kind = kind
         self.name = name
         self.help_text = help_text
         self.labels = tuple(labels)
+        self.overflows = 0
         self._make: Callable[[], CellT] = make
+        self._max_cells = max_cells
         self._cells: dict[tuple[str, ...], CellT] = {}
 
     def cell(self, *values: str) -> CellT:
@@ -90,12 +124,25 @@ class Instrument(Generic[CellT]):
         if cell is None:
             if len(values) != len(self.labels):
                 raise ValueError(f"{self.name} has the labels {self.labels}, not {values}")
-            cell = self._cells[values] = self._make()
+            if len(self._cells) >= self._max_cells:
+                values = self._turn_away(values)
+            cell = self._cells.setdefault(values, self._make())
         return cell
 
     def cells(self) -> list[tuple[tuple[str, ...], CellT]]:
         """Return every cell with its label values, as they are now."""
         return list(self._cells.items())
+
+    def _turn_away(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Count a combination too many, and return the one that stands for all of them."""
+        if not self.overflows:
+            logger.warning(
+                "%s has %d combinations of label values; %s and further ones count as %s; "
+                "use labels with few values",
+                *(self.name, len(self._cells), values, OVERFLOW),
+            )
+        self.overflows += 1
+        return (OVERFLOW,) * len(values)
 
 
 Counter = Instrument[CounterCell]
@@ -103,32 +150,58 @@ Gauge = Instrument[GaugeCell]
 Histogram = Instrument[HistogramCell]
 
 
+class Registry(CollectorRegistry):
+    """A Prometheus registry that tells what is registered, so that each can be read by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collectors: list[Collector] = []
+
+    def register(self, collector: Collector) -> None:
+        """Add a collector."""
+        super().register(collector)
+        self.collectors.append(collector)
+
+    def unregister(self, collector: Collector) -> None:
+        """Remove a collector."""
+        super().unregister(collector)
+        self.collectors.remove(collector)
+
+
 class Metrics(Collector):
     """Hold a server's instruments and the Prometheus registry that shows them.
 
-    Asking for a name a second time gives the same instrument."""
+    Asking for a name a second time gives the same instrument, its labels need not be told again;
+    it raises ValueError where it was made as another kind or with other labels. An instrument takes
+    ``max_cells`` combinations of label values (2,000 unless told); look-ups beyond are counted in
+    ``gizmo_metrics_overflow_total``.
+    """
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, *, max_cells: int = _MAX_CELLS) -> None:
+        self.registry = Registry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-        self._histograms: dict[str, Histogram] = {}
+        self._max_cells = max_cells
+        self._instruments: dict[str, Instrument[Any]] = {}
         self._before_scrape: list[Callable[[], None]] = []
+        self._overflows = self.counter(
+            "gizmo_metrics_overflow",
+            "Look-ups of label combinations beyond the limit of a metric.",
+            ("metric",),
+        )
+        self._failures = self.counter(
+            "gizmo_metrics_failures", "Failures to read a part of the metrics.", ("source",)
+        )
 
     def counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
         """Return the counter ``name`` (without the ``_total`` that Prometheus adds)."""
-        if name not in self._counters:
-            self._counters[name] = Instrument(name, help_text, labels, CounterCell)
-        return self._counters[name]
+        name = name.removesuffix("_total")
+        return self._instrument("counter", name, help_text, labels, CounterCell)
 
     def gauge(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Gauge:
         """Return the gauge ``name``."""
-        if name not in self._gauges:
-            self._gauges[name] = Instrument(name, help_text, labels, GaugeCell)
-        return self._gauges[name]
+        return self._instrument("gauge", name, help_text, labels, GaugeCell)
 
     def histogram(
         self,
@@ -138,18 +211,62 @@ class Metrics(Collector):
         bounds: Sequence[float] = SECONDS,
     ) -> Histogram:
         """Return the histogram ``name`` with buckets up to each of ``bounds``, ascending."""
-        if name not in self._histograms:
-            self._histograms[name] = Instrument(
-                name, help_text, labels, lambda: HistogramCell(bounds)
+        return self._instrument("histogram", name, help_text, labels, lambda: HistogramCell(bounds))
+
+    def _instrument(
+        self,
+        kind: Kind,
+        name: str,
+        help_text: str,
+        labels: Sequence[str],
+        make: Callable[[], CellT],
+    ) -> Instrument[CellT]:
+        known: Instrument[CellT] | None = self._instruments.get(name)
+        if known is None:
+            known = Instrument(kind, name, help_text, labels, make, self._max_cells)
+            self._instruments[name] = known
+        if known.kind != kind or (labels and known.labels != tuple(labels)):
+            raise ValueError(
+                f"{name} is a {known.kind} with the labels {known.labels}, "
+                f"not a {kind} with {tuple(labels)}; use another name"
             )
-        return self._histograms[name]
+        return known
 
     def before_scrape(self, refresh: Callable[[], None]) -> None:
         """Call ``refresh`` ahead of each scrape, to set the gauges that are cheap to read late."""
         self._before_scrape.append(refresh)
 
+    def refresh(self) -> None:
+        """Set what is set before a scrape. One that fails is left as it was, and counted."""
+        for refresh in self._before_scrape:
+            try:
+                refresh()
+            except Exception as error:  # noqa: BLE001 - the other metrics are wanted all the more
+                self.count_failure(getattr(refresh, "__qualname__", "before_scrape"), error)
+        for instrument in self.instruments():
+            if instrument.overflows:
+                self._overflows.cell(instrument.name).value = instrument.overflows
+
+    def count_failure(self, source: str, error: Exception) -> None:
+        """Count that ``source`` could not be read, and log the first time."""
+        failures = self._failures.cell(source)
+        if not failures.value:
+            logger.error("metrics are missing: %s failed", source, exc_info=error)
+        failures.value += 1
+
+    def instruments(self) -> list[Instrument[Any]]:
+        """Return every instrument, as they are now."""
+        return list(self._instruments.values())
+
+    def foreign(self) -> list[Collector]:
+        """Return what is registered besides our own instruments: prometheus_client's."""
+        return [collector for collector in self.registry.collectors if collector is not self]
+
     def render(self) -> bytes:
-        """Return everything in Prometheus' text format, whose type is ``CONTENT_TYPE``."""
+        """Return everything in Prometheus' text format, whose type is ``CONTENT_TYPE``.
+
+        It takes its time; a server asks a :class:`~gizmopy.observe.scrape.Scraper`.
+        """
         return generate_latest(self.registry)
 
     def describe(self) -> list[Metric]:
@@ -158,14 +275,9 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield a Prometheus family for every instrument."""
-        for refresh in self._before_scrape:
-            refresh()
-        for counter in list(self._counters.values()):
-            yield _counter_family(counter)
-        for gauge in list(self._gauges.values()):
-            yield _gauge_family(gauge)
-        for histogram in list(self._histograms.values()):
-            yield _histogram_family(histogram)
+        self.refresh()
+        for instrument in self.instruments():
+            yield _FAMILIES[instrument.kind](instrument)
 
 
 def _counter_family(counter: Counter) -> CounterMetricFamily:
@@ -189,3 +301,10 @@ def _histogram_family(histogram: Histogram) -> HistogramMetricFamily:
         buckets = list(zip(uppers, accumulate(cell.counts), strict=True))
         family.add_metric(values, buckets, cell.total)
     return family
+
+
+_FAMILIES: dict[Kind, Callable[[Any], Metric]] = {
+    "counter": _counter_family,
+    "gauge": _gauge_family,
+    "histogram": _histogram_family,
+}

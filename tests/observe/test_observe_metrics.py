@@ -84,3 +84,84 @@ def test_ids_are_long_and_never_the_same() -> None:
 
     assert len(ids) == 1000
     assert all(len(text) == 32 and int(text, 16) >= 0 for text in ids)
+
+
+def test_label_combinations_are_limited_and_what_is_turned_away_is_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Beyond the limit, combinations share a cell, are counted, and are told of once."""
+    metrics = Metrics(max_cells=2)
+    cats = metrics.counter("cats", "Cats.", ("colour", "name"))
+    for number in range(5):
+        cats.cell("black", str(number)).value += 1
+
+    assert len(cats.cells()) == 3
+    assert cats.cell("black", "1").value == 1
+    samples = _samples(metrics)
+    overflow = frozenset({("colour", "_OVERFLOW"), ("name", "_OVERFLOW")})
+    assert samples["cats_total", overflow] == 3
+    assert samples["gizmo_metrics_overflow_total", frozenset({("metric", "cats")})] == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cats has 2 combinations" in caplog.text
+
+
+def test_the_count_of_overflows_is_limited_too() -> None:
+    """More metrics that overflow than one metric takes combinations are counted together."""
+    metrics = Metrics(max_cells=1)
+    for name in ("cats", "dogs", "cows"):
+        for colour in ("black", "white"):
+            metrics.gauge(name, "Animals.", ("colour",)).cell(colour)
+
+    counted = {labels for name, labels in _samples(metrics) if name.endswith("overflow_total")}
+    assert counted == {frozenset({("metric", name)}) for name in ("cats", "_OVERFLOW")}
+
+
+def test_an_instrument_without_labels_never_overflows() -> None:
+    """The only cell of an instrument is the same at each look-up."""
+    cats = Metrics(max_cells=1).counter("cats", "Cats.")
+
+    assert cats.cell() is cats.cell()
+    assert cats.overflows == 0
+
+
+def test_a_name_stands_for_one_thing() -> None:
+    """The same name with another kind or other labels is refused, and says what it is."""
+    metrics = Metrics()
+    metrics.counter("cats", "Cats.", ("colour",))
+
+    with pytest.raises(ValueError, match=r"cats is a counter .*, not a gauge"):
+        metrics.gauge("cats", "Cats.", ("colour",))
+    with pytest.raises(ValueError, match=r"with the labels \('colour',\), not .* \('name',\)"):
+        metrics.counter("cats", "Cats.", ("name",))
+
+
+def test_names_that_prometheus_forbids_are_refused() -> None:
+    """A wrong name or label is told where it is made, not at the first scrape."""
+    metrics = Metrics()
+
+    with pytest.raises(ValueError, match="not 'cats in house'"):
+        metrics.counter("cats in house", "Cats.")
+    for label in ("a-b", "__a", ""):
+        with pytest.raises(ValueError, match=f"cats cannot have the label '{label}'"):
+            metrics.gauge("cats", "Cats.", (label,))
+    with pytest.raises(ValueError, match="naps cannot have the label 'le'"):
+        metrics.histogram("naps", "Naps.", ("le",))
+
+
+def test_a_counter_may_be_given_the_ending_that_prometheus_adds() -> None:
+    """``cats_total`` and ``cats`` are one counter."""
+    metrics = Metrics()
+    metrics.counter("cats_total", "Cats.").cell().value += 1
+
+    assert metrics.counter("cats", "Cats.").cell().value == 1
+
+
+def test_what_is_unregistered_is_not_collected() -> None:
+    """A registry tells what is registered now."""
+    metrics = Metrics()
+    own = PrometheusCounter("own", "Own.", registry=metrics.registry)
+    assert own in metrics.foreign()
+    metrics.registry.unregister(own)
+
+    assert own not in metrics.foreign()
+    assert metrics not in metrics.foreign()

@@ -1,0 +1,200 @@
+"""Render the metrics for a scrape while the server goes on serving.
+
+prometheus_client renders everything at one go: 600 histograms keep the event loop for a third of a
+second, and in a thread they fight it for the interpreter. Here our own instruments are written on
+the loop, a millisecond at a time, with the parts of their text that do not change kept from scrape
+to scrape. Only other collectors, whose time nobody knows, are rendered in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import accumulate
+from time import perf_counter
+from typing import Any
+
+from prometheus_client import generate_latest
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from gizmopy.observe.metrics import CounterCell, GaugeCell, HistogramCell, Instrument, Metrics
+
+_SLICE_SECONDS = 0.001
+_APART_SECONDS = 0.01
+_FRESH_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0
+"""How long other collectors are waited for: Prometheus itself gives up after 10 s."""
+
+_SLOT = "\0"
+"""Where the label text of a cell goes in the text of its family."""
+
+
+_Rendered = tuple[bytes, list[tuple[str, Exception]]]
+"""A text, and the name of each collector that is missing in it, with its error."""
+
+
+class Scraper:
+    """Render ``metrics``: one run at a time, whose text serves every scrape of the next second.
+
+    Use it as an async context manager; leaving it ends a run that is under way. A collector of
+    prometheus_client's that raises, or is not done within ``patience`` seconds, is left out and
+    counted in ``gizmo_metrics_failures_total``. ``clock`` tells seconds.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        patience: float = _PATIENCE_SECONDS,
+    ) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._patience = patience
+        self._families: dict[str, _Family] = {}
+        self._run: asyncio.Task[bytes] | None = None
+        self._run_began = 0.0
+        self._rendering: Future[_Rendered] | None = None
+
+    async def __aenter__(self) -> Scraper:
+        self._thread = ThreadPoolExecutor(1, "gizmopy-scrape")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._run is not None:
+            self._run.cancel()
+            await asyncio.wait((self._run,))
+        self._thread.shutdown(wait=False)  # it ends with the collector that it is busy with
+
+    async def render(self) -> bytes:
+        """Return the metrics in Prometheus' text format, no value older than about a second."""
+        if self._run is None or (self._run.done() and self._age() >= _FRESH_SECONDS):
+            self._run_began = self._clock()
+            self._run = asyncio.create_task(self._render(), name="gizmopy-scrape")
+        return await asyncio.shield(self._run)  # whoever gives up ends it for nobody else
+
+    def _age(self) -> float:
+        return self._clock() - self._run_began
+
+    async def _render(self) -> bytes:
+        foreign = await self._render_foreign()
+        self._metrics.refresh()
+        texts = []
+        pause_at = 0.0  # what is refreshed takes its time too
+        for text in self._texts():
+            texts.append(text)
+            if perf_counter() >= pause_at:
+                await asyncio.sleep(0)
+                pause_at = perf_counter() + _SLICE_SECONDS
+        return b"".join(texts) + foreign
+
+    def _texts(self) -> Iterator[bytes]:
+        for instrument in self._metrics.instruments():
+            family = self._families.get(instrument.name)
+            if family is None:
+                family = self._families[instrument.name] = _Family(instrument)
+            yield from family.texts()
+
+    async def _render_foreign(self) -> bytes:
+        """Return the text of other collectors, or nothing where they are not done in time.
+
+        Those are waited for again by the next scrape: there is never more than one at work.
+        """
+        if self._rendering is None:
+            self._rendering = self._thread.submit(_render_each, self._metrics.foreign())
+        if not await self._is_done(self._rendering):
+            late = TimeoutError(f"they are not done after {self._patience:g} s")
+            self._metrics.count_failure("collectors", late)
+            return b""
+        text, failures = self._rendering.result()
+        self._rendering = None
+        for source, error in failures:
+            self._metrics.count_failure(source, error)
+        return text
+
+    async def _is_done(self, rendering: Future[_Rendered]) -> bool:
+        """Wait for the thread, and stand still for it: one slice, then again and again.
+
+        A busy loop lets go of the interpreter for so short a time, in each look at its sockets,
+        that a thread may not get hold of it for seconds.
+        """
+        give_up_at = perf_counter() + self._patience
+        while not rendering.done() and perf_counter() < give_up_at:
+            wait((rendering,), _SLICE_SECONDS)
+            await asyncio.sleep(0 if rendering.done() else _APART_SECONDS)
+        return rendering.done()
+
+
+def _render_each(collectors: list[Collector]) -> _Rendered:
+    """Render collectors one by one, so that one that fails takes no other with it."""
+    texts, failures = [], []
+    for collector in collectors:
+        try:
+            texts.append(generate_latest(collector))
+        except Exception as error:  # noqa: BLE001 - a user's collector; the others are wanted
+            failures.append((type(collector).__name__, error))
+    return b"".join(texts), failures
+
+
+class _Family:
+    """Write one instrument. What never changes of its text is made once."""
+
+    def __init__(self, instrument: Instrument[Any]) -> None:
+        self._instrument = instrument
+        self._head = _head(instrument).encode()
+        self._labels: dict[tuple[str, ...], str] = {}
+        self._template = ""  # of a cell; the first one tells a histogram's bounds
+
+    def texts(self) -> Iterator[bytes]:
+        """Yield the family's head, then the lines of each cell, which belong to one moment."""
+        yield self._head
+        for values, cell in self._instrument.cells():
+            labels = self._labels.get(values)
+            if labels is None:
+                labels = self._labels[values] = _label_text(self._instrument.labels, values)
+            template = self._template = self._template or _template(self._instrument, cell)
+            yield (template.replace(_SLOT, labels) % _numbers(cell)).encode()
+
+
+def _head(instrument: Instrument[Any]) -> str:
+    name = f"{instrument.name}_total" if instrument.kind == "counter" else instrument.name
+    help_text = instrument.help_text.replace("\\", r"\\").replace("\n", r"\n")
+    return f"# HELP {name} {help_text}\n# TYPE {name} {instrument.kind}\n"
+
+
+def _template(instrument: Instrument[Any], cell: CounterCell | GaugeCell | HistogramCell) -> str:
+    """Return a cell's lines, with ``_SLOT`` for its labels and a ``%`` for each number."""
+    name = instrument.name
+    braces = f"{{{_SLOT}}}" if instrument.labels else ""
+    if not isinstance(cell, HistogramCell):
+        return f"{name}{'_total' if instrument.kind == 'counter' else ''}{braces} %s\n"
+    before = f"{name}_bucket{{{_SLOT}," if instrument.labels else f"{name}_bucket{{"
+    buckets = [f'{before}le="{_number(b)}"}} %d\n' for b in (*cell.bounds, float("inf"))]
+    return f"{''.join(buckets)}{name}_count{braces} %d\n{name}_sum{braces} %s\n"
+
+
+def _numbers(cell: CounterCell | GaugeCell | HistogramCell) -> tuple[int | str, ...]:
+    if not isinstance(cell, HistogramCell):
+        return (_number(cell.value),)
+    cumulative = (*accumulate(cell.counts),)
+    return (*cumulative, cumulative[-1], _number(cell.total))
+
+
+def _number(value: float) -> str:
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # prometheus_client's
+
+
+def _label_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """Return labels as the format has them, ready to stand in a template."""
+    return ",".join(
+        f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)
+    ).replace("%", "%%")
+
+
+def _escaped(value: str) -> str:
+    # Bytes that were not UTF-8 are lone surrogates, which cannot be encoded again.
+    value = value.encode("utf-8", "backslashreplace").decode()
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -1,0 +1,131 @@
+"""The event loop's lateness, its tasks, and the pauses of the garbage collector."""
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from gizmopy.observe.metrics import HistogramCell, Metrics
+from gizmopy.observe.runtime import Runtime
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _lag(metrics: Metrics) -> HistogramCell:
+    return metrics.histogram("gizmo_event_loop_lag_seconds", "").cell()
+
+
+def _pauses(metrics: Metrics) -> list[int]:
+    """Return how many collections of each generation were timed."""
+    pauses = metrics.histogram("gizmo_gc_pause_seconds", "", ("generation",))
+    return [sum(pauses.cell(generation).counts) for generation in "012"]
+
+
+async def _beats(metrics: Metrics, number: int) -> None:
+    lag = _lag(metrics)
+    enough = sum(lag.counts) + number
+    while sum(lag.counts) < enough:  # noqa: ASYNC110 - a histogram tells nobody
+        await asyncio.sleep(0)
+
+
+async def test_the_loop_is_as_late_as_its_heartbeat() -> None:
+    """A loop that stood still for 5 s more than a beat's interval is observed to be 5 s late."""
+    metrics, clock = Metrics(), Clock()
+    async with Runtime(metrics, clock=clock, interval=0.01):
+        clock.now += 5.01
+        await _beats(metrics, 1)
+
+    lag = _lag(metrics)
+    assert round(lag.total, 6) == 5.0
+    assert lag.counts[lag.bounds.index(5.0)] == 1
+
+
+async def test_a_beat_that_is_early_counts_as_punctual() -> None:
+    """A timer's resolution makes no negative lateness; and the heart goes on beating."""
+    metrics = Metrics()
+    async with Runtime(metrics, clock=Clock(), interval=0.001):
+        await _beats(metrics, 3)
+
+    assert _lag(metrics).total == 0.0
+
+
+async def test_another_thread_sees_a_loop_that_stands_still() -> None:
+    """The age of the last beat grows while the loop is busy, and falls with the next beat."""
+    metrics, clock = Metrics(), Clock()
+    async with Runtime(metrics, clock=clock, interval=0.001) as runtime:
+        await _beats(metrics, 1)
+        with ThreadPoolExecutor(1) as other:
+            clock.now += 40
+            assert other.submit(runtime.beat_age).result() == 40
+        await _beats(metrics, 1)
+        assert runtime.beat_age() == 0
+
+
+async def test_tasks_are_counted_when_somebody_looks() -> None:
+    """The gauge tells how many tasks of this loop are not done, even to another thread."""
+    metrics = Metrics()
+    release = asyncio.Event()
+    async with Runtime(metrics):
+        tasks = [asyncio.create_task(release.wait()) for _ in range(3)]
+        counted = metrics.gauge("gizmo_event_loop_tasks", "").cell()
+        metrics.refresh()
+        assert counted.value == 4  # and this one
+        release.set()
+        await asyncio.gather(*tasks)
+        thread = threading.Thread(target=metrics.refresh)
+        thread.start()
+        thread.join()
+        assert counted.value == 1
+
+
+async def test_collections_are_timed_by_generation() -> None:
+    """Each collection is observed in its generation, until the end."""
+    metrics = Metrics()
+    before = list(gc.callbacks)
+    async with Runtime(metrics):
+        begun = _pauses(metrics)
+        for generation in (1, 2, 2):
+            gc.collect(generation)
+        ended = _pauses(metrics)
+    gc.collect()
+
+    assert ended[1] >= begun[1] + 1
+    assert ended[2] >= begun[2] + 2
+    assert gc.callbacks == before
+    after = _pauses(metrics)
+    gc.collect()
+    assert _pauses(metrics) == after
+
+
+async def test_two_servers_of_one_process_each_measure() -> None:
+    """The one that ends first leaves the other's measuring alone."""
+    mine, yours = Metrics(), Metrics()
+    async with Runtime(yours):
+        async with Runtime(mine):
+            gc.collect()
+        mine_ended, yours_then = _pauses(mine), _pauses(yours)
+        gc.collect()
+
+        assert mine_ended[2] >= 1
+        assert _pauses(mine) == mine_ended
+        assert _pauses(yours)[2] > yours_then[2]
+
+
+async def test_no_heartbeat_is_left_behind() -> None:
+    """After the end, the loop has no more beats to run."""
+    metrics = Metrics()
+    async with Runtime(metrics, interval=0.0):
+        await _beats(metrics, 1)
+    beats = sum(_lag(metrics).counts)
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    assert sum(_lag(metrics).counts) == beats
