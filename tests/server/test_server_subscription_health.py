@@ -15,6 +15,7 @@ from gizmopy.errors import PubSubError, StartError
 from gizmopy.pubsub import Message, subscribe
 from gizmopy.pubsub.memory import MemoryDriver
 from gizmopy.server import Service, SimpleServer
+from gizmopy.server.health import Health, subscription_checks
 from gizmopy.web import get
 from tests.pubsub.pubsub_fakes import FakeReceiver, capabilities, message
 
@@ -149,6 +150,19 @@ async def test_a_lane_that_stands_still_is_told() -> None:
         (line,) = [line for line in text.splitlines() if "failed" in line]
         assert "order" in line
         assert await running.status() == 200
+
+
+async def test_what_is_consumed_is_never_out_of_date() -> None:
+    """It costs nothing to ask, so it is not answered from the last run in the background."""
+    async with daemon(Critical) as running:
+        server = running.server
+        checks = subscription_checks(server.channels, server.subscriptions, critical=False)
+        async with Health(checks, interval=3600) as health:
+            health.accepting = True
+            assert await health.problems() == []
+            running.broker.receiver_.fail_receive(AWAY)
+            await running.until(lambda text: "cats/critical failed" in text)
+            assert await health.problems() == ["cats/critical failed"]
 
 
 async def test_a_queue_that_does_not_exist_ends_the_start() -> None:
