@@ -1,8 +1,11 @@
-"""Run every benchmark: python -m benchmarks (`make bench`)."""
+"""Run every benchmark of cost: python -m benchmarks (`make bench`)."""
 
 import asyncio
 
-from benchmarks import http, messages
+from benchmarks import http, messages, publish, scale, start
 
-asyncio.run(http.main())
+http.main()
+scale.main()
+start.main()
 asyncio.run(messages.main())
+asyncio.run(publish.main())

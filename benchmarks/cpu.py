@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_CORES = sorted(os.sched_getaffinity(0))  # read before anything is pinned
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that every thread of a process has used so far."""
+    """Return the CPU time that every living thread of a process has used so far."""
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
-def pin(core: int) -> None:
-    """Keep this process on one core, where there are several."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        os.sched_setaffinity(0, {cores[core % len(cores)]})
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Keep this process, and those that it starts meanwhile, on one core, where there are several.
+
+    A child is born on the core its parent is on, and stays there.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {_CORES[core % len(_CORES)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,6 +1,6 @@
-"""The servers that are compared: python -m benchmarks.http_servers gizmopy|aiohttp|aiohttp-logged.
+"""The servers that ``benchmarks.http`` compares: python -m benchmarks.http_servers NAME.
 
-Each answers GET /cats/{id} with a small JSON object, and prints its port.
+Each answers GET and PUT of /cats/{id} with a small JSON object, and prints its port.
 """
 
 from __future__ import annotations
@@ -8,14 +8,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import orjson
+import uvloop
 from aiohttp import web
 from pydantic import BaseModel
 
-from benchmarks.cpu import pin
 from gizmopy import Service, Settings, SimpleServer, get, put
-from gizmopy.server.run import loop_factory
+
+
+async def announce(port: int) -> None:
+    """Print the port, and wait for the signal to end."""
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    print(port, flush=True)
+    await told.wait()
 
 
 class NewCat(BaseModel):
@@ -26,7 +42,7 @@ class NewCat(BaseModel):
 
 
 class Cats(Service):
-    """The service under test, with everything on: metrics, request ids, an access line each."""
+    """The service under test."""
 
     @get("/cats/{id}")
     async def get_cat(self, id: int) -> dict[str, object]:
@@ -39,34 +55,57 @@ class Cats(Service):
         return new
 
 
-async def gizmopy() -> None:
-    """Serve with gizmopy; its access log goes to /dev/null, but is written."""
-    settings = Settings(http_port=0, http_access_log=os.devnull)
+async def gizmopy(access_log: str) -> None:
+    """Serve with everything on: metrics, request ids, a deadline, an access line in JSON each."""
+    settings = Settings(
+        http_port=0,
+        http_access_log=access_log,
+        log_json=True,
+        handler_timeout=timedelta(seconds=10),
+    )
     async with SimpleServer(Cats(settings)) as server:
-        print(server.url.rpartition(":")[2], flush=True)
-        await asyncio.Event().wait()
+        await announce(int(server.url.rpartition(":")[2]))
 
 
-async def aiohttp(*, access_log: logging.Logger | None = None) -> None:
+async def gizmopy_to_file() -> None:
+    """Serve with an access log in a file."""
+    with TemporaryDirectory() as folder:
+        await gizmopy(str(Path(folder) / "access.log"))
+
+
+def _answer_json(value: object) -> web.Response:
+    return web.json_response(value)
+
+
+def _answer_orjson(value: object) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")
+
+
+async def aiohttp(
+    answer: Callable[[object], web.Response],
+    read: Callable[[web.Request], Awaitable[Any]],
+    access_log: logging.Logger | None = None,
+) -> None:
     """Serve with aiohttp's application, and nothing on but, where given, its access log."""
 
     async def get_cat(request: web.Request) -> web.Response:
-        cat = {"id": int(request.match_info["id"]), "name": "Tom", "colour": "black"}
-        return web.json_response(cat)
+        return answer({"id": int(request.match_info["id"]), "name": "Tom", "colour": "black"})
 
     async def put_cat(request: web.Request) -> web.Response:
         int(request.match_info["id"])
-        return web.json_response(await request.json())
+        return answer(await read(request))
 
     app = web.Application()
     app.router.add_get("/cats/{id}", get_cat)
     app.router.add_put("/cats/{id}", put_cat)
     runner = web.AppRunner(app, access_log=access_log)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(runner.addresses[0][1], flush=True)
-    await asyncio.Event().wait()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await announce(runner.addresses[0][1])
+
+
+async def _read_orjson(request: web.Request) -> Any:
+    return orjson.loads(await request.read())
 
 
 async def aiohttp_logged() -> None:
@@ -74,12 +113,18 @@ async def aiohttp_logged() -> None:
     logger = logging.getLogger("access")
     logger.setLevel(logging.INFO)
     logger.addHandler(logging.FileHandler(os.devnull))
-    await aiohttp(access_log=logger)
+    await aiohttp(_answer_json, web.Request.json, logger)
 
 
-SERVERS = {"gizmopy": gizmopy, "aiohttp": aiohttp, "aiohttp-logged": aiohttp_logged}
+SERVERS: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+    "gizmopy": gizmopy_to_file,
+    "gizmopy-pipe": partial(gizmopy, "stdout"),
+    "aiohttp": partial(aiohttp, _answer_json, web.Request.json),
+    "aiohttp-again": partial(aiohttp, _answer_json, web.Request.json),
+    "aiohttp-orjson": partial(aiohttp, _answer_orjson, _read_orjson),
+    "aiohttp-logged": aiohttp_logged,
+}
 
 if __name__ == "__main__":
-    pin(0)
-    with asyncio.Runner(loop_factory=loop_factory("auto")) as runner:
-        runner.run(SERVERS[sys.argv[1]]())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(SERVERS[sys.argv[1]]())
