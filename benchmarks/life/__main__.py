@@ -22,6 +22,8 @@ CASES: dict[Case, str] = {
     stopping.clients_that_never_leave: "s to exit",
     stopping.stubborn_handler: "s to exit",
     stopping.streams: "s to exit",
+    stopping.download: "s to exit",
+    stopping.download_out_of_time: "s to exit",
     stopping.signal_in_start_up: "s to exit",
     stopping.second_signal: "s to exit",
     stopping.third_signal: "s to exit",

@@ -17,8 +17,14 @@ from benchmarks.life.clients import (
 )
 from benchmarks.life.daemon import Daemon, daemon
 from benchmarks.life.finding import Finding
+from benchmarks.life.service import LARGE
 
-REQUESTS = (QUICK, request("GET", "/work"), request("PUT", "/things/7", b'{"name": "Tom"}'))
+REQUESTS = (
+    QUICK,
+    request("GET", "/work"),
+    request("PUT", "/things/7", b'{"name": "Tom"}'),
+    request("GET", "/quick", headers=("Connection: close",)),
+)
 _WARM_UP = 0.5
 _ECHO = 0.6
 """How far apart two signals are sent: sooner, the second would count as the first's echo."""
@@ -124,6 +130,43 @@ async def _close_code(reader: asyncio.StreamReader) -> int:
         payload = await reader.readexactly(length)
         if kind == 0x88:
             return int.from_bytes(payload[:2], "big")
+
+
+async def download(loop: str) -> Finding:
+    """A download that is under way comes whole: its end is not the server's to choose.
+
+    Figure: s to exit.
+    """
+    finding = Finding()
+    async with daemon(loop) as life, connected(life.port) as (reader, writer):
+        writer.write(request("GET", "/stream"))
+        await reader.readuntil(b"\r\n\r\n")
+        life.signal()
+        await asyncio.sleep(_WARM_UP)
+        try:
+            size = sum([len(chunk) async for chunk in read_chunks(reader)])
+            finding.require(size == LARGE, f"{size} bytes seem whole, of {LARGE}")
+        except LOST as error:
+            finding.problems.append(f"the download was cut ({type(error).__name__})")
+        finding.require_end(await life.ended(), code=0, within=3)
+    return finding
+
+
+async def download_out_of_time(loop: str) -> Finding:
+    """A download that is cut, out of time, does not look whole; figure: s to exit."""
+    finding = Finding()
+    async with daemon(loop, GIZMO_SHUTDOWN_TIMEOUT="500ms") as life:
+        async with connected(life.port) as (reader, writer):
+            writer.write(request("GET", "/stream"))
+            await reader.readuntil(b"\r\n\r\n")
+            life.signal()
+            finding.require_end(await life.ended(), code=70, within=2.5)
+            try:
+                size = sum([len(chunk) async for chunk in read_chunks(reader)])
+                finding.problems.append(f"{size} bytes seem whole, of {LARGE}")
+            except LOST:
+                pass  # as it must be
+    return finding
 
 
 async def signal_in_start_up(loop: str) -> Finding:

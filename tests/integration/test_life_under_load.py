@@ -30,6 +30,16 @@ async def test_websockets_are_told_and_streams_end_clean() -> None:
     assert (await stopping.streams(LOOP)).problems == []
 
 
+async def test_a_download_comes_whole() -> None:
+    """A streamed answer that is under way at SIGTERM is sent to its end."""
+    assert (await stopping.download(LOOP)).problems == []
+
+
+async def test_a_download_that_is_cut_does_not_look_whole() -> None:
+    """Out of time, a streamed answer is cut without the end that says that it is whole."""
+    assert (await stopping.download_out_of_time(LOOP)).problems == []
+
+
 async def test_a_signal_during_the_start_undoes_it() -> None:
     """SIGTERM while the lifespan is entered closes what was opened, and the exit code is 0."""
     assert (await stopping.signal_in_start_up(LOOP)).problems == []
