@@ -1,7 +1,9 @@
 """How long a scrape holds the event loop of a busy daemon, beside prometheus_client's own way.
 
 A daemon with 600 histograms answers work without a pause while it is scraped; what counts is how
-late a tick of its loop is at worst. Run it as ``python -m benchmarks.scrape``.
+late a tick of its loop is at worst: usually (the median of 30 scrapes), and of all. What another
+process takes from this one counts too, so the first row is the floor. Run it as
+``python -m benchmarks.scrape``.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import gc
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import count
+from statistics import median
 from time import perf_counter
 
 import uvloop
@@ -57,20 +60,23 @@ async def _tick(lateness: list[float]) -> None:
 
 
 async def _measure(cells: list[HistogramCell], scrape: Scrape) -> tuple[float, float, float]:
-    """Return the worst and the 99th percentile of the lateness, and a scrape's mean seconds."""
+    """Return the worst lateness of a usual scrape and of all, and a scrape's mean seconds."""
     lateness: list[float] = []
+    worst: list[float] = []
     took = 0.0
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(_serve(cells)), group.create_task(_tick(lateness))]
         for _ in range(SCRAPES):
             await asyncio.sleep(BETWEEN_SECONDS)
+            lateness.clear()
             began = perf_counter()
             await scrape()
             took += perf_counter() - began
+            await asyncio.sleep(2 * TICK_SECONDS)  # the tick that was due meanwhile
+            worst.append(max(lateness))
         for task in background:
             task.cancel()
-    lateness.sort()
-    return lateness[-1], lateness[len(lateness) * 99 // 100], took / SCRAPES
+    return median(worst), max(worst), took / SCRAPES
 
 
 async def main() -> None:
@@ -83,19 +89,19 @@ async def main() -> None:
 
     async with Scraper(metrics, clock=lambda: float(next(ticks) * 10)) as scraper:  # never cached
         ways: dict[str, Scrape] = {
-            "no scrape": partial(asyncio.sleep, 0),
+            "no scrape": partial(asyncio.sleep, 0.01),
             "gizmopy": scraper.render,
             "generate_latest in a thread": partial(asyncio.to_thread, metrics.render),
             "generate_latest on the loop": on_the_loop,
         }
         size = len(await scraper.render())
         print(f"{HISTOGRAMS} histograms, {size / 1e6:.2f} MB a scrape, {SCRAPES} scrapes each")
-        print(f"{'':28} {'worst late':>11} {'p99 late':>10} {'a scrape':>10}")
+        print(f"{'':28} {'usual hold':>11} {'worst hold':>11} {'a scrape':>11}")
         gc.collect()
         gc.freeze()  # what the imports left behind is not collected by any of them
         for name, scrape in ways.items():
-            worst, usual, took = await _measure(cells, scrape)
-            print(f"{name:28} {worst * 1e3:8.1f} ms {usual * 1e3:7.1f} ms {took * 1e3:7.1f} ms")
+            usual, worst, took = await _measure(cells, scrape)
+            print(f"{name:28} {usual * 1e3:8.1f} ms {worst * 1e3:8.1f} ms {took * 1e3:8.1f} ms")
     print(f"target: the loop is held for at most {TARGET_SECONDS * 1e3:g} ms by gizmopy")
 
 

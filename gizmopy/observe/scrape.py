@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from functools import partial
 from itertools import accumulate
+from threading import Thread
 from time import perf_counter
 from typing import Any
 
@@ -30,7 +32,6 @@ _PATIENCE_SECONDS = 5.0
 
 _SLOT = "\0"
 """Where the label text of a cell goes in the text of its family."""
-
 
 _Rendered = tuple[bytes, list[tuple[str, Exception]]]
 """A text, and the name of each collector that is missing in it, with its error."""
@@ -60,14 +61,12 @@ class Scraper:
         self._rendering: Future[_Rendered] | None = None
 
     async def __aenter__(self) -> Scraper:
-        self._thread = ThreadPoolExecutor(1, "gizmopy-scrape")
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._run is not None:
             self._run.cancel()
             await asyncio.wait((self._run,))
-        self._thread.shutdown(wait=False)  # it ends with the collector that it is busy with
 
     async def render(self) -> bytes:
         """Return the metrics in Prometheus' text format, no value older than about a second."""
@@ -89,7 +88,7 @@ class Scraper:
             if perf_counter() >= pause_at:
                 await asyncio.sleep(0)
                 pause_at = perf_counter() + _SLICE_SECONDS
-        return b"".join(texts) + foreign
+        return b"".join((*texts, foreign))
 
     def _texts(self) -> Iterator[bytes]:
         for instrument in self._metrics.instruments():
@@ -101,16 +100,16 @@ class Scraper:
     async def _render_foreign(self) -> bytes:
         """Return the text of other collectors, or nothing where they are not done in time.
 
-        Those are waited for again by the next scrape: there is never more than one at work.
+        The next scrape waits for them again: there is never more than one thread at work. What it
+        was done with meanwhile is too old by then.
         """
-        if self._rendering is None:
-            self._rendering = self._thread.submit(_render_each, self._metrics.foreign())
+        if self._rendering is None or self._rendering.done():
+            self._rendering = _in_thread(partial(_render_each, self._metrics.foreign()))
         if not await self._is_done(self._rendering):
             late = TimeoutError(f"they are not done after {self._patience:g} s")
             self._metrics.count_failure("collectors", late)
             return b""
         text, failures = self._rendering.result()
-        self._rendering = None
         for source, error in failures:
             self._metrics.count_failure(source, error)
         return text
@@ -126,6 +125,15 @@ class Scraper:
             wait((rendering,), _SLICE_SECONDS)
             await asyncio.sleep(0 if rendering.done() else _APART_SECONDS)
         return rendering.done()
+
+
+def _in_thread(render: Callable[[], _Rendered]) -> Future[_Rendered]:
+    """Run ``render`` in a thread that does not keep the process from ending, as a pool's would."""
+    rendering: Future[_Rendered] = Future()
+    Thread(
+        target=lambda: rendering.set_result(render()), name="gizmopy-scrape", daemon=True
+    ).start()
+    return rendering
 
 
 def _render_each(collectors: list[Collector]) -> _Rendered:
