@@ -106,8 +106,9 @@ def openapi_document(
 
     ``json_content_type`` is the type of the answers in JSON. What cannot be described is logged as
     a warning and left out: the schema of a type that has none in JSON, and a route that OpenAPI
-    does not tell from one before it, as it knows no patterns in paths. Takes about a millisecond a
-    route. Raises DeclarationError where ``compile_endpoint`` does.
+    does not tell from one before it, as it knows no patterns in paths. Takes some milliseconds of
+    CPU a route: call it outside of the event loop. Raises DeclarationError where
+    ``compile_endpoint`` does.
     """
     problem = _Typed("a problem", "serialization", ProblemDetails)
     operations = [_read(path, route, json_content_type) for path, route in _distinct(routes)]
