@@ -1,101 +1,124 @@
 """Write one line for each request, in batches: a tenth of what a log record costs.
 
-Lines are encoded straight into one buffer, which is written every 100 ms or 32 KiB, whichever comes
-first. The part of a line that does not change between requests is made once.
+Lines gather in a list, which goes to the writer every 100 ms or 32 KiB, whichever comes first. The
+part of a line that does not change between requests is made once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import stat
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
-from gizmopy.observe.logs import Timestamps
+from gizmopy.observe.logs import Fields, Timestamps
+from gizmopy.observe.writing import Writer, open_writer
 
 _FLUSH_SECONDS = 0.1
-_FLUSH_BYTES = 32 * 1024
-_PIPE_BYTES = 4096
-"""What a write to a pipe may hold and stay whole among other writers (PIPE_BUF, pipe(7))."""
+_FLUSH_CHARACTERS = 32 * 1024
+_CLOSE_SECONDS = 0.5
 _TEXTS = 1024
 
+logger = logging.getLogger("gizmopy.access")
 
-class _Quoted(dict[str, str]):
-    """Text as JSON, remembered: addresses and user agents come back."""
+
+def _quote(text: str) -> str:
+    """Return text as JSON."""
+    try:
+        return to_json(text).decode()
+    except PydanticSerializationError:  # bytes that are not UTF-8 arrive as lone surrogates
+        return to_json(text.encode("utf-8", "backslashreplace").decode()).decode()
+
+
+class _Remembered(dict[str, str]):
+    """What ``convert`` makes of a text, remembered: addresses and user agents come back."""
+
+    def __init__(self, convert: Callable[[str], str]) -> None:
+        super().__init__()
+        self._convert = convert
 
     def __missing__(self, text: str) -> str:
         if len(self) >= _TEXTS:
             self.clear()
-        # Header bytes that are not UTF-8 arrive as lone surrogates.
-        printable = text.encode("utf-8", "backslashreplace").decode()
-        quoted = self[text] = to_json(printable).decode()
-        return quoted
+        converted = self[text] = self._convert(text)
+        return converted
 
 
 class AccessLog:
     """Write access lines to ``destination``, or nowhere.
 
     ``destination`` is ``stderr``, ``stdout``, a file's path (opened again when it was moved away),
-    or ``off``. Lines are JSON unless a terminal shows them, or as ``log_json`` says. Use it as an
-    async context manager: entering it opens the file (raising OSError where it cannot), leaving it
-    writes what is buffered.
+    or ``off``. ``format`` is our own or Apache's ``combined``, in both the path without its query,
+    since tokens travel there. Our own lines are JSON unless a terminal shows them, or as
+    ``log_json`` says, and their names are ``fields``: plain, or what Google Cloud reads. Use it as
+    an async context manager: entering it opens the file (raising OSError where it cannot), leaving
+    it writes what is buffered, for half a second at most.
 
-    A line that cannot be written (a full disk, a closed pipe) is dropped and counted in
-    ``dropped``; the trouble is logged once.
+    A line that cannot be written (a full disk, a closed pipe, a reader that stalls) is dropped and
+    counted in ``dropped``; the trouble is logged once. Nothing here waits for a reader.
     """
 
-    def __init__(self, destination: str, *, log_json: bool | None = None) -> None:
+    def __init__(
+        self,
+        destination: str,
+        *,
+        log_json: bool | None = None,
+        format: Literal["own", "combined"] = "own",
+        fields: Fields = "plain",
+    ) -> None:
         self.enabled = destination != "off"
-        self.dropped = 0
         self._destination = destination
         self._log_json = log_json
-        self._as_json = True
-        self._path: Path | None = None
-        self._file = -1
-        self._identity = (0, 0)
-        self._limit = 0
-        self._buffer = bytearray()
+        self._format = format
+        self._fields = fields
+        self._writer: Writer | None = None
+        self._lines: list[str] = []
+        self._characters = 0
         self._flush_handle: asyncio.TimerHandle | None = None
+        self._troubled = False
+        self._style: _Style | None = None
         self._timestamp = Timestamps()
-        self._quoted = _Quoted()
+        self._quoted = _Remembered(_quote)
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were lost so far."""
+        return 0 if self._writer is None else self._writer.dropped
 
     async def __aenter__(self) -> AccessLog:
         self._loop = asyncio.get_running_loop()
         if self.enabled:
-            self._choose_file()
-            self._limit = _write_limit(self._file)
-            terminal = os.isatty(self._file)
-            self._as_json = not terminal if self._log_json is None else self._log_json
+            self._writer = open_writer(self._destination, self._tell)
+            self._style = self._choose_style(is_terminal=self._writer.is_terminal)
         return self
 
-    def _choose_file(self) -> None:
-        if self._destination in ("", "stderr"):
-            self._file = sys.stderr.fileno()
-        elif self._destination == "stdout":
-            self._file = sys.stdout.fileno()
-        else:
-            self._path = Path(self._destination)
-            self._open()
+    def _choose_style(self, *, is_terminal: bool) -> _Style | None:
+        if self._format == "combined":
+            return _CombinedStyle()
+        if is_terminal if self._log_json is None else not self._log_json:
+            return _ConsoleStyle()
+        return _GoogleStyle() if self._fields == "gcp" else None
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.flush()
-        if self._path is not None and self._file >= 0:
-            os.close(self._file)
-            self._file = -1
         self.enabled = False
+        if self._writer is None:
+            return
+        last = self._loop.time() + _CLOSE_SECONDS
+        # Mostly done at once; a stalled reader must not hold the event loop here either.
+        while not self._writer.close(timeout=0.005) and self._loop.time() < last:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
         """Return the part of a line that every request of this kind shares."""
-        if not self._as_json:
-            return f"{method:<6} {status}"
+        if self._style is not None:
+            return self._style.fixed_part(method, route, status)
         return (
             '"level":"INFO","logger":"gizmopy.access","message":"request",'
-            f'"method":{self._quoted[method]},"route":{self._quoted[route]},"status":{status}'
+            f'"method":{_quote(method)},"route":{_quote(route)},"status":{status}'
         )
 
     def write(
@@ -108,80 +131,171 @@ class AccessLog:
         size: int,
         remote: str,
         user_agent: str,
+        trace_id: str = "",
+        protocol: str = "HTTP/1.1",
+        referer: str = "",
     ) -> None:
-        """Add a line: ``fixed`` from ``fixed_part``, the path without its query, the body's bytes.
+        """Add a line: ``fixed`` from ``fixed_part``, the path as sent, without its query.
 
-        The query is left out on purpose: tokens travel in it.
+        ``request_id`` and ``trace_id`` must be safe within JSON, ``size`` is the body's bytes.
         """
         now = time.time()
-        if self._as_json:
+        if self._style is None:  # the usual style, in place: to hand all this on costs 0.5 µs
             quoted = self._quoted
+            trace = f'"trace_id":"{trace_id}",' if trace_id else ""
             line = (
-                f'{{"time":"{self._timestamp(now)}",{fixed},"path":{to_json(path).decode()},'
-                f'"request_id":"{request_id}","duration_ms":{seconds * 1000:.3f},"bytes":{size},'
+                f'{{"time":"{self._timestamp(now)}",{fixed},"path":{_quote(path)},'
+                f'"request_id":"{request_id}",{trace}'
+                f'"duration_ms":{seconds * 1000:.3f},"bytes":{size},'
                 f'"remote":{quoted[remote]},"user_agent":{quoted[user_agent]}}}\n'
             )
         else:
-            clock = time.strftime("%H:%M:%S", time.localtime(now))
-            line = (
-                f"{clock} {fixed} {path} {seconds * 1000:.1f}ms {size}B request_id={request_id}\n"
+            line = self._style.line(
+                _Request(
+                    now,
+                    fixed,
+                    request_id,
+                    path,
+                    seconds,
+                    size,
+                    remote,
+                    user_agent,
+                    trace_id,
+                    protocol,
+                    referer,
+                )
             )
-        self._buffer += line.encode("utf-8", "backslashreplace")
-        if len(self._buffer) >= _FLUSH_BYTES:
+        self._lines.append(line)
+        self._characters += len(line)
+        if self._characters >= _FLUSH_CHARACTERS:
             self.flush()
         elif self._flush_handle is None:
             self._flush_handle = self._loop.call_later(_FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Hand what is buffered to the writer."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
-        if not self._buffer:
+        if not self._lines or self._writer is None:
             return
-        lines, self._buffer = self._buffer, bytearray()
-        try:
-            if self._path is not None:
-                self._reopen_if_moved()
-            while lines:
-                end = _end_of_lines(lines, self._limit)
-                written = os.write(self._file, lines[:end])
-                del lines[:written]
-        except OSError as error:
-            self._drop(lines, error)
+        lines = "".join(self._lines).encode("utf-8", "backslashreplace")
+        self._lines.clear()
+        self._characters = 0
+        if not self._writer.write(lines):
+            self._tell("nobody reads them in time")
 
-    def _drop(self, lines: bytearray, error: OSError) -> None:
-        if not self.dropped:
-            logging.getLogger("gizmopy.access").error("access lines are being lost: %s", error)
-        self.dropped += lines.count(b"\n")
-
-    def _open(self) -> None:
-        assert self._path is not None
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        status = os.fstat(self._file)
-        self._identity = status.st_dev, status.st_ino
-
-    def _reopen_if_moved(self) -> None:
-        assert self._path is not None
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            moved = True
-        else:
-            moved = (status.st_dev, status.st_ino) != self._identity
-        if moved:
-            old = self._file
-            self._open()
-            os.close(old)
+    def _tell(self, trouble: object) -> None:
+        if not self._troubled:
+            self._troubled = True
+            logger.error("access lines are being lost: %s", trouble)
 
 
-def _write_limit(file: int) -> int:
-    """Return how many bytes one write may hold: a longer one to a pipe is torn among writers."""
-    return _PIPE_BYTES if stat.S_ISFIFO(os.fstat(file).st_mode) else _FLUSH_BYTES
+class _Request(NamedTuple):
+    """What a line is made of."""
+
+    time: float
+    fixed: str
+    request_id: str
+    path: str
+    seconds: float
+    size: int
+    remote: str
+    user_agent: str
+    trace_id: str
+    protocol: str
+    referer: str
 
 
-def _end_of_lines(lines: bytearray, limit: int) -> int:
-    """Return the end of the last whole line within ``limit``, or of the first line."""
-    if len(lines) <= limit:
-        return len(lines)
-    return lines.rfind(b"\n", 0, limit) + 1 or lines.find(b"\n") + 1
+class _Style(Protocol):
+    """How a line is written."""
+
+    def fixed_part(self, method: str, route: str, status: int) -> str:
+        """Return the part of a line that every request of this kind shares."""
+
+    def line(self, request: _Request) -> str:
+        """Return the whole line."""
+
+
+class _ConsoleStyle:
+    """For a person: the time of day, and no more than fits."""
+
+    def fixed_part(self, method: str, route: str, status: int) -> str:
+        return f"{method:<6} {status}"
+
+    def line(self, request: _Request) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(request.time))
+        return (
+            f"{clock} {request.fixed} {_escape(request.path)} {request.seconds * 1000:.1f}ms "
+            f"{request.size}B request_id={request.request_id}\n"
+        )
+
+
+class _GoogleStyle:
+    """JSON with the field names that Google Cloud's agents read; numbers of 64 bits are text."""
+
+    def __init__(self) -> None:
+        self._timestamp = Timestamps()
+        self._quoted = _Remembered(_quote)
+
+    def fixed_part(self, method: str, route: str, status: int) -> str:
+        return (
+            '"severity":"INFO","logger":"gizmopy.access","message":"request",'
+            f'"route":{_quote(route)},'
+            f'"httpRequest":{{"requestMethod":{_quote(method)},"status":{status}'
+        )
+
+    def line(self, request: _Request) -> str:
+        quoted = self._quoted
+        referer = f',"referer":{_quote(request.referer)}' if request.referer else ""
+        trace = f',"logging.googleapis.com/trace":"{request.trace_id}"' if request.trace_id else ""
+        return (
+            f'{{"time":"{self._timestamp(request.time)}",{request.fixed}'
+            f',"requestUrl":{_quote(request.path)},"protocol":{quoted[request.protocol]}'
+            f',"responseSize":"{request.size}","latency":"{request.seconds:.6f}s"'
+            f',"remoteIp":{quoted[request.remote]},"userAgent":{quoted[request.user_agent]}'
+            f'{referer}}},"request_id":"{request.request_id}"{trace}}}\n'
+        )
+
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+"""As Apache writes them, in any locale."""
+
+
+class _CombinedStyle:
+    """Apache's combined log format, its times in UTC."""
+
+    def __init__(self) -> None:
+        self._escaped = _Remembered(_escape)
+
+    def fixed_part(self, method: str, route: str, status: int) -> str:
+        return f"{_escape(method)} {status}"
+
+    def line(self, request: _Request) -> str:
+        escaped = self._escaped
+        method, _, status = request.fixed.partition(" ")
+        utc = time.gmtime(request.time)
+        month = _MONTHS[utc.tm_mon - 1]
+        return (
+            f"{escaped[request.remote] or '-'} - - "
+            f"[{time.strftime(f'%d/{month}/%Y:%H:%M:%S +0000', utc)}] "
+            f'"{method} {_escape(request.path)} {escaped[request.protocol]}" '
+            f"{status} {request.size or '-'} "
+            f'"{escaped[request.referer] or "-"}" "{escaped[request.user_agent] or "-"}"\n'
+        )
+
+
+_SPECIAL = {8: r"\b", 9: r"\t", 10: r"\n", 11: r"\v", 13: r"\r", 34: r"\"", 92: r"\\"}
+_ESCAPES = [
+    _SPECIAL.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}")
+    for byte in range(256)
+]
+
+
+def _escape(text: str) -> str:
+    """Return text as Apache logs it, so that nothing a client sends ends a field or a line.
+
+    Quotes, backslashes and control characters are escaped as in C, and what is not ASCII byte by
+    byte, as ``\\xhh``.
+    """
+    return "".join(map(_ESCAPES.__getitem__, text.encode("utf-8", "surrogateescape")))

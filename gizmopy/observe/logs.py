@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from gizmopy.observe.context import message_id, request_id
+from gizmopy.observe.context import carried, message_id, request_id
+from gizmopy.observe.writing import open_writer
+
+Fields = Literal["plain", "gcp"]
+"""The names of a JSON line's fields: plain ones, or those that Google Cloud's agents read."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_IDS = ("request_id", "message_id")
+_IDS = ("request_id", "message_id", "trace_id")
+_CRITICAL_SECONDS = 0.1
 
 
 class Timestamps:
@@ -30,27 +34,40 @@ class Timestamps:
     def __init__(self) -> None:
         self._second = -1
         self._prefix = ""
+        self._millisecond = -1
+        self._text = ""
 
     def __call__(self, seconds: float) -> str:
         """Return ``seconds`` since the epoch as text."""
-        milliseconds = int(seconds * 1000)
-        second = milliseconds // 1000
-        if second != self._second:
-            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        return f"{self._prefix}.{milliseconds % 1000:03d}Z"
+        millisecond = int(seconds * 1000)
+        if millisecond != self._millisecond:
+            second = millisecond // 1000
+            if second != self._second:
+                self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+                self._second = second
+            self._text = f"{self._prefix}.{millisecond % 1000:03d}Z"
+            self._millisecond = millisecond
+        return self._text
 
 
 class ContextFilter(logging.Filter):
-    """Give each record the ids of the request and the message it belongs to."""
+    """Give each record the ids of the request, the message and the trace it belongs to."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Set ``request_id`` and ``message_id``, unless the record has its own, and keep it."""
+        """Set ``request_id``, ``message_id`` and ``trace_id`` where a record has none; keep it."""
         if not hasattr(record, "request_id"):
             record.request_id = request_id.get()
         if not hasattr(record, "message_id"):
             record.message_id = message_id.get()
+        if not hasattr(record, "trace_id"):
+            record.trace_id = trace_id(carried.get())
         return True
+
+
+def trace_id(attributes: Mapping[str, str]) -> str:
+    """Return the trace id in the ``traceparent`` among ``attributes``, or an empty string."""
+    parts = attributes.get("traceparent", "").split("-", 2)
+    return parts[1] if len(parts) == 3 else ""
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
@@ -75,14 +92,23 @@ def _stack(record: logging.LogRecord) -> str:
 
 
 class JSONFormatter(logging.Formatter):
-    """Write a record as one line of JSON."""
+    """Write a record as one line of JSON, its fields named as ``fields`` says."""
 
-    def __init__(self) -> None:
+    def __init__(self, fields: Fields = "plain") -> None:
         super().__init__()
         self._timestamp = Timestamps()
+        self._named = self._for_google if fields == "gcp" else self._plain
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a JSON object; what JSON cannot hold is written as its repr."""
+        fields = self._named(record)
+        try:
+            return to_json(fields, fallback=repr, inf_nan_mode="strings").decode()
+        except (PydanticSerializationError, ValueError, TypeError, RecursionError):
+            # A lone surrogate, a key that is no text, an object in itself: never lose the record.
+            return json.dumps({name: str(value) for name, value in fields.items()})
+
+    def _plain(self, record: logging.LogRecord) -> dict[str, Any]:
         fields = {
             "time": self._timestamp(record.created),
             "level": record.levelname,
@@ -92,11 +118,30 @@ class JSONFormatter(logging.Formatter):
         }
         if stack := _stack(record):
             fields["stack"] = stack
-        try:
-            return to_json(fields, fallback=repr, inf_nan_mode="strings").decode()
-        except (PydanticSerializationError, ValueError, TypeError, RecursionError):
-            # A lone surrogate, a key that is no text, an object in itself: never lose the record.
-            return json.dumps({name: str(value) for name, value in fields.items()})
+        return fields
+
+    def _for_google(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return a record as Cloud Logging reads it, and Error Reporting its ``stack_trace``."""
+        source = {"file": record.pathname, "line": str(record.lineno), "function": record.funcName}
+        fields = {
+            "time": self._timestamp(record.created),
+            "severity": _severity(record.levelno),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "logging.googleapis.com/sourceLocation": source,
+            **_extras(record),
+        }
+        if trace := fields.pop("trace_id", ""):
+            fields["logging.googleapis.com/trace"] = trace
+        if stack := _stack(record):
+            fields["stack_trace"] = stack
+        return fields
+
+
+def _severity(level: int) -> str:
+    """Return Google Cloud's word for a level; a level of somebody's own is the one below it."""
+    severities = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+    return severities[min(max(level // 10, 1), 5) - 1]
 
 
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
@@ -129,47 +174,84 @@ class ConsoleFormatter(logging.Formatter):
         return f"{line}\n{stack}" if (stack := _stack(record)) else line
 
 
-def open_handler(destination: str) -> logging.StreamHandler[Any]:
-    """Return a handler for ``stderr`` (or an empty string), ``stdout``, or a file's path.
+class WriterHandler(logging.Handler):
+    """Write records to ``stderr`` (or an empty string), ``stdout``, or a file's path.
 
-    A file is opened again when it was moved away, so it survives logrotate. Raises OSError where it
-    cannot be opened.
+    Whoever logs never waits for the reader: records that find the queue full are dropped, counted
+    in ``dropped``, and told in the log once it is read again. Only a CRITICAL record is waited for,
+    100 ms at most, since the process may be gone at any moment. ``flush`` (hence
+    ``logging.shutdown``) waits half a second at most. Raises OSError where a file cannot be opened.
     """
-    if destination in ("", "stderr"):
-        return logging.StreamHandler(sys.stderr)
-    if destination == "stdout":
-        return logging.StreamHandler(sys.stdout)
-    return _RotatedFileHandler(destination, encoding="utf-8")
 
+    def __init__(self, destination: str) -> None:
+        super().__init__()
+        self._writer = open_writer(destination, _tell_error)
+        self._refused = 0
+        self.is_terminal = self._writer.is_terminal
 
-class _RotatedFileHandler(logging.handlers.WatchedFileHandler):
-    """A file that is opened again when it was moved away; trouble is told, not raised."""
+    @property
+    def dropped(self) -> int:
+        """How many lines were lost so far."""
+        return self._writer.dropped
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record. A file that cannot be opened must not fail who logs."""
+        """Hand the record's line to the writer."""
         try:
-            super().emit(record)
-        except OSError:
+            if not self._write(record):
+                self._refused += 1
+            elif self._refused:
+                self._tell_refused()
+            if record.levelno >= logging.CRITICAL:
+                self._writer.flush(_CRITICAL_SECONDS)
+        except Exception:  # noqa: BLE001 -- a record that cannot be written must not fail who logs
             self.handleError(record)
 
+    def _write(self, record: logging.LogRecord) -> bool:
+        return self._writer.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
 
-def wants_json(stream: TextIO, log_json: bool | None) -> bool:
-    """Return whether to write JSON lines: as told, else unless ``stream`` is a terminal."""
-    return not stream.isatty() if log_json is None else log_json
+    def _tell_refused(self) -> None:
+        refused, self._refused = self._refused, 0
+        message = f"{refused} log records before the last one were lost: they were not read in time"
+        fields = {"name": __name__, "msg": message, "levelno": logging.WARNING}
+        self._write(logging.makeLogRecord({**fields, "levelname": "WARNING"}))
+
+    def flush(self) -> None:
+        """Wait until everything is written, half a second at most."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush, and close what was opened."""
+        self._writer.close()
+        super().close()
+
+
+def _tell_error(error: Exception) -> None:
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(f"gizmopy: log lines are being lost: {error}\n")
+    except (OSError, ValueError):
+        pass  # standard error is what is broken
 
 
 @contextmanager
 def configured(
-    level: str = "info", *, destination: str = "", log_json: bool | None = None
-) -> Iterator[logging.StreamHandler[Any]]:
+    level: str = "info",
+    *,
+    destination: str = "",
+    log_json: bool | None = None,
+    fields: Fields = "plain",
+) -> Iterator[WriterHandler]:
     """Make the root logger write to ``destination`` while the context lasts, then put it back.
 
+    ``destination`` is ``stderr`` (or an empty string), ``stdout``, or a file's path, opened again
+    when it was moved away. Lines are JSON unless a terminal shows them, or as ``log_json`` says.
     Warnings of Python's ``warnings`` are logged too. Raises OSError where a file cannot be opened.
     """
-    handler = open_handler(destination)
-    as_json = wants_json(handler.stream, log_json)
-    colours = handler.stream.isatty()
-    handler.setFormatter(JSONFormatter() if as_json else ConsoleFormatter(colours=colours))
+    handler = WriterHandler(destination)
+    as_json = not handler.is_terminal if log_json is None else log_json
+    handler.setFormatter(
+        JSONFormatter(fields) if as_json else ConsoleFormatter(colours=handler.is_terminal)
+    )
     handler.addFilter(ContextFilter())
     root = logging.getLogger()
     before = root.level, root.handlers[:]
@@ -182,5 +264,4 @@ def configured(
         logging.captureWarnings(capture=False)
         root.setLevel(before[0])
         root.handlers[:] = before[1]
-        if isinstance(handler, logging.FileHandler):
-            handler.close()
+        handler.close()

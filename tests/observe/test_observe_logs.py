@@ -3,15 +3,20 @@
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from gizmopy.observe import logs
-from gizmopy.observe.context import message_id, request_id
+from gizmopy.observe.context import carried, message_id, request_id
 
 logger = logging.getLogger("tests.observe")
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def _lines(path: Path) -> list[dict[str, object]]:
@@ -125,8 +130,9 @@ def test_the_root_logger_is_put_back() -> None:
 def test_a_file_that_was_moved_away_is_opened_again(tmp_path: Path) -> None:
     """The log survives logrotate: what comes after the move is in the new file."""
     path = tmp_path / "log"
-    with logs.configured(destination=str(path)):
+    with logs.configured(destination=str(path)) as handler:
         logger.error("one")
+        handler.flush()
         path.rename(tmp_path / "log.1")
         logger.error("two")
 
@@ -159,17 +165,176 @@ class _Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("stream", "asked", "expected"),
     [
-        (io.StringIO(), None, True),
-        (_Terminal(), None, False),
-        (io.StringIO(), False, False),
-        (_Terminal(), True, True),
+        (io.StringIO(), None, logs.JSONFormatter),
+        (_Terminal(), None, logs.ConsoleFormatter),
+        (io.StringIO(), False, logs.ConsoleFormatter),
+        (_Terminal(), True, logs.JSONFormatter),
     ],
 )
 def test_json_is_for_machines_unless_told(
-    stream: io.StringIO, asked: bool | None, expected: bool
+    monkeypatch: pytest.MonkeyPatch,
+    stream: io.StringIO,
+    asked: bool | None,
+    expected: type[logging.Formatter],
 ) -> None:
     """JSON is written unless a terminal shows it, or as the setting says."""
-    assert logs.wants_json(stream, asked) is expected
+    monkeypatch.setattr("sys.stderr", stream)
+    with logs.configured(log_json=asked) as handler:
+        assert type(handler.formatter) is expected
+        logger.error("hello")
+
+    assert "hello" in stream.getvalue()
+
+
+def test_google_cloud_finds_its_fields(tmp_path: Path) -> None:
+    """A record has the names that Google Cloud reads; a level of one's own has a known severity."""
+    path = tmp_path / "log"
+    with logs.configured(destination=str(path), fields="gcp"):
+        token = carried.set({"traceparent": TRACEPARENT})
+        logger.log(35, "hello %s", "Tom", extra={"cats": 3})
+        carried.reset(token)
+
+    (line,) = _lines(path)
+    assert str(line.pop("time")).endswith("Z")
+    source = line.pop("logging.googleapis.com/sourceLocation")
+    assert isinstance(source, dict)
+    assert source["file"] == __file__
+    assert source["line"].isdigit()
+    assert source["function"] == "test_google_cloud_finds_its_fields"
+    assert line == {
+        "severity": "WARNING",
+        "logger": "tests.observe",
+        "message": "hello Tom",
+        "cats": 3,
+        "logging.googleapis.com/trace": "4bf92f3577b34da6a3ce929d0e0e4736",
+    }
+
+
+def test_error_reporting_finds_the_traceback(tmp_path: Path) -> None:
+    """Under Google's names a traceback is the ``stack_trace``, from its first line on."""
+    path = tmp_path / "log"
+    with logs.configured(destination=str(path), fields="gcp"):
+        try:
+            raise ValueError("boom")
+        except ValueError:
+            logger.exception("failed")
+
+    (line,) = _lines(path)
+    assert line["severity"] == "ERROR"
+    assert str(line["stack_trace"]).startswith("Traceback (most recent call last):\n")
+    assert str(line["stack_trace"]).endswith("ValueError: boom")
+
+
+@pytest.mark.parametrize(
+    ("level", "severity"),
+    [(5, "DEBUG"), (20, "INFO"), (40, "ERROR"), (50, "CRITICAL"), (99, "CRITICAL")],
+)
+def test_every_level_has_a_severity(level: int, severity: str) -> None:
+    """A level between two of Google's is the lower one."""
+    assert json.loads(_format(logs.JSONFormatter("gcp"), levelno=level))["severity"] == severity
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace"),
+    [(TRACEPARENT, "4bf92f3577b34da6a3ce929d0e0e4736"), (None, None), ("nonsense", None)],
+)
+def test_a_record_carries_the_trace_it_belongs_to(
+    tmp_path: Path, traceparent: str | None, trace: str | None
+) -> None:
+    """The trace id is taken out of the trace context that the running code carries."""
+    path = tmp_path / "log"
+    with logs.configured(destination=str(path)):
+        token = carried.set({} if traceparent is None else {"traceparent": traceparent})
+        logger.info("hello")
+        carried.reset(token)
+
+    assert _lines(path)[0].get("trace_id") == trace
+
+
+def test_records_that_nobody_reads_are_dropped_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stalled reader stops nobody who logs; once it reads again, the log says what is missing."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as pipe, os.fdopen(reader, "rb") as output:
+        monkeypatch.setattr("sys.stderr", pipe)
+        with logs.configured() as handler:
+            while not handler.dropped:
+                logger.warning("x" * 4000)
+            logger.warning("lost".ljust(4000))
+            dropped = handler.dropped
+            received = _read_until_flushed(output, handler)
+            logger.warning("heard")
+        pipe.close()
+        received += output.read()
+
+    messages = [json.loads(line)["message"] for line in received.splitlines()]
+    assert "lost".ljust(4000) not in messages
+    assert messages[-2:] == [
+        "heard",
+        f"{dropped} log records before the last one were lost: they were not read in time",
+    ]
+
+
+def _read_until_flushed(output: IO[bytes], handler: logging.Handler) -> bytes:
+    received = bytearray()
+    os.set_blocking(output.fileno(), False)
+    writer = handler._writer  # type: ignore[attr-defined] # whether it is done is its to say
+    while not writer.flush(0.01):
+        received += output.read() or b""
+    received += output.read() or b""
+    os.set_blocking(output.fileno(), True)
+    return bytes(received)
+
+
+_CRASH = """
+import logging, os, sys
+from gizmopy.observe import logs
+with logs.configured(destination=sys.argv[1]):
+    logging.{level}("the last words")
+    {then}
+    os._exit(70)
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "then"), [("critical", ""), ("info", "logging.shutdown()"), ("info", "sys.exit(70)")]
+)
+@pytest.mark.parametrize("destination", ["stderr", "file"])
+def test_last_words_are_written(tmp_path: Path, level: str, then: str, destination: str) -> None:
+    """A critical record is out at once, any other by logging.shutdown() or an exit."""
+    path = tmp_path / "log"
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            _CRASH.format(level=level, then=then),
+            str(path) if destination == "file" else destination,
+        ],
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=30,
+    )
+
+    assert ended.returncode == 70
+    assert b"the last words" in (path.read_bytes() if destination == "file" else ended.stderr)
+
+
+def test_a_record_that_cannot_be_written_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk costs the records and one line on standard error, never who logs."""
+
+    def full(file: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with logs.configured(destination=str(tmp_path / "log")) as handler:
+        monkeypatch.setattr(os, "write", full)
+        for _ in range(3):
+            logger.error("hello")
+            handler.flush()
+
+    assert handler.dropped == 3
+    told = "gizmopy: log lines are being lost: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == told
 
 
 def test_times_are_utc_with_milliseconds() -> None:

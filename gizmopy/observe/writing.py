@@ -1,0 +1,264 @@
+"""Write lines from a thread of their own, so that a reader that stalls never stalls the daemon.
+
+A pipe is full once its reader is 64 KiB behind, and a write then waits for as long as the reader
+likes. ``O_NONBLOCK`` is no way out: it belongs to the open file, which standard output and standard
+error share with other processes. So lines wait in a bounded queue, a thread writes them, and what
+finds the queue full is dropped and counted.
+
+The thread starts with the first line. It is a daemon thread, since the interpreter waits without a
+limit for any other; ``close`` and ``flush`` have one. A forked child has no such thread, and often
+ends without clean-up: there, as after ``close``, lines are written at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TextIO
+
+_QUEUE_BYTES = 1024 * 1024
+_PIPE_BYTES = 4096
+"""What a write to a pipe may hold and stay whole among other writers (PIPE_BUF, pipe(7))."""
+_FLUSH_SECONDS = 0.5
+
+
+class Writer(Protocol):
+    """Where lines go."""
+
+    dropped: int
+    """Lines that were lost so far."""
+    is_terminal: bool
+    """Whether a person sees them."""
+
+    def write(self, lines: bytes) -> bool:
+        """Take whole lines, or drop them and return false. Never raises OSError."""
+
+    def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        """Return whether everything taken was written within ``timeout`` seconds."""
+
+    def close(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        """Flush, and let go of what was opened, even where the time was too short."""
+
+
+def open_writer(
+    destination: str, on_error: Callable[[Exception], None], *, queue_bytes: int = _QUEUE_BYTES
+) -> Writer:
+    """Return a writer to ``stderr`` (or an empty string), ``stdout``, or a file's path.
+
+    A file is opened again when it was moved away, so it survives logrotate. ``on_error`` is told
+    the first error of a write, in the writer's thread. Raises OSError where the file cannot be
+    opened.
+    """
+    if destination not in ("", "stderr", "stdout"):
+        return QueuedWriter(_NamedFile(Path(destination)), on_error, queue_bytes)
+    stream = sys.stdout if destination == "stdout" else sys.stderr
+    if stream is None:  # the process was started without it
+        return QueuedWriter(_NamedFile(Path(os.devnull)), on_error, queue_bytes)
+    try:
+        number = stream.fileno()
+    except (AttributeError, OSError, ValueError):  # put there by a program or a test
+        return _StreamWriter(stream, on_error)
+    return QueuedWriter(_File(number), on_error, queue_bytes)
+
+
+class _File:
+    """An open file of the process, written to by its number; not closed here."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        # A longer write to a pipe is torn where several processes write.
+        is_pipe = stat.S_ISFIFO(os.fstat(number).st_mode)
+        self._limit = _PIPE_BYTES if is_pipe else _QUEUE_BYTES
+
+    def write(self, lines: bytearray) -> None:
+        """Write lines and take them out of ``lines``, as long as it takes. Raises OSError."""
+        while lines:
+            try:
+                written = os.write(self.number, lines[: _end_of_lines(lines, self._limit)])
+            except BlockingIOError:  # another process has made it O_NONBLOCK
+                _wait_writable(self.number)
+            else:
+                del lines[:written]
+
+    def close(self) -> None:
+        """Leave it open: it is the process's."""
+
+
+class _NamedFile(_File):
+    """A file by its path, opened again when it was moved away."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        super().__init__(self._open())
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, lines: bytearray) -> None:
+        if self.number >= 0 and self._was_moved():
+            old, self.number = self.number, self._open()
+            os.close(old)
+        super().write(lines)
+
+    def _was_moved(self) -> bool:
+        try:
+            return not os.path.samestat(self._path.stat(), os.fstat(self.number))
+        except FileNotFoundError:
+            return True
+
+    def close(self) -> None:
+        os.close(self.number)
+        self.number = -1  # the number may soon be another file's
+
+
+def _end_of_lines(lines: bytearray, limit: int) -> int:
+    """Return the end of the last whole line within ``limit``, or of the first line."""
+    if len(lines) <= limit:
+        return len(lines)
+    return lines.rfind(b"\n", 0, limit) + 1 or lines.find(b"\n") + 1 or len(lines)
+
+
+def _wait_writable(number: int) -> None:
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    poll.poll()
+
+
+class QueuedWriter:
+    """Keep lines for the thread that writes them to ``file``: at most ``queue_bytes`` wait."""
+
+    def __init__(
+        self, file: _File, on_error: Callable[[Exception], None], queue_bytes: int
+    ) -> None:
+        self.dropped = 0
+        self.is_terminal = os.isatty(file.number)
+        self._file = file
+        self._on_error = on_error
+        self._failed = False
+        self._queue_bytes = queue_bytes
+        self._queue = bytearray()
+        self._in_hand = bytearray()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._pid = os.getpid()
+
+    def write(self, lines: bytes) -> bool:
+        """Take whole lines, or drop them and return false where the queue is full."""
+        if os.getpid() != self._pid:  # the lock may be held here by a thread that is not
+            return self._write_at_once(lines)
+        with self._changed:
+            waiting = len(self._queue) + len(self._in_hand)
+            if self._closed and not waiting:
+                return self._write_at_once(lines)
+            if self._closed or waiting + len(lines) > self._queue_bytes:
+                self.dropped += lines.count(b"\n")
+                return False
+            self._queue += lines
+            self._changed.notify_all()
+            return self._thread is not None or self._start()
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name="gizmopy-log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # too many threads, or the interpreter is ending
+            lines, self._queue = self._queue, bytearray()
+            return self._write_at_once(lines)
+        self._thread = thread
+        return True
+
+    def _write_at_once(self, lines: bytes | bytearray) -> bool:
+        rest = bytearray(lines)
+        try:
+            self._file.write(rest)
+        except OSError as error:
+            self.dropped += rest.count(b"\n")
+            self._tell(error)
+        return not rest
+
+    def _run(self) -> None:
+        while self._take():
+            try:
+                self._file.write(self._in_hand)
+            except OSError as error:
+                with self._changed:
+                    self.dropped += self._in_hand.count(b"\n")
+                self._tell(error)
+
+    def _tell(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            self._on_error(error)
+
+    def _take(self) -> bool:
+        """Wait for lines and take all of them; close the file and return false at the end."""
+        with self._changed:
+            self._in_hand = bytearray()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._in_hand, self._queue = self._queue, self._in_hand
+            if not self._in_hand:
+                self._file.close()
+            return bool(self._in_hand)
+
+    def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        """Return whether everything taken was written, or lost, within ``timeout`` seconds."""
+        if os.getpid() != self._pid:
+            return True
+        with self._changed:
+            timeout = 0 if self._closed else timeout  # it has had its time
+            return self._changed.wait_for(lambda: not (self._queue or self._in_hand), timeout)
+
+    def close(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        """Flush, end the thread, and close the file where it was opened here.
+
+        A thread that its reader still holds goes on, and what it has not written by the end of the
+        process is lost: so a reader cannot hold the exit.
+        """
+        if os.getpid() != self._pid:
+            return True
+        with self._changed:
+            first, self._closed = not self._closed, True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout if first else 0)
+            return not self._thread.is_alive()
+        if first:
+            self._file.close()
+        return True
+
+
+class _StreamWriter:
+    """Write to a stream that is no file, at once."""
+
+    def __init__(self, stream: TextIO, on_error: Callable[[Exception], None]) -> None:
+        self.dropped = 0
+        self.is_terminal = stream.isatty()
+        self._stream = stream
+        self._on_error = on_error
+
+    def write(self, lines: bytes) -> bool:
+        try:
+            self._stream.write(lines.decode())
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            if not self.dropped:
+                self._on_error(error)
+            self.dropped += lines.count(b"\n")
+            return False
+        return True
+
+    def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def close(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        return self.flush(timeout)
