@@ -2,10 +2,11 @@
 
 import asyncio
 
-from benchmarks import http, messages, publish, scale, start
+from benchmarks import http, messages, publish, scale, scrape, start
 
 http.main()
 scale.main()
 start.main()
+asyncio.run(scrape.main())
 asyncio.run(messages.main())
 asyncio.run(publish.main())

@@ -63,7 +63,10 @@ def _served(command: Sequence[str]) -> Iterator[Server]:
         yield Server(server.pid, port)
     finally:
         server.terminate()
-        server.wait(10)
+        try:
+            server.wait(10)
+        finally:
+            server.kill()  # if it has not ended
     drain.wait(10)
 
 
