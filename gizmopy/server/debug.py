@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -28,6 +28,7 @@ from gizmopy.config import Duration, Settings
 from gizmopy.config.duration import format_duration
 from gizmopy.config.masking import masked
 from gizmopy.config.settings import LogLevel
+from gizmopy.observe.levels import Levels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
 from gizmopy.server.listening import UNIX, is_loopback
@@ -48,23 +49,14 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
-class Levels(Protocol):
-    """What holds the levels of loggers, and puts them back when their time is over."""
-
-    def report(self) -> Mapping[str, Mapping[str, str | None]]:
-        """Return the ``level`` that is set and the ``effective`` one of every logger."""
-
-    def set(self, logger: str, level: str | None, ttl: timedelta | None) -> None:
-        """Set a logger's level, None to inherit it, for good or for ``ttl``."""
-
-
 class Level(BaseModel):
     """A level to set; null inherits it from the logger above."""
 
-    model_config = ConfigDict(extra="forbid")  # a misspelt ttl would be for good
+    model_config = ConfigDict(extra="forbid")
 
     level: LogLevel | None
-    ttl: Annotated[Duration, Field(gt=timedelta(0))] | None = None
+    ttl: Annotated[Duration, Field(gt=timedelta(0))] | None = timedelta(minutes=10)
+    """After what time the level is what it was; null: when the daemon ends."""
 
 
 class LoggerLevel(Level):
@@ -157,11 +149,11 @@ class Debug:
             raise Problem(404, f"There is no logger {name}; GET /debug/loggers lists them.")
         # Ahead of the change, which may be to log nothing any more.
         logger.warning(
-            "log level of %s is set to %s for %s, as %s asked",
-            name,
-            change.level or "what it inherits",
-            "good" if change.ttl is None else format_duration(change.ttl),
+            "%s asks for the log level of %s to be %s for %s",
             request.remote or "a local client",
+            name,
+            change.level or "inherited",
+            "as long as it runs" if change.ttl is None else format_duration(change.ttl),
         )
         try:
             self.levels.set(name, change.level, change.ttl)

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from aiohttp import ClientSession, web
 
 import gizmopy
 from gizmopy import Settings
+from gizmopy.observe.levels import Levels
 from gizmopy.pubsub.channels import ChannelRow
 from gizmopy.server.debug import Debug, debug_endpoints, debug_served
 from gizmopy.web import (
@@ -27,26 +28,6 @@ from gizmopy.web import (
 from gizmopy.web.routing import Options
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-class FakeLevels:
-    """Hold levels in a dict, as the log's own do."""
-
-    def __init__(self) -> None:
-        self.levels: dict[str, str | None] = {"root": "info", "gizmopy.pubsub.memory": None}
-        self.asked: list[tuple[str, str | None, timedelta | None]] = []
-
-    def report(self) -> Mapping[str, Mapping[str, str | None]]:
-        return {
-            name: {"level": level, "effective": level or "info"}
-            for name, level in self.levels.items()
-        }
-
-    def set(self, logger: str, level: str | None, ttl: timedelta | None) -> None:
-        if level == "critical":
-            raise ValueError("critical is no level today")
-        self.asked.append((logger, level, ttl))
-        self.levels[logger] = level
 
 
 class Cats:
@@ -64,16 +45,15 @@ ROUTES = (
 ROW = ChannelRow("cats", "kafka://broker/cats", "svc", "Cats.on_cat", 10, "key")
 
 
-def make_debug(settings: Settings, levels: FakeLevels | None = None) -> Debug:
+def make_debug(settings: Settings, levels: Levels) -> Debug:
     """Return what is told of a daemon called cats."""
-    return Debug("cats", settings, ROUTES, lambda: [ROW], levels or FakeLevels(), STARTED)
+    return Debug("cats", settings, ROUTES, lambda: [ROW], levels, STARTED)
 
 
 @asynccontextmanager
-async def serving(
-    settings: Settings | None = None, levels: FakeLevels | None = None
-) -> AsyncIterator[ClientSession]:
+async def serving(settings: Settings | None = None) -> AsyncIterator[ClientSession]:
     """Serve the debug endpoints on a loopback socket and give a client of them."""
+    levels = Levels()
     router: Router[Handler] = Router()
     for method, path, handler in debug_endpoints(make_debug(settings or Settings(), levels)):
         router.add(method, path, handler)
@@ -93,7 +73,8 @@ async def serving(
     host, port = runner.addresses[0][:2]
     try:
         async with ClientSession(f"http://{host}:{port}") as client:
-            yield client
+            with levels:
+                yield client
     finally:
         await runner.cleanup()
 
@@ -168,46 +149,61 @@ async def test_loggers_tell_their_levels() -> None:
     """The level and the effective level of each logger are told."""
     told = await get_json("/debug/loggers")
 
-    assert told["root"] == {"level": "info", "effective": "info"}
-    assert told["gizmopy.pubsub.memory"] == {"level": None, "effective": "info"}
+    effective = logging.getLevelName(logging.getLogger().level)
+    assert told["root"] == {"level": effective, "effective": effective}
+    assert told["gizmopy.server.debug"] == {"level": None, "effective": effective}
+
+
+@pytest.fixture
+def asked(caplog: pytest.LogCaptureFixture) -> Callable[[], tuple[int, str]]:
+    """Return what gives the one line that tells who asked for a level, with the line's level."""
+
+    def only() -> tuple[int, str]:
+        (line,) = (each for each in caplog.records if each.name == "gizmopy.server.debug")
+        return line.levelno, line.getMessage()
+
+    return only
 
 
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/debug/loggers", {"logger": "gizmopy.pubsub", "level": "debug", "ttl": "10m"}),
-        ("/debug/loggers/gizmopy.pubsub", {"level": "DEBUG", "ttl": 600}),
+        ("/debug/loggers", {"logger": "gizmopy.pubsub", "level": "debug", "ttl": "1h"}),
+        ("/debug/loggers/gizmopy.pubsub", {"level": "DEBUG", "ttl": 3600}),
     ],
 )
 async def test_a_level_is_set(
-    path: str, body: Mapping[str, object], caplog: pytest.LogCaptureFixture
+    path: str, body: Mapping[str, object], asked: Callable[[], tuple[int, str]]
 ) -> None:
-    """A level is set for a while, of a logger that others stand below too, and the log says so."""
-    levels = FakeLevels()
-
-    async with serving(levels=levels) as client, client.put(path, json=body) as response:
+    """A level is set for a while, and the log says who asked for it."""
+    async with serving() as client, client.put(path, json=body) as response:
         told = await response.json()
+        set_to = logging.getLogger("gizmopy.pubsub").level
 
     assert response.status == 200
-    assert told == {"gizmopy.pubsub": {"level": "debug", "effective": "debug"}}
-    assert levels.asked == [("gizmopy.pubsub", "debug", timedelta(minutes=10))]
-    (record,) = (each for each in caplog.records if each.name == "gizmopy.server.debug")
-    assert record.levelno == logging.WARNING
-    assert record.getMessage() == (
-        "log level of gizmopy.pubsub is set to debug for 10m, as 127.0.0.1 asked"
-    )
+    assert told == {"gizmopy.pubsub": {"level": "DEBUG", "effective": "DEBUG"}}
+    assert set_to == logging.DEBUG
+    who = "127.0.0.1 asks for the log level of gizmopy.pubsub to be debug for 1h"
+    assert asked() == (logging.WARNING, who)
 
 
-async def test_a_level_is_given_up_for_good(caplog: pytest.LogCaptureFixture) -> None:
-    """Null for a level inherits it, and without ttl that is for good."""
-    levels = FakeLevels()
-
-    async with serving(levels=levels) as client:
-        async with client.put("/debug/loggers/root", json={"level": None}) as response:
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ({"level": "debug"}, "debug for 10m"),
+        ({"level": "debug", "ttl": None}, "debug for as long as it runs"),
+        ({"level": None, "ttl": "1m"}, "inherited for 1m"),
+    ],
+)
+async def test_a_level_is_set_for_a_time(
+    body: Mapping[str, object], what: str, asked: Callable[[], tuple[int, str]]
+) -> None:
+    """A level is for ten minutes unless a time is given; null inherits it."""
+    async with serving() as client:
+        async with client.put("/debug/loggers/gizmopy.pubsub", json=body) as response:
             assert response.status == 200
 
-    assert levels.asked == [("root", None, None)]
-    assert "log level of root is set to what it inherits for good" in caplog.text
+    assert asked()[1].endswith(f" to be {what}")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +214,7 @@ async def test_a_level_is_given_up_for_good(caplog: pytest.LogCaptureFixture) ->
         ("/debug/loggers", b'{"level": "debug"}', 422),
         ("/debug/loggers/root", b"{}", 422),
         ("/debug/loggers/root", b'{"level": "loud"}', 422),
-        ("/debug/loggers/root", b'{"level": "critical"}', 422),
+        ("/debug/loggers/root", b'{"level": null}', 422),
         ("/debug/loggers/root", b'{"level": "debug", "ttl": "soon"}', 422),
         ("/debug/loggers/root", b'{"level": "debug", "ttl": "0s"}', 422),
         ("/debug/loggers/root", b'{"level": "debug", "tll": "10m"}', 422),
@@ -228,16 +224,15 @@ async def test_a_level_is_given_up_for_good(caplog: pytest.LogCaptureFixture) ->
 )
 async def test_a_wrong_change_is_refused(path: str, body: bytes, status: int) -> None:
     """A change that is malformed, has wrong values or names no logger is refused, and not done."""
-    levels = FakeLevels()
+    before = Levels().report()
     kind = {"Content-Type": "application/json"}
 
-    async with serving(levels=levels) as client:
+    async with serving() as client:
         async with client.put(path, data=body, headers=kind) as response:
             assert response.status == status
             assert response.content_type == "application/problem+json"
             assert response.headers["Cache-Control"] == "no-store"
-
-    assert levels.asked == []
+        assert Levels().report() == before
 
 
 async def _hang() -> None:
@@ -270,7 +265,9 @@ async def test_the_index_has_a_line_for_each() -> None:
         lines = (await response.text()).splitlines()
 
     assert "GET  /debug/config            Tell the value of every setting, secrets masked." in lines
-    served = [(method, path) for method, path, _ in debug_endpoints(make_debug(Settings()))]
+    served = [
+        (method, path) for method, path, _ in debug_endpoints(make_debug(Settings(), Levels()))
+    ]
     assert [tuple(line.split()[:2]) for line in lines[2:]] == served
 
 
