@@ -32,7 +32,7 @@ _END_SECONDS = 1.0
 """How long cancelled checks may take to end."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class HealthCheck:
     """One check: an async function without arguments that raises when it is ill."""
 

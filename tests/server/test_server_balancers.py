@@ -81,6 +81,20 @@ async def test_who_is_gone_for_long_is_not_waited_for() -> None:
     await balancers.wait_told()
 
 
+async def test_who_goes_on_asking_keeps_nobody_else_in_mind() -> None:
+    """Each is forgotten by its own last question, whoever was there first."""
+    clock = Clock()
+    balancers = made(clock)
+    balancers.note("10.0.0.1", healthy=True)
+    balancers.note("10.0.0.2", healthy=True)
+    await clock.advance(59)
+    balancers.note("10.0.0.1", healthy=True)
+    await clock.advance(1)
+    async with draining(balancers, clock) as told:
+        balancers.note("10.0.0.1", healthy=False)
+        await told
+
+
 async def test_who_is_told_otherwise_while_it_drains_is_waited_for() -> None:
     """A balancer that still believes in this daemon goes on sending."""
     clock = Clock()
