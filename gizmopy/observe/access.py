@@ -109,7 +109,7 @@ class AccessLog:
             return
         last = self._loop.time() + _CLOSE_SECONDS
         # Mostly done at once; a stalled reader must not hold the event loop here either.
-        while not self._writer.close(timeout=0.005) and self._loop.time() < last:  # noqa: ASYNC110
+        while not self._writer.close(timeout=0.01) and self._loop.time() < last:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     def fixed_part(self, method: str, route: str, status: int) -> str:

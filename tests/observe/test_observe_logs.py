@@ -318,6 +318,21 @@ def test_last_words_are_written(tmp_path: Path, level: str, then: str, destinati
     assert b"the last words" in (path.read_bytes() if destination == "file" else ended.stderr)
 
 
+_STALLED = """
+import logging
+from gizmopy.observe import logs
+with logs.configured():
+    for number in range(1000):
+        logging.critical("x" * 1000) if number == 999 else logging.warning("x" * 1000)
+"""
+
+
+def test_a_reader_that_stalls_does_not_hold_the_exit() -> None:
+    """A daemon whose standard error nobody reads ends all the same, with its own exit code."""
+    with subprocess.Popen([sys.executable, "-c", _STALLED], stderr=subprocess.PIPE) as stalled:
+        assert stalled.wait(timeout=30) == 0
+
+
 def test_a_record_that_cannot_be_written_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
