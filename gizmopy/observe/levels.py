@@ -74,7 +74,6 @@ class Levels:
         if ttl is not None:
             loop = asyncio.get_running_loop()
             self._timers[name] = loop.call_later(ttl.total_seconds(), self._revert, name)
-        logger.warning("logger %s: level %s for %s", name, level, ttl or "as long as it runs")
 
     def _admit(self, name: str) -> None:
         """Take a name. Raises ValueError where it could fill the memory, or is none."""
