@@ -23,6 +23,7 @@ CASES: dict[Case, str] = {
     stopping.stubborn_handler: "s to exit",
     stopping.streams: "s to exit",
     stopping.download: "s to exit",
+    stopping.last_bytes: "s to exit",
     stopping.download_out_of_time: "s to exit",
     stopping.signal_in_start_up: "s to exit",
     stopping.second_signal: "s to exit",

@@ -132,6 +132,17 @@ class Life(Service):
             logger.info("stream ended")
         return response
 
+    @get("/last-bytes")
+    async def last_bytes(self, request: web.Request) -> web.StreamResponse:
+        """Stream until the client's not reading leaves bytes in this process, and end."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        while not request.transport.get_write_buffer_size():
+            await response.write(bytes(4096))
+        logger.info("last bytes are written")
+        return response
+
     @get("/large")
     async def large(self) -> bytes:
         """Return a large answer in one piece."""

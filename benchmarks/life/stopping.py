@@ -152,6 +152,27 @@ async def download(loop: str) -> Finding:
     return finding
 
 
+async def last_bytes(loop: str) -> Finding:
+    """What waits in the process for a client to read is sent before the process ends.
+
+    Figure: s to exit.
+    """
+    finding = Finding()
+    async with daemon(loop) as life, connected(life.port, limit=1024) as (reader, writer):
+        writer.write(request("GET", "/last-bytes"))
+        await life.logged("last bytes are written")
+        life.signal()
+        await asyncio.sleep(1)
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            async for _ in read_chunks(reader):
+                pass
+        except LOST as error:
+            finding.problems.append(f"the answer's end was lost ({type(error).__name__})")
+        finding.require_end(await life.ended(), code=0, within=3)
+    return finding
+
+
 async def download_out_of_time(loop: str) -> Finding:
     """A download that is cut, out of time, does not look whole; figure: s to exit."""
     finding = Finding()

@@ -35,6 +35,11 @@ async def test_a_download_comes_whole() -> None:
     assert (await stopping.download(LOOP)).problems == []
 
 
+async def test_an_answer_has_its_last_bytes() -> None:
+    """What a slow client has not read of an answer yet is sent before the process ends."""
+    assert (await stopping.last_bytes(LOOP)).problems == []
+
+
 async def test_a_download_that_is_cut_does_not_look_whole() -> None:
     """Out of time, a streamed answer is cut without the end that says that it is whole."""
     assert (await stopping.download_out_of_time(LOOP)).problems == []
