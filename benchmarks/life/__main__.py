@@ -22,6 +22,7 @@ CASES: dict[Case, str] = {
     stopping.clients_that_never_leave: "s to exit",
     stopping.stubborn_handler: "s to exit",
     stopping.streams: "s to exit",
+    stopping.drain_delay: "s to exit",
     stopping.download: "s to exit",
     stopping.last_bytes: "s to exit",
     stopping.download_out_of_time: "s to exit",

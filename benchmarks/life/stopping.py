@@ -11,7 +11,9 @@ from benchmarks.life.clients import (
     Load,
     ask,
     connected,
+    has_ended,
     open_websocket,
+    read_answer,
     read_chunks,
     request,
 )
@@ -130,6 +132,32 @@ async def _close_code(reader: asyncio.StreamReader) -> int:
         payload = await reader.readexactly(length)
         if kind == 0x88:
             return int.from_bytes(payload[:2], "big")
+
+
+async def drain_delay(loop: str) -> Finding:
+    """In the drain delay every answer closes its connection, and a new WebSocket gets its 1001.
+
+    Figure: s to exit, of a delay of 1 s.
+    """
+    finding = Finding()
+    async with daemon(loop, GIZMO_DRAIN_DELAY="1s", GIZMO_SHUTDOWN_TIMEOUT="5s") as life:
+        life.signal()
+        await life.logged(": draining")
+        async with asyncio.TaskGroup() as clients:
+            clients.create_task(_websocket(life, "/echo", finding))
+            for path in ("/quick", "/stream", "/nowhere", "/status.txt"):
+                clients.create_task(_closed_by_answer(life, path, finding))
+        finding.require_end(await life.ended(), code=0, within=2)
+    return finding
+
+
+async def _closed_by_answer(life: Daemon, path: str, finding: Finding) -> None:
+    """Ask, and see whether the answer says that it closes the connection, and does."""
+    async with connected(life.port) as (reader, writer):
+        writer.write(request("GET", path))
+        answer = await read_answer(reader)
+        finding.require(answer.closes, f"{path}: the answer lacks Connection: close")
+        finding.require(await has_ended(reader, 0.5), f"{path}: the connection goes on")
 
 
 async def download(loop: str) -> Finding:

@@ -30,6 +30,11 @@ async def test_websockets_are_told_and_streams_end_clean() -> None:
     assert (await stopping.streams(LOOP)).problems == []
 
 
+async def test_every_answer_closes_in_the_drain_delay() -> None:
+    """In the drain delay answers say Connection: close, and do; a new WebSocket gets its 1001."""
+    assert (await stopping.drain_delay(LOOP)).problems == []
+
+
 async def test_a_download_comes_whole() -> None:
     """A streamed answer that is under way at SIGTERM is sent to its end."""
     assert (await stopping.download(LOOP)).problems == []
