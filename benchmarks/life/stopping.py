@@ -120,9 +120,9 @@ async def _websocket(life: Daemon, path: str, finding: Finding, *, answers: bool
             finding.require(code == 1001, f"{path} was closed with {code}, not 1001")
             if answers:
                 writer.write(b"\x88\x82\0\0\0\0" + code.to_bytes(2, "big"))
-            await reader.read()
+            finding.require(await has_ended(reader), f"{path}: the connection goes on")
         except LOST as error:
-            finding.problems.append(f"the WebSocket {path} was cut ({type(error).__name__})")
+            finding.problems.append(f"{path} was cut before 1001 ({type(error).__name__})")
 
 
 async def _close_code(reader: asyncio.StreamReader) -> int:
