@@ -82,13 +82,19 @@ async def has_ended(reader: asyncio.StreamReader, within: float = 5.0) -> bool:
     return True
 
 
+async def _connect(
+    port: int, source: str, limit: int = 65536
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    local = None if source == "127.0.0.1" else (source, 0)
+    return await asyncio.open_connection("127.0.0.1", port, local_addr=local, limit=limit)
+
+
 @asynccontextmanager
 async def connected(
     port: int, source: str = "127.0.0.1", limit: int = 65536
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Give a connection that is closed at the end, whatever state it is in."""
-    local = None if source == "127.0.0.1" else (source, 0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=local, limit=limit)
+    reader, writer = await _connect(port, source, limit)
     try:
         yield reader, writer
     finally:
@@ -151,13 +157,17 @@ class Load:
         pause = self.pauses[number % len(self.pauses)]
         while not self._leaving.is_set():
             try:
-                async with connected(self.port, self.source) as (reader, writer):
-                    await self._converse(reader, writer, requests, pause)
-            except ConnectionRefusedError:
+                reader, writer = await _connect(self.port, self.source)
+            except ConnectionError:  # reset, too: nothing was sent on it
                 self.counts["refused"] += 1
                 await asyncio.sleep(0.005)
+                continue
+            try:
+                await self._converse(reader, writer, requests, pause)
             except LOST as error:
                 self.counts[f"lost ({type(error).__name__})"] += 1
+            finally:
+                writer.transport.abort()
 
     async def _converse(
         self,
