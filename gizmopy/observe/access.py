@@ -1,7 +1,8 @@
 """Write one line for each request, in batches: a tenth of what a log record costs.
 
-Lines gather in a list, which goes to the writer every 100 ms or 32 KiB, whichever comes first. The
-part of a line that does not change between requests is made once.
+What a line is made of gathers in a list, which is formatted and goes to the writer every 100 ms or
+128 lines, whichever comes first: many lines in one go cost half of as many one by one, between
+requests. The part of a line that does not change between requests is made once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -18,7 +19,8 @@ from gizmopy.observe.logs import Fields, Timestamps
 from gizmopy.observe.writing import Writer, open_writer
 
 _FLUSH_SECONDS = 0.1
-_FLUSH_CHARACTERS = 32 * 1024
+_FLUSH_LINES = 128
+_PART_BYTES = 256 * 1024
 _CLOSE_SECONDS = 0.5
 _TEXTS = 1024
 
@@ -75,13 +77,10 @@ class AccessLog:
         self._format = format
         self._fields = fields
         self._writer: Writer | None = None
-        self._lines: list[str] = []
-        self._characters = 0
+        self._waiting: list[_Fields] = []
         self._flush_handle: asyncio.TimerHandle | None = None
         self._troubled = False
-        self._style: _Style | None = None
-        self._timestamp = Timestamps()
-        self._quoted = _Remembered(_quote)
+        self._style: _Style = _JSONStyle()
 
     @property
     def dropped(self) -> int:
@@ -95,12 +94,17 @@ class AccessLog:
             self._style = self._choose_style(is_terminal=self._writer.is_terminal)
         return self
 
-    def _choose_style(self, *, is_terminal: bool) -> _Style | None:
+    @property
+    def detailed(self) -> bool:
+        """Whether a line shows the protocol and the referer."""
+        return not isinstance(self._style, (_JSONStyle, _ConsoleStyle))
+
+    def _choose_style(self, *, is_terminal: bool) -> _Style:
         if self._format == "combined":
             return _CombinedStyle()
         if is_terminal if self._log_json is None else not self._log_json:
             return _ConsoleStyle()
-        return _GoogleStyle() if self._fields == "gcp" else None
+        return _GoogleStyle() if self._fields == "gcp" else _JSONStyle()
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.flush()
@@ -114,17 +118,11 @@ class AccessLog:
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
         """Return the part of a line that every request of this kind shares."""
-        if self._style is not None:
-            return self._style.fixed_part(method, route, status)
-        return (
-            '"level":"INFO","logger":"gizmopy.access","message":"request",'
-            f'"method":{_quote(method)},"route":{_quote(route)},"status":{status}'
-        )
+        return self._style.fixed_part(method, route, status)
 
     def write(
         self,
         fixed: str,
-        *,
         request_id: str,
         path: str,
         seconds: float,
@@ -138,51 +136,41 @@ class AccessLog:
         """Add a line: ``fixed`` from ``fixed_part``, the path as sent, without its query.
 
         ``request_id`` and ``trace_id`` must be safe within JSON, ``size`` is the body's bytes.
+        ``protocol`` and ``referer`` are shown where ``detailed``.
         """
-        now = time.time()
-        if self._style is None:  # the usual style, in place: to hand all this on costs 0.5 µs
-            quoted = self._quoted
-            trace = f'"trace_id":"{trace_id}",' if trace_id else ""
-            line = (
-                f'{{"time":"{self._timestamp(now)}",{fixed},"path":{_quote(path)},'
-                f'"request_id":"{request_id}",{trace}'
-                f'"duration_ms":{seconds * 1000:.3f},"bytes":{size},'
-                f'"remote":{quoted[remote]},"user_agent":{quoted[user_agent]}}}\n'
+        self._waiting.append(
+            (
+                time.time(),
+                fixed,
+                request_id,
+                path,
+                seconds,
+                size,
+                remote,
+                user_agent,
+                trace_id,
+                protocol,
+                referer,
             )
-        else:
-            line = self._style.line(
-                _Request(
-                    now,
-                    fixed,
-                    request_id,
-                    path,
-                    seconds,
-                    size,
-                    remote,
-                    user_agent,
-                    trace_id,
-                    protocol,
-                    referer,
-                )
-            )
-        self._lines.append(line)
-        self._characters += len(line)
-        if self._characters >= _FLUSH_CHARACTERS:
+        )
+        if len(self._waiting) >= _FLUSH_LINES:
             self.flush()
         elif self._flush_handle is None:
             self._flush_handle = self._loop.call_later(_FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Hand what is buffered to the writer."""
+        """Write the lines that wait, and hand them to the writer."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
-        if not self._lines or self._writer is None:
+        if not self._waiting or self._writer is None:
             return
-        lines = "".join(self._lines).encode("utf-8", "backslashreplace")
-        self._lines.clear()
-        self._characters = 0
-        if not self._writer.write(lines):
+        lines = self._style.lines(self._waiting).encode("utf-8", "backslashreplace")
+        self._waiting.clear()
+        # More than the writer's queue holds would be dropped as a whole.
+        parts = [lines] if len(lines) <= _PART_BYTES else lines.splitlines(keepends=True)
+        taken = [self._writer.write(part) for part in parts]
+        if not all(taken):
             self._tell("nobody reads them in time")
 
     def _tell(self, trouble: object) -> None:
@@ -207,17 +195,73 @@ class _Request(NamedTuple):
     referer: str
 
 
+_Fields = tuple[float, str, str, str, float, int, str, str, str, str, str]
+"""The same, as it waits: a plain tuple is made in a third of the time."""
+
+
 class _Style(Protocol):
     """How a line is written."""
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
         """Return the part of a line that every request of this kind shares."""
 
+    def lines(self, requests: Sequence[_Fields]) -> str:
+        """Return the lines of ``requests``."""
+
+
+class _JSONStyle:
+    """JSON with our own field names."""
+
+    def __init__(self) -> None:
+        self._timestamp = Timestamps()
+        self._quoted = _Remembered(_quote)
+
+    def fixed_part(self, method: str, route: str, status: int) -> str:
+        return (
+            '"level":"INFO","logger":"gizmopy.access","message":"request",'
+            f'"method":{_quote(method)},"route":{_quote(route)},"status":{status}'
+        )
+
+    def lines(self, requests: Sequence[_Fields]) -> str:
+        quoted, timestamp = self._quoted, self._timestamp
+        return "".join(
+            [
+                f'{{"time":"{timestamp(now)}",{fixed},"path":{_quote(path)},'
+                f'"request_id":"{identity}",{_trace(trace_id)}'
+                f'"duration_ms":{seconds * 1000:.3f},"bytes":{size},'
+                f'"remote":{quoted[remote]},"user_agent":{quoted[user_agent]}}}\n'
+                for (
+                    now,
+                    fixed,
+                    identity,
+                    path,
+                    seconds,
+                    size,
+                    remote,
+                    user_agent,
+                    trace_id,
+                    *_,
+                ) in requests
+            ]
+        )
+
+
+def _trace(trace_id: str) -> str:
+    return f'"trace_id":"{trace_id}",' if trace_id else ""
+
+
+class _LineByLine:
+    """A style whose lines are not worth the haste."""
+
     def line(self, request: _Request) -> str:
-        """Return the whole line."""
+        """Return the line of one request."""
+        raise NotImplementedError
+
+    def lines(self, requests: Sequence[_Fields]) -> str:
+        return "".join([self.line(_Request._make(request)) for request in requests])
 
 
-class _ConsoleStyle:
+class _ConsoleStyle(_LineByLine):
     """For a person: the time of day, and no more than fits."""
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
@@ -231,7 +275,7 @@ class _ConsoleStyle:
         )
 
 
-class _GoogleStyle:
+class _GoogleStyle(_LineByLine):
     """JSON with the field names that Google Cloud's agents read; numbers of 64 bits are text."""
 
     def __init__(self) -> None:
@@ -262,7 +306,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 """As Apache writes them, in any locale."""
 
 
-class _CombinedStyle:
+class _CombinedStyle(_LineByLine):
     """Apache's combined log format, its times in UTC."""
 
     def __init__(self) -> None:

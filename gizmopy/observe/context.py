@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -16,6 +17,19 @@ message_id: ContextVar[str] = ContextVar("message_id", default="")
 carried: ContextVar[Mapping[str, str]] = ContextVar("carried", default=MappingProxyType({}))
 """Attributes for every message that the running code publishes, unless the call gives its own: the
 trace context (``traceparent``, ``tracestate``) and whatever else goes along with the work."""
+
+deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+"""When the work at hand has to be done (``time.monotonic()``), or None where nothing bounds it."""
+
+
+def time_left() -> float | None:
+    """Return the seconds until the request at hand is answered with 504, or its caller gave up.
+
+    None where nothing bounds it; negative once it is over. Pass it on to what is called.
+    """
+    at = deadline.get()
+    return None if at is None else at - time.monotonic()
+
 
 _BATCH = 256
 _pool: list[str] = []

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*").fullmatch
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*").fullmatch
-_MAX_CELLS = 2_000
+MAX_CELLS = 2_000
 
 
 class CounterCell:
@@ -177,7 +177,7 @@ class Metrics(Collector):
     ``gizmo_metrics_overflow_total``.
     """
 
-    def __init__(self, *, max_cells: int = _MAX_CELLS) -> None:
+    def __init__(self, *, max_cells: int = MAX_CELLS) -> None:
         self.registry = Registry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)

@@ -27,6 +27,8 @@ from gizmopy.observe.metrics import CounterCell, GaugeCell, HistogramCell, Instr
 _SLICE_SECONDS = 0.001
 _APART_SECONDS = 0.01
 _FRESH_SECONDS = 1.0
+_CHEAP_SECONDS = 0.05
+"""What a run may take and be made anew for each scrape."""
 _PATIENCE_SECONDS = 5.0
 """How long other collectors are waited for: Prometheus itself gives up after 10 s."""
 
@@ -38,7 +40,9 @@ _Rendered = tuple[bytes, list[tuple[str, Exception]]]
 
 
 class Scraper:
-    """Render ``metrics``: one run at a time, whose text serves every scrape of the next second.
+    """Render ``metrics``: one run at a time, whose text serves every scrape that comes meanwhile.
+
+    Where a run took longer than ``cheap`` seconds, it serves those of the next second, too.
 
     Use it as an async context manager; leaving it ends a run that is under way. A collector of
     prometheus_client's that raises, or is not done within ``patience`` seconds, is left out and
@@ -51,10 +55,13 @@ class Scraper:
         *,
         clock: Callable[[], float] = time.monotonic,
         patience: float = _PATIENCE_SECONDS,
+        cheap: float = _CHEAP_SECONDS,
     ) -> None:
         self._metrics = metrics
         self._clock = clock
         self._patience = patience
+        self._cheap = cheap
+        self._took = 0.0
         self._families: dict[str, _Family] = {}
         self._run: asyncio.Task[bytes] | None = None
         self._run_began = 0.0
@@ -70,15 +77,16 @@ class Scraper:
 
     async def render(self) -> bytes:
         """Return the metrics in Prometheus' text format, no value older than about a second."""
-        if self._run is None or (self._run.done() and self._age() >= _FRESH_SECONDS):
+        if self._run is None or (self._run.done() and not self._is_fresh()):
             self._run_began = self._clock()
             self._run = asyncio.create_task(self._render(), name="gizmopy-scrape")
         return await asyncio.shield(self._run)  # whoever gives up ends it for nobody else
 
-    def _age(self) -> float:
-        return self._clock() - self._run_began
+    def _is_fresh(self) -> bool:
+        return self._took > self._cheap and self._clock() - self._run_began < _FRESH_SECONDS
 
     async def _render(self) -> bytes:
+        began = perf_counter()
         foreign = await self._render_foreign()
         self._metrics.refresh()
         texts = []
@@ -88,6 +96,7 @@ class Scraper:
             if perf_counter() >= pause_at:
                 await asyncio.sleep(0)
                 pause_at = perf_counter() + _SLICE_SECONDS
+        self._took = perf_counter() - began
         return b"".join((*texts, foreign))
 
     def _texts(self) -> Iterator[bytes]:
@@ -196,10 +205,9 @@ def _number(value: float) -> str:
 
 
 def _label_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    """Return labels as the format has them, ready to stand in a template."""
-    return ",".join(
-        f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)
-    ).replace("%", "%%")
+    """Return labels by name, as the format has them, ready to stand in a template."""
+    pairs = sorted(zip(names, values, strict=True))
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs).replace("%", "%%")
 
 
 def _escaped(value: str) -> str:

@@ -1,13 +1,16 @@
-"""Write lines from a thread of their own, so that a reader that stalls never stalls the daemon.
+"""Write lines so that a reader that stalls never stalls the daemon.
 
 A pipe is full once its reader is 64 KiB behind, and a write then waits for as long as the reader
 likes. ``O_NONBLOCK`` is no way out: it belongs to the open file, which standard output and standard
-error share with other processes. So lines wait in a bounded queue, a thread writes them, and what
+error share with other processes. So what the file takes without a wait is written at once, which
+costs a tenth of a thread's wake-up; the rest waits in a bounded queue, a thread writes it, and what
 finds the queue full is dropped and counted.
 
-The thread starts with the first line. It is a daemon thread, since the interpreter waits without a
-limit for any other; ``close`` and ``flush`` have one. A forked child has no such thread, and often
-ends without clean-up: there, as after ``close``, lines are written at once.
+Whether a pipe takes a write is asked ahead of each: only where another process fills the last page
+of the same pipe in between does a write wait. The thread starts with the first line that waits. It
+is a daemon thread, since the interpreter waits without a limit for any other; ``close`` and
+``flush`` have one. A forked child has no such thread, and often ends without clean-up: there, as
+after ``close``, lines are written at once.
 """
 
 from __future__ import annotations
@@ -73,9 +76,22 @@ class _File:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        # A longer write to a pipe is torn where several processes write.
-        is_pipe = stat.S_ISFIFO(os.fstat(number).st_mode)
-        self._limit = _PIPE_BYTES if is_pipe else _QUEUE_BYTES
+        mode = os.fstat(number).st_mode
+        self._has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        # A longer write to a pipe is torn where several processes write, and may wait.
+        self._limit = _PIPE_BYTES if self._has_reader else _QUEUE_BYTES
+        self._may_wait = os.isatty(number)  # it can be stopped in the middle of any write
+
+    def write_at_once(self, lines: bytearray) -> None:
+        """Do what ``write`` does, as far as nothing has to be waited for. Raises OSError."""
+        if self._may_wait:
+            return
+        while lines and not (self._has_reader and not _is_writable(self.number)):
+            try:
+                written = os.write(self.number, lines[: _end_of_lines(lines, self._limit)])
+            except BlockingIOError:  # another process has made it O_NONBLOCK
+                return
+            del lines[:written]
 
     def write(self, lines: bytearray) -> None:
         """Write lines and take them out of ``lines``, as long as it takes. Raises OSError."""
@@ -102,10 +118,17 @@ class _NamedFile(_File):
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, lines: bytearray) -> None:
+        self._follow()
+        super().write(lines)
+
+    def write_at_once(self, lines: bytearray) -> None:
+        self._follow()
+        super().write_at_once(lines)
+
+    def _follow(self) -> None:
         if self.number >= 0 and self._was_moved():
             old, self.number = self.number, self._open()
             os.close(old)
-        super().write(lines)
 
     def _was_moved(self) -> bool:
         try:
@@ -126,9 +149,17 @@ def _end_of_lines(lines: bytearray, limit: int) -> int:
 
 
 def _wait_writable(number: int) -> None:
+    _poll(number, None)
+
+
+def _is_writable(number: int) -> bool:
+    return bool(_poll(number, 0))
+
+
+def _poll(number: int, timeout: float | None) -> list[tuple[int, int]]:
     poll = select.poll()
     poll.register(number, select.POLLOUT)
-    poll.poll()
+    return poll.poll(timeout)
 
 
 class QueuedWriter:
@@ -153,11 +184,15 @@ class QueuedWriter:
     def write(self, lines: bytes) -> bool:
         """Take whole lines, or drop them and return false where the queue is full."""
         if os.getpid() != self._pid:  # the lock may be held here by a thread that is not
-            return self._write_at_once(lines)
+            return self._write_whole(lines)
         with self._changed:
             waiting = len(self._queue) + len(self._in_hand)
             if self._closed and not waiting:
-                return self._write_at_once(lines)
+                return self._write_whole(lines)
+            if not waiting:
+                lines = self._write_at_once(lines)
+                if not lines:
+                    return True
             if self._closed or waiting + len(lines) > self._queue_bytes:
                 self.dropped += lines.count(b"\n")
                 return False
@@ -171,11 +206,22 @@ class QueuedWriter:
             thread.start()
         except RuntimeError:  # too many threads, or the interpreter is ending
             lines, self._queue = self._queue, bytearray()
-            return self._write_at_once(lines)
+            return self._write_whole(lines)
         self._thread = thread
         return True
 
-    def _write_at_once(self, lines: bytes | bytearray) -> bool:
+    def _write_at_once(self, lines: bytes) -> bytes:
+        """Return what is left of ``lines`` once the file takes no more without a wait."""
+        rest = bytearray(lines)
+        try:
+            self._file.write_at_once(rest)
+        except OSError as error:
+            self.dropped += rest.count(b"\n")
+            self._tell(error)
+            return b""
+        return bytes(rest)
+
+    def _write_whole(self, lines: bytes | bytearray) -> bool:
         rest = bytearray(lines)
         try:
             self._file.write(rest)

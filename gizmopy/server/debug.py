@@ -31,7 +31,8 @@ from gizmopy.config.settings import LogLevel
 from gizmopy.observe.levels import Levels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
-from gizmopy.server.listening import UNIX, is_loopback
+from gizmopy.server.exposure import on_loopback
+from gizmopy.server.listening import is_loopback
 from gizmopy.web import (
     Handler,
     Middleware,
@@ -171,16 +172,6 @@ def debug_endpoints(debug: Debug) -> Iterator[tuple[str, str, Handler]]:
         yield route.method, route.path, guard(handler)
 
 
-def debug_served(settings: Settings) -> bool:
-    """Return whether ``/debug/`` is served: as told, else with a token or on loopback only.
-
-    A unix socket is not loopback: what stands in front of it is most often a proxy.
-    """
-    if settings.debug is not None:
-        return settings.debug
-    return bool(settings.debug_token.get_secret_value()) or _on_loopback(settings)
-
-
 def debug_guard(settings: Settings) -> Middleware:
     """Return what keeps strangers from a handler below ``/debug/``.
 
@@ -189,7 +180,7 @@ def debug_guard(settings: Settings) -> Middleware:
     a page whose name was rebound to 127.0.0.1, or a proxy's client. Answers are never cached.
     """
     token = settings.debug_token.get_secret_value()
-    loopback = _on_loopback(settings)
+    loopback = on_loopback(settings)
 
     def check(request: web.Request) -> None:
         if token:
@@ -255,12 +246,6 @@ def _is_local_name(host: str) -> bool:
     except ValueError:
         return False
     return is_loopback(name)
-
-
-def _on_loopback(settings: Settings) -> bool:
-    """Whether what ``/debug/`` is served on is a port of this machine only."""
-    address = settings.http_addr if settings.admin_port is None else settings.admin_addr
-    return is_loopback(address) and not address.startswith(UNIX)
 
 
 def _summary(route: Route) -> str:

@@ -1,7 +1,8 @@
 """The door that requests come in by: one coroutine routes, runs, measures, answers and logs.
 
 Instrumentation is no stack of middlewares but part of that coroutine, and what a kind of request
-shares (its metric cells, the fixed part of its access line) is looked up once, not each time.
+shares (its metric cells, the fixed part of its access line) is looked up once, not each time. A
+plain answer leaves in one write; aiohttp's own way to send is for all others.
 """
 
 from __future__ import annotations
@@ -11,27 +12,39 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from contextlib import suppress
+from email.utils import formatdate
+from http import HTTPStatus
+from time import monotonic
 from typing import Any
 
-from aiohttp import HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import HttpVersion11, WSCloseCode, web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from multidict import istr
+from yarl import URL
 
+from gizmopy.config.duration import parse_duration
+from gizmopy.observe import logs
 from gizmopy.observe.access import AccessLog
-from gizmopy.observe.context import new_id, request_id
+from gizmopy.observe.context import carried, deadline, new_id, request_id
 from gizmopy.observe.metrics import HistogramCell, Metrics
+from gizmopy.observe.trace import trace_context
+from gizmopy.server.connection import Connection, Patience, ServedRequest, Server, Written
+from gizmopy.server.deadlines import Deadlines
+from gizmopy.server.proxies import Proxies
 from gizmopy.web import (
+    CORS,
+    Answering,
     Handler,
     Middleware,
     NoRoute,
+    Plain,
     Problem,
-    Request,
     Router,
     WrongMethod,
     problem_from,
     problem_response,
+    responding,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,10 +52,15 @@ logger = logging.getLogger(__name__)
 UNMATCHED = "__404__"
 """The route that a request without one is counted under, as in Gizmo."""
 
+PREFLIGHT = "__preflight__"
+"""The route that a browser's question ahead of a request is counted under."""
+
 CLIENT_GONE = 499
 """The status that a request is counted under when nobody waited for its answer (nginx's)."""
 
 _REQUEST_ID = istr("X-Request-ID")
+_REQUEST_TIMEOUT = istr("X-Request-Timeout")
+_TRACEPARENT = istr("traceparent")
 _EXPECT = istr("Expect")
 _SERVER = istr("Server")
 _USER_AGENT = istr("User-Agent")
@@ -50,15 +68,47 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}").fullmatch
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"))
 _OTHER = "_OTHER"
 
+_ONE_WRITE = 32 * 1024
+"""How long a body may be that is sent in one write, without a look at what waits already."""
+_CLOSE_SECONDS = 1.0
+"""How long the other end of a WebSocket may take to say goodbye."""
+_TICK = 1.0
+"""How often connections are looked at for clients that take too long."""
+_SLICE = 500
+"""How many connections are looked at in one go, which takes less than a millisecond."""
 
-@dataclass(frozen=True, slots=True)
+_ANSWER = b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
+
+_KEPT = Written(keep_alive=True)
+_CLOSED = Written(keep_alive=False)
+
+
 class Endpoint:
     """One route as the door sees it: compiled, and with its label for metrics and logs."""
 
-    template: str
-    handler: Handler
-    quiet: bool = False
-    """Whether its requests are left out of the access log: probes and scrapes are."""
+    __slots__ = ("answer", "builtin", "cancellable", "exchanges", "quiet", "template", "timeout")
+
+    def __init__(
+        self,
+        template: str,
+        answer: Answering,
+        *,
+        timeout: float = 0.0,
+        cancellable: bool = True,
+        builtin: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.template = template
+        self.answer = answer
+        self.timeout = timeout
+        """How many seconds it may take; 0: any."""
+        self.cancellable = cancellable
+        """Whether it is cancelled when its client goes away."""
+        self.builtin = builtin
+        """Whether it is served when there are too many requests, too: probes are."""
+        self.quiet = quiet
+        """Whether its requests are left out of the access log."""
+        self.exchanges: dict[tuple[str, int], _Exchange] = {}
 
 
 class _Exchange:
@@ -71,103 +121,276 @@ class _Exchange:
         self.access = access
 
 
-class HTTPDoor:
-    """Answer requests by ``router``; count those under way; close connections once ``draining``."""
+async def _nothing(request: web.Request) -> web.StreamResponse:
+    raise NoRoute(request.path)
 
-    def __init__(self, router: Router[Endpoint], metrics: Metrics, access: AccessLog) -> None:
-        self.draining = False
+
+class HTTPDoor:
+    """Answer requests by ``router``, and count those under way."""
+
+    def __init__(
+        self,
+        router: Router[Endpoint],
+        metrics: Metrics,
+        access: AccessLog,
+        *,
+        max_concurrent: int = 0,
+        proxies: Proxies | None = None,
+        cors: CORS | None = None,
+    ) -> None:
         self._router = router
         self._access = access
-        self._exchanges: dict[tuple[str, str, int], _Exchange] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._max_concurrent = max_concurrent
+        self._proxies = proxies or None
+        self._cors = cors
+        self._is_open = self._is_draining = False
+        self._is_plain = cors is None
+        """Whether answers may leave without a look at their heads."""
+        self._is_strict = True
+        """Whether each request is looked at before it is served."""
+        self._serving: set[Connection] = set()
+        self._deadlines = Deadlines[Connection](lambda connection: connection.cancel("late"))
+        self._idle: asyncio.Event | None = None
+        self._heads: dict[tuple[int, str], bytes] = {}
+        self._unmatched = Endpoint(UNMATCHED, _nothing)
+        self._preflight = Endpoint(PREFLIGHT, _nothing)
         self._durations = metrics.histogram(
             "http_server_request_duration_seconds",
             "Time to answer a request.",
             ("http_request_method", "http_route", "http_response_status_code"),
         )
-        active = metrics.gauge(
+        self._active = metrics.gauge(
             "http_server_active_requests",
             "Requests being answered.",
             ("http_request_method", "url_scheme"),
         )
-        self._active = {method: active.cell(method, "http") for method in (*_METHODS, _OTHER)}
         self._panics = metrics.counter("gizmo_panics", "Errors that no endpoint handled.").cell()
+        metrics.before_scrape(self._count_active)
+
+    def open(self) -> None:
+        """Serve the service's own endpoints, too: those that are built in always are."""
+        self._is_open = True
+        self._is_strict = self._max_concurrent > 0 or self._cors is not None
+
+    def drain(self) -> None:
+        """Close each connection with its next answer."""
+        self._is_draining, self._is_plain = True, False
 
     @property
     def under_way(self) -> int:
         """How many requests are being answered, their answers' last byte included."""
-        return len(self._tasks)
+        return len(self._serving)
 
     async def wait_idle(self) -> None:
         """Wait until no request is under way."""
-        await self._idle.wait()
+        if self._serving:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
 
     def cancel(self) -> None:
         """Cancel every request under way; ``wait_idle`` then waits for their own clean-up."""
-        for task in self._tasks:
-            task.cancel()
+        for connection in list(self._serving):
+            connection.cancel("out of time")
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def end_streams(self) -> None:
+        """End what has no end of its own: tell WebSockets, and finish streams of events."""
+        sockets = []
+        for connection in list(self._serving):
+            stream = connection.stream
+            if isinstance(stream, web.WebSocketResponse):
+                sockets.append(_say_goodbye(stream))
+            elif stream is not None and stream.content_type == "text/event-stream":
+                connection.cancel("ended")
+        await asyncio.gather(*sockets)
+
+    def close(self) -> None:
+        """Watch no deadline any more."""
+        self._deadlines.close()
+
+    async def handle(self, request: web.BaseRequest) -> Any:
         """Answer one request. Runs in a task of its own, so its context is its own."""
-        started = perf_counter()
-        assert isinstance(request, Request)
-        given = request.headers.get(_REQUEST_ID)
-        identity = given if given is not None and _SANE_ID(given) else new_id()
-        request_id.set(identity)
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._idle.clear()
-        active = self._active.get(request.method) or self._active[_OTHER]
-        active.value += 1
-        endpoint: Endpoint | None = None
+        started = monotonic()
+        assert type(request) is ServedRequest
+        connection = request.connection
+        headers = request.headers
+        path = _path(request.raw_path)
+        self._begin(connection, request, started)
+        endpoint = self._unmatched
         status, size = CLIENT_GONE, 0
+        response: Any = _CLOSED
         try:
             try:
-                endpoint, request.path_parameters = self._router.match(
-                    request.method, request.rel_url.raw_path
-                )
-                if _EXPECT in request.headers:
-                    await _answer_expectation(request)
-                response = await endpoint.handler(request)
-                await self._send(request, response, identity)
+                if self._cors is not None and request.method == "OPTIONS":
+                    response = self._cors.preflight(request, self._router.allowed(path))
+                    if response is not None:
+                        endpoint = self._preflight
+                        await _send(request, response)
+                        status = response.status
+                        return response
+                endpoint, request.path_parameters = self._router.match(request.method, path)
+                connection.cancellable = endpoint.cancellable
+                if (
+                    endpoint.timeout
+                    or self._is_strict
+                    or _TRACEPARENT in headers
+                    or _REQUEST_TIMEOUT in headers
+                    or _EXPECT in headers
+                ):
+                    await self._heed(connection, request, endpoint)
+                answer = await endpoint.answer(request)
+                if type(answer) is Plain:
+                    if request.is_plain and self._is_plain and len(answer.body) < _ONE_WRITE:
+                        self._write(connection, answer, request.identity)
+                        if connection.clogged:
+                            await request.writer.drain()
+                        status, size, response = answer.status, len(answer.body), _KEPT
+                        return response
+                    answer = answer.response()
+                response = answer
+                await _send(request, response)
             except (Exception, asyncio.CancelledError, SystemExit) as error:
-                if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                if isinstance(error, asyncio.CancelledError) and not self._is_ours(connection):
                     raise
-                response = self._answer_error(request, error, identity)
-                await self._send(request, response, identity)
+                response = self._answer_error(connection, request, error)
+                await _send(request, response)
             status, size = response.status, _size(request, response)
             return response
         except ConnectionError:
-            return response  # the client is gone: aiohttp meets the same error, and says nothing
+            return _CLOSED  # the client is gone
         finally:
-            self._tasks.discard(task)
-            active.value -= 1
-            if not self._tasks:
-                self._idle.set()
-            self._record(request, endpoint, status, size, identity, perf_counter() - started)
+            self._end(connection)
+            self._record(request, endpoint, path, status, size, monotonic() - started)
 
-    async def _send(self, request: Request, response: web.StreamResponse, identity: str) -> None:
-        """Write an answer to its end, where its handler has not done so.
+    def _begin(self, connection: Connection, request: ServedRequest, now: float) -> None:
+        given = request.headers.get(_REQUEST_ID)
+        request.identity = given if given is not None and _SANE_ID(given) else new_id()
+        request_id.set(request.identity)
+        connection.began = now
+        self._serving.add(connection)
+        if self._proxies is not None:
+            address, scheme = self._proxies.address(request), self._proxies.scheme(request)
+            request.client, request.client_scheme = address, scheme
 
-        It is written here rather than by aiohttp, which then finds nothing left to do: a request
-        counts as under way until its answer is out.
+    def _end(self, connection: Connection) -> None:
+        self._serving.discard(connection)
+        if connection.bounded:
+            connection.bounded = False
+            self._deadlines.forget(connection)
+        connection.stream = None
+        connection.cut = ""
+        if self._idle is not None and not self._serving:
+            self._idle.set()
+
+    async def _heed(
+        self, connection: Connection, request: ServedRequest, endpoint: Endpoint
+    ) -> None:
+        """Heed what the caller asks for besides, and what may be asked of the endpoint."""
+        headers = request.headers
+        if not (self._is_open or endpoint.builtin):
+            detail = "The daemon is starting; try again."
+            raise Problem(503, detail, headers={"Retry-After": "1"})
+        if 0 < self._max_concurrent < len(self._serving) and not endpoint.builtin:
+            detail = "Too many requests are being served; try again."
+            raise Problem(503, detail, headers={"Retry-After": "1"})
+        if _TRACEPARENT in headers:
+            context = trace_context(headers)
+            carried.set(context)
+            request.trace_id = logs.trace_id(context)
+        if _REQUEST_TIMEOUT in headers or endpoint.timeout:
+            self._bound(connection, request, endpoint)
+        if _EXPECT in headers:
+            await _answer_expectation(request)
+
+    def _bound(self, connection: Connection, request: ServedRequest, endpoint: Endpoint) -> None:
+        """Set the deadline: the endpoint's, or the caller's where that is sooner.
+
+        The caller's only bounds what may be cancelled when the caller is gone; the others can read
+        it, and give up by themselves where that is safe.
         """
-        if not response.prepared:
-            response.headers[_REQUEST_ID] = identity
-            response.headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
-            if self.draining:
-                _close_after(response)
-        await response.prepare(request)
-        await response.write_eof()
+        own = connection.began + endpoint.timeout if endpoint.timeout else None
+        callers = None
+        if (given := request.headers.get(_REQUEST_TIMEOUT)) is not None:
+            callers = connection.began + _seconds(given)
+        at = min(each for each in (own, callers) if each is not None)
+        deadline.set(at)
+        enforced = at if connection.cancellable else own
+        if enforced is not None:
+            connection.bounded = True
+            self._deadlines.watch(connection, enforced)
+
+    def _write(self, connection: Connection, answer: Plain, identity: str) -> None:
+        """Write a plain answer, head and body in one."""
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        kind = (answer.status, answer.content_type)
+        head = self._heads.get(kind) or self._meet_head(*kind)
+        body = answer.body
+        transport.write(_ANSWER % (head, identity.encode(), len(body), body))
+
+    def _meet_head(self, status: int, content_type: str) -> bytes:
+        """Return what heads of one kind begin with for the rest of a second: the date is in it."""
+        if not self._heads:
+            asyncio.get_running_loop().call_later(1.0, self._heads.clear)
+        head = self._heads[status, content_type] = (
+            f"HTTP/1.1 {status} {_phrase(status)}\r\nContent-Type: {content_type}\r\n"
+            f"Server: gizmopy\r\nDate: {formatdate(usegmt=True)}\r\nX-Request-ID: "
+        ).encode()
+        return head
+
+    def prepare(self, request: ServedRequest, response: web.StreamResponse) -> None:
+        """Complete the head of an answer that aiohttp is about to send."""
+        headers = response.headers
+        headers[_REQUEST_ID] = request.identity
+        headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
+        if not isinstance(response, web.Response):
+            request.connection.stream = response
+        if self._cors is not None:
+            self._cors.decorate(request, response)
+        if self._is_draining and not isinstance(response, web.WebSocketResponse):
+            close_after(response)
+
+    def refuse(
+        self, request: ServedRequest, status: int, error: BaseException | None
+    ) -> web.StreamResponse:
+        """Return what answers a request that is no HTTP, and record it."""
+        request.identity = new_id()
+        status = 431 if isinstance(error, LineTooLong) else status
+        problem = Problem(status, "The request is no valid HTTP.", headers={"Connection": "close"})
+        if status == 431:
+            problem = Problem(431, "The request's head is too long.", headers=problem.headers)
+        response = problem_response(problem, request_id=request.identity)
+        self._record(request, self._unmatched, "", status, _size(request, response), 0.0)
+        return response
+
+    def _is_ours(self, connection: Connection) -> bool:
+        """Return whether a cancellation is to be answered; if the door made it, take it back.
+
+        One that is neither the door's nor anybody's who waits for the task leaked out of a handler,
+        and is an error like any other.
+        """
+        task = connection.task
+        assert task is not None
+        if connection.cut:
+            task.uncancel()
+            return True
+        return not task.cancelling()
 
     def _answer_error(
-        self, request: Request, error: BaseException, identity: str
-    ) -> web.StreamResponse:
+        self, connection: Connection, request: ServedRequest, error: BaseException
+    ) -> Any:
         """Return what answers ``error``. One that nobody foresaw is logged here, once."""
         match error:
+            case asyncio.CancelledError() if connection.cut == "gone":
+                raise ConnectionResetError("the client is gone")
+            case asyncio.CancelledError() if connection.cut == "ended":
+                assert connection.stream is not None
+                return connection.stream
+            case asyncio.CancelledError() if connection.cut == "late":
+                problem = Problem(504, "The time to answer the request was over.")
+            case asyncio.CancelledError() if connection.cut:
+                detail = "The server stopped before the request was answered."
+                problem = Problem(503, detail, headers={"Connection": "close"})
             case Problem():
                 problem = error
             case NoRoute():
@@ -185,7 +408,7 @@ class HTTPDoor:
                     return _plain(error)
                 problem = translated
             case ConnectionError() if _is_gone(request):
-                return web.Response(status=CLIENT_GONE)
+                raise error
             case _:
                 self._panics.value += 1
                 path = request.rel_url.raw_path  # encoded: a client must not write our log
@@ -193,52 +416,141 @@ class HTTPDoor:
                 problem = Problem(500, "The server failed to answer; its log says why.")
         if request.writer.output_size > 0:
             request.protocol.force_close()  # an answer was begun: cut it, or it would be believed
-        return problem_response(problem, request_id=identity)
+        return problem_response(problem, request_id=request.identity)
 
     def _record(
         self,
-        request: Request,
-        endpoint: Endpoint | None,
+        request: ServedRequest,
+        endpoint: Endpoint,
+        path: str,
         status: int,
         size: int,
-        identity: str,
         seconds: float,
     ) -> None:
         """Measure a finished request, and log it unless it was quiet."""
-        route = UNMATCHED if endpoint is None else endpoint.template
-        key = (route, request.method, status)
-        exchange = self._exchanges.get(key) or self._meet(*key)
+        exchange = endpoint.exchanges.get((request.method, status)) or self._meet(
+            endpoint, request.method, status
+        )
         exchange.duration.observe(seconds)
-        if self._access.enabled and not (endpoint is not None and endpoint.quiet):
+        if self._access.enabled and not endpoint.quiet:
+            headers = request.headers
             self._access.write(
                 exchange.access,
-                request_id=identity,
-                path=request.rel_url.raw_path,
-                seconds=seconds,
-                size=size,
-                remote=request.remote or "",
-                user_agent=request.headers.get(_USER_AGENT, ""),
+                request.identity,
+                path,
+                seconds,
+                size,
+                request.connection.peer if request.client is None else request.client,
+                headers.get(_USER_AGENT, ""),
+                request.trace_id,
+                *(_details(request) if self._access.detailed else ()),
             )
 
-    def _meet(self, route: str, method: str, status: int) -> _Exchange:
+    def _meet(self, endpoint: Endpoint, method: str, status: int) -> _Exchange:
         """Make what a kind of request shares, when the first of its kind comes."""
         known = method if method in _METHODS else _OTHER
         exchange = _Exchange(
-            self._durations.cell(known, route, str(status)),
-            self._access.fixed_part(known, route, status),
+            self._durations.cell(known, endpoint.template, str(status)),
+            self._access.fixed_part(known, endpoint.template, status),
         )
         if known == method:  # an endless supply of made-up methods must not fill the memory
-            self._exchanges[route, method, status] = exchange
+            endpoint.exchanges[method, status] = exchange
         return exchange
 
+    def _count_active(self) -> None:
+        """Set the gauge of requests under way, which is cheaper to count than to keep."""
+        for _, cell in self._active.cells():
+            cell.value = 0.0
+        for connection in list(self._serving):
+            if (request := connection.request) is not None:
+                method = request.method if request.method in _METHODS else _OTHER
+                self._active.cell(method, request.scheme).value += 1
 
-async def _answer_expectation(request: Request) -> None:
+    async def watch(self, server: Server, patience: Patience) -> None:
+        """Look at every connection from time to time, and lose patience with who is too slow."""
+        while True:
+            await asyncio.sleep(min(_TICK, patience.read / 4, patience.write / 4))
+            for index, connection in enumerate(server.open(), 1):
+                self._lose_patience(connection, connection.overdue(monotonic(), patience))
+                if index % _SLICE == 0:
+                    await asyncio.sleep(0)
+
+    def _lose_patience(self, connection: Connection, overdue: str) -> None:
+        match overdue:
+            case "idle":
+                connection.force_close()
+            case "head":
+                if connection.transport is not None:
+                    connection.transport.write(_TIMED_OUT)
+                connection.force_close()
+            case "body":
+                assert connection.request is not None
+                detail = "The request's body came too slowly."
+                problem = Problem(408, detail, headers={"Connection": "close"})
+                connection.request.content.set_exception(problem)
+            case "answer":
+                assert connection.wire is not None
+                connection.wire.abort()
+
+
+_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+async def _say_goodbye(socket: web.WebSocketResponse) -> None:
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
+
+
+async def _send(request: ServedRequest, response: web.StreamResponse) -> None:
+    """Write an answer to its end, where its handler has not done so.
+
+    It is written here rather than by aiohttp, which then finds nothing left to do: a request
+    counts as under way until its answer is out.
+    """
+    await response.prepare(request)
+    await response.write_eof()
+
+
+def _path(target: str) -> str:
+    """Return the path of a request's target (RFC 9112 section 3.2), still encoded."""
+    if not target.startswith("/"):  # as a proxy is asked, or the * of OPTIONS
+        return URL(target, encoded=True).raw_path if "://" in target else target
+    for mark in "?#":
+        if mark in target:
+            target = target[: target.index(mark)]
+    return target
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds that X-Request-Timeout gives. Raises Problem where it gives none."""
+    try:
+        return parse_duration(text).total_seconds()
+    except ValueError as error:
+        detail = f"X-Request-Timeout: {text[:32]!r} is no duration; write seconds, or 500ms."
+        raise Problem(400, detail) from error
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+async def _answer_expectation(request: web.Request) -> None:
     """Tell a client that waits for it to send its body (RFC 9110 section 10.1.1)."""
     if request.headers[_EXPECT].lower() != "100-continue":
         raise Problem(417, "Only 'Expect: 100-continue' is understood.")
     if request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer proper has not begun
+
+
+def _details(request: ServedRequest) -> tuple[str, str]:
+    """Return the protocol and the referer of a request."""
+    version = request.version
+    return f"HTTP/{version.major}.{version.minor}", request.headers.get("Referer", "")
 
 
 def _is_gone(request: web.BaseRequest) -> bool:
@@ -267,7 +579,7 @@ class ProtocolLogger(logging.Logger):
         """Log an error with its traceback, but what a client sent wrong as one line of detail."""
         error = kwargs.get("exc_info")
         error = error if isinstance(error, BaseException) else sys.exc_info()[1]
-        if isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
+        if isinstance(error, (HttpProcessingError, web.RequestPayloadError, Problem)):
             self.debug("a request that is no HTTP was refused: %s", type(error).__name__)
         else:
             super().exception(msg, *args, **kwargs)
@@ -280,7 +592,7 @@ def _plain(error: web.HTTPException) -> web.Response:
     )
 
 
-def _close_after(response: web.StreamResponse) -> None:
+def close_after(response: web.StreamResponse) -> None:
     """Close the connection after ``response``, and say so in a header.
 
     aiohttp closes without a word where only ``force_close`` is called.
@@ -289,8 +601,11 @@ def _close_after(response: web.StreamResponse) -> None:
     response.force_close()
 
 
-def compose(handler: Handler, middleware: Sequence[Middleware]) -> Handler:
-    """Wrap ``handler`` in each middleware, the first outermost."""
+def compose(answer: Answering, middleware: Sequence[Middleware]) -> Answering:
+    """Wrap ``answer`` in each middleware, the first outermost; without any it stays as it is."""
+    if not middleware:
+        return answer
+    handler: Handler = responding(answer)
     for wrap in reversed(middleware):
         handler = wrap(handler)
     return handler

@@ -47,7 +47,10 @@ def run(
 def _logging(settings: Settings) -> Iterator[None]:
     """Set up the log. Raises StartError where its file cannot be opened."""
     configured = logs.configured(
-        settings.log_level, destination=settings.log_file, log_json=settings.log_json
+        settings.log_level,
+        destination=settings.log_file,
+        log_json=settings.log_json,
+        fields=settings.log_fields,
     )
     try:
         configured.__enter__()

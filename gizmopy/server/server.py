@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import UTC, datetime
 from enum import Enum
+from itertools import chain
 from time import perf_counter
 from types import TracebackType
-from typing import Any
 
-from aiohttp import web
-
-from gizmopy.errors import DeclarationError, StartError
+from gizmopy.errors import DeclarationError, StartError, UsageError
 from gizmopy.observe.access import AccessLog
-from gizmopy.observe.metrics import Metrics
+from gizmopy.observe.levels import Levels
+from gizmopy.observe.metrics import MAX_CELLS, Metrics
+from gizmopy.observe.runtime import Runtime
+from gizmopy.observe.scrape import Scraper
 from gizmopy.pubsub import (
     Channels,
     Driver,
@@ -29,35 +30,23 @@ from gizmopy.pubsub import (
     collect_subscriptions,
     open_driver,
 )
-from gizmopy.server.builtin import Scraper, builtin_endpoints
+from gizmopy.server import mounting
+from gizmopy.server.balancers import Balancers
+from gizmopy.server.budget import CANCEL_SECONDS, CLEANUP_SECONDS, Budget
 from gizmopy.server.health import Health, collect_health_checks, subscription_checks
-from gizmopy.server.http import Endpoint, HTTPDoor, ProtocolLogger, compose
-from gizmopy.server.listening import accept_all, bind, refused
+from gizmopy.server.http import HTTPDoor
+from gizmopy.server.port import Port
+from gizmopy.server.probes import probe_endpoints
+from gizmopy.server.proxies import Proxies
 from gizmopy.server.servable import Servable
 from gizmopy.server.signals import Stop
-from gizmopy.web import (
-    Router,
-    collect_routes,
-    compile_endpoint,
-    request_factory,
-)
+from gizmopy.server.tls import Certificate
+from gizmopy.web import CORS, Handler, collect_routes
 
 logger = logging.getLogger(__name__)
 
 EXIT_FORCED = 70
 """The exit code of a daemon whose time to drain ran out (EX_SOFTWARE of sysexits.h)."""
-
-_BACKLOG = 1024
-_CANCEL_SECONDS = 1.0
-"""How long a cancelled request may take to end."""
-_CLOSE_SECONDS = 0.1
-"""How long aiohttp may wait for connections that nothing is under way on; it does so twice."""
-_CLEANUP_SECONDS = 3.0
-"""How long the service's own clean-up may take."""
-_LINGER_SECONDS = 0.1
-"""How long requests that were sent before the listener closed may take to be read."""
-_HURRIED_SECONDS = 1.0
-"""What a second signal leaves of the time to drain."""
 
 
 class State(Enum):
@@ -69,6 +58,11 @@ class State(Enum):
     STOPPING = "stopping"
     CLEANUP = "cleanup"
     EXIT = "exit"
+
+
+_PHASES = {State.DRAINING: 1.0, State.STOPPING: 2.0, State.CLEANUP: 3.0}
+_CELLS_OF_A_ROUTE = 20
+"""How many pairs of method and status a route may well answer with."""
 
 
 class SimpleServer:
@@ -88,75 +82,157 @@ class SimpleServer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.service = service
-        self.settings = service.settings
+        self.settings = settings = service.settings
         self.name = service.service_name()
         self.state = State.STARTING
-        self.url = ""
-        """Where the daemon listens, such as ``http://127.0.0.1:8080``, once it does."""
         self.exit_code = 0
-        self.metrics = Metrics()
         self.routes = collect_routes(service, service.prefix)
+        # The service's own routes are no growth that strangers could cause.
+        self.metrics = Metrics(max_cells=MAX_CELLS + _CELLS_OF_A_ROUTE * len(self.routes))
         self.subscriptions = collect_subscriptions(service, self.name)
         self.channels = Channels(
-            self.settings.pubsub_url,
+            settings.pubsub_url,
             service=self.name,
-            topics=self.settings.topics,
-            subscriptions=self.settings.subscriptions,
+            topics=settings.topics,
+            subscriptions=settings.subscriptions,
             metrics=self.metrics,
-            linger=self.settings.publish_linger.total_seconds(),
+            linger=settings.publish_linger.total_seconds(),
             on_settle=on_settle,
             sleep=sleep,
             open_driver=open_driver,
         )
         self.health = Health(
             collect_health_checks(service)
-            + subscription_checks(self.channels, self.subscriptions, critical=not self.routes)
+            + subscription_checks(self.channels, self.subscriptions, critical=not self.routes),
+            interval=settings.health_interval.total_seconds(),
         )
         service.attach(self.channels, self.metrics)
         self._access = AccessLog(
-            self.settings.http_access_log or self.settings.log_file,
-            log_json=self.settings.log_json,
+            settings.http_access_log or settings.log_file,
+            log_json=settings.log_json,
+            format=settings.access_log_format,
+            fields=settings.log_fields,
         )
         self._scraper = Scraper(self.metrics)
-        self._tell_what_is_measured_late()
-        self._door = HTTPDoor(self._compile(), self.metrics, self._access)
+        self._runtime = Runtime(self.metrics)
+        self._levels = Levels()
+        self._balancers = Balancers()
+        self._started = datetime.now(UTC)
+        self._door, self._admin_door = self._make_doors()
+        self._ports: list[Port] = []
+        self._certificate: Certificate | None = None
+        self._measure()
         self.stop = Stop()
         """What ends ``serve``; asked for a second time, the drain hurries."""
-        self._deadline: float | None = None
 
-    def _tell_what_is_measured_late(self) -> None:
+    @property
+    def url(self) -> str:
+        """Where the daemon listens, such as ``http://127.0.0.1:8080``, once it does."""
+        return self._ports[0].url if self._ports else ""
+
+    @property
+    def admin_url(self) -> str:
+        """Where its admin port listens; empty where it has none."""
+        return self._ports[1].url if len(self._ports) > 1 else ""
+
+    def _make_doors(self) -> tuple[HTTPDoor, HTTPDoor | None]:
+        """Compile the endpoints of the main port, and of the admin port where there is one."""
+        settings = self.settings
+        admin = settings.admin_port is not None
+        probes = list(self._probes())
+        own = chain(probes, () if admin else self._insight(), self._documentation())
+        try:
+            cors = CORS(settings.cors_origins) if settings.cors_origins else None
+        except UsageError as error:
+            raise StartError(f"GIZMO_CORS_ORIGINS: {error}") from error
+        proxies = Proxies(settings.trusted_proxies)
+        door = HTTPDoor(
+            mounting.mount(self.service, self.routes, own),
+            self.metrics,
+            self._access,
+            max_concurrent=settings.max_concurrent_requests,
+            proxies=proxies,
+            cors=cors,
+        )
+        if not admin:
+            return door, None
+        router = mounting.mount(self.service, (), chain(probes, self._insight()))
+        return door, HTTPDoor(router, self.metrics, self._access, proxies=proxies)
+
+    def _probes(self) -> Iterator[mounting.Builtin]:
+        settings = self.settings
+        path = settings.health_check_path
+        if settings.health_check_type == "custom" and not any(
+            route.method == "GET" and route.path == path for route in self.routes
+        ):
+            raise StartError(
+                f"GIZMO_HEALTH_CHECK_TYPE=custom: {self.name} serves no GET {path}; "
+                "declare it, or set GIZMO_HEALTH_CHECK_PATH to one that it does serve"
+            )
+        handlers = probe_endpoints(
+            self.name,
+            settings.service_version,
+            settings,
+            self.health,
+            self._runtime.beat_age,
+            self._balancers.note if settings.health_check_type == "lb" else None,
+        )
+        return mounting.probes(handlers, quiet=not settings.log_probes)
+
+    def _insight(self) -> Iterator[mounting.Builtin]:
+        """Yield what those who run the daemon look at: its metrics, and /debug."""
+        settings = self.settings
+        quiet = not settings.log_probes
+        yield from mounting.scrape(self._scraper, settings.metrics_path, quiet=quiet)
+        yield from mounting.debug(settings, self._debug)
+
+    def _debug(self) -> Iterator[tuple[str, str, Handler]]:
+        from gizmopy.server.debug import Debug, debug_endpoints  # when it is asked for first
+
+        return debug_endpoints(
+            Debug(
+                self.name,
+                self.settings,
+                self.routes,
+                self.channels.describe,
+                self._levels,
+                self._started,
+            )
+        )
+
+    def _documentation(self) -> Iterator[mounting.Builtin]:
+        if self.settings.openapi and self.routes:
+            yield from mounting.documentation(self.service, self.routes)
+
+    def _measure(self) -> None:
         """Measure what does not change, and what is cheaper to read when somebody looks."""
+        metrics, settings = self.metrics, self.settings
         labels = ("service_name", "service_version")
-        info = self.metrics.gauge("target_info", "What is measured here.", labels)
-        info.cell(self.name, self.settings.service_version).value = 1.0
-        help_text = "Access lines that could not be written."
-        dropped = self.metrics.counter("gizmo_log_dropped", help_text).cell()
+        info = metrics.gauge("target_info", "What is measured here.", labels)
+        info.cell(self.name, settings.service_version).value = 1.0
+        dropped = metrics.counter(
+            "gizmo_log_dropped", "Lines of the logs that were lost.", ("log",)
+        )
+        connections = metrics.gauge("gizmo_connections", "Connections that are open.", ("state",))
+        phase = "How far the shutdown is: 0 not begun, 1 draining, 2 stopping, 3 cleaning up."
+        self._phase = metrics.gauge("gizmo_shutdown_phase", phase).cell()
+        lost = "Requests and messages that were cancelled, out of time."
+        self._lost = metrics.counter("gizmo_shutdown_dropped", lost, ("work",))
+        if settings.tls_cert:
+            until = "When the certificate expires, in seconds since 1970."
+            expiry = metrics.gauge("gizmo_tls_certificate_not_after_seconds", until).cell()
 
         def refresh() -> None:
-            dropped.value = self._access.dropped
+            dropped.cell("access").value = self._access.dropped
+            handlers = logging.getLogger().handlers
+            dropped.cell("log").value = sum(getattr(each, "dropped", 0) for each in handlers)
+            counts = Counter(state for port in self._ports for state in port.connection_states())
+            for state in ("active", "idle", "websocket"):
+                connections.cell(state).value = counts[state]
+            if self._certificate is not None:
+                expiry.value = self._certificate.not_after
 
-        self.metrics.before_scrape(refresh)
-
-    def _compile(self) -> Router[Endpoint]:
-        """Compile every route, and add the built-in ones where the service has none of its own."""
-        router: Router[Endpoint] = Router()
-        settings = self.settings
-        for route in self.routes:
-            handler = compile_endpoint(
-                route,
-                read_timeout=settings.read_timeout.total_seconds(),
-                json_content_type=settings.json_content_type,
-            )
-            composed = compose(handler, self.service.middleware)
-            router.add(route.method, route.path, Endpoint(route.path, composed))
-        taken = {route.path for route in self.routes if route.method == "GET"}
-        for path, handler in builtin_endpoints(self.name, settings, self.health, self._scraper):
-            if path not in taken:
-                try:
-                    router.add("GET", path, Endpoint(path, handler, quiet=True))
-                except ValueError as error:
-                    raise StartError(f"built-in endpoint {path!r}: {error}") from error
-        return router
+        metrics.before_scrape(refresh)
 
     async def serve(self, stop: Stop) -> int:
         """Start, work until ``stop`` is requested, drain, and return the exit code.
@@ -196,110 +272,104 @@ class SimpleServer:
         await self._lifetime.__aexit__(kind, error, trace)
 
     async def _start(self, lifetime: AsyncExitStack) -> None:
-        """STARTING: take the port, open what the service needs, subscribe, then listen."""
+        """STARTING: listen for probes, open what the service needs, subscribe, then serve."""
         began = perf_counter()
-        listener = bind(self.settings.http_addr, self.settings.http_port)
-        lifetime.callback(listener.close)
+        self._budget = Budget(self.settings, self.stop)
         lifetime.callback(self._enter, State.EXIT)
-        lifetime.callback(self._scraper.close)
+        await self._take_ports(lifetime)
+        await self._open_instruments(lifetime)
+        await self._listen(lifetime)
+        await lifetime.enter_async_context(self.channels)
+        await self._enter_lifespan(lifetime)
+        lifetime.callback(self._enter, State.CLEANUP)
+        await self.channels.start(self.subscriptions)
+        self._subscribers = asyncio.create_task(self.channels.run(), name="gizmopy-subscribers")
+        lifetime.push_async_callback(self._finish_messages)
+        await lifetime.enter_async_context(self.health)
+        lifetime.push_async_callback(self._finish_requests)
+        self._announce()
+        self._door.open()
+        self.health.accepting = True
+        lifetime.push_async_callback(self._refuse_work)
+        self._enter(State.READY, seconds=round(perf_counter() - began, 3))
+
+    async def _take_ports(self, lifetime: AsyncExitStack) -> None:
+        """Take the addresses first: another process that has one is found out before all else."""
+        settings = self.settings
+        self._ports = [Port(self._door, settings.http_addr, settings.http_port, settings)]
+        lifetime.push_async_callback(self._ports[0].close)
+        if self._admin_door is not None and settings.admin_port is not None:
+            address = (settings.admin_addr, settings.admin_port)
+            self._ports.append(Port(self._admin_door, *address, settings, prefix="GIZMO_ADMIN"))
+            lifetime.push_async_callback(self._ports[1].close)
+
+    async def _open_instruments(self, lifetime: AsyncExitStack) -> None:
         try:
             await lifetime.enter_async_context(self._access)
         except OSError as error:
             raise StartError(
                 f"HTTP_ACCESS_LOG: {error}; give a file that can be written"
             ) from error
-        await lifetime.enter_async_context(self.channels)
+        lifetime.enter_context(self._levels)
+        await lifetime.enter_async_context(self._scraper)
+        await lifetime.enter_async_context(self._runtime)
+
+    async def _listen(self, lifetime: AsyncExitStack) -> None:
+        """Listen from now on: probes are answered while the rest starts, and hear just that."""
+        settings, tls = self.settings, None
+        if settings.tls_cert:
+            self._certificate = Certificate(settings.tls_cert, settings.tls_key)
+            tls = (await lifetime.enter_async_context(self._certificate)).context
+        for port in self._ports:
+            await port.listen(tls)
+
+    async def _enter_lifespan(self, lifetime: AsyncExitStack) -> None:
         lifespan = self.service.lifespan()
         if not isinstance(lifespan, AbstractAsyncContextManager):
             reason = "is no async context manager; decorate it with @asynccontextmanager"
             raise DeclarationError(self.service.lifespan, reason)
         await lifespan.__aenter__()
         lifetime.push_async_callback(self._leave, lifespan)
-        lifetime.callback(self._enter, State.CLEANUP)
-        await self.channels.start(self.subscriptions)
-        self._subscribers = asyncio.create_task(self.channels.run(), name="gizmopy-subscribers")
-        lifetime.push_async_callback(self._finish_messages)
-        await self._listen(listener, lifetime)
-        self._announce()
-        self.health.accepting = True
-        lifetime.push_async_callback(self._refuse_work)
-        self._enter(State.READY, seconds=round(perf_counter() - began, 3))
-
-    async def _listen(self, listener: socket.socket, lifetime: AsyncExitStack) -> None:
-        settings = self.settings
-        server = web.Server(
-            self._door.handle,
-            request_factory=request_factory(settings.max_body_bytes),
-            access_log=None,
-            logger=ProtocolLogger(),
-            keepalive_timeout=settings.idle_timeout.total_seconds(),
-            max_field_size=settings.max_header_bytes,
-            max_line_size=settings.max_header_bytes,
-        )
-        runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_SECONDS)
-        await runner.setup()
-        lifetime.push_async_callback(self._finish_requests, runner, server, listener)
-        try:
-            await web.SockSite(runner, listener, backlog=_BACKLOG).start()
-        except OSError as error:  # another daemon has bound it too, and listens already
-            raise refused(error, settings.http_addr, settings.http_port) from error
-        host, port = listener.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _announce(self) -> None:
         """Log what there is: where the daemon listens, its endpoints and its subscriptions."""
         logger.info("%s listens on %s", self.name, self.url, extra={"url": self.url})
+        if self.admin_url:
+            logger.info("its admin port is %s", self.admin_url, extra={"url": self.admin_url})
         for route in self.routes:
             logger.info("endpoint %s %s → %s", route.method, route.path, route.name)
         for row in self.channels.describe():
             logger.info("subscription %s of %s → %s", row.subscription, row.url, row.handler)
+        self._budget.announce()
 
     async def _refuse_work(self) -> None:
         """DRAINING: say that no more work is wanted, while what still comes is served.
 
         Readiness turns red, answers close their connections, and subscribers stop fetching, but
-        the listener stays open for the drain delay: a balancer goes on sending for a while.
+        the listener stays open for the drain delay: a balancer goes on sending for a while. With
+        the ``lb`` health check it stays open until every balancer that asks has been told.
         """
         self.health.accepting, self.health.reason = False, "draining"
-        self._door.draining = True
+        self._door.drain()
         self.channels.stop_receiving()
         self._enter(State.DRAINING, requests=self._door.under_way)
-        await self._within(self._drain_delay(), self.stop.hurried.wait())
-        self._deadline = asyncio.get_running_loop().time() + self._budget()
+        await self._budget.within(self._budget.delay, self.stop.hurried.wait())
+        self._budget.begin()
+        if self.settings.health_check_type == "lb":
+            await self._budget.within(self._budget.remaining(), self._balancers.wait_told())
 
-    async def _finish_requests(
-        self, runner: web.ServerRunner, server: web.Server, listener: socket.socket
-    ) -> None:
+    async def _finish_requests(self) -> None:
         """STOPPING: close the listener, let requests finish, and cancel those out of time."""
-        self._enter(State.STOPPING, requests=self._door.under_way)
-        await self._stop_listening(runner, server, listener)
-        if not await self._within(self._remaining(), self._door.wait_idle()):
-            logger.error("requests are cancelled, out of time: %d", self._door.under_way)
+        door, budget = self._door, self._budget
+        self._enter(State.STOPPING, requests=door.under_way)
+        await self._ports[0].stop_listening()
+        await door.end_streams()
+        if not await budget.within(budget.remaining(), door.wait_idle()):
+            logger.error("requests are cancelled, out of time: %d", door.under_way)
+            self._lost.cell("requests").value += door.under_way
             self.exit_code = EXIT_FORCED
-            self._door.cancel()
-            await self._within(_CANCEL_SECONDS, self._door.wait_idle())
-        await runner.cleanup()
-
-    async def _stop_listening(
-        self, runner: web.ServerRunner, server: web.Server, listener: socket.socket
-    ) -> None:
-        """Close the listener, but serve the connections that are made already.
-
-        Closing resets those that wait in the kernel, or between asyncio's accepting them and making
-        their transport, and a client may have sent its request on them. So the loop stops accepting
-        first, what has been accepted is finished, what waits is taken over, and what lies in every
-        connection's buffer is given a moment to be read.
-        """
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listener)  # asyncio's; uvloop, which has none, makes transports at once
-        for _ in range(3):
-            await asyncio.sleep(0)
-        late = list(accept_all(listener))
-        for site in list(runner.sites):
-            await site.stop()
-        for connection in late:
-            await loop.connect_accepted_socket(server, connection)
-        await asyncio.sleep(_LINGER_SECONDS)
+            door.cancel()
+            await budget.within(CANCEL_SECONDS, door.wait_idle())
 
     async def _finish_messages(self) -> None:
         """STOPPING: let subscribers finish what they hold, and release the rest.
@@ -307,9 +377,10 @@ class SimpleServer:
         Those of a broker within this process go on until its queues are empty, since nobody else
         could handle what is in them: that is why this comes after the last request.
         """
-        report = await self.channels.drain(self._remaining())
+        report = await self.channels.drain(self._budget.remaining())
         logger.info("%s: subscribers drained", self.name, extra=report._asdict())
         if report.cancelled or report.failed_to_settle:
+            self._lost.cell("messages").value += report.cancelled + report.failed_to_settle
             self.exit_code = EXIT_FORCED
         await self._subscribers  # raises what ended them, where it was not the drain
 
@@ -320,51 +391,15 @@ class SimpleServer:
         handle, and what follows its ``yield`` has to run in any case.
         """
         try:
-            async with asyncio.timeout(_CLEANUP_SECONDS) as bound:
+            async with asyncio.timeout(CLEANUP_SECONDS) as bound:
                 await lifespan.__aexit__(None, None, None)
         except TimeoutError:
             if not bound.expired():
                 raise
-            logger.error("lifespan's clean-up took longer than %g s", _CLEANUP_SECONDS)
+            logger.error("lifespan's clean-up took longer than %g s", CLEANUP_SECONDS)
             self.exit_code = EXIT_FORCED
-
-    def _drain_delay(self) -> float:
-        """Return the seconds between refusing work and closing the listener.
-
-        Under Kubernetes a terminating pod goes on being sent requests until every proxy has heard.
-        A person at the terminal does not want to wait.
-        """
-        if self.stop.reason == "SIGINT":
-            return 0.0
-        if self.settings.drain_delay is not None:
-            return self.settings.drain_delay.total_seconds()
-        return 5.0 if "KUBERNETES_SERVICE_HOST" in os.environ else 0.0
-
-    def _budget(self) -> float:
-        return self.settings.shutdown_timeout.total_seconds()
-
-    def _remaining(self) -> float:
-        """Return the seconds left to finish what is in hand."""
-        now = asyncio.get_running_loop().time()
-        left = self._budget() if self._deadline is None else max(0.0, self._deadline - now)
-        return min(left, _HURRIED_SECONDS) if self.stop.hurried.is_set() else left
-
-    async def _within(self, seconds: float, condition: Coroutine[Any, Any, object]) -> bool:
-        """Wait for ``condition`` at most ``seconds``, less once hurried; return whether it held."""
-        waiting = asyncio.create_task(condition)
-        hurried = asyncio.create_task(self.stop.hurried.wait())
-        try:
-            await asyncio.wait(
-                (waiting, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if hurried.done() and not waiting.done():
-                await asyncio.wait((waiting,), timeout=min(seconds, _HURRIED_SECONDS))
-            return waiting.done()
-        finally:
-            for task in (waiting, hurried):
-                task.cancel()
-            await asyncio.gather(waiting, hurried, return_exceptions=True)
 
     def _enter(self, state: State, **counts: object) -> None:
         self.state = state
+        self._phase.value = _PHASES.get(state, self._phase.value)
         logger.info("%s: %s", self.name, state.value, extra=counts)

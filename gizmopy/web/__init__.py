@@ -1,35 +1,71 @@
 """The words of HTTP: routes, parameters, answers and problems. No sockets here."""
 
 from gizmopy.web.annotations import Header, Query
-from gizmopy.web.answers import json_response
-from gizmopy.web.binding import compile_endpoint
+from gizmopy.web.answers import Answer, Plain, json_response
+from gizmopy.web.binding import Answering, compile_answer, compile_endpoint, responding
+from gizmopy.web.caching import no_cache
+from gizmopy.web.cors import CORS
 from gizmopy.web.problems import Problem, problem_from, problem_response
 from gizmopy.web.request import Handler, Middleware, Request, request_factory
 from gizmopy.web.router import NoRoute, RouteConflict, Router, WrongMethod
-from gizmopy.web.routing import Endpoints, Route, collect_routes, delete, get, patch, post, put
+from gizmopy.web.routing import (
+    Endpoints,
+    Options,
+    Route,
+    collect_routes,
+    delete,
+    get,
+    patch,
+    post,
+    put,
+)
+from gizmopy.web.values import (
+    Int64,
+    ISODate,
+    Truthy,
+    UInt64,
+    parse_date_range,
+    parse_full_day_range,
+    parse_iso_date,
+)
 
 __all__ = [
+    "Answer",
+    "Answering",
+    "CORS",
     "Endpoints",
     "Handler",
     "Header",
+    "ISODate",
+    "Int64",
     "Middleware",
     "NoRoute",
+    "Options",
+    "Plain",
     "Problem",
     "Query",
     "Request",
     "Route",
     "RouteConflict",
     "Router",
+    "Truthy",
+    "UInt64",
     "WrongMethod",
     "collect_routes",
+    "compile_answer",
     "compile_endpoint",
     "delete",
     "get",
     "json_response",
+    "no_cache",
+    "parse_date_range",
+    "parse_full_day_range",
+    "parse_iso_date",
     "patch",
     "post",
     "problem_from",
     "problem_response",
     "put",
     "request_factory",
+    "responding",
 ]

@@ -12,6 +12,7 @@ Everything that can be looked up at start is; a mistake in a signature fails the
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -19,13 +20,16 @@ from aiohttp import web
 from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError
 from gizmopy.web.annotations import Header, Query, is_structure, marks_of
-from gizmopy.web.answers import JSON, answer_encoder
+from gizmopy.web.answers import JSON, Answer, Plain, answer_encoder
 from gizmopy.web.body import JSONBody
 from gizmopy.web.parameters import Place, RequestParameter, TextParameter
 from gizmopy.web.problems import FieldError, wrong_values
 from gizmopy.web.request import Handler, Request
 from gizmopy.web.router import parse_template
 from gizmopy.web.routing import Route
+
+Answering = Callable[[web.Request], Awaitable[Answer]]
+"""What answers a request, plain answers being left plain."""
 
 _REQUESTS = (Request, web.Request, web.BaseRequest)
 
@@ -40,11 +44,30 @@ def compile_endpoint(
     JSON, 408, 413 and 415 where it cannot be read, 422 with every wrong value. Raises
     DeclarationError where the endpoint is declared so that no request could be served.
     """
+    return responding(
+        compile_answer(route, read_timeout=read_timeout, json_content_type=json_content_type)
+    )
+
+
+def responding(answer: Answering) -> Handler:
+    """Return ``answer`` as a handler, whose answers are aiohttp's responses."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        given = await answer(request)
+        return given.response() if isinstance(given, Plain) else given
+
+    return handle
+
+
+def compile_answer(
+    route: Route, *, read_timeout: float = 10.0, json_content_type: str = JSON
+) -> Answering:
+    """Return what ``compile_endpoint`` does, with plain answers left plain."""
     function = route.function
     parameters, body = bind_parameters(route, read_timeout)
     encode = answer_encoder(route, json_content_type)
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    async def answer(request: web.Request) -> Answer:
         arguments: dict[str, Any] = {}
         errors: list[FieldError] = []
         for parameter in parameters:
@@ -55,7 +78,7 @@ def compile_endpoint(
             raise wrong_values(errors)
         return encode(await function(**arguments))
 
-    return handle
+    return answer
 
 
 def bind_parameters(

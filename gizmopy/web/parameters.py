@@ -64,7 +64,8 @@ class TextParameter:
             if self.required:
                 errors.append(field_error(self.place, self.key, "Field required", "missing"))
             return
-        if not _is_unicode("".join(text) if self.repeated else text):
+        whole = "".join(text) if self.repeated else text
+        if not (whole.isascii() or _is_unicode(whole)):
             message = "Input should be encoded as UTF-8"
             errors.append(field_error(self.place, self.key, message, "string_unicode"))
             return
@@ -97,10 +98,10 @@ def _check_text(function: Function, parameter: Parameter, place: Place) -> None:
         raise DeclarationError(function, reason)
 
 
-def _reader(place: Place, key: str, *, repeated: bool) -> Callable[[web.Request], Any]:
+def _reader(place: Place, key: str, *, repeated: bool) -> Callable[[Any], Any]:
     """Return the function that reads ``key``: one text (the first), a list of them, or None."""
     if place == "path":
-        return lambda request: request.match_info[key]
+        return lambda request: request.path_parameters[key]
     if place == "query":
         if repeated:
             return lambda request: request.query.getall(key, None)
@@ -112,8 +113,6 @@ def _reader(place: Place, key: str, *, repeated: bool) -> Callable[[web.Request]
 
 def _is_unicode(text: str) -> bool:
     """Whether ``text`` is free of the surrogates that stand for bytes that are no UTF-8."""
-    if text.isascii():
-        return True
     try:
         text.encode()
     except UnicodeEncodeError:

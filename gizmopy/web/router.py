@@ -254,6 +254,8 @@ class Router(Generic[T]):
         leaf = self._static.get(raw_path)
         if leaf is not None and method in leaf.targets:
             return leaf.targets[method], {}
+        if (plain := self._descend(method, raw_path)) is not None:
+            return plain
         allow: set[str] = set()
         found = self._root.find(_segments(raw_path), 0, (), method, allow)
         if found is not None:
@@ -264,6 +266,37 @@ class Router(Generic[T]):
         if "GET" in allow:
             allow.add("HEAD")
         raise WrongMethod(tuple(sorted(allow)))
+
+    def allowed(self, raw_path: str) -> tuple[str, ...]:
+        """Return the methods that are served at a path, HEAD with GET; none for an unknown one."""
+        try:
+            self.match("", raw_path)
+        except WrongMethod as error:
+            return error.allow
+        except NoRoute:
+            pass
+        return ()
+
+    def _descend(self, method: str, raw_path: str) -> tuple[T, dict[str, str]] | None:
+        """Return what ``find`` would, where its first choice in each node is the right one.
+
+        So it is for nearly every path; None where it is not, or takes a closer look.
+        """
+        if "%" in raw_path or not raw_path.startswith("/"):
+            return None
+        node, values = self._root, []
+        for segment in raw_path[1:].split("/"):
+            following = node.static.get(segment)
+            if following is None:
+                following = node.variable
+                if following is None or node.patterns or not segment:
+                    return None
+                values.append(segment)
+            node = following
+        leaf = node.leaf
+        if leaf is None or method not in leaf.targets:
+            return None
+        return leaf.targets[method], dict(zip(leaf.names, values, strict=True))
 
 
 def _segments(raw_path: str) -> list[str]:

@@ -145,7 +145,7 @@ async def test_a_text_serves_for_a_second_and_no_longer() -> None:
     """A value that changes is seen when its text is a second old, and not before."""
     metrics, clock = Metrics(), Clock()
     mood = metrics.gauge("mood", "Mood.").cell()
-    async with Scraper(metrics, clock=clock) as scraper:
+    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
         await scraper.render()
         mood.value = 7
         clock.now = 0.9
@@ -164,7 +164,7 @@ async def test_a_text_is_as_old_as_the_begin_of_its_run() -> None:
         clock.now += 2
 
     metrics.before_scrape(refresh)
-    async with Scraper(metrics, clock=clock) as scraper:
+    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
         await asyncio.gather(scraper.render(), scraper.render())
         assert runs.value == 1
         await scraper.render()
@@ -219,7 +219,7 @@ async def test_what_fails_takes_nothing_with_it(
     Counter("own", "Own.", registry=metrics.registry).inc()
     mood = metrics.gauge("mood", "Mood.").cell()
     metrics.before_scrape(lambda: setattr(mood, "value", 7.0))
-    async with Scraper(metrics, clock=clock) as scraper:
+    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
         for clock.now in (0.0, 10.0):
             families = _families(await scraper.render())
 

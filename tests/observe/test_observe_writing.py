@@ -68,16 +68,22 @@ def _ignore(error: Exception) -> None:
     pass
 
 
-def test_nothing_is_started_before_the_first_line(tmp_path: Path) -> None:
-    """A daemon that has said nothing has no thread for it."""
+def test_what_need_not_wait_is_written_at_once_and_starts_nothing(
+    tmp_path: Path, pipe: Pipe
+) -> None:
+    """A file, and a pipe that has room, take lines without a thread; a full pipe needs one."""
     before = threading.active_count()
     writer = open_writer(str(tmp_path / "log"), _no_error)
-    assert threading.active_count() == before
     writer.write(b"hello\n")
-    assert threading.active_count() == before + 1
-    assert writer.close()
-
     assert (tmp_path / "log").read_bytes() == b"hello\n"
+    assert writer.close()
+    writer = pipe.open_writer(_no_error)
+    writer.write(b"hello\n")
+    assert threading.active_count() == before
+    writer.write(b"more\n" * 20_000)
+    assert threading.active_count() == before + 1
+    assert pipe.output.read(6 + 5 * 20_000) == b"hello\n" + b"more\n" * 20_000
+    assert writer.close()
 
 
 def test_lines_come_out_in_order_whatever_thread_they_came_from(pipe: Pipe) -> None:

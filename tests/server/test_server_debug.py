@@ -15,7 +15,8 @@ import gizmopy
 from gizmopy import Settings
 from gizmopy.observe.levels import Levels
 from gizmopy.pubsub.channels import ChannelRow
-from gizmopy.server.debug import Debug, debug_endpoints, debug_served
+from gizmopy.server.debug import Debug, debug_endpoints
+from gizmopy.server.exposure import debug_served
 from gizmopy.web import (
     Handler,
     Problem,

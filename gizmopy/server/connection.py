@@ -1,0 +1,402 @@
+"""A connection as the door needs it, and all that is touched of aiohttp's private parts.
+
+aiohttp parses and writes; which request is served when is decided here. aiohttp has a task for each
+connection, which makes a task for each request and waits for it. Here the request's task is made
+when the request has come, and nothing waits in between: half of the cost of a small request was in
+those hand-overs. What is used beyond the documented methods of aiohttp's classes:
+
+- ``RequestHandler.start``: aiohttp's loop over the requests of a connection; it does nothing here.
+- ``RequestHandler._messages`` and ``_make_error_handler``: the requests that were parsed and not
+  served yet, and what answers those that could not be.
+- ``RequestHandler._parser.message_consumed``, ``_buffer_paused``, ``_msg_queue_resume_size`` and
+  ``_resume_reading_if_drained``: how reading goes on once fewer requests wait.
+- ``RequestHandler._current_request``, ``_task_handler``, ``_close`` and ``_force_close``: what is
+  being served, and whether the connection ends.
+- ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
+  send one that is not written yet; ``BaseRequest._finish``: what follows an answer.
+- ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
+- ``BaseRequest._prepare_hook(response)``: awaited when the head of an answer is about to be sent,
+  whoever sends it. It is the one place that sees the answers that a handler sends itself.
+
+Where one of them changes its meaning the tests of this room fail; they run on the oldest and on the
+newest aiohttp that setup.cfg allows, which stops before the next minor version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import ERROR
+
+from gizmopy.web import Problem, Request
+
+_SLOWEST_BODY = 1024
+"""How many bytes of a body have to come each second, once the time to read it is over."""
+_REST_SECONDS = 10.0
+"""How long a body that nobody wants is read and thrown away, before the connection is closed."""
+_OVER = web.PayloadAccessError()
+"""What reading a body raises once its request is over."""
+
+
+def _start(
+    coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
+) -> asyncio.Task[None]:
+    """Return a task that begins at once, where Python can do that: from 3.12 on."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+    return loop.create_task(coroutine)
+
+
+class Written:
+    """Stand for an answer that is written already: what aiohttp's server asks of one, done."""
+
+    __slots__ = ("keep_alive",)
+
+    prepared = True
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Do nothing."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing."""
+
+
+class Door(Protocol):
+    """What a connection tells of."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request."""
+
+    def refuse(
+        self, request: ServedRequest, status: int, error: BaseException | None
+    ) -> web.StreamResponse:
+        """Return what answers a request that is no HTTP."""
+
+    def prepare(self, request: ServedRequest, response: web.StreamResponse) -> None:
+        """Complete the head of an answer that aiohttp is about to send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client may take, in seconds."""
+
+    read: float
+    """To send a request's head; and its body, which has a second more for each KiB."""
+    write: float
+    """To take anything of an answer that waits for it."""
+    idle: float
+    """To send another request."""
+
+
+class Connection(web.RequestHandler):
+    """Hold what the door knows of one connection, which serves one request at a time."""
+
+    __slots__ = (
+        "began",
+        "bounded",
+        "cancellable",
+        "clogged",
+        "cut",
+        "door",
+        "heard",
+        "peer",
+        "request",
+        "server",
+        "since",
+        "stream",
+        "task",
+        "unsent",
+        "wire",
+    )
+
+    def __init__(self, server: Server, door: Door, **options: Any) -> None:
+        super().__init__(server, **options)
+        self.server = server
+        self.door = door
+        self.wire: asyncio.Transport | None = None
+        """The transport, until it is closed for good; aiohttp forgets its own earlier."""
+        self.peer = ""
+        """The address of the other end; empty for a unix socket."""
+        self.clogged = False
+        """Whether the other end reads more slowly than answers are written."""
+        self.heard = False
+        """Whether something came, between two requests, that is no whole one yet."""
+        self.since = 0.0
+        """Since when it has been seen between two requests as it is now; 0: not yet."""
+        self.began = 0.0
+        """When the request at hand began (``time.monotonic()``)."""
+        self.request: ServedRequest | None = None
+        self.task: asyncio.Task[Any] | None = None
+        """What serves the request at hand."""
+        self.bounded = False
+        """Whether it has a deadline."""
+        self.cancellable = False
+        """Whether it is cancelled once nobody waits for it."""
+        self.cut = ""
+        """Why the door cancelled it."""
+        self.stream: web.StreamResponse | None = None
+        """The answer that its handler sends itself."""
+        self.unsent: tuple[int, float] = (0, 0.0)
+        """How many bytes of answers wait for the client, and since when none was taken."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember who is at the other end."""
+        self.wire = cast(asyncio.Transport, transport)  # uvloop's are of no common class
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Cancel the request at hand where nobody else needs what it does."""
+        self.wire = None
+        super().connection_lost(exc)
+        if self.task is not None and (self.cancellable or self.stream is not None):
+            self.cancel("gone")
+
+    async def start(self) -> None:
+        """Do nothing: requests are served as they come."""
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and serve the request that has come, if one has."""
+        super().data_received(data)
+        if self.task is None:
+            if self._messages:
+                self._serve_next()
+            elif not self.heard:
+                self.heard, self.since = True, 0.0
+
+    def _serve_next(self) -> None:
+        """Begin to serve the next request, unless one is being served or none has come."""
+        if self.task is not None or not self._messages:
+            return
+        message, payload = self._messages.popleft()
+        serving = self._serve(message, payload)
+        task = _start(serving, self._loop)
+        if not task.done():  # it may have begun, and ended, at once
+            self.task = self._task_handler = task
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    def pause_writing(self) -> None:
+        """Note that the other end reads slowly."""
+        super().pause_writing()
+        self.clogged = True
+
+    def resume_writing(self) -> None:
+        """Note that it has caught up."""
+        super().resume_writing()
+        self.clogged = False
+
+    def cancel(self, why: str) -> None:
+        """Cancel the request at hand, once; ``why`` decides what it is answered."""
+        if self.task is not None and not self.cut:
+            self.cut = why
+            self.task.cancel()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what aiohttp could not parse, as the door sees fit."""
+        assert isinstance(request, ServedRequest)
+        return self.door.refuse(request, status, exc)
+
+    async def _serve(self, message: Any, payload: StreamReader) -> None:
+        """Serve one request, then say what becomes of the connection."""
+        handler: Callable[[web.BaseRequest], Awaitable[Any]] = self.door.handle
+        if not isinstance(message, RawRequestMessage):
+            handler, message = self._make_error_handler(message), ERROR
+        writer = StreamWriter(self, self._loop)
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task  # a task that begins at once runs before whoever makes it has it
+        request = self.server.make_request(message, payload, self, writer, task)
+        self._current_request = self.request = request
+        keep_alive = False
+        try:
+            answer = await handler(request)
+            gone = False
+            if type(answer) is Written:
+                request._finish()
+            else:
+                answer, gone = await self.finish_response(request, answer, None)
+            keep_alive = bool(answer.keep_alive) and not gone
+            if payload is not EMPTY_PAYLOAD:
+                if not payload.is_eof():
+                    keep_alive = await self._read_rest(payload) and keep_alive
+                payload.set_exception(_OVER)
+        except ConnectionError:
+            pass  # the client is gone
+        except Exception as error:  # noqa: BLE001 -- the connection's own door: nobody is above it
+            self.log_exception("a connection failed", exc_info=error)
+        finally:
+            self.task = self.request = self._current_request = self._task_handler = None
+            self.heard, self.since = False, 0.0
+            self._go_on(keep_alive)
+
+    async def _read_rest(self, payload: StreamReader) -> bool:
+        """Read what is left of a body that its handler did not want; return whether all came.
+
+        Closing at once could destroy the answer, before its client has read it.
+        """
+        try:
+            async with asyncio.timeout(_REST_SECONDS):
+                while not payload.is_eof():
+                    await payload.readany()
+        except (TimeoutError, Problem):
+            return False
+        return True
+
+    def _go_on(self, keep_alive: bool) -> None:
+        """Serve what waits, wait for more, or close."""
+        if self._force_close or self.transport is None:
+            return
+        if self._close or not keep_alive:
+            self._force_close = True
+            self.transport.close()
+        elif self._messages:
+            self._loop.call_soon(self._serve_next)
+
+    def close(self) -> None:
+        """Close after the request at hand, or at once where there is none."""
+        super().close()
+        if self.task is None:
+            self.force_close()
+
+    def overdue(self, now: float, patience: Patience) -> str:
+        """Return what this connection's client takes too long for, or an empty string.
+
+        ``"idle"``: no request comes; ``"head"``: one has begun to; ``"body"``: the same of its
+        body, but not while its handler does not read; ``"answer"``: nothing of what waits is taken.
+        """
+        if self.task is None:
+            limit = patience.read if self.heard else patience.idle
+            if not self.since:
+                self.since = now
+            elif now - self.since > limit:
+                return "head" if self.heard else "idle"
+        elif self._is_late(now, patience.read):
+            return "body"
+        return "answer" if self._is_stuck(now, patience.write) else ""
+
+    def _is_late(self, now: float, seconds: float) -> bool:
+        body = self.request.content if self.request is not None else None
+        if body is None or body.is_eof() or self._reading_paused or self.stream is not None:
+            return False
+        return now - self.began > seconds + body.total_bytes / _SLOWEST_BODY
+
+    def _is_stuck(self, now: float, seconds: float) -> bool:
+        waiting = self.wire.get_write_buffer_size() if self.wire is not None else 0
+        size, since = self.unsent
+        if not waiting or waiting != size:
+            self.unsent = (waiting, now)
+            return False
+        return now - since > seconds
+
+
+class ServedRequest(Request):
+    """A request on a connection of ours."""
+
+    ATTRS = Request.ATTRS | {
+        "client",
+        "client_scheme",
+        "connection",
+        "identity",
+        "is_plain",
+        "trace_id",
+    }
+
+    connection: Connection
+    """What it came on."""
+    identity = ""
+    """Its id."""
+    trace_id = ""
+    """The trace that it belongs to, where its caller said so."""
+    is_plain = False
+    """Whether it is HTTP/1.1, keeps its connection, and wants a body and no other protocol."""
+
+    client: str | None = None
+    """Who asks, where a trusted proxy said so."""
+    client_scheme = ""
+    """What the proxy was asked with, where one said so."""
+
+    @property
+    def remote(self) -> str | None:
+        """The client's address; None where it is gone already."""
+        return super().remote if self.client is None else self.client
+
+    @property
+    def scheme(self) -> str:
+        """``https`` or ``http``: what the client asked with."""
+        return self.client_scheme or super().scheme
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        self.connection.door.prepare(self, response)
+
+
+class Server(web.Server):
+    """Make a connection of ours for each that is accepted: a protocol factory for the loop."""
+
+    def __init__(self, door: Door, *, client_max_size: int, **options: Any) -> None:
+        super().__init__(door.handle)
+        self._door = door
+        self._event_loop = asyncio.get_running_loop()
+        self._options = options
+        self._client_max_size = client_max_size
+
+    def __call__(self) -> Connection:
+        """Return the protocol of a new connection."""
+        return Connection(
+            self,
+            self._door,
+            loop=self._event_loop,
+            access_log=None,
+            keepalive_timeout=0,  # see Patience
+            **self._options,
+        )
+
+    def open(self) -> list[Connection]:
+        """Return every connection there is."""
+        return [each for each in self.connections if isinstance(each, Connection)]
+
+    def make_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: Connection,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> ServedRequest:
+        """Return the request that ``message`` and ``payload`` are."""
+        request = ServedRequest(
+            message,
+            payload,
+            protocol,
+            writer,
+            task,
+            self._event_loop,
+            client_max_size=self._client_max_size,
+        )
+        request.connection = protocol
+        request.is_plain = (
+            message.version is HttpVersion11
+            and not (message.should_close or message.upgrade)
+            and message.method != "HEAD"
+        )
+        return request

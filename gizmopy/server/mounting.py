@@ -1,0 +1,141 @@
+"""Put a service's endpoints behind a door, and beside them those that every daemon has.
+
+A service's own route beats a built-in one of the same path. What only few ask for is made when
+somebody does: the start of a daemon does not pay for its documentation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from aiohttp import web
+
+from gizmopy.config import Settings
+from gizmopy.errors import StartError
+from gizmopy.observe.metrics import CONTENT_TYPE
+from gizmopy.observe.scrape import Scraper
+from gizmopy.server.exposure import debug_served, on_loopback
+from gizmopy.server.http import Endpoint, compose
+from gizmopy.server.servable import Servable
+from gizmopy.web import Handler, Request, Route, Router, compile_answer
+
+logger = logging.getLogger(__name__)
+
+_SAFE = ("GET", "HEAD")
+
+Builtin = tuple[str, str, Endpoint]
+"""Method, path and endpoint."""
+
+
+def mount(
+    service: Servable, routes: Sequence[Route], builtin: Iterable[Builtin]
+) -> Router[Endpoint]:
+    """Return a router to the ``routes`` of ``service``, and to ``builtin`` where it has none.
+
+    Raises StartError where a built-in path cannot be told from one of the service's.
+    """
+    router: Router[Endpoint] = Router()
+    for route in routes:
+        router.add(route.method, route.path, _endpoint(service, route))
+    taken = {(route.method, route.path) for route in routes}
+    for method, path, endpoint in builtin:
+        if (method, path) not in taken:
+            try:
+                router.add(method, path, endpoint)
+            except ValueError as error:
+                raise StartError(f"built-in endpoint {path!r}: {error}") from error
+    return router
+
+
+def _endpoint(service: Servable, route: Route) -> Endpoint:
+    settings, options = service.settings, route.options
+    answer = compile_answer(
+        route,
+        read_timeout=settings.read_timeout.total_seconds(),
+        json_content_type=settings.json_content_type,
+    )
+    timeout, cancel = options.timeout, options.cancel_on_disconnect
+    return Endpoint(
+        route.path,
+        compose(answer, service.middleware),
+        timeout=settings.handler_timeout.total_seconds() if timeout is None else timeout,
+        cancellable=route.method in _SAFE if cancel is None else cancel,
+    )
+
+
+def probes(handlers: Iterable[tuple[str, Handler]], *, quiet: bool) -> Iterator[Builtin]:
+    """Yield the endpoints of probes."""
+    for path, handler in handlers:
+        yield "GET", path, Endpoint(path, handler, builtin=True, quiet=quiet)
+
+
+def scrape(scraper: Scraper, path: str, *, quiet: bool) -> Iterator[Builtin]:
+    """Yield the endpoint of the metrics."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=await scraper.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    yield "GET", path, Endpoint(path, metrics, builtin=True, quiet=quiet)
+
+
+def documentation(service: Servable, routes: Sequence[Route]) -> Iterator[Builtin]:
+    """Yield the endpoints of the OpenAPI document and of the page that shows it."""
+    settings, name = service.settings, service.service_name()
+    made: asyncio.Future[bytes] | None = None
+
+    def write() -> bytes:
+        from pydantic_core import to_json
+
+        from gizmopy.web.openapi import openapi_document
+
+        document = openapi_document(
+            routes,
+            title=name,
+            version=settings.service_version or "0",
+            description=inspect.cleandoc(type(service).__doc__ or ""),
+            json_content_type=settings.json_content_type,
+        )
+        return to_json(document)
+
+    async def openapi(request: web.Request) -> web.Response:
+        nonlocal made
+        if made is None:  # it takes some milliseconds for each route: not on the loop, and once
+            made = asyncio.get_running_loop().run_in_executor(None, write)
+        body = await asyncio.shield(made)
+        return web.Response(body=body, headers={"Content-Type": "application/json"})
+
+    async def docs(request: web.Request) -> web.Response:
+        from gizmopy.web.docs_page import docs_headers, docs_page
+
+        return web.Response(body=docs_page(name, "/openapi.json").encode(), headers=docs_headers())
+
+    yield "GET", "/openapi.json", Endpoint("/openapi.json", openapi, builtin=True)
+    yield "GET", "/docs", Endpoint("/docs", docs, builtin=True)
+
+
+def debug(
+    settings: Settings, make: Callable[[], Iterator[tuple[str, str, Handler]]]
+) -> Iterator[Builtin]:
+    """Yield the endpoints below /debug, where they are served; ``make`` makes them when asked."""
+    if not debug_served(settings):
+        return
+    if settings.debug and not (settings.debug_token.get_secret_value() or on_loopback(settings)):
+        logger.warning("/debug is open to whoever reaches this address; set GIZMO_DEBUG_TOKEN")
+    router: Router[Handler] | None = None
+
+    async def ask(request: web.Request) -> web.StreamResponse:
+        nonlocal router
+        if router is None:
+            router = Router()
+            for method, path, handler in make():
+                router.add(method, path, handler)
+        assert isinstance(request, Request)
+        handler, request.path_parameters = router.match(request.method, request.rel_url.raw_path)
+        return await handler(request)
+
+    endpoint = Endpoint("/debug", ask, builtin=True)
+    for method in ("GET", "PUT"):
+        yield method, "/debug/{path:.*}", endpoint

@@ -1,0 +1,115 @@
+"""A port that is listened on: the socket, the connections on it, and how both end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from gizmopy.config import Settings
+from gizmopy.server.connection import Patience, Server
+from gizmopy.server.http import HTTPDoor, ProtocolLogger
+from gizmopy.server.listening import accept_all, bind, refused, url_of
+
+_BACKLOG = 1024
+_CLOSE_SECONDS = 0.1
+"""How long a connection that nothing is under way on may take to close."""
+_LINGER_SECONDS = 0.1
+"""How long requests that were sent before the listener closed may take to be read."""
+
+
+class Port:
+    """Listen for ``door`` at an address; ``prefix`` is what its settings' names begin with.
+
+    Making one takes the address, and raises StartError where it cannot be had; nothing is accepted
+    before ``listen``.
+    """
+
+    def __init__(
+        self, door: HTTPDoor, address: str, number: int, settings: Settings, *, prefix: str = "HTTP"
+    ) -> None:
+        self.door = door
+        self.url = ""
+        """Where it listens, such as ``http://127.0.0.1:8080``, once it does."""
+        self._address = (address, number, prefix)
+        self._settings = settings
+        self._tls: ssl.SSLContext | None = None
+        self._listener = bind(address, number, prefix=prefix)
+
+    async def listen(self, tls: ssl.SSLContext | None) -> None:
+        """Accept connections. Raises StartError where another process got there first."""
+        settings, self._tls = self._settings, tls
+        self._server = Server(
+            self.door,
+            client_max_size=settings.max_body_bytes,
+            logger=ProtocolLogger(),
+            max_field_size=settings.max_header_bytes,
+            max_line_size=settings.max_header_bytes,
+        )
+        try:
+            self._accepting = await self._accept()
+        except OSError as error:  # another daemon has bound it too, and listens already
+            address, number, prefix = self._address
+            raise refused(error, address, number, prefix=prefix) from error
+        self.url = url_of(self._listener, "http" if tls is None else "https")
+        patience = Patience(
+            settings.read_timeout.total_seconds(),
+            settings.write_timeout.total_seconds(),
+            settings.idle_timeout.total_seconds(),
+        )
+        self._watch = asyncio.create_task(self.door.watch(self._server, patience))
+
+    async def _accept(self) -> asyncio.Server:
+        loop, listener = asyncio.get_running_loop(), self._listener
+        create = (
+            loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+        )
+        handshake = self._settings.read_timeout.total_seconds() if self._tls else None
+        return await create(
+            self._server,
+            sock=listener,
+            backlog=_BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=handshake,
+        )
+
+    def connection_states(self) -> Iterator[str]:
+        """Yield for each connection whether it is ``active``, ``idle``, or a ``websocket``."""
+        for connection in self._server.open() if self.url else ():
+            if isinstance(connection.stream, web.WebSocketResponse):
+                yield "websocket"
+            else:
+                yield "idle" if connection.task is None else "active"
+
+    async def stop_listening(self) -> None:
+        """Close the listener, but serve the connections that are made already.
+
+        Closing resets those that wait in the kernel, or between asyncio's accepting them and making
+        their transport, and a client may have sent its request on them. So the loop stops accepting
+        first, what has been accepted is finished, what waits is taken over, and what lies in every
+        connection's buffer is given a moment to be read.
+        """
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)  # asyncio's; uvloop makes transports at once
+        for _ in range(3):
+            await asyncio.sleep(0)
+        late = list(accept_all(self._listener))
+        self._accepting.close()
+        for connection in late:
+            await loop.connect_accepted_socket(self._server, connection, ssl=self._tls)
+        await asyncio.sleep(_LINGER_SECONDS)
+
+    async def close(self) -> None:
+        """Close what is left, whatever is under way on it."""
+        if not self.url:
+            self._listener.close()
+            return
+        self._watch.cancel()
+        await asyncio.wait((self._watch,))
+        self._accepting.close()
+        self._listener.close()
+        await self._server.shutdown(_CLOSE_SECONDS)
+        self.door.close()
