@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gizmopy.errors import GizmoError as GizmoError
     from gizmopy.errors import Reject as Reject
     from gizmopy.errors import Retry as Retry
+    from gizmopy.observe.context import time_left as time_left
     from gizmopy.pubsub import Message as Message
     from gizmopy.pubsub import RetryPolicy as RetryPolicy
     from gizmopy.pubsub import subscribe as subscribe
@@ -54,6 +55,7 @@ _HOMES = {
     "post": "web",
     "put": "web",
     "subscribe": "pubsub",
+    "time_left": "observe.context",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "post",
     "put",
     "subscribe",
+    "time_left",
 ]
 
 

@@ -40,6 +40,10 @@ from gizmopy.web import Problem, Request
 
 _SLOWEST_BODY = 1024
 """How many bytes of a body have to come each second, once the time to read it is over."""
+_LEAVE_SECONDS = 1.0
+"""How long a client may take to close its end, once it was told that we leave."""
+_MOST_UNREAD = 4 * 1024 * 1024
+"""How many bytes it may still send meanwhile."""
 _REST_SECONDS = 10.0
 """How long a body that nobody wants is read and thrown away, before the connection is closed."""
 _OVER = web.PayloadAccessError()
@@ -110,12 +114,14 @@ class Connection(web.RequestHandler):
         "cut",
         "door",
         "heard",
+        "leaving",
         "peer",
         "request",
         "server",
         "since",
         "stream",
         "task",
+        "unread",
         "unsent",
         "wire",
     )
@@ -147,6 +153,10 @@ class Connection(web.RequestHandler):
         """Why the door cancelled it."""
         self.stream: web.StreamResponse | None = None
         """The answer that its handler sends itself."""
+        self.leaving: asyncio.TimerHandle | None = None
+        """What closes it, once it has said that it leaves."""
+        self.unread = 0
+        """How many bytes came since."""
         self.unsent: tuple[int, float] = (0, 0.0)
         """How many bytes of answers wait for the client, and since when none was taken."""
 
@@ -160,6 +170,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Cancel the request at hand where nobody else needs what it does."""
         self.wire = None
+        if self.leaving is not None:
+            self.leaving.cancel()
         super().connection_lost(exc)
         if self.task is not None and (self.cancellable or self.stream is not None):
             self.cancel("gone")
@@ -169,6 +181,11 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and serve the request that has come, if one has."""
+        if self.leaving is not None:
+            self.unread += len(data)
+            if self.unread > _MOST_UNREAD and self.wire is not None:
+                self.wire.abort()
+            return
         super().data_received(data)
         if self.task is None:
             if self._messages:
@@ -258,6 +275,8 @@ class Connection(web.RequestHandler):
         try:
             async with asyncio.timeout(_REST_SECONDS):
                 while not payload.is_eof():
+                    if payload.total_bytes > self.server.client_max_size:
+                        return False
                     await payload.readany()
         except (TimeoutError, Problem):
             return False
@@ -268,16 +287,33 @@ class Connection(web.RequestHandler):
         if self._force_close or self.transport is None:
             return
         if self._close or not keep_alive:
-            self._force_close = True
-            self.transport.close()
+            self.leave()
         elif self._messages:
             self._loop.call_soon(self._serve_next)
+
+    def leave(self) -> None:
+        """Close, after what is written, and after what the client may still be sending.
+
+        To close while there is something unread resets the connection, which destroys the answer on
+        its way: the client is told that no more comes, and has a moment to go first.
+        """
+        self._close = True  # what comes now is read, and not looked at
+        if self.leaving is None and self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.leaving = self._loop.call_later(_LEAVE_SECONDS, self.force_close)
+        else:
+            self.force_close()
 
     def close(self) -> None:
         """Close after the request at hand, or at once where there is none."""
         super().close()
         if self.task is None:
             self.force_close()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a part of an answer has not been taken by the kernel yet."""
+        return self.wire is not None and self.wire.get_write_buffer_size() > 0
 
     def overdue(self, now: float, patience: Patience) -> str:
         """Return what this connection's client takes too long for, or an empty string.
@@ -358,7 +394,7 @@ class Server(web.Server):
         self._door = door
         self._event_loop = asyncio.get_running_loop()
         self._options = options
-        self._client_max_size = client_max_size
+        self.client_max_size = client_max_size
 
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""
@@ -391,7 +427,7 @@ class Server(web.Server):
             writer,
             task,
             self._event_loop,
-            client_max_size=self._client_max_size,
+            client_max_size=self.client_max_size,
         )
         request.connection = protocol
         request.is_plain = (

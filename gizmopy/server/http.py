@@ -355,7 +355,8 @@ class HTTPDoor:
     ) -> web.StreamResponse:
         """Return what answers a request that is no HTTP, and record it."""
         request.identity = new_id()
-        status = 431 if isinstance(error, LineTooLong) else status
+        if isinstance(error, LineTooLong) or "Too many headers" in str(error):
+            status = 431
         problem = Problem(status, "The request is no valid HTTP.", headers={"Connection": "close"})
         if status == 431:
             problem = Problem(431, "The request's head is too long.", headers=problem.headers)
@@ -482,7 +483,7 @@ class HTTPDoor:
             case "head":
                 if connection.transport is not None:
                     connection.transport.write(_TIMED_OUT)
-                connection.force_close()
+                connection.leave()
             case "body":
                 assert connection.request is not None
                 detail = "The request's body came too slowly."

@@ -15,6 +15,12 @@ from gizmopy.server.http import HTTPDoor, ProtocolLogger
 from gizmopy.server.listening import accept_all, bind, refused, url_of
 
 _BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 32
+"""How many connections are accepted in one turn of the loop.
+
+asyncio's loop tries as many even where there are no more file descriptors, and logs each failure.
+"""
+_LOOK_SECONDS = 0.01
 _CLOSE_SECONDS = 0.1
 """How long a connection that nothing is under way on may take to close."""
 _LINGER_SECONDS = 0.1
@@ -68,13 +74,15 @@ class Port:
             loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
         )
         handshake = self._settings.read_timeout.total_seconds() if self._tls else None
-        return await create(
+        accepting = await create(
             self._server,
             sock=listener,
-            backlog=_BACKLOG,
+            backlog=_ACCEPTED_AT_ONCE,
             ssl=self._tls,
             ssl_handshake_timeout=handshake,
         )
+        listener.listen(_BACKLOG)  # of connections that the kernel holds until they are accepted
+        return accepting
 
     def connection_states(self) -> Iterator[str]:
         """Yield for each connection whether it is ``active``, ``idle``, or a ``websocket``."""
@@ -101,6 +109,11 @@ class Port:
         for connection in late:
             await loop.connect_accepted_socket(self._server, connection, ssl=self._tls)
         await asyncio.sleep(_LINGER_SECONDS)
+
+    async def wait_sent(self) -> None:
+        """Wait until the kernel has taken every answer: the end of the process would cut them."""
+        while any(connection.has_unsent for connection in self._server.open()):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)  # a transport tells nobody when it is empty
 
     async def close(self) -> None:
         """Close what is left, whatever is under way on it."""

@@ -61,6 +61,8 @@ class State(Enum):
 
 
 _PHASES = {State.DRAINING: 1.0, State.STOPPING: 2.0, State.CLEANUP: 3.0}
+_LAST_ANSWER_SECONDS = 0.1
+"""How long a balancer may take to read what it was told, and send no more."""
 _CELLS_OF_A_ROUTE = 20
 """How many pairs of method and status a route may well answer with."""
 
@@ -275,8 +277,8 @@ class SimpleServer:
         """STARTING: listen for probes, open what the service needs, subscribe, then serve."""
         began = perf_counter()
         self._budget = Budget(self.settings, self.stop)
-        lifetime.callback(self._enter, State.EXIT)
         await self._take_ports(lifetime)
+        lifetime.callback(self._enter, State.EXIT)
         await self._open_instruments(lifetime)
         await self._listen(lifetime)
         await lifetime.enter_async_context(self.channels)
@@ -357,6 +359,7 @@ class SimpleServer:
         self._budget.begin()
         if self.settings.health_check_type == "lb":
             await self._budget.within(self._budget.remaining(), self._balancers.wait_told())
+            await asyncio.sleep(_LAST_ANSWER_SECONDS)
 
     async def _finish_requests(self) -> None:
         """STOPPING: close the listener, let requests finish, and cancel those out of time."""
@@ -370,6 +373,9 @@ class SimpleServer:
             self.exit_code = EXIT_FORCED
             door.cancel()
             await budget.within(CANCEL_SECONDS, door.wait_idle())
+        if not await budget.within(budget.remaining(), self._ports[0].wait_sent()):
+            logger.error("answers are cut, out of time: their clients read too slowly")
+            self.exit_code = EXIT_FORCED
 
     async def _finish_messages(self) -> None:
         """STOPPING: let subscribers finish what they hold, and release the rest.
