@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -30,6 +31,7 @@ def run(
     """
     signals = Signals() if signals is None else signals
     signals.ignore_at_exit()
+    gc.disable()  # until all is imported and compiled, which makes next to no garbage
     argv = sys.argv[1:] if argv is None else argv
     try:
         if {"-h", "--help"} & set(argv):
@@ -41,6 +43,8 @@ def run(
     except GizmoError as error:
         print(f"gizmopy: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
         return error.exit_code
+    finally:
+        gc.enable()
 
 
 @contextmanager
@@ -68,7 +72,11 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
     async def main() -> int:
         stop = Stop()
         signals.attach(stop)
-        return await SimpleServer(make_service(service, settings)).serve(stop)
+        server = SimpleServer(make_service(service, settings))
+        # What was imported and compiled is there to stay: no collection need look at it again.
+        gc.freeze()
+        gc.enable()
+        return await server.serve(stop)
 
     try:
         with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
