@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -114,6 +115,8 @@ class Channels:
         self._connecting = asyncio.Lock()
         self._engines: list[_Engine] = []
         self._closed = False
+        self._deadline = math.inf
+        self._bound: asyncio.Timeout | None = None
 
     async def __aenter__(self) -> Channels:
         return self
@@ -329,22 +332,31 @@ class Channels:
 
         Those on brokers outside come first, as what they still handle may publish to the others.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        self._deadline = asyncio.get_running_loop().time() + timeout
         for engine in self._engines:
             engine.subscriber.begin_drain()
-        outside = await self._drain([e for e in self._engines if not e.is_local], deadline)
+        outside = await self._drain([e for e in self._engines if not e.is_local])
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(self._deadline) as self._bound:
                 await self.idle()
         except TimeoutError:
             logger.warning("the queues in this process are not empty at the deadline")
-        inside = await self._drain([e for e in self._engines if e.is_local], deadline)
+        finally:
+            self._bound = None
+        inside = await self._drain([e for e in self._engines if e.is_local])
         return DrainReport(*map(sum, zip(outside, inside, strict=True)))
 
-    async def _drain(self, engines: Sequence[_Engine], deadline: float) -> DrainReport:
+    def hurry(self, seconds: float) -> None:
+        """Have the drain that runs end within ``seconds``."""
+        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + seconds)
+        if self._bound is not None:
+            self._bound.reschedule(self._deadline)
+        for engine in self._engines:
+            engine.subscriber.hurry(seconds)
+
+    async def _drain(self, engines: Sequence[_Engine]) -> DrainReport:
         """Drain engines at the same time, and add up their reports."""
-        left = deadline - asyncio.get_running_loop().time()
+        left = self._deadline - asyncio.get_running_loop().time()
         drains = [engine.subscriber.drain(max(0.0, left)) for engine in engines]
         reports = await asyncio.gather(*drains)
         if engines:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable
 from contextlib import suppress
 from dataclasses import replace
@@ -83,6 +84,8 @@ class Subscriber:
         self._ended = asyncio.Event()
         self._error: BaseException | None = None
         self._drain_lock = asyncio.Lock()
+        self._deadline = math.inf
+        self._bound: asyncio.Timeout | None = None
         self._made = perf_counter()
         self._before_drain: Tally | None = None
         self._left = 0
@@ -283,15 +286,29 @@ class Subscriber:
                 self._report = await self._drain(timeout)
         return self._report
 
+    def hurry(self, seconds: float) -> None:
+        """Have the drain that runs, or comes, end within ``seconds``."""
+        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + seconds)
+        if self._bound is not None:
+            self._bound.reschedule(self._deadline)
+
+    async def _until_deadline(self, awaited: Awaitable[object]) -> None:
+        """Wait at most until the drain's deadline. Raises TimeoutError when it comes."""
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._bound:
+                await awaited
+        finally:
+            self._bound = None
+
     async def _drain(self, timeout: float) -> DrainReport:
-        deadline = asyncio.get_running_loop().time() + timeout
+        self.hurry(timeout)
         pipeline = self._pipeline
         if pipeline.can.process_local and self._receive_task is not None and not pipeline.ending:
-            await self._wait_idle(timeout)
+            await self._wait_idle()
             self._left = self._receiver.status().backlog or 0
         self.stop_receiving()
         self._release_unstarted()
-        await self._finish_started(deadline)
+        await self._finish_started()
         await self._flush()
         await self._close()
         before, tally = self._before_drain or Tally(), pipeline.settler.tally
@@ -304,10 +321,9 @@ class Subscriber:
             + len(pipeline.in_flight.since),
         )
 
-    async def _wait_idle(self, timeout: float) -> None:
+    async def _wait_idle(self) -> None:
         try:
-            async with asyncio.timeout(timeout):
-                await self.idle()
+            await self._until_deadline(self.idle())
         except TimeoutError:
             logger.warning("%s is not empty at the deadline of its drain", self.name)
 
@@ -320,12 +336,15 @@ class Subscriber:
             if message in pipeline.in_flight.since:
                 pipeline.settler.give_back(message, "released")
 
-    async def _finish_started(self, deadline: float) -> None:
+    async def _finish_started(self) -> None:
         """Wait for the handlers until the deadline, then cancel them."""
         waiting = list(self._pipeline.waiting.values())
         self._pipeline.waiting.clear()
         await _cancel(waiting)
-        running = await _wait(self._workers, deadline - asyncio.get_running_loop().time())
+        if self._workers:
+            with suppress(TimeoutError):
+                await self._until_deadline(asyncio.wait(self._workers))
+        running = {worker for worker in self._workers if not worker.done()}
         self._pipeline.cancelling = True
         for worker in running:
             worker.cancel()

@@ -180,6 +180,10 @@ class Supervisor:
         self._ending.set()
         self._subscriber.stop_receiving()
 
+    def hurry(self, seconds: float) -> None:
+        """See :meth:`Subscriber.hurry`."""
+        self._subscriber.hurry(seconds)
+
     def begin_drain(self) -> None:
         """See :meth:`Subscriber.begin_drain`."""
         self._ending.set()

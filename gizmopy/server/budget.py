@@ -20,7 +20,7 @@ CLEANUP_SECONDS = 3.0
 """How long the service's own clean-up may take."""
 _CLOSE_SECONDS = 1.5
 """What it takes besides: to say goodbye to WebSockets, to close connections, to write the log."""
-_HURRIED_SECONDS = 1.0
+HURRIED_SECONDS = 1.0
 """What a second signal leaves of the time to drain."""
 _KUBERNETES_DELAY = 5.0
 """How long Kubernetes' proxies may take to hear that a pod takes no more requests."""
@@ -88,7 +88,7 @@ class Budget:
         """Return the seconds left to finish what is in hand."""
         now = asyncio.get_running_loop().time()
         left = self._work if self._deadline is None else max(0.0, self._deadline - now)
-        return min(left, _HURRIED_SECONDS) if self._stop.hurried.is_set() else left
+        return min(left, HURRIED_SECONDS) if self._stop.hurried.is_set() else left
 
     async def within(self, seconds: float, condition: Coroutine[Any, Any, object]) -> bool:
         """Wait for ``condition`` at most ``seconds``, less once hurried; return whether it held."""
@@ -99,7 +99,7 @@ class Budget:
                 (waiting, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
             if hurried.done() and not waiting.done():
-                await asyncio.wait((waiting,), timeout=min(seconds, _HURRIED_SECONDS))
+                await asyncio.wait((waiting,), timeout=min(seconds, HURRIED_SECONDS))
             return waiting.done()
         finally:
             for task in (waiting, hurried):

@@ -240,9 +240,9 @@ class Connection(web.RequestHandler):
         if not isinstance(message, RawRequestMessage):
             handler, message = self._make_error_handler(message), ERROR
         writer = StreamWriter(self, self._loop)
-        task = asyncio.current_task()
+        task = self.task or asyncio.current_task()  # one that begins at once is not known yet
         assert task is not None
-        self.task = task  # a task that begins at once runs before whoever makes it has it
+        self.task = task
         request = self.server.make_request(message, payload, self, writer, task)
         self._current_request = self.request = request
         keep_alive = False

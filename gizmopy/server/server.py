@@ -32,7 +32,7 @@ from gizmopy.pubsub import (
 )
 from gizmopy.server import mounting
 from gizmopy.server.balancers import Balancers
-from gizmopy.server.budget import CANCEL_SECONDS, CLEANUP_SECONDS, Budget
+from gizmopy.server.budget import CANCEL_SECONDS, CLEANUP_SECONDS, HURRIED_SECONDS, Budget
 from gizmopy.server.health import Health, collect_health_checks, subscription_checks
 from gizmopy.server.http import HTTPDoor
 from gizmopy.server.port import Port
@@ -383,12 +383,21 @@ class SimpleServer:
         Those of a broker within this process go on until its queues are empty, since nobody else
         could handle what is in them: that is why this comes after the last request.
         """
-        report = await self.channels.drain(self._budget.remaining())
+        hurrying = asyncio.create_task(self._hurry_messages())
+        try:
+            report = await self.channels.drain(self._budget.remaining())
+        finally:
+            hurrying.cancel()
+            await asyncio.wait((hurrying,))
         logger.info("%s: subscribers drained", self.name, extra=report._asdict())
         if report.cancelled or report.failed_to_settle:
             self._lost.cell("messages").value += report.cancelled + report.failed_to_settle
             self.exit_code = EXIT_FORCED
         await self._subscribers  # raises what ended them, where it was not the drain
+
+    async def _hurry_messages(self) -> None:
+        await self.stop.hurried.wait()
+        self.channels.hurry(HURRIED_SECONDS)
 
     async def _leave(self, lifespan: AbstractAsyncContextManager[None]) -> None:
         """CLEANUP: leave the service's lifespan, within a bound.

@@ -513,3 +513,27 @@ def test_a_method_of_service_may_be_overridden() -> None:
             return "own"
 
     assert SimpleServer(Own(_settings())).name == "own"
+
+
+async def test_a_hurried_drain_cuts_messages_short_too() -> None:
+    """A second request to stop leaves a handler of messages a second, not the whole budget."""
+
+    class Slow(Service):
+        begun = asyncio.Event()
+
+        @subscribe("cats")
+        async def on_cat(self, name: str) -> None:
+            self.begun.set()
+            await asyncio.Event().wait()
+
+    slow = Slow(_settings(shutdown_timeout="1h"))
+    server = SimpleServer(slow)
+    serving = asyncio.create_task(server.serve(Stop()))
+    await _until(lambda: server.state is State.READY)
+    await slow.publish("cats", "Tom")
+    await slow.begun.wait()
+    server.stop.request("SIGTERM")
+    await _until(lambda: server.state is State.STOPPING)
+    server.stop.request("SIGTERM")
+
+    assert await asyncio.wait_for(serving, 10) == 70
