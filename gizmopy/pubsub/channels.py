@@ -310,6 +310,11 @@ class Channels:
             if not engine.subscriber.connected
         ]
 
+    def unpublished(self) -> list[str]:
+        """Return why messages cannot be sent, a line for each channel that has such trouble."""
+        publishers = self._publishers.items()
+        return [f"{channel}: {each.problem}" for channel, each in publishers if each.problem]
+
     def _of(self, subscription: Subscription) -> list[_Engine]:
         return [e for e in self._engines if e.subscriber.subscription is subscription]
 

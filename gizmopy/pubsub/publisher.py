@@ -67,6 +67,8 @@ class Publisher:
         self._buffer = SendBuffer(limits)
         self._buffered = buffered
         self._buffered_bytes = buffered_bytes
+        self.problem = ""
+        """Why the last message could not be sent, where the broker is to blame; else empty."""
         self._entrance = asyncio.Lock()
         """Who holds it comes next into the buffer, and may wait for room."""
         self._room = asyncio.Event()
@@ -343,7 +345,10 @@ class Publisher:
         for item, error in zip(sent, results, strict=True):
             if item.lane not in refused:  # else it failed because of the one before
                 item.attempts += 1
+            if error is not None and _is_transient(error):
+                self.problem = str(error)
             if error is None:
+                self.problem = ""
                 self._observe(now - item.started)
                 if not item.confirmed.done():
                     item.confirmed.set_result(None)

@@ -148,6 +148,19 @@ def subscription_checks(
     return checks
 
 
+def publisher_check(channels: Channels) -> HealthCheck:
+    """Return the check of what is published: ill while a broker takes no messages.
+
+    It is not critical: a broker's outage must not take every replica out of HTTP.
+    """
+
+    async def sent() -> None:
+        if problems := channels.unpublished():
+            raise PubSubError("; ".join(problems), transient=True)
+
+    return HealthCheck("publishers", sent, critical=False, timeout=1.0, live=True)
+
+
 class Health:
     """Know what the checks said last, and hold whether the server wants work (``accepting``).
 

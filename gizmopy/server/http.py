@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -60,6 +61,9 @@ CLIENT_GONE = 499
 
 _REQUEST_ID = istr("X-Request-ID")
 _REQUEST_TIMEOUT = istr("X-Request-Timeout")
+_GRPC_TIMEOUT = istr("grpc-timeout")
+_GRPC_DURATION = re.compile(r"([0-9]{1,8})([HMSmun])").fullmatch
+_GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TRACEPARENT = istr("traceparent")
 _EXPECT = istr("Expect")
 _SERVER = istr("Server")
@@ -234,6 +238,7 @@ class HTTPDoor:
                     or self._is_strict
                     or _TRACEPARENT in headers
                     or _REQUEST_TIMEOUT in headers
+                    or _GRPC_TIMEOUT in headers
                     or _EXPECT in headers
                 ):
                     await self._heed(connection, request, endpoint)
@@ -296,7 +301,7 @@ class HTTPDoor:
             context = trace_context(headers)
             carried.set(context)
             request.trace_id = logs.trace_id(context)
-        if _REQUEST_TIMEOUT in headers or endpoint.timeout:
+        if endpoint.timeout or _REQUEST_TIMEOUT in headers or _GRPC_TIMEOUT in headers:
             self._bound(connection, request, endpoint)
         if _EXPECT in headers:
             await _answer_expectation(request)
@@ -307,16 +312,13 @@ class HTTPDoor:
         The caller's only bounds what may be cancelled when the caller is gone; the others can read
         it, and give up by themselves where that is safe.
         """
-        own = connection.began + endpoint.timeout if endpoint.timeout else None
-        callers = None
-        if (given := request.headers.get(_REQUEST_TIMEOUT)) is not None:
-            callers = connection.began + _seconds(given)
-        at = min(each for each in (own, callers) if each is not None)
-        deadline.set(at)
-        enforced = at if connection.cancellable else own
-        if enforced is not None:
+        own = endpoint.timeout or math.inf
+        soonest = min(own, _callers_timeout(request.headers))
+        deadline.set(connection.began + soonest)
+        enforced = soonest if connection.cancellable else own
+        if enforced < math.inf:
             connection.bounded = True
-            self._deadlines.watch(connection, enforced)
+            self._deadlines.watch(connection, connection.began + enforced)
 
     def _write(self, connection: Connection, answer: Plain, identity: str) -> None:
         """Write a plain answer, head and body in one."""
@@ -523,12 +525,25 @@ def _path(target: str) -> str:
     return target
 
 
-def _seconds(text: str) -> float:
-    """Return the seconds that X-Request-Timeout gives. Raises Problem where it gives none."""
+def _callers_timeout(headers: Mapping[str, str]) -> float:
+    """Return how many seconds the caller waits; infinite where it does not say.
+
+    It says so in X-Request-Timeout, in seconds or as a Go duration, or in grpc-timeout, as gRPC's
+    gateways do (the protocol's Requests section). Raises Problem where it says neither.
+    """
+    given = headers.get(_REQUEST_TIMEOUT)
+    if given is None:
+        given = headers.get(_GRPC_TIMEOUT)
+        if given is None:
+            return math.inf
+        found = _GRPC_DURATION(given)
+        if found is None:
+            raise Problem(400, "grpc-timeout is no duration; write digits and a unit, as in 500m.")
+        return int(found[1]) * _GRPC_UNITS[found[2]]
     try:
-        return parse_duration(text).total_seconds()
+        return parse_duration(given).total_seconds()
     except ValueError as error:
-        detail = f"X-Request-Timeout: {text[:32]!r} is no duration; write seconds, or 500ms."
+        detail = "X-Request-Timeout is no duration; write seconds, or 500ms."
         raise Problem(400, detail) from error
 
 

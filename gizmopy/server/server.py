@@ -33,7 +33,12 @@ from gizmopy.pubsub import (
 from gizmopy.server import mounting
 from gizmopy.server.balancers import Balancers
 from gizmopy.server.budget import CANCEL_SECONDS, CLEANUP_SECONDS, HURRIED_SECONDS, Budget
-from gizmopy.server.health import Health, collect_health_checks, subscription_checks
+from gizmopy.server.health import (
+    Health,
+    collect_health_checks,
+    publisher_check,
+    subscription_checks,
+)
 from gizmopy.server.http import HTTPDoor
 from gizmopy.server.port import Port
 from gizmopy.server.probes import probe_endpoints
@@ -104,8 +109,11 @@ class SimpleServer:
             open_driver=open_driver,
         )
         self.health = Health(
-            collect_health_checks(service)
-            + subscription_checks(self.channels, self.subscriptions, critical=not self.routes),
+            [
+                *collect_health_checks(service),
+                *subscription_checks(self.channels, self.subscriptions, critical=not self.routes),
+                publisher_check(self.channels),
+            ],
             interval=settings.health_interval.total_seconds(),
         )
         service.attach(self.channels, self.metrics)

@@ -1,0 +1,40 @@
+"""What is published is part of the daemon's health, without taking it down."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pubsubtest
+from gizmopy import Service, put
+from pubsubtest.faults import Faults
+
+
+class Teller(Service):
+    @put("/tell")
+    async def tell(self) -> None:
+        await self.publish("cats", "Tom")
+
+
+async def _readiness(teller: pubsubtest.Served[Teller]) -> tuple[int, str]:
+    async with teller.http.get("/readyz?verbose") as response:
+        return response.status, await response.text()
+
+
+async def test_a_broker_that_takes_no_messages_is_told_and_the_daemon_stays_ready() -> None:
+    """While sending fails the check says so; it is well again with the first message sent."""
+    faults = Faults()
+    async with pubsubtest.serve(Teller, faults=faults) as teller:
+        assert "[+]publishers ok" in (await _readiness(teller))[1]
+        async with faults.outage():
+            telling = asyncio.create_task(teller.http.put("/tell"))
+            async with asyncio.timeout(10):
+                while not teller.server.channels.unpublished():  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0)
+            status, text = await _readiness(teller)
+            assert status == 200
+            assert "[-]publishers failed (not critical)" in text
+        async with await telling as response:
+            await response.read()
+        async with teller.http.put("/tell") as response:
+            assert response.status == 204
+        assert "[+]publishers ok" in (await _readiness(teller))[1]
