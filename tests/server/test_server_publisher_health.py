@@ -24,6 +24,8 @@ async def test_a_broker_that_takes_no_messages_is_told_and_the_daemon_stays_read
     """While sending fails the check says so; it is well again with the first message sent."""
     faults = Faults()
     async with pubsubtest.serve(Teller, faults=faults) as teller:
+        async with teller.http.put("/tell") as response:
+            assert response.status == 204
         assert "[+]publishers ok" in (await _readiness(teller))[1]
         async with faults.outage():
             telling = asyncio.create_task(teller.http.put("/tell"))
