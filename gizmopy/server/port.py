@@ -12,7 +12,7 @@ from aiohttp import web
 from gizmopy.config import Settings
 from gizmopy.server.connection import Patience, Server
 from gizmopy.server.http import HTTPDoor, ProtocolLogger
-from gizmopy.server.listening import accept_all, bind, refused, url_of
+from gizmopy.server.listening import accept_all, admit_no_more, bind, refused, url_of
 
 _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 32
@@ -23,6 +23,8 @@ asyncio's loop tries as many even where there are no more file descriptors, and 
 _LOOK_SECONDS = 0.01
 _CLOSE_SECONDS = 0.1
 """How long a connection that nothing is under way on may take to close."""
+_HANDSHAKE_SECONDS = 0.02
+"""How long a connection that has begun may take to be complete."""
 _LINGER_SECONDS = 0.1
 """How long requests that were sent before the listener closed may take to be read."""
 
@@ -101,6 +103,8 @@ class Port:
         connection's buffer is given a moment to be read.
         """
         loop = asyncio.get_running_loop()
+        admit_no_more(self._listener)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
         loop.remove_reader(self._listener)  # asyncio's; uvloop makes transports at once
         for _ in range(3):
             await asyncio.sleep(0)
