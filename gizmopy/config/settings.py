@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -53,6 +53,16 @@ def _split(value: object) -> object:
     return [item for item in (part.strip() for part in value.split(",")) if item]
 
 
+def _network(value: object) -> object:
+    """Return the network that a text is; what is none of both is pydantic's to refuse."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise refusal(str(error), "write networks like 10.0.0.0/8, with commas between") from None
+
+
 def _rooted(path: str) -> str:
     if not path.startswith("/"):
         raise refusal("does not begin with a slash", f"write /{path}")
@@ -78,7 +88,8 @@ LogLevel = Annotated[
     Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_level)
 ]
 HealthCheckType = Annotated[Literal["simple", "custom", "lb"], BeforeValidator(_health_check)]
-Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_split)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 UrlPath = Annotated[str, AfterValidator(_rooted)]
 

@@ -89,6 +89,9 @@ def health_check(
     return mark if function is None else mark(function)
 
 
+_BUILT_IN = ("brokers", "publishers")
+
+
 def collect_health_checks(service: object) -> list[HealthCheck]:
     """Return the health checks that ``service`` declares, by name.
 
@@ -106,6 +109,8 @@ def collect_health_checks(service: object) -> list[HealthCheck]:
 def _checked(check: HealthCheck) -> HealthCheck:
     if read_signature(check.function).parameters:
         raise DeclarationError(check.function, "a health check takes no arguments")
+    if check.name in _BUILT_IN:
+        raise DeclarationError(check.function, f"{check.name!r} is a built-in check; rename it")
     if not check.timeout > 0:
         reason = f"timeout={check.timeout!r} lets no check pass; give seconds above 0"
         raise DeclarationError(check.function, reason)

@@ -17,7 +17,13 @@ from itertools import chain
 from time import perf_counter
 from types import TracebackType
 
-from gizmopy.errors import DeclarationError, StartError, UsageError
+from gizmopy.errors import (
+    ConfigError,
+    ConfigProblem,
+    DeclarationError,
+    StartError,
+    UsageError,
+)
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.levels import Levels
 from gizmopy.observe.metrics import MAX_CELLS, Metrics
@@ -154,7 +160,8 @@ class SimpleServer:
         try:
             cors = CORS(settings.cors_origins) if settings.cors_origins else None
         except UsageError as error:
-            raise StartError(f"GIZMO_CORS_ORIGINS: {error}") from error
+            reason, _, remedy = str(error).partition("; ")
+            raise ConfigError([ConfigProblem("GIZMO_CORS_ORIGINS", reason, remedy)]) from error
         proxies = Proxies(settings.trusted_proxies)
         door = HTTPDoor(
             mounting.mount(self.service, self.routes, own),
@@ -175,10 +182,10 @@ class SimpleServer:
         if settings.health_check_type == "custom" and not any(
             route.method == "GET" and route.path == path for route in self.routes
         ):
-            raise StartError(
-                f"GIZMO_HEALTH_CHECK_TYPE=custom: {self.name} serves no GET {path}; "
-                "declare it, or set GIZMO_HEALTH_CHECK_PATH to one that it does serve"
-            )
+            reason = f"{self.name} serves no GET {path}"
+            remedy = "declare it, or set GIZMO_HEALTH_CHECK_PATH to one that it does serve"
+            problem = ConfigProblem("GIZMO_HEALTH_CHECK_TYPE", reason, remedy, value="custom")
+            raise ConfigError([problem])
         handlers = probe_endpoints(
             self.name,
             settings.service_version,
