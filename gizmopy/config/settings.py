@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     handler_timeout: Duration = Field(
         default=timedelta(0),
         validation_alias="GIZMO_HANDLER_TIMEOUT",
-        description="How long an endpoint may take that has no timeout of its own; 0s: no limit.",
+        description="How long an endpoint may take to begin its answer; 0s: no limit.",
     )
     write_timeout: Duration = Field(
         default=timedelta(seconds=10),

@@ -1,4 +1,4 @@
-"""Tell when the time of a request is over, at the cost of a dict entry for each.
+"""Know how long a caller waits, and tell when the time of a request is over.
 
 A timer for each request would cost several microseconds, and nearly all are cancelled. One timer
 stands for all: when it fires, whatever is overdue is told, and it is set to the earliest that is
@@ -9,10 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
+from multidict import istr
+
+from gizmopy.config.duration import parse_duration
+from gizmopy.web import Problem
+
 T = TypeVar("T")
+
+REQUEST_TIMEOUT = istr("X-Request-Timeout")
+GRPC_TIMEOUT = istr("grpc-timeout")
+_GRPC_DURATION = re.compile(r"([0-9]{1,8})([HMSmun])").fullmatch
+_GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 class Deadlines(Generic[T]):
@@ -55,3 +66,25 @@ class Deadlines(Generic[T]):
         self._set_timer(min(self._deadlines.values(), default=math.inf))
         for item in overdue:
             self._expire(item)
+
+
+def callers_timeout(headers: Mapping[str, str]) -> float:
+    """Return how many seconds the caller waits; infinite where it does not say.
+
+    It says so in X-Request-Timeout, in seconds or as a Go duration, or in grpc-timeout, as gRPC's
+    gateways do (the protocol's Requests section). Raises Problem where it says neither.
+    """
+    given = headers.get(REQUEST_TIMEOUT)
+    if given is None:
+        given = headers.get(GRPC_TIMEOUT)
+        if given is None:
+            return math.inf
+        found = _GRPC_DURATION(given)
+        if found is None:
+            raise Problem(400, "grpc-timeout is no duration; write digits and a unit, as in 500m.")
+        return int(found[1]) * _GRPC_UNITS[found[2]]
+    try:
+        return parse_duration(given).total_seconds()
+    except ValueError as error:
+        detail = "X-Request-Timeout is no duration; write seconds, or 500ms."
+        raise Problem(400, detail) from error

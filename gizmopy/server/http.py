@@ -11,8 +11,7 @@ import asyncio
 import logging
 import math
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -20,18 +19,17 @@ from time import monotonic
 from typing import Any
 
 from aiohttp import HttpVersion11, WSCloseCode, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import LineTooLong
 from multidict import istr
 from yarl import URL
 
-from gizmopy.config.duration import parse_duration
 from gizmopy.observe import logs
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.context import carried, deadline, new_id, request_id
 from gizmopy.observe.metrics import HistogramCell, Metrics
 from gizmopy.observe.trace import trace_context
 from gizmopy.server.connection import Connection, Patience, ServedRequest, Server, Written
-from gizmopy.server.deadlines import Deadlines
+from gizmopy.server.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlines, callers_timeout
 from gizmopy.server.proxies import Proxies
 from gizmopy.web import (
     CORS,
@@ -60,10 +58,6 @@ CLIENT_GONE = 499
 """The status that a request is counted under when nobody waited for its answer (nginx's)."""
 
 _REQUEST_ID = istr("X-Request-ID")
-_REQUEST_TIMEOUT = istr("X-Request-Timeout")
-_GRPC_TIMEOUT = istr("grpc-timeout")
-_GRPC_DURATION = re.compile(r"([0-9]{1,8})([HMSmun])").fullmatch
-_GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TRACEPARENT = istr("traceparent")
 _EXPECT = istr("Expect")
 _SERVER = istr("Server")
@@ -237,8 +231,8 @@ class HTTPDoor:
                     endpoint.timeout
                     or self._is_strict
                     or _TRACEPARENT in headers
-                    or _REQUEST_TIMEOUT in headers
-                    or _GRPC_TIMEOUT in headers
+                    or REQUEST_TIMEOUT in headers
+                    or GRPC_TIMEOUT in headers
                     or _EXPECT in headers
                 ):
                     await self._heed(connection, request, endpoint)
@@ -301,7 +295,7 @@ class HTTPDoor:
             context = trace_context(headers)
             carried.set(context)
             request.trace_id = logs.trace_id(context)
-        if endpoint.timeout or _REQUEST_TIMEOUT in headers or _GRPC_TIMEOUT in headers:
+        if endpoint.timeout or REQUEST_TIMEOUT in headers or GRPC_TIMEOUT in headers:
             self._bound(connection, request, endpoint)
         if _EXPECT in headers:
             await _answer_expectation(request)
@@ -313,7 +307,7 @@ class HTTPDoor:
         it, and give up by themselves where that is safe.
         """
         own = endpoint.timeout or math.inf
-        soonest = min(own, _callers_timeout(request.headers))
+        soonest = min(own, callers_timeout(request.headers))
         deadline.set(connection.began + soonest)
         enforced = soonest if connection.cancellable else own
         if enforced < math.inf:
@@ -347,6 +341,7 @@ class HTTPDoor:
         headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
         if not isinstance(response, web.Response):
             request.connection.stream = response
+            self._deadlines.forget(request.connection)  # it has begun, and may have no end
         if self._cors is not None:
             self._cors.decorate(request, response)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):
@@ -525,28 +520,6 @@ def _path(target: str) -> str:
     return target
 
 
-def _callers_timeout(headers: Mapping[str, str]) -> float:
-    """Return how many seconds the caller waits; infinite where it does not say.
-
-    It says so in X-Request-Timeout, in seconds or as a Go duration, or in grpc-timeout, as gRPC's
-    gateways do (the protocol's Requests section). Raises Problem where it says neither.
-    """
-    given = headers.get(_REQUEST_TIMEOUT)
-    if given is None:
-        given = headers.get(_GRPC_TIMEOUT)
-        if given is None:
-            return math.inf
-        found = _GRPC_DURATION(given)
-        if found is None:
-            raise Problem(400, "grpc-timeout is no duration; write digits and a unit, as in 500m.")
-        return int(found[1]) * _GRPC_UNITS[found[2]]
-    try:
-        return parse_duration(given).total_seconds()
-    except ValueError as error:
-        detail = "X-Request-Timeout is no duration; write seconds, or 500ms."
-        raise Problem(400, detail) from error
-
-
 def _phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
@@ -579,26 +552,6 @@ def _size(request: web.BaseRequest, response: web.StreamResponse) -> int:
         return 0
     body = response.body if isinstance(response, web.Response) else None
     return len(body) if isinstance(body, bytes) else response.body_length
-
-
-class ProtocolLogger(logging.Logger):
-    """What aiohttp's protocol logs to: a client that speaks no HTTP is no error of this daemon.
-
-    aiohttp logs a traceback for each, so that any stranger could fill the log.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("gizmopy.server.protocol")
-        self.parent = logging.getLogger("gizmopy.server")
-
-    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log an error with its traceback, but what a client sent wrong as one line of detail."""
-        error = kwargs.get("exc_info")
-        error = error if isinstance(error, BaseException) else sys.exc_info()[1]
-        if isinstance(error, (HttpProcessingError, web.RequestPayloadError, Problem)):
-            self.debug("a request that is no HTTP was refused: %s", type(error).__name__)
-        else:
-            super().exception(msg, *args, **kwargs)
 
 
 def _plain(error: web.HTTPException) -> web.Response:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gizmopy.config import Settings
 from gizmopy.server.connection import Patience, Server
-from gizmopy.server.http import HTTPDoor, ProtocolLogger
+from gizmopy.server.http import HTTPDoor
 from gizmopy.server.listening import accept_all, admit_no_more, bind, refused, url_of
+from gizmopy.web import Problem
 
 _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 32
@@ -130,3 +135,23 @@ class Port:
         self._listener.close()
         await self._server.shutdown(_CLOSE_SECONDS)
         self.door.close()
+
+
+class ProtocolLogger(logging.Logger):
+    """What aiohttp's protocol logs to: a client that speaks no HTTP is no error of this daemon.
+
+    aiohttp logs a traceback for each, so that any stranger could fill the log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("gizmopy.server.protocol")
+        self.parent = logging.getLogger("gizmopy.server")
+
+    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log an error with its traceback, but what a client sent wrong as one line of detail."""
+        error = kwargs.get("exc_info")
+        error = error if isinstance(error, BaseException) else sys.exc_info()[1]
+        if isinstance(error, (HttpProcessingError, web.RequestPayloadError, Problem)):
+            self.debug("a request that is no HTTP was refused: %s", type(error).__name__)
+        else:
+            super().exception(msg, *args, **kwargs)

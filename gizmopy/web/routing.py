@@ -25,9 +25,10 @@ _ROUTES = "__gizmo_routes__"
 class Options:
     """Say how a route is served, where that is not as the settings say.
 
-    ``timeout`` is how many seconds the endpoint may take (None: as GIZMO_HANDLER_TIMEOUT says, 0:
-    no limit). ``cancel_on_disconnect`` is whether it is cancelled when the client goes away (None:
-    GET and HEAD are): what stores and then publishes must not be cut in between.
+    ``timeout`` is how many seconds the endpoint may take to begin its answer (None: as
+    GIZMO_HANDLER_TIMEOUT says, 0: no limit). ``cancel_on_disconnect`` is whether it is cancelled
+    when the client goes away (None: GET and HEAD are): what stores and then publishes must not be
+    cut in between.
     """
 
     timeout: float | None = None
