@@ -84,7 +84,16 @@ _CLOSED = Written(keep_alive=False)
 class Endpoint:
     """One route as the door sees it: compiled, and with its label for metrics and logs."""
 
-    __slots__ = ("answer", "builtin", "cancellable", "exchanges", "quiet", "template", "timeout")
+    __slots__ = (
+        "answer",
+        "builtin",
+        "cancellable",
+        "exchanges",
+        "last",
+        "quiet",
+        "template",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -107,14 +116,18 @@ class Endpoint:
         self.quiet = quiet
         """Whether its requests are left out of the access log."""
         self.exchanges: dict[tuple[str, int], _Exchange] = {}
+        self.last: _Exchange | None = None
+        """The one of the last request, which is most often the next one's, too."""
 
 
 class _Exchange:
     """What every request of one route, method and status shares."""
 
-    __slots__ = ("access", "duration")
+    __slots__ = ("access", "duration", "method", "status")
 
-    def __init__(self, duration: HistogramCell, access: str) -> None:
+    def __init__(self, method: str, status: int, duration: HistogramCell, access: str) -> None:
+        self.method = method
+        self.status = status
         self.duration = duration
         self.access = access
 
@@ -426,9 +439,12 @@ class HTTPDoor:
         seconds: float,
     ) -> None:
         """Measure a finished request, and log it unless it was quiet."""
-        exchange = endpoint.exchanges.get((request.method, status)) or self._meet(
-            endpoint, request.method, status
-        )
+        exchange = endpoint.last
+        if exchange is None or exchange.status != status or exchange.method != request.method:
+            exchange = endpoint.exchanges.get((request.method, status)) or self._meet(
+                endpoint, request.method, status
+            )
+            endpoint.last = exchange
         exchange.duration.observe(seconds)
         if self._access.enabled and not endpoint.quiet:
             headers = request.headers
@@ -448,6 +464,8 @@ class HTTPDoor:
         """Make what a kind of request shares, when the first of its kind comes."""
         known = method if method in _METHODS else _OTHER
         exchange = _Exchange(
+            method,
+            status,
             self._durations.cell(known, endpoint.template, str(status)),
             self._access.fixed_part(known, endpoint.template, status),
         )
