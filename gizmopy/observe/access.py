@@ -72,6 +72,8 @@ class AccessLog:
         fields: Fields = "plain",
     ) -> None:
         self.enabled = destination != "off"
+        self.detailed = False
+        """Whether a line shows the protocol and the referer."""
         self._destination = destination
         self._log_json = log_json
         self._format = format
@@ -92,12 +94,8 @@ class AccessLog:
         if self.enabled:
             self._writer = open_writer(self._destination, self._tell)
             self._style = self._choose_style(is_terminal=self._writer.is_terminal)
+            self.detailed = not isinstance(self._style, (_JSONStyle, _ConsoleStyle))
         return self
-
-    @property
-    def detailed(self) -> bool:
-        """Whether a line shows the protocol and the referer."""
-        return not isinstance(self._style, (_JSONStyle, _ConsoleStyle))
 
     def _choose_style(self, *, is_terminal: bool) -> _Style:
         if self._format == "combined":
@@ -227,7 +225,7 @@ class _JSONStyle:
         return "".join(
             [
                 f'{{"time":"{timestamp(now)}",{fixed},"path":{_quote(path)},'
-                f'"request_id":"{identity}",{_trace(trace_id)}'
+                f'"request_id":"{identity}",{_trace(trace_id) if trace_id else ""}'
                 f'"duration_ms":{seconds * 1000:.3f},"bytes":{size},'
                 f'"remote":{quoted[remote]},"user_agent":{quoted[user_agent]}}}\n'
                 for (
@@ -247,7 +245,7 @@ class _JSONStyle:
 
 
 def _trace(trace_id: str) -> str:
-    return f'"trace_id":"{trace_id}",' if trace_id else ""
+    return f'"trace_id":"{trace_id}",'
 
 
 class _LineByLine:

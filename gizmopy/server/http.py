@@ -447,7 +447,7 @@ class HTTPDoor:
             endpoint.last = exchange
         exchange.duration.observe(seconds)
         if self._access.enabled and not endpoint.quiet:
-            headers = request.headers
+            protocol, referer = _details(request) if self._access.detailed else ("", "")
             self._access.write(
                 exchange.access,
                 request.identity,
@@ -455,9 +455,10 @@ class HTTPDoor:
                 seconds,
                 size,
                 request.connection.peer if request.client is None else request.client,
-                headers.get(_USER_AGENT, ""),
+                request.headers.get(_USER_AGENT, ""),
                 request.trace_id,
-                *(_details(request) if self._access.detailed else ()),
+                protocol,
+                referer,
             )
 
     def _meet(self, endpoint: Endpoint, method: str, status: int) -> _Exchange:
