@@ -210,15 +210,6 @@ class Health:
         for check in self._running:
             logger.error("health check %s was cancelled, and goes on", check.name)
 
-    async def problems(self) -> list[str]:
-        """Return why the daemon is not ready; an empty list where it is."""
-        return self.reasons(await self.results())
-
-    async def report(self) -> list[tuple[str, str]]:
-        """Return every check's name with ``ok`` or why it failed."""
-        results = await self.results()
-        return [(each.name, _problem(each) if each.failure else "ok") for each in results]
-
     def reasons(self, results: Iterable[Result]) -> list[str]:
         """Return why the daemon is not ready, if ``results`` are all that counts."""
         if not self.accepting:

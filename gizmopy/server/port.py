@@ -73,7 +73,8 @@ class Port:
             settings.write_timeout.total_seconds(),
             settings.idle_timeout.total_seconds(),
         )
-        self._watch = asyncio.create_task(self.door.watch(self._server, patience))
+        watching = self.door.watch(self._server, patience)
+        self._watch = asyncio.create_task(watching, name="gizmopy-connections")
 
     async def _accept(self) -> asyncio.Server:
         loop, listener = asyncio.get_running_loop(), self._listener

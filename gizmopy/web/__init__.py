@@ -6,7 +6,7 @@ from gizmopy.web.binding import Answering, compile_answer, compile_endpoint, res
 from gizmopy.web.caching import no_cache
 from gizmopy.web.cors import CORS
 from gizmopy.web.problems import Problem, problem_from, problem_response
-from gizmopy.web.request import Handler, Middleware, Request, request_factory
+from gizmopy.web.request import Handler, Middleware, Request
 from gizmopy.web.router import NoRoute, RouteConflict, Router, WrongMethod
 from gizmopy.web.routing import (
     Endpoints,
@@ -66,6 +66,5 @@ __all__ = [
     "problem_from",
     "problem_response",
     "put",
-    "request_factory",
     "responding",
 ]

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
 
 from gizmopy.errors import UsageError
 
@@ -20,12 +15,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Middleware = Callable[[Handler], Handler]
 """What wraps a handler in another one; composed once, at start."""
-
-RequestFactory = Callable[
-    [RawRequestMessage, StreamReader, RequestHandler, AbstractStreamWriter, "asyncio.Task[None]"],
-    "Request",
-]
-"""What aiohttp's low-level server makes its requests with."""
 
 
 class Request(web.Request):
@@ -55,25 +44,3 @@ class Request(web.Request):
         assert isinstance(copy, Request)
         copy.path_parameters = self.path_parameters
         return copy
-
-
-def request_factory(client_max_size: int) -> RequestFactory:
-    """Return a ``request_factory`` for ``aiohttp.web.Server``.
-
-    Reading a body of more than ``client_max_size`` bytes (after decompression; 0: no limit) raises
-    ``aiohttp.web.HTTPRequestEntityTooLarge``.
-    """
-
-    def make_request(
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> Request:
-        loop = task.get_loop()
-        return Request(
-            message, payload, protocol, writer, task, loop, client_max_size=client_max_size
-        )
-
-    return make_request

@@ -24,9 +24,9 @@ from gizmopy.web import (
     Route,
     Router,
     problem_response,
-    request_factory,
 )
 from gizmopy.web.routing import Options
+from tests.request_factory import request_factory
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

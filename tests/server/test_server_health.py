@@ -16,6 +16,7 @@ from gizmopy.errors import DeclarationError
 from gizmopy.server import State
 from gizmopy.server import health as health_module
 from gizmopy.server.health import Health, HealthCheck, collect_health_checks
+from tests.server.asking_health import problems, report
 
 
 class Check:
@@ -134,9 +135,9 @@ async def test_it_is_not_ready_before_it_accepts() -> None:
     """A daemon that starts or drains is not ready, whatever its checks say."""
     health = Health([])
 
-    assert await health.problems() == ["starting"]
+    assert await problems(health) == ["starting"]
     health.accepting = True
-    assert await health.problems() == []
+    assert await problems(health) == []
 
 
 def test_a_check_takes_no_arguments() -> None:
@@ -192,12 +193,12 @@ async def test_a_question_is_answered_from_what_was_said_last() -> None:
     """Checks run once for each interval, however often somebody asks."""
     clock, check = pubsubtest.Clock(), Check()
     async with entered(named("database", check), clock=clock) as health:
-        assert await health.problems() == []
+        assert await problems(health) == []
         check.error = ConnectionError()
         await clock.advance(9)
-        assert (check.runs, await health.problems()) == (1, [])
+        assert (check.runs, await problems(health)) == (1, [])
         await clock.advance(1)
-        assert (check.runs, await health.problems()) == (2, ["database failed"])
+        assert (check.runs, await problems(health)) == (2, ["database failed"])
 
 
 async def test_the_first_question_waits_for_the_first_run() -> None:
@@ -205,7 +206,7 @@ async def test_the_first_question_waits_for_the_first_run() -> None:
     check = Check()
     check.held = asyncio.Event()
     async with entered(named("database", check)) as health:
-        asked = asyncio.create_task(health.problems())
+        asked = asyncio.create_task(problems(health))
         await pubsubtest.Clock().advance(0)
         assert not asked.done()
         check.held.set()
@@ -218,8 +219,8 @@ async def test_nothing_is_waited_for_while_no_work_is_wanted() -> None:
     check.held = asyncio.Event()
     async with entered(named("database", check)) as health:
         health.accepting, health.reason = False, "draining"
-        assert await health.problems() == ["draining"]
-        assert await health.report() == [("database", "database not run yet")]
+        assert await problems(health) == ["draining"]
+        assert await report(health) == [("database", "database not run yet")]
 
 
 async def test_a_check_that_cannot_be_cancelled_holds_no_other_up() -> None:
@@ -228,13 +229,13 @@ async def test_a_check_that_cannot_be_cancelled_holds_no_other_up() -> None:
     deaf.held, deaf.deaf = asyncio.Event(), True
     checks = named("deaf", deaf, timeout=0.01), named("other", other)
     async with entered(*checks, clock=clock) as health:
-        assert await health.problems() == ["deaf timed out"]
+        assert await problems(health) == ["deaf timed out"]
         await clock.advance(20)
         assert (deaf.runs, other.runs) == (1, 3)
         deaf.held.set()
         await deaf.ended.wait()
         await clock.advance(10)
-        assert (deaf.runs, await health.problems()) == (2, [])
+        assert (deaf.runs, await problems(health)) == (2, [])
 
 
 async def test_a_check_that_survives_the_end_is_told(
@@ -245,7 +246,7 @@ async def test_a_check_that_survives_the_end_is_told(
     deaf = Check()
     deaf.held, deaf.deaf = asyncio.Event(), True
     async with entered(named("deaf", deaf, timeout=0.01)) as health:
-        await health.problems()
+        await problems(health)
     assert "health check deaf was cancelled, and goes on" in caplog.messages
     deaf.held.set()
     await deaf.ended.wait()
@@ -266,13 +267,13 @@ async def test_a_check_of_the_start_counts_until_it_has_passed() -> None:
     clock, warm = pubsubtest.Clock(), Check()
     warm.error = ConnectionError()
     async with entered(named("warm", warm, group="startup"), clock=clock) as health:
-        assert await health.problems() == ["warm failed"]
+        assert await problems(health) == ["warm failed"]
         warm.error = None
         await clock.advance(1)
-        assert (warm.runs, await health.problems()) == (2, [])
+        assert (warm.runs, await problems(health)) == (2, [])
         warm.error = ConnectionError()
         await clock.advance(30)
-        assert (warm.runs, await health.problems()) == (2, [])
+        assert (warm.runs, await problems(health)) == (2, [])
 
 
 async def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -293,9 +294,9 @@ async def test_a_live_check_is_read_at_each_question() -> None:
     """What is cheap to read is never out of date."""
     check = Check()
     async with entered(named("brokers", check, live=True)) as health:
-        assert await health.problems() == []
+        assert await problems(health) == []
         check.error = ConnectionError()
-        assert await health.problems() == ["brokers failed"]
+        assert await problems(health) == ["brokers failed"]
 
 
 @pytest.mark.parametrize(
@@ -312,10 +313,10 @@ async def test_whatever_a_check_raises_means_ill(error: BaseException, failure: 
     async with entered(named("database", check), clock=clock) as health:
         check.error = error
         await clock.advance(10)
-        assert await health.problems() == [f"database {failure}"]
+        assert await problems(health) == [f"database {failure}"]
         check.error = None
         await clock.advance(10)
-        assert await health.problems() == []
+        assert await problems(health) == []
 
 
 async def test_two_checks_of_one_name_both_count() -> None:
@@ -323,8 +324,8 @@ async def test_two_checks_of_one_name_both_count() -> None:
     ill, well = Check(), Check()
     ill.error = ConnectionError()
     async with entered(named("brokers", ill), named("brokers", well)) as health:
-        assert await health.problems() == ["brokers failed"]
-        assert await health.report() == [("brokers", "brokers failed"), ("brokers", "ok")]
+        assert await problems(health) == ["brokers failed"]
+        assert await report(health) == [("brokers", "brokers failed"), ("brokers", "ok")]
 
 
 async def test_outside_of_its_context_each_question_runs_the_checks() -> None:
@@ -332,9 +333,9 @@ async def test_outside_of_its_context_each_question_runs_the_checks() -> None:
     check = Check()
     health = Health([named("database", check)])
     health.accepting = True
-    assert await health.problems() == []
+    assert await problems(health) == []
     check.error = ConnectionError()
-    assert await health.problems() == ["database failed"]
+    assert await problems(health) == ["database failed"]
 
 
 async def test_a_services_own_route_beats_a_built_in_one() -> None:

@@ -20,8 +20,8 @@ from gizmopy.web import (
     Request,
     Router,
     problem_response,
-    request_factory,
 )
+from tests.request_factory import request_factory
 
 READINESS = ("/readyz", "/status.txt", "/healthz", "/health", "/health/ready")
 LIVENESS = ("/livez", "/health/live")

@@ -17,8 +17,8 @@ from gizmopy.web import (
     Router,
     compile_endpoint,
     problem_response,
-    request_factory,
 )
+from tests.request_factory import request_factory
 
 Serve = Callable[..., AbstractAsyncContextManager[ClientSession]]
 
