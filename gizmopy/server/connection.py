@@ -345,6 +345,7 @@ class ServedRequest(Request):
         "client",
         "client_scheme",
         "connection",
+        "connection",
         "identity",
         "is_plain",
         "trace_id",
