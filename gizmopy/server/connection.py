@@ -345,7 +345,6 @@ class ServedRequest(Request):
         "client",
         "client_scheme",
         "connection",
-        "connection",
         "identity",
         "is_plain",
         "trace_id",
