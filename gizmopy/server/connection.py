@@ -6,12 +6,12 @@ when the request has come, and nothing waits in between: half of the cost of a s
 those hand-overs. What is used beyond the documented methods of aiohttp's classes:
 
 - ``RequestHandler.start``: aiohttp's loop over the requests of a connection; it does nothing here.
-- ``RequestHandler._messages`` and ``_make_error_handler``: the requests that were parsed and not
-  served yet, and what answers those that could not be.
+- ``RequestHandler._messages`` and ``_make_error_handler``, and the module's ``ERROR``: the requests
+  that were parsed and not served yet, and what stands for, and answers, those that could not be.
 - ``RequestHandler._parser.message_consumed``, ``_buffer_paused``, ``_msg_queue_resume_size`` and
   ``_resume_reading_if_drained``: how reading goes on once fewer requests wait.
 - ``RequestHandler._current_request``, ``_task_handler``, ``_close`` and ``_force_close``: what is
-  being served, and whether the connection ends.
+  being served, and whether the connection ends; ``_loop``.
 - ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
   send one that is not written yet; ``BaseRequest._finish``: what follows an answer.
 - ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
@@ -50,20 +50,12 @@ _OVER = web.PayloadAccessError()
 
 
 class Written:
-    """Stand for an answer that is written already: what aiohttp's server asks of one, done."""
+    """Stand for an answer that is written already, and say whether its connection goes on."""
 
     __slots__ = ("keep_alive",)
 
-    prepared = True
-
     def __init__(self, *, keep_alive: bool) -> None:
         self.keep_alive = keep_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Do nothing."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Do nothing."""
 
 
 class Door(Protocol):
