@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
+import ssl
 import sys
 from collections.abc import Sequence
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
+_UNIX = "unix:"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,13 +22,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--probe", choices=PROBES, default="readiness")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds; default: %(default)s")
     chosen = parser.parse_args(argv)
-    host, port, path = _parse(chosen.url)
     if chosen.timeout <= 0:
         parser.error(f"--timeout {chosen.timeout:g}: give seconds above 0")
-    if not host:
-        parser.error(f"{chosen.url!r} is no address of a daemon; write it as http://host:port")
+    connection, path = _parse(chosen.url, chosen.timeout)
+    if connection is None:
+        reason = f"{chosen.url!r} is no address of a daemon"
+        parser.error(f"{reason}; write it as http://host:port, or unix:/path")
     try:
-        status, text = _get(host, port, path or PROBES[chosen.probe], chosen.timeout)
+        status, text = _get(connection, path or PROBES[chosen.probe])
     except (OSError, HTTPException) as error:
         print(f"{chosen.url}: {error}", file=sys.stderr)
         return 1
@@ -33,26 +37,57 @@ def main(argv: Sequence[str]) -> int:
     return 0 if status == 200 else 1
 
 
-def _parse(text: str) -> tuple[str, int, str]:
-    """Return the host, port and path of a URL; no host where it is none of a daemon."""
+def _parse(text: str, timeout: float) -> tuple[HTTPConnection | None, str]:
+    """Return a connection to the daemon at a URL, and the path; none where it is none of one."""
+    if text.startswith(_UNIX):
+        return _UnixConnection(text.removeprefix(_UNIX), timeout), ""
     try:
         url = urlsplit(text)
-        host, port = url.hostname or "", url.port or 80
+        host, port = url.hostname or "", url.port
     except ValueError:
-        return "", 0, ""
-    return host if url.scheme == "http" else "", port, url.path.rstrip("/")
+        return None, ""
+    path = url.path.rstrip("/")
+    if host and url.scheme == "http":
+        return HTTPConnection(host, port or 80, timeout=timeout), path
+    if host and url.scheme == "https":
+        return HTTPSConnection(host, port or 443, timeout=timeout, context=_trusting()), path
+    return None, ""
+
+
+def _trusting() -> ssl.SSLContext:
+    """Return what takes any certificate: it is for the name that others ask, not for loopback."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _UnixConnection(HTTPConnection):
+    """A connection by a unix socket: its path, or ``@`` and an abstract name."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._address)
 
 
 def _default_url() -> str:
     """Return where this container's daemon listens, by the same environment that it reads."""
     host = os.environ.get("HTTP_ADDR") or "127.0.0.1"
+    if host.startswith(_UNIX):
+        return host
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{os.environ.get('HTTP_PORT') or os.environ.get('PORT') or '8080'}"
+    scheme = "https" if os.environ.get("TLS_CERT") else "http"
+    return f"{scheme}://{host}:{os.environ.get('HTTP_PORT') or os.environ.get('PORT') or '8080'}"
 
 
-def _get(host: str, port: int, path: str, timeout: float) -> tuple[int, str]:
-    connection = HTTPConnection(host, port, timeout=timeout)
+def _get(connection: HTTPConnection, path: str) -> tuple[int, str]:
     try:
         connection.request("GET", path, headers={"User-Agent": "gizmopy-healthcheck"})
         response = connection.getresponse()

@@ -1,14 +1,17 @@
 """The gizmopy command."""
 
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import UnixStreamServer
 
 import pytest
+import trustme
 
 import gizmopy
 from gizmopy.cli import main
@@ -200,6 +203,38 @@ def test_healthcheck_is_0_where_the_daemon_is_ready(
     assert capsys.readouterr().out.splitlines() == ["asked for /readyz", "asked for /livez"]
 
 
+def test_healthcheck_asks_a_unix_socket(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where HTTP_ADDR is a socket's path, that is where it asks."""
+    with UnixStreamServer(str(tmp_path / "cats.sock"), _Daemon) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        monkeypatch.setenv("HTTP_ADDR", f"unix:{tmp_path / 'cats.sock'}")
+        assert main(["healthcheck"]) == 0
+        thread.join()
+
+    assert capsys.readouterr().out == "asked for /readyz\n"
+
+
+def test_healthcheck_speaks_tls_where_the_daemon_does(
+    daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TLS_CERT it asks by HTTPS, whatever name the certificate is for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("cats.example").configure_cert(context)
+    with HTTPServer(("127.0.0.1", 0), _Daemon) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        monkeypatch.setenv("TLS_CERT", "cert.pem")
+        monkeypatch.setenv("HTTP_PORT", str(server.server_port))
+        assert main(["healthcheck"]) == 0
+        thread.join()
+
+    assert capsys.readouterr().out == "asked for /readyz\n"
+
+
 def test_healthcheck_is_1_where_it_is_not(
     daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +255,7 @@ def test_healthcheck_is_1_where_nothing_listens(capsys: pytest.CaptureFixture[st
     assert "refused" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "http://localhost:abc", "https://x", "http://["])
+@pytest.mark.parametrize("url", ["localhost:8080", "http://localhost:abc", "ftp://x", "http://["])
 def test_healthcheck_refuses_what_is_no_address(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
