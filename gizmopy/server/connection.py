@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -183,7 +184,8 @@ class Connection(web.RequestHandler):
         serving = self._serve(message, payload)
         # Not at once, though Python 3.12 could: requests that come together are answered together,
         # which costs a fifth less than turn by turn.
-        task = self._loop.create_task(serving)
+        # Nor in the context at hand, which may be that of the request before.
+        task = self._loop.create_task(serving, context=self.server.context.copy())
         if not task.done():  # with asyncio's eager task factory it may have been at once
             self.task = self._task_handler = task
         if self._parser is not None:
@@ -305,7 +307,9 @@ class Connection(web.RequestHandler):
         ``"idle"``: no request comes; ``"head"``: one has begun to; ``"body"``: the same of its
         body, but not while its handler does not read; ``"answer"``: nothing of what waits is taken.
         """
-        if self.task is None:
+        if self.leaving is not None:
+            pass  # it has a second anyway
+        elif self.task is None:
             limit = patience.read if self.heard else patience.idle
             if not self.since:
                 self.since = now
@@ -366,6 +370,18 @@ class ServedRequest(Request):
         """``https`` or ``http``: what the client asked with."""
         return self.client_scheme or super().scheme
 
+    def clone(self, **changes: Any) -> ServedRequest:
+        """Return a copy with ``changes``, which is the same request to the door."""
+        copy = super().clone(**changes)
+        assert isinstance(copy, ServedRequest)
+        copy.connection, copy.identity, copy.trace_id = (
+            self.connection,
+            self.identity,
+            self.trace_id,
+        )
+        copy.client, copy.client_scheme = self.client, self.client_scheme
+        return copy
+
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         self.connection.door.prepare(self, response)
 
@@ -378,6 +394,8 @@ class Server(web.Server):
         self._door = door
         self._event_loop = asyncio.get_running_loop()
         self._options = options
+        self.context = copy_context()
+        """What requests' contexts are copies of."""
         self.client_max_size = client_max_size
 
     def __call__(self) -> Connection:

@@ -254,6 +254,8 @@ class HTTPDoor:
                     if request.is_plain and self._is_plain and len(answer.body) < _ONE_WRITE:
                         self._write(connection, answer, request.identity)
                         if connection.clogged:
+                            self._deadlines.forget(connection)  # it has begun
+                            request.writer.output_size = len(answer.body)
                             await request.writer.drain()
                         status, size, response = answer.status, len(answer.body), _KEPT
                         return response
@@ -264,6 +266,7 @@ class HTTPDoor:
                 if isinstance(error, asyncio.CancelledError) and not self._is_ours(connection):
                     raise
                 response = self._answer_error(connection, request, error)
+                status = response.status  # of what is cut, too, for which nothing can be sent
                 await _send(request, response)
             status, size = response.status, _size(request, response)
             return response
@@ -352,9 +355,9 @@ class HTTPDoor:
         headers = response.headers
         headers[_REQUEST_ID] = request.identity
         headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
+        self._deadlines.forget(request.connection)  # it has begun, and may be long
         if not isinstance(response, web.Response):
             request.connection.stream = response
-            self._deadlines.forget(request.connection)  # it has begun, and may have no end
         if self._cors is not None:
             self._cors.decorate(request, response)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):
