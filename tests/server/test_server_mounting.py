@@ -1,0 +1,284 @@
+"""What every daemon serves beside its own endpoints, and who may see it."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+
+import pubsubtest
+from gizmopy import Service, Settings, SimpleServer, get, put
+from gizmopy.errors import ConfigError, StartError
+from gizmopy.server.exposure import debug_served
+from gizmopy.web import Handler
+
+BOTH_LOOPS = True
+
+
+class Shop(Service):
+    """Sell things.
+
+    And more.
+    """
+
+    @get("/things/{id}")
+    async def thing(self, id: int) -> int:
+        return id
+
+
+async def get_status(http: ClientSession, path: str, **options: Any) -> int:
+    """Return the status of GET ``path``."""
+    async with http.get(path, **options) as response:
+        await response.read()
+        return response.status
+
+
+@pytest.mark.parametrize("path", ["/livez", "/metrics", "/docs", "/debug/info", "/readyz"])
+async def test_an_endpoint_of_the_service_beats_a_built_in_one(path: str) -> None:
+    """Where the service serves a path that every daemon has, the service answers."""
+
+    class Own(Shop):
+        @get(path)
+        async def own(self) -> str:
+            return "mine"
+
+    async with pubsubtest.serve(Own) as own, own.http.get(path) as response:
+        assert await response.json() == "mine"
+
+
+async def test_a_path_for_another_method_leaves_the_built_in_one() -> None:
+    """PUT /metrics of the service does not take GET /metrics away."""
+
+    class Own(Shop):
+        @put("/metrics")
+        async def own(self) -> str:
+            return "mine"
+
+    async with pubsubtest.serve(Own) as own:
+        assert await get_status(own.http, "/metrics") == 200
+        async with own.http.put("/metrics") as response:
+            assert await response.json() == "mine"
+
+
+def test_a_path_that_cannot_be_told_from_a_built_in_one_is_refused() -> None:
+    """A variable of the service where every daemon has one of another name is an error."""
+
+    class Own(Shop):
+        @get("/readyz/{other:.*}")
+        async def own(self, other: str) -> str:
+            return other
+
+    with pytest.raises(StartError, match=r"built-in endpoint '/readyz/\{name:\.\*\}'"):
+        SimpleServer(Own(Settings()))
+
+
+async def test_a_path_beside_the_built_in_ones_is_the_services() -> None:
+    """A catch-all of the service answers what nothing built in does, and nothing else."""
+
+    class Own(Shop):
+        @get("/{path:.*}")
+        async def own(self, path: str) -> str:
+            return path
+
+    async with pubsubtest.serve(Own) as own:
+        async with own.http.get("/livez/more") as response:
+            assert await response.json() == "livez/more"
+        async with own.http.get("/livez") as response:
+            assert response.status == 200
+        async with own.http.get("/openapi.json") as response:
+            assert "openapi" in await response.json()
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def test_built_in_endpoints_know_no_middleware() -> None:
+    """What wraps the service's endpoints does not stand before a probe or a scrape."""
+
+    def forbid(handler: Handler) -> Handler:
+        async def forbidding(request: web.Request) -> web.StreamResponse:
+            raise web.HTTPForbidden
+
+        return forbidding
+
+    class Strict(Shop):
+        middleware = (forbid,)
+
+    async with pubsubtest.serve(Strict) as strict:
+        assert await get_status(strict.http, "/things/1") == 403
+        for path in ("/livez", "/readyz", "/metrics", "/status.txt", "/docs", "/debug/config"):
+            assert (path, await get_status(strict.http, path)) == (path, 200)
+
+
+async def test_the_description_is_of_this_service() -> None:
+    """/openapi.json has the name, the version and the docstring, and only the service's paths."""
+    settings = Settings(service_name="shop", service_version="1.2")
+    async with pubsubtest.serve(Shop, settings=settings) as shop:
+        documents = []
+        for _ in range(2):
+            async with shop.http.get("/openapi.json") as response:
+                assert response.content_type == "application/json"
+                documents.append(await response.json())
+        await asyncio.get_running_loop().shutdown_default_executor()
+    assert documents[0] == documents[1]
+    info = documents[0]["info"]
+    assert (info["title"], info["version"]) == ("shop", "1.2")
+    assert info["description"] == "Sell things.\n\nAnd more."
+    assert list(documents[0]["paths"]) == ["/things/{id}"]
+
+
+async def test_a_client_that_leaves_spoils_no_description() -> None:
+    """Who asks for /openapi.json and goes away does not cancel it for the others."""
+    async with pubsubtest.serve(Shop) as shop:
+        asking = [asyncio.create_task(get_status(shop.http, "/openapi.json")) for _ in range(3)]
+        await asyncio.sleep(0)
+        asking[0].cancel()
+        assert await asyncio.gather(*asking[1:]) == [200, 200]
+        assert await get_status(shop.http, "/openapi.json") == 200
+        await asyncio.wait(asking)
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def test_a_daemon_without_endpoints_has_no_description() -> None:
+    """Where nothing is served there is nothing to describe; probes and metrics are there."""
+    async with pubsubtest.serve(Service) as served:
+        assert await get_status(served.http, "/openapi.json") == 404
+        assert await get_status(served.http, "/livez") == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "served"),
+    [
+        ({}, True),
+        ({"http_addr": "localhost"}, True),
+        ({"http_addr": "::1"}, True),
+        ({"http_addr": "0.0.0.0"}, False),
+        ({"http_addr": "::"}, False),
+        ({"http_addr": "10.0.0.1"}, False),
+        ({"http_addr": "unix:/run/x"}, False),
+        ({"http_addr": "0.0.0.0", "debug": True}, True),
+        ({"http_addr": "0.0.0.0", "debug_token": "t"}, True),
+        ({"http_addr": "0.0.0.0", "admin_port": 1}, True),
+        ({"http_addr": "127.0.0.1", "admin_port": 1, "admin_addr": "0.0.0.0"}, False),
+        ({"debug": False, "debug_token": "t"}, False),
+    ],
+)
+def test_strangers_do_not_look_into_the_daemon(settings: dict[str, Any], served: bool) -> None:
+    """/debug is there on loopback, with a token, or where told; on a public address it is not."""
+    assert debug_served(Settings(**settings)) is served
+
+
+async def test_debug_asks_for_its_token() -> None:
+    """With GIZMO_DEBUG_TOKEN, /debug answers who has it, and 401 to others."""
+    settings = Settings(debug_token="s3cret")
+    async with pubsubtest.serve(Shop, settings=settings) as shop:
+        cases: tuple[tuple[dict[str, str], int], ...] = (
+            ({}, 401),
+            ({"Authorization": "Bearer wrong"}, 401),
+            ({"Authorization": "Bearer s3cret"}, 200),
+        )
+        for headers, status in cases:
+            for path in ("/debug/config", "/debug/loggers", "/debug/tasks"):
+                assert await get_status(shop.http, path, headers=headers) == status
+
+
+async def test_an_open_debug_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """GIZMO_DEBUG=true on a public address without a token is told when the daemon is made."""
+    cases: tuple[tuple[dict[str, Any], bool], ...] = (
+        ({"http_addr": "0.0.0.0"}, True),
+        ({"http_addr": "0.0.0.0", "debug_token": "t"}, False),
+        ({}, False),
+    )
+    for settings, warned in cases:
+        caplog.clear()
+        SimpleServer(Shop(Settings(debug=True, **settings)))
+        assert ("GIZMO_DEBUG_TOKEN" in caplog.text) is warned
+
+
+async def test_what_is_not_below_debug_is_a_problem_like_any_other() -> None:
+    """An unknown path below /debug is 404, a wrong method 405, both as problem+json."""
+    async with pubsubtest.serve(Shop) as shop:
+        for method, path, status in (
+            ("GET", "/debug/nothing", 404),
+            ("PUT", "/debug/info", 405),
+            ("POST", "/debug/info", 405),
+        ):
+            async with shop.http.request(method, path) as response:
+                assert (path, response.status) == (path, status)
+                assert response.content_type == "application/problem+json"
+
+
+async def test_a_custom_health_check_is_the_services() -> None:
+    """With GIZMO_HEALTH_CHECK_TYPE=custom the service's own GET answers at the path."""
+
+    class Own(Shop):
+        @get("/alive")
+        async def alive(self) -> str:
+            return "I am"
+
+    settings = Settings(health_check_type="custom", health_check_path="/alive")
+    async with pubsubtest.serve(Own, settings=settings) as own:
+        async with own.http.get("/alive") as response:
+            assert await response.json() == "I am"
+        assert await get_status(own.http, "/status.txt") == 404
+        assert await get_status(own.http, "/livez") == 200
+
+
+@pytest.mark.parametrize("kind", ["simple", "lb"])
+async def test_the_health_check_is_where_it_is_wanted(kind: str) -> None:
+    """GIZMO_HEALTH_CHECK_PATH moves the health check of both built-in types."""
+    settings = Settings(health_check_type=kind, health_check_path="/alive")
+    async with pubsubtest.serve(Shop, settings=settings) as shop:
+        assert await get_status(shop.http, "/alive") == 200
+        assert await get_status(shop.http, "/status.txt") == 404
+
+
+@pytest.mark.parametrize("origins", ["nonsense", "https://a.example/path", "https://a.example:443"])
+def test_every_origin_has_to_be_one(origins: str) -> None:
+    """An origin that no browser sends is told as a wrong setting, with the remedy."""
+    with pytest.raises(ConfigError, match="GIZMO_CORS_ORIGINS"):
+        SimpleServer(Shop(Settings(cors_origins=origins)))
+
+
+async def test_a_preflight_is_answered_for_whom_it_may_concern() -> None:
+    """A page that may not call learns nothing; OPTIONS without a question is no preflight."""
+    asks = {"Access-Control-Request-Method": "GET"}
+    cases: tuple[tuple[Mapping[str, str], str, int], ...] = (
+        (asks | {"Origin": "https://good.example"}, "https://good.example", 204),
+        (asks | {"Origin": "https://evil.example"}, "", 204),
+        ({"Origin": "https://good.example"}, "https://good.example", 405),
+        (asks, "", 405),
+    )
+    settings = Settings(cors_origins="https://good.example")
+    async with pubsubtest.serve(Shop, settings=settings) as shop:
+        for headers, allowed, status in cases:
+            async with shop.http.options("/things/1", headers=headers) as response:
+                assert response.status == status
+                assert response.headers.get("Access-Control-Allow-Origin", "") == allowed
+                assert response.headers["X-Request-ID"]
+        async with shop.http.get("/metrics") as response:
+            assert 'http_route="__preflight__"' in await response.text()
+
+
+async def test_a_page_may_read_every_kind_of_answer() -> None:
+    """Streams and errors of every kind are decorated like the rest."""
+
+    class Own(Shop):
+        @get("/stream")
+        async def stream(self, request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"x")
+            return response
+
+        @get("/broken")
+        async def broken(self) -> str:
+            raise RuntimeError("broken")
+
+    headers = {"Origin": "https://good.example"}
+    settings = Settings(cors_origins="https://good.example")
+    async with pubsubtest.serve(Own, settings=settings) as own:
+        for path, status in (("/stream", 200), ("/broken", 500), ("/things/x", 422)):
+            async with own.http.get(path, headers=headers) as response:
+                assert (path, response.status) == (path, status)
+                assert response.headers["Access-Control-Allow-Origin"] == "https://good.example"
+                assert "Origin" in response.headers["Vary"]
