@@ -148,6 +148,7 @@ class HTTPDoor:
         max_concurrent: int = 0,
         proxies: Proxies | None = None,
         cors: CORS | None = None,
+        counts_active: bool = True,
     ) -> None:
         self._router = router
         self._access = access
@@ -161,7 +162,8 @@ class HTTPDoor:
         """Whether each request is looked at before it is served."""
         self._serving: set[Connection] = set()
         self._deadlines = Deadlines[Connection](lambda connection: connection.cancel("late"))
-        self._idle: asyncio.Event | None = None
+        self._changed: asyncio.Event | None = None
+        """Set, where somebody waits, when the last request ends, or a stream begins."""
         self._heads: dict[tuple[int, str], bytes] = {}
         self._unmatched = Endpoint(UNMATCHED, _nothing)
         self._preflight = Endpoint(PREFLIGHT, _nothing)
@@ -176,7 +178,8 @@ class HTTPDoor:
             ("http_request_method", "url_scheme"),
         )
         self._panics = metrics.counter("gizmo_panics", "Errors that no endpoint handled.").cell()
-        metrics.before_scrape(self._count_active)
+        if counts_active:
+            metrics.before_scrape(self._count_active)
 
     def open(self) -> None:
         """Serve the service's own endpoints, too: those that are built in always are."""
@@ -187,16 +190,21 @@ class HTTPDoor:
         """Close each connection with its next answer."""
         self._is_draining, self._is_plain = True, False
 
+    def shut(self) -> None:
+        """Serve the service's own endpoints no more: what they need is about to be closed."""
+        self._is_open, self._is_strict = False, True
+
     @property
     def under_way(self) -> int:
         """How many requests are being answered, their answers' last byte included."""
         return len(self._serving)
 
     async def wait_idle(self) -> None:
-        """Wait until no request is under way."""
-        if self._serving:
-            self._idle = asyncio.Event()
-            await self._idle.wait()
+        """Wait until no request is under way; end streams that begin meanwhile."""
+        while self._serving:
+            self._changed = asyncio.Event()
+            await self.end_streams()
+            await self._changed.wait()
 
     def cancel(self) -> None:
         """Cancel every request under way; ``wait_idle`` then waits for their own clean-up."""
@@ -211,6 +219,7 @@ class HTTPDoor:
             if isinstance(stream, web.WebSocketResponse):
                 sockets.append(_say_goodbye(stream))
             elif stream is not None and stream.content_type == "text/event-stream":
+                stream.force_close()  # its client would come back on the same connection
                 connection.cancel("ended")
         await asyncio.gather(*sockets)
 
@@ -293,8 +302,8 @@ class HTTPDoor:
             self._deadlines.forget(connection)
         connection.stream = None
         connection.cut = ""
-        if self._idle is not None and not self._serving:
-            self._idle.set()
+        if self._changed is not None and not self._serving:
+            self._changed.set()
 
     async def _heed(
         self, connection: Connection, request: ServedRequest, endpoint: Endpoint
@@ -302,7 +311,7 @@ class HTTPDoor:
         """Heed what the caller asks for besides, and what may be asked of the endpoint."""
         headers = request.headers
         if not (self._is_open or endpoint.builtin):
-            detail = "The daemon is starting; try again."
+            detail = f"The daemon is {'stopping' if self._is_draining else 'starting'}; try again."
             raise Problem(503, detail, headers={"Retry-After": "1"})
         if 0 < self._max_concurrent < len(self._serving) and not endpoint.builtin:
             detail = "Too many requests are being served; try again."
@@ -358,6 +367,8 @@ class HTTPDoor:
         self._deadlines.forget(request.connection)  # it has begun, and may be long
         if not isinstance(response, web.Response):
             request.connection.stream = response
+            if self._changed is not None:
+                self._changed.set()
         if self._cors is not None:
             self._cors.decorate(request, response)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):

@@ -26,7 +26,7 @@ def outside_kubernetes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"shutdown_timeout": "19.5s", "drain_delay": "5s"}])
 async def test_a_budget_within_the_grace_is_announced(
-    settings: dict[str, str], caplog: pytest.LogCaptureFixture
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log says how long a shutdown takes at most, by parts; up to the grace without warning."""
     caplog.set_level(logging.INFO)
