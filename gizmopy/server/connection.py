@@ -14,6 +14,7 @@ those hand-overs. What is used beyond the documented methods of aiohttp's classe
   being served, and whether the connection ends; ``_loop``.
 - ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
   send one that is not written yet; ``BaseRequest._finish``: what follows an answer.
+- ``BaseRequest._payload_writer``, ``_protocol`` and ``_loop``: what its answer is written with.
 - ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
 - ``BaseRequest._prepare_hook(response)``: awaited when the head of an answer is about to be sent,
   whoever sends it. It is the one place that sees the answers that a handler sends itself.
@@ -369,6 +370,10 @@ class ServedRequest(Request):
     def scheme(self) -> str:
         """``https`` or ``http``: what the client asked with."""
         return self.client_scheme or super().scheme
+
+    def start_over(self) -> None:
+        """Forget an answer whose head could not be written, and how its body would have been."""
+        self._payload_writer = StreamWriter(self._protocol, self._loop)
 
     def clone(self, **changes: Any) -> ServedRequest:
         """Return a copy with ``changes``, which is the same request to the door."""

@@ -441,6 +441,8 @@ class HTTPDoor:
                 problem = Problem(500, "The server failed to answer; its log says why.")
         if request.writer.output_size > 0:
             request.protocol.force_close()  # an answer was begun: cut it, or it would be believed
+        else:
+            request.start_over()
         return problem_response(problem, request_id=request.identity)
 
     def _record(

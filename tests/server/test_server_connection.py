@@ -156,3 +156,29 @@ async def _connection(served: pubsubtest.Served[Any]) -> Any:
     await until(server.open)
     (connection,) = server.open()
     return connection
+
+
+@pytest.mark.parametrize("kind", ["stream", "compressed stream", "compressed"])
+async def test_an_answer_whose_head_cannot_be_written_leaves_no_trace(kind: str) -> None:
+    """The 500 in its place is framed and encoded as its own head says."""
+
+    class Bad(Desk):
+        @get("/bad")
+        async def bad(self, request: web.Request) -> web.StreamResponse:
+            headers = {"X-Bad": "a\r\nb"}
+            if kind == "compressed":
+                response: web.StreamResponse = web.Response(text="x" * 100, headers=headers)
+            else:
+                response = web.StreamResponse(headers=headers)
+            if kind.startswith("compressed"):
+                response.enable_compression(web.ContentCoding.gzip)
+            await response.prepare(request)
+            return response
+
+    async with pubsubtest.serve(Bad) as served, talk(served.url) as client:
+        client.ask("GET", "/bad")
+        answer = await client.answer()
+        assert answer.status == 500
+        assert answer.problem["detail"].startswith("The server failed")
+        client.ask("GET", "/hello/again")
+        assert (await client.answer()).body == b'"again"'
