@@ -87,8 +87,11 @@ class _File:
         if self._may_wait:
             return
         while lines and not (self._has_reader and not _is_writable(self.number)):
+            end = _end_of_lines(lines, self._limit)
+            if self._has_reader and end > self._limit:
+                return  # more than there is surely room for
             try:
-                written = os.write(self.number, lines[: _end_of_lines(lines, self._limit)])
+                written = os.write(self.number, lines[:end])
             except BlockingIOError:  # another process has made it O_NONBLOCK
                 return
             del lines[:written]

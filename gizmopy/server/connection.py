@@ -286,7 +286,11 @@ class Connection(web.RequestHandler):
         """
         self._close = True  # what comes now is read, and not looked at
         if self.leaving is None and self.transport is not None and self.transport.can_write_eof():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # it was reset meanwhile
+                self.force_close()
+                return
             self.leaving = self._loop.call_later(_LEAVE_SECONDS, self.force_close)
         else:
             self.force_close()
@@ -299,8 +303,15 @@ class Connection(web.RequestHandler):
 
     @property
     def has_unsent(self) -> bool:
-        """Whether a part of an answer has not been taken by the kernel yet."""
-        return self.wire is not None and self.wire.get_write_buffer_size() > 0
+        """Whether a part of an answer has not been taken by the kernel yet.
+
+        With TLS there is a transport below, whose buffer nobody can see: once it is told to close,
+        all is out when it is closed.
+        """
+        if self.wire is None:
+            return False
+        is_closing_tls = self._force_close and not self.wire.can_write_eof()
+        return is_closing_tls or self.wire.get_write_buffer_size() > 0
 
     def overdue(self, now: float, patience: Patience) -> str:
         """Return what this connection's client takes too long for, or an empty string.

@@ -20,6 +20,8 @@ from gizmopy.server.listening import accept_all, admit_no_more, bind, refused, u
 from gizmopy.web import Problem
 
 _BACKLOG = 1024
+logger = logging.getLogger(__name__)
+
 _ACCEPTED_AT_ONCE = 32
 """How many connections are accepted in one turn of the loop.
 
@@ -30,6 +32,8 @@ _CLOSE_SECONDS = 0.1
 """How long a connection that nothing is under way on may take to close."""
 _HANDSHAKE_SECONDS = 0.02
 """How long a connection that has begun may take to be complete."""
+_TAKE_OVER_SECONDS = 1.0
+"""How long the handshakes of connections that were not accepted yet may take together."""
 _LINGER_SECONDS = 0.1
 """How long requests that were sent before the listener closed may take to be read."""
 
@@ -116,9 +120,29 @@ class Port:
             await asyncio.sleep(0)
         late = list(accept_all(self._listener))
         self._accepting.close()
-        for connection in late:
-            await loop.connect_accepted_socket(self._server, connection, ssl=self._tls)
+        handshakes = [asyncio.create_task(self._take_over(connection)) for connection in late]
         await asyncio.sleep(_LINGER_SECONDS)
+        if handshakes:
+            _, pending = await asyncio.wait(handshakes, timeout=_TAKE_OVER_SECONDS)
+            for handshake in pending:
+                handshake.cancel()
+            await asyncio.gather(*handshakes, return_exceptions=True)
+
+    async def _take_over(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        limit = self._settings.read_timeout.total_seconds() if self._tls else None
+        try:
+            await loop.connect_accepted_socket(
+                self._server, connection, ssl=self._tls, ssl_handshake_timeout=limit
+            )
+        except OSError as error:  # its client is gone, or speaks no TLS
+            logger.debug("a connection was lost while the listener closed: %s", error)
+
+    def close_idle(self) -> None:
+        """Close every connection that no request is under way on."""
+        for connection in self._server.open():
+            if connection.task is None:
+                connection.close()
 
     async def wait_sent(self) -> None:
         """Wait until the kernel has taken every answer: the end of the process would cut them."""

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -14,11 +15,15 @@ from typing import NoReturn
 from gizmopy.config import Settings, load, report
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
+from gizmopy.server.budget import Budget
 from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.signals import Signals, Stop
 
 logger = logging.getLogger(__name__)
+
+_LATE_SECONDS = 2.0
+"""How long after the end of its budget a process may still be there."""
 
 
 def run(
@@ -69,6 +74,8 @@ def _logging(settings: Settings) -> Iterator[None]:
 def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
     """Run with logging set up; whatever ends the daemon is logged here, once."""
 
+    timers: list[threading.Timer] = []
+
     async def main() -> int:
         stop = Stop()
         signals.attach(stop)
@@ -76,7 +83,12 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
         # What was imported and compiled is there to stay: no collection need look at it again.
         gc.freeze()
         gc.enable()
-        return await server.serve(stop)
+        guard = asyncio.create_task(_guard_exit(stop, Budget(settings, stop).total, timers))
+        try:
+            return await server.serve(stop)
+        finally:
+            if not stop.requested:
+                guard.cancel()
 
     try:
         with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
@@ -90,6 +102,22 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
     except Exception as error:
         logger.critical("the daemon went down: %r", error, exc_info=True)
         return 1
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+async def _guard_exit(stop: Stop, seconds: float, timers: list[threading.Timer]) -> None:
+    """End the process some time after the stop at the latest: a thread may never come back.
+
+    What swallows its cancellation, and what runs in a thread, is waited for without a limit by
+    Python itself. What ends the process is put into ``timers``, to be cancelled in time.
+    """
+    await stop.wait()
+    timer = threading.Timer(seconds + _LATE_SECONDS, os._exit, (EXIT_FORCED,))
+    timer.daemon = True
+    timers.append(timer)
+    timer.start()
 
 
 def _leave_at_once(code: int) -> NoReturn:

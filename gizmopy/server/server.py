@@ -174,7 +174,9 @@ class SimpleServer:
         if not admin:
             return door, None
         router = mounting.mount(self.service, (), chain(probes, self._insight()))
-        return door, HTTPDoor(router, self.metrics, self._access, proxies=proxies)
+        return door, HTTPDoor(
+            router, self.metrics, self._access, proxies=proxies, counts_active=False
+        )
 
     def _probes(self) -> Iterator[mounting.Builtin]:
         settings = self.settings
@@ -387,7 +389,9 @@ class SimpleServer:
             self._lost.cell("requests").value += door.under_way
             self.exit_code = EXIT_FORCED
             door.cancel()
-            await budget.within(CANCEL_SECONDS, door.wait_idle())
+        door.shut()
+        self._ports[0].close_idle()
+        await budget.within(CANCEL_SECONDS, door.wait_idle())  # what began meanwhile hears 503
         if not await budget.within(budget.remaining(), self._ports[0].wait_sent()):
             logger.error("answers are cut, out of time: their clients read too slowly")
             self.exit_code = EXIT_FORCED
