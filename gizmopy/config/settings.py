@@ -53,6 +53,12 @@ def _split(value: object) -> object:
     return [item for item in (part.strip() for part in value.split(",")) if item]
 
 
+def _header_value(text: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        raise refusal("is no value of a header", "write printable ASCII, as in application/json")
+    return text
+
+
 def _network(value: object) -> object:
     """Return the network that a text is; what is none of both is pydantic's to refuse."""
     if not isinstance(value, str):
@@ -306,7 +312,7 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_CORS_ORIGINS",
         description="Origins whose pages may call: https://a.example, https://*.b.example, or *.",
     )
-    json_content_type: str = Field(
+    json_content_type: Annotated[str, AfterValidator(_header_value)] = Field(
         default="application/json",
         validation_alias="GIZMO_JSON_CONTENT_TYPE",
         description="The content type of JSON answers.",
