@@ -14,7 +14,7 @@ those hand-overs. What is used beyond the documented methods of aiohttp's classe
   being served, and whether the connection ends; ``_loop``.
 - ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
   send one that is not written yet; ``BaseRequest._finish``: what follows an answer.
-- ``BaseRequest._payload_writer``, ``_protocol`` and ``_loop``: what its answer is written with.
+- ``BaseRequest._payload_writer``: what its answer is written with.
 - ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
 - ``BaseRequest._prepare_hook(response)``: awaited when the head of an answer is about to be sent,
   whoever sends it. It is the one place that sees the answers that a handler sends itself.
@@ -29,7 +29,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -38,6 +38,9 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR
 
 from gizmopy.web import Problem, Request
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _SLOWEST_BODY = 1024
 """How many bytes of a body have to come each second, once the time to read it is over."""
@@ -173,7 +176,10 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if self.task is None:
             if self._messages:
-                self._serve_next()
+                if data:
+                    self._serve_next()
+                else:  # parsed again, perhaps by what has just served one
+                    self._loop.call_soon(self._serve_next)
             elif not self.heard:
                 self.heard, self.since = True, 0.0
 
@@ -226,7 +232,7 @@ class Connection(web.RequestHandler):
         handler: Callable[[web.BaseRequest], Awaitable[Any]] = self.door.handle
         if not isinstance(message, RawRequestMessage):
             handler, message = self._make_error_handler(message), ERROR
-        writer = StreamWriter(self, self._loop)
+        writer = new_writer(self, message.method)
         task = self.task or asyncio.current_task()
         assert task is not None
         self.task = task
@@ -346,6 +352,37 @@ class Connection(web.RequestHandler):
         return now - since > seconds
 
 
+class HeadWriter(StreamWriter):
+    """Write the head of an answer and no more, which is what HEAD asks for.
+
+    aiohttp leaves out its own bodies, but not what a handler of GET writes to a stream.
+    """
+
+    async def write(
+        self,
+        chunk: Buffer,
+        *,
+        drain: bool = True,
+        LIMIT: int = 0,  # noqa: N803 -- named by aiohttp
+    ) -> None:
+        """Write no part of the body."""
+        self.send_headers()
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        """Write no end of a body."""
+        self.send_headers()
+
+    def set_eof(self) -> None:
+        """Write no end of a body."""
+        self.send_headers()
+
+
+def new_writer(connection: Connection, method: str) -> StreamWriter:
+    """Return what writes the answer to a request."""
+    kind = HeadWriter if method == "HEAD" else StreamWriter
+    return kind(connection, connection._loop)
+
+
 class ServedRequest(Request):
     """A request on a connection of ours."""
 
@@ -384,7 +421,7 @@ class ServedRequest(Request):
 
     def start_over(self) -> None:
         """Forget an answer whose head could not be written, and how its body would have been."""
-        self._payload_writer = StreamWriter(self._protocol, self._loop)
+        self._payload_writer = new_writer(self.connection, self.method)
 
     def clone(self, **changes: Any) -> ServedRequest:
         """Return a copy with ``changes``, which is the same request to the door."""
