@@ -415,3 +415,28 @@ async def _until(condition: Any) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 -- any condition
             await asyncio.sleep(0)
+
+
+async def test_a_trace_and_a_client_are_told_everywhere(tmp_path: Any) -> None:
+    """What is published and the access line carry the caller's trace, and who asked the proxy."""
+
+    class Telling(Door):
+        @post("/tell")
+        async def tell(self) -> None:
+            await self.publish("news", "it rains")
+
+    path = tmp_path / "access"
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "X-Forwarded-For": "1.2.3.4"}
+    settings = Settings(http_access_log=str(path), trusted_proxies="127.0.0.0/8")
+    async with pubsubtest.serve(Telling, settings=settings) as door:
+        async with door.http.post("/tell", headers=headers) as response:
+            assert response.status == 204
+        await _raw(door.url, b"rubbish\r\n\r\n")
+        (published,) = door.published("news")
+        assert published.attributes["traceparent"].split("-")[1] == trace
+        async with door.http.get("/metrics") as response:
+            assert 'http_request_method="_OTHER"' in await response.text()
+    told, refused = (json.loads(line) for line in path.read_text().splitlines())
+    assert (told["trace_id"], told["remote"]) == (trace, "1.2.3.4")
+    assert (refused["method"], refused["status"], refused["route"]) == ("_OTHER", 400, "__404__")
