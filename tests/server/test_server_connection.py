@@ -408,6 +408,8 @@ async def test_every_answer_says_who_gave_it_and_to_what(
 async def test_eager_tasks_are_served_alike() -> None:
     """Where tasks run at once, pipelined requests, errors and bodies are answered as ever."""
     loop = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("uvloop 0.23 has none with Python 3.13.0")
     loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
     many = b"".join(request("GET", f"/hello/{n}") for n in range(200))
     async with desk(handler_timeout="50ms") as served, talk(served.url) as client:
