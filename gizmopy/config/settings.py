@@ -217,6 +217,7 @@ class Settings(BaseSettings):
     )
     read_timeout: Duration = Field(
         default=timedelta(seconds=10),
+        gt=timedelta(0),
         validation_alias="GIZMO_READ_TIMEOUT",
         description="How long a client may take to send a request.",
     )
@@ -227,11 +228,13 @@ class Settings(BaseSettings):
     )
     write_timeout: Duration = Field(
         default=timedelta(seconds=10),
+        gt=timedelta(0),
         validation_alias="GIZMO_WRITE_TIMEOUT",
         description="How long a client may read nothing of an answer that waits for it.",
     )
     idle_timeout: Duration = Field(
         default=timedelta(seconds=120),
+        gt=timedelta(0),
         validation_alias="GIZMO_IDLE_TIMEOUT",
         description="How long a connection is kept open without a request.",
     )

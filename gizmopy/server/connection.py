@@ -6,8 +6,9 @@ when the request has come, and nothing waits in between: half of the cost of a s
 those hand-overs. What is used beyond the documented methods of aiohttp's classes:
 
 - ``RequestHandler.start``: aiohttp's loop over the requests of a connection; it does nothing here.
-- ``RequestHandler._messages`` and ``_make_error_handler``, and the module's ``ERROR``: the requests
-  that were parsed and not served yet, and what stands for, and answers, those that could not be.
+- ``RequestHandler._messages`` and ``_make_error_handler``, and the module's ``ERROR`` and
+  ``_ErrInfo``: the requests that were parsed and not served yet, and what stands for, and answers,
+  those that could not be.
 - ``RequestHandler._parser.message_consumed``, ``_buffer_paused``, ``_msg_queue_resume_size`` and
   ``_resume_reading_if_drained``: how reading goes on once fewer requests wait.
 - ``RequestHandler._current_request``, ``_task_handler``, ``_close`` and ``_force_close``: what is
@@ -35,7 +36,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import ERROR
+from aiohttp.web_protocol import ERROR, _ErrInfo
 
 from gizmopy.web import Problem, Request
 
@@ -50,6 +51,9 @@ _MOST_UNREAD = 4 * 1024 * 1024
 """How many bytes it may still send meanwhile."""
 _REST_SECONDS = 10.0
 """How long a body that nobody wants is read and thrown away, before the connection is closed."""
+_LATE = _ErrInfo(status=408, exc=TimeoutError(), message="")
+_LATE_MESSAGE = ERROR._replace(version=HttpVersion11)
+"""What stands for a request whose head does not come: its client may well speak HTTP/1.1."""
 _OVER = web.PayloadAccessError()
 """What reading a body raises once its request is over."""
 
@@ -95,7 +99,6 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "began",
-        "bounded",
         "cancellable",
         "clogged",
         "cut",
@@ -124,7 +127,7 @@ class Connection(web.RequestHandler):
         self.clogged = False
         """Whether the other end reads more slowly than answers are written."""
         self.heard = False
-        """Whether something came, between two requests, that is no whole one yet."""
+        """Whether something came that is no whole request yet."""
         self.since = 0.0
         """Since when it has been seen between two requests as it is now; 0: not yet."""
         self.began = 0.0
@@ -132,8 +135,6 @@ class Connection(web.RequestHandler):
         self.request: ServedRequest | None = None
         self.task: asyncio.Task[Any] | None = None
         """What serves the request at hand."""
-        self.bounded = False
-        """Whether it has a deadline."""
         self.cancellable = False
         """Whether it is cancelled once nobody waits for it."""
         self.cut = ""
@@ -173,6 +174,7 @@ class Connection(web.RequestHandler):
             if self.unread > _MOST_UNREAD and self.wire is not None:
                 self.wire.abort()
             return
+        is_next = self.request is not None and self.request.content.is_eof()
         super().data_received(data)
         if self.task is None:
             if self._messages:
@@ -180,13 +182,16 @@ class Connection(web.RequestHandler):
                     self._serve_next()
                 else:  # parsed again, perhaps by what has just served one
                     self._loop.call_soon(self._serve_next)
-            elif not self.heard:
+            elif data and not self.heard:
                 self.heard, self.since = True, 0.0
+        elif is_next and data:  # of the request after the one at hand
+            self.heard = True
 
     def _serve_next(self) -> None:
-        """Begin to serve the next request, unless one is being served or none has come."""
-        if self.task is not None or not self._messages:
+        """Begin to serve the next request, unless one is being served or there is none to serve."""
+        if self.task is not None or not self._messages or self.transport is None:
             return
+        self.heard = False
         message, payload = self._messages.popleft()
         serving = self._serve(message, payload)
         # Not at once, though Python 3.12 could: requests that come together are answered together,
@@ -230,16 +235,17 @@ class Connection(web.RequestHandler):
     async def _serve(self, message: Any, payload: StreamReader) -> None:
         """Serve one request, then say what becomes of the connection."""
         handler: Callable[[web.BaseRequest], Awaitable[Any]] = self.door.handle
-        if not isinstance(message, RawRequestMessage):
-            handler, message = self._make_error_handler(message), ERROR
-        writer = new_writer(self, message.method)
+        if isinstance(message, _ErrInfo):
+            handler = self._make_error_handler(message)
+            message = _LATE_MESSAGE if message is _LATE else ERROR
         task = self.task or asyncio.current_task()
         assert task is not None
         self.task = task
-        request = self.server.make_request(message, payload, self, writer, task)
-        self._current_request = self.request = request
         keep_alive = False
         try:
+            writer = new_writer(self, message.method)
+            request = self.server.make_request(message, payload, self, writer, task)
+            self._current_request = self.request = request
             answer = await handler(request)
             gone = False
             if type(answer) is Written:
@@ -257,7 +263,7 @@ class Connection(web.RequestHandler):
             self.log_exception("a connection failed", exc_info=error)
         finally:
             self.task = self.request = self._current_request = self._task_handler = None
-            self.heard, self.since = False, 0.0
+            self.since = 0.0
             self._go_on(keep_alive)
 
     async def _read_rest(self, payload: StreamReader) -> bool:
@@ -283,6 +289,11 @@ class Connection(web.RequestHandler):
             self.leave()
         elif self._messages:
             self._loop.call_soon(self._serve_next)
+
+    def refuse_late(self) -> None:
+        """Answer a request whose head does not come as one that is no HTTP, and close."""
+        self._messages.append((_LATE, EMPTY_PAYLOAD))
+        self._serve_next()
 
     def leave(self) -> None:
         """Close, after what is written, and after what the client may still be sending.

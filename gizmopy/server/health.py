@@ -171,8 +171,8 @@ class Health:
 
     Enter it once what the checks look at is open. While the context lasts, a task of its own runs
     them every ``interval`` seconds, each by itself: one that has not ended is not begun again, and
-    holds no other up. Outside of the context they run at each question. A check's change from well
-    to ill and back is logged once. ``clock`` tells the seconds since 1970.
+    holds no other up; before that they have not run. A check's change from well to ill and back is
+    logged once. ``clock`` tells the seconds since 1970.
     """
 
     def __init__(
@@ -192,7 +192,6 @@ class Health:
         self._sleep = sleep
         self._results = {check: self._result(check, _NOT_RUN) for check in self._checks}
         self._running: dict[HealthCheck, asyncio.Task[Exception | None]] = {}
-        self._refresher: asyncio.Task[None] | None = None
         self._unheard = {check for check in self._checks if not check.live}
         self._all_heard = asyncio.Event()
         """Set once every check in the background has said something."""
@@ -204,7 +203,6 @@ class Health:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._refresher is not None
         self._refresher.cancel()
         await asyncio.wait((self._refresher, *self._running.values()), timeout=_END_SECONDS)
         for check in self._running:
@@ -221,9 +219,7 @@ class Health:
 
         Nothing is waited for but the first run, and that only where the server wants work.
         """
-        if self._refresher is None:
-            await asyncio.gather(*map(self._run, self._due()))
-        elif self.accepting:
+        if self.accepting:
             await self._all_heard.wait()
         for check in self._checks:
             if check.live:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -75,6 +75,10 @@ _TICK = 1.0
 _SLICE = 500
 """How many connections are looked at in one go, which takes less than a millisecond."""
 
+_REFUSALS = {
+    408: "The request's head came too slowly.",
+    431: "The request's head is too long.",
+}
 _ANSWER = b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
 
 _KEPT = Written(keep_alive=True)
@@ -148,7 +152,6 @@ class HTTPDoor:
         max_concurrent: int = 0,
         proxies: Proxies | None = None,
         cors: CORS | None = None,
-        counts_active: bool = True,
     ) -> None:
         self._router = router
         self._access = access
@@ -172,14 +175,7 @@ class HTTPDoor:
             "Time to answer a request.",
             ("http_request_method", "http_route", "http_response_status_code"),
         )
-        self._active = metrics.gauge(
-            "http_server_active_requests",
-            "Requests being answered.",
-            ("http_request_method", "url_scheme"),
-        )
         self._panics = metrics.counter("gizmo_panics", "Errors that no endpoint handled.").cell()
-        if counts_active:
-            metrics.before_scrape(self._count_active)
 
     def open(self) -> None:
         """Serve the service's own endpoints, too: those that are built in always are."""
@@ -261,10 +257,9 @@ class HTTPDoor:
                 answer = await endpoint.answer(request)
                 if type(answer) is Plain:
                     if request.is_plain and self._is_plain and len(answer.body) < _ONE_WRITE:
-                        self._write(connection, answer, request.identity)
+                        self._write(connection, request, answer)
                         if connection.clogged:
                             self._deadlines.forget(connection)  # it has begun
-                            request.writer.output_size = len(answer.body)
                             await request.writer.drain()
                         status, size, response = answer.status, len(answer.body), _KEPT
                         return response
@@ -297,9 +292,7 @@ class HTTPDoor:
 
     def _end(self, connection: Connection) -> None:
         self._serving.discard(connection)
-        if connection.bounded:
-            connection.bounded = False
-            self._deadlines.forget(connection)
+        self._deadlines.forget(connection)
         connection.stream = None
         connection.cut = ""
         if self._changed is not None and not self._serving:
@@ -336,10 +329,9 @@ class HTTPDoor:
         deadline.set(connection.began + soonest)
         enforced = soonest if connection.cancellable else own
         if enforced < math.inf:
-            connection.bounded = True
             self._deadlines.watch(connection, connection.began + enforced)
 
-    def _write(self, connection: Connection, answer: Plain, identity: str) -> None:
+    def _write(self, connection: Connection, request: ServedRequest, answer: Plain) -> None:
         """Write a plain answer, head and body in one."""
         transport = connection.transport
         if transport is None or transport.is_closing():
@@ -347,7 +339,9 @@ class HTTPDoor:
         kind = (answer.status, answer.content_type)
         head = self._heads.get(kind) or self._meet_head(*kind)
         body = answer.body
-        transport.write(_ANSWER % (head, identity.encode(), len(body), body))
+        whole = _ANSWER % (head, request.identity.encode(), len(body), body)
+        transport.write(whole)
+        request.writer.output_size = len(whole)
 
     def _meet_head(self, status: int, content_type: str) -> bytes:
         """Return what heads of one kind begin with for the rest of a second: the date is in it."""
@@ -381,9 +375,8 @@ class HTTPDoor:
         request.identity = new_id()
         if isinstance(error, LineTooLong) or "Too many headers" in str(error):
             status = 431
-        problem = Problem(status, "The request is no valid HTTP.", headers={"Connection": "close"})
-        if status == 431:
-            problem = Problem(431, "The request's head is too long.", headers=problem.headers)
+        detail = _REFUSALS.get(status, "The request is no valid HTTP.")
+        problem = Problem(status, detail, headers={"Connection": "close"})
         response = problem_response(problem, request_id=request.identity)
         self._record(request, self._unmatched, "", status, _size(request, response), 0.0)
         return response
@@ -490,21 +483,22 @@ class HTTPDoor:
             endpoint.exchanges[method, status] = exchange
         return exchange
 
-    def _count_active(self) -> None:
-        """Set the gauge of requests under way, which is cheaper to count than to keep."""
-        for _, cell in self._active.cells():
-            cell.value = 0.0
-        for connection in list(self._serving):
+    def active(self) -> Iterator[tuple[str, str]]:
+        """Yield the method and scheme of each request under way, as metrics call them."""
+        for connection in self._serving:
             if (request := connection.request) is not None:
-                method = request.method if request.method in _METHODS else _OTHER
-                self._active.cell(method, request.scheme).value += 1
+                yield request.method if request.method in _METHODS else _OTHER, request.scheme
 
     async def watch(self, server: Server, patience: Patience) -> None:
         """Look at every connection from time to time, and lose patience with who is too slow."""
         while True:
             await asyncio.sleep(min(_TICK, patience.read / 4, patience.write / 4))
             for index, connection in enumerate(server.open(), 1):
-                self._lose_patience(connection, connection.overdue(monotonic(), patience))
+                try:
+                    self._lose_patience(connection, connection.overdue(monotonic(), patience))
+                except Exception:  # one connection must not spare all others from being watched
+                    logger.exception("a connection could not be watched, and is closed")
+                    connection.force_close()
                 if index % _SLICE == 0:
                     await asyncio.sleep(0)
 
@@ -513,9 +507,7 @@ class HTTPDoor:
             case "idle":
                 connection.force_close()
             case "head":
-                if connection.transport is not None:
-                    connection.transport.write(_TIMED_OUT)
-                connection.leave()
+                connection.refuse_late()
             case "body":
                 assert connection.request is not None
                 detail = "The request's body came too slowly."
@@ -524,9 +516,6 @@ class HTTPDoor:
             case "answer":
                 assert connection.wire is not None
                 connection.wire.abort()
-
-
-_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 async def _say_goodbye(socket: web.WebSocketResponse) -> None:

@@ -19,9 +19,9 @@ from gizmopy.server.http import HTTPDoor
 from gizmopy.server.listening import accept_all, admit_no_more, bind, refused, url_of
 from gizmopy.web import Problem
 
-_BACKLOG = 1024
 logger = logging.getLogger(__name__)
 
+_BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 32
 """How many connections are accepted in one turn of the loop.
 
@@ -71,7 +71,6 @@ class Port:
         except OSError as error:  # another daemon has bound it too, and listens already
             address, number, prefix = self._address
             raise refused(error, address, number, prefix=prefix) from error
-        self.url = url_of(self._listener, "http" if tls is None else "https")
         patience = Patience(
             settings.read_timeout.total_seconds(),
             settings.write_timeout.total_seconds(),
@@ -79,6 +78,7 @@ class Port:
         )
         watching = self.door.watch(self._server, patience)
         self._watch = asyncio.create_task(watching, name="gizmopy-connections")
+        self.url = url_of(self._listener, "http" if tls is None else "https")
 
     async def _accept(self) -> asyncio.Server:
         loop, listener = asyncio.get_running_loop(), self._listener

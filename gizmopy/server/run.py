@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -16,14 +15,17 @@ from gizmopy.config import Settings, load, report
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
 from gizmopy.server.budget import Budget
+from gizmopy.server.last_resort import LastResort
 from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.signals import Signals, Stop
 
 logger = logging.getLogger(__name__)
 
+_FLUSH_SECONDS = 10.0
+"""What publishers whose brokers are away may take besides the budget of a shutdown."""
 _LATE_SECONDS = 2.0
-"""How long after the end of its budget a process may still be there."""
+"""How long threads and tasks may be left, once all that the server knows of has ended."""
 
 
 def run(
@@ -74,7 +76,7 @@ def _logging(settings: Settings) -> Iterator[None]:
 def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
     """Run with logging set up; whatever ends the daemon is logged here, once."""
 
-    timers: list[threading.Timer] = []
+    last_resort = LastResort(EXIT_FORCED)
 
     async def main() -> int:
         stop = Stop()
@@ -83,12 +85,7 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
         # What was imported and compiled is there to stay: no collection need look at it again.
         gc.freeze()
         gc.enable()
-        guard = asyncio.create_task(_guard_exit(stop, Budget(settings, stop).total, timers))
-        try:
-            return await server.serve(stop)
-        finally:
-            if not stop.requested:
-                guard.cancel()
+        return await _serve(server, stop, last_resort)
 
     try:
         with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
@@ -103,21 +100,23 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
         logger.critical("the daemon went down: %r", error, exc_info=True)
         return 1
     finally:
-        for timer in timers:
-            timer.cancel()
+        last_resort.disarm()
 
 
-async def _guard_exit(stop: Stop, seconds: float, timers: list[threading.Timer]) -> None:
-    """End the process some time after the stop at the latest: a thread may never come back.
+async def _serve(server: SimpleServer, stop: Stop, last_resort: LastResort) -> int:
+    """Serve until ``stop`` is requested; from then on the process has a limited time to end."""
 
-    What swallows its cancellation, and what runs in a thread, is waited for without a limit by
-    Python itself. What ends the process is put into ``timers``, to be cancelled in time.
-    """
-    await stop.wait()
-    timer = threading.Timer(seconds + _LATE_SECONDS, os._exit, (EXIT_FORCED,))
-    timer.daemon = True
-    timers.append(timer)
-    timer.start()
+    async def limit() -> None:
+        await stop.wait()
+        last_resort.arm(Budget(server.settings, stop).total + _FLUSH_SECONDS)
+
+    limiting = asyncio.create_task(limit(), name="gizmopy-last-resort")
+    try:
+        return await server.serve(stop)
+    finally:
+        limiting.cancel()
+        await asyncio.wait((limiting,))
+        last_resort.arm(_LATE_SECONDS)
 
 
 def _leave_at_once(code: int) -> NoReturn:

@@ -157,11 +157,6 @@ class SimpleServer:
         admin = settings.admin_port is not None
         probes = list(self._probes())
         own = chain(probes, () if admin else self._insight(), self._documentation())
-        try:
-            cors = CORS(settings.cors_origins) if settings.cors_origins else None
-        except UsageError as error:
-            reason, _, remedy = str(error).partition("; ")
-            raise ConfigError([ConfigProblem("GIZMO_CORS_ORIGINS", reason, remedy)]) from error
         proxies = Proxies(settings.trusted_proxies)
         door = HTTPDoor(
             mounting.mount(self.service, self.routes, own),
@@ -169,14 +164,25 @@ class SimpleServer:
             self._access,
             max_concurrent=settings.max_concurrent_requests,
             proxies=proxies,
-            cors=cors,
+            cors=self._choose_cors(),
         )
         if not admin:
             return door, None
         router = mounting.mount(self.service, (), chain(probes, self._insight()))
-        return door, HTTPDoor(
-            router, self.metrics, self._access, proxies=proxies, counts_active=False
-        )
+        return door, HTTPDoor(router, self.metrics, self._access, proxies=proxies)
+
+    def _choose_cors(self) -> CORS | None:
+        """Return what answers browsers: as the setting says, else the service's own middleware.
+
+        A middleware sees no preflight, nor what no endpoint answers: the door shows it both.
+        """
+        if not self.settings.cors_origins:
+            return next((each for each in self.service.middleware if isinstance(each, CORS)), None)
+        try:
+            return CORS(self.settings.cors_origins)
+        except UsageError as error:
+            reason, _, remedy = str(error).partition("; ")
+            raise ConfigError([ConfigProblem("GIZMO_CORS_ORIGINS", reason, remedy)]) from error
 
     def _probes(self) -> Iterator[mounting.Builtin]:
         settings = self.settings
@@ -232,6 +238,8 @@ class SimpleServer:
         dropped = metrics.counter(
             "gizmo_log_dropped", "Lines of the logs that were lost.", ("log",)
         )
+        labels = ("http_request_method", "url_scheme")
+        active = metrics.gauge("http_server_active_requests", "Requests being answered.", labels)
         connections = metrics.gauge("gizmo_connections", "Connections that are open.", ("state",))
         phase = "How far the shutdown is: 0 not begun, 1 draining, 2 stopping, 3 cleaning up."
         self._phase = metrics.gauge("gizmo_shutdown_phase", phase).cell()
@@ -245,9 +253,14 @@ class SimpleServer:
             dropped.cell("access").value = self._access.dropped
             handlers = logging.getLogger().handlers
             dropped.cell("log").value = sum(getattr(each, "dropped", 0) for each in handlers)
-            counts = Counter(state for port in self._ports for state in port.connection_states())
+            states = Counter(state for port in self._ports for state in port.connection_states())
             for state in ("active", "idle", "websocket"):
-                connections.cell(state).value = counts[state]
+                connections.cell(state).value = states[state]
+            requests = Counter(request for port in self._ports for request in port.door.active())
+            for _, cell in active.cells():
+                cell.value = 0.0
+            for request, number in requests.items():
+                active.cell(*request).value = number
             if self._certificate is not None:
                 expiry.value = self._certificate.not_after
 
@@ -383,7 +396,6 @@ class SimpleServer:
         door, budget = self._door, self._budget
         self._enter(State.STOPPING, requests=door.under_way)
         await self._ports[0].stop_listening()
-        await door.end_streams()
         if not await budget.within(budget.remaining(), door.wait_idle()):
             logger.error("requests are cancelled, out of time: %d", door.under_way)
             self._lost.cell("requests").value += door.under_way

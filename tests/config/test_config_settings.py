@@ -227,3 +227,10 @@ def test_gizmos_esx_check_is_called_lb() -> None:
     environ = {"GIZMO_HEALTH_CHECK_TYPE": "ESX"}
     assert Settings.model_validate(environ).health_check_type == "lb"
     assert Settings.model_validate({"health_check_type": ""}).health_check_type == "simple"
+
+
+@pytest.mark.parametrize("name", ["read_timeout", "write_timeout", "idle_timeout"])
+def test_a_client_has_some_time(name: str) -> None:
+    """No time at all would cut every connection: it is refused, as no limit is none either."""
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Settings.model_validate({name: "0s"})

@@ -21,6 +21,12 @@ class Hello(Service):
         time.sleep(60)
         return "never"
 
+    @get("/thread")
+    async def thread(self) -> str:
+        print("in a thread", flush=True)
+        await asyncio.to_thread(time.sleep, 60)
+        return "never"
+
     @get("/stubborn")
     async def stubborn(self) -> str:
         while True:
@@ -94,6 +100,17 @@ def test_a_task_that_swallows_its_cancellation_does_not_hold_the_process(
         time.sleep(0.1)  # until it is under way, which nothing tells
 
         assert daemon.stop() == 70
+
+
+def test_a_thread_that_does_not_come_back_does_not_hold_the_process(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """A blocking call that its handler no longer waits for is left behind: 70, and the log says."""
+    daemon = start_daemon(_service(tmp_path))
+
+    assert daemon.request("GET", "/thread", X_Request_Timeout="300ms")[0] == 504
+    assert daemon.stop() == 70
+    assert daemon.wait_for("the process did not end in time")["level"] == "CRITICAL"
 
 
 def test_help_lists_the_settings(start_daemon: StartDaemon, tmp_path: Path) -> None:

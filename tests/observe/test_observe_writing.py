@@ -86,6 +86,16 @@ def test_what_need_not_wait_is_written_at_once_and_starts_nothing(
     assert writer.close()
 
 
+def test_a_line_that_may_not_fit_waits_for_nobody(pipe: Pipe) -> None:
+    """A pipe that has room for a page may not have it for a long line: the thread writes that."""
+    writer = pipe.open_writer(_no_error)
+    filling = os.write(pipe.stdout.fileno(), b"x" * 60_000)  # of 65,536
+    assert writer.write(b"y" * 9_000 + b"\n")  # returns, though nobody reads
+    assert not writer.flush(timeout=0)
+    assert pipe.output.read(filling + 9_001).endswith(b"y\n")
+    assert writer.close()
+
+
 def test_lines_come_out_in_order_whatever_thread_they_came_from(pipe: Pipe) -> None:
     """Each thread's lines are whole and in its order."""
     writer = pipe.open_writer(_no_error)

@@ -16,6 +16,8 @@ from gizmopy import Service, Settings, SimpleServer, get, post, put, time_left
 from gizmopy.errors import ConfigError
 from gizmopy.observe.context import carried
 from gizmopy.server import Stop
+from gizmopy.server.connection import Connection
+from gizmopy.web import CORS
 
 
 class Door(Service):
@@ -95,9 +97,13 @@ async def _serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Door]]:
         yield door
 
 
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
 async def _raw(url: str, sent: bytes) -> bytes:
     """Send bytes, and return all that comes until the server closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", _port(url))
     writer.write(sent)
     try:
         async with asyncio.timeout(10):
@@ -172,7 +178,7 @@ async def test_a_client_that_leaves_cancels_what_may_be_cut(method: str, cut: bo
     """GET and HEAD end with their client, others only where they say so."""
     async with _serving() as door:
         head = f"{method} /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
-        _, writer = await asyncio.open_connection("127.0.0.1", int(door.url.rpartition(":")[2]))
+        _, writer = await asyncio.open_connection("127.0.0.1", _port(door.url))
         writer.write(head)
         await door.service.begun.wait()
         writer.close()
@@ -267,7 +273,7 @@ async def test_a_declined_upgrade_leaves_the_connection_usable() -> None:
     """Who asks for HTTP/2 in passing is answered in HTTP/1.1, again and again."""
     ask = b"GET /left HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     async with _serving() as door:
-        port = int(door.url.rpartition(":")[2])
+        port = _port(door.url)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(3):
             writer.write(ask)
@@ -332,6 +338,87 @@ async def test_pages_of_allowed_origins_may_call() -> None:
                 assert allowed == "https://app.example"
         async with door.http.get("/left", headers={"Origin": "https://evil.example"}) as response:
             assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_a_services_own_cors_is_shown_preflights_too() -> None:
+    """As a middleware it sees no preflight, and no answer to what nobody serves: the door asks."""
+
+    class Own(Door):
+        middleware = (CORS(["https://app.example"], allow_credentials=True),)
+
+    asks = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"}
+    async with pubsubtest.serve(Own) as door:
+        async with door.http.options("/slow", headers=asks) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Credentials"] == "true"
+        async with door.http.get("/nowhere", headers=asks) as response:
+            assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+
+
+async def test_requests_of_both_ports_are_counted_under_way() -> None:
+    """The gauge is of all doors: the admin port's scrape, and what the main port serves."""
+    async with _serving(admin_port=0) as door, ClientSession(door.server.admin_url) as admin:
+        asking = asyncio.create_task(door.http.get("/slow"))
+        await door.service.begun.wait()
+        async with admin.get("/metrics") as response:
+            text = await response.text()
+        line = 'http_server_active_requests{http_request_method="GET",url_scheme="http"} 2.0'
+        assert line in text
+        door.service.go_on.set()
+        async with await asking as response:
+            assert response.status == 200
+
+
+async def test_a_head_that_comes_too_slowly_is_a_problem_like_any_other() -> None:
+    """It is answered 408 as problem+json, with an id, and is counted."""
+    async with _serving(read_timeout="50ms") as door:
+        head, _, body = (await _raw(door.url, b"GET / HTTP/1.1\r\nX-")).partition(b"\r\n\r\n")
+        assert b"X-Request-ID: " in head
+        assert json.loads(body)["detail"] == "The request's head came too slowly."
+        async with door.http.get("/metrics") as response:
+            assert 'status_code="408",http_route="__404__"' in await response.text()
+
+
+async def test_a_head_begun_ahead_of_its_turn_has_the_time_to_read_too() -> None:
+    """What comes while another request is served does not wait for the idle timeout."""
+    async with _serving(read_timeout="50ms", idle_timeout="1h") as door:
+        reader, writer = await asyncio.open_connection("127.0.0.1", _port(door.url))
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await door.service.begun.wait()
+        (connection,) = door.server._ports[0]._server.open()
+        writer.write(b"GET /left HTTP/1.1\r\nX-")
+        await _until(lambda: connection.heard)
+        door.service.go_on.set()
+        async with asyncio.timeout(10):
+            answers = await reader.read()
+        assert answers.startswith(b"HTTP/1.1 200 OK")
+        assert b"HTTP/1.1 408 Request Timeout" in answers
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_connection_that_cannot_be_watched_spares_no_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong with one is logged, closes it, and others are still cut in time."""
+    async with _serving(idle_timeout="50ms", read_timeout="50ms") as door:
+        reader, writer = await asyncio.open_connection("127.0.0.1", _port(door.url))
+        await _until(lambda: door.server._ports[0]._server.open())
+        (broken,) = door.server._ports[0]._server.open()
+        overdue = Connection.overdue
+
+        def fail(connection: Connection, *arguments: Any) -> str:
+            if connection is broken:
+                raise RuntimeError("a mistake of ours")
+            return overdue(connection, *arguments)
+
+        monkeypatch.setattr(Connection, "overdue", fail)
+        assert await _raw(door.url, b"") == b""
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+    assert "could not be watched" in caplog.text
 
 
 def test_an_origin_that_is_none_is_a_wrong_setting() -> None:

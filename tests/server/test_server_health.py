@@ -328,14 +328,13 @@ async def test_two_checks_of_one_name_both_count() -> None:
         assert await report(health) == [("brokers", "brokers failed"), ("brokers", "ok")]
 
 
-async def test_outside_of_its_context_each_question_runs_the_checks() -> None:
-    """There is no task then that could."""
+async def test_nothing_runs_before_what_the_checks_look_at_is_open() -> None:
+    """A probe during the start neither runs a check nor waits for one: it hears that it starts."""
     check = Check()
     health = Health([named("database", check)])
-    health.accepting = True
-    assert await problems(health) == []
-    check.error = ConnectionError()
-    assert await problems(health) == ["database failed"]
+    assert await problems(health) == ["starting"]
+    assert await report(health) == [("database", "database not run yet")]
+    assert check.runs == 0
 
 
 async def test_a_services_own_route_beats_a_built_in_one() -> None:

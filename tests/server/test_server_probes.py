@@ -111,7 +111,7 @@ async def serving(
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
-        async with ClientSession(f"http://{host}:{port}") as probed.http:
+        async with probed.health, ClientSession(f"http://{host}:{port}") as probed.http:
             yield probed
     finally:
         await runner.cleanup()
