@@ -1,0 +1,71 @@
+"""Kafka clusters that the tests of this folder share, and a word on which kind it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.kafka.cluster import VERSION, AnyCluster, Cluster, Unavailable, jars, kafka_cluster
+
+_LEFT_OUT = "only a real Apache Kafka can show this"
+_MISSING = pytest.StashKey[str]()  # why the real one did not run
+_REAL = pytest.StashKey[bool]()  # that it ran
+
+
+@pytest.fixture(scope="session")
+def kafka(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[AnyCluster]:
+    """Give one node; where no Kafka can be had, and this is not CI, librdkafka's mock of one."""
+    folder = tmp_path_factory.mktemp("kafka")
+    with ExitStack() as stack:
+        if _can_run(request.config):
+            yield stack.enter_context(kafka_cluster(folder))
+        else:
+            from tests.kafka.mock_cluster import mock_cluster
+
+            yield stack.enter_context(mock_cluster(folder))
+
+
+@pytest.fixture(scope="session")
+def real_kafka(request: pytest.FixtureRequest) -> Cluster:
+    """Give the node of `kafka`, or skip the test where it would be the mock."""
+    _need_real(request.config)
+    cluster = request.getfixturevalue("kafka")
+    assert isinstance(cluster, Cluster)
+    return cluster
+
+
+def _can_run(config: pytest.Config) -> bool:
+    try:
+        jars()
+    except Unavailable as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI demands a real Apache Kafka: {missing}")
+        config.stash[_MISSING] = str(missing)
+        return False
+    config.stash[_REAL] = True
+    return True
+
+
+def _need_real(config: pytest.Config) -> None:
+    if not _can_run(config):
+        pytest.skip(f"{_LEFT_OUT}: {config.stash[_MISSING]}")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which broker ran, and what was left out."""
+    if config.stash.get(_REAL, False):
+        terminalreporter.write_line(f"Kafka: Apache Kafka {VERSION}")
+    if missing := config.stash.get(_MISSING, ""):
+        skipped = terminalreporter.stats.get("skipped", [])
+        left_out = sum(_LEFT_OUT in str(report.longrepr) for report in skipped)
+        terminalreporter.section("Kafka: NOT the real one", yellow=True, bold=True)
+        terminalreporter.write_line("librdkafka's mock cluster stood in for Apache Kafka.")
+        terminalreporter.write_line(f"{left_out} tests were left out: {_LEFT_OUT}.")
+        terminalreporter.write_line(missing)
