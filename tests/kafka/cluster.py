@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tests.kafka import security
+
 _POM = Path(__file__).with_name("pom.xml")
 VERSION = re.findall("<kafka.version>(.+)</kafka.version>", _POM.read_text())[0]
 
@@ -97,19 +99,29 @@ class _Node:
 
 
 class Cluster:
-    """Nodes numbered from 1, each a process of its own that is broker and controller."""
+    """Nodes numbered from 1, each a process of its own that is broker and controller.
+
+    Only a secure one has certificates: ``ca_file``, ``client_cert``, ``client_key``, all PEM.
+    """
 
     is_real = True
 
-    def __init__(self, nodes: list[_Node], libraries: Path, group: int) -> None:
+    def __init__(self, nodes: list[_Node], libraries: Path, group: int, certificates: Path) -> None:
         self._nodes = {node.id: node for node in nodes}
         self._libraries = libraries
         self._group = group
+        self.ca_file = certificates / "ca.pem"
+        self.client_cert = certificates / "client.pem"
+        self.client_key = certificates / "client.key"
         self.bootstrap = self.listener("PLAINTEXT")
         self.url = f"kafka://{self.bootstrap}"
 
     def listener(self, protocol: str) -> str:
-        """Return the bootstrap servers that speak a protocol: ``"PLAINTEXT"``."""
+        """Return the bootstrap servers that speak a protocol.
+
+        That is ``"PLAINTEXT"`` and, of a secure cluster, ``"SASL_PLAINTEXT"``, ``"SSL"`` and
+        ``"SASL_SSL"``.
+        """
         return ",".join(f"127.0.0.1:{node.ports[protocol]}" for node in self._nodes.values())
 
     def kill(self, node: int) -> None:
@@ -128,7 +140,10 @@ class Cluster:
         self._running(node).send_signal(signal.SIGCONT)
 
     def start(self, node: int) -> None:
-        """Start a node that was killed, and wait until it serves."""
+        """Start a node that was killed, and wait until it serves, 4 s or so.
+
+        A coroutine that has more to do meanwhile runs it in an executor that it shuts down.
+        """
         self._launch(self._nodes[node])
         self._wait_until_known(self._nodes[node], {node})
 
@@ -148,7 +163,8 @@ class Cluster:
 
     def _format(self, node: _Node) -> None:
         format_ = ["format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c", str(node.properties)]
-        if self._java(node, "kafka.tools.StorageTool", *format_).wait():
+        users = security.scram_options() if "SASL_SSL" in node.ports else []
+        if self._java(node, "kafka.tools.StorageTool", *format_, *users).wait():
             raise RuntimeError(f"Kafka's storage was not formatted: {_end(node.log)}")
 
     def _launch(self, node: _Node) -> None:
@@ -180,36 +196,45 @@ class Cluster:
 
 
 @contextmanager
-def kafka_cluster(folder: Path, nodes: int = 1) -> Iterator[Cluster]:
+def kafka_cluster(folder: Path, nodes: int = 1, *, secure: bool = False) -> Iterator[Cluster]:
     """Run a cluster while the context lasts; ``folder`` takes the data and logs of its nodes.
 
-    A topic is not created by its use. Raises ``Unavailable`` where there is no Kafka to run, and
-    ``RuntimeError`` with the end of the log where it does not start.
+    A topic is not created by its use. A secure cluster listens with SASL and TLS, too, for the
+    user and with the mechanisms of `tests.kafka.security`. Raises ``Unavailable`` where there is
+    no Kafka to run, and ``RuntimeError`` with the end of the log where it does not start.
     """
     libraries = jars()
+    certificates = folder / "certificates"
+    protocols = ["PLAINTEXT", "CONTROLLER", *(security.PROTOCOLS if secure else [])]
+    more = security.properties(certificates) if secure else {}
     with ExitStack() as stack:
         members = [
-            _Node(number, _ports(stack, "PLAINTEXT", "CONTROLLER"), folder / f"node-{number}")
+            _Node(number, _ports(stack, protocols), folder / f"node-{number}")
             for number in range(1, nodes + 1)
         ]
         for member in members:
-            _write_properties(member, members)
-        reaper = ExitStack()
-        stack.push(reaper)
-        guard = stack.enter_context(_guard())
-        cluster = Cluster(members, libraries, guard.pid)
-        reaper.callback(cluster._reap)
-        cluster._start_all()
-        yield cluster
+            _write_properties(member, members, more)
+        if secure:
+            security.write_certificates(certificates)
+        with _processes() as group:
+            cluster = Cluster(members, libraries, group, certificates)
+            stack.callback(cluster._reap)
+            cluster._start_all()
+            yield cluster
 
 
-def _guard() -> subprocess.Popen[bytes]:
-    """Start a process that kills its group once its input ends, as it does when we die, too."""
+@contextmanager
+def _processes() -> Iterator[int]:
+    """Give the id of a process group; all that is in it dies with the context, or with us.
+
+    Its leader kills the group once its input ends, which the kernel sees to if we cannot.
+    """
     command = ["sh", "-c", "read _; kill -s KILL 0"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as leader:
+        yield leader.pid
 
 
-def _ports(stack: ExitStack, *protocols: str) -> dict[str, int]:
+def _ports(stack: ExitStack, protocols: list[str]) -> dict[str, int]:
     """Choose free ports, and keep each while the cluster lasts, also while its node is down.
 
     A socket that is bound and does not listen lets the node listen, and keeps the kernel from
@@ -224,7 +249,7 @@ def _ports(stack: ExitStack, *protocols: str) -> dict[str, int]:
     return ports
 
 
-def _write_properties(node: _Node, members: list[_Node]) -> None:
+def _write_properties(node: _Node, members: list[_Node], more: Mapping[str, str]) -> None:
     node.folder.mkdir(parents=True)
     replicas = min(len(members), 3)
     in_sync = min(replicas, 2)
@@ -253,6 +278,7 @@ def _write_properties(node: _Node, members: list[_Node]) -> None:
         "group.initial.rebalance.delay.ms": 0,
         "group.min.session.timeout.ms": 1000,  # a test of a dead member should not take 6 seconds
         "log.cleaner.dedupe.buffer.size": 8 * 1024**2,  # by default a third of the heap
+        **more,
     }
     node.properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
 

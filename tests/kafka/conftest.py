@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -31,12 +32,34 @@ def kafka(
 
 
 @pytest.fixture(scope="session")
-def real_kafka(request: pytest.FixtureRequest) -> Cluster:
+def need_real_kafka(request: pytest.FixtureRequest) -> None:
+    """Skip the test where there is only the mock."""
+    if not _can_run(request.config):
+        pytest.skip(f"{_LEFT_OUT}: {request.config.stash[_MISSING]}")
+
+
+@pytest.fixture(scope="session")
+def real_kafka(need_real_kafka: None, kafka: AnyCluster) -> Cluster:
     """Give the node of `kafka`, or skip the test where it would be the mock."""
-    _need_real(request.config)
-    cluster = request.getfixturevalue("kafka")
-    assert isinstance(cluster, Cluster)
-    return cluster
+    assert isinstance(kafka, Cluster)
+    return kafka
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(
+    need_real_kafka: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """Give one node that also listens with SASL and TLS, or skip the test without a real one."""
+    with kafka_cluster(tmp_path_factory.mktemp("secure-kafka"), secure=True) as cluster:
+        yield cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests on Kafka the time that a download takes, or the start of three nodes."""
+    for item in items:
+        here = item.path.is_relative_to(Path(__file__).parent)
+        if here and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(240))
 
 
 def _can_run(config: pytest.Config) -> bool:
@@ -49,11 +72,6 @@ def _can_run(config: pytest.Config) -> bool:
         return False
     config.stash[_REAL] = True
     return True
-
-
-def _need_real(config: pytest.Config) -> None:
-    if not _can_run(config):
-        pytest.skip(f"{_LEFT_OUT}: {config.stash[_MISSING]}")
 
 
 def pytest_terminal_summary(
