@@ -2,7 +2,7 @@
 
 import asyncio
 
-from benchmarks import http, messages, publish, scale, scrape, start
+from benchmarks import http, kafka, messages, publish, scale, scrape, start
 
 http.main()
 scale.main()
@@ -10,3 +10,4 @@ start.main()
 asyncio.run(scrape.main())
 asyncio.run(messages.main())
 asyncio.run(publish.main())
+kafka.main()
