@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ async def a_producer(cluster: MockCluster) -> AsyncIterator[Any]:
     producer = AIOKafkaProducer(
         bootstrap_servers=cluster.bootstrap, enable_idempotence=True, retry_backoff_ms=20
     )
-    await producer.start()
     try:
+        await producer.start()
         yield producer
     finally:
         await producer.stop()
@@ -61,8 +61,8 @@ async def a_member(cluster: MockCluster, topic: str = "cats") -> AsyncIterator[A
         heartbeat_interval_ms=200,
         retry_backoff_ms=20,
     )
-    await consumer.start()
     try:
+        await consumer.start()
         yield consumer
     finally:
         await consumer.stop()
@@ -90,19 +90,18 @@ async def test_a_group_goes_on_where_it_committed(cluster: MockCluster) -> None:
             assert await read(member, 1) == [b"c"]
 
 
-async def test_two_members_share_the_partitions(cluster: MockCluster) -> None:
-    """A second member that joins gets two partitions of four, and each member reads its own."""
-    async with a_producer(cluster) as producer, a_member(cluster) as first:
-        assert len(first.assignment()) == 4
-        async with a_member(cluster) as second:
-            assert len(first.assignment()) == len(second.assignment()) == 2
-            for partition in range(4):
-                await producer.send_and_wait("cats", b"%d" % partition, partition=partition)
-            assert await read(first, 2) + await read(second, 2) == [
-                b"%d" % partition
-                for member in (first, second)
-                for partition in sorted(p.partition for p in member.assignment())
-            ]
+async def test_members_that_join_at_once_share_the_partitions(cluster: MockCluster) -> None:
+    """Two members get two partitions of four each, and read their own."""
+    async with a_producer(cluster) as producer, AsyncExitStack() as stack:
+        joining = (stack.enter_async_context(a_member(cluster)) for _ in range(2))
+        first, second = await asyncio.gather(*joining)
+        while [len(first.assignment()), len(second.assignment())] != [2, 2]:
+            await first.getmany(timeout_ms=50)
+        for partition in range(4):
+            await producer.send_and_wait("cats", b"%d" % partition, partition=partition)
+        for member in (first, second):
+            own = sorted(b"%d" % assigned.partition for assigned in member.assignment())
+            assert await read(member, 2) == own
 
 
 async def test_a_broker_that_was_down_has_lost_nothing(cluster: MockCluster) -> None:
