@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.kafka.cluster import VERSION, AnyCluster, Cluster, Unavailable, jars, kafka_cluster
 
@@ -52,6 +54,13 @@ def secure_kafka(
     """Give one node that also listens with SASL and TLS, or skip the test without a real one."""
     with kafka_cluster(tmp_path_factory.mktemp("secure-kafka"), secure=True) as cluster:
         yield cluster
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def no_executor_is_left() -> AsyncIterator[None]:
+    """End the threads of the loop's executor, where aiokafka computes its answers to SASL."""
+    yield
+    await asyncio.get_running_loop().shutdown_default_executor()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
