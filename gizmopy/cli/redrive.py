@@ -38,13 +38,13 @@ def main(argv: Sequence[str]) -> int:
     if chosen.limit is not None and chosen.limit < 1:
         parser.error(f"--limit {chosen.limit}: give 1 or more")
     settings = load(Settings, flags).settings
-    url = chosen.url or settings.pubsub_url
+    url = settings.kafka.completed(chosen.url) or settings.broker_url
     del chosen.url
     redrive = Redrive(
         Plan(**vars(chosen)),
         url,
-        topics=settings.topics,
-        subscriptions=settings.subscriptions,
+        topics=settings.topic_urls,
+        subscriptions=settings.subscription_urls,
         on_listed=_print_row,
         on_failed=_print_failure,
         open_driver=_open_driver,

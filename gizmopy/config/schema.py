@@ -190,7 +190,7 @@ def _section(section: Section, name: str, info: FieldInfo, model: type[BaseModel
     return Section(
         path=(*section.path, name),
         keys=_keys(section, name, info),
-        environment=tuple(f"{above}__" for above in _environment(section, name)),
+        environment=tuple(above + _delimiter(model) for above in _environment(section, name)),
         model=model,
         default=_default(section, name, info),
         required=_required(section, info),
@@ -229,6 +229,11 @@ def _environment(section: Section, name: str) -> tuple[str, ...]:
     aliases = alias_names(_declaration(section.model, name))
     names = aliases or (f"{prefix}{name.upper()}",)
     return tuple(above + own for above in section.environment for own in names)
+
+
+def _delimiter(model: type[BaseModel]) -> str:
+    """Return what stands in environment names between a section and its settings."""
+    return str(model.model_config.get("env_nested_delimiter") or "__")
 
 
 def _default(section: Section, name: str, info: FieldInfo) -> Any:

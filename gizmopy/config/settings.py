@@ -25,8 +25,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gizmopy.config.duration import Duration
+from gizmopy.config.kafka import KafkaSettings
 from gizmopy.config.masking import masked
 from gizmopy.config.refusal import refusal
+from gizmopy.config.words import Words, split
 
 _GIZMO_HEALTH_CHECKS = {"": "simple", "esx": "lb"}
 _GIZMO_LEVELS = {"warn": "warning", "fatal": "critical", "panic": "critical", "trace": "debug"}
@@ -44,13 +46,6 @@ def _health_check(value: object) -> object:
         return value
     kind = value.strip().lower()
     return _GIZMO_HEALTH_CHECKS.get(kind, kind)
-
-
-def _split(value: object) -> object:
-    """Return a list of what commas separate: so lists are written in variables and flags."""
-    if not isinstance(value, str):
-        return value
-    return [item for item in (part.strip() for part in value.split(",")) if item]
 
 
 def _header_value(text: str) -> str:
@@ -95,8 +90,7 @@ LogLevel = Annotated[
 ]
 HealthCheckType = Annotated[Literal["simple", "custom", "lb"], BeforeValidator(_health_check)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Networks = Annotated[tuple[Network, ...], BeforeValidator(_split)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(split)]
 UrlPath = Annotated[str, AfterValidator(_rooted)]
 
 
@@ -336,6 +330,26 @@ class Settings(BaseSettings):
     subscriptions: Annotated[dict[str, str], FromPrefix("GIZMO_SUBSCRIPTION_")] = Field(
         default_factory=dict, description="The URL to consume one channel from, by channel."
     )
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+
+    @property
+    def broker_url(self) -> str:
+        """The URL of the broker of every channel that has none of its own, complete.
+
+        Where no URL is given, brokers in ``KAFKA_BROKER_HOSTS`` are the URL.
+        """
+        is_kafka = self.kafka.broker_hosts and "pubsub_url" not in self.model_fields_set
+        return self.kafka.completed("kafka://" if is_kafka else self.pubsub_url)
+
+    @property
+    def topic_urls(self) -> dict[str, str]:
+        """The URLs to publish single channels to, complete."""
+        return {key: self.kafka.completed(url) for key, url in self.topics.items()}
+
+    @property
+    def subscription_urls(self) -> dict[str, str]:
+        """The URLs to consume single channels from, complete."""
+        return {key: self.kafka.completed(url) for key, url in self.subscriptions.items()}
 
     @model_validator(mode="after")
     def _tls_in_pairs(self) -> Settings:

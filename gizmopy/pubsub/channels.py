@@ -79,7 +79,7 @@ class Channels:
     Leaving the context drains what is not drained, flushes and closes the publishers, and closes
     the drivers.
 
-    Raises StartError where ``url`` names a topic, as all channels would be one.
+    A topic in ``url`` itself is for the only channel there is: another one is refused.
     """
 
     def __init__(
@@ -95,11 +95,6 @@ class Channels:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         open_driver: Callable[[str], Driver] = drivers.open_driver,
     ) -> None:
-        if urlsplit(url).path.strip("/"):
-            raise StartError(
-                f"{drivers.redact(url)} names a topic, for every channel; leave the path out, and "
-                "give one channel a URL of its own with GIZMO_TOPIC_<CHANNEL>"
-            )
         self._url = url
         self._service = service
         self._topics = topics
@@ -110,6 +105,8 @@ class Channels:
         self._sleep = sleep
         self._open_driver = open_driver
         self._names: dict[str, str] = {}
+        self._only = ""
+        """The one channel that a topic in ``url`` is for."""
         self._drivers: dict[str, Driver] = {}
         self._publishers: dict[str, Publisher] = {}
         self._connecting = asyncio.Lock()
@@ -383,12 +380,24 @@ class Channels:
     def _place(self, channel: str, *addresses: Mapping[str, str]) -> _Place:
         """Return where ``channel`` leads by the first of ``addresses`` that names it."""
         form = self._check_name(channel)
-        url = next((urls[form] for urls in addresses if form in urls), self._url)
-        parts = urlsplit(url)
+        url = next((urls[form] for urls in addresses if form in urls), None)
+        parts = urlsplit(self._url if url is None else url)
+        if url is None and parts.path.strip("/"):
+            self._check_only(channel)
         return _Place(
             parts._replace(path="", fragment="").geturl(),
             unquote(parts.path.strip("/")) or channel,
         )
+
+    def _check_only(self, channel: str) -> None:
+        """Refuse a second channel to the topic that the URL of all names."""
+        self._only = self._only or channel
+        if channel != self._only:
+            raise StartError(
+                f"channels {self._only!r} and {channel!r} would both be {drivers.redact(self._url)}"
+                "; leave the topic out there, or give one of them a URL of its own with "
+                f"GIZMO_TOPIC_{channel_key(channel)}"
+            )
 
     def _check_name(self, channel: str) -> str:
         """Return a channel's environment form; refuse two channels that one address would move."""

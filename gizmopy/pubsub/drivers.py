@@ -18,8 +18,11 @@ GROUP = "gizmopy.pubsub"
 PROVISION_GROUP = "gizmopy.pubsub.provision"
 """The entry-point group for what makes topics for tests: ``nats = gizmo_nats:provision``."""
 
-_BUILT_IN = {"memory": "gizmopy.pubsub.memory:open_driver"}
-_BUILT_IN_PROVISION: dict[str, str] = {}
+_BUILT_IN = {
+    "kafka": "gizmopy.pubsub.kafka:open_driver",
+    "memory": "gizmopy.pubsub.memory:open_driver",
+}
+_BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.kafka:provision"}
 
 
 def open_driver(url: str) -> Driver:

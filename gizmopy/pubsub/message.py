@@ -111,6 +111,39 @@ class Message:
         copy._size = 0
         return copy
 
+    @classmethod
+    def received(
+        cls,
+        topic: str,
+        body: bytes | None,
+        key: str | None,
+        attributes: Mapping[str, str],
+        id: str,
+        published_at: float,
+        partition: Hashable,
+        raw: object,
+    ) -> Message:
+        """Return what a broker has delivered, several times faster than by keywords.
+
+        ``published_at`` is in seconds since 1970.
+        """
+        message = cls.__new__(cls)
+        message.topic = topic
+        message.body = body
+        message.key = key
+        message.attributes = attributes
+        message.id = id
+        message.subscription = ""
+        message._published_at = published_at
+        message.delivery = 1
+        message.attempt = 0
+        message.partition = partition
+        message.raw = raw
+        message.on_extend = None
+        message._extend = None
+        message._size = 0
+        return message
+
     async def extend(self, seconds: float) -> None:
         """Keep the broker from delivering this message to others for ``seconds`` from now.
 

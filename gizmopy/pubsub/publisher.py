@@ -515,5 +515,6 @@ def _size(message: Message) -> int:
     if message.key is not None:
         size += len(message.key.encode("utf-8", "surrogateescape"))
     for name, text in message.attributes.items():
-        size += len(name.encode()) + len(text.encode())
+        size += len(name.encode("utf-8", "surrogateescape"))
+        size += len(text.encode("utf-8", "surrogateescape"))
     return size

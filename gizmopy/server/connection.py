@@ -48,7 +48,7 @@ _SLOWEST_BODY = 1024
 _LEAVE_SECONDS = 1.0
 """How long a client may take to close its end, once it was told that we leave."""
 _MOST_UNREAD = 4 * 1024 * 1024
-"""How many bytes it may still send meanwhile."""
+"""How many bytes are still read meanwhile; what it sends beyond that has to wait."""
 _REST_SECONDS = 10.0
 """How long a body that nobody wants is read and thrown away, before the connection is closed."""
 _LATE = _ErrInfo(status=408, exc=TimeoutError(), message="")
@@ -172,7 +172,7 @@ class Connection(web.RequestHandler):
         if self.leaving is not None:
             self.unread += len(data)
             if self.unread > _MOST_UNREAD and self.wire is not None:
-                self.wire.abort()
+                self.wire.pause_reading()  # to close now would destroy the answer on its way
             return
         is_next = self.request is not None and self.request.content.is_eof()
         super().data_received(data)

@@ -104,10 +104,10 @@ class SimpleServer:
         self.metrics = Metrics(max_cells=MAX_CELLS + _CELLS_OF_A_ROUTE * len(self.routes))
         self.subscriptions = collect_subscriptions(service, self.name)
         self.channels = Channels(
-            settings.pubsub_url,
+            settings.broker_url,
             service=self.name,
-            topics=settings.topics,
-            subscriptions=settings.subscriptions,
+            topics=settings.topic_urls,
+            subscriptions=settings.subscription_urls,
             metrics=self.metrics,
             linger=settings.publish_linger.total_seconds(),
             on_settle=on_settle,

@@ -1,0 +1,258 @@
+"""What a Kafka driver is told: by ``KAFKA_*`` settings, or by what follows ``?`` in a URL.
+
+A URL beats the settings. The names are the same in both; those of the Java clients wherever they
+have one, and Gizmo's ``KAFKA_BROKER_HOSTS`` and ``KAFKA_TOPIC``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import SettingsConfigDict
+
+from gizmopy.config.duration import Duration, format_duration
+from gizmopy.config.refusal import refusal
+from gizmopy.config.words import Words
+from gizmopy.errors import UsageError
+
+SCHEME = "kafka"
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _host(text: str) -> str:
+    """Return ``host:port``, with Kafka's own port where there is none."""
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        return f"{text}:9092"
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise refusal(f"{text!r} is not host:port", "write it like broker-1:9092,broker-2:9092")
+    return text
+
+
+def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(_host, hosts))
+
+
+def _long(duration: timedelta) -> timedelta:
+    if not duration:
+        raise refusal("is 0", "write a duration like 30s")
+    return duration
+
+
+Some = Annotated[Duration, AfterValidator(_long)]
+"""A duration above zero."""
+
+
+class KafkaSettings(BaseModel):
+    """Say how Kafka is reached, consumed and published to.
+
+    Made from values; ``from_url`` reads them from a URL. Raises pydantic's ValidationError.
+    """
+
+    model_config = SettingsConfigDict(env_nested_delimiter="_", extra="forbid", frozen=True)
+
+    broker_hosts: Annotated[Words, AfterValidator(_hosts)] = Field(
+        default=(), description="Where to ask for the cluster: host:port, with commas between."
+    )
+    topic: str = Field(
+        default="", description="The topic of a channel, where a daemon has but one channel."
+    )
+    group: str = Field(
+        default="",
+        description="The group of subscriptions that name none; default: the service's name.",
+    )
+    client_id: str = Field(default="gizmopy", description="What the brokers call this client.")
+    auto_offset_reset: Annotated[Literal["earliest", "latest", "none"], BeforeValidator(_lower)] = (
+        Field(
+            default="earliest",
+            description="Where a group begins that has committed nothing; none: that is an error.",
+        )
+    )
+    group_instance_id: str = Field(
+        default="",
+        description="The name of this member for static membership, its own in the group: a "
+        "restart within the session timeout moves no partition.",
+    )
+    session_timeout: Some = Field(
+        default=timedelta(seconds=30),
+        description="How long a member may be silent before its partitions go to others.",
+    )
+    rebalance_timeout: Some = Field(
+        default=timedelta(seconds=60),
+        description="How long members may take to let go of partitions that move: handlers "
+        "that run have most of it to finish.",
+    )
+    commit_interval: Some = Field(
+        default=timedelta(seconds=1), description="How often what is handled is committed."
+    )
+    commit_every: int = Field(
+        default=1000, gt=0, description="After how many messages it is committed at once."
+    )
+    partition_ahead: int = Field(
+        default=1000,
+        gt=0,
+        description="How far a partition is received beyond its first message that is not handled.",
+    )
+    metadata_max_age: Some = Field(
+        default=timedelta(minutes=1),
+        description="How soon partitions that were added are seen.",
+    )
+    delivery_timeout: Some = Field(
+        default=timedelta(minutes=1),
+        description="How long a message may wait for the brokers' confirmation.",
+    )
+    compression: Annotated[
+        Literal["none", "gzip", "snappy", "lz4", "zstd"], BeforeValidator(_lower)
+    ] = Field(default="none", description="How batches are compressed.")
+    max_message_bytes: int = Field(
+        default=1_000_000,
+        gt=0,
+        description="The most bytes of a message; brokers take 1 MiB with its frame by default.",
+    )
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
+    ] = Field(default="PLAINTEXT", description="Whether to use TLS (SSL), and to log in (SASL).")
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"], BeforeValidator(_upper)
+    ] = Field(default="PLAIN", description="How to log in.")
+    sasl_username: str = Field(default="", description="Who logs in; in a URL before the @.")
+    sasl_password: SecretStr = Field(
+        default=SecretStr(""), description="The password; in a URL before the @."
+    )
+    sasl_token_provider: str = Field(
+        default="",
+        description="module:function, async and without arguments, that returns a token for "
+        "OAUTHBEARER.",
+    )
+    tls_ca: str = Field(
+        default="", description="The file of the authorities to trust; default: the system's."
+    )
+    tls_cert: str = Field(default="", description="The file of the client's own certificate.")
+    tls_key: str = Field(default="", description="The file of the key to it.")
+    partitions: int = Field(
+        default=4, gt=0, description="How many partitions a topic gets in tests and development."
+    )
+    replication_factor: int = Field(
+        default=-1, description="How many replicas it gets there; -1: the brokers' default."
+    )
+
+    @classmethod
+    def from_url(cls, url: str) -> KafkaSettings:
+        """Return what ``kafka://user:password@host:port,host:port/topic?name=value`` says.
+
+        Raises UsageError that names the parameter, its value and what to do.
+        """
+        try:
+            settings = cls.model_validate(_values(url))
+        except ValidationError as error:  # not chained: it shows what was given
+            problem = "; ".join(map(_problem, error.errors(include_url=False)))
+        else:
+            problem = _inconsistency(settings)
+            if not problem:
+                return settings
+        raise UsageError(f"{shown(url)}: {problem}")
+
+    def completed(self, url: str) -> str:
+        """Return a ``kafka://`` URL with what it leaves out and is set here; others as they are."""
+        parts = urlsplit(url)
+        if parts.scheme != SCHEME:
+            return url
+        fields = type(self).model_fields.items()
+        changed = [name for name, field in fields if getattr(self, name) != field.default]
+        values = {name: _text(getattr(self, name)) for name in changed}
+        values |= {name: value for name, value in _values(url).items() if value}
+        return _url(values)
+
+
+def _inconsistency(settings: KafkaSettings) -> str:
+    """Return what does not fit together and would look like an outage; empty where all fits."""
+    protocol, mechanism = settings.security_protocol, settings.sasl_mechanism
+    logs_in, has_login = protocol.startswith("SASL_"), settings.sasl_username
+    if not settings.broker_hosts:
+        return "names no broker; write kafka://host:port, or set KAFKA_BROKER_HOSTS"
+    if (has_login or settings.sasl_token_provider) and not logs_in:
+        return (
+            f"somebody is to log in, and security_protocol={protocol}; use sasl_ssl, or "
+            "sasl_plaintext in a network that is safe"
+        )
+    if logs_in and mechanism == "OAUTHBEARER" and not settings.sasl_token_provider:
+        return "OAUTHBEARER needs a token; set sasl_token_provider=module:function"
+    has_password = has_login and settings.sasl_password.get_secret_value()
+    if logs_in and mechanism != "OAUTHBEARER" and not has_password:
+        return (
+            f"{mechanism} needs a user and a password; set KAFKA_SASL_USERNAME and "
+            "KAFKA_SASL_PASSWORD, or write kafka://user:password@host:port"
+        )
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        return "one of tls_cert and tls_key is set; set both, or neither"
+    if (settings.tls_ca or settings.tls_cert) and not protocol.endswith("SSL"):
+        return f"TLS files are set, and security_protocol={protocol}; use ssl or sasl_ssl"
+    return ""
+
+
+def shown(url: str) -> str:
+    """Return ``url`` up to its parameters, without its password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _values(url: str) -> dict[str, str]:
+    """Return what a URL gives, by the name of each setting, unchecked."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    given = {
+        "broker_hosts": hosts,
+        "topic": unquote(parts.path.strip("/")),
+        "sasl_username": unquote(user),
+        "sasl_password": unquote(password),
+    }
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    return {name: value for name, value in given.items() if value} | query
+
+
+def _url(values: dict[str, str]) -> str:
+    """Return the URL that gives ``values``."""
+    hosts, topic = values.pop("broker_hosts", ""), values.pop("topic", "")
+    user, password = values.pop("sasl_username", ""), values.pop("sasl_password", "")
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
+    path = f"/{quote(topic, safe='')}" if topic else ""
+    query = f"?{urlencode(values)}" if values else ""
+    return f"{SCHEME}://{login}{hosts}{path}{query}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+
+
+def _problem(error: Any) -> str:
+    """Return what is wrong with a parameter, without the value of a secret one."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(sorted(KafkaSettings.model_fields))
+        return f"{name} is no parameter of kafka://; use one of: {known}"
+    reason = error["msg"].removeprefix("Input ")
+    if not name or "password" in name:
+        return f"{name} {reason}".strip()
+    return f"{name}={error['input']} {reason}"

@@ -1,0 +1,827 @@
+"""``kafka://host:port,host:port?group=…``: publish to, and consume from, Apache Kafka.
+
+The engine decides what becomes of a message; here stands what Kafka needs for that:
+
+- A partition's offset is committed when all before it is handled: by interval, by count, before the
+  partition goes to another member, and at the close. Never is a position committed.
+- A record belongs to an assignment. When that ends, what is still handled of it is acked in vain.
+- A consumer is never left: however long handlers take, heartbeats go on, as the engine sees to it
+  that they end or are told of.
+
+What is used beyond the documented methods of aiokafka's classes, for want of others:
+
+- ``create_conn``: aiokafka says "unable to bootstrap" and logs why, if at all.
+- ``AIOKafkaConsumer._coordinator``, ``_fetcher`` and ``_client``, their tasks and futures: whether
+  the consumer is alive (aiokafka#1154), and its end where ``stop`` hangs (aiokafka#1101).
+- ``AIOKafkaConsumer._subscription``: how far a partition is received, without a request; and to end
+  a ``getmany`` that waits for a rebalance, which has no time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import ssl
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+from aiokafka import (
+    AIOKafkaConsumer,
+    AIOKafkaProducer,
+    ConsumerRebalanceListener,
+    ConsumerRecord,
+    TopicPartition,
+)
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalSaslStateError,
+    IllegalStateError,
+    KafkaError,
+    NoError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    SaslAuthenticationFailed,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
+from aiokafka.partitioner import murmur2
+from aiokafka.protocol.metadata import MetadataRequest
+
+from gizmopy.config.kafka import KafkaSettings, shown
+from gizmopy.errors import NotFound, PubSubError, StartError, UsageError
+from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
+from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
+
+_BATCH_MESSAGES = 1000
+_CONNECT_SECONDS = 5.0
+"""What one broker may take to answer when it is asked for the first time."""
+_START_SECONDS = 10.0
+"""What a producer may take to start, and how long a new member is waited for to join its group."""
+_COMMIT_SECONDS = 5.0
+"""What a commit may take; the next one tries again."""
+_CLOSE_SECONDS = 0.8
+"""What the last commit, and leaving the group, may take each."""
+_LOOK_AGAIN = 0.1
+"""Seconds after which partitions without room are looked at again."""
+_NEVER_MS = 2**31 - 1
+
+_REFUSALS = (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+
+
+def open_driver(url: str) -> KafkaDriver:
+    """Return a driver for the cluster that ``url`` names; it does not connect yet.
+
+    Raises UsageError on a parameter that is unknown or cannot be, and on files that cannot be read.
+    """
+    return KafkaDriver(KafkaSettings.from_url(url), shown(url))
+
+
+@asynccontextmanager
+async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> AsyncIterator[None]:
+    """Make a topic, and remove it after: for tests and development. Groups make themselves."""
+    settings = KafkaSettings.from_url(url)
+    admin = AIOKafkaAdminClient(**_Cluster(settings, shown(url)).options())
+    new = NewTopic(topic, settings.partitions, settings.replication_factor, {})
+    if settings.replication_factor > 0:
+        new = NewTopic(topic, settings.partitions, settings.replication_factor)
+    with _translated(f"topic {topic!r} cannot be made"):
+        await admin.start()
+    try:
+        with _translated(f"topic {topic!r} cannot be made"):
+            answer = await admin.create_topics([new])
+            error = for_code(answer.topic_errors[0][1])
+            if error not in (NoError, TopicAlreadyExistsError):
+                raise error(answer.topic_errors[0][2])
+            while not await _has_leaders(admin, topic):  # noqa: ASYNC110 - Kafka does not tell
+                await asyncio.sleep(_LOOK_AGAIN)
+        yield
+        with suppress(KafkaError):
+            await admin.delete_topics([topic])
+    finally:
+        await admin.close()
+
+
+async def _has_leaders(admin: AIOKafkaAdminClient, topic: str) -> bool:
+    """Return whether a topic that was just made is known, and ready to be written to."""
+    (found,) = await admin.describe_topics([topic])
+    return not (found["error_code"] or any(each["error_code"] for each in found["partitions"]))
+
+
+class KafkaDriver:
+    """Be one cluster, reached by ``settings``. Each sender and receiver has its own connections."""
+
+    def __init__(self, settings: KafkaSettings, url: str) -> None:
+        self.capabilities = Capabilities(
+            ordering=True,
+            can_nack=False,
+            native_delay=False,
+            lease=None,
+            positions=True,
+            delivery_count=False,
+            process_local=False,
+            batch_messages=_BATCH_MESSAGES,
+            batch_bytes=None,
+            message_bytes=settings.max_message_bytes,
+            ordered_batches=True,
+            client_retries=True,
+        )
+        self._cluster = _Cluster(settings, url)
+        self._settings = settings
+        self._subscriptions: dict[str, str] = {}
+
+    def sender(self, topic: str) -> KafkaSender:
+        """Return a sender to ``topic``."""
+        return KafkaSender(self._cluster, self._settings, topic)
+
+    def receiver(self, topic: str, subscription: str, *, ordered: bool) -> KafkaReceiver:
+        """Return a member of the group ``subscription``, or of the ``group`` that the URL names.
+
+        Raises StartError where two subscriptions to a topic would be that one group.
+        """
+        group = self._settings.group
+        first = self._subscriptions.setdefault(topic, subscription)
+        if group and first != subscription:
+            raise StartError(
+                f"group={group} would be both subscriptions to {topic!r}, {first!r} and "
+                f"{subscription!r}, and each would get a part; leave group out of the URL"
+            )
+        return KafkaReceiver(self._cluster, self._settings, topic, group or subscription)
+
+    async def aclose(self) -> None:
+        """Do nothing: senders and receivers share no connection."""
+
+
+class _Cluster:
+    """Say how the brokers are reached, and what is wrong where they are not."""
+
+    def __init__(self, settings: KafkaSettings, url: str) -> None:
+        self.url = url
+        self._settings = settings
+        self._security: dict[str, Any] = {"security_protocol": settings.security_protocol}
+        if settings.security_protocol.endswith("SSL"):
+            self._security["ssl_context"] = _tls(settings, url)
+        if settings.security_protocol.startswith("SASL_"):
+            self._security |= _login(settings, url)
+
+    def options(self) -> dict[str, Any]:
+        """Return what every client of aiokafka is told."""
+        settings = self._settings
+        return self._security | {
+            "bootstrap_servers": list(settings.broker_hosts),
+            "client_id": settings.client_id,
+            "metadata_max_age_ms": _ms(settings.metadata_max_age.total_seconds()),
+        }
+
+    async def find(self, topic: str) -> None:
+        """Return where a broker knows ``topic``; none is made by asking.
+
+        Raises NotFound, a PubSubError on a login or a certificate that is refused, and a transient
+        one where no broker answers.
+        """
+        problems: list[str] = []
+        for server in self._settings.broker_hosts:
+            try:
+                answer = await self._ask(server, topic)
+            except _REFUSALS as error:
+                raise self._refused(server, error) from error
+            except ssl.SSLError as error:
+                reason = f"TLS with {server} fails: {error}; check tls_ca, and the port"
+                raise PubSubError(reason, transient=False) from error
+            except (OSError, TimeoutError, KafkaError) as error:
+                problems.append(f"{server}: {str(error) or type(error).__name__}")
+            else:
+                self._check(topic, answer)
+                return
+        reason = "; ".join(problems)
+        hint = f"does it speak {self._settings.security_protocol} there?"
+        raise PubSubError(f"no broker answers ({reason}); {hint}", transient=True)
+
+    async def _ask(self, server: str, topic: str) -> type[KafkaError]:
+        """Return what a broker says of ``topic``."""
+        host, _, port = server.rpartition(":")
+        options = self._security | {"client_id": self._settings.client_id}
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            connection = await create_conn(host.strip("[]"), int(port), **options)
+            try:
+                answer = await connection.send(MetadataRequest([topic], False))
+            finally:
+                connection.close()
+        error: type[KafkaError] = for_code(answer.to_object()["topics"][0]["error_code"])
+        return error
+
+    def _check(self, topic: str, error: type[KafkaError]) -> None:
+        if error is UnknownTopicOrPartitionError:
+            raise NotFound(f"topic {topic!r} does not exist on {self.url}")
+        if error is TopicAuthorizationFailedError:
+            reason = f"topic {topic!r} may not be used by {self._who}; grant it Describe and more"
+            raise PubSubError(reason, transient=False)
+        if error is not NoError and not error.retriable:
+            raise PubSubError(f"topic {topic!r}: {error.__name__}", transient=False)
+
+    @property
+    def _who(self) -> str:
+        return repr(self._settings.sasl_username) if self._settings.sasl_username else "us"
+
+    def _refused(self, server: str, error: KafkaError) -> PubSubError:
+        mechanism = self._settings.sasl_mechanism
+        return PubSubError(
+            f"{server} refuses to log in {self._who} by {mechanism}: {_said(error)}; check "
+            "sasl_mechanism, sasl_username and sasl_password (or the token)",
+            transient=False,
+        )
+
+
+class KafkaSender:
+    """Publish to one topic with a producer of its own: idempotent, confirmed by all replicas."""
+
+    def __init__(self, cluster: _Cluster, settings: KafkaSettings, topic: str) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._topic = topic
+        self._producer: AIOKafkaProducer | None = None
+        self._is_broken = False
+        self._turn = 0
+        self._closed = False
+
+    async def connect(self) -> None:
+        """Find the topic, and start the producer."""
+        await self._cluster.find(self._topic)
+        await self._renew()
+
+    async def _renew(self) -> AIOKafkaProducer:
+        """Return a producer that works, a new one where there is none or it is broken.
+
+        aiokafka counts a batch that a broker refuses, the broker does not: from then on everything
+        for that partition is out of sequence.
+        """
+        if self._producer is not None and not self._is_broken:
+            return self._producer
+        await self._end_producer()
+        compression = self._settings.compression
+        try:
+            producer = AIOKafkaProducer(
+                **self._cluster.options(),
+                acks="all",
+                enable_idempotence=True,
+                compression_type=None if compression == "none" else compression,
+                max_batch_size=self._settings.max_message_bytes,
+                max_request_size=_NEVER_MS,  # the engine has looked at each message
+            )
+        except RuntimeError as error:  # the codec is not installed
+            reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
+            raise PubSubError(reason, transient=False) from error
+        self._producer, self._is_broken = producer, True
+        with _translated("the producer cannot start"):
+            async with asyncio.timeout(_START_SECONDS):
+                await producer.start()
+        self._is_broken = False
+        return producer
+
+    async def send(self, batch: Sequence[Message]) -> Results:
+        """Send a batch to each partition, and wait for what the brokers say."""
+        if self._closed:
+            raise UsageError("this sender is closed; send before aclose")
+        producer = await self._renew()
+        with _translated(f"topic {self._topic!r} cannot be published to"):
+            async with asyncio.timeout(_START_SECONDS):
+                partitions = sorted(await producer.partitions_for(self._topic))
+        results: list[Exception | None] = [None] * len(batch)
+        deliveries = {
+            asyncio.create_task(self._deliver(producer, number, places, batch, results)): places
+            for number, places in self._places(batch, partitions).items()
+        }
+        seconds = self._settings.delivery_timeout.total_seconds()
+        try:
+            _, late = await asyncio.wait(deliveries, timeout=seconds)
+            for delivery in late:
+                reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
+                for place in deliveries[delivery]:
+                    results[place] = PubSubError(reason, transient=True)
+        finally:
+            await _cancel(deliveries)
+        return results
+
+    def _places(
+        self, batch: Sequence[Message], partitions: Sequence[int]
+    ) -> Mapping[int, list[int]]:
+        """Return which messages of ``batch`` go to which partition; those without a key together.
+
+        As the Java client does: a key's partition by its hash, for the rest one at a time.
+        """
+        places: defaultdict[int, list[int]] = defaultdict(list)
+        count = len(partitions)
+        self._turn = (self._turn + 1) % count
+        for place, message in enumerate(batch):
+            key = message.key
+            number = self._turn if key is None else _hash(key) % count
+            places[partitions[number]].append(place)
+        return places
+
+    async def _deliver(
+        self,
+        producer: AIOKafkaProducer,
+        number: int,
+        places: Sequence[int],
+        batch: Sequence[Message],
+        results: list[Exception | None],
+    ) -> None:
+        """Send what goes to one partition, in batches, and note the results."""
+        done = 0
+        try:
+            while done < len(places):
+                builder = producer.create_batch()
+                end = done
+                while end < len(places) and _append(builder, batch[places[end]]):
+                    end += 1
+                with _translated(f"partition {number} of {self._topic!r} has not taken it"):
+                    confirmed = await producer.send_batch(builder, self._topic, partition=number)
+                    await confirmed
+                done = end
+        except PubSubError as error:
+            self._is_broken = True
+            for place in places[done:]:
+                results[place] = error
+
+    async def aclose(self) -> None:
+        """Flush and close, in bounded time."""
+        self._closed = True
+        await self._end_producer()
+
+    async def _end_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is None or await _ended(producer.stop(), _CLOSE_SECONDS):
+            return
+        await producer.client.close()  # what is being sent fails then
+        await _cancel([task for task in [producer._sender.sender_task] if task is not None])
+
+
+class _Partition:
+    """Follow one partition in one assignment; offsets are those of the next message."""
+
+    __slots__ = ("acked", "committed", "ended", "name", "next", "prefix", "tp")
+
+    def __init__(self, tp: TopicPartition, start: int) -> None:
+        self.tp = tp
+        self.name = str(tp.partition)
+        self.prefix = f"{tp.topic}-{tp.partition}-"
+        """What the ids of its messages begin with."""
+        self.next = start
+        """To be received."""
+        self.acked = start
+        self.committed = start
+        self.ended = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Consume a topic as a member of a group."""
+
+    def __init__(self, cluster: _Cluster, settings: KafkaSettings, topic: str, group: str) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._topic = topic
+        self._group = group
+        self._revoke: Revoke | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._committer: asyncio.Task[None] | None = None
+        self._held: dict[TopicPartition, _Partition] = {}
+        self._commit_lock = asyncio.Lock()
+        self._unfinished = asyncio.Event()
+        """Something is acked and not committed."""
+        self._is_due = asyncio.Event()
+        """So much is that it is not waited with."""
+        self._room = asyncio.Event()
+        self._failure: PubSubError | None = None
+        """What the next receive raises."""
+        self._without_since: float | None = None
+        """Since when a rebalance has it without partitions, by the event loop's clock."""
+        self._closing = asyncio.Event()
+        rebalance = settings.rebalance_timeout.total_seconds()
+        self._commit_seconds = min(_COMMIT_SECONDS, rebalance / 10)
+        heartbeat = settings.session_timeout.total_seconds() / 10
+        self._revoke_seconds = rebalance - heartbeat - 2 * self._commit_seconds
+
+    # Join: connect, and take partitions.
+
+    async def connect(self, revoke: Revoke) -> None:
+        """Find the topic, and join the group. Joining that takes longer goes on in ``receive``."""
+        self._revoke = revoke
+        await self._cluster.find(self._topic)
+        await self._end_consumer()
+        self._consumer = self._new_consumer()
+        self._consumer.subscribe([self._topic], listener=self)
+        self._starting = asyncio.create_task(self._consumer.start(), name=f"join {self._group}")
+        await asyncio.wait((self._starting,), timeout=_START_SECONDS)
+        if self._starting.done() or self._consumer._coordinator is None:
+            self._check_started()
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._keep_committing())
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        settings = self._settings
+        instance = settings.group_instance_id
+        return AIOKafkaConsumer(
+            **self._cluster.options(),
+            group_id=self._group,
+            group_instance_id=f"{instance}-{self._topic}" if instance else None,
+            enable_auto_commit=False,
+            auto_offset_reset=settings.auto_offset_reset,
+            session_timeout_ms=_ms(settings.session_timeout.total_seconds()),
+            heartbeat_interval_ms=_ms(settings.session_timeout.total_seconds() / 10),
+            rebalance_timeout_ms=_ms(settings.rebalance_timeout.total_seconds()),
+            max_poll_interval_ms=_NEVER_MS,  # handlers are the engine's to watch
+        )
+
+    def _check_started(self) -> None:
+        """Raise what joining the group has failed of."""
+        assert self._starting is not None
+        if not self._starting.done():
+            raise PubSubError(f"{self._cluster.url} does not answer", transient=True)
+        with _translated(f"group {self._group!r} cannot be joined"):
+            self._starting.result()
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Note that the rebalance has ended."""
+        self._without_since = None
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Let go of partitions: the engine first, then the last commit.
+
+        Neither the group nor ``getmany`` go on before this returns.
+        """
+        self._without_since = asyncio.get_running_loop().time()
+        if not (held := [self._held[tp] for tp in revoked if tp in self._held]):
+            return
+        assert self._revoke is not None
+        await self._unless_closing(self._revoke(held, self._revoke_seconds))
+        if not self._closing.is_set():  # else that commits
+            await self._commit(self._commit_seconds)
+        for partition in held:
+            partition.ended = True
+            self._held.pop(partition.tp, None)
+        self._room.set()
+
+    async def _unless_closing(self, awaitable: Awaitable[object]) -> None:
+        """Await something, but no longer than until the close."""
+        waiting = asyncio.ensure_future(awaitable)
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait((waiting, closing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _cancel((waiting, closing))
+
+    # Receive: from the partitions that have room.
+
+    async def receive(self, limit: int, wait: float) -> Sequence[Message]:
+        """Return messages, in order within each partition."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        if self._closing.is_set():
+            raise UsageError("this receiver is closed; receive before aclose")
+        assert self._starting is not None
+        if not self._starting.done():
+            await asyncio.wait((self._starting,), timeout=wait)
+        if self._starting.done():
+            self._check_started()
+        while (left := deadline - loop.time()) >= 0 and not self._closing.is_set():
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            if batch := await self._poll(limit, left):
+                return batch
+        return []
+
+    async def _poll(self, limit: int, seconds: float) -> list[Message]:
+        """Return what is there within about ``seconds``, or none.
+
+        Nothing is awaited between taking records and returning them: they would be of an
+        assignment that may have ended meanwhile.
+        """
+        assert self._consumer is not None
+        ahead = self._settings.partition_ahead
+        full = [tp for tp, p in self._held.items() if p.next - p.acked >= ahead]
+        allowed: Collection[TopicPartition] = ()
+        if full:  # and to ask for no partition is to ask for all of them
+            seconds = min(seconds, _LOOK_AGAIN)
+            if not (allowed := self._consumer.assignment().difference(full)):
+                await self._wait_for_room(seconds)
+                return []
+        with self._translated_receive():
+            fetched = await self._consumer.getmany(
+                *allowed, timeout_ms=_ms(seconds), max_records=limit
+            )
+            return self._take(fetched)
+        return []
+
+    async def _wait_for_room(self, seconds: float) -> None:
+        self._room.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._room.wait()
+
+    def _take(self, fetched: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> list[Message]:
+        """Return records as messages."""
+        batch: list[Message] = []
+        topic, received, append = self._topic, Message.received, batch.append
+        for tp, records in fetched.items():
+            partition = self._held.get(tp)
+            if partition is None:
+                partition = self._held[tp] = _Partition(tp, records[0].offset)
+            prefix = partition.prefix
+            for record in records:
+                key, headers, offset = record.key, record.headers, record.offset
+                append(
+                    received(
+                        topic,
+                        record.value,
+                        None if key is None else key.decode("utf-8", "surrogateescape"),
+                        _attributes(headers) if headers else NO_ATTRIBUTES,
+                        f"{prefix}{offset}",
+                        record.timestamp / 1000,
+                        partition,
+                        record,
+                    )
+                )
+            partition.next = offset + 1
+        return batch
+
+    @contextmanager
+    def _translated_receive(self) -> Iterator[None]:
+        try:
+            with _translated(f"topic {self._topic!r} cannot be received from"):
+                yield
+        except ConsumerStoppedError:
+            if not self._closing.is_set():
+                raise
+        except PubSubError as error:
+            if self._closing.is_set():
+                return
+            if isinstance(error.__cause__, (NoOffsetForPartitionError, OffsetOutOfRangeError)):
+                raise PubSubError(
+                    f"group {self._group!r} has no offset to begin with in {self._topic!r}, and "
+                    "auto_offset_reset=none; commit one, or say earliest or latest",
+                    transient=False,
+                ) from error
+            raise
+
+    # Settle: remember, and commit.
+
+    async def ack(self, batch: Sequence[Message]) -> Results:
+        """Remember that partitions are handled up to these messages; they are committed soon."""
+        results = [self._advance(message) for message in batch]
+        self._room.set()
+        held = self._held.values()
+        if sum(p.acked - p.committed for p in held) >= self._settings.commit_every:
+            self._is_due.set()
+        self._unfinished.set()
+        return results
+
+    def _advance(self, message: Message) -> PubSubError | None:
+        partition, record = message.partition, message.raw
+        if not isinstance(partition, _Partition) or not isinstance(record, ConsumerRecord):
+            raise UsageError(f"{message!r} was not received here")
+        if partition.ended:
+            reason = f"partition {partition} of {self._topic!r} has gone to another member"
+            return PubSubError(reason, transient=False)
+        partition.acked = max(partition.acked, record.offset + 1)
+        return None
+
+    async def _keep_committing(self) -> None:
+        interval = self._settings.commit_interval.total_seconds()
+        while True:
+            await self._unfinished.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self._is_due.wait()
+            self._unfinished.clear()
+            self._is_due.clear()
+            await self._commit(self._commit_seconds)
+
+    async def _commit(self, seconds: float) -> None:
+        """Commit what is acked, one call at a time; what fails for now is committed later.
+
+        It ends before its assignment does: aiokafka would repeat it in the next one, where the
+        partition may be another member's (aiokafka#933).
+        """
+        async with self._commit_lock:
+            marks = [(p, p.acked) for p in self._held.values() if p.acked > p.committed]
+            if not marks or self._consumer is None:
+                return
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._consumer.commit({p.tp: acked for p, acked in marks})
+            except (CommitFailedError, IllegalStateError):
+                self._unfinished.set()  # the assignment is over, or is about to be dealt anew
+            except TimeoutError:
+                self._unfinished.set()
+            except KafkaError as error:
+                self._unfinished.set()
+                reason = f"group {self._group!r} cannot commit: {_said(error)}"
+                self._failure = PubSubError(reason, transient=True)
+            else:
+                for partition, acked in marks:
+                    partition.committed = acked
+
+    async def nack(self, batch: Sequence[Message], delay: float) -> Results:
+        """Refuse: a log gives nothing back."""
+        raise UsageError("Kafka keeps positions: nothing can be given back")
+
+    async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
+        """Refuse: there are no leases."""
+        raise UsageError("Kafka has no leases")
+
+    # Look, and end.
+
+    def status(self) -> Status:
+        """Tell the lag of each partition that is assigned, as of the last fetch."""
+        lag = dict(self._lag())
+        return Status(backlog=sum(lag.values()), lag=lag, stalled=self._stall())
+
+    def _lag(self) -> Iterator[tuple[str, int]]:
+        consumer = self._consumer
+        subscription = None if consumer is None else consumer._subscription.subscription
+        if subscription is None or subscription.assignment is None:
+            return
+        for tp in subscription.assignment.tps:
+            state = subscription.assignment.state_value(tp)
+            known = state.has_valid_position and state.highwater is not None
+            yield str(tp.partition), max(0, state.highwater - state.position) if known else 0
+
+    def _stall(self) -> str:
+        """Return why nothing will be received any more, though aiokafka says nothing of it."""
+        consumer = self._consumer
+        if consumer is None or consumer._coordinator is None or self._closing.is_set():
+            return ""
+        if consumer._coordinator._coordination_task.done() or consumer._fetcher._fetch_task.done():
+            return "the Kafka client has ended by itself"
+        now = asyncio.get_running_loop().time()
+        if not consumer._coordinator._rejoin_needed_fut.done():
+            return ""
+        if self._without_since is None:
+            self._without_since = now
+        rebalance = self._settings.rebalance_timeout.total_seconds()
+        most = 2 * rebalance + self._settings.session_timeout.total_seconds()
+        if now - self._without_since < most:
+            return ""
+        return f"group {self._group!r} has not been joined again for {most:g} s"
+
+    async def aclose(self) -> None:
+        """Commit, leave the group, and end a pending receive; all of it in bounded time."""
+        self._closing.set()
+        self._room.set()
+        committer, self._committer = self._committer, None
+        if committer is not None:
+            await _cancel((committer,))
+        try:
+            await self._commit(_CLOSE_SECONDS)
+        finally:
+            for partition in self._held.values():
+                partition.ended = True
+            self._held.clear()
+            await self._end_consumer()
+
+    async def _end_consumer(self) -> None:
+        """Stop the consumer, by force where that takes too long."""
+        consumer, self._consumer = self._consumer, None
+        if self._starting is not None:
+            await _cancel((self._starting,))
+        if consumer is None:
+            return
+        consumer._subscription.abort_waiters(ConsumerStoppedError())
+        if await _ended(consumer.stop(), _CLOSE_SECONDS):
+            return
+        coordinator, fetcher, client = consumer._coordinator, consumer._fetcher, consumer._client
+        tasks = [client._sync_task]
+        if coordinator is not None:
+            tasks += [coordinator._coordination_task, coordinator._heartbeat_task]
+            tasks += [coordinator._commit_refresh_task]
+        if fetcher is not None:
+            tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
+        await _cancel([task for task in tasks if task is not None])
+        await client.close()
+
+
+class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """Ask a function for a token."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    async def token(self) -> str:
+        return str(await self._function())
+
+
+def _login(settings: KafkaSettings, url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"sasl_mechanism": settings.sasl_mechanism}
+    if settings.sasl_mechanism != "OAUTHBEARER":
+        return options | {
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": settings.sasl_password.get_secret_value(),
+        }
+    module, _, name = settings.sasl_token_provider.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        given = f"sasl_token_provider={settings.sasl_token_provider}"
+        raise UsageError(f"{url}: {given} is no module:function: {error}") from error
+    return options | {"sasl_oauth_token_provider": _Tokens(function)}
+
+
+def _tls(settings: KafkaSettings, url: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca or None)
+        if settings.tls_cert:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # SSLError is one
+        files = [settings.tls_ca, settings.tls_cert, settings.tls_key]
+        names = ", ".join(filter(None, files))
+        raise UsageError(f"{url}: TLS cannot use {names}: {error}") from error
+    return context
+
+
+@lru_cache(maxsize=10_000)
+def _hash(key: str) -> int:
+    """Return what the Java client makes of a key, before the modulus."""
+    return int(murmur2(key.encode("utf-8", "surrogateescape"))) & 0x7FFFFFFF
+
+
+def _append(builder: Any, message: Message) -> bool:
+    """Add a message to a batch; return False where it is full."""
+    key = message.key
+    headers = [
+        (name, text.encode("utf-8", "surrogateescape")) for name, text in message.attributes.items()
+    ]
+    added = builder.append(
+        timestamp=None,
+        key=None if key is None else key.encode("utf-8", "surrogateescape"),
+        value=message.body,
+        headers=headers,
+    )
+    return added is not None
+
+
+def _attributes(headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:
+    """Return headers as text; bytes that are not UTF-8 survive, of those of a name the last."""
+    return {name: (value or b"").decode("utf-8", "surrogateescape") for name, value in headers}
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _said(error: BaseException) -> str:
+    """Return what an error of aiokafka says, and its name, which often says more."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Let nothing of aiokafka out: raise PubSubError in its place."""
+    try:
+        yield
+    except (KafkaError, OSError, TimeoutError) as error:
+        transient = not isinstance(error, KafkaError) or bool(error.retriable)
+        raise PubSubError(f"{what}: {_said(error)}", transient=transient) from error
+
+
+async def _ended(awaitable: Awaitable[object], seconds: float) -> bool:
+    """Wait for something to end, whatever of; return False where it does not, and is cancelled.
+
+    aiokafka's own ends may be cancelled by themselves, or fail; there is nothing to do about it.
+    """
+    ending = asyncio.ensure_future(awaitable)
+    try:
+        done, _ = await asyncio.wait((ending,), timeout=seconds)
+    finally:
+        await _cancel((ending,))
+    return bool(done)
+
+
+async def _cancel(futures: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel, and wait a little until that is done; what they raise is of no interest."""
+    for future in futures:
+        future.cancel()
+    if futures:
+        await asyncio.wait(futures, timeout=_CLOSE_SECONDS)
+    for future in futures:
+        if future.done() and not future.cancelled():
+            future.exception()
