@@ -62,7 +62,8 @@ def jars() -> Path:
 def _demand(tool: str) -> None:
     if shutil.which(tool) is None:
         remedy = "apt-get install --yes default-jre-headless maven"
-        raise Unavailable(f"Apache Kafka needs {tool}, which is not on PATH; try: {remedy}")
+        needed = f"Apache Kafka needs Java 17 and Maven, and {tool} is not on PATH"
+        raise Unavailable(f"{needed}; try: {remedy}")
 
 
 def _download(libraries: Path) -> None:
@@ -227,9 +228,10 @@ def kafka_cluster(folder: Path, nodes: int = 1, *, secure: bool = False) -> Iter
 def _processes() -> Iterator[int]:
     """Give the id of a process group; all that is in it dies with the context, or with us.
 
-    Its leader kills the group once its input ends, which the kernel sees to if we cannot.
+    Its leader kills the group once its input ends, which the kernel sees to if we cannot. Then
+    the kernel may send it a HUP, too: that is what an orphaned group with a paused process gets.
     """
-    command = ["sh", "-c", "read _; kill -s KILL 0"]
+    command = ["sh", "-c", "trap '' HUP; read _; kill -s KILL 0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as leader:
         yield leader.pid
 
