@@ -293,6 +293,17 @@ async def test_a_body_too_large_to_throw_away_ends_its_connection() -> None:
         assert await client.rest() == b""
 
 
+async def test_who_sends_on_and_on_still_gets_the_answer() -> None:
+    """What a client sends after its answer waits, beyond 4 MiB of it: a reset would lose both."""
+    async with desk(max_body_bytes=100_000) as served, talk(served.url) as client:
+        connection = await _connection(served)
+        client.send(request("POST", "/unread", bytes(64_000_000)))
+        await until(lambda: connection.unread > 4 * 1024 * 1024)
+        for _ in range(10):  # what a reset would take to get here
+            await asyncio.sleep(0)
+        assert (await client.answer()).body == b'"no thanks"'
+
+
 async def test_a_body_that_nobody_wants_may_still_come() -> None:
     """An answer ahead of its request's body is out at once, and the rest is thrown away."""
     async with desk() as served, talk(served.url) as client:
