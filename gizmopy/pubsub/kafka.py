@@ -64,14 +64,16 @@ from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 
 _BATCH_MESSAGES = 1000
+_BATCH_BYTES = 16 * 1024 * 1024
+"""What one send holds; brokers cut the connection of who sends more than 100 MiB in a request."""
 _CONNECT_SECONDS = 5.0
 """What one broker may take to answer when it is asked for the first time."""
 _START_SECONDS = 10.0
 """What a producer may take to start, and how long a new member is waited for to join its group."""
 _COMMIT_SECONDS = 5.0
 """What a commit may take; the next one tries again."""
-_CLOSE_SECONDS = 0.8
-"""What the last commit, and leaving the group, may take each."""
+_CLOSE_SECONDS = 0.5
+"""What each step of a close may take: the last commit, leaving the group, what is cancelled."""
 _LOOK_AGAIN = 0.1
 """Seconds after which partitions without room are looked at again."""
 _NEVER_MS = 2**31 - 1
@@ -108,7 +110,7 @@ async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> Async
             error = for_code(answer.topic_errors[0][1])
             if error not in (NoError, TopicAlreadyExistsError):
                 raise error(answer.topic_errors[0][2])
-            while not await _has_leaders(admin, topic):  # noqa: ASYNC110 - Kafka does not tell
+            while not await _is_made(admin, topic, settings.partitions):  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_AGAIN)
         yield
         with suppress(KafkaError):
@@ -117,10 +119,11 @@ async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> Async
         await admin.close()
 
 
-async def _has_leaders(admin: AIOKafkaAdminClient, topic: str) -> bool:
-    """Return whether a topic that was just made is known, and ready to be written to."""
+async def _is_made(admin: AIOKafkaAdminClient, topic: str, partitions: int) -> bool:
+    """Return whether a broker knows a topic that was just made, and each partition's leader."""
     (found,) = await admin.describe_topics([topic])
-    return not (found["error_code"] or any(each["error_code"] for each in found["partitions"]))
+    ready = [each for each in found["partitions"] if not each["error_code"]]
+    return not found["error_code"] and len(ready) >= partitions
 
 
 class KafkaDriver:
@@ -136,7 +139,7 @@ class KafkaDriver:
             delivery_count=False,
             process_local=False,
             batch_messages=_BATCH_MESSAGES,
-            batch_bytes=None,
+            batch_bytes=_BATCH_BYTES,
             message_bytes=settings.max_message_bytes,
             ordered_batches=True,
             client_retries=True,
@@ -281,7 +284,6 @@ class KafkaSender:
                 enable_idempotence=True,
                 compression_type=None if compression == "none" else compression,
                 max_batch_size=self._settings.max_message_bytes,
-                max_request_size=_NEVER_MS,  # the engine has looked at each message
             )
         except RuntimeError as error:  # the codec is not installed
             reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
@@ -307,14 +309,16 @@ class KafkaSender:
             for number, places in self._places(batch, partitions).items()
         }
         seconds = self._settings.delivery_timeout.total_seconds()
+        late = set(deliveries)
         try:
             _, late = await asyncio.wait(deliveries, timeout=seconds)
-            for delivery in late:
-                reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
-                for place in deliveries[delivery]:
-                    results[place] = PubSubError(reason, transient=True)
         finally:
-            await _cancel(deliveries)
+            self._is_broken |= bool(late)  # what comes of those is not heard of
+            await _cancel(late)
+        reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
+        for delivery in late:
+            for place in deliveries[delivery]:
+                results[place] = PubSubError(reason, transient=True)
         return results
 
     def _places(
@@ -364,11 +368,16 @@ class KafkaSender:
         await self._end_producer()
 
     async def _end_producer(self) -> None:
+        """Flush and stop the producer; its own ``stop`` may wait for ever (aiokafka#1101)."""
         producer, self._producer = self._producer, None
-        if producer is None or await _ended(producer.stop(), _CLOSE_SECONDS):
+        if producer is None:
             return
-        await producer.client.close()  # what is being sent fails then
-        await _cancel([task for task in [producer._sender.sender_task] if task is not None])
+        producer._closed = True
+        await _ended(producer.flush(), _CLOSE_SECONDS)
+        sending = producer._sender.sender_task
+        await _ended(producer._sender.close(), _CLOSE_SECONDS)
+        await _ended(producer.client.close(), _CLOSE_SECONDS)
+        await _cancel([sending] if sending is not None else [])
 
 
 class _Partition:
@@ -409,16 +418,22 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """Something is acked and not committed."""
         self._is_due = asyncio.Event()
         """So much is that it is not waited with."""
-        self._room = asyncio.Event()
+        self._full: set[TopicPartition] = set()
+        """The partitions that are far enough ahead of their first message that is not handled."""
+        self._uncommitted = 0
+        """How many messages, about, are acked and not committed."""
+        self._stirred = asyncio.Event()
+        """Something that a receive may wait for has changed."""
         self._failure: PubSubError | None = None
         """What the next receive raises."""
         self._without_since: float | None = None
-        """Since when a rebalance has it without partitions, by the event loop's clock."""
+        """Since when it is without partitions, by the event loop's clock."""
         self._closing = asyncio.Event()
         rebalance = settings.rebalance_timeout.total_seconds()
         self._commit_seconds = min(_COMMIT_SECONDS, rebalance / 10)
         heartbeat = settings.session_timeout.total_seconds() / 10
         self._revoke_seconds = rebalance - heartbeat - 2 * self._commit_seconds
+        self._stall_seconds = 2 * rebalance + settings.session_timeout.total_seconds()
 
     # Join: connect, and take partitions.
 
@@ -449,19 +464,22 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             heartbeat_interval_ms=_ms(settings.session_timeout.total_seconds() / 10),
             rebalance_timeout_ms=_ms(settings.rebalance_timeout.total_seconds()),
             max_poll_interval_ms=_NEVER_MS,  # handlers are the engine's to watch
+            request_timeout_ms=_ms(settings.rebalance_timeout.total_seconds() + _CONNECT_SECONDS),
         )
 
     def _check_started(self) -> None:
         """Raise what joining the group has failed of."""
         assert self._starting is not None
         if not self._starting.done():
-            raise PubSubError(f"{self._cluster.url} does not answer", transient=True)
+            reason = f"group {self._group!r} is not joined yet: its coordinator does not answer"
+            raise PubSubError(f"{reason}, or its members let go of nothing", transient=True)
         with _translated(f"group {self._group!r} cannot be joined"):
             self._starting.result()
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Note that the rebalance has ended."""
         self._without_since = None
+        self._stirred.set()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Let go of partitions: the engine first, then the last commit.
@@ -473,12 +491,15 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             return
         assert self._revoke is not None
         await self._unless_closing(self._revoke(held, self._revoke_seconds))
-        if not self._closing.is_set():  # else that commits
-            await self._commit(self._commit_seconds)
+        await self._commit(self._commit_seconds)
         for partition in held:
-            partition.ended = True
-            self._held.pop(partition.tp, None)
-        self._room.set()
+            self._forget(partition)
+
+    def _forget(self, partition: _Partition) -> None:
+        partition.ended = True
+        self._uncommitted -= partition.acked - partition.committed
+        self._held.pop(partition.tp, None)
+        self._full.discard(partition.tp)
 
     async def _unless_closing(self, awaitable: Awaitable[object]) -> None:
         """Await something, but no longer than until the close."""
@@ -500,43 +521,49 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         assert self._starting is not None
         if not self._starting.done():
             await asyncio.wait((self._starting,), timeout=wait)
-        if self._starting.done():
+        if not self._closing.is_set():
             self._check_started()
         while (left := deadline - loop.time()) >= 0 and not self._closing.is_set():
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
-            if batch := await self._poll(limit, left):
-                return batch
+            with self._translated_receive():
+                if batch := await self._poll(limit):
+                    return batch
+                await self._wait(left)
         return []
 
-    async def _poll(self, limit: int, seconds: float) -> list[Message]:
-        """Return what is there within about ``seconds``, or none.
+    async def _poll(self, limit: int) -> list[Message]:
+        """Return what is there, if anything.
 
-        Nothing is awaited between taking records and returning them: they would be of an
-        assignment that may have ended meanwhile.
+        Nothing is awaited between taking records and returning them: their assignment may have
+        ended meanwhile. With a time-out of 0 ``getmany`` never waits, but for a rebalance.
         """
         assert self._consumer is not None
-        ahead = self._settings.partition_ahead
-        full = [tp for tp, p in self._held.items() if p.next - p.acked >= ahead]
         allowed: Collection[TopicPartition] = ()
-        if full:  # and to ask for no partition is to ask for all of them
-            seconds = min(seconds, _LOOK_AGAIN)
-            if not (allowed := self._consumer.assignment().difference(full)):
-                await self._wait_for_room(seconds)
+        if self._consumer._subscription.reassignment_in_progress:
+            return []
+        if self._full:
+            allowed = self._consumer.assignment() - self._full
+            if not allowed:  # and to ask for no partition is to ask for all of them
                 return []
-        with self._translated_receive():
-            fetched = await self._consumer.getmany(
-                *allowed, timeout_ms=_ms(seconds), max_records=limit
-            )
-            return self._take(fetched)
-        return []
+        return self._take(await self._consumer.getmany(*allowed, max_records=limit))
 
-    async def _wait_for_room(self, seconds: float) -> None:
-        self._room.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._room.wait()
+    async def _wait(self, seconds: float) -> None:
+        """Wait until something comes, there is room again, or a rebalance is over."""
+        assert self._consumer is not None
+        self._stirred.clear()
+        fetched = self._consumer._fetcher._create_fetch_waiter()
+        stirred = asyncio.ensure_future(self._stirred.wait())
+        try:
+            await asyncio.wait(
+                (fetched, stirred), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stirred.cancel()
+            fetched.cancel()
+        if fetched.done() and not fetched.cancelled():
+            fetched.result()
 
     def _take(self, fetched: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> list[Message]:
         """Return records as messages."""
@@ -546,7 +573,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             partition = self._held.get(tp)
             if partition is None:
                 partition = self._held[tp] = _Partition(tp, records[0].offset)
-            prefix = partition.prefix
+            prefix, offset = partition.prefix, 0
             for record in records:
                 key, headers, offset = record.key, record.headers, record.offset
                 append(
@@ -562,35 +589,38 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                     )
                 )
             partition.next = offset + 1
+            if not self._has_room(partition):
+                self._full.add(tp)
         return batch
 
     @contextmanager
     def _translated_receive(self) -> Iterator[None]:
+        """Let a consumer that has raised be the last of this receiver: the engine makes another.
+
+        Where one partition's records cannot be read, aiokafka drops what it has taken of others.
+        """
         try:
-            with _translated(f"topic {self._topic!r} cannot be received from"):
-                yield
+            yield
         except ConsumerStoppedError:
             if not self._closing.is_set():
                 raise
-        except PubSubError as error:
-            if self._closing.is_set():
-                return
-            if isinstance(error.__cause__, (NoOffsetForPartitionError, OffsetOutOfRangeError)):
-                raise PubSubError(
-                    f"group {self._group!r} has no offset to begin with in {self._topic!r}, and "
-                    "auto_offset_reset=none; commit one, or say earliest or latest",
-                    transient=False,
-                ) from error
-            raise
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+            raise PubSubError(
+                f"group {self._group!r} has no offset to begin with in {self._topic!r}, and "
+                "auto_offset_reset=none; commit one, or say earliest or latest",
+                transient=False,
+            ) from error
+        except KafkaError as error:
+            if not self._closing.is_set():
+                reason = f"topic {self._topic!r} cannot be received from: {_said(error)}"
+                raise PubSubError(reason, transient=False) from error
 
     # Settle: remember, and commit.
 
     async def ack(self, batch: Sequence[Message]) -> Results:
         """Remember that partitions are handled up to these messages; they are committed soon."""
         results = [self._advance(message) for message in batch]
-        self._room.set()
-        held = self._held.values()
-        if sum(p.acked - p.committed for p in held) >= self._settings.commit_every:
+        if self._uncommitted >= self._settings.commit_every:
             self._is_due.set()
         self._unfinished.set()
         return results
@@ -602,8 +632,16 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if partition.ended:
             reason = f"partition {partition} of {self._topic!r} has gone to another member"
             return PubSubError(reason, transient=False)
-        partition.acked = max(partition.acked, record.offset + 1)
+        if (acked := record.offset + 1) > partition.acked:
+            self._uncommitted += acked - partition.acked
+            partition.acked = acked
+            if partition.tp in self._full and self._has_room(partition):
+                self._full.discard(partition.tp)
+                self._stirred.set()
         return None
+
+    def _has_room(self, partition: _Partition) -> bool:
+        return partition.next - partition.acked < self._settings.partition_ahead
 
     async def _keep_committing(self) -> None:
         interval = self._settings.commit_interval.total_seconds()
@@ -639,6 +677,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 self._failure = PubSubError(reason, transient=True)
             else:
                 for partition, acked in marks:
+                    self._uncommitted -= acked - partition.committed
                     partition.committed = acked
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
@@ -669,55 +708,59 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     def _stall(self) -> str:
         """Return why nothing will be received any more, though aiokafka says nothing of it."""
         consumer = self._consumer
-        if consumer is None or consumer._coordinator is None or self._closing.is_set():
+        if consumer is None or consumer._fetcher is None or self._closing.is_set():
             return ""
         if consumer._coordinator._coordination_task.done() or consumer._fetcher._fetch_task.done():
             return "the Kafka client has ended by itself"
-        now = asyncio.get_running_loop().time()
-        if not consumer._coordinator._rejoin_needed_fut.done():
+        if consumer._coordinator._rejoin_needed_fut.done():
+            reason = f"group {self._group!r} has not been joined again"
+        elif consumer.partitions_for_topic(self._topic) is None:
+            reason = f"topic {self._topic!r} does not exist any more"
+        else:
             return ""
+        now = asyncio.get_running_loop().time()
         if self._without_since is None:
             self._without_since = now
-        rebalance = self._settings.rebalance_timeout.total_seconds()
-        most = 2 * rebalance + self._settings.session_timeout.total_seconds()
-        if now - self._without_since < most:
-            return ""
-        return f"group {self._group!r} has not been joined again for {most:g} s"
+        seconds = now - self._without_since
+        return f"{reason}, for {seconds:.0f} s" if seconds > self._stall_seconds else ""
 
     async def aclose(self) -> None:
         """Commit, leave the group, and end a pending receive; all of it in bounded time."""
         self._closing.set()
-        self._room.set()
+        self._stirred.set()
         committer, self._committer = self._committer, None
         if committer is not None:
             await _cancel((committer,))
         try:
             await self._commit(_CLOSE_SECONDS)
         finally:
-            for partition in self._held.values():
-                partition.ended = True
-            self._held.clear()
+            for partition in list(self._held.values()):
+                self._forget(partition)
             await self._end_consumer()
 
     async def _end_consumer(self) -> None:
-        """Stop the consumer, by force where that takes too long."""
+        """Leave the group and stop the consumer, as far as that can be done in time.
+
+        Its own ``stop`` may wait for ever (aiokafka#1101), or be cancelled by what it cancels.
+        """
         consumer, self._consumer = self._consumer, None
         if self._starting is not None:
             await _cancel((self._starting,))
         if consumer is None:
             return
+        consumer._closed = True
+        coordinator, fetcher = consumer._coordinator, consumer._fetcher
         consumer._subscription.abort_waiters(ConsumerStoppedError())
-        if await _ended(consumer.stop(), _CLOSE_SECONDS):
-            return
-        coordinator, fetcher, client = consumer._coordinator, consumer._fetcher, consumer._client
-        tasks = [client._sync_task]
+        tasks: list[asyncio.Task[Any] | None] = []
         if coordinator is not None:
+            await _ended(coordinator.close(), _CLOSE_SECONDS)
             tasks += [coordinator._coordination_task, coordinator._heartbeat_task]
             tasks += [coordinator._commit_refresh_task]
         if fetcher is not None:
             tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
+            await _ended(fetcher.close(), _CLOSE_SECONDS)
         await _cancel([task for task in tasks if task is not None])
-        await client.close()
+        await _ended(consumer._client.close(), _CLOSE_SECONDS)
 
 
 class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
