@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     if chosen.limit is not None and chosen.limit < 1:
         parser.error(f"--limit {chosen.limit}: give 1 or more")
     settings = load(Settings, flags).settings
-    url = settings.kafka.completed(chosen.url) or settings.broker_url
+    url = settings.kafka.completed(chosen.url) if chosen.url else settings.broker_url
     del chosen.url
     redrive = Redrive(
         Plan(**vars(chosen)),

@@ -6,9 +6,10 @@ have one, and Gizmo's ``KAFKA_BROKER_HOSTS`` and ``KAFKA_TOPIC``.
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,12 +21,16 @@ from pydantic import (
 )
 from pydantic_settings import SettingsConfigDict
 
+from gizmopy.config.broker_url import checked
 from gizmopy.config.duration import Duration, format_duration
+from gizmopy.config.masking import mask_text
 from gizmopy.config.refusal import refusal
 from gizmopy.config.words import Words
 from gizmopy.errors import UsageError
 
 SCHEME = "kafka"
+
+_HOST = re.compile(r"(?P<name>[\w.-]+|\[[\da-fA-F:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
 
 
 def _upper(value: object) -> object:
@@ -38,15 +43,17 @@ def _lower(value: object) -> object:
 
 def _host(text: str) -> str:
     """Return ``host:port``, with Kafka's own port where there is none."""
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        return f"{text}:9092"
-    if not (host and port.isdecimal() and 0 < int(port) < 65536):
-        raise refusal(f"{text!r} is not host:port", "write it like broker-1:9092,broker-2:9092")
-    return text
+    found = _HOST.fullmatch(text)
+    port = int(found["port"] or 9092) if found else 0
+    if not (found and 0 < port < 65536):
+        raise refusal(f"{text!r} is not host:port", "write it like broker-1:9092,[::1]:9092")
+    return f"{found['name']}:{port}"
 
 
 def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if any("@" in host for host in hosts):
+        remedy = "set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or begin a URL with it"
+        raise refusal("hosts hold no login", remedy)
     return tuple(map(_host, hosts))
 
 
@@ -66,7 +73,12 @@ class KafkaSettings(BaseModel):
     Made from values; ``from_url`` reads them from a URL. Raises pydantic's ValidationError.
     """
 
-    model_config = SettingsConfigDict(env_nested_delimiter="_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_nested_delimiter="_",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # an error's text would otherwise hold the password
+    )
 
     broker_hosts: Annotated[Words, AfterValidator(_hosts)] = Field(
         default=(), description="Where to ask for the cluster: host:port, with commas between."
@@ -159,8 +171,9 @@ class KafkaSettings(BaseModel):
 
         Raises UsageError that names the parameter, its value and what to do.
         """
+        parts = _split(url)
         try:
-            settings = cls.model_validate(_values(url))
+            settings = cls.model_validate(_values(parts))
         except ValidationError as error:  # not chained: it shows what was given
             problem = "; ".join(map(_problem, error.errors(include_url=False)))
         else:
@@ -169,33 +182,36 @@ class KafkaSettings(BaseModel):
                 return settings
         raise UsageError(f"{shown(url)}: {problem}")
 
-    def completed(self, url: str) -> str:
-        """Return a ``kafka://`` URL with what it leaves out and is set here; others as they are."""
-        parts = urlsplit(url)
+    def completed(self, url: str, topic: str = "") -> str:
+        """Return a ``kafka://`` URL with what it leaves out and is set here; others as they are.
+
+        The topic is not taken from here: it is ``topic`` where the URL names none. Raises
+        UsageError on what is no URL.
+        """
+        parts = _split(url)
         if parts.scheme != SCHEME:
             return url
         fields = type(self).model_fields.items()
         changed = [name for name, field in fields if getattr(self, name) != field.default]
-        values = {name: _text(getattr(self, name)) for name in changed}
-        values |= {name: value for name, value in _values(url).items() if value}
+        values = {name: _text(getattr(self, name)) for name in changed} | {"topic": topic}
+        values |= {name: value for name, value in _values(parts).items() if value}
         return _url(values)
 
 
 def _inconsistency(settings: KafkaSettings) -> str:
     """Return what does not fit together and would look like an outage; empty where all fits."""
     protocol, mechanism = settings.security_protocol, settings.sasl_mechanism
-    logs_in, has_login = protocol.startswith("SASL_"), settings.sasl_username
+    logs_in, password = protocol.startswith("SASL_"), settings.sasl_password.get_secret_value()
     if not settings.broker_hosts:
         return "names no broker; write kafka://host:port, or set KAFKA_BROKER_HOSTS"
-    if (has_login or settings.sasl_token_provider) and not logs_in:
+    if (settings.sasl_username or password or settings.sasl_token_provider) and not logs_in:
         return (
             f"somebody is to log in, and security_protocol={protocol}; use sasl_ssl, or "
             "sasl_plaintext in a network that is safe"
         )
     if logs_in and mechanism == "OAUTHBEARER" and not settings.sasl_token_provider:
         return "OAUTHBEARER needs a token; set sasl_token_provider=module:function"
-    has_password = has_login and settings.sasl_password.get_secret_value()
-    if logs_in and mechanism != "OAUTHBEARER" and not has_password:
+    if logs_in and mechanism != "OAUTHBEARER" and not (settings.sasl_username and password):
         return (
             f"{mechanism} needs a user and a password; set KAFKA_SASL_USERNAME and "
             "KAFKA_SASL_PASSWORD, or write kafka://user:password@host:port"
@@ -213,9 +229,15 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _values(url: str) -> dict[str, str]:
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(checked(url))
+    except ValueError as error:
+        raise UsageError(f"the URL of the broker {error}") from error
+
+
+def _values(parts: SplitResult) -> dict[str, str]:
     """Return what a URL gives, by the name of each setting, unchecked."""
-    parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     given = {
@@ -232,7 +254,7 @@ def _url(values: dict[str, str]) -> str:
     """Return the URL that gives ``values``."""
     hosts, topic = values.pop("broker_hosts", ""), values.pop("topic", "")
     user, password = values.pop("sasl_username", ""), values.pop("sasl_password", "")
-    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
     path = f"/{quote(topic, safe='')}" if topic else ""
     query = f"?{urlencode(values)}" if values else ""
     return f"{SCHEME}://{login}{hosts}{path}{query}"
@@ -255,4 +277,4 @@ def _problem(error: Any) -> str:
     reason = error["msg"].removeprefix("Input ")
     if not name or "password" in name:
         return f"{name} {reason}".strip()
-    return f"{name}={error['input']} {reason}"
+    return f"{name}={mask_text(str(error['input']))} {reason}"

@@ -28,7 +28,8 @@ _SECRET_WORDS = frozenset({"password", "passwd", "secret", "token", "key", "cred
 _WORD_ENDS = re.compile(r"[^a-zA-Z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 
 # Greedy on purpose: a password may hold any character that its writer forgot to escape.
-_USERINFO = re.compile(r"(://[^:]*:)(.*)(?=@)", re.DOTALL)
+# Without a scheme, as in a list of hosts, it has to be the whole of a text without blanks.
+_USERINFO = re.compile(r"(://[^:]*:|^[^\s:/@]+:(?!//)(?=\S*$))(.*)(?=@)", re.DOTALL)
 _PARAMETER = re.compile(r"""(?<![^?&;\s])([\w.-]+)\s*=\s*('[^']*'|"[^"]*"|[^&;\s]*)""")
 _ONE_OF_SEVERAL = re.compile(r":([^:@]+)@")  # in a URL of several hosts
 

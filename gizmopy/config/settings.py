@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gizmopy.config.broker_url import BrokerUrl
 from gizmopy.config.duration import Duration
 from gizmopy.config.kafka import KafkaSettings
 from gizmopy.config.masking import masked
@@ -319,18 +320,21 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_LOOP",
         description="The event loop; auto: uvloop where it is installed.",
     )
-    pubsub_url: str = Field(
+    pubsub_url: BrokerUrl = Field(
         default="memory://",
         validation_alias="GIZMO_PUBSUB_URL",
         description="The broker of every channel that has no URL of its own.",
     )
-    topics: Annotated[dict[str, str], FromPrefix("GIZMO_TOPIC_")] = Field(
+    topics: Annotated[dict[str, BrokerUrl], FromPrefix("GIZMO_TOPIC_")] = Field(
         default_factory=dict, description="The URL to publish one channel to, by channel."
     )
-    subscriptions: Annotated[dict[str, str], FromPrefix("GIZMO_SUBSCRIPTION_")] = Field(
+    subscriptions: Annotated[dict[str, BrokerUrl], FromPrefix("GIZMO_SUBSCRIPTION_")] = Field(
         default_factory=dict, description="The URL to consume one channel from, by channel."
     )
-    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    kafka: KafkaSettings = Field(
+        default_factory=KafkaSettings,
+        description="What a Kafka driver is told; a URL may have each behind its ?, and beats it.",
+    )
 
     @property
     def broker_url(self) -> str:
@@ -339,7 +343,7 @@ class Settings(BaseSettings):
         Where no URL is given, brokers in ``KAFKA_BROKER_HOSTS`` are the URL.
         """
         is_kafka = self.kafka.broker_hosts and "pubsub_url" not in self.model_fields_set
-        return self.kafka.completed("kafka://" if is_kafka else self.pubsub_url)
+        return self.kafka.completed("kafka://" if is_kafka else self.pubsub_url, self.kafka.topic)
 
     @property
     def topic_urls(self) -> dict[str, str]:

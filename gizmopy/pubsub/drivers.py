@@ -22,7 +22,7 @@ _BUILT_IN = {
     "kafka": "gizmopy.pubsub.kafka:open_driver",
     "memory": "gizmopy.pubsub.memory:open_driver",
 }
-_BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.kafka:provision"}
+_BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.kafka_cluster:provision"}
 
 
 def open_driver(url: str) -> Driver:

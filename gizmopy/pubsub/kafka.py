@@ -8,23 +8,25 @@ The engine decides what becomes of a message; here stands what Kafka needs for t
 - A consumer is never left: however long handlers take, heartbeats go on, as the engine sees to it
   that they end or are told of.
 
-What is used beyond the documented methods of aiokafka's classes, for want of others:
+What is used beyond the documented methods of aiokafka's classes, for want of others (and
+``create_conn`` in kafka_cluster):
 
-- ``create_conn``: aiokafka says "unable to bootstrap" and logs why, if at all.
-- ``AIOKafkaConsumer._coordinator``, ``_fetcher`` and ``_client``, their tasks and futures: whether
-  the consumer is alive (aiokafka#1154), and its end where ``stop`` hangs (aiokafka#1101).
-- ``AIOKafkaConsumer._subscription``: how far a partition is received, without a request; and to end
-  a ``getmany`` that waits for a rebalance, which has no time-out.
+- ``AIOKafkaConsumer._subscription``: whether a rebalance is under way, as ``getmany`` waits for
+  its end without a time-out; what else waits for it; how far a partition is received.
+- ``AIOKafkaConsumer._fetcher._create_fetch_waiter``: to wait for records, in place of ``getmany``.
+- ``AIOKafkaConsumer._coordinator``, ``_fetcher`` and ``_client``, their tasks and futures, and
+  ``AIOKafkaProducer._sender``: whether they live (aiokafka#1154), and their ends where ``stop``
+  hangs (aiokafka#1101).
+- ``_closed`` of both, which says that they need no ``stop``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -35,55 +37,34 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
-from aiokafka.abc import AbstractTokenProvider
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.conn import create_conn
 from aiokafka.errors import (
-    AuthenticationFailedError,
     CommitFailedError,
     ConsumerStoppedError,
-    IllegalSaslStateError,
     IllegalStateError,
     KafkaError,
-    NoError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
-    SaslAuthenticationFailed,
-    TopicAlreadyExistsError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    UnsupportedSaslMechanismError,
-    for_code,
 )
 from aiokafka.partitioner import murmur2
-from aiokafka.protocol.metadata import MetadataRequest
 
 from gizmopy.config.kafka import KafkaSettings, shown
-from gizmopy.errors import NotFound, PubSubError, StartError, UsageError
+from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
+from gizmopy.pubsub.kafka_cluster import Cluster, milliseconds, said, translated
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 16 * 1024 * 1024
 """What one send holds; brokers cut the connection of who sends more than 100 MiB in a request."""
-_CONNECT_SECONDS = 5.0
-"""What one broker may take to answer when it is asked for the first time."""
 _START_SECONDS = 10.0
 """What a producer may take to start, and how long a new member is waited for to join its group."""
 _COMMIT_SECONDS = 5.0
 """What a commit may take; the next one tries again."""
 _CLOSE_SECONDS = 0.5
 """What each step of a close may take: the last commit, leaving the group, what is cancelled."""
-_LOOK_AGAIN = 0.1
-"""Seconds after which partitions without room are looked at again."""
+_NOT_SOONER = timedelta(seconds=5)
+"""How much longer an answer of the group's coordinator is waited for than it may take."""
 _NEVER_MS = 2**31 - 1
-
-_REFUSALS = (
-    AuthenticationFailedError,
-    IllegalSaslStateError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
 
 
 def open_driver(url: str) -> KafkaDriver:
@@ -92,38 +73,6 @@ def open_driver(url: str) -> KafkaDriver:
     Raises UsageError on a parameter that is unknown or cannot be, and on files that cannot be read.
     """
     return KafkaDriver(KafkaSettings.from_url(url), shown(url))
-
-
-@asynccontextmanager
-async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> AsyncIterator[None]:
-    """Make a topic, and remove it after: for tests and development. Groups make themselves."""
-    settings = KafkaSettings.from_url(url)
-    admin = AIOKafkaAdminClient(**_Cluster(settings, shown(url)).options())
-    new = NewTopic(topic, settings.partitions, settings.replication_factor, {})
-    if settings.replication_factor > 0:
-        new = NewTopic(topic, settings.partitions, settings.replication_factor)
-    with _translated(f"topic {topic!r} cannot be made"):
-        await admin.start()
-    try:
-        with _translated(f"topic {topic!r} cannot be made"):
-            answer = await admin.create_topics([new])
-            error = for_code(answer.topic_errors[0][1])
-            if error not in (NoError, TopicAlreadyExistsError):
-                raise error(answer.topic_errors[0][2])
-            while not await _is_made(admin, topic, settings.partitions):  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK_AGAIN)
-        yield
-        with suppress(KafkaError):
-            await admin.delete_topics([topic])
-    finally:
-        await admin.close()
-
-
-async def _is_made(admin: AIOKafkaAdminClient, topic: str, partitions: int) -> bool:
-    """Return whether a broker knows a topic that was just made, and each partition's leader."""
-    (found,) = await admin.describe_topics([topic])
-    ready = [each for each in found["partitions"] if not each["error_code"]]
-    return not found["error_code"] and len(ready) >= partitions
 
 
 class KafkaDriver:
@@ -144,7 +93,7 @@ class KafkaDriver:
             ordered_batches=True,
             client_retries=True,
         )
-        self._cluster = _Cluster(settings, url)
+        self._cluster = Cluster(settings, url)
         self._settings = settings
         self._subscriptions: dict[str, str] = {}
 
@@ -170,90 +119,10 @@ class KafkaDriver:
         """Do nothing: senders and receivers share no connection."""
 
 
-class _Cluster:
-    """Say how the brokers are reached, and what is wrong where they are not."""
-
-    def __init__(self, settings: KafkaSettings, url: str) -> None:
-        self.url = url
-        self._settings = settings
-        self._security: dict[str, Any] = {"security_protocol": settings.security_protocol}
-        if settings.security_protocol.endswith("SSL"):
-            self._security["ssl_context"] = _tls(settings, url)
-        if settings.security_protocol.startswith("SASL_"):
-            self._security |= _login(settings, url)
-
-    def options(self) -> dict[str, Any]:
-        """Return what every client of aiokafka is told."""
-        settings = self._settings
-        return self._security | {
-            "bootstrap_servers": list(settings.broker_hosts),
-            "client_id": settings.client_id,
-            "metadata_max_age_ms": _ms(settings.metadata_max_age.total_seconds()),
-        }
-
-    async def find(self, topic: str) -> None:
-        """Return where a broker knows ``topic``; none is made by asking.
-
-        Raises NotFound, a PubSubError on a login or a certificate that is refused, and a transient
-        one where no broker answers.
-        """
-        problems: list[str] = []
-        for server in self._settings.broker_hosts:
-            try:
-                answer = await self._ask(server, topic)
-            except _REFUSALS as error:
-                raise self._refused(server, error) from error
-            except ssl.SSLError as error:
-                reason = f"TLS with {server} fails: {error}; check tls_ca, and the port"
-                raise PubSubError(reason, transient=False) from error
-            except (OSError, TimeoutError, KafkaError) as error:
-                problems.append(f"{server}: {str(error) or type(error).__name__}")
-            else:
-                self._check(topic, answer)
-                return
-        reason = "; ".join(problems)
-        hint = f"does it speak {self._settings.security_protocol} there?"
-        raise PubSubError(f"no broker answers ({reason}); {hint}", transient=True)
-
-    async def _ask(self, server: str, topic: str) -> type[KafkaError]:
-        """Return what a broker says of ``topic``."""
-        host, _, port = server.rpartition(":")
-        options = self._security | {"client_id": self._settings.client_id}
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            connection = await create_conn(host.strip("[]"), int(port), **options)
-            try:
-                answer = await connection.send(MetadataRequest([topic], False))
-            finally:
-                connection.close()
-        error: type[KafkaError] = for_code(answer.to_object()["topics"][0]["error_code"])
-        return error
-
-    def _check(self, topic: str, error: type[KafkaError]) -> None:
-        if error is UnknownTopicOrPartitionError:
-            raise NotFound(f"topic {topic!r} does not exist on {self.url}")
-        if error is TopicAuthorizationFailedError:
-            reason = f"topic {topic!r} may not be used by {self._who}; grant it Describe and more"
-            raise PubSubError(reason, transient=False)
-        if error is not NoError and not error.retriable:
-            raise PubSubError(f"topic {topic!r}: {error.__name__}", transient=False)
-
-    @property
-    def _who(self) -> str:
-        return repr(self._settings.sasl_username) if self._settings.sasl_username else "us"
-
-    def _refused(self, server: str, error: KafkaError) -> PubSubError:
-        mechanism = self._settings.sasl_mechanism
-        return PubSubError(
-            f"{server} refuses to log in {self._who} by {mechanism}: {_said(error)}; check "
-            "sasl_mechanism, sasl_username and sasl_password (or the token)",
-            transient=False,
-        )
-
-
 class KafkaSender:
     """Publish to one topic with a producer of its own: idempotent, confirmed by all replicas."""
 
-    def __init__(self, cluster: _Cluster, settings: KafkaSettings, topic: str) -> None:
+    def __init__(self, cluster: Cluster, settings: KafkaSettings, topic: str) -> None:
         self._cluster = cluster
         self._settings = settings
         self._topic = topic
@@ -289,7 +158,7 @@ class KafkaSender:
             reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
             raise PubSubError(reason, transient=False) from error
         self._producer, self._is_broken = producer, True
-        with _translated("the producer cannot start"):
+        with translated("the producer cannot start"):
             async with asyncio.timeout(_START_SECONDS):
                 await producer.start()
         self._is_broken = False
@@ -300,7 +169,7 @@ class KafkaSender:
         if self._closed:
             raise UsageError("this sender is closed; send before aclose")
         producer = await self._renew()
-        with _translated(f"topic {self._topic!r} cannot be published to"):
+        with translated(f"topic {self._topic!r} cannot be published to"):
             async with asyncio.timeout(_START_SECONDS):
                 partitions = sorted(await producer.partitions_for(self._topic))
         results: list[Exception | None] = [None] * len(batch)
@@ -353,7 +222,7 @@ class KafkaSender:
                 end = done
                 while end < len(places) and _append(builder, batch[places[end]]):
                     end += 1
-                with _translated(f"partition {number} of {self._topic!r} has not taken it"):
+                with translated(f"partition {number} of {self._topic!r} has not taken it"):
                     confirmed = await producer.send_batch(builder, self._topic, partition=number)
                     await confirmed
                 done = end
@@ -403,7 +272,7 @@ class _Partition:
 class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Consume a topic as a member of a group."""
 
-    def __init__(self, cluster: _Cluster, settings: KafkaSettings, topic: str, group: str) -> None:
+    def __init__(self, cluster: Cluster, settings: KafkaSettings, topic: str, group: str) -> None:
         self._cluster = cluster
         self._settings = settings
         self._topic = topic
@@ -460,11 +329,13 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             group_instance_id=f"{instance}-{self._topic}" if instance else None,
             enable_auto_commit=False,
             auto_offset_reset=settings.auto_offset_reset,
-            session_timeout_ms=_ms(settings.session_timeout.total_seconds()),
-            heartbeat_interval_ms=_ms(settings.session_timeout.total_seconds() / 10),
-            rebalance_timeout_ms=_ms(settings.rebalance_timeout.total_seconds()),
+            session_timeout_ms=milliseconds(settings.session_timeout),
+            heartbeat_interval_ms=milliseconds(settings.session_timeout / 10),
+            rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
             max_poll_interval_ms=_NEVER_MS,  # handlers are the engine's to watch
-            request_timeout_ms=_ms(settings.rebalance_timeout.total_seconds() + _CONNECT_SECONDS),
+            request_timeout_ms=milliseconds(
+                settings.rebalance_timeout.total_seconds() + _CONNECT_SECONDS
+            ),
         )
 
     def _check_started(self) -> None:
@@ -473,7 +344,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if not self._starting.done():
             reason = f"group {self._group!r} is not joined yet: its coordinator does not answer"
             raise PubSubError(f"{reason}, or its members let go of nothing", transient=True)
-        with _translated(f"group {self._group!r} cannot be joined"):
+        with translated(f"group {self._group!r} cannot be joined"):
             self._starting.result()
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
@@ -612,7 +483,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             ) from error
         except KafkaError as error:
             if not self._closing.is_set():
-                reason = f"topic {self._topic!r} cannot be received from: {_said(error)}"
+                reason = f"topic {self._topic!r} cannot be received from: {said(error)}"
                 raise PubSubError(reason, transient=False) from error
 
     # Settle: remember, and commit.
@@ -673,7 +544,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 self._unfinished.set()
             except KafkaError as error:
                 self._unfinished.set()
-                reason = f"group {self._group!r} cannot commit: {_said(error)}"
+                reason = f"group {self._group!r} cannot commit: {said(error)}"
                 self._failure = PubSubError(reason, transient=True)
             else:
                 for partition, acked in marks:
@@ -763,44 +634,6 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         await _ended(consumer._client.close(), _CLOSE_SECONDS)
 
 
-class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """Ask a function for a token."""
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
-
-    async def token(self) -> str:
-        return str(await self._function())
-
-
-def _login(settings: KafkaSettings, url: str) -> dict[str, Any]:
-    options: dict[str, Any] = {"sasl_mechanism": settings.sasl_mechanism}
-    if settings.sasl_mechanism != "OAUTHBEARER":
-        return options | {
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": settings.sasl_password.get_secret_value(),
-        }
-    module, _, name = settings.sasl_token_provider.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        given = f"sasl_token_provider={settings.sasl_token_provider}"
-        raise UsageError(f"{url}: {given} is no module:function: {error}") from error
-    return options | {"sasl_oauth_token_provider": _Tokens(function)}
-
-
-def _tls(settings: KafkaSettings, url: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.tls_ca or None)
-        if settings.tls_cert:
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except OSError as error:  # SSLError is one
-        files = [settings.tls_ca, settings.tls_cert, settings.tls_key]
-        names = ", ".join(filter(None, files))
-        raise UsageError(f"{url}: TLS cannot use {names}: {error}") from error
-    return context
-
-
 @lru_cache(maxsize=10_000)
 def _hash(key: str) -> int:
     """Return what the Java client makes of a key, before the modulus."""
@@ -825,25 +658,6 @@ def _append(builder: Any, message: Message) -> bool:
 def _attributes(headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:
     """Return headers as text; bytes that are not UTF-8 survive, of those of a name the last."""
     return {name: (value or b"").decode("utf-8", "surrogateescape") for name, value in headers}
-
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
-
-
-def _said(error: BaseException) -> str:
-    """Return what an error of aiokafka says, and its name, which often says more."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Let nothing of aiokafka out: raise PubSubError in its place."""
-    try:
-        yield
-    except (KafkaError, OSError, TimeoutError) as error:
-        transient = not isinstance(error, KafkaError) or bool(error.retriable)
-        raise PubSubError(f"{what}: {_said(error)}", transient=transient) from error
 
 
 async def _ended(awaitable: Awaitable[object], seconds: float) -> bool:

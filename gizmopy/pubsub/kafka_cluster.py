@@ -1,0 +1,212 @@
+"""How a Kafka cluster is reached: who logs in by what, which topic is there, and what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import ssl
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    KafkaError,
+    NoError,
+    SaslAuthenticationFailed,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+from gizmopy.config.kafka import KafkaSettings, shown
+from gizmopy.errors import NotFound, PubSubError, UsageError
+
+_CONNECT_SECONDS = 5.0
+"""What one broker may take to answer when it is asked for the first time."""
+_LOOK_AGAIN = 0.1
+"""Seconds after which a topic that is being made is looked at again."""
+_REFUSALS = (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+
+
+class Cluster:
+    """Say how the brokers are reached, and what is wrong where they are not."""
+
+    def __init__(self, settings: KafkaSettings, url: str) -> None:
+        self.url = url
+        self._settings = settings
+        self._security: dict[str, Any] = {"security_protocol": settings.security_protocol}
+        if settings.security_protocol.endswith("SSL"):
+            self._security["ssl_context"] = _tls(settings, url)
+        if settings.security_protocol.startswith("SASL_"):
+            self._security |= _login(settings, url)
+
+    def options(self) -> dict[str, Any]:
+        """Return what every client of aiokafka is told."""
+        settings = self._settings
+        return self._security | {
+            "bootstrap_servers": list(settings.broker_hosts),
+            "client_id": settings.client_id,
+            "metadata_max_age_ms": milliseconds(settings.metadata_max_age),
+        }
+
+    async def find(self, topic: str) -> None:
+        """Return where a broker knows ``topic``; none is made by asking.
+
+        Raises NotFound, a PubSubError on a login or a certificate that is refused, and a transient
+        one where no broker answers.
+        """
+        problems: list[str] = []
+        for server in self._settings.broker_hosts:
+            try:
+                answer = await self._ask(server, topic)
+            except _REFUSALS as error:
+                raise self._refused(server, error) from error
+            except ssl.SSLError as error:
+                reason = f"TLS with {server} fails: {error}; check tls_ca, and the port"
+                raise PubSubError(reason, transient=False) from error
+            except (OSError, TimeoutError, KafkaError) as error:
+                problems.append(f"{server}: {str(error) or type(error).__name__}")
+            else:
+                self._check(topic, answer)
+                return
+        reason = "; ".join(problems)
+        hint = f"does it speak {self._settings.security_protocol} there?"
+        raise PubSubError(f"no broker answers ({reason}); {hint}", transient=True)
+
+    async def _ask(self, server: str, topic: str) -> type[KafkaError]:
+        """Return what a broker says of ``topic``."""
+        host, _, port = server.rpartition(":")
+        options = self._security | {"client_id": self._settings.client_id}
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            connection = await create_conn(host.strip("[]"), int(port), **options)
+            try:
+                answer = await connection.send(MetadataRequest([topic], False))
+            finally:
+                connection.close()
+        error: type[KafkaError] = for_code(answer.to_object()["topics"][0]["error_code"])
+        return error
+
+    def _check(self, topic: str, error: type[KafkaError]) -> None:
+        if error is UnknownTopicOrPartitionError:
+            raise NotFound(f"topic {topic!r} does not exist on {self.url}")
+        if error is TopicAuthorizationFailedError:
+            reason = f"topic {topic!r} may not be used by {self._who}; grant it Describe and more"
+            raise PubSubError(reason, transient=False)
+        if error is not NoError and not error.retriable:
+            raise PubSubError(f"topic {topic!r}: {error.__name__}", transient=False)
+
+    @property
+    def _who(self) -> str:
+        return repr(self._settings.sasl_username) if self._settings.sasl_username else "us"
+
+    def _refused(self, server: str, error: KafkaError) -> PubSubError:
+        mechanism = self._settings.sasl_mechanism
+        return PubSubError(
+            f"{server} refuses to log in {self._who} by {mechanism}: {said(error)}; check "
+            "sasl_mechanism, sasl_username and sasl_password (or the token)",
+            transient=False,
+        )
+
+
+@asynccontextmanager
+async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> AsyncIterator[None]:
+    """Make a topic, and remove it after: for tests and development. Groups make themselves."""
+    settings = KafkaSettings.from_url(url)
+    admin = AIOKafkaAdminClient(**Cluster(settings, shown(url)).options())
+    new = NewTopic(topic, settings.partitions, settings.replication_factor, {})
+    if settings.replication_factor > 0:
+        new = NewTopic(topic, settings.partitions, settings.replication_factor)
+    with translated(f"topic {topic!r} cannot be made"):
+        await admin.start()
+    try:
+        with translated(f"topic {topic!r} cannot be made"):
+            answer = await admin.create_topics([new])
+            error = for_code(answer.topic_errors[0][1])
+            if error not in (NoError, TopicAlreadyExistsError):
+                raise error(answer.topic_errors[0][2])
+            while not await _is_made(admin, topic, settings.partitions):  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_AGAIN)
+        yield
+        with suppress(KafkaError):
+            await admin.delete_topics([topic])
+    finally:
+        await admin.close()
+
+
+async def _is_made(admin: AIOKafkaAdminClient, topic: str, partitions: int) -> bool:
+    """Return whether a broker knows a topic that was just made, and each partition's leader."""
+    (found,) = await admin.describe_topics([topic])
+    ready = [each for each in found["partitions"] if not each["error_code"]]
+    return not found["error_code"] and len(ready) >= partitions
+
+
+class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """Ask a function for a token."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    async def token(self) -> str:
+        return str(await self._function())
+
+
+def _login(settings: KafkaSettings, url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"sasl_mechanism": settings.sasl_mechanism}
+    if settings.sasl_mechanism != "OAUTHBEARER":
+        return options | {
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": settings.sasl_password.get_secret_value(),
+        }
+    module, _, name = settings.sasl_token_provider.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        given = f"sasl_token_provider={settings.sasl_token_provider}"
+        raise UsageError(f"{url}: {given} is no module:function: {error}") from error
+    return options | {"sasl_oauth_token_provider": _Tokens(function)}
+
+
+def _tls(settings: KafkaSettings, url: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca or None)
+        if settings.tls_cert:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # SSLError is one
+        files = [settings.tls_ca, settings.tls_cert, settings.tls_key]
+        names = ", ".join(filter(None, files))
+        raise UsageError(f"{url}: TLS cannot use {names}: {error}") from error
+    return context
+
+
+def milliseconds(duration: timedelta) -> int:
+    """Return what aiokafka takes for a duration."""
+    return max(1, round(duration / timedelta(milliseconds=1)))
+
+
+def said(error: BaseException) -> str:
+    """Return what an error of aiokafka says, and its name, which often says more."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Let nothing of aiokafka out: raise PubSubError in its place."""
+    try:
+        yield
+    except (KafkaError, OSError, TimeoutError) as error:
+        transient = not isinstance(error, KafkaError) or bool(error.retriable)
+        raise PubSubError(f"{what}: {said(error)}", transient=transient) from error
