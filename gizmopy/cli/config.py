@@ -18,7 +18,8 @@ Defaults < a file < `.env` < the environment < flags. `--config FILE` or `GIZMO_
 file: JSON, TOML or YAML by its suffix, with the names of the first column. An empty variable counts
 as unset. Durations are written `1m30s`, `500ms`, or as seconds; in variables and flags, lists and
 tables are JSON. A setting that is a model has a variable and a flag for each of its fields:
-`DATABASE__HOST`, `--database.host`.
+`DATABASE__HOST`, `--database.host`. The settings of a broker, in a section of their own below, may
+as well stand behind the `?` of its URL, under the names of their fields: [kafka.md](kafka.md).
 
 """
 
@@ -37,5 +38,5 @@ def main(argv: Sequence[str]) -> int:
     if chosen.markdown:
         print(MARKDOWN + report.as_markdown(report.rows(kind)))
     else:
-        print(report.as_text(report.rows(load(kind, flags))))
+        print(report.as_text([*report.folded(report.rows(load(kind, flags)))]))
     return 0

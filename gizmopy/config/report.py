@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import groupby
 from typing import Any
 
 from gizmopy.config.loading import Loaded
 from gizmopy.config.masking import is_secret_name, show
-from gizmopy.config.schema import MISSING, Setting, read_schema
+from gizmopy.config.schema import MISSING, Section, Setting, read_schema
 from gizmopy.config.settings import Settings
 
 
@@ -81,6 +82,32 @@ def _loaded(setting: Setting, loaded: Loaded[Any]) -> Iterator[Row]:
         )
 
 
+def folded(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield the rows, and one for each section of the standard settings in which nothing is set.
+
+    What a daemon never uses is not to fill the screen; a service's own sections stay as they are.
+    """
+    children = read_schema(Settings).children
+    for name, group in groupby(rows, lambda row: row.name.partition(".")[0]):
+        section, found = children.get(name), list(group)
+        if isinstance(section, Section) and all(row.source == "default" for row in found):
+            yield _fold(section, len(found))
+        else:
+            yield from found
+
+
+def _fold(section: Section, count: int) -> Row:
+    return Row(
+        name=f"{section.name}.*",
+        environment=tuple(f"{prefix}*" for prefix in section.environment),
+        flag=f"--{section.name}.*",
+        type="",
+        default="",
+        description=f"{count} settings, none of them set; docs/settings.md lists them.",
+        source="default",
+    )
+
+
 def as_text(rows: Sequence[Row]) -> str:
     """Return the rows as a table for a terminal: a line each, columns aligned."""
     lines = _cells(rows)
@@ -90,7 +117,18 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table; all but the descriptions is set as code."""
+    """Return the rows as Markdown tables: one, and one for each section under its name.
+
+    All but the descriptions is set as code.
+    """
+    sections: dict[str, list[Row]] = {"": []}
+    for row in rows:
+        sections.setdefault(row.name.rpartition(".")[0], []).append(row)
+    tables = (f"## {name}\n\n{_table(within)}" for name, within in sections.items())
+    return "\n\n".join(tables).removeprefix("## \n\n")
+
+
+def _table(rows: Sequence[Row]) -> str:
     title, *cells = _cells(rows)
     code = ([f"`{cell}`" if cell else "" for cell in line[:-1]] + line[-1:] for line in cells)
     table = (title, ["---"] * len(title), *code)

@@ -333,9 +333,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             heartbeat_interval_ms=milliseconds(settings.session_timeout / 10),
             rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
             max_poll_interval_ms=_NEVER_MS,  # handlers are the engine's to watch
-            request_timeout_ms=milliseconds(
-                settings.rebalance_timeout.total_seconds() + _CONNECT_SECONDS
-            ),
+            request_timeout_ms=milliseconds(settings.rebalance_timeout + _NOT_SOONER),
         )
 
     def _check_started(self) -> None:
