@@ -88,7 +88,8 @@ class KafkaSettings(BaseModel):
     )
     group: str = Field(
         default="",
-        description="The group of subscriptions that name none; default: the service's name.",
+        description="The group to consume in; default: each subscription's name, which is the "
+        "service's unless it has one.",
     )
     client_id: str = Field(default="gizmopy", description="What the brokers call this client.")
     auto_offset_reset: Annotated[Literal["earliest", "latest", "none"], BeforeValidator(_lower)] = (

@@ -77,6 +77,10 @@ class Status:
     """Messages not yet received, those that wait for their redelivery included; None: unknown."""
     lag: Mapping[str, int] = field(default_factory=dict)
     """For each partition, by its name in metrics, the messages that this receiver is behind."""
+    assigned: int | None = None
+    """How many partitions this receiver has; None where the broker has none."""
+    problem: str = ""
+    """Why nothing is received for now, where that may pass by itself and no receive tells of it."""
     stalled: str = ""
     """Why the receiver makes no progress and never will (its client died, it was given nothing
     to consume though there is something); the engine then makes a new one. Empty while all is well.
@@ -146,7 +150,10 @@ class Receiver(Protocol):
         """Make the leases of messages last ``seconds`` from now; results as for ack."""
 
     def status(self) -> Status:
-        """Say how the receiver is doing; cheap, no input or output."""
+        """Say how the receiver is doing; cheap, no input or output.
+
+        It is asked at any time, before connect and after aclose too.
+        """
 
     async def aclose(self) -> None:
         """Give back at once what is held, end a pending receive, and close. May be called twice."""

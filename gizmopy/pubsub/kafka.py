@@ -562,7 +562,20 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     def status(self) -> Status:
         """Tell the lag of each partition that is assigned, as of the last fetch."""
         lag = dict(self._lag())
-        return Status(backlog=sum(lag.values()), lag=lag, stalled=self._stall())
+        return Status(
+            backlog=sum(lag.values()),
+            lag=lag,
+            assigned=len(lag),
+            problem=self._problem(),
+            stalled=self._stall(),
+        )
+
+    def _problem(self) -> str:
+        """Return why nothing is received now; aiokafka tries again, and raises nothing."""
+        coordinator = None if self._consumer is None else self._consumer._coordinator
+        if coordinator is None or coordinator.coordinator_id is not None:
+            return ""
+        return f"the coordinator of group {self._group!r} is not reached"
 
     def _lag(self) -> Iterator[tuple[str, int]]:
         consumer = self._consumer

@@ -63,6 +63,9 @@ class SubscriberMetrics:
         self.waiting_in_order = gauge(
             "waiting_in_order", "Messages that wait for another of their key or partition"
         )
+        self.assigned_partitions = gauge(
+            "assigned_partitions", "Partitions that are consumed here, where the broker has some"
+        )
         self.commit_lag = gauge("commit_lag", "Messages handled above one that is not")
         self.process_seconds = histogram("process_seconds", "Seconds that a handler ran")
         self.queue_wait_seconds = histogram(

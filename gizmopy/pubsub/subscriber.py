@@ -165,7 +165,8 @@ class Subscriber:
         """
         since = self._pipeline.receiving_since
         works = since is not None and perf_counter() - since > _WORKS_AGAIN
-        return "" if works else self._pipeline.trouble
+        trouble = "" if works else self._pipeline.trouble
+        return trouble or self._receiver.status().problem
 
     @property
     def age(self) -> float:
@@ -189,7 +190,9 @@ class Subscriber:
         """Set the gauges; to be called when somebody looks at them."""
         self._pipeline.in_flight.measure()
         self._metrics.waiting_in_order.value = self._pipeline.lanes.waiting
-        self._metrics.set_consumer_lag(self._receiver.status().lag)
+        status = self._receiver.status()
+        self._metrics.set_consumer_lag(status.lag)
+        self._metrics.assigned_partitions.value = status.assigned or 0
         if self._pipeline.settler.positions is not None:
             self._metrics.commit_lag.value = self._pipeline.settler.positions.above_mark
 
