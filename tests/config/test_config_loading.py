@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, RootModel, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from gizmopy.config import Duration, Loaded, Settings, load
+from gizmopy.config.kafka import KafkaSettings
 from gizmopy.config.sources import Origin
 
 
@@ -142,6 +143,7 @@ def test_each_standard_setting_has_its_environment_name() -> None:
         "pubsub_url": "kafka://b1",
         "topics": {"CATS": "sns://cats"},
         "subscriptions": {"CATS": "sqs://cats"},
+        "kafka": KafkaSettings().model_dump(),  # its names are in test_config_kafka.py
     }
 
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from typing_extensions import TypeAliasType
 
 from gizmopy.config import Settings, load
-from gizmopy.config.report import Row, as_markdown, as_text, rows
+from gizmopy.config.report import Row, as_markdown, as_text, folded, rows
 from gizmopy.errors import ConfigError
 
 
@@ -67,7 +67,9 @@ def test_a_class_has_a_row_for_every_setting_in_order() -> None:
     found = rows(CatsSettings)
     names = [row.name for row in found]
     assert names[:4] == ["service_name", "service_version", "http_addr", "http_port"]
-    assert names[names.index("subscriptions") + 1 :] == [
+    first = len(rows(Settings))
+    assert names[:first] == [row.name for row in rows(Settings)]
+    assert names[first:] == [
         *("database.host", "database.password", "spare.host", "spare.password", "colour", "mode"),
         *("ratio", "files", "names", "labels", "hostname", "flag", "api_key", "pipe"),
     ]
@@ -179,8 +181,7 @@ def test_whatever_pydantic_takes_has_its_row() -> None:
     }
     found = by_name(rows(load(Unusual, environ=environ, dotenv=None)))
     assert {
-        name: (found[name].type, found[name].value)
-        for name in list(found)[len(Settings.model_fields) :]
+        name: (found[name].type, found[name].value) for name in list(found)[len(rows(Settings)) :]
     } == {
         "later.z": ("integer", "1"),
         "counts": ("list of integer", "[1]"),
@@ -222,6 +223,16 @@ def test_each_channel_has_its_row() -> None:
     assert found["topics.CATS"].environment == ("GIZMO_TOPIC_CATS",)
 
 
+def test_a_standard_section_is_one_row_until_something_in_it_is_set() -> None:
+    """Who has nothing to do with Kafka reads one line of it; a service's own sections stay."""
+    of_none = by_name([*folded(rows(LOADED))])
+    assert [name for name in of_none if name.startswith("kafka.")] == ["kafka.*"]
+    assert of_none["kafka.*"].environment == ("KAFKA_*",)
+    assert {"database.host", "spare.host"} <= set(of_none)
+    loaded = load(Settings, environ={"KAFKA_GROUP": "cats"}, dotenv=None)
+    assert [*folded(rows(loaded))] == rows(loaded)
+
+
 def test_text_is_aligned() -> None:
     """Every column begins at the same place in each line, and no line has blanks at its end."""
     lines = as_text(rows(CatsSettings)).splitlines()
@@ -250,11 +261,19 @@ def test_a_value_of_several_lines_stays_in_its_line() -> None:
 
 def test_markdown_is_a_table() -> None:
     """Markdown has a head, a rule and a row for each setting, with pipes escaped."""
-    lines = as_markdown(rows(CatsSettings)).splitlines()
+    lines = as_markdown([row for row in rows(CatsSettings) if "." not in row.name]).splitlines()
     assert lines[0] == "| setting | environment | flag | type | default | description |"
     assert lines[1] == "| --- | --- | --- | --- | --- | --- |"
     assert lines[-1] == r"| `pipe` | `PIPE` | `--pipe` | `text` | `a\|b` | One \| other. |"
     assert any("`GIZMO_TOPIC_<CHANNEL>`" in line for line in lines)
+
+
+def test_each_section_has_a_table_of_its_own() -> None:
+    """Settings of no section come first, then each section with its name as the heading."""
+    parts = as_markdown(rows(CatsSettings)).split("\n\n")
+    assert parts[1::2] == ["## kafka", "## database", "## spare"]
+    assert parts[0].splitlines()[-1].startswith("| `pipe` ")
+    assert parts[4].splitlines()[2].startswith("| `database.host` ")
 
 
 def test_no_rows_make_an_empty_table() -> None:

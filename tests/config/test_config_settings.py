@@ -11,6 +11,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 import gizmopy.config
 from gizmopy.config import Settings
+from gizmopy.config.kafka import KafkaSettings
 from gizmopy.config.settings import channel_key
 
 
@@ -58,6 +59,7 @@ def test_defaults() -> None:
         "pubsub_url": "memory://",
         "topics": {},
         "subscriptions": {},
+        "kafka": KafkaSettings().model_dump(),
     }
 
 

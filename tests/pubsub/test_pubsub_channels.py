@@ -353,10 +353,30 @@ async def test_two_handlers_of_one_place_are_refused() -> None:
             await channels.start(collected(Two()))
 
 
-def test_a_default_that_names_a_topic_is_refused() -> None:
-    """Every channel would be the same topic."""
-    with pytest.raises(StartError, match="GIZMO_TOPIC_<CHANNEL>"):
-        Log().channels("memory://host/topic")
+async def test_a_topic_in_the_url_of_all_is_the_only_channels() -> None:
+    """The first channel is that topic; a second one without a URL of its own is refused."""
+    log = Log()
+    topics = {"DOGS": "memory://host/hounds"}
+    async with log.channels("memory://host/topic?a=b", topics=topics) as channels:
+        await channels.publish("cats", b"x")
+        await channels.publish("dogs", b"x")
+        with pytest.raises(StartError, match=r"'cats' and 'birds' .*GIZMO_TOPIC_BIRDS"):
+            await channels.publish("birds", b"x")
+    assert log.urls == ["memory://host?a=b", "memory://host"]
+
+
+async def test_the_one_topic_is_shown_with_the_channel_that_leads_there() -> None:
+    """What is consumed from the topic that the URL names is told under its name."""
+
+    class Cats:
+        @subscribe("cats")
+        async def on_cat(self, message: Message) -> None:
+            pass
+
+    async with Log().channels("memory://host/topic") as channels:
+        await channels.start(collected(Cats()))
+        (row,) = channels.describe()
+    assert (row.channel, row.url) == ("cats", "memory://host/topic")
 
 
 async def test_a_publisher_connects_once() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from gizmopy.errors import UsageError
@@ -25,3 +27,40 @@ def test_a_message_takes_no_other_attributes() -> None:
     """A slip of the pen is an error."""
     with pytest.raises(AttributeError):
         Message("t", b"").boddy = b""  # type: ignore[attr-defined]  # that is the test
+
+
+def test_what_a_driver_makes_of_a_record_is_a_message_like_any_other() -> None:
+    """Message.received leaves no slot unset, and has the defaults of the constructor."""
+    raw = object()
+    received = Message.received("t", b"x", "k", {"a": "b"}, "7", 1.5, 3, raw)
+    published_at = datetime(1970, 1, 1, 0, 0, 1, 500_000, UTC)
+    made = Message(
+        "t",
+        b"x",
+        key="k",
+        attributes={"a": "b"},
+        id="7",
+        partition=3,
+        raw=raw,
+        published_at=published_at,
+    )
+    assert received.published_at == published_at
+    assert _slots(received) == _slots(made)
+
+
+def test_a_delivery_of_a_received_message_has_its_date() -> None:
+    """A copy is dated as the message is, whether somebody has asked for the date or not."""
+    received = Message.received("t", None, None, {}, "7", 0.25, None, None)
+    early = received.copy(2, None, None)
+    assert received.published_at == early.published_at
+    assert early.published_at == received.copy(3, None, None).published_at
+
+
+async def test_a_received_message_has_no_lease_before_the_engine_gives_it_one() -> None:
+    """What a driver hands over is bound to no subscriber yet."""
+    with pytest.raises(UsageError, match="not received"):
+        await Message.received("t", b"", None, {}, "7", 0.0, None, None).extend(1)
+
+
+def _slots(message: Message) -> dict[str, object]:
+    return {name: getattr(message, name) for name in Message.__slots__}
