@@ -60,8 +60,10 @@ _START_SECONDS = 10.0
 """What a producer may take to start, and how long a new member is waited for to join its group."""
 _COMMIT_SECONDS = 5.0
 """What a commit may take; the next one tries again."""
-_CLOSE_SECONDS = 0.5
-"""What each step of a close may take: the last commit, leaving the group, what is cancelled."""
+_LAST_COMMIT_SECONDS = 1.2
+"""What the commit at the close may take; the engine waits 2 s for all of the close."""
+_CLOSE_SECONDS = 0.3
+"""What each other step of a close may take: leaving the group, the end of what is cancelled."""
 _NOT_SOONER = timedelta(seconds=5)
 """How much longer an answer of the group's coordinator is waited for than it may take."""
 _NEVER_MS = 2**31 - 1
@@ -172,22 +174,21 @@ class KafkaSender:
         with translated(f"topic {self._topic!r} cannot be published to"):
             async with asyncio.timeout(_START_SECONDS):
                 partitions = sorted(await producer.partitions_for(self._topic))
-        results: list[Exception | None] = [None] * len(batch)
-        deliveries = {
-            asyncio.create_task(self._deliver(producer, number, places, batch, results)): places
-            for number, places in self._places(batch, partitions).items()
-        }
         seconds = self._settings.delivery_timeout.total_seconds()
+        reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
+        results: list[Exception | None] = [PubSubError(reason, transient=True)] * len(batch)
+        deliveries = [
+            asyncio.create_task(self._deliver(producer, number, places, batch, results))
+            for number, places in self._places(batch, partitions).items()
+        ]
         late = set(deliveries)
         try:
-            _, late = await asyncio.wait(deliveries, timeout=seconds)
+            ended, late = await asyncio.wait(deliveries, timeout=seconds)
         finally:
             self._is_broken |= bool(late)  # what comes of those is not heard of
             await _cancel(late)
-        reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
-        for delivery in late:
-            for place in deliveries[delivery]:
-                results[place] = PubSubError(reason, transient=True)
+        for delivery in ended:
+            delivery.result()
         return results
 
     def _places(
@@ -225,6 +226,8 @@ class KafkaSender:
                 with translated(f"partition {number} of {self._topic!r} has not taken it"):
                     confirmed = await producer.send_batch(builder, self._topic, partition=number)
                     await confirmed
+                for place in places[done:end]:
+                    results[place] = None
                 done = end
         except PubSubError as error:
             self._is_broken = True
@@ -291,8 +294,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """The partitions that are far enough ahead of their first message that is not handled."""
         self._uncommitted = 0
         """How many messages, about, are acked and not committed."""
-        self._stirred = asyncio.Event()
-        """Something that a receive may wait for has changed."""
+        self._stirred: asyncio.Future[None] | None = None
+        """What a receive waits for that waits for room, or for the end of a rebalance."""
         self._failure: PubSubError | None = None
         """What the next receive raises."""
         self._without_since: float | None = None
@@ -301,7 +304,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         rebalance = settings.rebalance_timeout.total_seconds()
         self._commit_seconds = min(_COMMIT_SECONDS, rebalance / 10)
         heartbeat = settings.session_timeout.total_seconds() / 10
-        self._revoke_seconds = rebalance - heartbeat - 2 * self._commit_seconds
+        self._revoke_seconds = max(rebalance / 2, rebalance - heartbeat - 2 * self._commit_seconds)
         self._stall_seconds = 2 * rebalance + settings.session_timeout.total_seconds()
 
     # Join: connect, and take partitions.
@@ -336,19 +339,21 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             request_timeout_ms=milliseconds(settings.rebalance_timeout + _NOT_SOONER),
         )
 
-    def _check_started(self) -> None:
-        """Raise what joining the group has failed of."""
+    def _check_started(self, *, forever: bool = False) -> None:
+        """Raise what joining the group has failed of; ``forever``: only a new consumer can help."""
         assert self._starting is not None
-        if not self._starting.done():
-            reason = f"group {self._group!r} is not joined yet: its coordinator does not answer"
-            raise PubSubError(f"{reason}, or its members let go of nothing", transient=True)
-        with translated(f"group {self._group!r} cannot be joined"):
-            self._starting.result()
+        try:
+            with translated(f"group {self._group!r} cannot be joined"):
+                if not self._starting.done():
+                    raise TimeoutError("neither its coordinator nor its members let us in yet")
+                self._starting.result()
+        except PubSubError as error:
+            raise PubSubError(str(error), transient=error.transient and not forever) from error
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Note that the rebalance has ended."""
         self._without_since = None
-        self._stirred.set()
+        self._stir()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Let go of partitions: the engine first, then the last commit.
@@ -359,10 +364,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if not (held := [self._held[tp] for tp in revoked if tp in self._held]):
             return
         assert self._revoke is not None
-        await self._unless_closing(self._revoke(held, self._revoke_seconds))
-        await self._commit(self._commit_seconds)
-        for partition in held:
-            self._forget(partition)
+        try:
+            await self._unless_closing(self._revoke(held, self._revoke_seconds))
+            await self._commit(self._commit_seconds)
+        finally:
+            for partition in held:
+                self._forget(partition)
 
     def _forget(self, partition: _Partition) -> None:
         partition.ended = True
@@ -391,7 +398,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if not self._starting.done():
             await asyncio.wait((self._starting,), timeout=wait)
         if not self._closing.is_set():
-            self._check_started()
+            self._check_started(forever=self._starting.done())
         while (left := deadline - loop.time()) >= 0 and not self._closing.is_set():
             if self._failure is not None:
                 failure, self._failure = self._failure, None
@@ -421,18 +428,21 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def _wait(self, seconds: float) -> None:
         """Wait until something comes, there is room again, or a rebalance is over."""
         assert self._consumer is not None
-        self._stirred.clear()
         fetched = self._consumer._fetcher._create_fetch_waiter()
-        stirred = asyncio.ensure_future(self._stirred.wait())
+        self._stirred = asyncio.get_running_loop().create_future()
+        both = (fetched, self._stirred)
         try:
-            await asyncio.wait(
-                (fetched, stirred), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stirred.cancel()
-            fetched.cancel()
-        if fetched.done() and not fetched.cancelled():
+            for future in both:
+                future.cancel()  # does nothing to what is done
+        if not fetched.cancelled():
             fetched.result()
+
+    def _stir(self) -> None:
+        """Have a receive that waits look again."""
+        if self._stirred is not None and not self._stirred.done():
+            self._stirred.set_result(None)
 
     def _take(self, fetched: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> list[Message]:
         """Return records as messages."""
@@ -506,7 +516,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             partition.acked = acked
             if partition.tp in self._full and self._has_room(partition):
                 self._full.discard(partition.tp)
-                self._stirred.set()
+                self._stir()
         return None
 
     def _has_room(self, partition: _Partition) -> bool:
@@ -609,12 +619,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def aclose(self) -> None:
         """Commit, leave the group, and end a pending receive; all of it in bounded time."""
         self._closing.set()
-        self._stirred.set()
+        self._stir()
         committer, self._committer = self._committer, None
         if committer is not None:
             await _cancel((committer,))
         try:
-            await self._commit(_CLOSE_SECONDS)
+            await self._commit(_LAST_COMMIT_SECONDS)
         finally:
             for partition in list(self._held.values()):
                 self._forget(partition)
