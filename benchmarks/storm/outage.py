@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
+from benchmarks.life.clients import ask, request
 from benchmarks.storm.judge import Counts, Handling, out_of_order
 from benchmarks.storm.scene import Scene, scene
 from tests.kafka.cluster import Cluster
@@ -42,7 +43,7 @@ async def nodes_die(cluster: Cluster, seconds: float) -> Counts:
 
 
 async def all_nodes_down(cluster: Cluster, seconds: float) -> Counts:
-    """All nodes are down for so many seconds: everything goes on by itself once they are back."""
+    """All nodes are down for so many seconds: the daemons are unready, and go on by themselves."""
     finding = Counts()
     async with scene(cluster, "Ordered", partitions=6) as here:
         async with here.load.running(_RATE):
@@ -50,10 +51,14 @@ async def all_nodes_down(cluster: Cluster, seconds: float) -> Counts:
             await asyncio.sleep(2)
             await asyncio.gather(*(asyncio.to_thread(cluster.kill, node) for node in _NODES))
             await asyncio.sleep(seconds)
+            down = await _readiness(here)
             await asyncio.gather(*(asyncio.to_thread(cluster.start, node) for node in _NODES))
             back = monotonic()
             await asyncio.sleep(2)
+            up = await _readiness(here)
         handlings = await _finish(here, finding)
+    finding.require(down == [503, 503], f"readiness while all nodes are down: {down}")
+    finding.require(up == [200, 200], f"readiness once they are back: {up}")
     again = min((each.started for each in handlings if each.started > back), default=back + 999)
     finding.counts["s until handled again"] = round(again - back, 1)
     return finding
@@ -62,6 +67,12 @@ async def all_nodes_down(cluster: Cluster, seconds: float) -> Counts:
 async def _two_join(here: Scene) -> None:
     await here.members.join()
     await here.members.join()
+
+
+async def _readiness(here: Scene) -> list[int]:
+    """Return what each daemon answers when it is asked whether it is ready."""
+    asked = request("GET", "/readyz")
+    return [(await ask(member.port, asked)).status for member in here.members.alive.values()]
 
 
 async def _finish(here: Scene, finding: Counts) -> list[Handling]:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import aiohttp
 
+from benchmarks.life.clients import ask, request
 from benchmarks.life.daemon import ROOT, Daemon, daemon
 from benchmarks.storm.judge import Counts
 from gizmopy.pubsub.drivers import provision
@@ -149,9 +150,9 @@ async def broker_away(cluster: Cluster, seconds: float) -> Counts:
         async with daemon("auto", _CATS, " listens on ", **environment) as cats:
             async with _client(cats) as client:
                 await asyncio.sleep(seconds)
-                finding.require(await _ready(client) == 503, "it is ready without a broker")
+                finding.require(await _readiness(cats) == 503, "it is ready without a broker")
                 async with relay.running():
-                    finding.counts["s until ready"] = await _until_ready(client)
+                    finding.counts["s until ready"] = await _until_ready(cats)
                     accepted = await _put(client, range(20))
                     stats = await _handled(client, accepted, within=20)
                     cats.signal()
@@ -161,15 +162,14 @@ async def broker_away(cluster: Cluster, seconds: float) -> Counts:
     return finding
 
 
-async def _ready(client: aiohttp.ClientSession) -> int:
-    async with client.get("/readyz") as answer:
-        return answer.status
+async def _readiness(cats: Daemon) -> int:
+    return (await ask(cats.port, request("GET", "/readyz"))).status
 
 
-async def _until_ready(client: aiohttp.ClientSession) -> float:
+async def _until_ready(cats: Daemon) -> float:
     """Return how many seconds it takes until the daemon is ready. Raises TimeoutError after 30."""
     begun = monotonic()
     async with asyncio.timeout(30):
-        while await _ready(client) != 200:  # noqa: ASYNC110 - it polls another process
+        while await _readiness(cats) != 200:  # noqa: ASYNC110 - it polls another process
             await asyncio.sleep(0.1)
     return round(monotonic() - begun, 1)

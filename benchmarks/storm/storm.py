@@ -48,7 +48,7 @@ class _Storm:
         self.kills: list[Kill] = []
         self._here = here
         self._finding = finding
-        self._random = random.Random(7)
+        self._random = random.Random(4)
         finding.counts |= {"joined": 0, "left": 0, "died": 0}
 
     async def run(self, seconds: float) -> None:
