@@ -95,7 +95,8 @@ class KafkaSettings(BaseModel):
     auto_offset_reset: Annotated[Literal["earliest", "latest", "none"], BeforeValidator(_lower)] = (
         Field(
             default="earliest",
-            description="Where a group begins that has committed nothing; none: that is an error.",
+            description="Where a group begins that has committed nothing, or whose offset is gone; "
+            "none: that is an error.",
         )
     )
     group_instance_id: str = Field(
@@ -221,6 +222,11 @@ def _inconsistency(settings: KafkaSettings) -> str:
         return "one of tls_cert and tls_key is set; set both, or neither"
     if (settings.tls_ca or settings.tls_cert) and not protocol.endswith("SSL"):
         return f"TLS files are set, and security_protocol={protocol}; use ssl or sasl_ssl"
+    if settings.rebalance_timeout < settings.session_timeout / 4:
+        return (
+            "rebalance_timeout is so short beside session_timeout that handlers have no time to "
+            "finish; set it to a quarter of that or more"
+        )
     return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -83,6 +84,17 @@ def test_each_setting_has_its_environment_name() -> None:
     assert ALL.keys() == KafkaSettings.model_fields.keys()
     environ = {f"KAFKA_{name.upper()}": text for name, (text, _) in ALL.items()}
     assert told(settings(**environ).kafka) == EXPECTED
+
+
+@pytest.mark.parametrize("hosts", ["b1,b2:1", '["b1", "b2:1"]'])
+def test_hosts_come_from_any_source(hosts: str, tmp_path: Path) -> None:
+    """With commas between or as JSON, in a variable, a flag or a file."""
+    path = tmp_path / "settings.json"
+    path.write_text('{"kafka": {"broker_hosts": ["b1", "b2:1"]}}')
+    for argv in (["--kafka.broker-hosts", hosts], ["--config", str(path)]):
+        found = load(Settings, argv, environ={}, dotenv=None).settings
+        assert found.broker_url == "kafka://b1:9092,b2:1"
+    assert settings(KAFKA_BROKER_HOSTS=hosts).broker_url == "kafka://b1:9092,b2:1"
 
 
 def test_each_setting_may_be_a_parameter_of_the_url() -> None:
@@ -244,6 +256,7 @@ def test_a_url_is_completed_once() -> None:
         (f"{URL}?security_protocol=ssl&tls_key=k", "one of tls_cert and tls_key is set"),
         (f"{URL}?tls_ca=ca.pem", "security_protocol=PLAINTEXT; use ssl or sasl_ssl"),
         (f"{URL}?tls_cert=c&tls_key=k", "security_protocol=PLAINTEXT; use ssl or sasl_ssl"),
+        (f"{URL}?rebalance_timeout=7s", "rebalance_timeout is so short beside session_timeout"),
         ("kafka://[::1", "the URL of the broker cannot be read as a URL; in a name or a password"),
         ("kafka://tom:p/w@b1", "has an @ after its hosts; in a name or a password write %40"),
     ],
