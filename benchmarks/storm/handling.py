@@ -119,10 +119,11 @@ async def _send(producer: AIOKafkaProducer, topic: str, partition: int, cat: Cat
 async def slow_handler(cluster: Cluster, seconds: float) -> Counts:
     """A handler that takes so many seconds keeps its membership, and blocks none but its key.
 
-    The session is a fraction of it, and there is no longest time between two polls.
+    The session is a fraction of it, and there is no longest time between two polls. How far its
+    partition is received meanwhile has a bound, which is set to more than what comes here.
     """
     finding = Counts()
-    parameters = "session_timeout=5s"
+    parameters = "session_timeout=5s&partition_ahead=100000"
     async with scene(cluster, "Ordered", partitions=4, parameters=parameters) as here:
         await here.members.join()
         await here.members.join()
