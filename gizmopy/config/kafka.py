@@ -222,10 +222,10 @@ def _inconsistency(settings: KafkaSettings) -> str:
         return "one of tls_cert and tls_key is set; set both, or neither"
     if (settings.tls_ca or settings.tls_cert) and not protocol.endswith("SSL"):
         return f"TLS files are set, and security_protocol={protocol}; use ssl or sasl_ssl"
-    if settings.rebalance_timeout < settings.session_timeout / 4:
+    if settings.rebalance_timeout < settings.session_timeout / 3:
         return (
-            "rebalance_timeout is so short beside session_timeout that handlers have no time to "
-            "finish; set it to a quarter of that or more"
+            "rebalance_timeout is so short beside session_timeout that members hear of a rebalance "
+            "too late; set it to a third of that or more"
         )
     return ""
 
