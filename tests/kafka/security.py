@@ -15,17 +15,35 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-PROTOCOLS = ("SASL_PLAINTEXT", "SSL", "SASL_SSL")
+PROTOCOLS = {
+    "SASL_PLAINTEXT": "SASL_PLAINTEXT",
+    "SSL": "SSL",
+    "SASL_SSL": "SASL_SSL",
+    "CERTIFICATE": "SSL",
+    "STRICT": "SASL_PLAINTEXT",
+}
+"""What each listener speaks.
+
+``CERTIFICATE`` demands one of its clients. ``STRICT`` does not know all mechanisms, and a login
+there is over in a second: who does not log in anew by then is cut off.
+"""
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 MECHANISMS = ("PLAIN", *SCRAM, "OAUTHBEARER")
+STRICT = ("SCRAM-SHA-512", "OAUTHBEARER")
 
 USER = "alice"
 PASSWORD = "alice-secret"
+OTHER = "bob"
+"""Who may log in by PLAIN, too, and is no super user: what an ACL says counts."""
+OTHER_PASSWORD = "bob-secret"
 
 # With OAUTHBEARER a broker needs a token of its own, and its default one has a subject.
 _MODULE = "org.apache.kafka.common.security.{} required {};"
 _LOGIN = {
-    "PLAIN": _MODULE.format("plain.PlainLoginModule", f'user_{USER}="{PASSWORD}"'),
+    "PLAIN": _MODULE.format(
+        "plain.PlainLoginModule",
+        f'user_{USER}="{PASSWORD}" user_{OTHER}="{OTHER_PASSWORD}"',
+    ),
     "SCRAM-SHA-256": _MODULE.format("scram.ScramLoginModule", ""),
     "SCRAM-SHA-512": _MODULE.format("scram.ScramLoginModule", ""),
     "OAUTHBEARER": _MODULE.format(
@@ -37,7 +55,7 @@ _LOGIN = {
 def write_certificates(folder: Path) -> None:
     """Write a CA's certificate, the broker's in one file with its key, and those of a client."""
     authority = trustme.CA()
-    broker = authority.issue_cert("127.0.0.1", "localhost")
+    broker = authority.issue_cert("127.0.0.1")  # localhost is a name that it does not prove
     client = authority.issue_cert(f"{USER}@example.org", common_name=USER)
     folder.mkdir(parents=True)
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -58,8 +76,7 @@ def _pkcs8(certificate: trustme.LeafCert) -> bytes:
 
 def properties(certificates: Path) -> dict[str, str]:
     """Return the settings of a broker that listens with TLS and SASL, too."""
-    plain = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"}
-    protocols = plain | {protocol: protocol for protocol in PROTOCOLS}
+    protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"} | PROTOCOLS
     return {
         "listener.security.protocol.map": ",".join(map(":".join, protocols.items())),
         "sasl.enabled.mechanisms": ",".join(MECHANISMS),
@@ -68,10 +85,20 @@ def properties(certificates: Path) -> dict[str, str]:
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(certificates / "ca.pem"),
         "listener.name.ssl.ssl.client.auth": "requested",
+        "listener.name.certificate.ssl.client.auth": "required",
+        "listener.name.strict.sasl.enabled.mechanisms": ",".join(STRICT),
+        # What has no ACL is for all; the brokers, who are nobody, and one user need none.
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "super.users": f"User:ANONYMOUS;User:{USER}",
         **{
             f"listener.name.{protocol}.{mechanism.lower()}.sasl.jaas.config": _LOGIN[mechanism]
-            for protocol in ("sasl_plaintext", "sasl_ssl")
+            for protocol in ("sasl_plaintext", "sasl_ssl", "strict")
             for mechanism in MECHANISMS
+        },
+        **{
+            f"listener.name.strict.{mechanism.lower()}.connections.max.reauth.ms": "1000"
+            for mechanism in STRICT
         },
     }
 
@@ -84,7 +111,7 @@ def scram_options() -> list[str]:
 
 def unsecured_token(user: str = USER, *, lifetime: float = 3600.0) -> str:
     """Return an unsigned token for OAUTHBEARER, valid for so many seconds from now."""
-    now = time.time()
+    now = int(time.time())  # the broker rounds, and takes no token of the future
     claims = {"sub": user, "iat": now, "exp": now + lifetime}
     return f"{_part({'alg': 'none'})}.{_part(claims)}."
 
