@@ -26,7 +26,11 @@ class InFlight:
     @property
     def room(self) -> int:
         """How many messages may be received; none where their bodies hold too much."""
-        return self._most - len(self.since) if self.bytes < self._most_bytes else 0
+        return self.room_beside(0)
+
+    def room_beside(self, waiting: int) -> int:
+        """Return how many messages may be received where ``waiting`` of them do not count."""
+        return self._most + waiting - len(self.since) if self.bytes < self._most_bytes else 0
 
     def add(self, batch: Sequence[Message]) -> None:
         """Take in what is received."""

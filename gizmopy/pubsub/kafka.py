@@ -37,6 +37,7 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
@@ -56,6 +57,11 @@ from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 16 * 1024 * 1024
 """What one send holds; brokers cut the connection of who sends more than 100 MiB in a request."""
+_REQUEST_BYTES = 128 * 1024
+"""What one batch to a partition holds, or one message that is larger; a topic may take less than
+the brokers' 1 MiB at a time."""
+_FETCHED_BYTES = 64 * 1024 * 1024
+"""How much a receiver holds that nobody has asked for yet, over all partitions of a topic."""
 _START_SECONDS = 10.0
 """What a producer may take to start, and how long a new member is waited for to join its group."""
 _COMMIT_SECONDS = 5.0
@@ -64,6 +70,8 @@ _LAST_COMMIT_SECONDS = 1.2
 """What the commit at the close may take; the engine waits 2 s for all of the close."""
 _CLOSE_SECONDS = 0.3
 """What each other step of a close may take: leaving the group, the end of what is cancelled."""
+_LOOK_AGAIN = 10.0
+"""Seconds after which it is asked again where partitions without room end."""
 _NOT_SOONER = timedelta(seconds=5)
 """How much longer an answer of the group's coordinator is waited for than it may take."""
 _NEVER_MS = 2**31 - 1
@@ -131,6 +139,8 @@ class KafkaSender:
         self._producer: AIOKafkaProducer | None = None
         self._is_broken = False
         self._turn = 0
+        self._hash = lru_cache(maxsize=10_000)(_hash)
+        self._deliveries: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def connect(self) -> None:
@@ -154,7 +164,7 @@ class KafkaSender:
                 acks="all",
                 enable_idempotence=True,
                 compression_type=None if compression == "none" else compression,
-                max_batch_size=self._settings.max_message_bytes,
+                max_batch_size=min(_REQUEST_BYTES, self._settings.max_message_bytes),
             )
         except RuntimeError as error:  # the codec is not installed
             reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
@@ -177,34 +187,37 @@ class KafkaSender:
         seconds = self._settings.delivery_timeout.total_seconds()
         reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
         results: list[Exception | None] = [PubSubError(reason, transient=True)] * len(batch)
-        deliveries = [
+        self._deliveries = {
             asyncio.create_task(self._deliver(producer, number, places, batch, results))
-            for number, places in self._places(batch, partitions).items()
-        ]
-        late = set(deliveries)
+            for number, places in self._places(producer, batch, partitions).items()
+        }
+        late = self._deliveries
         try:
-            ended, late = await asyncio.wait(deliveries, timeout=seconds)
+            ended, late = await asyncio.wait(self._deliveries, timeout=seconds)
         finally:
             self._is_broken |= bool(late)  # what comes of those is not heard of
             await _cancel(late)
         for delivery in ended:
-            delivery.result()
+            if not delivery.cancelled():
+                delivery.result()
         return results
 
     def _places(
-        self, batch: Sequence[Message], partitions: Sequence[int]
+        self, producer: AIOKafkaProducer, batch: Sequence[Message], partitions: Sequence[int]
     ) -> Mapping[int, list[int]]:
-        """Return which messages of ``batch`` go to which partition; those without a key together.
+        """Return which messages of ``batch`` go to which partition.
 
-        As the Java client does: a key's partition by its hash, for the rest one at a time.
+        As with the Java client: a key's partition by its hash; the rest of a batch to one partition
+        that has a leader, the next one with the next batch.
         """
         places: defaultdict[int, list[int]] = defaultdict(list)
-        count = len(partitions)
-        self._turn = (self._turn + 1) % count
+        led = sorted(producer.client.cluster.available_partitions_for_topic(self._topic) or ())
+        self._turn += 1
+        turn = (led or partitions)[self._turn % len(led or partitions)]
         for place, message in enumerate(batch):
             key = message.key
-            number = self._turn if key is None else _hash(key) % count
-            places[partitions[number]].append(place)
+            number = turn if key is None else partitions[self._hash(key) % len(partitions)]
+            places[number].append(place)
         return places
 
     async def _deliver(
@@ -237,6 +250,9 @@ class KafkaSender:
     async def aclose(self) -> None:
         """Flush and close, in bounded time."""
         self._closed = True
+        if self._deliveries:
+            await asyncio.wait(self._deliveries, timeout=_CLOSE_SECONDS)
+        await _cancel(self._deliveries)
         await self._end_producer()
 
     async def _end_producer(self) -> None:
@@ -281,6 +297,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._topic = topic
         self._group = group
         self._revoke: Revoke | None = None
+        self._partitions = 0
+        """How many partitions the topic had when this one joined."""
         self._consumer: AIOKafkaConsumer | None = None
         self._starting: asyncio.Task[None] | None = None
         self._committer: asyncio.Task[None] | None = None
@@ -294,6 +312,10 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """The partitions that are far enough ahead of their first message that is not handled."""
         self._uncommitted = 0
         """How many messages, about, are acked and not committed."""
+        self._commit_task: asyncio.Task[bool] | None = None
+        """The commit that is under way."""
+        self._ends: dict[TopicPartition, int] = {}
+        """Where partitions without room end, as nothing is fetched of them that tells."""
         self._stirred: asyncio.Future[None] | None = None
         """What a receive waits for that waits for room, or for the end of a rebalance."""
         self._failure: PubSubError | None = None
@@ -312,16 +334,18 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def connect(self, revoke: Revoke) -> None:
         """Find the topic, and join the group. Joining that takes longer goes on in ``receive``."""
         self._revoke = revoke
-        await self._cluster.find(self._topic)
+        self._partitions = await self._cluster.find(self._topic)
         await self._end_consumer()
+        if self._closing.is_set():
+            raise UsageError("this receiver is closed; connect before aclose")
         self._consumer = self._new_consumer()
         self._consumer.subscribe([self._topic], listener=self)
         self._starting = asyncio.create_task(self._consumer.start(), name=f"join {self._group}")
-        await asyncio.wait((self._starting,), timeout=_START_SECONDS)
-        if self._starting.done() or self._consumer._coordinator is None:
-            self._check_started()
         if self._committer is None:
             self._committer = asyncio.create_task(self._keep_committing())
+        await asyncio.wait((self._starting,), timeout=_START_SECONDS)
+        if self._starting.done() or self._consumer is None or self._consumer._coordinator is None:
+            self._check_started()
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         settings = self._settings
@@ -337,6 +361,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
             max_poll_interval_ms=_NEVER_MS,  # handlers are the engine's to watch
             request_timeout_ms=milliseconds(settings.rebalance_timeout + _NOT_SOONER),
+            max_partition_fetch_bytes=min(2**20, _FETCHED_BYTES // max(1, self._partitions)),
         )
 
     def _check_started(self, *, forever: bool = False) -> None:
@@ -344,6 +369,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         assert self._starting is not None
         try:
             with translated(f"group {self._group!r} cannot be joined"):
+                if self._starting.cancelled():
+                    raise TimeoutError("it was closed meanwhile")
                 if not self._starting.done():
                     raise TimeoutError("neither its coordinator nor its members let us in yet")
                 self._starting.result()
@@ -352,8 +379,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Note that the rebalance has ended."""
+        assert self._consumer is not None
         self._without_since = None
+        self._partitions = len(self._consumer.partitions_for_topic(self._topic) or ())
         self._stir()
+        if self._settings.auto_offset_reset == "latest":
+            self._unfinished.set()  # where it begins is committed, or it would begin anew
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Let go of partitions: the engine first, then the last commit.
@@ -365,11 +396,23 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             return
         assert self._revoke is not None
         try:
-            await self._unless_closing(self._revoke(held, self._revoke_seconds))
+            seconds = 0.0 if self._is_lost else self._revoke_seconds
+            await self._unless_closing(self._revoke(held, seconds))
             await self._commit(self._commit_seconds)
         finally:
             for partition in held:
                 self._forget(partition)
+            await self._end_commit()
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the group knows this member no more: what it had is with others by now.
+
+        aiokafka would commit all the same, as one that is in no group, which Kafka takes whenever
+        the group is empty.
+        """
+        coordinator = None if self._consumer is None else self._consumer._coordinator
+        return coordinator is None or coordinator.generation < 0
 
     def _forget(self, partition: _Partition) -> None:
         partition.ended = True
@@ -417,13 +460,27 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """
         assert self._consumer is not None
         allowed: Collection[TopicPartition] = ()
+        self._see_growth(self._consumer)
         if self._consumer._subscription.reassignment_in_progress:
+            self._consumer._coordinator.check_errors()
             return []
         if self._full:
             allowed = self._consumer.assignment() - self._full
             if not allowed:  # and to ask for no partition is to ask for all of them
                 return []
         return self._take(await self._consumer.getmany(*allowed, max_records=limit))
+
+    def _see_growth(self, consumer: AIOKafkaConsumer) -> None:
+        """Join again where partitions were added; nobody else sees to that for static members.
+
+        A static member that returns is given what it had without a rebalance, after which no member
+        watches the topic (KAFKA-13435).
+        """
+        if self._settings.group_instance_id and consumer.assignment():
+            known = consumer.partitions_for_topic(self._topic) or ()
+            if len(known) > self._partitions:
+                self._partitions = len(known)
+                consumer._coordinator.request_rejoin()
 
     async def _wait(self, seconds: float) -> None:
         """Wait until something comes, there is room again, or a rebalance is over."""
@@ -450,6 +507,9 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         topic, received, append = self._topic, Message.received, batch.append
         for tp, records in fetched.items():
             partition = self._held.get(tp)
+            if partition is not None and records[0].offset < partition.next:
+                self._forget(partition)  # the topic was deleted and made anew, or truncated
+                partition = None
             if partition is None:
                 partition = self._held[tp] = _Partition(tp, records[0].offset)
             prefix, offset = partition.prefix, 0
@@ -489,7 +549,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 "auto_offset_reset=none; commit one, or say earliest or latest",
                 transient=False,
             ) from error
-        except KafkaError as error:
+        except (KafkaError, ValueError) as error:  # such as a header's name that is not UTF-8
             if not self._closing.is_set():
                 reason = f"topic {self._topic!r} cannot be received from: {said(error)}"
                 raise PubSubError(reason, transient=False) from error
@@ -525,39 +585,80 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def _keep_committing(self) -> None:
         interval = self._settings.commit_interval.total_seconds()
         while True:
-            await self._unfinished.wait()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(interval):
-                    await self._is_due.wait()
-            self._unfinished.clear()
-            self._is_due.clear()
-            await self._commit(self._commit_seconds)
+            if await _is_set(self._unfinished, _LOOK_AGAIN):
+                await _is_set(self._is_due, interval)
+                self._unfinished.clear()
+                self._is_due.clear()
+                await self._commit(self._commit_seconds)
+            await self._look_at_ends()
 
     async def _commit(self, seconds: float) -> None:
-        """Commit what is acked, one call at a time; what fails for now is committed later.
+        """Commit what is acked, one call at a time, in ``seconds``; what fails now is tried later.
 
-        It ends before its assignment does: aiokafka would repeat it in the next one, where the
-        partition may be another member's (aiokafka#933).
+        A call that takes longer is left to itself: to cancel it leaves a request that nobody hears
+        the answer of.
         """
+        deadline = asyncio.get_running_loop().time() + seconds
         async with self._commit_lock:
-            marks = [(p, p.acked) for p in self._held.values() if p.acked > p.committed]
-            if not marks or self._consumer is None:
-                return
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._consumer.commit({p.tp: acked for p, acked in marks})
-            except (CommitFailedError, IllegalStateError):
-                self._unfinished.set()  # the assignment is over, or is about to be dealt anew
-            except TimeoutError:
-                self._unfinished.set()
-            except KafkaError as error:
-                self._unfinished.set()
-                reason = f"group {self._group!r} cannot commit: {said(error)}"
-                self._failure = PubSubError(reason, transient=True)
-            else:
-                for partition, acked in marks:
-                    self._uncommitted -= acked - partition.committed
-                    partition.committed = acked
+            while (left := deadline - asyncio.get_running_loop().time()) > 0:
+                if self._commit_task is None:
+                    marks = self._marks()
+                    if not marks or self._consumer is None or self._is_lost:
+                        return
+                    self._commit_task = asyncio.create_task(self._call_commit(marks))
+                await asyncio.wait((self._commit_task,), timeout=left)
+                if not self._commit_task.done():
+                    break
+                ended, self._commit_task = self._commit_task, None
+                if not ended.result():
+                    break
+            self._unfinished.set()
+
+    def _marks(self) -> list[tuple[_Partition, int]]:
+        """Return up to where each partition is to be committed."""
+        marks = [(p, p.acked) for p in self._held.values() if p.acked > p.committed]
+        if self._settings.auto_offset_reset == "latest":
+            marks += [(p, p.acked) for p in self._beginnings()]
+        return marks
+
+    def _beginnings(self) -> Iterator[_Partition]:
+        """Yield the partitions that nothing was received of, as they stand."""
+        for tp, state in self._states():
+            if tp not in self._held and state.has_valid_position:
+                partition = self._held[tp] = _Partition(tp, state.position)
+                yield partition
+
+    async def _call_commit(self, marks: Sequence[tuple[_Partition, int]]) -> bool:
+        """Commit, and return whether that was done."""
+        assert self._consumer is not None
+        try:
+            await self._consumer.commit({p.tp: acked for p, acked in marks})
+        except (CommitFailedError, IllegalStateError):
+            return False  # the assignment is over, or is about to be dealt anew
+        except KafkaError as error:
+            reason = f"group {self._group!r} cannot commit: {said(error)}"
+            self._failure = PubSubError(reason, transient=True)
+            return False
+        for partition, acked in marks:
+            if not partition.ended:
+                self._uncommitted -= acked - partition.committed
+            partition.committed = acked
+        return True
+
+    async def _end_commit(self) -> None:
+        """End a call that hangs: aiokafka would repeat it in the next assignment (aiokafka#933)."""
+        task, self._commit_task = self._commit_task, None
+        if task is not None:
+            await _cancel((task,))
+
+    async def _look_at_ends(self) -> None:
+        """Ask where the partitions end that have no room: their lag would seem to stand still."""
+        full = list(self._full)
+        self._ends = {}
+        if full and self._consumer is not None:
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(self._commit_seconds):
+                    self._ends = await self._consumer.end_offsets(full)
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
         """Refuse: a log gives nothing back."""
@@ -588,23 +689,30 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         return f"the coordinator of group {self._group!r} is not reached"
 
     def _lag(self) -> Iterator[tuple[str, int]]:
+        for tp, state in self._states():
+            end = max(state.highwater or 0, self._ends.get(tp, 0))
+            behind = end - state.position if state.has_valid_position else 0
+            yield str(tp.partition), max(0, behind)
+
+    def _states(self) -> Iterator[tuple[TopicPartition, Any]]:
+        """Yield what aiokafka knows of each partition that is assigned."""
         consumer = self._consumer
         subscription = None if consumer is None else consumer._subscription.subscription
-        if subscription is None or subscription.assignment is None:
-            return
-        for tp in subscription.assignment.tps:
-            state = subscription.assignment.state_value(tp)
-            known = state.has_valid_position and state.highwater is not None
-            yield str(tp.partition), max(0, state.highwater - state.position) if known else 0
+        if subscription is not None and subscription.assignment is not None:
+            for tp in subscription.assignment.tps:
+                yield tp, subscription.assignment.state_value(tp)
 
     def _stall(self) -> str:
         """Return why nothing will be received any more, though aiokafka says nothing of it."""
         consumer = self._consumer
         if consumer is None or consumer._fetcher is None or self._closing.is_set():
             return ""
-        if consumer._coordinator._coordination_task.done() or consumer._fetcher._fetch_task.done():
+        coordinator = consumer._coordinator
+        tasks = [coordinator._coordination_task, consumer._fetcher._fetch_task]
+        tasks += [consumer._client._sync_task, self._committer]
+        if any(task is None or task.done() for task in tasks):
             return "the Kafka client has ended by itself"
-        if consumer._coordinator._rejoin_needed_fut.done():
+        if coordinator._rejoin_needed_fut.done():
             reason = f"group {self._group!r} has not been joined again"
         elif consumer.partitions_for_topic(self._topic) is None:
             reason = f"topic {self._topic!r} does not exist any more"
@@ -641,21 +749,37 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if consumer is None:
             return
         consumer._closed = True
-        coordinator, fetcher = consumer._coordinator, consumer._fetcher
         consumer._subscription.abort_waiters(ConsumerStoppedError())
-        tasks: list[asyncio.Task[Any] | None] = []
-        if coordinator is not None:
-            await _ended(coordinator.close(), _CLOSE_SECONDS)
-            tasks += [coordinator._coordination_task, coordinator._heartbeat_task]
-            tasks += [coordinator._commit_refresh_task]
-        if fetcher is not None:
-            tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
+        if consumer._coordinator is not None:
+            await self._leave(consumer)
+        if (fetcher := consumer._fetcher) is not None:
+            fetching = [fetcher._fetch_task, *fetcher._pending_tasks]
             await _ended(fetcher.close(), _CLOSE_SECONDS)
-        await _cancel([task for task in tasks if task is not None])
+            await _cancel(fetching)
         await _ended(consumer._client.close(), _CLOSE_SECONDS)
+        await self._end_commit()
+
+    async def _leave(self, consumer: AIOKafkaConsumer) -> None:
+        """Leave the group, amid a rebalance too: the others would wait for the session to end.
+
+        A broker answers in order, so behind a join that is not answered yet nothing is heard.
+        """
+        coordinator, connections = consumer._coordinator, consumer._client._conns
+        node = coordinator.coordinator_id
+        tasks = (coordinator._coordination_task, coordinator._heartbeat_task)
+        await _cancel([t for t in (*tasks, coordinator._commit_refresh_task) if t is not None])
+        connection = connections.get((node, ConnectionGroup.COORDINATION))
+        if connection is not None and connection._requests:
+            del connections[node, ConnectionGroup.COORDINATION]
+            connection.close()
+            await asyncio.sleep(0)  # who waits there marks the coordinator as dead
+            await self._end_commit()
+            coordinator.coordinator_id = node
+        if coordinator.generation <= 0 and coordinator.member_id:
+            coordinator.generation = 1  # it does not leave before its first one
+        await _ended(coordinator.close(), _CLOSE_SECONDS)
 
 
-@lru_cache(maxsize=10_000)
 def _hash(key: str) -> int:
     """Return what the Java client makes of a key, before the modulus."""
     return int(murmur2(key.encode("utf-8", "surrogateescape"))) & 0x7FFFFFFF
@@ -679,6 +803,14 @@ def _append(builder: Any, message: Message) -> bool:
 def _attributes(headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:
     """Return headers as text; bytes that are not UTF-8 survive, of those of a name the last."""
     return {name: (value or b"").decode("utf-8", "surrogateescape") for name, value in headers}
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event at most so long, and return whether it is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 async def _ended(awaitable: Awaitable[object], seconds: float) -> bool:

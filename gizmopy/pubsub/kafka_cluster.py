@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -17,7 +17,11 @@ from aiokafka.errors import (
     AuthenticationFailedError,
     IllegalSaslStateError,
     KafkaError,
+    KafkaTimeoutError,
     NoError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
     SaslAuthenticationFailed,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
@@ -34,6 +38,8 @@ _CONNECT_SECONDS = 5.0
 """What one broker may take to answer when it is asked for the first time."""
 _LOOK_AGAIN = 0.1
 """Seconds after which a topic that is being made is looked at again."""
+_PASSING = (KafkaTimeoutError, OutOfOrderSequenceNumber, ProducerClosed, ProducerFenced)
+"""What a new producer does not suffer from, though aiokafka calls some of it final."""
 _REFUSALS = (
     AuthenticationFailedError,
     IllegalSaslStateError,
@@ -63,8 +69,8 @@ class Cluster:
             "metadata_max_age_ms": milliseconds(settings.metadata_max_age),
         }
 
-    async def find(self, topic: str) -> None:
-        """Return where a broker knows ``topic``; none is made by asking.
+    async def find(self, topic: str) -> int:
+        """Return how many partitions ``topic`` has; none is made by asking.
 
         Raises NotFound, a PubSubError on a login or a certificate that is refused, and a transient
         one where no broker answers.
@@ -81,13 +87,13 @@ class Cluster:
             except (OSError, TimeoutError, KafkaError) as error:
                 problems.append(f"{server}: {str(error) or type(error).__name__}")
             else:
-                self._check(topic, answer)
-                return
+                self._check(topic, for_code(answer["error_code"]))
+                return len(answer["partitions"])
         reason = "; ".join(problems)
         hint = f"does it speak {self._settings.security_protocol} there?"
         raise PubSubError(f"no broker answers ({reason}); {hint}", transient=True)
 
-    async def _ask(self, server: str, topic: str) -> type[KafkaError]:
+    async def _ask(self, server: str, topic: str) -> Mapping[str, Any]:
         """Return what a broker says of ``topic``."""
         host, _, port = server.rpartition(":")
         options = self._security | {"client_id": self._settings.client_id}
@@ -97,8 +103,8 @@ class Cluster:
                 answer = await connection.send(MetadataRequest([topic], False))
             finally:
                 connection.close()
-        error: type[KafkaError] = for_code(answer.to_object()["topics"][0]["error_code"])
-        return error
+        (found,) = answer.to_object()["topics"]
+        return cast(Mapping[str, Any], found)
 
     def _check(self, topic: str, error: type[KafkaError]) -> None:
         if error is UnknownTopicOrPartitionError:
@@ -208,5 +214,5 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
-        transient = not isinstance(error, KafkaError) or bool(error.retriable)
-        raise PubSubError(f"{what}: {said(error)}", transient=transient) from error
+        passes = not isinstance(error, KafkaError) or error.retriable or isinstance(error, _PASSING)
+        raise PubSubError(f"{what}: {said(error)}", transient=passes) from error

@@ -131,7 +131,9 @@ class Pipeline:
 
     async def _receive_some(self) -> None:
         """Receive as much as there is room for; no room, no receive."""
-        if (room := self.in_flight.room) <= 0:
+        # Where there are positions, the driver bounds what waits behind a message of its partition.
+        waiting = self.lanes.waiting if self.can.positions else 0
+        if (room := self.in_flight.room_beside(waiting)) <= 0:
             self.in_flight.changed.clear()
             await self.in_flight.changed.wait()
             return

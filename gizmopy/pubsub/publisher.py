@@ -227,7 +227,7 @@ class Publisher:
             if type(value) is bytes:
                 body, known = value, _OCTETS
             elif isinstance(value, Message):
-                body, known = value.body, value.attributes
+                body, known = _checked_body(value), _checked(value.attributes, "surrogateescape")
                 key = value.key if key is None else key
             else:
                 body, content_type = encode(value)
@@ -495,13 +495,24 @@ def _check_key(key: Any) -> None:
         raise UsageError(f"key={key!r} is not UTF-8 text; encode it, say as hex") from None
 
 
-def _checked(attributes: Mapping[Any, Any]) -> Mapping[str, str]:
-    """Return attributes that every broker can carry: text that can be written as UTF-8."""
+def _checked_body(message: Message) -> bytes | None:
+    body: Any = message.body
+    if body is not None and not isinstance(body, bytes):
+        raise UsageError(f"the body of {message.id!r} is no bytes but {type(body).__name__}")
+    return message.body
+
+
+def _checked(attributes: Mapping[Any, Any], errors: str = "strict") -> Mapping[str, str]:
+    """Return attributes that every broker can carry: text that can be written as UTF-8.
+
+    With ``errors="surrogateescape"`` a text may hold the bytes that another client sent.
+    """
     for name, text in attributes.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise UsageError(f"attribute {name!r}={text!r} is no text; use str(...)")
         try:
-            (name + text).encode()
+            name.encode()
+            text.encode("utf-8", errors)
         except UnicodeEncodeError:
             raise UsageError(
                 f"attribute {name!r} is not UTF-8 text; encode it, say as hex"
