@@ -8,6 +8,7 @@ import their libraries themselves: the interpreter of FastStream need not have t
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from time import process_time
@@ -47,6 +48,7 @@ class Meter:
 
     def begin(self) -> None:
         """Count from here: the client is connected."""
+        gc.freeze()  # as a daemon does with what it has imported
         self._begun = process_time()
 
     def handled(self) -> None:
