@@ -11,6 +11,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from time import process_time
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
@@ -148,12 +149,17 @@ async def _publish(meter: Meter, publish: Callable[[bytes], Awaitable[object]]) 
         await asyncio.gather(*(one() for _ in range(AT_ONCE)))
 
 
-async def publish_aiokafka(case: Case, bootstrap: str, meter: Meter) -> None:
-    """Publish with aiokafka alone."""
+async def publish_aiokafka(
+    case: Case, bootstrap: str, meter: Meter, *, batch_bytes: int = 16 * 1024
+) -> None:
+    """Publish with aiokafka alone, by default in batches of the size it has by default."""
     from aiokafka import AIOKafkaProducer
 
     async with AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True
+        bootstrap_servers=bootstrap,
+        acks="all",
+        enable_idempotence=True,
+        max_batch_size=batch_bytes,
     ) as producer:
         await _publish(meter, lambda body: producer.send_and_wait(case.topic, body))
 
@@ -185,6 +191,7 @@ CLIENTS: dict[str, Callable[[Case, str, Meter], Coroutine[Any, Any, None]]] = {
     "gizmopy": consume_gizmopy,
     "FastStream": consume_faststream,
     "aiokafka send": publish_aiokafka,
+    "aiokafka send, 1 MB": partial(publish_aiokafka, batch_bytes=1_000_000),
     "gizmopy publish": publish_gizmopy,
     "FastStream publish": publish_faststream,
 }
