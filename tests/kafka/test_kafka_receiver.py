@@ -182,6 +182,12 @@ def places(receiver: Any) -> list[str]:
     return sorted(receiver.status().lag)
 
 
+def share(first: Any, second: Any) -> bool:
+    """Return whether two members have one partition of two each."""
+    mine, yours = places(first), places(second)
+    return len(mine) == 1 and sorted(mine + yours) == ["0", "1"]
+
+
 async def until(condition: Callable[[], object], *receivers: Any) -> None:
     """Let receivers work until a condition is true; what they receive is dropped."""
     async with asyncio.timeout(20):
@@ -372,16 +378,16 @@ async def test_a_member_that_leaves_is_not_waited_for(kafka: AnyCluster) -> None
     async with a_topic(kafka, partitions=2) as topic:
         async with topic.member() as other:
             async with topic.member(session_timeout="60s", rebalance_timeout="60s") as leaver:
-                await until(lambda: places(other) and places(leaver), other, leaver)
+                await until(lambda: share(other, leaver), other, leaver)
             await until(lambda: places(other) == ["0", "1"], other)
 
 
-async def test_a_close_amid_a_rebalance_commits(kafka: AnyCluster) -> None:
-    """It does not wait for the engine to let go; what is acked by then is committed."""
+async def test_a_close_amid_a_rebalance_commits_and_leaves(kafka: AnyCluster) -> None:
+    """It waits neither for the engine to let go nor for its session: it commits and leaves."""
     async with a_topic(kafka) as topic, AsyncExitStack() as stack:
         await topic.publish(b"1", b"2")
         holds = Holds()
-        async with topic.member(holds) as owner:
+        async with topic.member(holds, session_timeout="25s", rebalance_timeout="25s") as owner:
             first, _ = await collect(owner, 2)
             joining = asyncio.create_task(stack.enter_async_context(topic.member()))
             await soon(holds.begun.wait())
@@ -398,7 +404,7 @@ async def test_a_static_member_restarts_unnoticed(real_kafka: Cluster) -> None:
         async with AsyncExitStack() as stack:
             other = await stack.enter_async_context(topic.member(told, group_instance_id="a"))
             async with topic.member(group_instance_id="b") as member:
-                await until(lambda: places(other) and places(member), other, member)
+                await until(lambda: share(other, member), other, member)
                 (before,) = places(member)
                 for partition in range(2):
                     await topic.publish(b"1", b"2", partition=partition)
@@ -417,7 +423,7 @@ async def test_a_member_may_be_idle_for_ever(
     monkeypatch.setattr(SubscriptionState, "fetcher_idle_time", DAY)
     async with a_topic(kafka, partitions=2) as topic:
         async with topic.member(session_timeout="3s") as idle, topic.member() as other:
-            await until(lambda: places(idle) and places(other), idle, other)
+            await until(lambda: share(idle, other), idle, other)
 
 
 def test_one_group_for_two_subscriptions_to_a_topic_is_refused() -> None:
@@ -607,6 +613,8 @@ async def test_a_rejoin_that_does_not_end_is_seen(mock: MockCluster) -> None:
             assert f"group '{topic.name}' has not been joined again" in receiver.status().stalled
             await until(lambda: not receiver.status().stalled, receiver)
             assert places(receiver) == ["0"]
+            receiver._consumer._coordinator.request_rejoin()
+            assert receiver.status().stalled == ""  # this one has only begun
 
 
 async def test_a_broker_that_is_away_is_no_stall(mock: MockCluster) -> None:
