@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -22,6 +23,7 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.consumer.subscription_state import SubscriptionState
 
 from gizmopy.errors import NotFound, PubSubError, StartError, UsageError
@@ -150,6 +152,17 @@ def breakable(need_real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -
     """Give a node that a test may kill or pause, if it has it run again in the end."""
     with kafka_cluster(tmp_path_factory.mktemp("breakable-kafka")) as cluster:
         yield cluster
+
+
+@asynccontextmanager
+async def an_admin(cluster: Cluster) -> AsyncIterator[Any]:
+    """Give a client that changes topics."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
 
 
 async def collect(receiver: Any, count: int, limit: int = 100) -> list[Message]:
@@ -539,12 +552,41 @@ async def test_a_group_can_begin_with_the_latest(kafka: AnyCluster) -> None:
     async with a_topic(kafka) as topic:
         await topic.publish(b"old")
         async with topic.member(auto_offset_reset="latest") as receiver:
-            got: list[Message] = []
-            async with asyncio.timeout(BOUND):
-                while not got:  # it asks for its first offset when it has joined
-                    await topic.publish(b"new")
-                    got += await receiver.receive(100, 0.05)
-            assert set(bodies(got)) == {b"new"}
+            assert (await first_new(topic, receiver)).body == b"new"
+
+
+async def first_new(topic: Topic, receiver: Any) -> Message:
+    """Publish until something is received: it asks for its first offset after it has joined."""
+    got: list[Message] = []
+    async with asyncio.timeout(BOUND):
+        while not got:
+            await topic.publish(b"new")
+            got += await receiver.receive(100, 0.05)
+    return got[0]
+
+
+async def test_a_group_that_began_with_the_latest_has_begun(kafka: AnyCluster) -> None:
+    """What is published while it is away is not lost, though it has never acked anything."""
+    settings: dict[str, Any] = {"auto_offset_reset": "latest", "commit_interval": "1s"}
+    async with a_topic(kafka) as topic:
+        await topic.publish(b"old")
+        async with topic.member(**settings):
+            await topic.until_committed(1)
+        await topic.publish(b"new")
+        async with topic.member(**settings) as receiver:
+            assert bodies(await collect(receiver, 1)) == [b"new"]
+
+
+@pytest.mark.xfail(strict=True, reason="where it begins is committed unless a message is faster")
+async def test_the_first_of_the_latest_comes_again_unless_acked(mock: MockCluster) -> None:
+    """A group that began with the latest has begun before its first message."""
+    async with a_topic(mock) as topic:
+        await topic.publish(b"old")
+        async with topic.member(auto_offset_reset="latest") as receiver:
+            first = await first_new(topic, receiver)
+        async with topic.member(auto_offset_reset="latest") as receiver:
+            again = await receiver.receive(1, 3.0)
+            assert [message.id for message in again] == [first.id]
 
 
 async def test_a_group_may_have_to_have_begun(kafka: AnyCluster) -> None:
@@ -573,6 +615,19 @@ async def test_the_lag_is_known_without_asking(kafka: AnyCluster) -> None:
             assert (status.backlog, status.lag, status.stalled) == (3, {"0": 0, "1": 3}, "")
 
 
+async def test_the_lag_of_a_partition_without_room_is_known(
+    kafka: AnyCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes to a partition that is not fetched from is counted before long."""
+    monkeypatch.setattr("gizmopy.pubsub.kafka._LOOK_AGAIN", 0.02)
+    async with a_topic(kafka) as topic:
+        await topic.publish(b"1", b"2")
+        async with topic.member(partition_ahead=1) as receiver:
+            await collect(receiver, 1, limit=1)
+            await topic.publish(*[b"x"] * 9)
+            await until(lambda: receiver.status().lag == {"0": 10}, receiver)
+
+
 @pytest.mark.parametrize("end", ["receiver", "sender"])
 async def test_an_unknown_topic_is_refused_and_not_made(kafka: AnyCluster, end: str) -> None:
     """Connecting to it says within seconds that it does not exist; also later it does not."""
@@ -588,6 +643,63 @@ async def test_an_unknown_topic_is_refused_and_not_made(kafka: AnyCluster, end: 
 
 
 # What goes wrong.
+
+
+async def test_who_was_thrown_out_commits_no_more(real_kafka: Cluster) -> None:
+    """A member that was silent for its session's time leaves to others what it had acked."""
+    async with a_topic(real_kafka) as topic:
+        await topic.publish(b"1")
+        told = Tells()
+        async with topic.member(told, session_timeout="1s") as receiver:
+            await ack(receiver, *await collect(receiver, 1))
+            time.sleep(1.5)  # noqa: ASYNC251 - a loop that is blocked is what it is about
+            await until(lambda: told.revoked, receiver)
+            assert await topic.committed() is None
+            assert bodies(await collect(receiver, 1)) == [b"1"]
+
+
+async def test_a_group_that_forbids_to_be_joined_is_heard_of(mock: MockCluster) -> None:
+    """Also where there is nothing to receive, receiving says so and for good."""
+    async with a_topic(mock) as topic, topic.member(session_timeout="500ms") as receiver:
+        mock.fail(JOIN_GROUP, GROUP_FORBIDDEN)
+        mock.fail(HEARTBEAT, REBALANCE)
+        with pytest.raises(PubSubError, match="GroupAuthorization") as caught:
+            await collect(receiver, 1)
+        assert not caught.value.transient
+
+
+@pytest.mark.parametrize("instance", ["", "a"])
+async def test_partitions_that_are_added_are_received(real_kafka: Cluster, instance: str) -> None:
+    """From their first message, by static members that have restarted, too."""
+    settings: dict[str, Any] = {"group_instance_id": instance, "metadata_max_age": "200ms"}
+    async with a_topic(real_kafka) as topic:
+        async with topic.member(**settings):
+            pass
+        async with topic.member(**settings) as receiver:
+            async with an_admin(real_kafka) as admin:
+                await admin.create_partitions({topic.name: NewPartitions(total_count=2)})
+            while len(await topic.producer.partitions_for(topic.name)) < 2:
+                await topic.producer.client.force_metadata_update()
+            await topic.publish(b"1", partition=1)
+            (message,) = await collect(receiver, 1)
+            assert str(message.partition) == "1"
+
+
+async def test_a_topic_that_is_made_anew_begins_anew(real_kafka: Cluster) -> None:
+    """What was received of the old one is acked in vain; the new one's offsets are committed."""
+    async with a_topic(real_kafka) as topic, an_admin(real_kafka) as admin:
+        await topic.publish(b"1", b"2", b"3")
+        settings: dict[str, Any] = {"metadata_max_age": "200ms", "commit_interval": "10ms"}
+        async with topic.member(**settings) as receiver:
+            old = await collect(receiver, 3)
+            await admin.delete_topics([topic.name])
+            await admin.create_topics([NewTopic(topic.name, 1, 1)])
+            await topic.publish(b"new")
+            (new,) = await collect(receiver, 1)
+            assert new.body == b"new"
+            assert refusals(await receiver.ack([old[-1]])) == [True]
+            await ack(receiver, new)
+            await topic.until_committed(1)
 
 
 @pytest.mark.parametrize("task", ["_coordinator._coordination_task", "_fetcher._fetch_task"])

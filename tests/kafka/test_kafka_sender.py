@@ -368,6 +368,17 @@ async def test_the_close_is_bounded_without_a_broker(mock: MockCluster, outage: 
         await soon(sender.aclose())
 
 
+async def test_a_close_ends_a_send(mock: MockCluster) -> None:
+    """A send that waits for a broker ends with the close, and nothing of it is confirmed."""
+    async with a_topic(mock) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"0"))
+        down(mock)
+        sending = asyncio.create_task(sender.send([topic.message(b"1")]))
+        await asyncio.wait((sending,), timeout=0.05)
+        await soon(sender.aclose())
+        assert transience(await soon(sending)) != [None]
+
+
 async def test_the_close_is_bounded_while_the_broker_is_paused(real_kafka: Cluster) -> None:
     """A sender with something unconfirmed ends within seconds though its connection stays."""
     async with a_topic(real_kafka) as topic, topic.sender() as sender:
