@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic_core import PydanticSerializationError, to_json
 
 from gizmopy.observe.context import carried, message_id, request_id
+from gizmopy.observe.repeats import Repeats
 from gizmopy.observe.writing import open_writer
 
 Fields = Literal["plain", "gcp"]
@@ -252,6 +253,7 @@ def configured(
     handler.setFormatter(
         JSONFormatter(fields) if as_json else ConsoleFormatter(colours=handler.is_terminal)
     )
+    handler.addFilter(Repeats())
     handler.addFilter(ContextFilter())
     root = logging.getLogger()
     before = root.level, root.handlers[:]
