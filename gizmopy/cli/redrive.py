@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from gizmopy.config import Settings, load
+from gizmopy.config.kafka import ungrouped
 from gizmopy.errors import UsageError
 from gizmopy.pubsub.driver import Driver
 from gizmopy.pubsub.drivers import open_driver, redact
@@ -99,7 +100,7 @@ def _run(redrive: Redrive, *, dry_run: bool) -> int:
 
 def _open_driver(url: str) -> Driver:
     """Open a driver; refuse a broker that is another one in each process."""
-    driver = open_driver(url)
+    driver = open_driver(ungrouped(url))  # in the daemon's group it would take its partitions
     if driver.capabilities.process_local:
         raise UsageError(
             f"{redact(url)} lives in the process of its daemon, and its dead letters are gone with "

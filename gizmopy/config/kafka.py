@@ -29,6 +29,7 @@ from gizmopy.config.words import Words
 from gizmopy.errors import UsageError
 
 SCHEME = "kafka"
+_OF_A_GROUP = ("group", "group_instance_id")
 
 _HOST = re.compile(r"(?P<name>[\w.-]+|\[[\da-fA-F:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
 
@@ -117,10 +118,10 @@ class KafkaSettings(BaseModel):
         default=timedelta(seconds=1), description="How often what is handled is committed."
     )
     commit_every: int = Field(
-        default=1000, gt=0, description="After how many messages it is committed at once."
+        default=10_000, gt=0, description="After how many messages it is committed at once."
     )
     partition_ahead: int = Field(
-        default=1000,
+        default=10_000,
         gt=0,
         description="How far a partition is received beyond its first message that is not handled.",
     )
@@ -234,6 +235,16 @@ def shown(url: str) -> str:
     """Return ``url`` up to its parameters, without its password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def ungrouped(url: str) -> str:
+    """Return a ``kafka://`` URL without the daemon's place in a group; others as they are."""
+    parts = urlsplit(url)
+    if parts.scheme != SCHEME:
+        return url
+    values = _values(parts)
+    own = {name: text for name, text in values.items() if name not in _OF_A_GROUP}
+    return _url(own)
 
 
 def _split(url: str) -> SplitResult:

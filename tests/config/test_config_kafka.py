@@ -18,7 +18,7 @@ import pubsubtest
 from gizmopy import Service
 from gizmopy.cli.main import main
 from gizmopy.config import Settings, load, report
-from gizmopy.config.kafka import KafkaSettings, shown
+from gizmopy.config.kafka import KafkaSettings, shown, ungrouped
 from gizmopy.errors import ConfigError, UsageError
 
 PASSWORD = "hunter@:/%?#[]&=,+ 2"
@@ -393,3 +393,10 @@ async def test_hosts_in_the_settings_do_not_move_a_daemon_under_test() -> None:
     async with pubsubtest.serve(Cats, settings=Settings(kafka=kafka)) as cats:
         response = await cats.http.get("/readyz")
         assert response.status == 200
+
+
+def test_what_reads_beside_a_daemon_leaves_its_group() -> None:
+    """Without group and instance the rest of a URL stays as it is; other brokers' URLs too."""
+    url = "kafka://u:p%40w@b1:9092/cats?group=g&group_instance_id=me&session_timeout=6s"
+    assert ungrouped(url) == "kafka://u:p%40w@b1:9092/cats?session_timeout=6s"
+    assert ungrouped("memory://?group=g") == "memory://?group=g"
