@@ -25,7 +25,7 @@ PROTOCOLS = {
 """What each listener speaks.
 
 ``CERTIFICATE`` demands one of its clients. ``STRICT`` does not know all mechanisms, and a login
-there is over in a second: who does not log in anew by then is cut off.
+there is over in 2 seconds: who does not log in anew by then is cut off.
 """
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 MECHANISMS = ("PLAIN", *SCRAM, "OAUTHBEARER")
@@ -97,7 +97,7 @@ def properties(certificates: Path) -> dict[str, str]:
             for mechanism in MECHANISMS
         },
         **{
-            f"listener.name.strict.{mechanism.lower()}.connections.max.reauth.ms": "1000"
+            f"listener.name.strict.{mechanism.lower()}.connections.max.reauth.ms": "2000"
             for mechanism in STRICT
         },
     }
