@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +10,8 @@ from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.in_flight import InFlight
 from gizmopy.pubsub.metrics import SubscriberMetrics
-from tests.pubsub.pubsub_fakes import message, until
+from tests.pubsub.pubsub_fakes import message, turns, until
+from tests.pubsub.test_pubsub_rebalance import Gates, Member, broker_of, send
 from tests.pubsub.test_pubsub_subscriber import Bench, Gate, running
 
 
@@ -129,3 +131,48 @@ async def test_what_waits_behind_its_key_is_measured() -> None:
         gate.open.set()
         await until(lambda: len(bench.settled) == 5)
         assert gauge(bench, "waiting_in_order") == 0
+
+
+@pytest.mark.parametrize("order", ["key", "partition"])
+async def test_what_waits_behind_a_slow_message_starves_no_other_partition(order: str) -> None:
+    """On a broker with positions it takes up no room, however much of it there is."""
+    gates = Gates()
+    slow, behind, others = "a0", [f"a{n}" for n in range(1, 20)], [f"d{n}" for n in range(20)]
+    gates.open(*behind, *others)
+    async with broker_of(partitions=2) as broker:
+        await send(broker, slow, *behind)
+        async with Member(broker, gates, order=order, concurrency=2, max_in_flight=3) as member:
+            await until(lambda: gates.started == [slow])
+            await turns()
+            await send(broker, *others)
+            await until(lambda: broker.committed("t", "s") == {0: 20})
+            assert gates.started == [slow, *others]
+            gates.open(slow)
+            await until(lambda: broker.is_consumed("t", "s"))
+            assert member.metric("lost") == 0
+
+
+async def test_what_waits_behind_a_slow_message_starves_no_other_key() -> None:
+    """A key of the same partition goes on, as far as the driver hands out ahead."""
+    gates = Gates()
+    slow, behind, others = "a0", [f"a{n}" for n in range(1, 20)], [f"b{n}" for n in range(20)]
+    gates.open(*behind, *others)
+    async with broker_of(partitions=1, ahead=40) as broker:
+        await send(broker, slow, *behind, *others)
+        async with Member(broker, gates, order="key", concurrency=2, max_in_flight=3):
+            await until(lambda: len(gates.finished) == 20)
+            assert gates.finished == others
+            gates.open(slow)
+            await until(lambda: broker.is_consumed("t", "s"))
+
+
+async def test_what_waits_behind_its_key_takes_up_room_where_nobody_else_bounds_it() -> None:
+    """On a broker without positions no more is held than ``max_in_flight``."""
+    gate = Gate()
+    async with running(gate, order="key", max_in_flight=3) as bench:
+        bench.receiver.put(*(message(id=str(n), key="slow") for n in range(6)))
+        await until(lambda: gate.started)
+        await turns()
+        assert gauge(bench, "in_flight") == 3
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 6)

@@ -406,6 +406,10 @@ async def test_a_driver_that_answers_too_little_is_found_out() -> None:
         ("\ud800", {}, "text cannot be published"),
         (Opaque(), {}, "Opaque has no codec"),
         ({"a": object()}, {}, "dict cannot be published as JSON"),
+        (Message("t", "x", id="i"), {}, "body of 'i' is no bytes but str"),  # type: ignore[arg-type]  # it is refused
+        (Message("t", bytearray(b"x")), {}, "no bytes but bytearray"),  # type: ignore[arg-type]  # it is refused
+        (Message("t", b"x", attributes={"n\udcff": "x"}), {}, r"'n\\udcff' is not UTF-8"),
+        (Message("t", b"x", attributes={"n": 1}), {}, "attribute 'n'=1 is no text"),  # type: ignore[dict-item]  # it is refused
     ],
 )
 async def test_what_cannot_be_published_says_why(
