@@ -17,6 +17,7 @@ from gizmopy.config.settings import channel_key
 from gizmopy.errors import (
     DriverNotInstalled,
     GizmoError,
+    NotFound,
     PubSubError,
     StartError,
     UnknownScheme,
@@ -252,10 +253,15 @@ class Channels:
             ) from error
         except GizmoError as error:
             form = channel_key(subscription.channel)
+            remedy = ""
+            if isinstance(error, NotFound):
+                remedy = (
+                    "; create it there, or point the channel elsewhere with "
+                    f"GIZMO_SUBSCRIPTION_{form}"
+                )
             raise StartError(
                 f"channel {subscription.channel!r} ({subscription.name}) cannot be consumed from "
-                f"{place.shown}: {error}; create it there, or point the channel elsewhere with "
-                f"GIZMO_SUBSCRIPTION_{form}"
+                f"{place.shown}: {error}{remedy}"
             ) from error
         return supervisor, place, driver.capabilities.process_local
 

@@ -9,7 +9,8 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
-from gizmopy.errors import DriverNotInstalled, UnknownScheme
+from gizmopy.config.broker_url import checked
+from gizmopy.errors import DriverNotInstalled, UnknownScheme, UsageError
 from gizmopy.pubsub.driver import Driver
 
 GROUP = "gizmopy.pubsub"
@@ -28,10 +29,13 @@ _BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.kafka_cluster:provision"}
 def open_driver(url: str) -> Driver:
     """Return a new driver for ``url``; it does not connect yet.
 
-    Raises UnknownScheme where no driver is registered for the scheme, and DriverNotInstalled
-    where the driver's library is missing.
+    Raises UsageError where ``url`` cannot be read, UnknownScheme where no driver is registered for
+    the scheme, and DriverNotInstalled where the driver's library is missing.
     """
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(checked(url)).scheme
+    except ValueError as error:
+        raise UsageError(f"the URL of the broker {error}") from error
     known = _known(GROUP, _BUILT_IN)
     if scheme not in known:
         raise UnknownScheme(redact(url), list(known))

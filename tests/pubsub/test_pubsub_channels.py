@@ -274,6 +274,16 @@ async def test_a_failed_start_names_the_channel_and_undoes_what_was_started() ->
     assert far.receivers[0].closed
 
 
+async def test_a_start_that_fails_of_something_else_says_nothing_of_creating() -> None:
+    """A login that is refused is not mended by making a queue."""
+    far = Elsewhere()
+    far.error = PubSubError("b1 refuses to log in 'me'; check the password", transient=False)
+    options = {"open_driver": two_drivers(far), "subscriptions": {"FAR": "far://host/far"}}
+    async with Log().channels(**options) as channels:
+        with pytest.raises(StartError, match="check the password$"):
+            await channels.start(collected(Two()))
+
+
 async def test_an_unknown_dead_letter_channel_fails_the_start() -> None:
     """It is found out before the first message needs it."""
     far = Elsewhere()

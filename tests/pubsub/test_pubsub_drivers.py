@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gizmopy.errors import DriverNotInstalled, UnknownScheme
+from gizmopy.errors import DriverNotInstalled, UnknownScheme, UsageError
 from gizmopy.pubsub import drivers, open_driver
 from gizmopy.pubsub.drivers import redact
 
@@ -80,6 +80,14 @@ def test_a_bug_in_a_driver_is_not_called_a_missing_library(
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
     """Neither the password nor the query, which may hold one, is shown."""
     assert redact(url).rstrip("/") == shown
+
+
+@pytest.mark.parametrize("url", ["kafka://u:pa[ss@b1:9092", "kafka://b1:9092/t?x=s3cret@b2"])
+def test_a_url_that_cannot_be_read_is_not_shown(url: str) -> None:
+    """It is refused with what to write in its place, and without what may be a password."""
+    with pytest.raises(UsageError, match="write %40 for @") as caught:
+        open_driver(url)
+    assert "pa[ss" not in f"{caught.value!r}" and "s3cret" not in f"{caught.value!r}"
 
 
 def test_importing_the_room_imports_no_broker_and_no_server() -> None:
