@@ -64,6 +64,8 @@ _FETCHED_BYTES = 64 * 1024 * 1024
 """How much a receiver holds that nobody has asked for yet, over all partitions of a topic."""
 _START_SECONDS = 10.0
 """What a producer may take to start, and how long a new member is waited for to join its group."""
+_UNREACHED_SECONDS = 3.0
+"""How long a group's coordinator is away until that is told."""
 _COMMIT_SECONDS = 5.0
 """What a commit may take; the next one tries again."""
 _LAST_COMMIT_SECONDS = 1.2
@@ -156,7 +158,9 @@ class KafkaSender:
         """
         if self._producer is not None and not self._is_broken:
             return self._producer
-        await self._end_producer()
+        if self._is_broken:
+            await self._end_producer()
+            await self._cluster.find_again(self._topic)  # aiokafka would not say what is wrong
         compression = self._settings.compression
         try:
             producer = AIOKafkaProducer(
@@ -322,6 +326,10 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """What the next receive raises."""
         self._without_since: float | None = None
         """Since when it is without partitions, by the event loop's clock."""
+        self._unreached_since: float | None = None
+        """Since when the group's coordinator is not reached."""
+        self._why = ""
+        """What a broker says when it is asked why."""
         self._closing = asyncio.Event()
         rebalance = settings.rebalance_timeout.total_seconds()
         self._commit_seconds = min(_COMMIT_SECONDS, rebalance / 10)
@@ -442,6 +450,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await asyncio.wait((self._starting,), timeout=wait)
         if not self._closing.is_set():
             self._check_started(forever=self._starting.done())
+            await self._ask_why()
         while (left := deadline - loop.time()) >= 0 and not self._closing.is_set():
             if self._failure is not None:
                 failure, self._failure = self._failure, None
@@ -685,8 +694,24 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """Return why nothing is received now; aiokafka tries again, and raises nothing."""
         coordinator = None if self._consumer is None else self._consumer._coordinator
         if coordinator is None or coordinator.coordinator_id is not None:
+            self._unreached_since, self._why = None, ""
             return ""
-        return f"the coordinator of group {self._group!r} is not reached"
+        now = asyncio.get_running_loop().time()
+        if self._unreached_since is None:
+            self._unreached_since = now
+        if now - self._unreached_since < _UNREACHED_SECONDS:
+            return ""  # a coordinator that moves, or a login that is renewed
+        return self._why or f"the coordinator of group {self._group!r} is not reached"
+
+    async def _ask_why(self) -> None:
+        """Find out why the coordinator is not reached: aiokafka tells its log alone."""
+        if self._problem():
+            try:
+                await self._cluster.find_again(self._topic)
+            except PubSubError as error:
+                self._why = str(error)
+            else:
+                self._why = ""
 
     def _lag(self) -> Iterator[tuple[str, int]]:
         for tp, state in self._states():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -36,6 +37,11 @@ from gizmopy.errors import NotFound, PubSubError, UsageError
 
 _CONNECT_SECONDS = 5.0
 """What one broker may take to answer when it is asked for the first time."""
+_TOKEN_SECONDS = 4.0
+"""What the function for tokens may take, less than all of the connecting."""
+_BACKOFF_MS = 500
+"""How long aiokafka waits before it tries again, with each of its tasks: its own 100 ms are 37
+logins a second while one is refused, which may lock an account."""
 _LOOK_AGAIN = 0.1
 """Seconds after which a topic that is being made is looked at again."""
 _PASSING = (KafkaTimeoutError, OutOfOrderSequenceNumber, ProducerClosed, ProducerFenced)
@@ -67,6 +73,7 @@ class Cluster:
             "bootstrap_servers": list(settings.broker_hosts),
             "client_id": settings.client_id,
             "metadata_max_age_ms": milliseconds(settings.metadata_max_age),
+            "retry_backoff_ms": _BACKOFF_MS,
         }
 
     async def find(self, topic: str) -> int:
@@ -81,10 +88,11 @@ class Cluster:
                 answer = await self._ask(server, topic)
             except _REFUSALS as error:
                 raise self._refused(server, error) from error
-            except ssl.SSLError as error:
-                reason = f"TLS with {server} fails: {error}; check tls_ca, and the port"
-                raise PubSubError(reason, transient=False) from error
+            except _NoToken as error:
+                raise PubSubError(error.args[0], transient=error.retriable) from error
             except (OSError, TimeoutError, KafkaError) as error:
+                if problem := _tls_problem(server, error):
+                    raise PubSubError(problem, transient=False) from error
                 problems.append(f"{server}: {str(error) or type(error).__name__}")
             else:
                 self._check(topic, for_code(answer["error_code"]))
@@ -92,6 +100,13 @@ class Cluster:
         reason = "; ".join(problems)
         hint = f"does it speak {self._settings.security_protocol} there?"
         raise PubSubError(f"no broker answers ({reason}); {hint}", transient=True)
+
+    async def find_again(self, topic: str) -> int:
+        """Do as ``find`` for who was let in before: what is refused by now may be mended."""
+        try:
+            return await self.find(topic)
+        except PubSubError as error:
+            raise PubSubError(str(error), transient=True) from error
 
     async def _ask(self, server: str, topic: str) -> Mapping[str, Any]:
         """Return what a broker says of ``topic``."""
@@ -104,6 +119,9 @@ class Cluster:
             finally:
                 connection.close()
         (found,) = answer.to_object()["topics"]
+        if for_code(found["error_code"]) is IllegalSaslStateError:
+            # To aiokafka any answer to a token is a yes, and the broker waits for what comes next.
+            raise SaslAuthenticationFailed("the token is not valid")
         return cast(Mapping[str, Any], found)
 
     def _check(self, topic: str, error: type[KafkaError]) -> None:
@@ -117,15 +135,24 @@ class Cluster:
 
     @property
     def _who(self) -> str:
-        return repr(self._settings.sasl_username) if self._settings.sasl_username else "us"
+        return repr(self._settings.sasl_username) if self._settings.sasl_username else "this client"
 
     def _refused(self, server: str, error: KafkaError) -> PubSubError:
-        mechanism = self._settings.sasl_mechanism
-        return PubSubError(
-            f"{server} refuses to log in {self._who} by {mechanism}: {said(error)}; check "
-            "sasl_mechanism, sasl_username and sasl_password (or the token)",
-            transient=False,
-        )
+        settings = self._settings
+        what = f"{server} refuses to log in {self._who} by {settings.sasl_mechanism}"
+        if isinstance(error, IllegalSaslStateError):
+            return PubSubError(
+                f"{what}: nobody logs in there; use another port, or "
+                f"security_protocol={settings.security_protocol.removeprefix('SASL_').lower()}",
+                transient=False,
+            )
+        if isinstance(error, UnsupportedSaslMechanismError):
+            reason = f"{what}: it does not have that; use another sasl_mechanism"
+            return PubSubError(reason, transient=False)
+        check = "sasl_username and sasl_password"
+        if settings.sasl_mechanism == "OAUTHBEARER":
+            check = f"what sasl_token_provider={settings.sasl_token_provider} returns"
+        return PubSubError(f"{what}: {said(error)}; check {check}", transient=False)
 
 
 @asynccontextmanager
@@ -160,14 +187,30 @@ async def _is_made(admin: AIOKafkaAdminClient, topic: str, partitions: int) -> b
     return not found["error_code"] and len(ready) >= partitions
 
 
-class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """Ask a function for a token."""
+class _NoToken(KafkaError):  # type: ignore[misc]  # aiokafka has no types
+    """The function for tokens gave none. A TypeError is a mistake that stays; all else may pass."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, provider: str, error: Exception) -> None:
+        super().__init__(f"sasl_token_provider={provider} gave no token: {said(error)}")
+        self.retriable = not isinstance(error, TypeError)
+
+
+class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """Ask a function for a token, in bounded time; aiokafka would wait for it for ever."""
+
+    def __init__(self, provider: str, function: Any) -> None:
+        self._provider = provider
         self._function = function
 
     async def token(self) -> str:
-        return str(await self._function())
+        try:
+            async with asyncio.timeout(_TOKEN_SECONDS):
+                token = await self._function()
+            if not isinstance(token, str):
+                raise TypeError(f"it returned {type(token).__name__}, and not str")
+        except Exception as error:  # aiokafka's tasks die of what is no KafkaError
+            raise _NoToken(self._provider, error) from error
+        return token
 
 
 def _login(settings: KafkaSettings, url: str) -> dict[str, Any]:
@@ -183,19 +226,44 @@ def _login(settings: KafkaSettings, url: str) -> dict[str, Any]:
     except (ImportError, AttributeError, ValueError) as error:
         given = f"sasl_token_provider={settings.sasl_token_provider}"
         raise UsageError(f"{url}: {given} is no module:function: {error}") from error
-    return options | {"sasl_oauth_token_provider": _Tokens(function)}
+    return options | {"sasl_oauth_token_provider": _Tokens(settings.sasl_token_provider, function)}
 
 
 def _tls(settings: KafkaSettings, url: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=settings.tls_ca or None)
         if settings.tls_cert:
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+            # Without a password, OpenSSL would ask the terminal for that of an encrypted key.
+            context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
     except OSError as error:  # SSLError is one
         files = [settings.tls_ca, settings.tls_cert, settings.tls_key]
         names = ", ".join(filter(None, files))
         raise UsageError(f"{url}: TLS cannot use {names}: {error}") from error
     return context
+
+
+def _tls_problem(server: str, error: BaseException) -> str:
+    """Return what is wrong with TLS, here or as the broker says; empty where it is something else.
+
+    A broker that speaks TLS answers all else by an alert, whose first 4 bytes look like a length.
+    """
+    cause = error.__cause__
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with {server} fails: {error}; check tls_ca, and the port"
+    if isinstance(cause, ssl.SSLError):
+        return f"{server} refuses TLS: {cause}; check tls_cert and tls_key"
+    if isinstance(cause, asyncio.IncompleteReadError) and (cause.expected or 0) >> 16 == 0x1503:
+        return f"{server} speaks TLS; use security_protocol=ssl or sasl_ssl, or another port"
+    return ""
+
+
+def _shows_no_secret(record: logging.LogRecord) -> bool:
+    """Return whether a log record of aiokafka, which shows each request, shows no login."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any("SaslAuthenticateRequest" in type(each).__name__ for each in arguments)
+
+
+logging.getLogger("aiokafka.conn").addFilter(_shows_no_secret)  # the same one, added only once
 
 
 def milliseconds(duration: timedelta) -> int:
@@ -205,7 +273,10 @@ def milliseconds(duration: timedelta) -> int:
 
 def said(error: BaseException) -> str:
     """Return what an error of aiokafka says, and its name, which often says more."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name, text = type(error).__name__, str(error)
+    if name in text:  # as most of aiokafka's say themselves
+        return text
+    return f"{name}: {text}" if text else name
 
 
 @contextmanager

@@ -132,6 +132,7 @@ class Publisher:
             if self._buffer.messages or self._closing:
                 self._go_on()
         if len(results) == 1 and results[0] is None:
+            self.problem = ""
             self._observe(perf_counter() - started)
         else:
             await self._send_again(message, started, results)

@@ -13,10 +13,11 @@ from collections.abc import (
     Callable,
     Collection,
     Hashable,
+    Iterator,
     Mapping,
 )
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -24,10 +25,16 @@ from uuid import uuid4
 import confluent_kafka.admin
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from gizmopy import Message, Service, Settings, subscribe
 from gizmopy.config import load
-from gizmopy.errors import PubSubError, StartError
+from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.pubsub import drivers
 from gizmopy.server import SimpleServer
 from tests.kafka.cluster import Cluster
@@ -51,9 +58,63 @@ LONG = 40.0
 """Seconds within which whatever happens happens, or the test fails."""
 
 
+# Tokens: what a function of a daemon's own may do.
+
+
 async def valid() -> str:
     """Return a token that the brokers take."""
     return TOKEN
+
+
+async def expired() -> str:
+    """Return a token that was valid."""
+    return unsecured_token(lifetime=-1)
+
+
+async def nonsense() -> str:
+    """Return what is no token."""
+    return "nonsense"
+
+
+async def nothing() -> None:
+    """Forget the token."""
+
+
+async def sealed() -> str:
+    """Raise what a function raises that has no token to give for now."""
+    raise RuntimeError("the vault is sealed")
+
+
+async def endless() -> str:
+    """Never return."""
+    return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+
+def not_async() -> str:
+    """Return a token without having been awaited."""
+    return TOKEN
+
+
+async def changing() -> str:
+    """Do as one of the others, which a test may exchange."""
+    given: str = await Tokens.give()
+    return given
+
+
+class Tokens:
+    """Hold what `changing` does."""
+
+    give: Callable[[], Any] = staticmethod(valid)
+
+
+@contextmanager
+def giving(function: Callable[[], Any]) -> Iterator[None]:
+    """Let `changing` do as another function while the context lasts."""
+    Tokens.give = staticmethod(function)
+    try:
+        yield
+    finally:
+        Tokens.give = staticmethod(valid)
 
 
 def by(function: Callable[[], Any]) -> dict[str, str]:
@@ -259,6 +320,7 @@ async def test_a_daemon_with_a_wrong_password_does_not_start(secure_kafka: Clust
     with pytest.raises(StartError, match=f"{hosts} refuses to log in 'alice' by PLAIN") as caught:
         async with a_daemon(GIZMO_PUBSUB_URL=url):
             pass
+    assert "create it there" not in str(caught.value)
     assert WRONG not in "".join(traceback.format_exception(caught.value))
 
 
@@ -304,6 +366,48 @@ NEVER: dict[str, Refusal] = {
         {"sasl_mechanism": "scram-sha-256"},
         "refuses to log in 'alice' by SCRAM-SHA-256: .*sasl_mechanism",
     ),
+    "a login where nobody logs in": (
+        "PLAINTEXT",
+        ALICE,
+        {"security_protocol": "sasl_plaintext"},
+        "refuses to log in 'alice' by PLAIN: nobody logs in there; .*security_protocol=plaintext",
+    ),
+    "a login where nobody logs in (TLS)": (
+        "SSL",
+        ALICE,
+        {"security_protocol": "sasl_ssl", **CA},
+        "refuses to log in 'alice' by PLAIN: nobody logs in there; .*security_protocol=ssl",
+    ),
+    "a token that has expired": (
+        "SASL_PLAINTEXT",
+        "",
+        by(expired),
+        "refuses to log in this client by OAUTHBEARER: .*the token is not valid.*:expired",
+    ),
+    "a token that has expired (TLS)": (
+        "SASL_SSL",
+        "",
+        by(expired) | CA,
+        "refuses to log in this client by OAUTHBEARER: .*the token is not valid.*:expired",
+    ),
+    "a token that is none": (
+        "SASL_PLAINTEXT",
+        "",
+        by(nonsense),
+        "refuses to log in this client by OAUTHBEARER: .*the token is not valid.*:nonsense",
+    ),
+    "no token": (
+        "SASL_PLAINTEXT",
+        "",
+        by(nothing),
+        "sasl_token_provider=.*:nothing gave no token: TypeError: it returned NoneType",
+    ),
+    "a function that is not async": (
+        "SASL_PLAINTEXT",
+        "",
+        by(not_async),
+        "sasl_token_provider=.*:not_async gave no token: TypeError",
+    ),
     "an authority that the system does not know": (
         "SSL",
         "",
@@ -315,6 +419,25 @@ NEVER: dict[str, Refusal] = {
         ALICE,
         {"tls_ca": "{ca}.other"},
         "TLS with .* fails: .*unable to get local issuer certificate.*tls_ca",
+    ),
+    "no certificate where one is demanded": (
+        "CERTIFICATE",
+        "",
+        CA,
+        "refuses TLS: .*bad certificate.*tls_cert",
+    ),
+    "a certificate of another authority": (
+        "CERTIFICATE",
+        "",
+        CA | {"tls_cert": "{cert}.other", "tls_key": "{key}.other"},
+        "refuses TLS: .*certificate unknown.*tls_cert",
+    ),
+    "no TLS where it is spoken": ("SSL", "", {"security_protocol": "plaintext"}, "speaks TLS"),
+    "no TLS where it is spoken (SASL)": (
+        "SASL_SSL",
+        ALICE,
+        {"security_protocol": "sasl_plaintext"},
+        "speaks TLS",
     ),
 }
 
@@ -349,7 +472,7 @@ async def test_a_host_that_is_not_in_the_certificate(secure_kafka: Cluster) -> N
     assert not error.transient
 
 
-# Who is not let in for now: the same may be said by a broker that is about to start.
+# Who is not let in for now: the same may be said by a broker, or a vault, that is about to start.
 
 PERHAPS: dict[str, Refusal] = {
     "TLS where it is not spoken": (
@@ -376,6 +499,18 @@ PERHAPS: dict[str, Refusal] = {
         {"security_protocol": "ssl", **CA},
         "no broker answers .*does it speak SSL there",
     ),
+    "a function that raises": (
+        "SASL_PLAINTEXT",
+        "",
+        by(sealed),
+        "sasl_token_provider=.*:sealed gave no token: RuntimeError: the vault is sealed",
+    ),
+    "a function that does not return": (
+        "SASL_PLAINTEXT",
+        "",
+        by(endless),
+        "sasl_token_provider=.*:endless gave no token: TimeoutError",
+    ),
 }
 
 
@@ -390,6 +525,17 @@ async def test_what_may_pass_says_what_it_may_be(
     assert error.transient
 
 
+def test_a_key_with_a_password_is_refused(secure_kafka: Cluster) -> None:
+    """Nobody is asked for the password of a key: a daemon would wait for it for ever."""
+    key = load_pem_private_key(secure_kafka.client_key.read_bytes(), password=None)
+    locked = secure_kafka.client_key.with_suffix(".locked")
+    lock = BestAvailableEncryption(b"sesame")
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
+    way = url(secure_kafka, "SSL", tls_ca="{ca}", tls_cert="{cert}", tls_key=str(locked))
+    with pytest.raises(UsageError, match=r"TLS cannot use .*client\.locked"):
+        drivers.open_driver(way)
+
+
 # Who is let in, and may not do what it wants.
 
 
@@ -397,7 +543,7 @@ confluent: Any = confluent_kafka.admin  # its types are not what it exports
 
 
 class Admin:
-    """Change what ``OTHER`` may do with a topic or a group."""
+    """Change who may log in, and what ``OTHER`` may do with a topic or a group."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._client = confluent.AdminClient(
@@ -415,6 +561,18 @@ class Admin:
     async def allow_all(self, kind: str, name: str) -> None:
         """Take back what was denied, and what was allowed."""
         await _all(self._client.delete_acls([_rule(kind, name, "ANY", "ANY")]))
+
+    async def let_in(self, user: str, password: str) -> None:
+        """Make a user of SCRAM-SHA-512."""
+        how = confluent.ScramCredentialInfo(confluent.ScramMechanism.SCRAM_SHA_512, 4096)
+        change = confluent.UserScramCredentialUpsertion(user, how, password.encode())
+        await _all(self._client.alter_user_scram_credentials([change]))
+
+    async def shut_out(self, user: str) -> None:
+        """Remove a user of SCRAM-SHA-512."""
+        how = confluent.ScramMechanism.SCRAM_SHA_512
+        change = confluent.UserScramCredentialDeletion(user, how)
+        await _all(self._client.alter_user_scram_credentials([change]))
 
 
 def _rule(kind: str, name: str, operation: str, permission: str) -> Any:
@@ -503,6 +661,48 @@ def strict(url: str, topic: str, **more: str) -> dict[str, str]:
     }
 
 
+async def test_a_user_is_removed_and_comes_back(secure_kafka: Cluster) -> None:
+    """A daemon whose user is removed says so, and goes on by itself once the user is back."""
+    admin = Admin(secure_kafka)
+    await admin.let_in("carol", "carol-secret")
+    url = f"kafka://carol:carol-secret@{secure_kafka.listener('STRICT')}"
+    async with a_topic(secure_kafka) as topic, a_daemon(**strict(url, topic)) as daemon:
+        await daemon.passes_on("before")
+        await admin.shut_out("carol")
+        await until(lambda: "refuses to log in 'carol' by SCRAM-SHA-512" in daemon.problem)
+        with pytest.raises(PubSubError, match="not confirmed within 5 s"):
+            await daemon.publish("cats", "meanwhile")
+        for _ in range(2):
+            with pytest.raises(PubSubError, match="refuses to log in 'carol' by SCRAM-SHA-512"):
+                await daemon.publish("cats", "meanwhile")
+        assert "refuses to log in 'carol' by SCRAM-SHA-512" in daemon.unpublished
+        await admin.let_in("carol", "carol-secret")
+        await daemon.passes_on("after")
+        await until(lambda: not (daemon.problem or daemon.unpublished))
+
+
+@pytest.mark.parametrize("function", [sealed, endless, expired], ids=lambda f: f.__name__)
+async def test_tokens_end_and_come_back(secure_kafka: Cluster, function: Callable[[], Any]) -> None:
+    """A daemon without a token says so, and goes on by itself once there is one again."""
+    url = f"kafka://{secure_kafka.listener('STRICT')}"
+    async with (
+        a_topic(secure_kafka) as topic,
+        a_daemon(
+            **strict(
+                url,
+                topic,
+                KAFKA_SASL_MECHANISM="oauthbearer",
+                KAFKA_SASL_TOKEN_PROVIDER=by(changing)["sasl_token_provider"],
+            )
+        ) as daemon,
+    ):
+        await daemon.passes_on("before")
+        with giving(function):
+            await until(lambda: "changing" in daemon.problem)
+        await until(lambda: not daemon.problem)
+        await daemon.passes_on("after")
+
+
 async def test_a_permission_is_taken_and_given_back(secure_kafka: Cluster) -> None:
     """A daemon that may not consume any more says so, and goes on once it may again."""
     admin = Admin(secure_kafka)
@@ -524,7 +724,10 @@ async def test_a_permission_is_taken_and_given_back(secure_kafka: Cluster) -> No
 # What is shown.
 
 SECRETS: dict[str, tuple[str, dict[str, str], str]] = {
+    "PLAIN": (ALICE, {}, PASSWORD),
     "SCRAM": (ALICE, {"sasl_mechanism": "scram-sha-256"}, PASSWORD),
+    "a token": ("", by(valid), TOKEN[:60]),
+    "a wrong password (PLAIN)": (f"{USER}:{WRONG}", {}, WRONG),
     "a wrong password (SCRAM)": (f"{USER}:{WRONG}", {"sasl_mechanism": "scram-sha-256"}, WRONG),
 }
 
