@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from time import perf_counter
 
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.metrics import SubscriberMetrics
+
+_size = attrgetter("_size")
 
 
 class InFlight:
@@ -35,19 +38,17 @@ class InFlight:
     def add(self, batch: Sequence[Message]) -> None:
         """Take in what is received."""
         self.since.update(dict.fromkeys(batch, perf_counter()))
-        for message in batch:
-            if message.body:
-                message._size = len(message.body)  # a handler may change the body
-                self.bytes += message._size
+        self.bytes += sum(map(_size, batch))
 
     def remove(self, batch: Collection[Message]) -> Collection[Message]:
         """Let go of what is settled or lost, and return what was not in here any more."""
-        since, gone = self.since, []
+        pop, gone, size = self.since.pop, [], 0
         for message in batch:
-            if since.pop(message, None) is None:
+            if pop(message, None) is None:
                 gone.append(message)
             else:
-                self.bytes -= message._size
+                size += message._size
+        self.bytes -= size
         self.changed.set()
         return gone
 

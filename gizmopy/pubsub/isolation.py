@@ -1,12 +1,13 @@
-"""Run a coroutine in a context of its own, without a task of its own.
+"""Run coroutines, each in a context of its own, without a task of its own.
 
-``run = copy_context().run`` makes the context, and ``run(coroutine.send, None)`` begins the
-coroutine in it: a StopIteration carries the result of one that never waits. Else it returns what
-the coroutine waits for, and ``await rest(coroutine, run, ...)`` of that goes on from there.
+A ``Runner`` runs one after the other. ``run = copy_context().run`` makes a context, and
+``run(runner.begin, coroutine)`` begins a coroutine in it. That returns ENDED where the coroutine
+has not waited for anything, else what it waits for: ``await runner.rest(run, ...)`` of that goes on
+from there. Either way its result is in ``runner.result``, and what it raises comes out.
 
 What the coroutine sets in context variables is seen by what it awaits and by the tasks it starts,
 and by nobody after it. The task stays the caller's, so that timeouts, task groups and cancellation
-work as ever. This costs about 0.3 µs and 0.2 µs for each time it waits; a task costs 5 to 8.
+work as ever. This costs about 0.1 µs and 0.2 µs for each time it waits; a task costs 5 to 8.
 """
 
 from __future__ import annotations
@@ -15,30 +16,57 @@ import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-ResultT = TypeVar("ResultT")
+ENDED: Any = object()
 
 
-@types.coroutine
-def rest(
-    coroutine: Coroutine[Any, Any, ResultT], run: Callable[..., Any], awaited: object
-) -> Generator[Any, Any, ResultT]:
-    """Await the rest of a coroutine that waits for ``awaited``, and return its result."""
-    step: Callable[[Any], Any]
-    argument: Any
-    while True:
-        try:
-            step, argument = coroutine.send, (yield awaited)
-        except BaseException as error:  # noqa: BLE001 - it is the coroutine's to handle
-            step, argument = coroutine.throw, error
-        try:
-            awaited = run(step, argument)
-        except StopIteration as end:
-            result: ResultT = end.value
-            return result
-        finally:
-            argument = None  # an error would keep this frame alive, and the frame the error
+class Runner:
+    """Run one coroutine after the other.
+
+    They are awaited by one generator that goes on when they end: a coroutine that is driven by hand
+    ends with a StopIteration, which costs as much as all the rest of this.
+    """
+
+    __slots__ = ("_generator", "result")
+
+    def __init__(self) -> None:
+        self.result: Any = None
+        self._generator: Any
+        self._restart()
+
+    @property
+    def begin(self) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+        """What begins a coroutine; ask for it again when one has raised."""
+        if self._generator.gi_frame is None:
+            self._restart()
+        begin: Callable[[Coroutine[Any, Any, Any]], Any] = self._generator.send
+        return begin
+
+    def _restart(self) -> None:
+        self._generator = self._await_each()
+        self._generator.send(None)
+
+    @types.coroutine
+    def _await_each(self) -> Generator[Any, Any, None]:
+        while True:
+            coroutine = yield ENDED
+            self.result = yield from coroutine
+
+    @types.coroutine
+    def rest(self, run: Callable[..., Any], awaited: object) -> Generator[Any, Any, None]:
+        """Await the rest of a coroutine that waits for ``awaited``."""
+        step: Callable[[Any], Any]
+        argument: Any
+        while awaited is not ENDED:
+            try:
+                step, argument = self._generator.send, (yield awaited)
+            except BaseException as error:  # noqa: BLE001 - it is the coroutine's to handle
+                step, argument = self._generator.throw, error
+            try:
+                awaited = run(step, argument)
+            finally:
+                argument = None  # an error would keep this frame alive, and the frame the error
 
 
 async def uncancel(task: asyncio.Task[Any]) -> None:

@@ -78,7 +78,7 @@ class Message:
         self.raw = raw
         self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
-        self._size = 0
+        self._size = 0 if body is None else len(body)
 
     @property
     def published_at(self) -> datetime:
@@ -108,7 +108,7 @@ class Message:
         copy.raw = raw
         copy.on_extend = None
         copy._extend = None
-        copy._size = 0
+        copy._size = 0 if self.body is None else len(self.body)
         return copy
 
     @classmethod
@@ -141,7 +141,7 @@ class Message:
         message.raw = raw
         message.on_extend = None
         message._extend = None
-        message._size = 0
+        message._size = 0 if body is None else len(body)
         return message
 
     async def extend(self, seconds: float) -> None:

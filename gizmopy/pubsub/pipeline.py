@@ -17,8 +17,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextvars import copy_context
+from itertools import groupby
+from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
@@ -29,7 +31,7 @@ from gizmopy.pubsub.dead_letter import DeadLetter
 from gizmopy.pubsub.driver import Capabilities, Receiver, Revoke
 from gizmopy.pubsub.failures import Failures
 from gizmopy.pubsub.in_flight import InFlight
-from gizmopy.pubsub.isolation import rest, uncancel
+from gizmopy.pubsub.isolation import ENDED, Runner, uncancel
 from gizmopy.pubsub.lanes import Lanes
 from gizmopy.pubsub.leases import Leases
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
@@ -49,6 +51,17 @@ _BURST = 0.01
 """Seconds that a worker whose handlers never wait keeps the event loop at most."""
 _RECEIVE_RETRY = RetryPolicy(base=0.5)
 _HANDLED: Outcomes = (None,)
+_partition = attrgetter("partition")
+_key = attrgetter("key")
+_partition_of_topic = attrgetter("topic", "partition")
+"""A lane even where the broker has no partitions."""
+
+_Begun = tuple[Sequence[Message], float, Awaitable[Any]]
+"""What is handled, since when, and what is to be awaited of it."""
+
+
+async def _failing(error: BaseException) -> None:
+    raise error
 
 
 class Pipeline:
@@ -100,6 +113,7 @@ class Pipeline:
         self._ordered = subscription.order != "none"
         self._in_batches = subscription.batch_handler is not None
         self._stays = stays(subscription, can)
+        self._lane = _key if subscription.order == "key" else _partition_of_topic
 
     # Receive: one task, never cancelled while a receive is pending.
 
@@ -150,12 +164,14 @@ class Pipeline:
         self.in_flight.add(batch)
         self._metrics.received.value += len(batch)
         self._metrics.redelivered.value += len([m for m in batch if m.delivery > 1])
+        name = self.subscription.subscription
         extend, positions = self.leases.extend, self.settler.positions
+        if positions is not None:
+            for partition, messages in groupby(batch, _partition):
+                positions.received(partition, *messages)
         for message in batch:
             message._extend = extend
-            message.subscription = self.subscription.subscription
-            if positions is not None:
-                positions.received(message.partition, message)
+            message.subscription = name
         if self.stopped:
             for message in batch:
                 self.settler.give_back(message, "released")
@@ -165,63 +181,107 @@ class Pipeline:
 
     def _in_turn(self, batch: Sequence[Message]) -> Iterator[Message]:
         """Yield the messages whose turn it is; the others wait for those before them."""
+        lane_of, enter = self._lane, self.lanes.enter
         for message in batch:
-            lane = self._lane(message)
-            if lane is None or self.lanes.enter(lane, message):
+            lane = lane_of(message)
+            if lane is None or enter(lane, message):
                 yield message
-
-    def _lane(self, message: Message) -> Hashable:
-        """Return what keeps a message in order with others, or None if nothing does."""
-        return message.key if self.subscription.order == "key" else (message.partition,)
 
     # Handle: N workers, each takes whatever is ready.
 
     async def work(self) -> None:
-        """Handle messages, one or one batch at a time, until there will be no more.
-
-        What does not wait takes no coroutine of ours: each would be a twentieth of its cost.
-        """
+        """Handle messages, one or one batch at a time, until there will be no more."""
         worker = asyncio.current_task()
         assert worker is not None
         request_id.set("")
-        observe, breathe = self._metrics.process_seconds.observe, perf_counter() + _BURST
-        while batch := self._take() or await self._wait(worker):
-            self.at_work[worker] = batch
-            started = perf_counter()
-            errors: Outcomes = _HANDLED
-            try:
-                coroutine, run = self._begin(batch, started), copy_context().run
-                try:
-                    result = await rest(coroutine, run, run(coroutine.send, None))
-                except StopIteration as end:  # it has not waited for anything
-                    result = end.value
-                if self._in_batches:
-                    errors = result
-            except (KeyboardInterrupt, SystemExit):
-                raise  # asyncio ends with these, whoever catches them
-            except BaseException as error:  # noqa: BLE001 - it is the handler's door
-                errors = [error] * len(batch)
-            ended = perf_counter()
-            observe(ended - started)
-            if errors is _HANDLED and not worker.cancelling():
-                self._handled(batch[0])
-            else:
-                await self._conclude(worker, batch, errors)
-            if ended > breathe:
-                self.at_work[worker] = ()
+        runner = Runner()
+        if self._in_batches:
+            while batch := await self._collect():
+                await self._finish(worker, batch, perf_counter(), self._handle(runner, batch))
+            return
+        while self.ready.messages or await self.ready.wait():
+            if (begun := self._handle_ready(worker, runner)) is not None:
+                await self._finish(worker, *begun)
+            elif self.ready.messages:
                 await asyncio.sleep(0)
-                breathe = perf_counter() + _BURST
 
-    def _take(self) -> Sequence[Message]:
-        """Return a message that is ready, if there is one and no batch has to be waited for."""
-        if self._in_batches or (message := self.ready.take()) is None:
-            return ()
-        return (message,)
+    def _handle_ready(self, worker: asyncio.Task[Any], runner: Runner) -> _Begun | None:
+        """Handle what is ready, one after the other, as long as they end well and never wait.
 
-    async def _wait(self, worker: asyncio.Task[Any]) -> Sequence[Message]:
-        """Wait for a message, and where it begins a batch for more; return nothing at the end."""
-        self.at_work[worker] = ()
-        size, seconds = max(1, self.subscription.batch_size), self.subscription.batch_wait
+        Return the first that does otherwise, for ``_finish``. What stands in the loop is the cost
+        of a message; what can be done for many at once is done after it.
+        """
+        begun: _Begun | None = None
+        handled: list[Message] = []
+        waited: list[float] = []
+        ran: list[float] = []
+        messages, since, failed = self.ready.messages, self.in_flight.since, self.failures.first
+        handle, begin, carries = self.subscription.handler, runner.begin, carried.get()
+        started = perf_counter()
+        until = started + _BURST
+        while messages and started < until:
+            message = messages.popleft()
+            message.attempt += 1
+            if message not in failed:
+                waited.append(started - since[message])
+            message_id.set(message.id)
+            attributes = message.attributes
+            carry = trace_context(attributes) if "traceparent" in attributes else NO_ATTRIBUTES
+            if carry is not carries:
+                carried.set(carry)
+                carries = carry
+            run = copy_context().run
+            try:
+                awaited = run(begin, handle(message))
+            except BaseException as error:  # noqa: BLE001 - it is the handler's door
+                begun = (message,), started, _failing(error)
+                break
+            if awaited is not ENDED or worker.cancelling():
+                begun = (message,), started, runner.rest(run, awaited)
+                break
+            ended = perf_counter()
+            ran.append(ended - started)
+            started = ended
+            handled.append(message)
+            if self._ordered or failed:
+                self._leave(message)
+        self._metrics.queue_wait_seconds.observe_all(waited)
+        self._metrics.process_seconds.observe_all(ran)
+        self.settler.ack_all(handled)
+        if messages:
+            self.ready.wake()
+        return begun
+
+    async def _finish(
+        self,
+        worker: asyncio.Task[Any],
+        batch: Sequence[Message],
+        started: float,
+        rest: Awaitable[Any],
+    ) -> None:
+        """Await the rest of a handling, and have its messages settled as it ends."""
+        self.at_work[worker] = batch
+        errors: Outcomes = _HANDLED
+        try:
+            result = await rest
+            if self._in_batches:
+                errors = result
+        except (KeyboardInterrupt, SystemExit):
+            raise  # asyncio ends with these, whoever catches them
+        except BaseException as error:  # noqa: BLE001 - it is the handler's door
+            errors = [error] * len(batch)
+        self._metrics.process_seconds.observe(perf_counter() - started)
+        if errors is _HANDLED and not worker.cancelling():
+            self._handled(batch[0])
+            self.at_work[worker] = ()
+        else:
+            await self._conclude(worker, batch, errors)
+            self.at_work[worker] = ()
+            await asyncio.sleep(0)  # many may fail, and none of them wait
+
+    async def _collect(self) -> Sequence[Message]:
+        """Wait for a message, and then for more of its batch; return nothing at the end."""
+        size, seconds = self.subscription.batch_size, self.subscription.batch_wait
         while batch := await self.ready.collect(size, seconds):
             ours = [message for message in batch if message in self.in_flight.since]
             for message in batch:
@@ -231,22 +291,22 @@ class Pipeline:
                 return ours
         return ()
 
-    def _begin(self, batch: Sequence[Message], started: float) -> Coroutine[Any, Any, Any]:
-        """Call the handler, whose coroutine is still to run: a single message is decoded now."""
+    async def _handle(self, runner: Runner, batch: Sequence[Message]) -> Outcomes:
+        """Handle a batch, and return what became of each of its messages."""
+        started = perf_counter()
         for message in batch:
             message.attempt += 1
-            if message.attempt == 1 and message not in self.failures.first:
+            if message not in self.failures.first:
                 waited = started - self.in_flight.since[message]
                 self._metrics.queue_wait_seconds.observe(waited)
-        if self.subscription.batch_handler is not None:
-            message_id.set("")
-            carried.set(NO_ATTRIBUTES)
-            return self.subscription.batch_handler(batch)
-        message = batch[0]
-        message_id.set(message.id)
-        attributes = message.attributes
-        carried.set(trace_context(attributes) if "traceparent" in attributes else NO_ATTRIBUTES)
-        return self.subscription.handler(message)
+        message_id.set("")
+        carried.set(NO_ATTRIBUTES)
+        assert self.subscription.batch_handler is not None
+        run = copy_context().run
+        awaited = run(runner.begin, self.subscription.batch_handler(batch))
+        await runner.rest(run, awaited)
+        outcomes: Outcomes = runner.result
+        return outcomes
 
     def _handled(self, message: Message, error: BaseException | None = None) -> None:
         """Have a message acked that is done with: handled, or buried because of ``error``."""
@@ -369,7 +429,8 @@ class Pipeline:
 
     def _leave(self, message: Message) -> None:
         """End the turn of a message: the next of its lane may go."""
-        self.failures.forget(message)
+        if self.failures.first:
+            self.failures.forget(message)
         if not self._ordered or (lane := self._lane(message)) is None:
             return
         if (successor := self.lanes.leave(lane)) is not None:

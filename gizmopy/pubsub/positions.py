@@ -46,29 +46,34 @@ class LowWater(Generic[T]):
         """How many items are completed after one that is not."""
         return len(self._above)
 
-    def received(self, item: T) -> None:
-        """Put an item at the end of the line."""
-        self._unfinished[item] = self._next
-        self._next += 1
+    def received(self, *items: T) -> None:
+        """Put items at the end of the line."""
+        first, self._next = self._next, self._next + len(items)
+        self._unfinished.update(zip(items, range(first, self._next), strict=True))
 
-    def completed(self, item: T) -> bool:
-        """Complete an item, and return whether the mark has moved.
+    def completed(self, *items: T) -> bool:
+        """Complete items, and return whether the mark has moved.
 
-        Raises KeyError on an item that is not in the line, or completed already.
+        Ignores items that are not in the line, or completed already.
         """
-        number = self._unfinished.pop(item)
-        above = self._above
-        if number != self._low:
-            above[number] = None if number + 1 in above else item
-            if number - 1 in above:
-                above[number - 1] = None
-            return False
-        last: T | None = item
-        while (number := number + 1) in above:
-            last = above.pop(number)
-        self._low = number
-        self.mark = last
-        return True
+        unfinished, above, low = self._unfinished, self._above, self._low
+        for item in items:
+            number = unfinished.pop(item, None)
+            if number is None:
+                continue
+            if number != low:
+                above[number] = None if number + 1 in above else item
+                if number - 1 in above:
+                    above[number - 1] = None
+                continue
+            self.mark = item
+            low += 1
+            while above and low in above:
+                self.mark = above.pop(low)
+                low += 1
+        moved = low != self._low
+        self._low = low
+        return moved
 
 
 class Positions(Generic[T]):
@@ -87,23 +92,23 @@ class Positions(Generic[T]):
         """How many items are completed after one that is not: they come again after a crash."""
         return sum(low_water.above_mark for low_water in self._partitions.values())
 
-    def received(self, partition: Hashable, item: T) -> None:
-        """Put an item at the end of its partition."""
+    def received(self, partition: Hashable, *items: T) -> None:
+        """Put items at the end of their partition."""
         low_water = self._partitions.get(partition)
         if low_water is None:
             low_water = self._partitions[partition] = LowWater()
-        low_water.received(item)
+        low_water.received(*items)
 
-    def completed(self, partition: Hashable, item: T) -> bool:
-        """Complete an item; return False where that is stale, or it was completed before."""
-        try:
-            low_water = self._partitions[partition]
-            if low_water.completed(item):
-                assert low_water.mark is not None
-                self._moved[partition] = low_water.mark
-        except KeyError:
+    def completed(self, partition: Hashable, *items: T) -> bool:
+        """Complete items; return False where some are stale, or were completed before."""
+        low_water = self._partitions.get(partition)
+        if low_water is None:
             return False
-        return True
+        pending = low_water.pending
+        if low_water.completed(*items):
+            assert low_water.mark is not None
+            self._moved[partition] = low_water.mark
+        return pending - low_water.pending == len(items)
 
     def take_marks(self) -> list[tuple[Hashable, T]]:
         """Return each partition whose mark has moved since the last call, with its mark."""

@@ -11,7 +11,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from gizmopy.errors import PubSubError
@@ -26,6 +27,7 @@ from gizmopy.pubsub.retry import RetryPolicy
 logger = logging.getLogger(__name__)
 
 _RETRY = RetryPolicy()
+_partition = attrgetter("partition")
 
 
 class Stopped(asyncio.CancelledError):
@@ -90,6 +92,12 @@ class Settler:
             self._work.set()
         self._handled.append(message)
 
+    def ack_all(self, messages: Sequence[Message]) -> None:
+        """Settle messages that were handled."""
+        if messages:
+            self._handled.extend(messages)
+            self._work.set()
+
     def give_back(
         self, message: Message, outcome: str, error: BaseException | None = None, delay: float = 0.0
     ) -> None:
@@ -136,14 +144,16 @@ class Settler:
 
     async def _commit(self, positions: Positions[Message], batch: Sequence[Message]) -> Results:
         """Hand over how far each partition is handled; a commit that fails is the partition's."""
-        for message in batch:
-            positions.completed(message.partition, message)
+        for partition, messages in groupby(batch, _partition):
+            positions.completed(partition, *messages)
         marks = positions.take_marks()
         try:
-            messages = [mark for _, mark in marks]
-            results = results_for(messages, await self._receiver.ack(messages)) if marks else []
+            last = [mark for _, mark in marks]
+            results = results_for(last, await self._receiver.ack(last)) if marks else []
         except PubSubError as error:
             results = [error] * len(marks)
+        if not any(results):
+            return [None] * len(batch)
         failed = {p: error for (p, _), error in zip(marks, results, strict=True) if error}
         positions.put_back([mark for mark in marks if mark[0] in failed])
         return [failed.get(message.partition) for message in batch]

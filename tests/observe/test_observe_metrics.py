@@ -36,6 +36,18 @@ def test_what_is_counted_is_scraped() -> None:
     assert samples["nap_seconds_sum", frozenset()] == 64.5
 
 
+@pytest.mark.parametrize("values", [(), (0.25, 1.0), (0.5, 1.0, 3.0, 60.0)])
+def test_many_observed_at_once_count_like_one_by_one(values: tuple[float, ...]) -> None:
+    """A histogram's buckets and sum are the same either way."""
+    metrics = Metrics()
+    at_once = metrics.histogram("at_once", "Naps.", bounds=(1.0, 10.0)).cell()
+    one_by_one = metrics.histogram("one_by_one", "Naps.", bounds=(1.0, 10.0)).cell()
+    at_once.observe_all(values)
+    for value in values:
+        one_by_one.observe(value)
+    assert (at_once.counts, at_once.total) == (one_by_one.counts, one_by_one.total)
+
+
 def test_the_same_name_is_the_same_instrument() -> None:
     """Two rooms that ask for a name share its cells."""
     metrics = Metrics()

@@ -6,13 +6,12 @@ import asyncio
 import types
 import weakref
 from collections.abc import Coroutine, Generator
-from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
 
-from gizmopy.pubsub.isolation import rest
+from gizmopy.pubsub.isolation import ENDED, Runner
 from tests.pubsub.pubsub_fakes import turns
 
 variable: ContextVar[str] = ContextVar("variable", default="clean")
@@ -20,9 +19,11 @@ variable: ContextVar[str] = ContextVar("variable", default="clean")
 
 async def isolated(coroutine: Coroutine[Any, Any, None]) -> None:
     """Await a coroutine in a context of its own, as a worker does."""
-    run = copy_context().run
-    with suppress(StopIteration):
-        await rest(coroutine, run, run(coroutine.send, None))
+    run, runner = copy_context().run, Runner()
+    awaited = run(runner.begin, coroutine)
+    if awaited is not ENDED:
+        waiting, awaited = runner.rest(run, awaited), None  # it may hold an error
+        await waiting
 
 
 class Traced(Exception):
@@ -77,7 +78,12 @@ async def test_an_error_passes_as_it_is() -> None:
     with pytest.raises(Traced) as caught:
         await isolated(body())
     assert caught.value.__context__ is None
-    assert [entry.name for entry in caught.traceback][1:] == ["isolated", "rest", "body"]
+    assert [entry.name for entry in caught.traceback][1:] == [
+        "isolated",
+        "rest",
+        "_await_each",
+        "body",
+    ]
 
 
 async def test_what_is_no_future_is_refused_by_the_loop() -> None:
@@ -140,3 +146,20 @@ async def test_an_error_that_was_handled_is_not_kept() -> None:
     assert watched() is None
     last.set()
     await task
+
+
+async def test_one_that_raises_does_not_end_the_others() -> None:
+    """A runner goes on after an error, with the result of each."""
+    runner = Runner()
+
+    async def body(number: int) -> int:
+        if not number:
+            raise Traced
+        return number
+
+    assert copy_context().run(runner.begin, body(1)) is ENDED
+    assert runner.result == 1
+    with pytest.raises(Traced):
+        copy_context().run(runner.begin, body(0))
+    assert copy_context().run(runner.begin, body(2)) is ENDED
+    assert runner.result == 2
