@@ -64,7 +64,7 @@ _FETCHED_BYTES = 64 * 1024 * 1024
 """How much a receiver holds that nobody has asked for yet, over all partitions of a topic."""
 _START_SECONDS = 10.0
 """What a producer may take to start, and how long a new member is waited for to join its group."""
-_UNREACHED_SECONDS = 3.0
+_UNREACHED_SECONDS = 2.0
 """How long a group's coordinator is away until that is told."""
 _COMMIT_SECONDS = 5.0
 """What a commit may take; the next one tries again."""
@@ -72,6 +72,8 @@ _LAST_COMMIT_SECONDS = 1.2
 """What the commit at the close may take; the engine waits 2 s for all of the close."""
 _CLOSE_SECONDS = 0.3
 """What each other step of a close may take: leaving the group, the end of what is cancelled."""
+_LOOK_SECONDS = 1.0
+"""How often it is looked whether the coordinator is there."""
 _LOOK_AGAIN = 10.0
 """Seconds after which it is asked again where partitions without room end."""
 _NOT_SOONER = timedelta(seconds=5)
@@ -592,14 +594,20 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         return partition.next - partition.acked < self._settings.partition_ahead
 
     async def _keep_committing(self) -> None:
+        """Commit as often as the settings say, and look after the rest meanwhile."""
         interval = self._settings.commit_interval.total_seconds()
+        loop = asyncio.get_running_loop()
+        look_again = loop.time()
         while True:
-            if await _is_set(self._unfinished, _LOOK_AGAIN):
+            if await _is_set(self._unfinished, _LOOK_SECONDS):
                 await _is_set(self._is_due, interval)
                 self._unfinished.clear()
                 self._is_due.clear()
                 await self._commit(self._commit_seconds)
-            await self._look_at_ends()
+            self._problem()  # which begins when it is seen
+            if loop.time() > look_again:
+                look_again = loop.time() + _LOOK_AGAIN
+                await self._look_at_ends()
 
     async def _commit(self, seconds: float) -> None:
         """Commit what is acked, one call at a time, in ``seconds``; what fails now is tried later.

@@ -150,7 +150,7 @@ async def test_a_rebalance_storm(real_kafka: Cluster) -> None:
 @pytest.mark.timeout(120)
 async def test_all_nodes_down(three_nodes: Cluster) -> None:
     """Daemons go on by themselves once their cluster is back."""
-    await hold(outage.all_nodes_down, three_nodes, 3)
+    await hold(outage.all_nodes_down, three_nodes, 6)
 
 
 @pytest.mark.timeout(120)
