@@ -8,31 +8,28 @@ The engine decides what becomes of a message; here stands what Kafka needs for t
 - A consumer is never left: however long handlers take, heartbeats go on, as the engine sees to it
   that they end or are told of.
 
-What is used beyond the documented methods of aiokafka's classes, for want of others (and
-``create_conn`` in kafka_cluster):
+How it is published stands in kafka_sender, how the brokers are reached in kafka_cluster. What is
+used beyond the documented methods of aiokafka's classes, for want of others:
 
 - ``AIOKafkaConsumer._subscription``: whether a rebalance is under way, as ``getmany`` waits for
   its end without a time-out; what else waits for it; how far a partition is received.
 - ``AIOKafkaConsumer._fetcher._create_fetch_waiter``: to wait for records, in place of ``getmany``.
-- ``AIOKafkaConsumer._coordinator``, ``_fetcher`` and ``_client``, their tasks and futures, and
-  ``AIOKafkaProducer._sender``: whether they live (aiokafka#1154), and their ends where ``stop``
-  hangs (aiokafka#1101).
-- ``_closed`` of both, which says that they need no ``stop``.
+- ``AIOKafkaConsumer._coordinator``, ``_fetcher`` and ``_client``, their tasks, futures and
+  connections: whether they live (aiokafka#1154), and their ends where ``stop`` hangs
+  (aiokafka#1101), as it does amid a rebalance.
+- ``AIOKafkaConsumer._closed``, which says that it needs no ``stop``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 
 from aiokafka import (
     AIOKafkaConsumer,
-    AIOKafkaProducer,
     ConsumerRebalanceListener,
     ConsumerRecord,
     TopicPartition,
@@ -46,32 +43,35 @@ from aiokafka.errors import (
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
-from aiokafka.partitioner import murmur2
 
 from gizmopy.config.kafka import KafkaSettings, shown
 from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
-from gizmopy.pubsub.kafka_cluster import Cluster, milliseconds, said, translated
+from gizmopy.pubsub.kafka_cluster import (
+    CLOSE_SECONDS,
+    Cluster,
+    cancel,
+    ended,
+    milliseconds,
+    said,
+    translated,
+)
+from gizmopy.pubsub.kafka_sender import KafkaSender
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 16 * 1024 * 1024
 """What one send holds; brokers cut the connection of who sends more than 100 MiB in a request."""
-_REQUEST_BYTES = 128 * 1024
-"""What one batch to a partition holds, or one message that is larger; a topic may take less than
-the brokers' 1 MiB at a time."""
 _FETCHED_BYTES = 64 * 1024 * 1024
 """How much a receiver holds that nobody has asked for yet, over all partitions of a topic."""
 _START_SECONDS = 10.0
-"""What a producer may take to start, and how long a new member is waited for to join its group."""
+"""How long a new member is waited for to join its group, until that goes on in receive."""
 _UNREACHED_SECONDS = 2.0
 """How long a group's coordinator is away until that is told."""
 _COMMIT_SECONDS = 5.0
 """What a commit may take; the next one tries again."""
 _LAST_COMMIT_SECONDS = 1.2
 """What the commit at the close may take; the engine waits 2 s for all of the close."""
-_CLOSE_SECONDS = 0.3
-"""What each other step of a close may take: leaving the group, the end of what is cancelled."""
 _LOOK_SECONDS = 1.0
 """How often it is looked whether the coordinator is there."""
 _LOOK_AGAIN = 10.0
@@ -131,147 +131,6 @@ class KafkaDriver:
 
     async def aclose(self) -> None:
         """Do nothing: senders and receivers share no connection."""
-
-
-class KafkaSender:
-    """Publish to one topic with a producer of its own: idempotent, confirmed by all replicas."""
-
-    def __init__(self, cluster: Cluster, settings: KafkaSettings, topic: str) -> None:
-        self._cluster = cluster
-        self._settings = settings
-        self._topic = topic
-        self._producer: AIOKafkaProducer | None = None
-        self._is_broken = False
-        self._turn = 0
-        self._hash = lru_cache(maxsize=10_000)(_hash)
-        self._deliveries: set[asyncio.Task[None]] = set()
-        self._closed = False
-
-    async def connect(self) -> None:
-        """Find the topic, and start the producer."""
-        await self._cluster.find(self._topic)
-        await self._renew()
-
-    async def _renew(self) -> AIOKafkaProducer:
-        """Return a producer that works, a new one where there is none or it is broken.
-
-        aiokafka counts a batch that a broker refuses, the broker does not: from then on everything
-        for that partition is out of sequence.
-        """
-        if self._producer is not None and not self._is_broken:
-            return self._producer
-        if self._is_broken:
-            await self._end_producer()
-            await self._cluster.find_again(self._topic)  # aiokafka would not say what is wrong
-        compression = self._settings.compression
-        try:
-            producer = AIOKafkaProducer(
-                **self._cluster.options(),
-                acks="all",
-                enable_idempotence=True,
-                compression_type=None if compression == "none" else compression,
-                max_batch_size=min(_REQUEST_BYTES, self._settings.max_message_bytes),
-            )
-        except RuntimeError as error:  # the codec is not installed
-            reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
-            raise PubSubError(reason, transient=False) from error
-        self._producer, self._is_broken = producer, True
-        with translated("the producer cannot start"):
-            async with asyncio.timeout(_START_SECONDS):
-                await producer.start()
-        self._is_broken = False
-        return producer
-
-    async def send(self, batch: Sequence[Message]) -> Results:
-        """Send a batch to each partition, and wait for what the brokers say."""
-        if self._closed:
-            raise UsageError("this sender is closed; send before aclose")
-        producer = await self._renew()
-        with translated(f"topic {self._topic!r} cannot be published to"):
-            async with asyncio.timeout(_START_SECONDS):
-                partitions = sorted(await producer.partitions_for(self._topic))
-        seconds = self._settings.delivery_timeout.total_seconds()
-        reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
-        results: list[Exception | None] = [PubSubError(reason, transient=True)] * len(batch)
-        self._deliveries = {
-            asyncio.create_task(self._deliver(producer, number, places, batch, results))
-            for number, places in self._places(producer, batch, partitions).items()
-        }
-        late = self._deliveries
-        try:
-            ended, late = await asyncio.wait(self._deliveries, timeout=seconds)
-        finally:
-            self._is_broken |= bool(late)  # what comes of those is not heard of
-            await _cancel(late)
-        for delivery in ended:
-            if not delivery.cancelled():
-                delivery.result()
-        return results
-
-    def _places(
-        self, producer: AIOKafkaProducer, batch: Sequence[Message], partitions: Sequence[int]
-    ) -> Mapping[int, list[int]]:
-        """Return which messages of ``batch`` go to which partition.
-
-        As with the Java client: a key's partition by its hash; the rest of a batch to one partition
-        that has a leader, the next one with the next batch.
-        """
-        places: defaultdict[int, list[int]] = defaultdict(list)
-        led = sorted(producer.client.cluster.available_partitions_for_topic(self._topic) or ())
-        self._turn += 1
-        turn = (led or partitions)[self._turn % len(led or partitions)]
-        for place, message in enumerate(batch):
-            key = message.key
-            number = turn if key is None else partitions[self._hash(key) % len(partitions)]
-            places[number].append(place)
-        return places
-
-    async def _deliver(
-        self,
-        producer: AIOKafkaProducer,
-        number: int,
-        places: Sequence[int],
-        batch: Sequence[Message],
-        results: list[Exception | None],
-    ) -> None:
-        """Send what goes to one partition, in batches, and note the results."""
-        done = 0
-        try:
-            while done < len(places):
-                builder = producer.create_batch()
-                end = done
-                while end < len(places) and _append(builder, batch[places[end]]):
-                    end += 1
-                with translated(f"partition {number} of {self._topic!r} has not taken it"):
-                    confirmed = await producer.send_batch(builder, self._topic, partition=number)
-                    await confirmed
-                for place in places[done:end]:
-                    results[place] = None
-                done = end
-        except PubSubError as error:
-            self._is_broken = True
-            for place in places[done:]:
-                results[place] = error
-
-    async def aclose(self) -> None:
-        """Flush and close, in bounded time."""
-        self._closed = True
-        if self._deliveries:
-            await asyncio.wait(self._deliveries, timeout=_CLOSE_SECONDS)
-        await _cancel(self._deliveries)
-        await self._end_producer()
-
-    async def _end_producer(self) -> None:
-        """Flush and stop the producer; its own ``stop`` may wait for ever (aiokafka#1101)."""
-        producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        producer._closed = True
-        await _ended(producer.flush(), _CLOSE_SECONDS)
-        sending = producer._sender.sender_task
-        await _ended(producer._sender.close(), _CLOSE_SECONDS)
-        await _ended(producer.client.close(), _CLOSE_SECONDS)
-        await _cancel([sending] if sending is not None else [])
 
 
 class _Partition:
@@ -437,7 +296,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         try:
             await asyncio.wait((waiting, closing), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _cancel((waiting, closing))
+            await cancel((waiting, closing))
 
     # Receive: from the partitions that have room.
 
@@ -666,7 +525,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """End a call that hangs: aiokafka would repeat it in the next assignment (aiokafka#933)."""
         task, self._commit_task = self._commit_task, None
         if task is not None:
-            await _cancel((task,))
+            await cancel((task,))
 
     async def _look_at_ends(self) -> None:
         """Ask where the partitions end that have no room: their lag would seem to stand still."""
@@ -763,7 +622,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._stir()
         committer, self._committer = self._committer, None
         if committer is not None:
-            await _cancel((committer,))
+            await cancel((committer,))
         try:
             await self._commit(_LAST_COMMIT_SECONDS)
         finally:
@@ -778,7 +637,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """
         consumer, self._consumer = self._consumer, None
         if self._starting is not None:
-            await _cancel((self._starting,))
+            await cancel((self._starting,))
         if consumer is None:
             return
         consumer._closed = True
@@ -787,9 +646,9 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await self._leave(consumer)
         if (fetcher := consumer._fetcher) is not None:
             fetching = [fetcher._fetch_task, *fetcher._pending_tasks]
-            await _ended(fetcher.close(), _CLOSE_SECONDS)
-            await _cancel(fetching)
-        await _ended(consumer._client.close(), _CLOSE_SECONDS)
+            await ended(fetcher.close(), CLOSE_SECONDS)
+            await cancel(fetching)
+        await ended(consumer._client.close(), CLOSE_SECONDS)
         await self._end_commit()
 
     async def _leave(self, consumer: AIOKafkaConsumer) -> None:
@@ -800,7 +659,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         coordinator, connections = consumer._coordinator, consumer._client._conns
         node = coordinator.coordinator_id
         tasks = (coordinator._coordination_task, coordinator._heartbeat_task)
-        await _cancel([t for t in (*tasks, coordinator._commit_refresh_task) if t is not None])
+        await cancel([t for t in (*tasks, coordinator._commit_refresh_task) if t is not None])
         connection = connections.get((node, ConnectionGroup.COORDINATION))
         if connection is not None and connection._requests:
             del connections[node, ConnectionGroup.COORDINATION]
@@ -810,27 +669,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             coordinator.coordinator_id = node
         if coordinator.generation <= 0 and coordinator.member_id:
             coordinator.generation = 1  # it does not leave before its first one
-        await _ended(coordinator.close(), _CLOSE_SECONDS)
-
-
-def _hash(key: str) -> int:
-    """Return what the Java client makes of a key, before the modulus."""
-    return int(murmur2(key.encode("utf-8", "surrogateescape"))) & 0x7FFFFFFF
-
-
-def _append(builder: Any, message: Message) -> bool:
-    """Add a message to a batch; return False where it is full."""
-    key = message.key
-    headers = [
-        (name, text.encode("utf-8", "surrogateescape")) for name, text in message.attributes.items()
-    ]
-    added = builder.append(
-        timestamp=None,
-        key=None if key is None else key.encode("utf-8", "surrogateescape"),
-        value=message.body,
-        headers=headers,
-    )
-    return added is not None
+        await ended(coordinator.close(), CLOSE_SECONDS)
 
 
 def _attributes(headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:
@@ -844,27 +683,3 @@ async def _is_set(event: asyncio.Event, seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await event.wait()
     return event.is_set()
-
-
-async def _ended(awaitable: Awaitable[object], seconds: float) -> bool:
-    """Wait for something to end, whatever of; return False where it does not, and is cancelled.
-
-    aiokafka's own ends may be cancelled by themselves, or fail; there is nothing to do about it.
-    """
-    ending = asyncio.ensure_future(awaitable)
-    try:
-        done, _ = await asyncio.wait((ending,), timeout=seconds)
-    finally:
-        await _cancel((ending,))
-    return bool(done)
-
-
-async def _cancel(futures: Collection[asyncio.Future[Any]]) -> None:
-    """Cancel, and wait a little until that is done; what they raise is of no interest."""
-    for future in futures:
-        future.cancel()
-    if futures:
-        await asyncio.wait(futures, timeout=_CLOSE_SECONDS)
-    for future in futures:
-        if future.done() and not future.cancelled():
-            future.exception()

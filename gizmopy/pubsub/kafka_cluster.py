@@ -1,4 +1,8 @@
-"""How a Kafka cluster is reached: who logs in by what, which topic is there, and what is wrong."""
+"""How a Kafka cluster is reached: who logs in by what, which topic is there, and what is wrong.
+
+What is used beyond the documented parts of aiokafka: ``create_conn`` and ``MetadataRequest``, as
+its clients say "unable to bootstrap" and log why, if at all, and make a topic by asking for it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import importlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, cast
@@ -42,6 +46,8 @@ _TOKEN_SECONDS = 4.0
 _BACKOFF_MS = 500
 """How long aiokafka waits before it tries again, with each of its tasks: its own 100 ms are 37
 logins a second while one is refused, which may lock an account."""
+CLOSE_SECONDS = 0.3
+"""What each other step of a close may take: leaving the group, the end of what is cancelled."""
 _LOOK_AGAIN = 0.1
 """Seconds after which a topic that is being made is looked at again."""
 _PASSING = (KafkaTimeoutError, OutOfOrderSequenceNumber, ProducerClosed, ProducerFenced)
@@ -287,3 +293,27 @@ def translated(what: str) -> Iterator[None]:
     except (KafkaError, OSError, TimeoutError) as error:
         passes = not isinstance(error, KafkaError) or error.retriable or isinstance(error, _PASSING)
         raise PubSubError(f"{what}: {said(error)}", transient=passes) from error
+
+
+async def ended(awaitable: Awaitable[object], seconds: float) -> bool:
+    """Wait for something to end, whatever of; return False where it does not, and is cancelled.
+
+    aiokafka's own ends may be cancelled by themselves, or fail; there is nothing to do about it.
+    """
+    ending = asyncio.ensure_future(awaitable)
+    try:
+        done, _ = await asyncio.wait((ending,), timeout=seconds)
+    finally:
+        await cancel((ending,))
+    return bool(done)
+
+
+async def cancel(futures: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel, and wait a little until that is done; what they raise is of no interest."""
+    for future in futures:
+        future.cancel()
+    if futures:
+        await asyncio.wait(futures, timeout=CLOSE_SECONDS)
+    for future in futures:
+        if future.done() and not future.cancelled():
+            future.exception()

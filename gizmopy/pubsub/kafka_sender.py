@@ -1,0 +1,189 @@
+"""Publish to Kafka: whole batches to each partition, confirmed by all replicas, in order.
+
+What is used beyond the documented methods of aiokafka's classes: ``AIOKafkaProducer._sender`` and
+its task, as ``stop`` may hang (aiokafka#1101); and ``_closed``, which says that it needs no stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import murmur2
+
+from gizmopy.config.kafka import KafkaSettings
+from gizmopy.errors import PubSubError, UsageError
+from gizmopy.pubsub.driver import Results
+from gizmopy.pubsub.kafka_cluster import CLOSE_SECONDS, Cluster, cancel, ended, translated
+from gizmopy.pubsub.message import Message
+
+_REQUEST_BYTES = 128 * 1024
+"""What one batch to a partition holds, or one message that is larger; a topic may take less than
+the brokers' 1 MiB at a time."""
+_START_SECONDS = 10.0
+"""What a producer may take to start."""
+
+
+class KafkaSender:
+    """Publish to one topic with a producer of its own: idempotent, confirmed by all replicas."""
+
+    def __init__(self, cluster: Cluster, settings: KafkaSettings, topic: str) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._topic = topic
+        self._producer: AIOKafkaProducer | None = None
+        self._is_broken = False
+        self._turn = 0
+        self._hash = lru_cache(maxsize=10_000)(_hash)
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def connect(self) -> None:
+        """Find the topic, and start the producer."""
+        await self._cluster.find(self._topic)
+        await self._renew()
+
+    async def _renew(self) -> AIOKafkaProducer:
+        """Return a producer that works, a new one where there is none or it is broken.
+
+        aiokafka counts a batch that a broker refuses, the broker does not: from then on everything
+        for that partition is out of sequence.
+        """
+        if self._producer is not None and not self._is_broken:
+            return self._producer
+        if self._is_broken:
+            await self._end_producer()
+            await self._cluster.find_again(self._topic)  # aiokafka would not say what is wrong
+        compression = self._settings.compression
+        try:
+            producer = AIOKafkaProducer(
+                **self._cluster.options(),
+                acks="all",
+                enable_idempotence=True,
+                compression_type=None if compression == "none" else compression,
+                max_batch_size=min(_REQUEST_BYTES, self._settings.max_message_bytes),
+            )
+        except RuntimeError as error:  # the codec is not installed
+            reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
+            raise PubSubError(reason, transient=False) from error
+        self._producer, self._is_broken = producer, True
+        with translated("the producer cannot start"):
+            async with asyncio.timeout(_START_SECONDS):
+                await producer.start()
+        self._is_broken = False
+        return producer
+
+    async def send(self, batch: Sequence[Message]) -> Results:
+        """Send a batch to each partition, and wait for what the brokers say."""
+        if self._closed:
+            raise UsageError("this sender is closed; send before aclose")
+        producer = await self._renew()
+        with translated(f"topic {self._topic!r} cannot be published to"):
+            async with asyncio.timeout(_START_SECONDS):
+                partitions = sorted(await producer.partitions_for(self._topic))
+        seconds = self._settings.delivery_timeout.total_seconds()
+        reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
+        results: list[Exception | None] = [PubSubError(reason, transient=True)] * len(batch)
+        self._deliveries = {
+            asyncio.create_task(self._deliver(producer, number, places, batch, results))
+            for number, places in self._places(producer, batch, partitions).items()
+        }
+        late = self._deliveries
+        try:
+            ended, late = await asyncio.wait(self._deliveries, timeout=seconds)
+        finally:
+            self._is_broken |= bool(late)  # what comes of those is not heard of
+            await cancel(late)
+        for delivery in ended:
+            if not delivery.cancelled():
+                delivery.result()
+        return results
+
+    def _places(
+        self, producer: AIOKafkaProducer, batch: Sequence[Message], partitions: Sequence[int]
+    ) -> Mapping[int, list[int]]:
+        """Return which messages of ``batch`` go to which partition.
+
+        As with the Java client: a key's partition by its hash; the rest of a batch to one partition
+        that has a leader, the next one with the next batch.
+        """
+        places: defaultdict[int, list[int]] = defaultdict(list)
+        led = sorted(producer.client.cluster.available_partitions_for_topic(self._topic) or ())
+        self._turn += 1
+        turn = (led or partitions)[self._turn % len(led or partitions)]
+        for place, message in enumerate(batch):
+            key = message.key
+            number = turn if key is None else partitions[self._hash(key) % len(partitions)]
+            places[number].append(place)
+        return places
+
+    async def _deliver(
+        self,
+        producer: AIOKafkaProducer,
+        number: int,
+        places: Sequence[int],
+        batch: Sequence[Message],
+        results: list[Exception | None],
+    ) -> None:
+        """Send what goes to one partition, in batches, and note the results."""
+        done = 0
+        try:
+            while done < len(places):
+                builder = producer.create_batch()
+                end = done
+                while end < len(places) and _append(builder, batch[places[end]]):
+                    end += 1
+                with translated(f"partition {number} of {self._topic!r} has not taken it"):
+                    confirmed = await producer.send_batch(builder, self._topic, partition=number)
+                    await confirmed
+                for place in places[done:end]:
+                    results[place] = None
+                done = end
+        except PubSubError as error:
+            self._is_broken = True
+            for place in places[done:]:
+                results[place] = error
+
+    async def aclose(self) -> None:
+        """Flush and close, in bounded time."""
+        self._closed = True
+        if self._deliveries:
+            await asyncio.wait(self._deliveries, timeout=CLOSE_SECONDS)
+        await cancel(self._deliveries)
+        await self._end_producer()
+
+    async def _end_producer(self) -> None:
+        """Flush and stop the producer; its own ``stop`` may wait for ever (aiokafka#1101)."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        producer._closed = True
+        await ended(producer.flush(), CLOSE_SECONDS)
+        sending = producer._sender.sender_task
+        await ended(producer._sender.close(), CLOSE_SECONDS)
+        await ended(producer.client.close(), CLOSE_SECONDS)
+        await cancel([sending] if sending is not None else [])
+
+
+def _hash(key: str) -> int:
+    """Return what the Java client makes of a key, before the modulus."""
+    return int(murmur2(key.encode("utf-8", "surrogateescape"))) & 0x7FFFFFFF
+
+
+def _append(builder: Any, message: Message) -> bool:
+    """Add a message to a batch; return False where it is full."""
+    key = message.key
+    headers = [
+        (name, text.encode("utf-8", "surrogateescape")) for name, text in message.attributes.items()
+    ]
+    added = builder.append(
+        timestamp=None,
+        key=None if key is None else key.encode("utf-8", "surrogateescape"),
+        value=message.body,
+        headers=headers,
+    )
+    return added is not None
