@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ async def a_topic(
     async with an_admin(cluster) as admin:
         new = NewTopic(topic.name, partitions, 1, topic_configs=settings or {})
         await admin.create_topics([new])
+        while not (await admin.describe_topics([topic.name]))[0]["partitions"]:
+            pass  # it is made before it is known
         yield topic
         await admin.delete_topics([topic.name])
 
@@ -243,6 +246,14 @@ async def test_what_fails_for_now_is_tried_again(mock: MockCluster, error: int) 
         assert await topic.values(3) == [b"0", b"1", b"2"]
 
 
+async def test_sends_are_idempotent(real_kafka: Cluster) -> None:
+    """A batch on the disk names its producer: what is tried again is not written twice."""
+    async with a_topic(real_kafka) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"x"))
+        (log,) = real_kafka._nodes[1].folder.glob(f"data/{topic.name}-0/*.log")
+        assert int.from_bytes(log.read_bytes()[43:51], signed=True) >= 0  # -1: nobody
+
+
 # Brokers that are away.
 
 
@@ -300,17 +311,26 @@ async def test_a_send_can_be_cancelled(mock: MockCluster) -> None:
     assert [value for value in values if value != b"1"] == [b"0", b"2"]
 
 
-async def test_a_send_that_would_be_tried_again_can_be_cancelled(mock: MockCluster) -> None:
-    """aiokafka trips over a batch that is cancelled and fails for now; the next send works."""
-    async with a_topic(mock) as topic, topic.sender() as sender:
-        await sent(sender, topic.message(b"0", "k"))
-        for node in (1, 2):
-            mock.delay(node, 0.2)
-        mock.fail(PRODUCE, NOT_LEADER)
-        await cancelled(sender.send([topic.message(b"1", "k")]))
-        await sent(sender, topic.message(b"2", "k"))
-        values = await topic.values_to(b"2")
-    assert [value for value in values if value != b"1"] == [b"0", b"2"]
+async def test_a_send_may_be_refused_once_it_was_cancelled(real_kafka: Cluster) -> None:
+    """What nobody hears of leaves a gap in what aiokafka counts; the next send works."""
+    async with a_topic(real_kafka, 1, {"max.message.bytes": "2000"}) as topic:
+        async with topic.sender() as sender:
+            await sent(sender, topic.message(b"0"))
+            with paused(real_kafka):
+                await cancelled(sender.send([topic.message(bytes(5 * KIB))]))
+            await sent(sender, topic.message(b"1"))
+        assert await topic.values(2) == [b"0", b"1"]
+
+
+@contextmanager
+def paused(cluster: Cluster) -> Iterator[None]:
+    """Have a node answer nothing while the context lasts, from its first line on."""
+    cluster.pause(1)
+    try:
+        os.waitid(os.P_PID, cluster._running(1).pid, os.WSTOPPED)  # a signal takes its time
+        yield
+    finally:
+        cluster.resume(1)
 
 
 async def cancelled(awaitable: Any) -> None:
@@ -325,12 +345,12 @@ async def cancelled(awaitable: Any) -> None:
 async def test_a_key_keeps_its_order_while_its_leader_moves(mock: MockCluster) -> None:
     """Each message arrives once and in order, however often another node becomes the leader."""
     async with a_topic(mock) as topic, topic.sender() as sender:
-        for number in range(30):
+        for number in range(12):
             if number % 3 == 0:
                 mock.move_leader(topic.name, 0, 1 + number // 3 % 2)
             await sent(sender, *(topic.message(b"%d-%d" % (number, each), "k") for each in (0, 1)))
-        expected = [b"%d-%d" % (number, each) for number in range(30) for each in (0, 1)]
-        assert await topic.values(60) == expected
+        expected = [b"%d-%d" % (number, each) for number in range(12) for each in (0, 1)]
+        assert await topic.values(24) == expected
 
 
 async def test_no_broker_at_all_is_named(kafka: AnyCluster) -> None:
@@ -383,9 +403,6 @@ async def test_the_close_is_bounded_while_the_broker_is_paused(real_kafka: Clust
     """A sender with something unconfirmed ends within seconds though its connection stays."""
     async with a_topic(real_kafka) as topic, topic.sender() as sender:
         await sent(sender, topic.message(b"0"))
-        real_kafka.pause(1)
-        try:
+        with paused(real_kafka):
             await cancelled(sender.send([topic.message(b"1")]))
             await soon(sender.aclose())
-        finally:
-            real_kafka.resume(1)
