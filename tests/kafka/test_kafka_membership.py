@@ -22,6 +22,7 @@ from tests.kafka.mock_cluster import MockCluster, mock_cluster
 from tests.kafka.test_kafka_receiver import (
     HEARTBEAT,
     ILLEGAL_GENERATION,
+    JOIN_GROUP,
     REBALANCE,
     UNKNOWN_MEMBER,
     Holds,
@@ -36,7 +37,9 @@ from tests.kafka.test_kafka_receiver import (
     soon,
     until,
 )
+from tests.pubsub.pubsub_fakes import turns
 
+UNKNOWN_SERVER_ERROR = -1
 LONG = "25s"
 """A session that no test waits for the end of."""
 
@@ -123,21 +126,30 @@ async def test_partitions_are_forgotten_though_the_last_commit_raises(
 ) -> None:
     """What was received before belongs to an assignment that is over, and comes again."""
 
-    async def dies(*_: object) -> None:
-        raise KeyError((1, "coordination"))  # as aiokafka does where a connection goes meanwhile
-
+    commit = DyingCommit()
     async with a_topic(silent) as topic:
         await topic.publish(b"1", b"2")
-        times = Times()
-        async with topic.member(times) as receiver:
+        async with topic.member() as receiver:
             first, second = await collect(receiver, 2)
             await ack(receiver, first)
             with monkeypatch.context() as patch:
-                patch.setattr(AIOKafkaConsumer, "commit", dies)
+                patch.setattr(AIOKafkaConsumer, "commit", commit)
                 silent.fail(HEARTBEAT, REBALANCE)
-                await until_told(times, receiver)
-            assert bodies(await collect(receiver, 2)) == [b"1", b"2"]
+                await soon(commit.died.wait())
+            await turns()
             assert refusals(await receiver.ack([second])) == [True]
+            assert bodies(await collect(receiver, 2)) == [b"1", b"2"]
+
+
+class DyingCommit:
+    """Fail as aiokafka does where a connection goes meanwhile."""
+
+    def __init__(self) -> None:
+        self.died = asyncio.Event()
+
+    async def __call__(self, *_: object) -> None:
+        self.died.set()
+        raise KeyError((1, "coordination"))
 
 
 async def until_told(times: Times, receiver: Any) -> None:
@@ -151,19 +163,27 @@ async def test_a_committer_that_has_died_is_a_stall(
     silent: MockCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing would be committed any more; the engine makes a receiver anew."""
-
-    async def dies(*_: object) -> None:
-        raise KeyError((1, "coordination"))
-
     async with a_topic(silent) as topic:
         await topic.publish(b"1")
         async with topic.member(commit_interval="10ms") as receiver:
             messages = await collect(receiver, 1)
             with monkeypatch.context() as patch:
-                patch.setattr(AIOKafkaConsumer, "commit", dies)
+                patch.setattr(AIOKafkaConsumer, "commit", DyingCommit())
                 await ack(receiver, *messages)
                 await until(lambda: receiver.status().stalled, receiver)
             assert receiver.status().stalled == "the Kafka client has ended by itself"
+
+
+async def test_an_error_of_the_group_is_raised_amid_a_rebalance(silent: MockCluster) -> None:
+    """Also where nobody received when it came: aiokafka joins no more until it is heard of."""
+    async with a_topic(silent) as topic, topic.member(session_timeout="1s") as receiver:
+        coordinator = receiver._consumer._coordinator
+        silent.fail(JOIN_GROUP, UNKNOWN_SERVER_ERROR)
+        silent.fail(HEARTBEAT, REBALANCE)
+        await until(lambda: coordinator._pending_exception)
+        with pytest.raises(PubSubError, match="UnknownError") as caught:
+            await receiver.receive(1, 1.0)
+        assert not caught.value.transient
 
 
 # Closed.
@@ -184,7 +204,7 @@ async def test_who_closes_while_it_joins_is_not_waited_for(kafka: AnyCluster) ->
                 with pytest.raises(PubSubError, match=r"cannot be joined.*closed meanwhile"):
                     await joining
             holds.go_on.set()
-            await soon(until(lambda: places(owner) == ["0", "1"], owner))
+            assert bodies(await soon(collect(owner, 2))) == [b"1", b"1"]
 
 
 async def test_who_closes_while_it_connects_does_not_join(silent: MockCluster) -> None:

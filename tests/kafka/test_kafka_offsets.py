@@ -23,6 +23,7 @@ from tests.kafka.test_kafka_receiver import (
     bodies,
     collect,
     first_new,
+    refusals,
     soon,
     until,
 )
@@ -86,6 +87,21 @@ async def until_begun(receiver: Any) -> None:
 async def until_rebalancing(receiver: Any) -> None:
     """Wait until a receiver has no assignment any more."""
     await until(lambda: receiver._consumer._subscription.reassignment_in_progress, receiver)
+
+
+async def test_a_log_that_begins_anew_is_followed_anew(broker: MockCluster) -> None:
+    """What was received of the old one is acked in vain; the new one's offsets are committed."""
+    async with a_topic(broker) as topic:
+        await topic.publish(b"1", b"2", b"3")
+        async with topic.member(commit_interval="10ms") as receiver:
+            old = await collect(receiver, 3)
+            await ack(receiver, old[-1])
+            await topic.until_committed(3)
+            await receiver._consumer.seek_to_beginning()  # as it does where 3 is out of range
+            new = await collect(receiver, 3)
+            assert refusals(await receiver.ack([old[-1]])) == [True]
+            await ack(receiver, new[0])
+            await topic.until_committed(1)
 
 
 # What cannot be read.
