@@ -17,7 +17,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub import Message, drivers
-from tests.kafka.cluster import AnyCluster, Cluster
+from tests.kafka.cluster import Cluster
 from tests.kafka.mock_cluster import MockCluster, mock_cluster
 from tests.kafka.test_kafka_receiver import (
     HEARTBEAT,
@@ -29,6 +29,7 @@ from tests.kafka.test_kafka_receiver import (
     Topic,
     a_topic,
     ack,
+    an_admin,
     bodies,
     collect,
     let_go,
@@ -189,9 +190,9 @@ async def test_an_error_of_the_group_is_raised_amid_a_rebalance(silent: MockClus
 # Closed.
 
 
-async def test_who_closes_while_it_joins_is_not_waited_for(kafka: AnyCluster) -> None:
-    """The group hears of it, though its request to join is not answered yet."""
-    async with a_topic(kafka, partitions=2) as topic:
+async def test_who_closes_while_it_joins_is_not_waited_for(real_kafka: Cluster) -> None:
+    """The group hears of it at once, though its request to join is not answered yet."""
+    async with a_topic(real_kafka, partitions=2) as topic:
         for partition in range(2):
             await topic.publish(b"1", partition=partition)
         holds = Holds()
@@ -203,8 +204,20 @@ async def test_who_closes_while_it_joins_is_not_waited_for(kafka: AnyCluster) ->
                 await soon(newcomer.aclose())
                 with pytest.raises(PubSubError, match=r"cannot be joined.*closed meanwhile"):
                     await joining
+            await soon(until_members(topic, real_kafka, 1))
             holds.go_on.set()
             assert bodies(await soon(collect(owner, 2))) == [b"1", b"1"]
+
+
+async def until_members(topic: Topic, cluster: Cluster, count: int) -> None:
+    """Wait until the group has so many members."""
+    async with an_admin(cluster) as admin:
+        while True:
+            (answer,) = await admin.describe_consumer_groups([topic.name])
+            (group,) = answer.to_object()["groups"]
+            if len(group["members"]) == count:
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_who_closes_while_it_connects_does_not_join(silent: MockCluster) -> None:
