@@ -145,8 +145,10 @@ class Pipeline:
 
     async def _receive_some(self) -> None:
         """Receive as much as there is room for; no room, no receive."""
-        # Where there are positions, the driver bounds what waits behind a message of its partition.
-        waiting = self.lanes.waiting if self.can.positions else 0
+        # Where there are positions, the driver bounds what waits behind a message of its partition:
+        # it takes up no room, but for as long as there is other work to do.
+        idle = self.can.positions and not self.ready.messages
+        waiting = self.lanes.waiting if idle else 0
         if (room := self.in_flight.room_beside(waiting)) <= 0:
             self.in_flight.changed.clear()
             await self.in_flight.changed.wait()
@@ -250,6 +252,8 @@ class Pipeline:
         self.settler.ack_all(handled)
         if messages:
             self.ready.wake()
+        else:
+            self.in_flight.changed.set()  # what waits in its lane takes up no room any more
         return begun
 
     async def _finish(

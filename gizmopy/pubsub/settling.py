@@ -115,14 +115,18 @@ class Settler:
         while not self._closed or self._handled or self._returned:
             await self._work.wait()
             self._work.clear()
-            handled, self._handled = self._handled, []
-            returned, self._returned = self._returned, {}
-            self._lot = [*handled, *(m for messages in returned.values() for m in messages)]
-            if handled:
-                await self._settle(handled, self._ack)
-            for delay, messages in returned.items():
-                await self._settle(messages, self._nack(delay))
+            await self._settle_lot()
             self._lot = ()
+
+    async def _settle_lot(self) -> None:
+        """Settle what there is now."""
+        handled, self._handled = self._handled, []
+        returned, self._returned = self._returned, {}
+        self._lot = [*handled, *chain.from_iterable(returned.values())]
+        if handled:
+            await self._settle(handled, self._ack)
+        for delay, messages in returned.items():
+            await self._settle(messages, self._nack(delay))
 
     def close(self) -> None:
         """Settle what there is, and no more."""

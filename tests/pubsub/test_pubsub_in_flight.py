@@ -166,6 +166,21 @@ async def test_what_waits_behind_a_slow_message_starves_no_other_key() -> None:
             await until(lambda: broker.is_consumed("t", "s"))
 
 
+async def test_what_waits_takes_up_room_as_long_as_there_is_other_work() -> None:
+    """A backlog is not received all at once, though all but its first waits for its turn."""
+    gates = Gates()
+    first, second = [f"a{n}" for n in range(20)], [f"d{n}" for n in range(20)]
+    async with broker_of(partitions=2) as broker:
+        await send(broker, *first)
+        async with Member(broker, gates, order="partition", max_in_flight=3) as member:
+            await until(lambda: member.metric("in_flight") == 20)  # nothing else is ready
+            await send(broker, *second)
+            await turns()
+            assert member.metric("in_flight") < 25
+            gates.open(*first, *second)
+            await until(lambda: broker.is_consumed("t", "s"))
+
+
 async def test_what_waits_behind_its_key_takes_up_room_where_nobody_else_bounds_it() -> None:
     """On a broker without positions no more is held than ``max_in_flight``."""
     gate = Gate()

@@ -65,7 +65,7 @@ class Member:
 
     def metric(self, name: str) -> float:
         self.subscriber.measure()
-        instruments = {"commit_lag": self.metrics.gauge}
+        instruments = {"commit_lag": self.metrics.gauge, "in_flight": self.metrics.gauge}
         instrument = instruments.get(name, self.metrics.counter)(f"gizmo_pubsub_{name}", "")
         return instrument.cell("t", "s").value
 
