@@ -100,6 +100,12 @@ class KafkaSettings(BaseModel):
             "none: that is an error.",
         )
     )
+    isolation_level: Annotated[
+        Literal["read_uncommitted", "read_committed"], BeforeValidator(_lower)
+    ] = Field(
+        default="read_uncommitted",
+        description="Whether messages of transactions that were given up are received.",
+    )
     group_instance_id: str = Field(
         default="",
         description="The name of this member for static membership, its own in the group: a "

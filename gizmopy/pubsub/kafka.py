@@ -14,18 +14,18 @@ used beyond the documented methods of aiokafka's classes, for want of others:
 - ``AIOKafkaConsumer._subscription``: whether a rebalance is under way, as ``getmany`` waits for
   its end without a time-out; what else waits for it; how far a partition is received.
 - ``AIOKafkaConsumer._fetcher._create_fetch_waiter``: to wait for records, in place of ``getmany``.
-- ``AIOKafkaConsumer._coordinator``, ``_fetcher`` and ``_client``, their tasks, futures and
-  connections: whether they live (aiokafka#1154), and their ends where ``stop`` hangs
-  (aiokafka#1101), as it does amid a rebalance.
-- ``AIOKafkaConsumer._closed``, which says that it needs no ``stop``.
+- ``AIOKafkaConsumer._coordinator``, ``_fetcher`` and ``_client``, and their tasks: whether they
+  live (aiokafka#1154), and whether the group knows them; ``_fetcher._records``: what was fetched.
+
+kafka_client has more of that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import Any
 
 from aiokafka import (
@@ -34,11 +34,11 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
-from aiokafka.client import ConnectionGroup
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
     IllegalStateError,
+    InconsistentGroupProtocolError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
@@ -47,15 +47,8 @@ from aiokafka.errors import (
 from gizmopy.config.kafka import KafkaSettings, shown
 from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
-from gizmopy.pubsub.kafka_cluster import (
-    CLOSE_SECONDS,
-    Cluster,
-    cancel,
-    ended,
-    milliseconds,
-    said,
-    translated,
-)
+from gizmopy.pubsub.kafka_client import PATIENCE_MS, cancel, stop_consumer, wait_for_others
+from gizmopy.pubsub.kafka_cluster import Cluster, milliseconds, said, translated
 from gizmopy.pubsub.kafka_sender import KafkaSender
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 
@@ -76,8 +69,6 @@ _LOOK_SECONDS = 1.0
 """How often it is looked whether the coordinator is there."""
 _LOOK_AGAIN = 10.0
 """Seconds after which it is asked again where partitions without room end."""
-_NOT_SOONER = timedelta(seconds=5)
-"""How much longer an answer of the group's coordinator is waited for than it may take."""
 _NEVER_MS = 2**31 - 1
 
 
@@ -110,6 +101,7 @@ class KafkaDriver:
         self._cluster = Cluster(settings, url)
         self._settings = settings
         self._subscriptions: dict[str, str] = {}
+        self._careful: set[str] = set()
 
     def sender(self, topic: str) -> KafkaSender:
         """Return a sender to ``topic``."""
@@ -127,7 +119,8 @@ class KafkaDriver:
                 f"group={group} would be both subscriptions to {topic!r}, {first!r} and "
                 f"{subscription!r}, and each would get a part; leave group out of the URL"
             )
-        return KafkaReceiver(self._cluster, self._settings, topic, group or subscription)
+        group = group or subscription
+        return KafkaReceiver(self._cluster, self._settings, topic, group, self._careful)
 
     async def aclose(self) -> None:
         """Do nothing: senders and receivers share no connection."""
@@ -136,10 +129,12 @@ class KafkaDriver:
 class _Partition:
     """Follow one partition in one assignment; offsets are those of the next message."""
 
-    __slots__ = ("acked", "committed", "ended", "name", "next", "prefix", "tp")
+    __slots__ = ("acked", "begun", "committed", "ended", "name", "next", "prefix", "tp")
 
-    def __init__(self, tp: TopicPartition, start: int) -> None:
+    def __init__(self, tp: TopicPartition, start: int, *, begun: bool) -> None:
         self.tp = tp
+        self.begun = begun
+        """Whether the group will begin here again, or what is committed says so."""
         self.name = str(tp.partition)
         self.prefix = f"{tp.topic}-{tp.partition}-"
         """What the ids of its messages begin with."""
@@ -156,7 +151,14 @@ class _Partition:
 class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Consume a topic as a member of a group."""
 
-    def __init__(self, cluster: Cluster, settings: KafkaSettings, topic: str, group: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: KafkaSettings,
+        topic: str,
+        group: str,
+        careful: set[str],
+    ) -> None:
         self._cluster = cluster
         self._settings = settings
         self._topic = topic
@@ -168,7 +170,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._starting: asyncio.Task[None] | None = None
         self._committer: asyncio.Task[None] | None = None
         self._held: dict[TopicPartition, _Partition] = {}
-        self._commit_lock = asyncio.Lock()
+        self._begins_late = settings.auto_offset_reset == "latest"
         self._unfinished = asyncio.Event()
         """Something is acked and not committed."""
         self._is_due = asyncio.Event()
@@ -179,6 +181,11 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """How many messages, about, are acked and not committed."""
         self._commit_task: asyncio.Task[bool] | None = None
         """The commit that is under way."""
+        self._careful = careful
+        """The topics that a record could not be read of."""
+        self._suspect: set[TopicPartition] = set()
+        self._unreadable: dict[TopicPartition, str] = {}
+        """What stands still because of such a record, and why."""
         self._ends: dict[TopicPartition, int] = {}
         """Where partitions without room end, as nothing is fetched of them that tells."""
         self._stirred: asyncio.Future[None] | None = None
@@ -189,6 +196,10 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """Since when it is without partitions, by the event loop's clock."""
         self._unreached_since: float | None = None
         """Since when the group's coordinator is not reached."""
+        self._lost_at = -math.inf
+        """When the group was seen to know this member no more."""
+        self._rival = ""
+        """Who else claims to be this member."""
         self._why = ""
         """What a broker says when it is asked why."""
         self._closing = asyncio.Event()
@@ -208,6 +219,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if self._closing.is_set():
             raise UsageError("this receiver is closed; connect before aclose")
         self._consumer = self._new_consumer()
+        wait_for_others(self._consumer, self._settings.rebalance_timeout.total_seconds())
         self._consumer.subscribe([self._topic], listener=self)
         self._starting = asyncio.create_task(self._consumer.start(), name=f"join {self._group}")
         if self._committer is None:
@@ -215,6 +227,15 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         await asyncio.wait((self._starting,), timeout=_START_SECONDS)
         if self._starting.done() or self._consumer is None or self._consumer._coordinator is None:
             self._check_started()
+        if self._begins_late and self._starting.done():
+            await self._find_beginnings(self._consumer)
+
+    async def _find_beginnings(self, consumer: AIOKafkaConsumer) -> None:
+        """Wait until it is known where partitions begin: what is published from now on is after."""
+        with translated("the end of its partitions is not found"), suppress(IllegalStateError):
+            async with asyncio.timeout(_START_SECONDS):
+                for tp in consumer.assignment():
+                    await consumer.position(tp)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         settings = self._settings
@@ -225,11 +246,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             group_instance_id=f"{instance}-{self._topic}" if instance else None,
             enable_auto_commit=False,
             auto_offset_reset=settings.auto_offset_reset,
+            isolation_level=settings.isolation_level,
             session_timeout_ms=milliseconds(settings.session_timeout),
             heartbeat_interval_ms=milliseconds(settings.session_timeout / 10),
             rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
             max_poll_interval_ms=_NEVER_MS,  # handlers are the engine's to watch
-            request_timeout_ms=milliseconds(settings.rebalance_timeout + _NOT_SOONER),
+            request_timeout_ms=PATIENCE_MS,
             max_partition_fetch_bytes=min(2**20, _FETCHED_BYTES // max(1, self._partitions)),
         )
 
@@ -244,6 +266,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                     raise TimeoutError("neither its coordinator nor its members let us in yet")
                 self._starting.result()
         except PubSubError as error:
+            if isinstance(error.__cause__, InconsistentGroupProtocolError):
+                raise PubSubError(
+                    f"group {self._group!r} has members that deal its partitions in another way "
+                    "than roundrobin; stop them first, or have them offer that too",
+                    transient=False,
+                ) from error
             raise PubSubError(str(error), transient=error.transient and not forever) from error
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
@@ -252,8 +280,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._without_since = None
         self._partitions = len(self._consumer.partitions_for_topic(self._topic) or ())
         self._stir()
-        if self._settings.auto_offset_reset == "latest":
-            self._unfinished.set()  # where it begins is committed, or it would begin anew
+        self._unfinished.set()  # where it begins may have to be committed
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Let go of partitions: the engine first, then the last commit.
@@ -261,17 +288,31 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         Neither the group nor ``getmany`` go on before this returns.
         """
         self._without_since = asyncio.get_running_loop().time()
-        if not (held := [self._held[tp] for tp in revoked if tp in self._held]):
-            return
+        if self._is_lost:
+            await self._end_commit()
+            self._see_rival()
+        else:
+            self._hold_beginnings()
+        held = [self._held[tp] for tp in revoked if tp in self._held]
         assert self._revoke is not None
         try:
-            seconds = 0.0 if self._is_lost else self._revoke_seconds
-            await self._unless_closing(self._revoke(held, seconds))
-            await self._commit(self._commit_seconds)
+            if held:
+                seconds = 0.0 if self._is_lost else self._revoke_seconds
+                await self._revoke(held, seconds)
+                await self._commit(self._commit_seconds)
         finally:
             for partition in held:
                 self._forget(partition)
+            self._unreadable.clear()
             await self._end_commit()
+
+    def _see_rival(self) -> None:
+        """Notice that another process has this one's place, and takes it back each time."""
+        now, session = asyncio.get_running_loop().time(), self._settings.session_timeout
+        if self._settings.group_instance_id and now - self._lost_at < 2 * session.total_seconds():
+            instance = self._settings.group_instance_id
+            self._rival = f"group_instance_id={instance} is used by another process, too"
+        self._lost_at = now
 
     @property
     def _is_lost(self) -> bool:
@@ -289,15 +330,6 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._held.pop(partition.tp, None)
         self._full.discard(partition.tp)
 
-    async def _unless_closing(self, awaitable: Awaitable[object]) -> None:
-        """Await something, but no longer than until the close."""
-        waiting = asyncio.ensure_future(awaitable)
-        closing = asyncio.ensure_future(self._closing.wait())
-        try:
-            await asyncio.wait((waiting, closing), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await cancel((waiting, closing))
-
     # Receive: from the partitions that have room.
 
     async def receive(self, limit: int, wait: float) -> Sequence[Message]:
@@ -311,7 +343,6 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await asyncio.wait((self._starting,), timeout=wait)
         if not self._closing.is_set():
             self._check_started(forever=self._starting.done())
-            await self._ask_why()
         while (left := deadline - loop.time()) >= 0 and not self._closing.is_set():
             if self._failure is not None:
                 failure, self._failure = self._failure, None
@@ -338,7 +369,29 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             allowed = self._consumer.assignment() - self._full
             if not allowed:  # and to ask for no partition is to ask for all of them
                 return []
+        if self._topic in self._careful:
+            return await self._poll_apart(self._consumer, limit)
         return self._take(await self._consumer.getmany(*allowed, max_records=limit))
+
+    async def _poll_apart(self, consumer: AIOKafkaConsumer, limit: int) -> list[Message]:
+        """Ask for each partition by itself: one that cannot be read holds up no other."""
+        batch: list[Message] = []
+        for tp in list(consumer._fetcher._records):
+            if tp not in self._full and tp not in self._unreadable and len(batch) < limit:
+                most = 1 if tp in self._suspect else limit - len(batch)
+                try:
+                    batch += self._take(await consumer.getmany(tp, max_records=most))
+                except (KafkaError, ValueError) as error:
+                    self._distrust(tp, error)
+        return batch
+
+    def _distrust(self, tp: TopicPartition, error: Exception) -> None:
+        """Read a partition one by one from now on, or where that fails no further."""
+        if tp in self._suspect:
+            at = next((s.position for each, s in self._states() if each == tp), "?")
+            self._unreadable[tp] = f"{tp.topic}-{tp.partition} has no readable record at {at}"
+            self._unreadable[tp] += f": {said(error)}"
+        self._suspect.add(tp)
 
     def _see_growth(self, consumer: AIOKafkaConsumer) -> None:
         """Join again where partitions were added; nobody else sees to that for static members.
@@ -381,7 +434,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 self._forget(partition)  # the topic was deleted and made anew, or truncated
                 partition = None
             if partition is None:
-                partition = self._held[tp] = _Partition(tp, records[0].offset)
+                partition = self._hold(tp, records[0].offset)
             prefix, offset = partition.prefix, 0
             for record in records:
                 key, headers, offset = record.key, record.headers, record.offset
@@ -406,7 +459,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     def _translated_receive(self) -> Iterator[None]:
         """Let a consumer that has raised be the last of this receiver: the engine makes another.
 
-        Where one partition's records cannot be read, aiokafka drops what it has taken of others.
+        Where one partition's records cannot be read, aiokafka drops what it has taken of others;
+        the next receiver asks for each by itself.
         """
         try:
             yield
@@ -421,6 +475,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             ) from error
         except (KafkaError, ValueError) as error:  # such as a header's name that is not UTF-8
             if not self._closing.is_set():
+                self._careful.add(self._topic)
                 reason = f"topic {self._topic!r} cannot be received from: {said(error)}"
                 raise PubSubError(reason, transient=False) from error
 
@@ -463,7 +518,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 self._unfinished.clear()
                 self._is_due.clear()
                 await self._commit(self._commit_seconds)
-            self._problem()  # which begins when it is seen
+            await self._ask_why()
             if loop.time() > look_again:
                 look_again = loop.time() + _LOOK_AGAIN
                 await self._look_at_ends()
@@ -475,34 +530,48 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         the answer of.
         """
         deadline = asyncio.get_running_loop().time() + seconds
-        async with self._commit_lock:
-            while (left := deadline - asyncio.get_running_loop().time()) > 0:
-                if self._commit_task is None:
-                    marks = self._marks()
-                    if not marks or self._consumer is None or self._is_lost:
-                        return
-                    self._commit_task = asyncio.create_task(self._call_commit(marks))
-                await asyncio.wait((self._commit_task,), timeout=left)
-                if not self._commit_task.done():
-                    break
-                ended, self._commit_task = self._commit_task, None
-                if not ended.result():
-                    break
-            self._unfinished.set()
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            if is_ours := self._commit_task is None:
+                if self._consumer is None or self._is_lost or not (marks := self._marks()):
+                    return
+                self._commit_task = asyncio.create_task(self._call_commit(marks))
+            task = self._commit_task
+            assert task is not None
+            await asyncio.wait((task,), timeout=left)
+            if not task.done():
+                break
+            if self._commit_task is task:
+                self._commit_task = None
+            if task.cancelled() or not task.result():
+                break
+            if is_ours:
+                return
+        self._unfinished.set()
 
     def _marks(self) -> list[tuple[_Partition, int]]:
         """Return up to where each partition is to be committed."""
-        marks = [(p, p.acked) for p in self._held.values() if p.acked > p.committed]
-        if self._settings.auto_offset_reset == "latest":
-            marks += [(p, p.acked) for p in self._beginnings()]
-        return marks
+        assert self._consumer is not None
+        if not self._consumer._subscription.reassignment_in_progress:
+            self._hold_beginnings()
+        held = self._held.values()
+        return [(p, p.acked) for p in held if p.acked > p.committed or not p.begun]
 
-    def _beginnings(self) -> Iterator[_Partition]:
-        """Yield the partitions that nothing was received of, as they stand."""
-        for tp, state in self._states():
-            if tp not in self._held and state.has_valid_position:
-                partition = self._held[tp] = _Partition(tp, state.position)
-                yield partition
+    def _hold_beginnings(self) -> None:
+        """Hold the partitions that nothing was received of, as they stand.
+
+        Where a group without offsets begins with the latest record, it would begin elsewhere the
+        next time, unless that is committed.
+        """
+        for tp, state in self._states() if self._begins_late else ():
+            if tp not in self._held:
+                if state.has_valid_position:
+                    self._hold(tp, state.position)
+                else:
+                    self._unfinished.set()
+
+    def _hold(self, tp: TopicPartition, start: int) -> _Partition:
+        partition = self._held[tp] = _Partition(tp, start, begun=not self._begins_late)
+        return partition
 
     async def _call_commit(self, marks: Sequence[tuple[_Partition, int]]) -> bool:
         """Commit, and return whether that was done."""
@@ -519,6 +588,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             if not partition.ended:
                 self._uncommitted -= acked - partition.committed
             partition.committed = acked
+            partition.begun = True
         return True
 
     async def _end_commit(self) -> None:
@@ -529,12 +599,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     async def _look_at_ends(self) -> None:
         """Ask where the partitions end that have no room: their lag would seem to stand still."""
-        full = list(self._full)
-        self._ends = {}
-        if full and self._consumer is not None:
+        ends = {}
+        if self._full and self._consumer is not None:
             with suppress(KafkaError, TimeoutError):
                 async with asyncio.timeout(self._commit_seconds):
-                    self._ends = await self._consumer.end_offsets(full)
+                    ends = await self._consumer.end_offsets(list(self._full))
+        self._ends = ends
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
         """Refuse: a log gives nothing back."""
@@ -562,7 +632,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         coordinator = None if self._consumer is None else self._consumer._coordinator
         if coordinator is None or coordinator.coordinator_id is not None:
             self._unreached_since, self._why = None, ""
-            return ""
+            return self._rival or "; ".join(self._unreadable.values())
         now = asyncio.get_running_loop().time()
         if self._unreached_since is None:
             self._unreached_since = now
@@ -609,6 +679,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         elif consumer.partitions_for_topic(self._topic) is None:
             reason = f"topic {self._topic!r} does not exist any more"
         else:
+            if not consumer._subscription.reassignment_in_progress:
+                self._without_since = None
             return ""
         now = asyncio.get_running_loop().time()
         if self._without_since is None:
@@ -631,45 +703,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await self._end_consumer()
 
     async def _end_consumer(self) -> None:
-        """Leave the group and stop the consumer, as far as that can be done in time.
-
-        Its own ``stop`` may wait for ever (aiokafka#1101), or be cancelled by what it cancels.
-        """
         consumer, self._consumer = self._consumer, None
+        committing, self._commit_task = self._commit_task, None
         if self._starting is not None:
             await cancel((self._starting,))
-        if consumer is None:
-            return
-        consumer._closed = True
-        consumer._subscription.abort_waiters(ConsumerStoppedError())
-        if consumer._coordinator is not None:
-            await self._leave(consumer)
-        if (fetcher := consumer._fetcher) is not None:
-            fetching = [fetcher._fetch_task, *fetcher._pending_tasks]
-            await ended(fetcher.close(), CLOSE_SECONDS)
-            await cancel(fetching)
-        await ended(consumer._client.close(), CLOSE_SECONDS)
-        await self._end_commit()
-
-    async def _leave(self, consumer: AIOKafkaConsumer) -> None:
-        """Leave the group, amid a rebalance too: the others would wait for the session to end.
-
-        A broker answers in order, so behind a join that is not answered yet nothing is heard.
-        """
-        coordinator, connections = consumer._coordinator, consumer._client._conns
-        node = coordinator.coordinator_id
-        tasks = (coordinator._coordination_task, coordinator._heartbeat_task)
-        await cancel([t for t in (*tasks, coordinator._commit_refresh_task) if t is not None])
-        connection = connections.get((node, ConnectionGroup.COORDINATION))
-        if connection is not None and connection._requests:
-            del connections[node, ConnectionGroup.COORDINATION]
-            connection.close()
-            await asyncio.sleep(0)  # who waits there marks the coordinator as dead
-            await self._end_commit()
-            coordinator.coordinator_id = node
-        if coordinator.generation <= 0 and coordinator.member_id:
-            coordinator.generation = 1  # it does not leave before its first one
-        await ended(coordinator.close(), CLOSE_SECONDS)
+        if consumer is not None:
+            await stop_consumer(consumer, committing)
 
 
 def _attributes(headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:

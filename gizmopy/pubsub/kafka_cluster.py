@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, cast
@@ -39,15 +39,13 @@ from aiokafka.protocol.metadata import MetadataRequest
 from gizmopy.config.kafka import KafkaSettings, shown
 from gizmopy.errors import NotFound, PubSubError, UsageError
 
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 3.0
 """What one broker may take to answer when it is asked for the first time."""
-_TOKEN_SECONDS = 4.0
+_TOKEN_SECONDS = 2.5
 """What the function for tokens may take, less than all of the connecting."""
 _BACKOFF_MS = 500
 """How long aiokafka waits before it tries again, with each of its tasks: its own 100 ms are 37
 logins a second while one is refused, which may lock an account."""
-CLOSE_SECONDS = 0.3
-"""What each other step of a close may take: leaving the group, the end of what is cancelled."""
 _LOOK_AGAIN = 0.1
 """Seconds after which a topic that is being made is looked at again."""
 _PASSING = (KafkaTimeoutError, OutOfOrderSequenceNumber, ProducerClosed, ProducerFenced)
@@ -166,9 +164,8 @@ async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> Async
     """Make a topic, and remove it after: for tests and development. Groups make themselves."""
     settings = KafkaSettings.from_url(url)
     admin = AIOKafkaAdminClient(**Cluster(settings, shown(url)).options())
-    new = NewTopic(topic, settings.partitions, settings.replication_factor, {})
-    if settings.replication_factor > 0:
-        new = NewTopic(topic, settings.partitions, settings.replication_factor)
+    replicas = settings.replication_factor
+    new = NewTopic(topic, settings.partitions, replicas, {} if replicas < 0 else None)
     with translated(f"topic {topic!r} cannot be made"):
         await admin.start()
     try:
@@ -293,27 +290,3 @@ def translated(what: str) -> Iterator[None]:
     except (KafkaError, OSError, TimeoutError) as error:
         passes = not isinstance(error, KafkaError) or error.retriable or isinstance(error, _PASSING)
         raise PubSubError(f"{what}: {said(error)}", transient=passes) from error
-
-
-async def ended(awaitable: Awaitable[object], seconds: float) -> bool:
-    """Wait for something to end, whatever of; return False where it does not, and is cancelled.
-
-    aiokafka's own ends may be cancelled by themselves, or fail; there is nothing to do about it.
-    """
-    ending = asyncio.ensure_future(awaitable)
-    try:
-        done, _ = await asyncio.wait((ending,), timeout=seconds)
-    finally:
-        await cancel((ending,))
-    return bool(done)
-
-
-async def cancel(futures: Collection[asyncio.Future[Any]]) -> None:
-    """Cancel, and wait a little until that is done; what they raise is of no interest."""
-    for future in futures:
-        future.cancel()
-    if futures:
-        await asyncio.wait(futures, timeout=CLOSE_SECONDS)
-    for future in futures:
-        if future.done() and not future.cancelled():
-            future.exception()

@@ -1,7 +1,7 @@
 """Publish to Kafka: whole batches to each partition, confirmed by all replicas, in order.
 
-What is used beyond the documented methods of aiokafka's classes: ``AIOKafkaProducer._sender`` and
-its task, as ``stop`` may hang (aiokafka#1101); and ``_closed``, which says that it needs no stop.
+What is used beyond the documented methods of aiokafka's classes: ``client._request_timeout_ms``, as
+one time-out is for batches and for brokers.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from aiokafka.partitioner import murmur2
 from gizmopy.config.kafka import KafkaSettings
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub.driver import Results
-from gizmopy.pubsub.kafka_cluster import CLOSE_SECONDS, Cluster, cancel, ended, translated
+from gizmopy.pubsub.kafka_client import CLOSE_SECONDS, PATIENCE_MS, cancel, stop_producer
+from gizmopy.pubsub.kafka_cluster import Cluster, milliseconds, translated
 from gizmopy.pubsub.message import Message
 
 _REQUEST_BYTES = 128 * 1024
 """What one batch to a partition holds, or one message that is larger; a topic may take less than
 the brokers' 1 MiB at a time."""
-_START_SECONDS = 10.0
+_START_PATIENCE_MS = 3_000
+"""What one broker may take while it does, of those that are asked one after the other."""
+_START_SECONDS = 15.0
 """What a producer may take to start."""
 
 
@@ -39,6 +42,7 @@ class KafkaSender:
         self._is_broken = False
         self._turn = 0
         self._hash = lru_cache(maxsize=10_000)(_hash)
+        self._preparing: asyncio.Task[list[int]] | None = None
         self._deliveries: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -66,14 +70,18 @@ class KafkaSender:
                 enable_idempotence=True,
                 compression_type=None if compression == "none" else compression,
                 max_batch_size=min(_REQUEST_BYTES, self._settings.max_message_bytes),
+                request_timeout_ms=milliseconds(self._settings.delivery_timeout),
             )
         except RuntimeError as error:  # the codec is not installed
             reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
             raise PubSubError(reason, transient=False) from error
         self._producer, self._is_broken = producer, True
+        # What it was told is how long a batch may live; a broker is not waited for as long.
+        producer.client._request_timeout_ms = _START_PATIENCE_MS
         with translated("the producer cannot start"):
             async with asyncio.timeout(_START_SECONDS):
                 await producer.start()
+        producer.client._request_timeout_ms = PATIENCE_MS
         self._is_broken = False
         return producer
 
@@ -81,11 +89,12 @@ class KafkaSender:
         """Send a batch to each partition, and wait for what the brokers say."""
         if self._closed:
             raise UsageError("this sender is closed; send before aclose")
-        producer = await self._renew()
-        with translated(f"topic {self._topic!r} cannot be published to"):
-            async with asyncio.timeout(_START_SECONDS):
-                partitions = sorted(await producer.partitions_for(self._topic))
         seconds = self._settings.delivery_timeout.total_seconds()
+        partitions = None if self._is_broken else self._partitions()
+        if not partitions:
+            partitions = await self._prepared(min(_START_SECONDS, seconds))
+        producer = self._producer
+        assert producer is not None
         reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
         results: list[Exception | None] = [PubSubError(reason, transient=True)] * len(batch)
         self._deliveries = {
@@ -102,6 +111,30 @@ class KafkaSender:
             if not delivery.cancelled():
                 delivery.result()
         return results
+
+    def _partitions(self) -> list[int]:
+        """Return the partitions of the topic as far as they are known, in order."""
+        producer, topic = self._producer, self._topic
+        cluster = None if producer is None else producer.client.cluster
+        return sorted(() if cluster is None else cluster.partitions_for_topic(topic) or ())
+
+    async def _prepared(self, seconds: float) -> list[int]:
+        """Return the partitions once there is a producer that works, and knows them."""
+        self._preparing = asyncio.create_task(self._prepare(seconds))
+        try:
+            await asyncio.wait((self._preparing,))
+        finally:
+            self._preparing.cancel()  # does nothing to what is done
+        if self._preparing.cancelled():
+            reason = f"the sender to {self._topic!r} was closed; nothing was sent"
+            raise PubSubError(reason, transient=False)
+        return self._preparing.result()
+
+    async def _prepare(self, seconds: float) -> list[int]:
+        producer = await self._renew()
+        with translated(f"topic {self._topic!r} cannot be published to"):
+            async with asyncio.timeout(seconds):
+                return sorted(await producer.partitions_for(self._topic))
 
     def _places(
         self, producer: AIOKafkaProducer, batch: Sequence[Message], partitions: Sequence[int]
@@ -151,22 +184,17 @@ class KafkaSender:
     async def aclose(self) -> None:
         """Flush and close, in bounded time."""
         self._closed = True
+        if self._preparing is not None:
+            await cancel((self._preparing,))
         if self._deliveries:
             await asyncio.wait(self._deliveries, timeout=CLOSE_SECONDS)
         await cancel(self._deliveries)
         await self._end_producer()
 
     async def _end_producer(self) -> None:
-        """Flush and stop the producer; its own ``stop`` may wait for ever (aiokafka#1101)."""
         producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        producer._closed = True
-        await ended(producer.flush(), CLOSE_SECONDS)
-        sending = producer._sender.sender_task
-        await ended(producer._sender.close(), CLOSE_SECONDS)
-        await ended(producer.client.close(), CLOSE_SECONDS)
-        await cancel([sending] if sending is not None else [])
+        if producer is not None:
+            await stop_producer(producer)
 
 
 def _hash(key: str) -> int:

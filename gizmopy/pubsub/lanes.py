@@ -49,6 +49,13 @@ class Lanes(Generic[ItemT]):
             self.waiting -= len(waiting) - place
         return behind
 
+    def remove(self, key: Hashable, item: ItemT) -> None:
+        """Take out an item if it waits."""
+        lane = self._lanes.get(key)
+        if lane and item in lane:  # the oldest first, as a rule
+            lane.remove(item)
+            self.waiting -= 1
+
     def all_waiting(self) -> list[ItemT]:
         """Return all that wait, each lane in its order."""
         return [item for lane in self._lanes.values() for item in lane or ()]

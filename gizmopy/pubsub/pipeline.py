@@ -452,11 +452,11 @@ class Pipeline:
         self._metrics.lost.value += 1
         self.in_flight.remove((message,))
         if self._ordered and (lane := self._lane(message)) is not None:
-            for follower in self.lanes.cut(lane, message):
-                if self.can.can_nack:
+            if self.can.can_nack:
+                for follower in self.lanes.cut(lane, message):
                     self.settler.give_back(follower, "released")
-                else:  # it would not come again
-                    self.lanes.enter(lane, follower)
+            else:  # they would not come again
+                self.lanes.remove(lane, message)
         if (waiting := self.waiting.pop(message, None)) is not None:
             waiting.cancel()
             self._leave(message)

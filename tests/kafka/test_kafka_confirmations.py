@@ -130,7 +130,6 @@ async def test_what_a_broker_holds_against_a_message_does_not_pass(broker: MockC
 # What ends with the close.
 
 
-@pytest.mark.xfail(strict=True, reason="only what is on its way to a partition ends")
 @pytest.mark.parametrize("is_broken", [False, True])
 async def test_a_send_that_has_not_begun_ends_with_the_close(
     broker: MockCluster, is_broken: bool

@@ -89,7 +89,6 @@ async def test_who_is_lost_to_its_group_lets_go_at_once(
             assert bodies(await collect(receiver, len(again))) == again
 
 
-@pytest.mark.xfail(strict=True, reason="it goes on until the revoke has ended")
 async def test_a_commit_that_is_tried_again_ends_with_the_membership(
     real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

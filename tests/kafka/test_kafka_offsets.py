@@ -42,7 +42,6 @@ def broker(tmp_path: Path) -> Iterator[MockCluster]:
 # The latest is where the first member began.
 
 
-@pytest.mark.xfail(strict=True, reason="only what something was received of is committed then")
 async def test_a_rebalance_does_not_move_the_beginning(broker: MockCluster) -> None:
     """What comes meanwhile is received after it, though nothing was before."""
     async with a_topic(broker) as topic:
@@ -55,7 +54,6 @@ async def test_a_rebalance_does_not_move_the_beginning(broker: MockCluster) -> N
             assert bodies(await receiver.receive(1, 3.0)) == [b"1"]
 
 
-@pytest.mark.xfail(strict=True, reason="what was received before the first commit is skipped")
 async def test_a_rebalance_does_not_lose_what_was_not_handled(broker: MockCluster) -> None:
     """The first message of a group that began with the latest comes again."""
     async with a_topic(broker) as topic:
@@ -68,7 +66,6 @@ async def test_a_rebalance_does_not_lose_what_was_not_handled(broker: MockCluste
             assert [message.id for message in again] == [first.id]
 
 
-@pytest.mark.xfail(strict=True, reason="it is asked for once, and not again")
 async def test_where_it_begins_is_committed_once_it_is_known(broker: MockCluster) -> None:
     """However long the broker takes to tell."""
     async with a_topic(broker) as topic:

@@ -575,7 +575,6 @@ async def test_a_group_that_began_with_the_latest_has_begun(kafka: AnyCluster) -
             assert bodies(await collect(receiver, 1)) == [b"new"]
 
 
-@pytest.mark.xfail(strict=True, reason="where it begins is committed unless a message is faster")
 async def test_the_first_of_the_latest_comes_again_unless_acked(mock: MockCluster) -> None:
     """A group that began with the latest has begun before its first message."""
     async with a_topic(mock) as topic:
@@ -618,6 +617,7 @@ async def test_the_lag_of_a_partition_without_room_is_known(
 ) -> None:
     """What comes to a partition that is not fetched from is counted before long."""
     monkeypatch.setattr("gizmopy.pubsub.kafka._LOOK_AGAIN", 0.02)
+    monkeypatch.setattr("gizmopy.pubsub.kafka._LOOK_SECONDS", 0.02)
     async with a_topic(kafka) as topic:
         await topic.publish(b"1", b"2")
         async with topic.member(partition_ahead=1) as receiver:
