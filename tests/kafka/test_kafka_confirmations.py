@@ -149,3 +149,21 @@ async def test_a_send_that_has_not_begun_ends_with_the_close(
         await asyncio.wait((sending,))
         assert ended
         assert sending.exception() is not None
+
+
+@pytest.mark.xfail(strict=True, reason="the old producer is forgotten before it is stopped")
+async def test_a_broken_producer_is_stopped_though_the_close_overtakes_that(
+    broker: MockCluster,
+) -> None:
+    """Nothing of it goes on, though a send was about to replace it."""
+    async with a_topic(broker) as topic:
+        before = asyncio.all_tasks()
+        async with topic.sender(delivery_timeout="200ms") as sender:
+            await sent(sender, topic.message(b"0"))
+            broker.delay(1, 3600)
+            assert transience(await sender.send([topic.message(b"1")])) == [True]
+            sending = asyncio.create_task(sender.send([topic.message(b"2")]))
+            await asyncio.wait((sending,), timeout=0.1)
+            await soon(sender.aclose())
+            assert transience(await asyncio.gather(sending, return_exceptions=True)) == [False]
+        assert asyncio.all_tasks() == before
