@@ -511,16 +511,20 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """Commit as often as the settings say, and look after the rest meanwhile."""
         interval = self._settings.commit_interval.total_seconds()
         loop = asyncio.get_running_loop()
-        look_again = loop.time()
+        commit_at, look_at = math.inf, loop.time()
         while True:
-            if await _is_set(self._unfinished, _LOOK_SECONDS):
-                await _is_set(self._is_due, interval)
+            awaited = self._unfinished if commit_at == math.inf else self._is_due
+            is_set = await _is_set(awaited, min(_LOOK_SECONDS, commit_at - loop.time()))
+            if commit_at == math.inf:
+                commit_at = loop.time() + interval if is_set else math.inf
+            elif is_set or loop.time() >= commit_at:
+                commit_at = math.inf
                 self._unfinished.clear()
                 self._is_due.clear()
                 await self._commit(self._commit_seconds)
             await self._ask_why()
-            if loop.time() > look_again:
-                look_again = loop.time() + _LOOK_AGAIN
+            if loop.time() > look_at:
+                look_at = loop.time() + _LOOK_AGAIN
                 await self._look_at_ends()
 
     async def _commit(self, seconds: float) -> None:

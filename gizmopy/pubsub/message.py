@@ -16,6 +16,7 @@ NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 Extend = Callable[["Message", float], Awaitable[None]]
 OnExtend = Callable[[float], Awaitable[None]]
+_new = object.__new__
 
 
 class Message:
@@ -111,9 +112,8 @@ class Message:
         copy._size = 0 if self.body is None else len(self.body)
         return copy
 
-    @classmethod
+    @staticmethod
     def received(
-        cls,
         topic: str,
         body: bytes | None,
         key: str | None,
@@ -127,7 +127,7 @@ class Message:
 
         ``published_at`` is in seconds since 1970.
         """
-        message = cls.__new__(cls)
+        message = _new(Message)
         message.topic = topic
         message.body = body
         message.key = key

@@ -56,21 +56,19 @@ class LowWater(Generic[T]):
 
         Ignores items that are not in the line, or completed already.
         """
-        unfinished, above, low = self._unfinished, self._above, self._low
+        pop, above, low = self._unfinished.pop, self._above, self._low
         for item in items:
-            number = unfinished.pop(item, None)
-            if number is None:
-                continue
-            if number != low:
+            number = pop(item, None)
+            if number == low:
+                low += 1
+                self.mark = item
+                while low in above:
+                    self.mark = above.pop(low)
+                    low += 1
+            elif number is not None:
                 above[number] = None if number + 1 in above else item
                 if number - 1 in above:
                     above[number - 1] = None
-                continue
-            self.mark = item
-            low += 1
-            while above and low in above:
-                self.mark = above.pop(low)
-                low += 1
         moved = low != self._low
         self._low = low
         return moved

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from gizmopy.pubsub.message import Message
 
 
 class Ready:
-    """Hold the messages that any worker may take."""
+    """Hold the messages that any worker may take; ``on_empty`` is called where there are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_empty: Callable[[], None]) -> None:
         self.messages: deque[Message] = deque()
         self._sleepers: deque[asyncio.Future[None]] = deque()
+        self._on_empty = on_empty
         self._waking = False
         self._ended = False
 
     def put(self, message: Message) -> None:
         """Have a worker take ``message``."""
         self.messages.append(message)
-        self.wake()
+        if self._sleepers:
+            self.wake()
 
     def wake(self) -> None:
         """Wake one worker, which wakes the next: those that are not needed sleep on."""
@@ -31,13 +34,20 @@ class Ready:
                 sleeper.set_result(None)
                 self._waking = True
 
+    def hand_on(self) -> None:
+        """Have another worker take what is left."""
+        if not self.messages:
+            self._on_empty()
+        elif self._sleepers:
+            self.wake()
+
     def take(self) -> Message | None:
         """Return the next message, or None where there is none now."""
         if not self.messages:
             return None
         message = self.messages.popleft()
-        if self._sleepers and self.messages:
-            self.wake()
+        if self._sleepers or not self.messages:
+            self.hand_on()
         return message
 
     async def wait(self) -> bool:
@@ -50,7 +60,7 @@ class Ready:
             try:
                 await sleeper
             except asyncio.CancelledError:
-                self._hand_on(sleeper)
+                self._pass_on(sleeper)
                 raise
             self._waking = False
         return not self._ended or bool(self.messages)
@@ -76,14 +86,13 @@ class Ready:
                 return await self.wait()
         return False
 
-    def _hand_on(self, sleeper: asyncio.Future[None]) -> None:
+    def _pass_on(self, sleeper: asyncio.Future[None]) -> None:
         """Wake another one where a sleeper was cancelled that was woken, too, for a message."""
         if sleeper in self._sleepers:
             self._sleepers.remove(sleeper)
         else:
             self._waking = False
-        if self.messages:
-            self.wake()
+        self.hand_on()
 
     def end(self) -> list[Message]:
         """Let workers end when they have finished what they handle, and return what is left."""

@@ -115,18 +115,14 @@ class Settler:
         while not self._closed or self._handled or self._returned:
             await self._work.wait()
             self._work.clear()
-            await self._settle_lot()
-            self._lot = ()
-
-    async def _settle_lot(self) -> None:
-        """Settle what there is now."""
-        handled, self._handled = self._handled, []
-        returned, self._returned = self._returned, {}
-        self._lot = [*handled, *chain.from_iterable(returned.values())]
-        if handled:
-            await self._settle(handled, self._ack)
-        for delay, messages in returned.items():
-            await self._settle(messages, self._nack(delay))
+            handled, self._handled = self._handled, []
+            returned, self._returned = self._returned, {}
+            self._lot = [*handled, *chain.from_iterable(returned.values())]
+            if handled:
+                await self._settle(handled, self._ack)
+            for delay, messages in returned.items():
+                await self._settle(messages, self._nack(delay))
+            self._lot = handled = []  # to be let go of now, not with the next lot
 
     def close(self) -> None:
         """Settle what there is, and no more."""

@@ -70,6 +70,7 @@ ALL: dict[str, tuple[str, Any]] = {
     "tls_key": ("key.pem", "key.pem"),
     "partitions": ("7", 7),
     "replication_factor": ("3", 3),
+    "isolation_level": ("read_committed", "read_committed"),
 }
 EXPECTED = {name: value for name, (_, value) in ALL.items()}
 

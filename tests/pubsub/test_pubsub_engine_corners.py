@@ -24,7 +24,7 @@ GONE = PubSubError("its lease is over", transient=False)
 
 async def test_ready_wakes_nobody_who_was_just_cancelled() -> None:
     """A message that comes in the turn in which a sleeper's wait ends is no InvalidStateError."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     sleeper = asyncio.create_task(ready.wait())
     await turns(3)
     sleeper.cancel()
@@ -34,7 +34,7 @@ async def test_ready_wakes_nobody_who_was_just_cancelled() -> None:
 
 async def test_ready_hands_on_a_wake_up_that_came_too_late() -> None:
     """A worker that is woken and cancelled in one turn leaves the message to another sleeper."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     first = asyncio.create_task(ready.wait())
     await turns(3)
     second = asyncio.create_task(ready.wait())

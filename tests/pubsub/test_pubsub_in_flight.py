@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,6 +166,28 @@ async def test_what_waits_behind_a_slow_message_starves_no_other_key() -> None:
             assert gates.finished == others
             gates.open(slow)
             await until(lambda: broker.is_consumed("t", "s"))
+
+
+async def test_a_few_are_not_received_as_long_as_there_is_other_work() -> None:
+    """A quarter of the room is waited for then."""
+    permits = asyncio.Semaphore(0)
+
+    async def handle(message: Message) -> None:
+        await permits.acquire()
+
+    async with running(handle, max_in_flight=8) as bench:
+        limits, acked = bench.receiver.limits, bench.receiver.acked
+        bench.receiver.put(*(message(id=str(n)) for n in range(10)))
+        permits.release()
+        await until(lambda: len(acked) == 1)
+        await turns()
+        assert limits == [8]
+        permits.release()
+        await until(lambda: len(acked) == 2)
+        await until(lambda: limits == [8, 2])
+        for _ in range(8):
+            permits.release()
+        await until(lambda: len(acked) == 10)
 
 
 async def test_what_waits_takes_up_room_as_long_as_there_is_other_work() -> None:

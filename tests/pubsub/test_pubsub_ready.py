@@ -42,7 +42,7 @@ async def workers(
 
 async def test_messages_are_taken_in_their_order() -> None:
     """First in, first out, and None where there is nothing."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     first, second = messages(2)
     ready.put(first)
     ready.put(second)
@@ -51,7 +51,7 @@ async def test_messages_are_taken_in_their_order() -> None:
 
 async def test_one_message_wakes_one_worker() -> None:
     """The others sleep on."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     sleepers = [asyncio.create_task(ready.wait()) for _ in range(3)]
     await turns(2)
     ready.put(message())
@@ -63,7 +63,7 @@ async def test_one_message_wakes_one_worker() -> None:
 
 async def test_many_messages_wake_as_many_workers() -> None:
     """Each that takes one wakes the next, so that none sleeps while there is work."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     taken = []
     go_on = asyncio.Event()
 
@@ -84,7 +84,7 @@ async def test_many_messages_wake_as_many_workers() -> None:
 
 async def test_a_sleeper_that_was_cancelled_is_forgotten() -> None:
     """The next message wakes one that still sleeps."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     gone, here = (asyncio.create_task(ready.wait()) for _ in range(2))
     await turns(2)
     gone.cancel()
@@ -95,7 +95,7 @@ async def test_a_sleeper_that_was_cancelled_is_forgotten() -> None:
 
 async def test_a_message_that_was_withdrawn_leaves_the_worker_asleep() -> None:
     """A wake-up for nothing does not hand out nothing, and the next message is taken."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     async with workers(ready, 1) as batches:
         ready.put(message(id="lost"))
         ready.messages.clear()
@@ -108,7 +108,7 @@ async def test_a_message_that_was_withdrawn_leaves_the_worker_asleep() -> None:
 
 async def test_the_end_wakes_all_and_returns_what_is_left() -> None:
     """Who waits is told that there will be nothing; later ones are told at once."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     sleepers = [asyncio.create_task(ready.wait()) for _ in range(3)]
     await turns(2)
     left = messages(2)
@@ -121,7 +121,7 @@ async def test_the_end_wakes_all_and_returns_what_is_left() -> None:
 
 async def test_the_end_may_come_twice() -> None:
     """A drain that was cut short ends it again."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     ready.put(message())
     assert len(ready.end()) == 1
     assert ready.end() == []
@@ -129,14 +129,14 @@ async def test_the_end_may_come_twice() -> None:
 
 async def test_a_batch_holds_what_is_there() -> None:
     """Without a wait, and up to the size."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     ready.messages.extend(messages(5))
     assert [len(await ready.collect(3, 0)) for _ in range(2)] == [3, 2]
 
 
 async def test_a_full_batch_does_not_wait() -> None:
     """The wait is for what is missing."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     ready.messages.extend(messages(2))
     async with asyncio.timeout(5):
         assert len(await ready.collect(2, 60)) == 2
@@ -144,7 +144,7 @@ async def test_a_full_batch_does_not_wait() -> None:
 
 async def test_a_batch_is_filled_while_it_waits() -> None:
     """What comes within the seconds goes along; the size ends the wait."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     async with workers(ready, 1, size=3, seconds=60) as batches:
         for each in messages(3):
             ready.put(each)
@@ -155,7 +155,7 @@ async def test_a_batch_is_filled_while_it_waits() -> None:
 
 async def test_the_seconds_count_from_the_first_message() -> None:
     """A batch that is not full is handed out when they are over."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     async with workers(ready, 1, size=3, seconds=0.01) as batches:
         ready.put(message(id="0"))
         await until(lambda: batches)
@@ -164,7 +164,7 @@ async def test_the_seconds_count_from_the_first_message() -> None:
 
 async def test_the_end_hands_out_a_batch_that_still_waits() -> None:
     """What a worker has taken is its own to handle."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     async with workers(ready, 1, size=3, seconds=60) as batches:
         ready.put(message(id="0"))
         await turns()
@@ -176,7 +176,7 @@ async def test_the_end_hands_out_a_batch_that_still_waits() -> None:
 @pytest.mark.parametrize("cancelled_first", [True, False])
 async def test_no_message_waits_while_a_worker_sleeps(cancelled_first: bool) -> None:
     """Whether a sleeper is cancelled before or after it is woken: another one is woken."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     gone, here = (asyncio.create_task(ready.wait()) for _ in range(2))
     await turns(2)
     if cancelled_first:
@@ -189,7 +189,7 @@ async def test_no_message_waits_while_a_worker_sleeps(cancelled_first: bool) -> 
 
 async def _trickle(count: int, pauses: list[int], size: int, ends: list[int]) -> None:
     """Put messages in bursts, end waits in their midst, and see all of them taken once."""
-    ready = Ready()
+    ready = Ready(lambda: None)
     taken: list[str] = []
 
     async def work() -> None:
