@@ -192,9 +192,9 @@ class KafkaSender:
         await self._end_producer()
 
     async def _end_producer(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await stop_producer(producer)
+        if self._producer is not None:
+            await stop_producer(self._producer)
+            self._producer = None  # not before: where this is cancelled, the close does it again
 
 
 def _hash(key: str) -> int:

@@ -151,7 +151,6 @@ async def test_a_send_that_has_not_begun_ends_with_the_close(
         assert sending.exception() is not None
 
 
-@pytest.mark.xfail(strict=True, reason="the old producer is forgotten before it is stopped")
 async def test_a_broken_producer_is_stopped_though_the_close_overtakes_that(
     broker: MockCluster,
 ) -> None:
