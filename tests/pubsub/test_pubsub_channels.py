@@ -280,7 +280,7 @@ async def test_a_start_that_fails_of_something_else_says_nothing_of_creating() -
     far.error = PubSubError("b1 refuses to log in 'me'; check the password", transient=False)
     options = {"open_driver": two_drivers(far), "subscriptions": {"FAR": "far://host/far"}}
     async with Log().channels(**options) as channels:
-        with pytest.raises(StartError, match="check the password$"):
+        with pytest.raises(StartError, match=r"check the password$"):
             await channels.start(collected(Two()))
 
 
