@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from operator import attrgetter
 from time import perf_counter
 
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.metrics import SubscriberMetrics
-
-_size = attrgetter("_size")
 
 
 class InFlight:
@@ -38,7 +35,12 @@ class InFlight:
     def add(self, batch: Sequence[Message]) -> None:
         """Take in what is received."""
         self.since.update(dict.fromkeys(batch, perf_counter()))
-        self.bytes += sum(map(_size, batch))
+        size = 0
+        for message in batch:
+            if body := message.body:
+                message._size = length = len(body)  # a handler may change the body
+                size += length
+        self.bytes += size
 
     def remove(self, batch: Collection[Message]) -> Collection[Message]:
         """Let go of what is settled or lost, and return what was not in here any more."""

@@ -79,7 +79,7 @@ class Message:
         self.raw = raw
         self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
-        self._size = 0 if body is None else len(body)
+        self._size = 0
 
     @property
     def published_at(self) -> datetime:
@@ -95,7 +95,7 @@ class Message:
 
     def copy(self, delivery: int, partition: Hashable, raw: object) -> Message:
         """Return this message as another delivery of it, a few times faster than making one."""
-        copy = Message.__new__(Message)
+        copy = _new(Message)
         copy.topic = self.topic
         copy.body = self.body
         copy.key = self.key
@@ -109,7 +109,7 @@ class Message:
         copy.raw = raw
         copy.on_extend = None
         copy._extend = None
-        copy._size = 0 if self.body is None else len(self.body)
+        copy._size = 0
         return copy
 
     @staticmethod
@@ -141,7 +141,7 @@ class Message:
         message.raw = raw
         message.on_extend = None
         message._extend = None
-        message._size = 0 if body is None else len(body)
+        message._size = 0
         return message
 
     async def extend(self, seconds: float) -> None:

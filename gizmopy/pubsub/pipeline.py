@@ -307,12 +307,11 @@ class Pipeline:
         """Begin to handle a batch, once there is one; return None at the end."""
         if not (batch := await self._collect()):
             return None
-        started = perf_counter()
+        started, since, failed = perf_counter(), self.in_flight.since, self.failures.first
+        waited = [started - since[message] for message in batch if message not in failed]
+        self._metrics.queue_wait_seconds.observe_all(waited)
         for message in batch:
             message.attempt += 1
-            if message not in self.failures.first:
-                waited = started - self.in_flight.since[message]
-                self._metrics.queue_wait_seconds.observe(waited)
         message_id.set("")
         carried.set(NO_ATTRIBUTES)
         assert self.subscription.batch_handler is not None
@@ -458,11 +457,11 @@ class Pipeline:
         self._metrics.lost.value += 1
         self.in_flight.remove((message,))
         if self._ordered and (lane := self._lane(message)) is not None:
-            for follower in self.lanes.cut(lane, message):
-                if self.can.can_nack:
+            if self.can.can_nack:
+                for follower in self.lanes.cut(lane, message):
                     self.settler.give_back(follower, "released")
-                else:  # it would not come again
-                    self.lanes.enter(lane, follower)
+            else:  # they would not come again
+                self.lanes.remove(lane, message)
         if (waiting := self.waiting.pop(message, None)) is not None:
             waiting.cancel()
             self._leave(message)
