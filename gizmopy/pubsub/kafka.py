@@ -3,7 +3,8 @@
 The engine decides what becomes of a message; here stands what Kafka needs for that:
 
 - A partition's offset is committed when all before it is handled: by interval, by count, before the
-  partition goes to another member, and at the close. Never is a position committed.
+  partition goes to another member, and at the close. No position of aiokafka's is committed, but
+  where ``latest`` begins, ahead of any record.
 - A record belongs to an assignment. When that ends, what is still handled of it is acked in vain.
 - A consumer is never left: however long handlers take, heartbeats go on, as the engine sees to it
   that they end or are told of.
@@ -35,8 +36,10 @@ from aiokafka import (
     TopicPartition,
 )
 from aiokafka.errors import (
+    BrokerResponseError,
     CommitFailedError,
     ConsumerStoppedError,
+    CorruptRecordException,
     IllegalStateError,
     InconsistentGroupProtocolError,
     KafkaError,
@@ -186,6 +189,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._suspect: set[TopicPartition] = set()
         self._unreadable: dict[TopicPartition, str] = {}
         """What stands still because of such a record, and why."""
+        self._again: set[TopicPartition] = set()
+        """What of that is to be tried again."""
         self._ends: dict[TopicPartition, int] = {}
         """Where partitions without room end, as nothing is fetched of them that tells."""
         self._stirred: asyncio.Future[None] | None = None
@@ -198,8 +203,9 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """Since when the group's coordinator is not reached."""
         self._lost_at = -math.inf
         """When the group was seen to know this member no more."""
-        self._rival = ""
-        """Who else claims to be this member."""
+        self._is_disputed = False
+        """Whether it had just been so before."""
+        self._dispute_seconds = 2 * settings.session_timeout.total_seconds()
         self._why = ""
         """What a broker says when it is asked why."""
         self._closing = asyncio.Event()
@@ -232,7 +238,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     async def _find_beginnings(self, consumer: AIOKafkaConsumer) -> None:
         """Wait until it is known where partitions begin: what is published from now on is after."""
-        with translated("the end of its partitions is not found"), suppress(IllegalStateError):
+        with suppress(IllegalStateError, TimeoutError):  # it is asked for again
             async with asyncio.timeout(_START_SECONDS):
                 for tp in consumer.assignment():
                     await consumer.position(tp)
@@ -290,7 +296,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._without_since = asyncio.get_running_loop().time()
         if self._is_lost:
             await self._end_commit()
-            self._see_rival()
+            self._see_loss()
         else:
             self._hold_beginnings()
         held = [self._held[tp] for tp in revoked if tp in self._held]
@@ -306,13 +312,17 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             self._unreadable.clear()
             await self._end_commit()
 
-    def _see_rival(self) -> None:
-        """Notice that another process has this one's place, and takes it back each time."""
-        now, session = asyncio.get_running_loop().time(), self._settings.session_timeout
-        if self._settings.group_instance_id and now - self._lost_at < 2 * session.total_seconds():
-            instance = self._settings.group_instance_id
-            self._rival = f"group_instance_id={instance} is used by another process, too"
+    def _see_loss(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._is_disputed = now - self._lost_at < self._dispute_seconds
         self._lost_at = now
+
+    def _rival(self) -> str:
+        """Return who seems to claim this member's place, as it is lost again and again."""
+        instance, now = self._settings.group_instance_id, asyncio.get_running_loop().time()
+        if not (instance and self._is_disputed and now - self._lost_at < self._dispute_seconds):
+            return ""
+        return f"group_instance_id={instance} is used by another process, too"
 
     @property
     def _is_lost(self) -> bool:
@@ -365,6 +375,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if self._consumer._subscription.reassignment_in_progress:
             self._consumer._coordinator.check_errors()
             return []
+        self._hold_beginnings()  # before any is taken: aiokafka moves on from records that it drops
         if self._full:
             allowed = self._consumer.assignment() - self._full
             if not allowed:  # and to ask for no partition is to ask for all of them
@@ -376,21 +387,32 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def _poll_apart(self, consumer: AIOKafkaConsumer, limit: int) -> list[Message]:
         """Ask for each partition by itself: one that cannot be read holds up no other."""
         batch: list[Message] = []
-        for tp in list(consumer._fetcher._records):
-            if tp not in self._full and tp not in self._unreadable and len(batch) < limit:
-                most = 1 if tp in self._suspect else limit - len(batch)
-                try:
-                    batch += self._take(await consumer.getmany(tp, max_records=most))
-                except (KafkaError, ValueError) as error:
+        fetched = consumer._fetcher._records
+        consumer._coordinator.check_errors()
+        for tp in list(fetched):
+            if tp in self._full or (tp in self._unreadable and tp not in self._again):
+                continue
+            if (left := limit - len(batch)) <= 0:
+                break
+            self._again.discard(tp)
+            try:
+                most = 1 if tp in self._suspect else left
+                batch += self._take(await consumer.getmany(tp, max_records=most))
+                self._unreadable.pop(tp, None)
+            except (KafkaError, ValueError) as error:
+                if tp in fetched:
                     self._distrust(tp, error)
+                elif not batch:  # no record, but a broker's answer, which it repeats
+                    raise
         return batch
 
     def _distrust(self, tp: TopicPartition, error: Exception) -> None:
-        """Read a partition one by one from now on, or where that fails no further."""
+        """Read a partition one by one from now on, or where that fails no further for a while."""
         if tp in self._suspect:
-            at = next((s.position for each, s in self._states() if each == tp), "?")
-            self._unreadable[tp] = f"{tp.topic}-{tp.partition} has no readable record at {at}"
-            self._unreadable[tp] += f": {said(error)}"
+            at = dict(self._states())[tp].position
+            self._unreadable[tp] = (
+                f"{tp.topic}-{tp.partition} cannot be read at {at}: {said(error)}"
+            )
         self._suspect.add(tp)
 
     def _see_growth(self, consumer: AIOKafkaConsumer) -> None:
@@ -475,7 +497,8 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             ) from error
         except (KafkaError, ValueError) as error:  # such as a header's name that is not UTF-8
             if not self._closing.is_set():
-                self._careful.add(self._topic)
+                if _is_of_a_record(error):
+                    self._careful.add(self._topic)
                 reason = f"topic {self._topic!r} cannot be received from: {said(error)}"
                 raise PubSubError(reason, transient=False) from error
 
@@ -511,7 +534,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """Commit as often as the settings say, and look after the rest meanwhile."""
         interval = self._settings.commit_interval.total_seconds()
         loop = asyncio.get_running_loop()
-        commit_at, look_at = math.inf, loop.time()
+        commit_at, ask_at, look_at = math.inf, loop.time(), loop.time()
         while True:
             awaited = self._unfinished if commit_at == math.inf else self._is_due
             is_set = await _is_set(awaited, min(_LOOK_SECONDS, commit_at - loop.time()))
@@ -522,10 +545,14 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 self._unfinished.clear()
                 self._is_due.clear()
                 await self._commit(self._commit_seconds)
-            await self._ask_why()
-            if loop.time() > look_at:
-                look_at = loop.time() + _LOOK_AGAIN
+            if loop.time() >= ask_at:
+                await self._ask_why()
+                ask_at = loop.time() + _LOOK_SECONDS
+            if loop.time() >= look_at:
                 await self._look_at_ends()
+                self._again.update(self._unreadable)  # the record may be gone
+                self._stir()
+                look_at = loop.time() + _LOOK_AGAIN
 
     async def _commit(self, seconds: float) -> None:
         """Commit what is acked, one call at a time, in ``seconds``; what fails now is tried later.
@@ -535,6 +562,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """
         deadline = asyncio.get_running_loop().time() + seconds
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            # Who waits for the call of another makes one more: its own acks may be later.
             if is_ours := self._commit_task is None:
                 if self._consumer is None or self._is_lost or not (marks := self._marks()):
                     return
@@ -636,7 +664,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         coordinator = None if self._consumer is None else self._consumer._coordinator
         if coordinator is None or coordinator.coordinator_id is not None:
             self._unreached_since, self._why = None, ""
-            return self._rival or "; ".join(self._unreadable.values())
+            return self._rival() or "; ".join(self._unreadable.values())
         now = asyncio.get_running_loop().time()
         if self._unreached_since is None:
             self._unreached_since = now
@@ -646,7 +674,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     async def _ask_why(self) -> None:
         """Find out why the coordinator is not reached: aiokafka tells its log alone."""
-        if self._problem():
+        if self._problem() and self._unreached_since is not None:
             try:
                 await self._cluster.find_again(self._topic)
             except PubSubError as error:
@@ -713,6 +741,12 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await cancel((self._starting,))
         if consumer is not None:
             await stop_consumer(consumer, committing)
+
+
+def _is_of_a_record(error: Exception) -> bool:
+    """Return whether a record cannot be read; else it is something that a broker has said."""
+    said_by_broker = isinstance(error, BrokerResponseError)
+    return not said_by_broker or isinstance(error, CorruptRecordException)
 
 
 def _attributes(headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:

@@ -80,7 +80,7 @@ async def _leave(consumer: AIOKafkaConsumer, committing: asyncio.Task[Any] | Non
         coordinator.coordinator_id = node
     if coordinator.generation <= 0 and coordinator.member_id:
         coordinator.generation = 1  # it does not leave before its first one
-    await ended(coordinator.close(), CLOSE_SECONDS)
+    await ended(coordinator.close(), 2 * CLOSE_SECONDS)  # it may have to log in again
 
 
 async def stop_producer(producer: AIOKafkaProducer) -> None:

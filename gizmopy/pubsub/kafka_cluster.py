@@ -87,6 +87,7 @@ class Cluster:
         one where no broker answers.
         """
         problems: list[str] = []
+        is_unknown = False
         for server in self._settings.broker_hosts:
             try:
                 answer = await self._ask(server, topic)
@@ -99,8 +100,12 @@ class Cluster:
                     raise PubSubError(problem, transient=False) from error
                 problems.append(f"{server}: {str(error) or type(error).__name__}")
             else:
-                self._check(topic, for_code(answer["error_code"]))
-                return len(answer["partitions"])
+                if (code := for_code(answer["error_code"])) is not UnknownTopicOrPartitionError:
+                    self._check(topic, code)
+                    return len(answer["partitions"])
+                is_unknown = True  # to this one, which may be behind the others
+        if is_unknown:
+            raise NotFound(f"topic {topic!r} does not exist on {self.url}")
         reason = "; ".join(problems)
         hint = f"does it speak {self._settings.security_protocol} there?"
         raise PubSubError(f"no broker answers ({reason}); {hint}", transient=True)
@@ -129,8 +134,6 @@ class Cluster:
         return cast(Mapping[str, Any], found)
 
     def _check(self, topic: str, error: type[KafkaError]) -> None:
-        if error is UnknownTopicOrPartitionError:
-            raise NotFound(f"topic {topic!r} does not exist on {self.url}")
         if error is TopicAuthorizationFailedError:
             reason = f"topic {topic!r} may not be used by {self._who}; grant it Describe and more"
             raise PubSubError(reason, transient=False)

@@ -82,6 +82,8 @@ class KafkaSender:
             async with asyncio.timeout(_START_SECONDS):
                 await producer.start()
         producer.client._request_timeout_ms = PATIENCE_MS
+        for connection in producer.client._conns.values():
+            connection._request_timeout = PATIENCE_MS / 1000
         self._is_broken = False
         return producer
 
@@ -92,7 +94,7 @@ class KafkaSender:
         seconds = self._settings.delivery_timeout.total_seconds()
         partitions = None if self._is_broken else self._partitions()
         if not partitions:
-            partitions = await self._prepared(min(_START_SECONDS, seconds))
+            partitions = await self._prepared(seconds)
         producer = self._producer
         assert producer is not None
         reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
@@ -122,9 +124,12 @@ class KafkaSender:
         """Return the partitions once there is a producer that works, and knows them."""
         self._preparing = asyncio.create_task(self._prepare(seconds))
         try:
-            await asyncio.wait((self._preparing,))
+            _, late = await asyncio.wait((self._preparing,), timeout=seconds)
         finally:
             self._preparing.cancel()  # does nothing to what is done
+        if late:
+            reason = f"no broker of {self._topic!r} is ready within {seconds:g} s; nothing was sent"
+            raise PubSubError(reason, transient=True)
         if self._preparing.cancelled():
             reason = f"the sender to {self._topic!r} was closed; nothing was sent"
             raise PubSubError(reason, transient=False)
@@ -133,7 +138,7 @@ class KafkaSender:
     async def _prepare(self, seconds: float) -> list[int]:
         producer = await self._renew()
         with translated(f"topic {self._topic!r} cannot be published to"):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(min(_START_SECONDS, seconds)):
                 return sorted(await producer.partitions_for(self._topic))
 
     def _places(

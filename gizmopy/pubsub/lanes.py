@@ -49,12 +49,14 @@ class Lanes(Generic[ItemT]):
             self.waiting -= len(waiting) - place
         return behind
 
-    def remove(self, key: Hashable, item: ItemT) -> None:
-        """Take out an item if it waits."""
+    def remove(self, key: Hashable, item: ItemT) -> bool:
+        """Take out an item if it waits; return whether it did."""
         lane = self._lanes.get(key)
-        if lane and item in lane:  # the oldest first, as a rule
-            lane.remove(item)
-            self.waiting -= 1
+        if not lane or item not in lane:  # where it is found soon: the oldest go first, as a rule
+            return False
+        lane.remove(item)
+        self.waiting -= 1
+        return True
 
     def all_waiting(self) -> list[ItemT]:
         """Return all that wait, each lane in its order."""

@@ -456,16 +456,17 @@ class Pipeline:
         """Let go of a message that comes again, and of what waits behind it: it is first."""
         self._metrics.lost.value += 1
         self.in_flight.remove((message,))
+        in_lane = False
         if self._ordered and (lane := self._lane(message)) is not None:
             if self.can.can_nack:
                 for follower in self.lanes.cut(lane, message):
                     self.settler.give_back(follower, "released")
             else:  # they would not come again
-                self.lanes.remove(lane, message)
+                in_lane = self.lanes.remove(lane, message)
         if (waiting := self.waiting.pop(message, None)) is not None:
             waiting.cancel()
             self._leave(message)
-        elif message in self.ready.messages:
+        elif not in_lane and message in self.ready.messages:
             self.ready.messages.remove(message)
             self._leave(message)
         if self._on_settle is not None:
