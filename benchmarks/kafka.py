@@ -106,7 +106,9 @@ TABLES: dict[str, Table] = {
         Row("aiokafka's send", SEND),
         Row("aiokafka's send again", SEND, TRUST),
         Row("aiokafka's send, batches of 1 MB", SEND._replace(client="aiokafka send, 1 MB")),
-        Row("gizmopy, batches of 128 KiB", SEND._replace(client="gizmopy publish"), Target(most=0.6)),
+        Row(
+            "gizmopy, batches of 128 KiB", SEND._replace(client="gizmopy publish"), Target(most=0.6)
+        ),
         Row("FastStream", Case("FastStream publish", PUBLISHED_TO.name, FEW)),
     ),
 }
