@@ -132,13 +132,12 @@ class KafkaDriver:
 class _Partition:
     """Follow one partition in one assignment; offsets are those of the next message."""
 
-    __slots__ = ("acked", "begun", "committed", "ended", "name", "next", "prefix", "tp")
+    __slots__ = ("acked", "begun", "committed", "ended", "next", "prefix", "tp")
 
     def __init__(self, tp: TopicPartition, start: int, *, begun: bool) -> None:
         self.tp = tp
         self.begun = begun
         """Whether the group will begin here again, or what is committed says so."""
-        self.name = str(tp.partition)
         self.prefix = f"{tp.topic}-{tp.partition}-"
         """What the ids of its messages begin with."""
         self.next = start
@@ -148,7 +147,7 @@ class _Partition:
         self.ended = False
 
     def __str__(self) -> str:
-        return self.name
+        return str(self.tp.partition)
 
 
 class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types

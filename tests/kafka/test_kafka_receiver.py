@@ -155,7 +155,7 @@ def breakable(need_real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @asynccontextmanager
-async def an_admin(cluster: Cluster) -> AsyncIterator[Any]:
+async def an_admin(cluster: AnyCluster) -> AsyncIterator[Any]:
     """Give a client that changes topics."""
     admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap)
     try:

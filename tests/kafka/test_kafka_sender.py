@@ -14,13 +14,14 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, drivers
 from gizmopy.pubsub.driver import Results
 from tests.kafka.cluster import AnyCluster, Cluster
 from tests.kafka.mock_cluster import MockCluster, mock_cluster
+from tests.kafka.test_kafka_receiver import an_admin
 
 PRODUCE = 0
 NOT_LEADER, TIMED_OUT, TOO_LARGE, NOT_ENOUGH_REPLICAS = 6, 7, 10, 19
@@ -104,17 +105,6 @@ async def a_topic(
             pass  # it is made before it is known
         yield topic
         await admin.delete_topics([topic.name])
-
-
-@asynccontextmanager
-async def an_admin(cluster: AnyCluster) -> AsyncIterator[Any]:
-    """Give a client that makes topics."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap)
-    try:
-        await admin.start()
-        yield admin
-    finally:
-        await admin.close()
 
 
 @pytest.fixture
