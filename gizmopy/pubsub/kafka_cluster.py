@@ -38,6 +38,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from gizmopy.config.kafka import KafkaSettings, shown
 from gizmopy.errors import NotFound, PubSubError, UsageError
+from gizmopy.pubsub.kafka_client import CLOSE_SECONDS, ended
 
 _CONNECT_SECONDS = 3.0
 """What one broker may take to answer when it is asked for the first time."""
@@ -126,7 +127,7 @@ class Cluster:
             try:
                 answer = await connection.send(MetadataRequest([topic], False))
             finally:
-                connection.close()
+                await ended(connection.close(), CLOSE_SECONDS)
         (found,) = answer.to_object()["topics"]
         if for_code(found["error_code"]) is IllegalSaslStateError:
             # To aiokafka any answer to a token is a yes, and the broker waits for what comes next.
