@@ -1,0 +1,35 @@
+"""Prepare text from outside for an error, a log line, an answer or a message attribute.
+
+A sender chooses how long its text is and which characters it has. Quoted as it came, one message
+made a log line of 17 MB, and an escape sequence made a terminal run a command.
+"""
+
+from __future__ import annotations
+
+MAX_CHARACTERS = 1024
+"""The number of characters that one quoted text may have."""
+
+
+def cut(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """Return ``text``, or its first ``limit`` characters and a note of the original length."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}… ({len(text)} characters)"
+
+
+def escape(text: str, *, keep: str = "") -> str:
+    r"""Return ``text`` with each unprintable character written as in Python: ``\x1b``, ``\u202e``.
+
+    Unprintable are control characters (C0 and C1), line and paragraph separators, lone surrogates,
+    and the invisible characters that reorder text (https://trojansource.codes). Characters in
+    ``keep`` stay as they are. Printable backslashes are not doubled: the result is for people to
+    read, not for a program to decode.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character in keep
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
