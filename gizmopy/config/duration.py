@@ -6,11 +6,12 @@ import math
 import re
 from datetime import timedelta
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from gizmopy.config.refusal import refusal
+from gizmopy.untrusted import cut
 
 _MICROSECONDS = {
     "ns": Fraction(1, 1000),
@@ -22,31 +23,39 @@ _MICROSECONDS = {
     "m": Fraction(60_000_000),
     "h": Fraction(3_600_000_000),
 }
-_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+# Each text matches in one way at most. "[0-9]+\.?[0-9]*" matches n digits in n ways, and "(?:…)+"
+# multiplied them: 65 bytes of a request header held the GIL for 8 s (issue 11).
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _PART = re.compile(rf"({_NUMBER})({'|'.join(_MICROSECONDS)})")
 _PARTS = re.compile(rf"\+?(?:{_PART.pattern})+")
 _SECONDS = re.compile(rf"\+?({_NUMBER})")
 _REMEDY = "write it like '1m30s', or as seconds"
+_MAX_CHARACTERS = 64  # the longest text that format_duration makes has 25
 
 
 def parse_duration(text: str) -> timedelta:
     """Return the duration that ``text`` stands for, to the nearest microsecond.
 
     Takes Go's notation (``1h2m3s``, ``1.5h``, ``500ms``; units ns us µs ms s m h) and plain seconds
-    (``30``, ``0.5``). Raises ValueError with the remedy where it is neither, negative or too long.
+    (``30``, ``0.5``), each of at most 64 characters. Raises ValueError with the remedy if it is
+    neither, negative or too long; the error quotes no more than the first 64 characters.
     """
     stripped = text.strip()
+    if len(stripped) > _MAX_CHARACTERS:
+        reason = f"{cut(stripped, _MAX_CHARACTERS)!r} is not a duration: it is too long"
+        raise refusal(reason, _REMEDY)
     if _SECONDS.fullmatch(stripped):
         stripped += "s"
     if not _PARTS.fullmatch(stripped):
         negative = stripped.startswith("-") and _PARTS.fullmatch(
             stripped[1:].removesuffix("s") + "s"
         )
-        raise refusal(f"{text!r} is {'negative' if negative else 'not a duration'}", _REMEDY)
+        quoted = cut(text, _MAX_CHARACTERS)  # it may have more characters of white space
+        raise refusal(f"{quoted!r} is {'negative' if negative else 'not a duration'}", _REMEDY)
     try:
         parts = (Fraction(n) * _MICROSECONDS[unit] for n, unit in _PART.findall(stripped))
         return timedelta(microseconds=round(sum(parts, Fraction(0))))
-    except (OverflowError, ValueError):  # ValueError: Python converts no more than 4300 digits
+    except OverflowError:
         raise refusal("it is longer than any duration can be", _REMEDY) from None
 
 
@@ -78,16 +87,25 @@ def _read(value: object) -> timedelta:
         return parse_duration(value)
     if isinstance(value, timedelta):
         duration = value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    elif _is_number(value):
         try:
             duration = timedelta(seconds=value)
         except OverflowError:
             raise refusal("it is longer than any duration can be", _REMEDY) from None
     else:
-        raise refusal(f"{value!r} is not a duration", _REMEDY)
+        # An object from outside may have any size, and its repr too: only small ones are quoted.
+        small = value is None or isinstance(value, (bool, float))
+        quoted = repr(value) if small else f"an object of type {type(value).__name__}"
+        raise refusal(f"{quoted} is not a duration", _REMEDY)
     if duration < timedelta(0):
         raise refusal(f"{value} is negative", _REMEDY)
     return duration
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, float):
+        return math.isfinite(value)  # not for an int: math.isfinite(10**400) is an OverflowError
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 Duration = Annotated[

@@ -118,3 +118,14 @@ async def test_deadlines_are_told_in_their_order_and_only_once() -> None:
         assert [await told.get() for _ in range(4)] == ["past", "a", "b", "c"]
     deadlines.close()
     assert told.empty()
+
+
+@pytest.mark.parametrize("asked", ["1111s" * 12 + "!", "1111s" * 600 + "!", "1" * 3_000 + "!"])
+async def test_a_timeout_that_is_no_duration_costs_nothing(asked: str) -> None:
+    """No text of the header holds the loop: it took 8 s of it, for /livez too (issue 11)."""
+    async with pubsubtest.serve(Slow) as slow:
+        began = time.process_time()
+        headers = {"X-Request-Timeout": asked}
+        async with slow.http.get("/livez", headers=headers) as response:
+            assert response.status == 400
+        assert time.process_time() - began < 1
