@@ -3,6 +3,9 @@
 What a line is made of gathers in a list, which is formatted and goes to the writer every 100 ms or
 128 lines, whichever comes first: many lines in one go cost half of as many one by one, between
 requests. The part of a line that does not change between requests is made once.
+
+The memory is bounded: a client chooses its path, its user agent and its referer, so each is cut to
+1,024 characters before it waits, and the texts that are remembered have a limit in bytes.
 """
 
 from __future__ import annotations
@@ -11,18 +14,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from sys import getsizeof
 from typing import Literal, NamedTuple, Protocol
 
 from pydantic_core import PydanticSerializationError, to_json
 
 from gizmopy.observe.logs import Fields, Timestamps
 from gizmopy.observe.writing import Writer, open_writer
+from gizmopy.untrusted import MAX_CHARACTERS, cut
 
 _FLUSH_SECONDS = 0.1
 _FLUSH_LINES = 128
 _PART_BYTES = 256 * 1024
 _CLOSE_SECONDS = 0.5
-_TEXTS = 1024
+_REMEMBERED_BYTES = 512 * 1024
+_LONGEST_REMEMBERED = 2048
+"""How many bytes a text and its conversion may take together: a browser's user agent takes 400."""
+_ENTRY_BYTES = 100
+"""What a dictionary takes for an entry, besides the two texts."""
 
 logger = logging.getLogger("gizmopy.access")
 
@@ -36,16 +45,27 @@ def _quote(text: str) -> str:
 
 
 class _Remembered(dict[str, str]):
-    """What ``convert`` makes of a text, remembered: addresses and user agents come back."""
+    """Map a text to its conversion by ``convert``, and remember 512 KiB of both.
+
+    Addresses and user agents come back. A client chooses them, so the memory is counted in bytes
+    (issue 11: counted in texts it grew by 133 MiB), and a long text is converted each time.
+    """
 
     def __init__(self, convert: Callable[[str], str]) -> None:
         super().__init__()
         self._convert = convert
+        self._bytes = 0
 
     def __missing__(self, text: str) -> str:
-        if len(self) >= _TEXTS:
+        converted = self._convert(text)
+        size = getsizeof(text) + getsizeof(converted) + _ENTRY_BYTES
+        if size > _LONGEST_REMEMBERED:
+            return converted
+        if self._bytes + size > _REMEMBERED_BYTES:
             self.clear()
-        converted = self[text] = self._convert(text)
+            self._bytes = 0
+        self._bytes += size
+        self[text] = converted
         return converted
 
 
@@ -133,9 +153,18 @@ class AccessLog:
     ) -> None:
         """Add a line: ``fixed`` from ``fixed_part``, the path as sent, without its query.
 
-        ``request_id`` and ``trace_id`` must be safe within JSON, ``size`` is the body's bytes.
-        ``protocol`` and ``referer`` are shown where ``detailed``.
+        ``request_id`` and ``trace_id`` must be safe within JSON and short, ``size`` is the body's
+        bytes. ``protocol`` and ``referer`` are shown where ``detailed``. Of ``path``,
+        ``user_agent`` and ``referer`` the first 1,024 characters are written, with a note of the
+        length.
         """
+        # Cut here, not when the line is written: 128 lines of 64 KiB each may wait otherwise.
+        if len(path) > MAX_CHARACTERS:
+            path = cut(path)
+        if len(user_agent) > MAX_CHARACTERS:
+            user_agent = cut(user_agent)
+        if len(referer) > MAX_CHARACTERS:
+            referer = cut(referer)
         self._waiting.append(
             (
                 time.time(),

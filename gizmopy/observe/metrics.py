@@ -7,8 +7,9 @@ standard instruments are written from one event loop only, so a cell here is a p
 Each server has its own :class:`Metrics`, hence its own registry: two servers in one process do not
 mix. A service's own instruments are prometheus_client's, made with ``registry=metrics.registry``.
 
-The memory is bounded: an instrument takes a limited number of label combinations. What is turned
-away is counted under the labels ``_OVERFLOW``, and that it was is counted too.
+The memory is bounded: an instrument takes a limited number of label combinations, and a value has
+256 characters at most. What is turned away is counted under the labels ``_OVERFLOW``, and that it
+was is counted too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from gizmopy.untrusted import cut
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bucket bounds for durations, as OpenTelemetry's semantic conventions advise them."""
 
@@ -43,6 +46,8 @@ logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*").fullmatch
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*").fullmatch
 MAX_CELLS = 2_000
+_MAX_VALUE = 256
+"""How many characters of a label's value are kept; a longer value is cut and says so."""
 
 
 class CounterCell:
@@ -126,14 +131,15 @@ class Instrument(Generic[CellT]):
     def cell(self, *values: str) -> CellT:
         """Return the cell for these label values, in the order of ``labels``.
 
-        Look it up once and keep it: that is where the low cost comes from. Raises ValueError
-        where the number of values is not the number of labels.
+        Look it up once and keep it: that is where the low cost comes from. A value is cut to 256
+        characters. Raises ValueError if the number of values is not the number of labels.
         """
         cell = self._cells.get(values)
         if cell is None:
             if len(values) != len(self.labels):
                 raise ValueError(f"{self.name} has the labels {self.labels}, not {values}")
-            if len(self._cells) >= self._max_cells:
+            values = tuple([cut(value, _MAX_VALUE) for value in values])
+            if len(self._cells) >= self._max_cells and values not in self._cells:
                 values = self._turn_away(values)
             cell = self._cells.setdefault(values, self._make())
         return cell

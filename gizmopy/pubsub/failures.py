@@ -26,7 +26,9 @@ class Failures:
         self._subscription = subscription
         self._name = name
         self._metrics = metrics
-        self._said: set[str] = set()
+        self._said: set[int] = set()
+        """The hashes of the ids that were logged: with some brokers the sender chooses the id, so
+        it has any length. If two hashes are equal, one log line is missing."""
 
     def note(self, message: Message) -> None:
         """Remember when ``message`` failed first."""
@@ -71,11 +73,12 @@ class Failures:
         self._metrics.count_stuck(reason)
         if blocks:
             self.stuck.add(message)
-        if message.id in self._said:
+        said = hash(message.id)
+        if said in self._said:
             return
         if len(self._said) >= _STUCK_REMEMBERED:
             self._said.clear()
-        self._said.add(message.id)
+        self._said.add(said)
         trace = None if reason == "undecodable" else error
         then = f"{reason}, and kept: there is no dead_letter= channel to put it"
         self._log(logging.ERROR, message, error, then, trace)

@@ -25,6 +25,10 @@ from gizmopy.pubsub.message import Message
 _REQUEST_BYTES = 128 * 1024
 """What one batch to a partition holds, or one message that is larger; a topic may take less than
 the brokers' 1 MiB at a time."""
+_KEYS_REMEMBERED = 10_000
+_LONGEST_KEY_REMEMBERED = 64
+"""How many characters a key may have whose hash is remembered: a key may be as long as a message,
+and 10,000 of those would fill the memory. 64 hold a UUID or a SHA-256 in hex."""
 _START_PATIENCE_MS = 3_000
 """What one broker may take while it does, of those that are asked one after the other."""
 _START_SECONDS = 15.0
@@ -41,7 +45,7 @@ class KafkaSender:
         self._producer: AIOKafkaProducer | None = None
         self._is_broken = False
         self._turn = 0
-        self._hash = lru_cache(maxsize=10_000)(_hash)
+        self._remembered_hash = lru_cache(maxsize=_KEYS_REMEMBERED)(_hash)
         self._preparing: asyncio.Task[list[int]] | None = None
         self._deliveries: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -155,7 +159,12 @@ class KafkaSender:
         turn = (led or partitions)[self._turn % len(led or partitions)]
         for place, message in enumerate(batch):
             key = message.key
-            number = turn if key is None else partitions[self._hash(key) % len(partitions)]
+            if key is None:
+                number = turn
+            elif len(key) <= _LONGEST_KEY_REMEMBERED:
+                number = partitions[self._remembered_hash(key) % len(partitions)]
+            else:
+                number = partitions[_hash(key) % len(partitions)]
             places[number].append(place)
         return places
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from gizmopy.observe.access import AccessLog
+from tests.traced_memory import traced_memory
 
 
 def _write(access: AccessLog, path: str = "/cats/1", user_agent: str = "curl", **more: Any) -> None:
@@ -283,3 +284,44 @@ async def test_a_stream_that_is_no_file_is_written_to(monkeypatch: pytest.Monkey
         _write(access)
 
     assert json.loads(stream.getvalue())["path"] == "/cats/1"
+
+
+_STYLES = [{}, {"fields": "gcp"}, {"format": "combined"}, {"log_json": False}]
+
+
+@pytest.mark.parametrize("style", _STYLES)
+@pytest.mark.parametrize("length", [16_000, 1_000, 150])
+async def test_clients_cannot_fill_the_memory(
+    tmp_path: Path, style: dict[str, Any], length: int
+) -> None:
+    """Whatever the texts' number and length, the log remembers no more than a megabyte."""
+    async with AccessLog(str(tmp_path / "access"), **style) as access:
+        with traced_memory() as taken:
+            for number in range(3000):
+                text = f"{number}".ljust(length, "\x01")
+                _write(access, path=text, user_agent=text, referer=text, remote=text[:100])
+            access.flush()
+            assert taken() < 1024 * 1024
+
+
+async def test_lines_that_wait_hold_little(tmp_path: Path) -> None:
+    """The texts of a request are cut before its line waits, so all lines that do are small."""
+    async with AccessLog(str(tmp_path / "access")) as access:
+        with traced_memory() as taken:
+            for number in range(127):
+                text = f"{number}".ljust(16_000)
+                _write(access, path=text, user_agent=text[:-1], referer=text[:-2])
+            assert (tmp_path / "access").stat().st_size == 0  # all of them wait
+            assert taken() < 1024 * 1024
+
+
+async def test_a_text_that_was_cut_says_so(tmp_path: Path) -> None:
+    """Of a path, a user agent and a referer 1,024 characters are written, and the length."""
+    path = tmp_path / "access"
+    async with AccessLog(str(path), fields="gcp") as access:
+        _write(access, path="/" + "p" * 8000, user_agent="u" * 1025, referer="r" * 1024)
+
+    request = json.loads(path.read_text())["httpRequest"]
+    assert request["requestUrl"] == f"/{'p' * 1023}… (8001 characters)"
+    assert request["userAgent"] == f"{'u' * 1024}… (1025 characters)"
+    assert request["referer"] == "r" * 1024

@@ -147,6 +147,26 @@ def test_a_name_stands_for_one_thing() -> None:
         metrics.counter("cats", "Cats.", ("name",))
 
 
+def test_a_long_value_is_cut() -> None:
+    """A label's value has 256 characters at most, and is the same cell each time."""
+    cats = Metrics().counter("cats", "Cats.", ("name",))
+    for _ in range(2):
+        cats.cell("Tom" * 1000).value += 1
+
+    ((values, cell),) = cats.cells()
+    assert values == (f"{('Tom' * 1000)[:256]}… (3000 characters)",)
+    assert cell.value == 2
+
+
+def test_a_long_value_that_is_known_is_not_turned_away() -> None:
+    """A cell that is there is found when there is room for no other."""
+    cats = Metrics(max_cells=1).counter("cats", "Cats.", ("name",))
+    known = cats.cell("Tom" * 1000)
+
+    assert cats.cell("Tom" * 1000) is known
+    assert cats.overflows == 0
+
+
 def test_names_that_prometheus_forbids_are_refused() -> None:
     """A wrong name or label is told where it is made, not at the first scrape."""
     metrics = Metrics()
