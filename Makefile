@@ -5,9 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.run-installed
 DEV := $(VENV)/.dev-installed
+LOCK := requirements/dev.txt
+UV := $(VENV)-lock/bin/uv
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench docs clean
+.PHONY: help run test check bench docs lock audit clean
 
 help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,17 +33,35 @@ bench: $(DEV)  ## Measure the cost of a request and of a message
 docs: $(DEV)  ## Write docs/settings.md from the settings' declarations
 	$(BIN)/gizmopy config --markdown > docs/settings.md
 
+# A pin that its range allows stays, unless ARGS=--upgrade.
+lock: $(UV)  ## Pin the development dependencies by hash (ARGS=--upgrade: to newer ones)
+	$(UV) pip compile setup.cfg --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command 'make lock' --quiet --output-file $(LOCK) $(ARGS)
+
+# Without --strict, pip-audit passes if it could look nothing up.
+audit: $(DEV)  ## Search the pinned dependencies for known vulnerabilities (needs PyPI's own service)
+	@$(BIN)/pip-audit --strict --progress-spinner off --require-hashes --disable-pip --requirement $(LOCK) $(ARGS) || { \
+		echo 'make audit: FAILED: a package is vulnerable, or could not be looked up: see above' >&2; exit 1; }
+
 clean:  ## Remove the virtual environment and every cache
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "gizmopy needs Python 3.11 or newer on PATH (or: make PYTHON=/path/to/python3)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+$(UV):
+	@test -n "$(PYTHON)" || { echo "gizmopy needs Python 3.11 or newer on PATH (or: make PYTHON=/path/to/python3)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5,<1'
+
 $(RUN): $(BIN)/python setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[kafka]'
+	$(PIP) --editable '.[kafka]'
 	@touch $@
 
-$(DEV): $(BIN)/python setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# Every package comes from the lock, the build backend too: build isolation would download another one.
+# The build backend warns of every editable install.
+$(DEV): $(BIN)/python setup.cfg pyproject.toml $(LOCK)
+	$(PIP) --require-hashes --requirement $(LOCK)
+	@PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $(RUN) $@
