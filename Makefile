@@ -10,10 +10,10 @@ UV := $(VENV)-lock/bin/uv
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench docs lock audit clean
+.PHONY: help run test check bench endurance docs lock audit clean
 
 help:  ## Print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(RUN)  ## Start the example daemon on 127.0.0.1:8080 (HTTP_PORT=9000 make run)
 	@exec $(BIN)/gizmopy run examples.cats.service:Cats
@@ -29,6 +29,9 @@ check: $(DEV)  ## Lint, check formatting, types and import contracts
 
 bench: $(DEV)  ## Measure the cost of a request and of a message
 	$(BIN)/python -m benchmarks
+
+endurance: $(DEV)  ## Send a million hostile inputs to the HTTP port (takes 10 minutes)
+	$(BIN)/python -m tests.endurance.fuzz_http $(ARGS)
 
 docs: $(DEV)  ## Write docs/settings.md from the settings' declarations
 	$(BIN)/gizmopy config --markdown > docs/settings.md
