@@ -27,6 +27,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from gizmopy.hidden import hidden
+from gizmopy.untrusted import escape
+
 
 class GizmoError(Exception):
     """Stand above every error of gizmopy."""
@@ -47,11 +50,16 @@ class ConfigProblem:
     """Where the value came from: ``environment``, ``command line``, a file's path."""
     value: str | None = None
     """The value given; None where there is none, masked where it is a secret."""
+    length: int | None = None
+    """The number of characters of a value that must not be shown in any part."""
 
     def __str__(self) -> str:
-        given = "" if self.value is None else f"={self.value}"
-        source = f" ({self.source})" if self.source else ""
-        return f"{self.name}{given}{source}: {self.reason}; {self.remedy}"
+        if self.length is not None:
+            given = f"={hidden(self.length, self.source)}"
+        else:
+            given = "" if self.value is None else f"={self.value}"
+            given += f" ({self.source})" if self.source else ""
+        return escape(f"{self.name}{given}: {self.reason}; {self.remedy}")
 
 
 class ConfigError(GizmoError):

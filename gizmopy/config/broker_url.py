@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
+from gizmopy.config.plain_text import plain
 from gizmopy.config.refusal import refusal
 
 _REMEDY = "in a name or a password write %40 for @, %2F for /, %3F for ?, %23 for #, %5B for ["
@@ -16,6 +17,7 @@ _REMEDY = "in a name or a password write %40 for @, %2F for /, %3F for ?, %23 fo
 
 def checked(url: str) -> str:
     """Return ``url`` if it can be told where its hosts end; the refusal does not show it."""
+    plain(url)
     try:
         parts = urlsplit(url)
     except ValueError:  # its text holds the password

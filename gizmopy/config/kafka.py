@@ -18,12 +18,14 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
 )
 from pydantic_settings import SettingsConfigDict
 
 from gizmopy.config.broker_url import checked
 from gizmopy.config.duration import Duration, format_duration
 from gizmopy.config.masking import mask_text
+from gizmopy.config.plain_text import plain
 from gizmopy.config.refusal import refusal
 from gizmopy.config.words import Words
 from gizmopy.errors import UsageError
@@ -173,6 +175,11 @@ class KafkaSettings(BaseModel):
     replication_factor: int = Field(
         default=-1, description="How many replicas it gets there; -1: the brokers' default."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: object) -> object:
+        return plain(value)
 
     @classmethod
     def from_url(cls, url: str) -> KafkaSettings:

@@ -8,24 +8,29 @@ Nested models and the tables of channels are merged; any other value replaces th
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from gizmopy.config.masking import MASK, secrets_in, show
+from gizmopy.config.plain_text import fault
 from gizmopy.config.schema import Section, Setting, read_schema
 from gizmopy.config.settings import Settings
 from gizmopy.config.sources import (
     CONFIG,
+    Finding,
     Given,
     Origin,
     read_dotenv,
     read_environment,
     read_file,
     read_flags,
+    unreadable,
 )
 from gizmopy.errors import ConfigError, ConfigProblem
 
@@ -61,23 +66,25 @@ def load(
     environ = os.environ if environ is None else environ
     schema = read_schema(cls)
     settings = (*schema.settings(), CONFIG)
-    findings = [
-        *(read_dotenv(settings, dotenv, environ) if dotenv is not None else ()),
-        *read_environment(settings, environ, "environment"),
-        *read_flags(settings, argv),
-    ]
+    found: Iterator[Finding] = chain(
+        (read_dotenv(settings, dotenv, environ) if dotenv is not None else ()),
+        read_environment(settings, environ, "environment"),
+        read_flags(settings, argv),
+    )
+    findings = [*found]
     config = {found.name: found for found in findings if isinstance(found, Given)}.get(CONFIG.name)
-    if config is not None and config.value:
+    if config is not None and config.value and not fault(config.value):
         findings = [*read_file(schema, config), *findings]
     problems = [found for found in findings if isinstance(found, ConfigProblem)]
-    given = {
-        found.name: found
-        for found in findings
-        if isinstance(found, Given) and found.setting is not CONFIG
-    }
+    given = {found.name: found for found in findings if isinstance(found, Given)}
+    refused = {name: refusal for name, found in given.items() if (refusal := unreadable(found))}
+    missing = {given[name].setting.environment[0] for name in refused}
+    for name in (CONFIG.name, *refused):
+        given.pop(name, None)
+    problems += refused.values()
     valid, invalid = _validate(cls, schema, given)
     if valid is None or problems:
-        raise ConfigError([*problems, *invalid])
+        raise ConfigError([*problems, *(each for each in invalid if each.name not in missing)])
     return Loaded(valid, _origins(schema, given))
 
 
@@ -88,7 +95,16 @@ def _validate(
         return cls(**_tree(schema, given)), []
     except ValidationError as error:  # never shown, never chained: it holds what was given
         errors = error.errors(include_url=False, include_input=False)
+    except Exception as error:  # noqa: BLE001 -- a validator's own, which may hold what was given
+        return None, [_broken(cls, error)]
     return None, _problems(schema, given, errors)
+
+
+def _broken(cls: type[Settings], error: Exception) -> ConfigProblem:
+    """Return the problem of a validator that fails in itself: its place, and not its text."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    reason = f"its validation raised {type(error).__name__} in {place.filename}:{place.lineno}"
+    return ConfigProblem(cls.__name__, reason, "raise ValueError there for a wrong value")
 
 
 def _tree(schema: Section, given: Mapping[str, Given]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from gizmopy.config.broker_url import BrokerUrl
 from gizmopy.config.duration import Duration
 from gizmopy.config.kafka import KafkaSettings
 from gizmopy.config.masking import masked
+from gizmopy.config.plain_text import plain
 from gizmopy.config.refusal import refusal
 from gizmopy.config.words import Words, split
 
@@ -361,6 +362,11 @@ class Settings(BaseSettings):
             given, other = ("TLS_CERT", "TLS_KEY") if self.tls_cert else ("TLS_KEY", "TLS_CERT")
             raise refusal(f"{given} is set without {other}", "set both, or neither")
         return self
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: object) -> object:
+        return plain(value)
 
     @field_validator("topics", "subscriptions", mode="before")
     @classmethod

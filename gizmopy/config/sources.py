@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from gizmopy.config.masking import is_secret_name, mask_text, show
+from gizmopy.config.plain_text import fault
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.settings import channel_key
 from gizmopy.errors import ConfigProblem
+from gizmopy.hidden import length
 
 COMMAND_LINE = "command line"
 
@@ -70,6 +72,14 @@ class Given:
 
 
 Finding = Given | ConfigProblem
+
+
+def unreadable(found: Given) -> ConfigProblem | None:
+    """Return the problem of a value that is no plain text, without the value; None if it is."""
+    if (why := fault(found.value)) is None:
+        return None
+    name, source = found.origin.name, found.origin.source
+    return ConfigProblem(name, *why, source=source, length=length(found.value))
 
 
 def read_environment(
@@ -136,7 +146,7 @@ def read_file(schema: Section, config: Given) -> Iterator[Finding]:
         data = parse(path.read_text("utf-8-sig"))
     except OSError as error:
         yield named(f"cannot be read: {_cause(error)}", "correct the path, or make it readable")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield named(f"is not {_format(path)}: {_cause(error)}", "mend the file")
     else:
         yield from _from_document(schema, data, str(path), named)
@@ -213,7 +223,7 @@ def _decoded(setting: Setting, text: str) -> Any:
         return text
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, (list, dict)) else text
 
@@ -294,7 +304,7 @@ def _suggest(name: str, known: Iterable[str], before: str) -> str:
     return f"did you mean {before}{close[0]}?" if close else "remove it"
 
 
-def _cause(error: OSError | ValueError) -> str:
+def _cause(error: OSError | ValueError | RecursionError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "its text is not UTF-8"
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -19,6 +19,7 @@ from gizmopy.server.last_resort import LastResort
 from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.signals import Signals, Stop
+from gizmopy.untrusted import said
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
         logger.critical("%s", error)
         return error.exit_code
     except Exception as error:
-        logger.critical("the daemon went down: %r", error, exc_info=True)
+        logger.critical("the daemon went down: %s", said(error), exc_info=True)
         return 1
     finally:
         last_resort.disarm()

@@ -285,7 +285,7 @@ async def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
             await clock.advance(10)
         await clock.advance(20)
     assert caplog.messages == [
-        "health check database failed: OSError('away')",
+        "health check database failed: OSError: away",
         "health check database is well again",
     ]
 
