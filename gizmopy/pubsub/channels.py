@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from gizmopy.config.settings import channel_key
+from gizmopy.error_text import named
 from gizmopy.errors import (
     DriverNotInstalled,
     GizmoError,
@@ -451,4 +452,4 @@ async def _close(name: str, closing: Awaitable[None]) -> None:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await closing
     except Exception as error:  # noqa: BLE001 - see above
-        logger.warning("closing %s failed: %r", name, error)
+        logger.warning("closing %s failed: %s", name, named(error))

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.observe.context import new_id
 from gizmopy.pubsub.message import CONTENT_TYPE
+from gizmopy.untrusted import cut
 
 _PREFIX = "ce-"
 _VERSION = "1.0"
@@ -106,20 +107,22 @@ class CloudEvent:
 def _check(name: str, text: str) -> None:
     """Refuse what is no text of CloudEvents, or empty where it says something."""
     if not isinstance(text, str):
-        raise UsageError(f"a CloudEvent's {name}={text!r} is no text; use str(...)")
+        raise UsageError(f"a CloudEvent's {cut(name)}={cut(repr(text))} is no text; use str(...)")
     if not text and name in _RESERVED:
         raise UsageError(f"a CloudEvent's {name} is empty; name something, or leave it out")
     if _NO_TEXT.search(text):
         reason = "holds a character that CloudEvents do not allow; encode it, say as base64"
-        raise UsageError(f"a CloudEvent's {name}={text!r} {reason}")
+        raise UsageError(f"a CloudEvent's {cut(name)}={cut(text)!r} {reason}")
 
 
 def _check_extension(name: str, text: str) -> None:
     if name in _RESERVED:
-        raise UsageError(f"a CloudEvent's extension cannot be called {name!r}; use another name")
+        raise UsageError(
+            f"a CloudEvent's extension cannot be called {cut(name)!r}; use another name"
+        )
     if not _EXTENSION.fullmatch(name):
         remedy = "use lower-case letters and digits only"
-        raise UsageError(f"a CloudEvent's extension cannot be called {name!r}; {remedy}")
+        raise UsageError(f"a CloudEvent's extension cannot be called {cut(name)!r}; {remedy}")
     _check(name, text)
 
 
@@ -127,8 +130,8 @@ def _check_binary(texts: Mapping[str, str], content_type: str | None) -> None:
     """Refuse what is no event in binary mode, or of another version."""
     if (content_type or "").lower().startswith(_STRUCTURED):
         raise UndecodableMessage(
-            f"content-type={content_type!r} is a CloudEvent in structured mode, its attributes in "
-            "the body; publish it in binary mode, or take the body as it is"
+            f"content-type={cut(content_type or '')!r} is a CloudEvent in structured mode, its "
+            "attributes in the body; publish it in binary mode, or take the body as it is"
         )
     missing = [name for name in ("specversion", *_REQUIRED) if name not in texts]
     if missing:
@@ -136,7 +139,7 @@ def _check_binary(texts: Mapping[str, str], content_type: str | None) -> None:
         raise UndecodableMessage(f"no CloudEvent: the attributes {names} are missing")
     if texts["specversion"] != _VERSION:
         version = texts["specversion"]
-        raise UndecodableMessage(f"ce-specversion={version!r} is not known; use {_VERSION!r}")
+        raise UndecodableMessage(f"ce-specversion={cut(version)!r} is not known; use {_VERSION!r}")
 
 
 def _read_time(text: str | None) -> datetime | None:
@@ -147,4 +150,6 @@ def _read_time(text: str | None) -> datetime | None:
             return datetime.fromisoformat(text.upper())
     except ValueError:
         pass  # the 30th of February
-    raise UndecodableMessage(f"ce-time={text!r} is no time of RFC 3339, like 2018-04-05T17:31:00Z")
+    raise UndecodableMessage(
+        f"ce-time={cut(text)!r} is no time of RFC 3339, like 2018-04-05T17:31:00Z"
+    )

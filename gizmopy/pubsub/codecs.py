@@ -16,7 +16,9 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic_core import PydanticSerializationError
 
+from gizmopy.error_text import text_of, too_many
 from gizmopy.errors import UndecodableMessage, UsageError
+from gizmopy.untrusted import cut
 
 
 class Codec(Protocol):
@@ -86,14 +88,17 @@ class JSONCodec:
             return self._adapter.dump_json(value, by_alias=True)
         except PydanticSerializationError as error:
             name = type(value).__name__
-            raise UsageError(f"{name} cannot be published as JSON: {error}") from error
+            raise UsageError(f"{name} cannot be published as JSON: {text_of(error)}") from error
 
     def decode(self, body: bytes) -> Any:
         """Return the validated value. Raises UndecodableMessage naming the fields at fault."""
         try:
             return self._adapter.validate_json(body)
         except ValidationError as error:
-            raise UndecodableMessage(_problems(error)) from None  # the cause quotes the body
+            problems = _problems(error)
+        # Raised out here, it does not keep the error of pydantic as its context, which quotes the
+        # body, and had 124 MiB for a body of 1 MB.
+        raise UndecodableMessage(problems)
 
 
 class ProtobufCodec:
@@ -109,7 +114,8 @@ class ProtobufCodec:
         try:
             body: bytes = value.SerializeToString()
         except Exception as error:  # protobuf's EncodeError, which is not imported
-            raise UsageError(f"{self._type.__name__} cannot be published: {error}") from error
+            reason = f"{self._type.__name__} cannot be published: {text_of(error)}"
+            raise UsageError(reason) from error
         return body
 
     def decode(self, body: bytes) -> Any:
@@ -144,15 +150,23 @@ def _reader(type_: Any, plain: type) -> Callable[[Any], Any] | None:
         try:
             return adapter.validate_python(value)
         except ValidationError as error:
-            raise UndecodableMessage(_problems(error)) from None  # the cause quotes the body
+            problems = _problems(error)
+        raise UndecodableMessage(problems)  # out here: see JSONCodec.decode
 
     return read
 
 
 def _problems(error: ValidationError) -> str:
-    """Return what is wrong where, without the input."""
+    """Return what is wrong where, without the input; if too much is wrong, return how much is."""
+    if summary := too_many(error):
+        return summary
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in problems)
+    return cut("; ".join(f"{_field(p['loc'])}: {cut(p['msg'])}" for p in problems))
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """Return the name of a field; the keys of a dict in it are the sender's."""
+    return cut(".".join(map(str, location))) or "body"
 
 
 @lru_cache(maxsize=1024)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+from gizmopy.error_text import text_of
 from gizmopy.errors import Reject
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
@@ -31,7 +32,7 @@ def as_dead_letter(
     earlier = (message.delivery - 1) * subscription.retry.attempts
     headers = {
         "dl-reason": error.reason if isinstance(error, Reject) else reason,
-        "dl-exception": f"{type(error).__module__}.{type(error).__qualname__}: {_text(error)}",
+        "dl-exception": f"{type(error).__module__}.{type(error).__qualname__}: {text_of(error)}",
         "dl-source-topic": message.topic,
         "dl-source-subscription": subscription.subscription,
         "dl-message-id": message.id,
@@ -51,14 +52,6 @@ def as_dead_letter(
         id=message.id,
         published_at=message.published_at,
     )
-
-
-def _text(error: BaseException) -> str:
-    """Return what an error says; one that cannot even say it must not keep its message here."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - see above
-        return "(its text cannot be had)"
 
 
 def _printable(text: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
+from gizmopy.error_text import named, shortened
 from gizmopy.pubsub.dead_letter import as_dead_letter
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.metrics import SubscriberMetrics
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.untrusted import cut
 
 logger = logging.getLogger(__name__)
 
@@ -93,14 +95,13 @@ class Failures:
     ) -> None:
         logger.log(
             level,
-            "%s failed on message %s of %s (delivery %d, attempt %d), %s: %s: %s",
+            "%s failed on message %s of %s (delivery %d, attempt %d), %s: %s",
             self._subscription.name,
-            message.id,
+            cut(message.id),
             self._name,
             message.delivery,
             message.attempt,
             then,
-            type(error).__name__,
-            error,
-            exc_info=trace,
+            named(error),
+            exc_info=None if trace is None else shortened(trace),
         )

@@ -37,6 +37,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from gizmopy.config.kafka import KafkaSettings, shown
+from gizmopy.error_text import text_of
 from gizmopy.errors import NotFound, PubSubError, UsageError
 from gizmopy.pubsub.kafka_client import CLOSE_SECONDS, ended
 
@@ -280,7 +281,7 @@ def milliseconds(duration: timedelta) -> int:
 
 def said(error: BaseException) -> str:
     """Return what an error of aiokafka says, and its name, which often says more."""
-    name, text = type(error).__name__, str(error)
+    name, text = type(error).__name__, text_of(error)
     if name in text:  # as most of aiokafka's say themselves
         return text
     return f"{name}: {text}" if text else name

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from time import perf_counter
 
+from gizmopy.error_text import named, text_of
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.driver import Capabilities, Receiver, Results, results_for
 from gizmopy.pubsub.in_flight import InFlight
@@ -66,7 +67,7 @@ class Leases:
         renewals = [self._renew(m, lease) for m in extended if m.on_extend is not None]
         for outcome in await asyncio.gather(*renewals, return_exceptions=True):
             if outcome is not None:
-                logger.warning("what goes along with a lease was not extended: %r", outcome)
+                logger.warning("what goes along with a lease was not extended: %s", named(outcome))
         return failed
 
     async def _renew(self, message: Message, lease: float) -> None:
@@ -109,10 +110,12 @@ class Leases:
             if refusal is None:
                 extended.append(message)
             elif isinstance(refusal, PubSubError) and refusal.transient:
-                logger.warning("a lease of %s was not extended: %s", message.topic, refusal)
+                logger.warning(
+                    "a lease of %s was not extended: %s", message.topic, text_of(refusal)
+                )
                 failed.append(message)
             else:
-                self._lose(message, f"its lease was not extended: {refusal}")
+                self._lose(message, f"its lease was not extended: {text_of(refusal)}")
 
     async def extend(self, message: Message, seconds: float) -> None:
         """Serve ``Message.extend``. Raises PubSubError where the lease is lost."""

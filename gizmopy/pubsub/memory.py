@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
 from gizmopy.pubsub.message import Message
+from gizmopy.untrusted import cut
 
 _LEASE = 30.0
 _STALE = 1000
@@ -506,9 +507,9 @@ def _live(end: float, batch: list[Message], held: _Held | None) -> list[Message]
 def _refusal(message: Message, lease: _Lease | None) -> PubSubError:
     """Return why a message cannot be settled, or its ``lease`` not be extended that far."""
     if lease is None:
-        reason = f"the lease of {message.id} is over, or it is settled already"
+        reason = f"the lease of {cut(message.id)} is over, or it is settled already"
     else:
-        reason = f"the lease of {message.id} cannot last that long after its receipt"
+        reason = f"the lease of {cut(message.id)} cannot last that long after its receipt"
     return PubSubError(reason, transient=False)
 
 

@@ -8,6 +8,7 @@ from time import time
 from types import MappingProxyType
 
 from gizmopy.errors import UsageError
+from gizmopy.untrusted import cut
 
 CONTENT_TYPE = "content-type"
 """The attribute that says how a body is encoded."""
@@ -91,7 +92,8 @@ class Message:
     def __repr__(self) -> str:
         """Name the message without its body: it may end in a log."""
         size = "tombstone" if self.body is None else f"{len(self.body)} bytes"
-        return f"<Message {self.id} of {self.topic}, key {self.key!r}, {size}>"
+        key = None if self.key is None else cut(self.key)
+        return f"<Message {cut(self.id)} of {self.topic}, key {key!r}, {size}>"
 
     def copy(self, delivery: int, partition: Hashable, raw: object) -> Message:
         """Return this message as another delivery of it, a few times faster than making one."""

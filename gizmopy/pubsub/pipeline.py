@@ -24,6 +24,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
+from gizmopy.error_text import text_of
 from gizmopy.errors import PubSubError
 from gizmopy.observe.context import carried, message_id, request_id
 from gizmopy.observe.trace import trace_context
@@ -42,6 +43,7 @@ from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.settling import Settler, Stopped
 from gizmopy.pubsub.subscription import Outcomes, Subscription
 from gizmopy.pubsub.verdict import Action, judge, stays
+from gizmopy.untrusted import cut
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +148,13 @@ class Pipeline:
                 if not error.transient:
                     raise
                 failures += 1
-                self.trouble = f"receiving fails: {error}"
+                self.trouble = f"receiving fails: {text_of(error)}"
                 delay = _RECEIVE_RETRY.delay(failures, random.random)
                 logger.warning(
-                    "receiving from %s failed, again in %.1f s: %s", self._name, delay, error
+                    "receiving from %s failed, again in %.1f s: %s",
+                    self._name,
+                    delay,
+                    text_of(error),
                 )
                 await self._sleep(delay)
 
@@ -344,7 +349,7 @@ class Pipeline:
 
     def _too_late(self, message: Message) -> None:
         """Settle nothing: the message was lost while it was handled, and comes again."""
-        logger.warning("message %s of %s was handled too late", message.id, self._name)
+        logger.warning("message %s of %s was handled too late", cut(message.id), self._name)
         self._metrics.stale_settles.value += 1
         self._leave(message)
         self.in_flight.changed.set()
@@ -404,7 +409,7 @@ class Pipeline:
             del self.waiting[message]
             action()
 
-        self.waiting[message] = self._spawn(wait(), f"retry {message.id}")
+        self.waiting[message] = self._spawn(wait(), f"retry {cut(message.id)}")
 
     async def _bury(
         self, message: Message, reason: str, error: BaseException, delay: float
@@ -449,7 +454,9 @@ class Pipeline:
         """Let go of a message that the broker gives to others: it is not settled any more."""
         if message in self.settler.pending() or message not in self.in_flight.since:
             return
-        logger.warning("message %s of %s is lost to others: %s", message.id, self._name, reason)
+        logger.warning(
+            "message %s of %s is lost to others: %s", cut(message.id), self._name, reason
+        )
         self.drop(message)
 
     def drop(self, message: Message) -> None:

@@ -15,6 +15,7 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Self
 
+from gizmopy.error_text import text_of
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.context import carried, new_id
 from gizmopy.observe.metrics import Metrics
@@ -24,6 +25,7 @@ from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message
 from gizmopy.pubsub.metrics import PublisherMetrics
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.send_buffer import Item, Lane, SendBuffer
+from gizmopy.untrusted import cut
 
 logger = logging.getLogger(__name__)
 
@@ -347,7 +349,7 @@ class Publisher:
             if item.lane not in refused:  # else it failed because of the one before
                 item.attempts += 1
             if error is not None and _is_transient(error):
-                self.problem = str(error)
+                self.problem = text_of(error)
             if error is None:
                 self.problem = ""
                 self._observe(now - item.started)
@@ -489,17 +491,17 @@ _OCTETS = _content_type(BytesCodec.content_type)
 def _check_key(key: Any) -> None:
     """Refuse a key that is no text, or cannot be written as bytes."""
     if not isinstance(key, str):
-        raise UsageError(f"key={key!r} is no text; use str(...)")
+        raise UsageError(f"key={cut(repr(key))} is no text; use str(...)")
     try:
         key.isascii() or key.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise UsageError(f"key={key!r} is not UTF-8 text; encode it, say as hex") from None
+        raise UsageError(f"key={cut(repr(key))} is not UTF-8 text; encode it, say as hex") from None
 
 
 def _checked_body(message: Message) -> bytes | None:
     body: Any = message.body
     if body is not None and not isinstance(body, bytes):
-        raise UsageError(f"the body of {message.id!r} is no bytes but {type(body).__name__}")
+        raise UsageError(f"the body of {cut(message.id)!r} is no bytes but {type(body).__name__}")
     return message.body
 
 
@@ -510,13 +512,14 @@ def _checked(attributes: Mapping[Any, Any], errors: str = "strict") -> Mapping[s
     """
     for name, text in attributes.items():
         if not isinstance(name, str) or not isinstance(text, str):
-            raise UsageError(f"attribute {name!r}={text!r} is no text; use str(...)")
+            given = f"{cut(repr(name))}={cut(repr(text))}"
+            raise UsageError(f"attribute {given} is no text; use str(...)")
         try:
             name.encode()
             text.encode("utf-8", errors)
         except UnicodeEncodeError:
             raise UsageError(
-                f"attribute {name!r} is not UTF-8 text; encode it, say as hex"
+                f"attribute {cut(name)!r} is not UTF-8 text; encode it, say as hex"
             ) from None
     return attributes
 

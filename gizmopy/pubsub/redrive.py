@@ -22,6 +22,7 @@ from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from gizmopy.config.settings import channel_key
+from gizmopy.error_text import text_of
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import drivers
@@ -31,6 +32,7 @@ from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.untrusted import cut
 
 REDRIVEN = "dl-redriven"
 """The attribute that counts how often a message was moved back."""
@@ -237,7 +239,7 @@ class Redrive:
         try:
             await out.publish(channel, revived(message, self._stamp))
         except Exception as error:  # noqa: BLE001 - whatever it is, the dead letter stays
-            self._fail(message, f"it was not published to {channel!r}: {error}")
+            self._fail(message, f"it was not published to {cut(channel)!r}: {text_of(error)}")
         self._unacked.add(message)
 
     def _is_wanted(self, message: Message) -> bool:

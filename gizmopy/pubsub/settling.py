@@ -15,6 +15,7 @@ from itertools import chain, count, groupby
 from operator import attrgetter
 from typing import NamedTuple
 
+from gizmopy.error_text import text_of
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.driver import Capabilities, Receiver, Results, results_for
 from gizmopy.pubsub.in_flight import InFlight
@@ -23,6 +24,7 @@ from gizmopy.pubsub.metrics import SubscriberMetrics
 from gizmopy.pubsub.outcome import OnSettle
 from gizmopy.pubsub.positions import Positions
 from gizmopy.pubsub.retry import RetryPolicy
+from gizmopy.untrusted import cut
 
 logger = logging.getLogger(__name__)
 
@@ -226,9 +228,9 @@ class Settler:
             logger.warning(
                 "the %s of message %s of %s failed, it will come again: %s",
                 outcome,
-                message.id,
+                cut(message.id),
                 self._name,
-                error,
+                text_of(error),
             )
 
 

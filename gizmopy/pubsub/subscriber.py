@@ -14,6 +14,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+from gizmopy.error_text import named
 from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.dead_letter import DeadLetter
@@ -372,7 +373,7 @@ class Subscriber:
         except (Exception, asyncio.CancelledError) as error:  # the engine has ended all the same
             if _is_cancelled():
                 raise
-            logger.warning("closing the receiver of %s failed: %r", self.name, error)
+            logger.warning("closing the receiver of %s failed: %s", self.name, named(error))
         if self._receive_task is not None:
             receiving = self._pipeline.receiving_since is not None
             grace = _GRACE if receiving else 0  # else it waits for room, or to try again

@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from gizmopy.error_text import named, shortened
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.outcome import DrainReport
 from gizmopy.pubsub.retry import RetryPolicy
@@ -109,8 +110,10 @@ class Supervisor:
             try:
                 await self._run_one()
             except Exception as error:
-                self._failure = f"{type(error).__name__}: {error}"
-                logger.error("the subscriber of %s died", self._subscriber.name, exc_info=error)
+                self._failure = named(error)
+                logger.error(
+                    "the subscriber of %s died", self._subscriber.name, exc_info=shortened(error)
+                )
             if self._ending.is_set() or not await self._replace():
                 return
 
@@ -149,7 +152,7 @@ class Supervisor:
                 self._subscriber = self._make()
                 return await self._unless_ending(self._subscriber.__aenter__())
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
-                self._failure = f"{type(error).__name__}: {error}"
+                self._failure = named(error)
                 logger.error("%s cannot be consumed: %s", self._subscriber.name, self._failure)
                 await self._subscriber.drain(0)
         return False

@@ -23,6 +23,7 @@ from aiohttp.http_exceptions import LineTooLong
 from multidict import istr
 from yarl import URL
 
+from gizmopy.error_text import shortened
 from gizmopy.observe import logs
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.context import carried, deadline, new_id, request_id
@@ -31,6 +32,7 @@ from gizmopy.observe.trace import trace_context
 from gizmopy.server.connection import Connection, Patience, ServedRequest, Server, Written
 from gizmopy.server.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlines, callers_timeout
 from gizmopy.server.proxies import Proxies
+from gizmopy.untrusted import cut
 from gizmopy.web import (
     CORS,
     Answering,
@@ -412,12 +414,12 @@ class HTTPDoor:
             case Problem():
                 problem = error
             case NoRoute():
-                problem = Problem(404, f"Nothing is served at {request.path}.")
+                problem = Problem(404, f"Nothing is served at {cut(request.path)}.")
             case WrongMethod():
-                allow = ", ".join(error.allow)
+                method, allow = cut(request.method), ", ".join(error.allow)
                 problem = Problem(
                     405,
-                    f"{request.method} is not served at {request.path}; use one of: {allow}.",
+                    f"{method} is not served at {cut(request.path)}; use one of: {allow}.",
                     headers={"Allow": allow},
                 )
             case web.HTTPException():
@@ -429,8 +431,9 @@ class HTTPDoor:
                 raise error
             case _:
                 self._panics.value += 1
-                path = request.rel_url.raw_path  # encoded: a client must not write our log
-                logger.error("%s %s failed", request.method, path, exc_info=error)
+                # Encoded and cut: a client must not write our log.
+                method, path = cut(request.method), cut(request.rel_url.raw_path)
+                logger.error("%s %s failed", method, path, exc_info=shortened(error))
                 problem = Problem(500, "The server failed to answer; its log says why.")
         if request.writer.output_size > 0:
             request.protocol.force_close()  # an answer was begun: cut it, or it would be believed

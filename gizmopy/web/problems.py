@@ -10,14 +10,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 from pydantic_core import ValidationError, to_jsonable_python
 
+from gizmopy.error_text import too_many
+from gizmopy.untrusted import cut
+
 CONTENT_TYPE = "application/problem+json"
 
 FieldError = Mapping[str, str]
 """What is wrong with one field: ``in``, ``field``, ``message`` and ``type`` (pydantic's)."""
-
-MAX_FIELD_ERRORS = 1000
-"""How many wrong fields of a value are listed one by one: a body of a megabyte may have half a
-million, which take a second to list."""
 
 _MESSAGES = {  # pydantic's own ones for these repeat what was sent
     "union_tag_invalid": "Input should have one of the tags {expected_tags} as {discriminator}",
@@ -102,10 +101,13 @@ def problem_from(error: web.HTTPException) -> Problem | None:
 
 
 def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldError]:
-    """Return what ``error`` says of each field in ``place``, and never what was sent there."""
-    if error.error_count() > MAX_FIELD_ERRORS:
-        message = f"{error.error_count()} values in it are wrong, too many to list"
-        return [field_error(place, prefix, message, "too_many_errors")]
+    """Return what ``error`` says of each field in ``place``, and never what was sent there.
+
+    Of more than a hundred wrong fields only their number is returned: to list the half a million
+    that a body of 1 MB may have takes a second, and hundreds of megabytes.
+    """
+    if summary := too_many(error):
+        return [field_error(place, prefix, summary, "too_many_errors")]
     fields: list[FieldError] = []
     for each in error.errors(include_url=False, include_input=False):
         location = (prefix, *each["loc"]) if prefix else each["loc"]
@@ -116,8 +118,12 @@ def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldE
 
 
 def field_error(place: str, field: str, message: str, kind: str) -> FieldError:
-    """Return what is wrong with one field; ``kind`` is pydantic's name for such an error."""
-    return {"in": place, "field": field, "message": message, "type": kind}
+    """Return what is wrong with one field; ``kind`` is pydantic's name for such an error.
+
+    The field's name may have the keys of a dict in it, and a validator's message may quote a value:
+    both are cut to 1,024 characters.
+    """
+    return {"in": place, "field": cut(field), "message": cut(message), "type": kind}
 
 
 def wrong_values(errors: Sequence[FieldError]) -> Problem:

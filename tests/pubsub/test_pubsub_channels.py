@@ -450,7 +450,7 @@ async def test_a_publisher_that_connects_too_late_is_closed(
     with pytest.raises(UsageError, match="closed"):
         await late
     assert slow.closes == 1
-    assert "closing the publisher of channel 'cats' failed: RuntimeError('a bug')" in caplog.text
+    assert "closing the publisher of channel 'cats' failed: RuntimeError: a bug" in caplog.text
 
 
 async def test_channels_close_though_their_drain_is_cancelled() -> None:

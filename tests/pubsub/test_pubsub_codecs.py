@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from pydantic import BaseModel, Field, RootModel, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, RootModel, StringConstraints
 from typing_extensions import TypedDict
 
 from gizmopy.errors import UndecodableMessage, UsageError
@@ -147,6 +147,40 @@ def test_the_undecodable_says_why_and_never_quotes_the_body(
         codec_for(type_).decode(body)
     trace = "".join(traceback.format_exception(caught.value))
     assert "secret" not in trace
+
+
+def test_many_wrong_values_are_counted() -> None:
+    """More than a hundred wrong values are counted, and not listed; up to a hundred are cut."""
+    with pytest.raises(UndecodableMessage) as caught:
+        codec_for(list[int]).decode(b"[" + b"[]," * 100 + b"[]]")
+    assert str(caught.value) == "101 values are wrong in list[int], too many to list"
+    with pytest.raises(UndecodableMessage) as caught:
+        codec_for(list[int]).decode(b"[" + b"[]," * 99 + b"[]]")
+    assert str(caught.value).startswith("0: Input should be a valid integer; 1: Input")
+    assert len(str(caught.value)) < 1100
+
+
+@pytest.mark.parametrize("type_", [dict[str, int], ShortText])
+def test_the_undecodable_keeps_no_error_of_pydantic(type_: Any) -> None:
+    """The error that is raised has no context: pydantic's error may have hundreds of megabytes."""
+    with pytest.raises(UndecodableMessage) as caught:
+        codec_for(type_).decode(b'{"a": "x"}')
+    assert caught.value.__context__ is None
+
+
+def test_the_name_of_a_wrong_field_is_cut() -> None:
+    """The sender chooses the keys of a dict, and what a validator quotes."""
+
+    def refuse(value: str) -> str:
+        raise ValueError(f"{value} is wrong")
+
+    for type_, body in (
+        (dict[str, int], b'{"' + b"k" * 10**5 + b'": "x"}'),
+        (dict[str, Annotated[str, AfterValidator(refuse)]], b'{"k": "' + b"x" * 10**5 + b'"}'),
+    ):
+        with pytest.raises(UndecodableMessage) as caught:
+            codec_for(type_).decode(body)
+        assert len(str(caught.value)) < 1100
 
 
 def test_json_is_written_as_it_is_read() -> None:

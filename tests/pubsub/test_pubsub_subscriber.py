@@ -1099,4 +1099,4 @@ async def test_an_engine_ends_whatever_the_close_of_its_receiver_raises(
     receiver = _Queue()
     async with running(nothing, receiver=receiver):
         await until(lambda: receiver.limits)
-    assert "closing the receiver of t/s failed: RuntimeError('a bug')" in caplog.text
+    assert "closing the receiver of t/s failed: RuntimeError: a bug" in caplog.text

@@ -18,9 +18,11 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from gizmopy.error_text import named, text_of
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Handler, MessageMiddleware
+from gizmopy.untrusted import cut
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +143,7 @@ class _Marks:
         except PubSubError as error:
             self._note(message, error)
             after = random.uniform(0.2, 1.0) * _LOOK_AGAIN
-            raise Retry(f"the store fails: {error}", after=after, counted=False) from error
+            raise Retry(f"the store fails: {text_of(error)}", after=after, counted=False) from error
         self._note(message, None)
         if begun.state is State.DONE:
             return None
@@ -153,7 +155,7 @@ class _Marks:
     def _note(self, message: Message, error: PubSubError | None) -> None:
         name = f"{message.topic}/{message.subscription}"
         if error is not None and not self._failing:
-            logger.warning("the store of %s fails, its messages wait: %s", name, error)
+            logger.warning("the store of %s fails, its messages wait: %s", name, text_of(error))
         if error is None and self._failing:
             logger.info("the store of %s works again", name)
         self._failing = error is not None
@@ -184,7 +186,9 @@ class _Mark:
             if not await self._store.commit(self._key, self._token, seconds):
                 self._warn_of_expiry("before it was handled")
         except Exception as error:  # noqa: BLE001 - a failure now would have it handled again
-            logger.warning("%s is handled, but its mark does not say so: %r", self._key, error)
+            logger.warning(
+                "%s is handled, but its mark does not say so: %s", cut(self._key), named(error)
+            )
 
     async def abort(self) -> None:
         """Leave no mark; where that fails, it expires."""
@@ -194,13 +198,16 @@ class _Mark:
                 await self._store.abort(self._key, self._token)
         except Exception as error:  # noqa: BLE001 - what is to be told is why the handling failed
             logger.warning(
-                "the mark of %s stays for up to %g s: %r", self._key, self._seconds, error
+                "the mark of %s stays for up to %g s: %s",
+                cut(self._key),
+                self._seconds,
+                named(error),
             )
 
     def _warn_of_expiry(self, when: str) -> None:
         logger.warning(
             "the mark of %s expired %s, so that another may handle it too; raise in_progress=%g",
-            self._key,
+            cut(self._key),
             when,
             self._seconds,
         )

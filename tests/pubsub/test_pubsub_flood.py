@@ -1,0 +1,101 @@
+"""A body with very many wrong values costs little, whoever meets them: a message or a request."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from gizmopy import Message, Reject, Service, post, subscribe
+from gizmopy.observe.logs import JSONFormatter
+from pubsubtest import serve
+
+FLOOD = b"[" + b'"", ' * 250_000 + b'""]'
+"""A megabyte of JSON, none of whose values is a number."""
+LIMIT = 1100
+"""1,024 characters, and the note that says how many there were."""
+
+
+class Numbers(BaseModel):
+    numbers: list[int]
+
+
+class Texts(BaseModel):
+    numbers: list[str]
+
+
+class Floods(Service):
+    @subscribe("numbers", dead_letter="dead", max_deliveries=1)
+    async def on_numbers(self, numbers: list[int]) -> None: ...
+
+    @subscribe("bytes", dead_letter="dead", max_deliveries=1)
+    async def on_bytes(self, message: Message) -> None:
+        Numbers.model_validate_json(b'{"numbers": ' + FLOOD + b"}")
+
+    @subscribe("texts", dead_letter="dead", max_deliveries=1)
+    async def on_text(self, text: str) -> None:
+        raise ValueError(text)
+
+    @subscribe("rejected", dead_letter="dead", max_deliveries=1)
+    async def on_rejected(self, text: str) -> None:
+        raise Reject(text)
+
+    @post("/numbers")
+    async def post_numbers(self, numbers: Numbers) -> None: ...
+
+    @post("/strings")
+    async def post_strings(self, texts: Texts) -> None:
+        Numbers.model_validate(texts.model_dump())
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged of failures, as it is written."""
+    failures = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert failures
+    return [JSONFormatter().format(record) for record in failures]
+
+
+@pytest.mark.parametrize(
+    ("topic", "value", "says"),
+    [
+        ("numbers", FLOOD, "250001 values are wrong in list[int], too many to list"),
+        ("bytes", b"", "250001 values are wrong in Numbers, too many to list"),
+        ("texts", "x" * 10**6, "ValueError: xxx"),
+        ("rejected", "x" * 10**6, "Reject: xxx"),
+    ],
+)
+async def test_a_flood_in_a_message_is_told_in_few_words(
+    topic: str, value: Any, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the log nor the dead letter repeats a megabyte."""
+    async with serve(Floods) as served:
+        assert await served.deliver(topic, value) == "dead_letter"
+        (dead,) = served.published("dead")
+    assert says in dead.attributes["dl-exception"]
+    assert all(len(text) < LIMIT for text in dead.attributes.values())
+    assert any(says in line for line in lines(caplog))
+    assert max(len(line) for line in lines(caplog)) < 20 * LIMIT
+
+
+async def test_a_flood_in_a_request_is_told_in_few_words(caplog: pytest.LogCaptureFixture) -> None:
+    """The answer says how many values are wrong; a handler's own failure is logged in few words."""
+    headers, body = {"Content-Type": "application/json"}, b'{"numbers": ' + FLOOD + b"}"
+    async with serve(Floods) as served:
+        async with served.http.post("/numbers", data=body, headers=headers) as response:
+            details = await response.json(content_type=None)
+        assert (response.status, len(details["errors"])) == (422, 1)
+        assert "250001 values are wrong" in details["errors"][0]["message"]
+        async with served.http.post("/strings", data=body, headers=headers) as response:
+            assert response.status == 500
+    assert any("250001 values are wrong in Numbers" in line for line in lines(caplog))
+    assert max(len(line) for line in lines(caplog)) < 20 * LIMIT
+
+
+async def test_a_long_path_comes_back_cut() -> None:
+    """An answer that quotes the path quotes a kilobyte of it."""
+    async with serve(Floods) as served:
+        async with served.http.get("/" + "x" * 7000) as response:
+            assert response.status == 404
+            assert len((await response.json(content_type=None))["detail"]) < LIMIT
