@@ -16,6 +16,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic_core import PydanticSerializationError
 
+from gizmopy.early_stop import JSONValidator
 from gizmopy.error_text import text_of, too_many
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.untrusted import cut
@@ -81,6 +82,7 @@ class JSONCodec:
 
     def __init__(self, type_: Any) -> None:
         self._adapter = _adapter(type_)
+        self._validate = JSONValidator(self._adapter, self._adapter.validate_json)
 
     def encode(self, value: Any) -> bytes:
         """Return ``value`` as JSON. Raises UsageError where part of it cannot be JSON."""
@@ -93,7 +95,7 @@ class JSONCodec:
     def decode(self, body: bytes) -> Any:
         """Return the validated value. Raises UndecodableMessage naming the fields at fault."""
         try:
-            return self._adapter.validate_json(body)
+            return self._validate(body)
         except ValidationError as error:
             problems = _problems(error)
         # Raised out here, it does not keep the error of pydantic as its context, which quotes the

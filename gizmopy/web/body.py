@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic_core import ValidationError
 
 from gizmopy.declaration import Parameter
+from gizmopy.early_stop import JSONValidator
 from gizmopy.web.parameters import Function, type_adapter
 from gizmopy.web.problems import FieldError, Problem, wrong_fields
 
@@ -22,7 +23,8 @@ class JSONBody:
         self.declared = parameter
         self.name = parameter.name
         self.required = parameter.required
-        self._validate = type_adapter(function, parameter).validator.validate_json
+        adapter = type_adapter(function, parameter)
+        self._validate = JSONValidator(adapter, adapter.validator.validate_json)
         self._read_timeout = read_timeout
 
     async def bind(

@@ -14,6 +14,8 @@ from pubsubtest import serve
 
 FLOOD = b"[" + b'"", ' * 250_000 + b'""]'
 """A megabyte of JSON, none of whose values is a number."""
+UNDER_A_LONG_KEY = b'{"' + b"k" * 20_000 + b'": [' + b'"", ' * 10_000 + b'""]}'
+"""60 KB, of which pydantic made errors of 194 MB: each has a copy of the key."""
 LIMIT = 1100
 """1,024 characters, and the note that says how many there were."""
 
@@ -26,9 +28,16 @@ class Texts(BaseModel):
     numbers: list[str]
 
 
+class Lists(BaseModel):
+    lists: dict[str, list[int]]
+
+
 class Floods(Service):
     @subscribe("numbers", dead_letter="dead", max_deliveries=1)
     async def on_numbers(self, numbers: list[int]) -> None: ...
+
+    @subscribe("lists", dead_letter="dead", max_deliveries=1)
+    async def on_lists(self, lists: dict[str, list[int]]) -> None: ...
 
     @subscribe("bytes", dead_letter="dead", max_deliveries=1)
     async def on_bytes(self, message: Message) -> None:
@@ -45,6 +54,9 @@ class Floods(Service):
     @post("/numbers")
     async def post_numbers(self, numbers: Numbers) -> None: ...
 
+    @post("/lists")
+    async def post_lists(self, lists: Lists) -> None: ...
+
     @post("/strings")
     async def post_strings(self, texts: Texts) -> None:
         Numbers.model_validate(texts.model_dump())
@@ -60,7 +72,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("topic", "value", "says"),
     [
-        ("numbers", FLOOD, "250001 values are wrong in list[int], too many to list"),
+        ("numbers", FLOOD, "UndecodableMessage: 0: Input should be a valid integer"),
+        ("numbers", b"[" + b"[]," * 200 + b"1]", "200 values are wrong in list[int], too many"),
+        ("lists", UNDER_A_LONG_KEY, "UndecodableMessage: kkk"),
         ("bytes", b"", "250001 values are wrong in Numbers, too many to list"),
         ("texts", "x" * 10**6, "ValueError: xxx"),
         ("rejected", "x" * 10**6, "Reject: xxx"),
@@ -86,7 +100,12 @@ async def test_a_flood_in_a_request_is_told_in_few_words(caplog: pytest.LogCaptu
         async with served.http.post("/numbers", data=body, headers=headers) as response:
             details = await response.json(content_type=None)
         assert (response.status, len(details["errors"])) == (422, 1)
-        assert "250001 values are wrong" in details["errors"][0]["message"]
+        assert details["errors"][0]["field"] == "numbers.0"
+        long = b'{"lists": ' + UNDER_A_LONG_KEY + b"}"
+        async with served.http.post("/lists", data=long, headers=headers) as response:
+            details = await response.json(content_type=None)
+        assert (response.status, len(details["errors"])) == (422, 1)
+        assert details["errors"][0]["field"].startswith("lists.kkk")
         async with served.http.post("/strings", data=body, headers=headers) as response:
             assert response.status == 500
     assert any("250001 values are wrong in Numbers" in line for line in lines(caplog))
