@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gizmopy.config.broker_url import BrokerUrl
 from gizmopy.config.duration import Duration
+from gizmopy.config.hosts import HostNames
 from gizmopy.config.kafka import KafkaSettings
 from gizmopy.config.masking import masked
 from gizmopy.config.plain_text import plain
@@ -310,6 +311,11 @@ class Settings(BaseSettings):
         default=(),
         validation_alias="GIZMO_CORS_ORIGINS",
         description="Origins whose pages may call: https://a.example, https://*.b.example, or *.",
+    )
+    allowed_hosts: HostNames = Field(
+        default=(),
+        validation_alias="GIZMO_ALLOWED_HOSTS",
+        description="Hosts that requests may name: a.example, *.b.example; unset: every host.",
     )
     json_content_type: Annotated[str, AfterValidator(_header_value)] = Field(
         default="application/json",

@@ -261,6 +261,7 @@ def _route(route: Route) -> Mapping[str, Any]:
         "module": getattr(route.function, "__module__", None),
         "line": None if code is None else code.co_firstlineno,
         "timeout": route.options.timeout,
+        "cross_origin": route.options.cross_origin,
     }
 
 

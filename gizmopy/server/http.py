@@ -29,12 +29,12 @@ from gizmopy.observe.access import AccessLog
 from gizmopy.observe.context import carried, deadline, new_id, request_id
 from gizmopy.observe.metrics import HistogramCell, Metrics
 from gizmopy.observe.trace import trace_context
+from gizmopy.server.browsers import Browsers
 from gizmopy.server.connection import Connection, Patience, ServedRequest, Server, Written
 from gizmopy.server.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlines, callers_timeout
 from gizmopy.server.proxies import Proxies
 from gizmopy.untrusted import cut
 from gizmopy.web import (
-    CORS,
     Answering,
     Handler,
     Middleware,
@@ -92,9 +92,12 @@ class Endpoint:
 
     __slots__ = (
         "answer",
+        "any_host",
         "builtin",
         "cancellable",
+        "cross_origin",
         "exchanges",
+        "is_guarded",
         "last",
         "quiet",
         "template",
@@ -110,6 +113,9 @@ class Endpoint:
         cancellable: bool = True,
         builtin: bool = False,
         quiet: bool = False,
+        any_host: bool = False,
+        cross_origin: bool = False,
+        is_guarded: bool = False,
     ) -> None:
         self.template = template
         self.answer = answer
@@ -121,6 +127,12 @@ class Endpoint:
         """Whether it is served when there are too many requests, too: probes are."""
         self.quiet = quiet
         """Whether its requests are left out of the access log."""
+        self.any_host = any_host
+        """Whether it is served under every name of the host: probes are."""
+        self.cross_origin = cross_origin
+        """Whether pages of every origin may call it."""
+        self.is_guarded = is_guarded
+        """Whether it serves a method that changes something: its requests' origin is checked."""
         self.exchanges: dict[tuple[str, int], _Exchange] = {}
         self.last: _Exchange | None = None
         """The one of the last request, which is most often the next one's, too."""
@@ -153,15 +165,16 @@ class HTTPDoor:
         *,
         max_concurrent: int = 0,
         proxies: Proxies | None = None,
-        cors: CORS | None = None,
+        browsers: Browsers | None = None,
     ) -> None:
         self._router = router
         self._access = access
         self._max_concurrent = max_concurrent
         self._proxies = proxies or None
-        self._cors = cors
+        self._browsers = browsers or Browsers()
+        self._cors = self._browsers.cors
         self._is_open = self._is_draining = False
-        self._is_plain = cors is None
+        self._is_plain = self._cors is None
         """Whether answers may leave without a look at their heads."""
         self._is_strict = True
         """Whether each request is looked at before it is served."""
@@ -182,7 +195,7 @@ class HTTPDoor:
     def open(self) -> None:
         """Serve the service's own endpoints, too: those that are built in always are."""
         self._is_open = True
-        self._is_strict = self._max_concurrent > 0 or self._cors is not None
+        self._is_strict = self._max_concurrent > 0 or self._browsers.is_strict
 
     def drain(self) -> None:
         """Close each connection with its next answer."""
@@ -247,6 +260,8 @@ class HTTPDoor:
                         return response
                 endpoint, request.path_parameters = self._router.match(request.method, path)
                 connection.cancellable = endpoint.cancellable
+                if endpoint.is_guarded or not request.is_plain:  # what upgrades is never plain
+                    self._browsers.check_origin(request, endpoint)
                 if (
                     endpoint.timeout
                     or self._is_strict
@@ -305,6 +320,7 @@ class HTTPDoor:
     ) -> None:
         """Heed what the caller asks for besides, and what may be asked of the endpoint."""
         headers = request.headers
+        self._browsers.check_host(request, endpoint)
         if not (self._is_open or endpoint.builtin):
             detail = f"The daemon is {'stopping' if self._is_draining else 'starting'}; try again."
             raise Problem(503, detail, headers={"Retry-After": "1"})

@@ -21,10 +21,11 @@ from gizmopy.server.exposure import debug_served, on_loopback
 from gizmopy.server.http import Endpoint, compose
 from gizmopy.server.servable import Servable
 from gizmopy.web import Handler, Request, Route, Router, compile_answer
+from gizmopy.web.same_origin import SAFE_METHODS
 
 logger = logging.getLogger(__name__)
 
-_SAFE = ("GET", "HEAD")
+_READING = ("GET", "HEAD")
 
 Builtin = tuple[str, str, Endpoint]
 """Method, path and endpoint."""
@@ -35,18 +36,22 @@ def mount(
 ) -> Router[Endpoint]:
     """Return a router to the ``routes`` of ``service``, and to ``builtin`` where it has none.
 
-    Raises StartError where a built-in path cannot be told from one of the service's.
+    A route of the service that takes the place of a probe is asked for by the same platforms, by
+    IP address. Raises StartError where a built-in path cannot be told from one of the service's.
     """
     router: Router[Endpoint] = Router()
-    for route in routes:
-        router.add(route.method, route.path, _endpoint(service, route))
-    taken = {(route.method, route.path) for route in routes}
+    own = {(route.method, route.path): _endpoint(service, route) for route in routes}
+    for (method, path), endpoint in own.items():
+        router.add(method, path, endpoint)
     for method, path, endpoint in builtin:
-        if (method, path) not in taken:
-            try:
-                router.add(method, path, endpoint)
-            except ValueError as error:
-                raise StartError(f"built-in endpoint {path!r}: {error}") from error
+        if (mine := own.get((method, path))) is not None:
+            mine.any_host = endpoint.any_host
+            continue
+        endpoint.is_guarded |= method not in SAFE_METHODS
+        try:
+            router.add(method, path, endpoint)
+        except ValueError as error:
+            raise StartError(f"built-in endpoint {path!r}: {error}") from error
     return router
 
 
@@ -58,18 +63,22 @@ def _endpoint(service: Servable, route: Route) -> Endpoint:
         json_content_type=settings.json_content_type,
     )
     timeout, cancel = options.timeout, options.cancel_on_disconnect
+    is_custom_probe = settings.health_check_type == "custom" and route.method == "GET"
     return Endpoint(
         route.path,
         compose(answer, service.middleware),
         timeout=settings.handler_timeout.total_seconds() if timeout is None else timeout,
-        cancellable=route.method in _SAFE if cancel is None else cancel,
+        cancellable=route.method in _READING if cancel is None else cancel,
+        any_host=is_custom_probe and route.path == settings.health_check_path,
+        cross_origin=options.cross_origin,
+        is_guarded=route.method not in SAFE_METHODS,
     )
 
 
 def probes(handlers: Iterable[tuple[str, Handler]], *, quiet: bool) -> Iterator[Builtin]:
     """Yield the endpoints of probes."""
     for path, handler in handlers:
-        yield "GET", path, Endpoint(path, handler, builtin=True, quiet=quiet)
+        yield "GET", path, Endpoint(path, handler, builtin=True, quiet=quiet, any_host=True)
 
 
 def scrape(scraper: Scraper, path: str, *, quiet: bool) -> Iterator[Builtin]:
@@ -78,7 +87,7 @@ def scrape(scraper: Scraper, path: str, *, quiet: bool) -> Iterator[Builtin]:
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=await scraper.render(), headers={"Content-Type": CONTENT_TYPE})
 
-    yield "GET", path, Endpoint(path, metrics, builtin=True, quiet=quiet)
+    yield "GET", path, Endpoint(path, metrics, builtin=True, quiet=quiet, any_host=True)
 
 
 def documentation(service: Servable, routes: Sequence[Route]) -> Iterator[Builtin]:

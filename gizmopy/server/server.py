@@ -22,7 +22,6 @@ from gizmopy.errors import (
     ConfigProblem,
     DeclarationError,
     StartError,
-    UsageError,
 )
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.levels import Levels
@@ -38,6 +37,7 @@ from gizmopy.pubsub import (
 )
 from gizmopy.server import mounting
 from gizmopy.server.balancers import Balancers
+from gizmopy.server.browsers import Browsers, browsers_of
 from gizmopy.server.budget import CANCEL_SECONDS, CLEANUP_SECONDS, HURRIED_SECONDS, Budget
 from gizmopy.server.health import (
     Health,
@@ -52,7 +52,8 @@ from gizmopy.server.proxies import Proxies
 from gizmopy.server.servable import Servable
 from gizmopy.server.signals import Stop
 from gizmopy.server.tls import Certificate
-from gizmopy.web import CORS, Handler, collect_routes
+from gizmopy.web import Handler, collect_routes
+from gizmopy.web.hosts import AllowedHosts
 
 logger = logging.getLogger(__name__)
 
@@ -164,25 +165,15 @@ class SimpleServer:
             self._access,
             max_concurrent=settings.max_concurrent_requests,
             proxies=proxies,
-            cors=self._choose_cors(),
+            browsers=browsers_of(self.service),
         )
         if not admin:
             return door, None
         router = mounting.mount(self.service, (), chain(probes, self._insight()))
-        return door, HTTPDoor(router, self.metrics, self._access, proxies=proxies)
-
-    def _choose_cors(self) -> CORS | None:
-        """Return what answers browsers: as the setting says, else the service's own middleware.
-
-        A middleware sees no preflight, nor what no endpoint answers: the door shows it both.
-        """
-        if not self.settings.cors_origins:
-            return next((each for each in self.service.middleware if isinstance(each, CORS)), None)
-        try:
-            return CORS(self.settings.cors_origins)
-        except UsageError as error:
-            reason, _, remedy = str(error).partition("; ")
-            raise ConfigError([ConfigProblem("GIZMO_CORS_ORIGINS", reason, remedy)]) from error
+        browsers = Browsers(hosts=AllowedHosts(settings.allowed_hosts))
+        return door, HTTPDoor(
+            router, self.metrics, self._access, proxies=proxies, browsers=browsers
+        )
 
     def _probes(self) -> Iterator[mounting.Builtin]:
         settings = self.settings

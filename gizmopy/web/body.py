@@ -32,9 +32,9 @@ class JSONBody:
     ) -> None:
         """Put the body into ``arguments``, or what is wrong with its fields into ``errors``.
 
-        Raises Problem where it is no JSON (400) or does not say to be (415), is too large (413) or
-        does not arrive in time (408). Where there is none and need not be, the function's own
-        default applies.
+        Raises Problem where it is no JSON (400) or has no content type of JSON (415), is too large
+        (413) or does not arrive in time (408). Where there is none and need not be, the function's
+        own default applies.
         """
         data = await read_body(request, self._read_timeout)
         if not data:
@@ -74,7 +74,12 @@ async def read_body(request: web.Request, timeout: float) -> bytes:
 
 
 def _check_content_type(request: web.Request) -> None:
-    given = request.headers.get("Content-Type", "application/json")
+    """Raise Problem 415 unless the body says that it is JSON.
+
+    A browser sends a body of any other type, or without a type, for a page of any site without
+    asking beforehand (Fetch standard, CORS-safelisted request-header): none of them is JSON.
+    """
+    given = request.headers.get("Content-Type", "")
     kind = given.partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         detail = "The request body has to be JSON; send it with Content-Type: application/json."

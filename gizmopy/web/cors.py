@@ -108,6 +108,14 @@ class CORS:
             response.headers[_MAX_AGE] = self._max_age
         return response
 
+    def permits(self, request: web.BaseRequest) -> bool:
+        """Return whether ``request``'s method may be sent by a page of its origin."""
+        origins = request.headers.getall(_ORIGIN, ())
+        if self._methods and request.method not in self._methods:
+            return False
+        listed = len(origins) == 1 and bool(origins[0]) and bool(self._allowed(origins[0]))
+        return self._every_page or listed
+
     def decorate(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Tell the browser whether the page that sent ``request`` may read ``response``.
 

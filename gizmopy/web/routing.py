@@ -28,11 +28,14 @@ class Options:
     ``timeout`` is how many seconds the endpoint may take to begin its answer (None: as
     GIZMO_HANDLER_TIMEOUT says, 0: no limit). ``cancel_on_disconnect`` is whether it is cancelled
     when the client goes away (None: GET and HEAD are): what stores and then publishes must not be
-    cut in between.
+    cut in between. ``cross_origin`` is whether pages of every origin may send it requests that
+    change something, or open a WebSocket there (False: those of its own origin, and of
+    GIZMO_CORS_ORIGINS); what they may read is still CORS's to say.
     """
 
     timeout: float | None = None
     cancel_on_disconnect: bool | None = None
+    cross_origin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +58,73 @@ Declared = tuple[str, str, Endpoint, Options]
 
 
 def get(
-    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+    path: str,
+    *,
+    timeout: float | None = None,
+    cancel_on_disconnect: bool | None = None,
+    cross_origin: bool = False,
 ) -> Callable[[EndpointT], EndpointT]:
     """Serve GET (and HEAD) at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("GET", path, Options(timeout, cancel_on_disconnect))
+    options = Options(
+        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
+    )
+    return _declare("GET", path, options)
 
 
 def put(
-    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+    path: str,
+    *,
+    timeout: float | None = None,
+    cancel_on_disconnect: bool | None = None,
+    cross_origin: bool = False,
 ) -> Callable[[EndpointT], EndpointT]:
     """Serve PUT at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("PUT", path, Options(timeout, cancel_on_disconnect))
+    options = Options(
+        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
+    )
+    return _declare("PUT", path, options)
 
 
 def post(
-    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+    path: str,
+    *,
+    timeout: float | None = None,
+    cancel_on_disconnect: bool | None = None,
+    cross_origin: bool = False,
 ) -> Callable[[EndpointT], EndpointT]:
     """Serve POST at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("POST", path, Options(timeout, cancel_on_disconnect))
+    options = Options(
+        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
+    )
+    return _declare("POST", path, options)
 
 
 def delete(
-    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+    path: str,
+    *,
+    timeout: float | None = None,
+    cancel_on_disconnect: bool | None = None,
+    cross_origin: bool = False,
 ) -> Callable[[EndpointT], EndpointT]:
     """Serve DELETE at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("DELETE", path, Options(timeout, cancel_on_disconnect))
+    options = Options(
+        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
+    )
+    return _declare("DELETE", path, options)
 
 
 def patch(
-    path: str, *, timeout: float | None = None, cancel_on_disconnect: bool | None = None
+    path: str,
+    *,
+    timeout: float | None = None,
+    cancel_on_disconnect: bool | None = None,
+    cross_origin: bool = False,
 ) -> Callable[[EndpointT], EndpointT]:
     """Serve PATCH at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("PATCH", path, Options(timeout, cancel_on_disconnect))
+    options = Options(
+        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
+    )
+    return _declare("PATCH", path, options)
 
 
 def _declare(method: str, path: str, options: Options) -> Callable[[EndpointT], EndpointT]:

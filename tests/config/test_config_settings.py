@@ -54,6 +54,7 @@ def test_defaults() -> None:
         "debug_token": SecretStr(""),
         "openapi": True,
         "cors_origins": (),
+        "allowed_hosts": (),
         "json_content_type": "application/json",
         "loop": "auto",
         "pubsub_url": "memory://",

@@ -124,6 +124,7 @@ async def test_routes_tell_who_answers_where() -> None:
         "module": __name__,
         "line": Cats.get_cat.__code__.co_firstlineno,
         "timeout": None,
+        "cross_origin": False,
     }
     assert told["routes"][1]["timeout"] == 2.5
     assert told["subscriptions"] == [ROW._asdict()]

@@ -464,15 +464,28 @@ async def test_json_goes_by_many_names(serve: Serve, content_type: str) -> None:
         assert await answer(response) == {"body": "{}"}
 
 
-async def test_a_body_without_a_type_is_json(serve: Serve) -> None:
-    """An absent Content-Type is taken as JSON."""
-    async with serve(Route("POST", "/", endpoint(body=dict))) as client:
+async def test_a_body_without_a_type_is_415(serve: Serve) -> None:
+    """A page of any site can make a browser send a body without a Content-Type."""
+    async with serve(Route("POST", "/", endpoint(body=(dict | None, None)))) as client:
         response = await client.post("/", data=b"{}", skip_auto_headers=["Content-Type"])
-        assert await answer(response) == {"body": "{}"}
+        assert "application/json" in (await problem(response, 415))["detail"]
+        response = await client.post("/", skip_auto_headers=["Content-Type"])
+        assert await answer(response) == {"body": "None"}  # nothing was sent that needs a type
 
 
 @pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "json"]
+    "content_type",
+    [
+        "",
+        "text/plain",
+        "text/plain; application/json",
+        "text/plain;charset=application/json",
+        "text/plain, application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=+json",
+        "application/jsonp",
+        "json",
+    ],
 )
 async def test_another_type_is_415(serve: Serve, content_type: str) -> None:
     """A body that says to be something else is refused, with what would be accepted."""

@@ -1,0 +1,92 @@
+"""Apply what a service allows to browsers: CORS, the same origin, and the names of its host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from multidict import istr
+
+from gizmopy.config import Settings
+from gizmopy.errors import ConfigError, ConfigProblem, UsageError
+from gizmopy.web import CORS, Problem
+from gizmopy.web.hosts import AllowedHosts
+from gizmopy.web.same_origin import ORIGIN, SAFE_METHODS, SITE, is_same_origin
+
+if TYPE_CHECKING:
+    from gizmopy.server.http import Endpoint
+    from gizmopy.server.servable import Servable
+
+_UPGRADE = istr("Upgrade")
+
+
+class Browsers:
+    """Refuse what a page of another origin sends, and what names a host that is not allowed.
+
+    ``cors`` lists the origins that may call the service's own endpoints; no page of another origin
+    may call a built-in one.
+    """
+
+    __slots__ = ("_hosts", "cors")
+
+    def __init__(self, cors: CORS | None = None, hosts: AllowedHosts | None = None) -> None:
+        self.cors = cors
+        self._hosts = hosts or AllowedHosts()
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether ``check_host`` has to see each request."""
+        return bool(self._hosts)
+
+    def check_origin(self, request: web.BaseRequest, endpoint: Endpoint) -> None:
+        """Raise Problem 403 if a page of another origin sent ``request`` and may not.
+
+        GET, HEAD and OPTIONS change nothing and pass, unless they ask for a WebSocket: its messages
+        are not bound by CORS, so that any page could use it with its visitor's cookies.
+        """
+        headers = request.headers
+        if ORIGIN not in headers and SITE not in headers:
+            return
+        method = request.method
+        if endpoint.cross_origin or (method in SAFE_METHODS and _UPGRADE not in headers):
+            return
+        if is_same_origin(request):
+            return
+        if self.cors is not None and not endpoint.builtin and self.cors.permits(request):
+            return
+        detail = (
+            "A page of another origin may not send this request; "
+            "GIZMO_CORS_ORIGINS lists the origins that may."
+        )
+        raise Problem(403, detail)
+
+    def check_host(self, request: web.BaseRequest, endpoint: Endpoint) -> None:
+        """Raise Problem 421 if ``request`` names a host that is not allowed.
+
+        It is not 400: the request is well formed, but for another server (RFC 9110 section
+        15.5.20). Probes and metrics are excepted: a platform asks for them by IP address.
+        """
+        if self._hosts and not endpoint.any_host and not self._hosts.allow(request):
+            raise Problem(421, "The request is for a host that GIZMO_ALLOWED_HOSTS does not list.")
+
+
+def browsers_of(service: Servable) -> Browsers:
+    """Return what ``service`` and its settings allow to browsers.
+
+    Raises ConfigError if an origin in GIZMO_CORS_ORIGINS is none.
+    """
+    return Browsers(_cors(service, service.settings), AllowedHosts(service.settings.allowed_hosts))
+
+
+def _cors(service: Servable, settings: Settings) -> CORS | None:
+    """Return what answers browsers: as the setting says, else the service's own middleware.
+
+    A middleware sees no preflight, nor what no endpoint answers: the door shows it both.
+    """
+    if not settings.cors_origins:
+        return next((each for each in service.middleware if isinstance(each, CORS)), None)
+    try:
+        return CORS(settings.cors_origins)
+    except UsageError as error:
+        reason, _, remedy = str(error).partition("; ")
+        raise ConfigError([ConfigProblem("GIZMO_CORS_ORIGINS", reason, remedy)]) from error
