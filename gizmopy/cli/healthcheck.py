@@ -21,10 +21,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("url", nargs="?", default=_default_url(), help="default: %(default)s")
     parser.add_argument("--probe", choices=PROBES, default="readiness")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds; default: %(default)s")
+    parser.add_argument("--cert", help="the client's certificate (PEM), if TLS_CLIENT_CA is set")
+    parser.add_argument("--key", help="its private key (PEM); default: in the certificate's file")
     chosen = parser.parse_args(argv)
     if chosen.timeout <= 0:
         parser.error(f"--timeout {chosen.timeout:g}: give seconds above 0")
-    connection, path = _parse(chosen.url, chosen.timeout)
+    try:
+        context = _trusting(chosen.cert, chosen.key)
+    except (OSError, ValueError) as error:
+        parser.error(f"--cert {chosen.cert}: cannot be used: {error}; give PEM files of a pair")
+    connection, path = _parse(chosen.url, chosen.timeout, context)
     if connection is None:
         reason = f"{chosen.url!r} is no address of a daemon"
         parser.error(f"{reason}; write it as http://host:port, or unix:/path")
@@ -37,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     return 0 if status == 200 else 1
 
 
-def _parse(text: str, timeout: float) -> tuple[HTTPConnection | None, str]:
+def _parse(text: str, timeout: float, context: ssl.SSLContext) -> tuple[HTTPConnection | None, str]:
     """Return a connection to the daemon at a URL, and the path; none where it is none of one."""
     if text.startswith(_UNIX):
         return _UnixConnection(text.removeprefix(_UNIX), timeout), ""
@@ -50,15 +56,20 @@ def _parse(text: str, timeout: float) -> tuple[HTTPConnection | None, str]:
     if host and url.scheme == "http":
         return HTTPConnection(host, port or 80, timeout=timeout), path
     if host and url.scheme == "https":
-        return HTTPSConnection(host, port or 443, timeout=timeout, context=_trusting()), path
+        return HTTPSConnection(host, port or 443, timeout=timeout, context=context), path
     return None, ""
 
 
-def _trusting() -> ssl.SSLContext:
-    """Return what takes any certificate: it is for the name that others ask, not for loopback."""
-    context = ssl.create_default_context()
+def _trusting(cert: str | None, key: str | None) -> ssl.SSLContext:
+    """Return what takes any certificate: it is for the name that others ask, not for loopback.
+
+    Shows the client's certificate in ``cert``, if one is given. Raises OSError or ValueError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    if cert is not None:
+        context.load_cert_chain(cert, key, password="")  # else OpenSSL asks the terminal for one
     return context
 
 
@@ -77,14 +88,20 @@ class _UnixConnection(HTTPConnection):
 
 
 def _default_url() -> str:
-    """Return where this container's daemon listens, by the same environment that it reads."""
+    """Return where this container's daemon listens, by the same environment that it reads.
+
+    That is its admin port if the main port asks for a client's certificate.
+    """
     host = os.environ.get("HTTP_ADDR") or "127.0.0.1"
+    port = os.environ.get("HTTP_PORT") or os.environ.get("PORT") or "8080"
+    if os.environ.get("TLS_CLIENT_CA") and (admin_port := os.environ.get("GIZMO_ADMIN_PORT")):
+        host, port = os.environ.get("GIZMO_ADMIN_ADDR") or "127.0.0.1", admin_port
     if host.startswith(_UNIX):
         return host
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     host = f"[{host}]" if ":" in host else host
     scheme = "https" if os.environ.get("TLS_CERT") else "http"
-    return f"{scheme}://{host}:{os.environ.get('HTTP_PORT') or os.environ.get('PORT') or '8080'}"
+    return f"{scheme}://{host}:{port}"
 
 
 def _get(connection: HTTPConnection, path: str) -> tuple[int, str]:

@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         validation_alias="TLS_KEY",
         description="The private key's file (PEM).",
     )
+    tls_client_ca: str = Field(
+        default="",
+        validation_alias="TLS_CLIENT_CA",
+        description="Authorities' file (PEM); clients of the main port must show a certificate.",
+    )
     trusted_proxies: Networks = Field(
         default=(),
         validation_alias="GIZMO_TRUSTED_PROXIES",
@@ -367,6 +372,9 @@ class Settings(BaseSettings):
         if bool(self.tls_cert) != bool(self.tls_key):
             given, other = ("TLS_CERT", "TLS_KEY") if self.tls_cert else ("TLS_KEY", "TLS_CERT")
             raise refusal(f"{given} is set without {other}", "set both, or neither")
+        if self.tls_client_ca and not self.tls_cert:
+            reason = "TLS_CLIENT_CA is set without TLS_CERT and TLS_KEY"
+            raise refusal(reason, "set all three, or none: a client's certificate needs TLS")
         return self
 
     @field_validator("*", mode="before")

@@ -339,12 +339,13 @@ class SimpleServer:
 
     async def _listen(self, lifetime: AsyncExitStack) -> None:
         """Listen from now on: probes are answered while the rest starts, and hear just that."""
-        settings, tls = self.settings, None
+        settings, tls, admin_tls = self.settings, None, None
         if settings.tls_cert:
-            self._certificate = Certificate(settings.tls_cert, settings.tls_key)
-            tls = (await lifetime.enter_async_context(self._certificate)).context
-        for port in self._ports:
-            await port.listen(tls)
+            files = (settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            self._certificate = await lifetime.enter_async_context(Certificate(*files))
+            tls, admin_tls = self._certificate.context, self._certificate.admin_context
+        for port, context in zip(self._ports, (tls, admin_tls), strict=False):
+            await port.listen(context)
 
     async def _enter_lifespan(self, lifetime: AsyncExitStack) -> None:
         lifespan = self.service.lifespan()

@@ -31,23 +31,36 @@ class Certificate:
     An async context manager: entering reads the files, and raises StartError, with what to do,
     where they cannot be used. As long as it is open, new connections are shown what the files hold
     by now, and those that are open stay; a pair that cannot be used is logged, and not shown.
+
+    With ``client_ca``, a PEM file of authorities, a client must show a certificate that one of them
+    signed. The file is followed like the others.
     """
 
     context: ssl.SSLContext
     """What to listen with, from TLS 1.2 on. It stays the same when the certificate changes."""
+    admin_context: ssl.SSLContext
+    """The same for the admin port, which asks for no certificate of its client."""
     not_after: float
     """When the certificate that is shown expires, in seconds since the epoch."""
 
     def __init__(
-        self, cert: str, key: str, *, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+        self,
+        cert: str,
+        key: str,
+        client_ca: str = "",
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._cert = cert
         self._key = key
+        self._client_ca = client_ca
+        self._authorities = b""
+        self._authorities_since = 0.0
         self._sleep = sleep
 
     async def __aenter__(self) -> Certificate:
         self._loaded = self._look()
-        self.context = self._load()
+        self.context, self.admin_context = self._load()
         self._watcher = asyncio.create_task(self._watch(), name="gizmopy-tls")
         return self
 
@@ -72,30 +85,78 @@ class Certificate:
 
     def _look(self) -> tuple[object, ...]:
         """Return what changes when a file does, or when a link on the way to it does."""
-        return _identity(self._cert), _identity(self._key)
+        return tuple(map(_identity, (self._cert, self._key, self._client_ca)))
 
     def _reload(self) -> None:
         try:
-            context = self._load()
+            context, admin_context = self._load()
         except StartError as error:
             logger.error("the certificate in use stays, the new one cannot be used: %s", error)
             return
+        self.context.sni_callback = _show(context, self._authorities_since)
+        self.admin_context.sni_callback = _show(admin_context, 0.0)
 
-        # A pair loaded into the context in use would be half new where a file is bad. OpenSSL asks
-        # this for every connection, those without a server name too.
-        def show(connection: ssl.SSLObject, name: str, old: ssl.SSLContext) -> None:
-            connection.context = context
-
-        self.context.sni_callback = show
-
-    def _load(self) -> ssl.SSLContext:
-        context, self.not_after = _load(self._cert, self._key)
+    def _load(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """Return a context for the main port, and one for the admin port. Raises StartError."""
+        context, not_after = _load(self._cert, self._key)
+        admin_context = context
+        if self._client_ca:
+            context, _ = _load(self._cert, self._key)
+            authorities = _require_client(context, self._client_ca)
+            if authorities != self._authorities:
+                self._authorities_since = time.time() if self._authorities else 0.0
+                self._authorities = authorities
+        self.not_after = not_after
         expires = f"{datetime.fromtimestamp(self.not_after, UTC):%Y-%m-%d %H:%M} UTC"
         if self.not_after < time.time():
             logger.warning("TLS_CERT=%s has expired on %s; renew it", self._cert, expires)
         else:
             logger.info("TLS_CERT=%s expires on %s", self._cert, expires)
-        return context
+        return context, admin_context
+
+
+_Show = Callable[[ssl.SSLObject, str, ssl.SSLContext], int | None]
+
+
+def _show(context: ssl.SSLContext, since: float) -> _Show:
+    """Return what shows ``context`` to a new connection, in place of the context listened with.
+
+    A pair loaded into the context in use would be half new where a file is bad. OpenSSL asks this
+    for every connection, those without a server name too. Sessions from before ``since``, in
+    seconds since the epoch, are refused if a client's certificate is asked for.
+    """
+    asks_client = context.verify_mode is ssl.CERT_REQUIRED
+
+    def show(connection: ssl.SSLObject, name: str, old: ssl.SSLContext) -> int | None:
+        # OpenSSL checks no certificate of a client that comes back with a session of TLS 1.2, so
+        # an authority that is no longer in the file would still let its clients in.
+        if asks_client and connection.session_reused:
+            session = connection.session
+            if session is None or session.time <= since:
+                return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE
+        connection.context = context
+        return None
+
+    return show
+
+
+def _require_client(context: ssl.SSLContext, path: str) -> bytes:
+    """Have clients show a certificate that an authority in ``path`` signed; return its content.
+
+    Raises StartError.
+    """
+    content = _read("TLS_CLIENT_CA", path, "-----BEGIN CERTIFICATE-----")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise StartError(
+            f"TLS_CLIENT_CA={path}: cannot be used: {error}; write the certificates anew, in PEM"
+        ) from error
+    context.verify_mode = ssl.CERT_REQUIRED
+    # A ticket lets a client in again with no check of its certificate, and no reload ends it.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    return content
 
 
 def _identity(path: str) -> tuple[int, ...] | None:

@@ -37,6 +37,7 @@ def test_defaults() -> None:
         "metrics_path": "/metrics",
         "tls_cert": "",
         "tls_key": "",
+        "tls_client_ca": "",
         "trusted_proxies": (),
         "log_fields": "plain",
         "access_log_format": "own",
@@ -223,6 +224,8 @@ def test_tls_takes_a_certificate_and_its_key() -> None:
         Settings(tls_cert="cert.pem")
     with pytest.raises(ValidationError, match="TLS_KEY is set without TLS_CERT"):
         Settings(tls_key="key.pem")
+    with pytest.raises(ValidationError, match="TLS_CLIENT_CA is set without TLS_CERT and TLS_KEY"):
+        Settings(tls_client_ca="clients.pem")
 
 
 def test_gizmos_esx_check_is_called_lb() -> None:

@@ -5,129 +5,27 @@ import logging
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 import uvloop
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gizmopy.errors import StartError
-from gizmopy.server.tls import Certificate
-
-AUTHORITY = trustme.CA()
-EXPIRES = datetime(2049, 5, 6, 7, 8, 9, tzinfo=UTC)
+from tests.server.certificates import EXPIRES, Files, Ticks, connect, der, echo
 
 LOOPS = pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 Factory = Callable[[], asyncio.AbstractEventLoop]
-
-
-class Ticks:
-    """A clock that stands still between ``tick`` and ``tick``."""
-
-    def __init__(self) -> None:
-        self._asleep = asyncio.Event()
-        self._go = asyncio.Event()
-
-    async def sleep(self, seconds: float) -> None:
-        self._asleep.set()
-        await self._go.wait()
-        self._go.clear()
-
-    async def tick(self, times: int = 1) -> None:
-        """Wake who sleeps, and wait until it sleeps again."""
-        for _ in range(times):
-            await self._asleep.wait()
-            self._asleep.clear()
-            self._go.set()
-        await self._asleep.wait()
-
-
-class Files:
-    """The two files of a certificate, in a directory."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
-        self.cert = directory / "tls.crt"
-        self.key = directory / "tls.key"
-
-    def issue(self, expires: datetime = EXPIRES) -> "Files":
-        """Write a new pair."""
-        pair = AUTHORITY.issue_cert(
-            "localhost", "127.0.0.1", not_before=datetime(2000, 1, 1, tzinfo=UTC), not_after=expires
-        )
-        self.key.write_bytes(pair.private_key_pem.bytes())
-        self.cert.write_bytes(b"".join(part.bytes() for part in pair.cert_chain_pems))
-        return self
-
-    def certificate(self, ticks: Ticks | None = None) -> Certificate:
-        sleep = Ticks().sleep if ticks is None else ticks.sleep
-        return Certificate(str(self.cert), str(self.key), sleep=sleep)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     """A pair in a directory of its own."""
     return Files(tmp_path / "pair").issue()
-
-
-@asynccontextmanager
-async def echo(certificate: Certificate) -> AsyncIterator[int]:
-    """Serve what echoes lines, on the port yielded."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            writer.write(line)
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=certificate.context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        await server.wait_closed()
-
-
-class Client:
-    """A connection over TLS, and what the server showed."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        shown = writer.get_extra_info("ssl_object")
-        self.certificate = shown.getpeercert(binary_form=True)
-        self.protocol = shown.selected_alpn_protocol()
-
-    async def echoes(self) -> bool:
-        """Whether the connection works."""
-        self._writer.write(b"hello\n")
-        return await self._reader.readline() == b"hello\n"
-
-
-@asynccontextmanager
-async def connect(port: int, name: str = "localhost") -> AsyncIterator[Client]:
-    """Shake hands with the server called ``name``."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    AUTHORITY.configure_trust(context)
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, ssl=context, server_hostname=name
-    )
-    try:
-        yield Client(reader, writer)
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-def der(files: Files) -> bytes:
-    """Return the certificate that is in the files, as a handshake shows it."""
-    end = "-----END CERTIFICATE-----\n"
-    return ssl.PEM_cert_to_DER_cert(files.cert.read_text().partition(end)[0] + end)
 
 
 @LOOPS
