@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 5.0
 """How often the files are looked at."""
+_WARNED_SECONDS = 14 * 86400.0
+"""How long before a certificate expires it is warned of."""
+_REPEAT_SECONDS = 86400.0
+"""How often that is repeated."""
 
 _FIRST = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
@@ -30,7 +34,8 @@ class Certificate:
 
     An async context manager: entering reads the files, and raises StartError, with what to do,
     where they cannot be used. As long as it is open, new connections are shown what the files hold
-    by now, and those that are open stay; a pair that cannot be used is logged, and not shown.
+    by now, and those that are open stay; a pair that cannot be used is logged, and not shown. A
+    warning is logged once a day from 14 days before the certificate expires, and an error after.
 
     With ``client_ca``, a PEM file of authorities, a client must show a certificate that one of them
     signed. The file is followed like the others.
@@ -50,6 +55,7 @@ class Certificate:
         client_ca: str = "",
         *,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._cert = cert
         self._key = key
@@ -57,6 +63,7 @@ class Certificate:
         self._authorities = b""
         self._authorities_since = 0.0
         self._sleep = sleep
+        self._now = now
 
     async def __aenter__(self) -> Certificate:
         self._loaded = self._look()
@@ -74,7 +81,10 @@ class Certificate:
         await asyncio.gather(self._watcher, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Load the files when they have changed and are whole: unchanged since the last look."""
+        """Load the files when they have changed and are whole: unchanged since the last look.
+
+        Log the expiry when its level changes, and once a day from the first warning on.
+        """
         seen = self._loaded
         while True:
             await self._sleep(_LOOK_SECONDS)
@@ -82,6 +92,10 @@ class Certificate:
             if seen == before and seen != self._loaded:
                 self._loaded = seen
                 self._reload()
+            level, at = self._told
+            urgency, repeats = self._urgency(), self._now() - at >= _REPEAT_SECONDS
+            if urgency != level or (repeats and urgency > logging.INFO):
+                self._tell_expiry()
 
     def _look(self) -> tuple[object, ...]:
         """Return what changes when a file does, or when a link on the way to it does."""
@@ -107,12 +121,23 @@ class Certificate:
                 self._authorities_since = time.time() if self._authorities else 0.0
                 self._authorities = authorities
         self.not_after = not_after
-        expires = f"{datetime.fromtimestamp(self.not_after, UTC):%Y-%m-%d %H:%M} UTC"
-        if self.not_after < time.time():
-            logger.warning("TLS_CERT=%s has expired on %s; renew it", self._cert, expires)
-        else:
-            logger.info("TLS_CERT=%s expires on %s", self._cert, expires)
+        self._tell_expiry()
         return context, admin_context
+
+    def _urgency(self) -> int:
+        """Return the level of what is to be said about the expiry."""
+        left = self.not_after - self._now()
+        if left <= 0:
+            return logging.ERROR
+        return logging.WARNING if left <= _WARNED_SECONDS else logging.INFO
+
+    def _tell_expiry(self) -> None:
+        urgency = self._urgency()
+        verb = "has expired" if urgency == logging.ERROR else "expires"
+        remedy = "" if urgency == logging.INFO else "; renew it"
+        expires = f"{datetime.fromtimestamp(self.not_after, UTC):%Y-%m-%d %H:%M} UTC"
+        logger.log(urgency, "TLS_CERT=%s %s on %s%s", self._cert, verb, expires, remedy)
+        self._told = urgency, self._now()
 
 
 _Show = Callable[[ssl.SSLObject, str, ssl.SSLContext], int | None]

@@ -2,7 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,9 +54,15 @@ class Files:
         self.cert.write_bytes(b"".join(part.bytes() for part in pair.cert_chain_pems))
         return self
 
-    def certificate(self, ticks: Ticks | None = None, *, client_ca: str = "") -> Certificate:
+    def certificate(
+        self,
+        ticks: Ticks | None = None,
+        *,
+        client_ca: str = "",
+        now: Callable[[], float] = time.time,
+    ) -> Certificate:
         sleep = Ticks().sleep if ticks is None else ticks.sleep
-        return Certificate(str(self.cert), str(self.key), client_ca, sleep=sleep)
+        return Certificate(str(self.cert), str(self.key), client_ca, sleep=sleep, now=now)
 
 
 @asynccontextmanager

@@ -148,7 +148,7 @@ async def test_the_expiry_is_that_of_the_certificate_shown(files: Files) -> None
         assert certificate.not_after == expires.timestamp()
 
 
-async def test_an_expired_certificate_is_warned_of(
+async def test_an_expired_certificate_is_an_error(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A certificate that has expired is served: the daemon may be all that there is."""
@@ -156,7 +156,54 @@ async def test_an_expired_certificate_is_warned_of(
         pass
 
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("WARNING", f"TLS_CERT={files.cert} has expired on 2020-01-02 00:00 UTC; renew it")
+        ("ERROR", f"TLS_CERT={files.cert} has expired on 2020-01-02 00:00 UTC; renew it")
+    ]
+
+
+async def test_an_expiry_is_warned_of_every_day(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From 14 days before it on, once a day, and as an error once it has come; new ones end it."""
+    ticks, day = Ticks(), 86400.0
+    clock = EXPIRES.timestamp() - 14.5 * day
+
+    def told() -> list[str]:
+        levels = [record.levelname for record in caplog.records]
+        caplog.clear()
+        return levels
+
+    async def move(seconds: float) -> list[str]:
+        nonlocal clock
+        clock += seconds
+        await ticks.tick(2)
+        return told()
+
+    with caplog.at_level(logging.INFO, "gizmopy"):
+        async with files.certificate(ticks, now=lambda: clock):
+            assert told() == ["INFO"]
+            assert await move(0.25 * day) == []
+            assert await move(0.5 * day) == ["WARNING"]  # 13.75 days are left
+            assert await move(0.75 * day) == []
+            assert await move(0.25 * day) == ["WARNING"]
+            assert await move(12.5 * day) == ["WARNING"]  # a quarter of a day is left
+            assert await move(0.25 * day) == ["ERROR"]
+            assert await move(0.75 * day) == []
+            assert await move(0.25 * day) == ["ERROR"]
+            files.issue(EXPIRES.replace(year=2050))
+            await ticks.tick(2)
+            assert told() == ["INFO"]
+            assert await move(30 * day) == []
+
+
+async def test_a_certificate_that_expires_soon_is_warned_of_at_start(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning names the file, the time and the remedy."""
+    async with files.certificate(now=lambda: EXPIRES.timestamp() - 60):
+        pass
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"TLS_CERT={files.cert} expires on 2049-05-06 07:08 UTC; renew it")
     ]
 
 
