@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Collection, Sequence
 from time import perf_counter
 
-from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 from gizmopy.pubsub.metrics import SubscriberMetrics
+from gizmopy.pubsub.sizes import LONG, MESSAGE_BYTES, size_of_attributes, size_of_text
 
 
 class InFlight:
@@ -25,7 +26,7 @@ class InFlight:
 
     @property
     def room(self) -> int:
-        """How many messages may be received; none where their bodies hold too much."""
+        """How many messages may be received; none if those in flight take too many bytes."""
         return self.room_beside(0)
 
     def room_beside(self, waiting: int) -> int:
@@ -35,12 +36,21 @@ class InFlight:
     def add(self, batch: Sequence[Message]) -> None:
         """Take in what is received."""
         self.since.update(dict.fromkeys(batch, perf_counter()))
-        size = 0
+        total = 0
+        known, extra = NO_ATTRIBUTES, 0
         for message in batch:
+            # sizes.size_of, written out: a call for each message would cost 3 % of its handling.
+            attributes = message.attributes
+            if attributes is not known:  # messages of one publisher in this process share them
+                known, extra = attributes, size_of_attributes(attributes)
+            size = MESSAGE_BYTES + extra
             if body := message.body:
-                message._size = length = len(body)  # a handler may change the body
-                size += length
-        self.bytes += size
+                size += len(body)
+            if key := message.key:
+                size += len(key) if len(key) <= LONG else size_of_text(key)
+            message._size = size  # kept: a handler may change the body and the attributes
+            total += size
+        self.bytes += total
 
     def remove(self, batch: Collection[Message]) -> Collection[Message]:
         """Let go of what is settled or lost, and return what was not in here any more."""

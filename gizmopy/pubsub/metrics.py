@@ -56,7 +56,7 @@ class SubscriberMetrics:
         )
         self.lost = counter("lost", "Messages whose lease or partition was lost before the settle")
         self.in_flight = gauge("in_flight", "Messages received and not settled")
-        self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of the bodies in flight")
+        self.in_flight_bytes = gauge("in_flight_bytes", "Bytes that the messages in flight take")
         self.oldest_in_flight_seconds = gauge(
             "oldest_in_flight_seconds", "Seconds since the receipt of the oldest message in flight"
         )

@@ -30,6 +30,7 @@ from gizmopy.pubsub.channels import Channels
 from gizmopy.pubsub.driver import Capabilities, Driver
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
+from gizmopy.pubsub.sizes import size_of
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.untrusted import cut
@@ -43,7 +44,7 @@ _CONCURRENCY = 32
 _HELD = 10_000
 """How many messages wait in place at most, for the end of the run."""
 _HELD_BYTES = 256 * 1024 * 1024
-"""How many bytes their bodies may have."""
+"""How many bytes they may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +253,7 @@ class Redrive:
     def _hold(self, message: Message) -> NoReturn:
         """Let a dead letter wait in place until the end."""
         self._held += 1
-        self._held_bytes += len(message.body or b"")
+        self._held_bytes += size_of(message)
         raise Retry(after=math.inf, counted=False)
 
     def _fail(self, message: Message, reason: str) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,12 +13,13 @@ from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.in_flight import InFlight
 from gizmopy.pubsub.metrics import SubscriberMetrics
+from gizmopy.pubsub.sizes import ATTRIBUTE_BYTES, MESSAGE_BYTES, size_of
 from tests.pubsub.pubsub_fakes import message, turns, until
 from tests.pubsub.test_pubsub_rebalance import Gates, Member, broker_of, send
 from tests.pubsub.test_pubsub_subscriber import Bench, Gate, running
 
 
-def in_flight(most: int = 10, most_bytes: int = 1000) -> tuple[InFlight, SubscriberMetrics]:
+def in_flight(most: int = 10, most_bytes: int = 10**6) -> tuple[InFlight, SubscriberMetrics]:
     """Return a new one, and its metrics."""
     metrics = SubscriberMetrics(Metrics(), "t", "s")
     return InFlight(most, most_bytes, metrics), metrics
@@ -39,9 +41,9 @@ def test_room_is_what_is_left_of_the_count() -> None:
     assert held.room == 2
 
 
-def test_there_is_no_room_while_bodies_hold_too_much() -> None:
+def test_there_is_no_room_while_messages_take_too_much() -> None:
     """One receive may exceed the bytes; then nothing is received until they are below again."""
-    held, _ = in_flight(most_bytes=100)
+    held, _ = in_flight(most_bytes=MESSAGE_BYTES + 100)
     small, large = message(b"x" * 99), message(b"x" * 5000)
     held.add([small])
     assert held.room == 9
@@ -90,35 +92,96 @@ def test_the_oldest_is_the_one_that_came_first() -> None:
 
 
 @given(
-    st.lists(st.none() | st.binary(max_size=5), max_size=12),
+    st.lists(
+        st.builds(
+            message,
+            st.none() | st.binary(max_size=5),
+            key=st.none() | st.text(max_size=5),
+            attributes=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+        ),
+        max_size=12,
+    ),
     st.lists(st.integers(0, 11), max_size=30),
 )
-def test_what_is_counted_is_what_is_held(bodies: list[bytes | None], leaves: list[int]) -> None:
+def test_what_is_counted_is_what_is_held(batch: list[Message], leaves: list[int]) -> None:
     """In whatever order, tombstones included."""
     held, metrics = in_flight(most=12)
-    batch: list[Message] = [message(body) for body in bodies]
     held.add(batch)
     for number in leaves:
         held.remove(batch[number : number + 1])
     left = [each for n, each in enumerate(batch) if n not in leaves]
     held.measure()
     assert metrics.in_flight.value == len(left)
-    assert metrics.in_flight_bytes.value == sum(len(each.body or b"") for each in left)
+    assert metrics.in_flight_bytes.value == sum(size_of(each) for each in left)
     assert held.room == 12 - len(left)
+
+
+MANY = {f"name{n}": "" for n in range(1000)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "bytes_"),
+    [
+        ({"body": None}, 0),
+        ({"key": "k" * 10**6}, 10**6),
+        ({"key": "k" * 10**6 + "🐈"}, 4 * 10**6),
+        ({"attributes": {"n": "v" * 10**6}}, 10**6),
+        ({"attributes": {"n" * 10**6: "v"}}, 10**6),
+        ({"attributes": {"n": "v" * 10**6 + "🐈"}}, 4 * 10**6),
+        ({"attributes": MANY}, 1000 * ATTRIBUTE_BYTES),
+        ({"body": b"x" * 10**6}, 10**6),
+    ],
+)
+def test_all_that_a_sender_chooses_is_counted(fields: dict[str, Any], bytes_: int) -> None:
+    """Body, key, names and values of attributes count as the memory that they take."""
+    held, _ = in_flight()
+    one = message(**{"body": b"", **fields})
+    held.add([message(b""), one])
+    size = held.bytes - MESSAGE_BYTES
+    assert size == size_of(one)
+    assert MESSAGE_BYTES + bytes_ <= size <= MESSAGE_BYTES + 1.01 * bytes_ + 1000 + len(MANY) * 10
+    held.remove([one])
+    assert held.bytes == MESSAGE_BYTES
+
+
+def test_attributes_that_change_are_counted_as_they_came() -> None:
+    """A handler that adds to them, or empties them, does not move the count."""
+    held, _ = in_flight()
+    attributes = {"n": "v" * 10**5}
+    one = message(b"", attributes=attributes)
+    held.add([one])
+    attributes.clear()
+    held.remove([one])
+    assert held.bytes == 0
 
 
 async def test_the_engine_receives_no_more_than_its_bytes() -> None:
     """With large bodies in flight it waits, though there is room by their count."""
     gate = Gate()
-    async with running(gate, max_in_flight_bytes=100) as bench:
+    async with running(gate, max_in_flight_bytes=1100) as bench:
         bench.receiver.put(message(b"x" * 200, id="1"))
         await until(lambda: gate.started)
         bench.receiver.put(message(id="2"))
         assert gauge(bench, "in_flight") == 1
-        assert gauge(bench, "in_flight_bytes") == 200
+        assert gauge(bench, "in_flight_bytes") == MESSAGE_BYTES + 200
         assert len(bench.receiver.queue) == 1
         gate.open.set()
         await until(lambda: len(bench.settled) == 2)
+    assert gauge(bench, "in_flight_bytes") == 0
+
+
+async def test_the_engine_receives_no_more_than_its_bytes_in_attributes() -> None:
+    """A megabyte in an attribute counts as one in a body."""
+    gate = Gate()
+    async with running(gate, max_in_flight_bytes=2 * 10**6, concurrency=9) as bench:
+        for number in range(5):
+            attributes = {"a": "x" * 10**6}
+            bench.receiver.put(message(b"", id=str(number), attributes=attributes))
+            await turns()
+        assert gauge(bench, "in_flight") == 2
+        assert len(bench.receiver.queue) == 3
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 5)
     assert gauge(bench, "in_flight_bytes") == 0
 
 

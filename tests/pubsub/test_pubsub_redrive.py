@@ -356,7 +356,7 @@ async def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     run = Run(queues, match="nothing like that", wait=3600)
     await run.run()
 
-    assert run.stopped.startswith("5 messages with 5 bytes did not move")
+    assert run.stopped.startswith("5 messages with 12000 bytes did not move")
     assert run.counts == (0, 5, 0)
     assert len(await letters.read()) == 9
 

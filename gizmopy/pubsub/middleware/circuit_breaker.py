@@ -13,6 +13,7 @@ import random as randomness
 import time
 from collections.abc import Callable
 
+from gizmopy.error_text import named
 from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Handler, MessageMiddleware
@@ -118,10 +119,9 @@ class _Circuit:
         if self._failures >= self._limit:
             self._open_until = self._clock() + self._seconds
             logger.warning(
-                "the circuit of %s is open for %g s: %d failures in a row, the last %s: %s",
+                "the circuit of %s is open for %g s: %d failures in a row, the last %s",
                 message.topic,
                 self._seconds,
                 self._failures,
-                type(error).__name__,
-                error,
+                named(error),
             )
