@@ -43,3 +43,28 @@ def said(error: BaseException) -> str:
     """
     name, text = type(error).__name__, cut(escape(str(error), keep="\n\t"))
     return f"{name}: {text}" if text else name
+
+
+def as_lines(text: str) -> str:
+    """Return ``text`` escaped, but with its line ends, for a terminal or a log of lines.
+
+    Each line after the first is indented by two spaces, so that no text can begin a line that looks
+    like one of the log's own.
+    """
+    return escape(text, keep="\n\t").replace("\n", "\n  ")
+
+
+def escape_json(text: str) -> str:
+    r"""Return a JSON text of the same value, its unprintable characters written as ``\u009b``.
+
+    ``text`` is JSON on one line. JSON itself escapes the controls below U+0020 only: a terminal
+    obeys those from U+007F on, too, and many readers of lines end a line at U+0085 or U+2028.
+    """
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join([each if each.isprintable() else _utf_16(each) for each in text])
+
+
+def _utf_16(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex(" ", 2)
+    return "".join([f"\\u{unit}" for unit in units.split()])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from gizmopy.untrusted import cut, escape
+from gizmopy.untrusted import as_lines, cut, escape, escape_json
 
 
 def test_short_text_stays() -> None:
@@ -44,3 +46,20 @@ def test_unprintable_characters_are_escaped(character: str, escaped: str) -> Non
 def test_kept_characters_stay() -> None:
     """The caller decides which line ends stay."""
     assert escape("a\n\x1bb\r", keep="\n") == "a\n\\x1bb\\r"
+
+
+def test_no_text_begins_a_line_of_its_own() -> None:
+    """Line ends stay, and what follows one is indented."""
+    assert as_lines("a\nb\r\n\nc\td\x1b") == "a\n  b\\r\n  \n  c\td\\x1b"
+
+
+@pytest.mark.parametrize(
+    "character", ["\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u202e", "\ud800", "\U000e0001", "\n"]
+)
+def test_json_is_printable_and_has_the_same_value(character: str) -> None:
+    """What JSON leaves as it is, and a terminal obeys, is written as JSON can write it."""
+    value = {f"a{character}": [f"b{character}", "猫", '"\\']}
+    text = escape_json(json.dumps(value, ensure_ascii=False))
+
+    assert text.isprintable()
+    assert json.loads(text) == value

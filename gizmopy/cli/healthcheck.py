@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
+from gizmopy.untrusted import as_lines, escape
+
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
 _UNIX = "unix:"
 
@@ -37,9 +39,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         status, text = _get(connection, path or PROBES[chosen.probe])
     except (OSError, HTTPException) as error:
-        print(f"{chosen.url}: {error}", file=sys.stderr)
+        print(as_lines(f"{chosen.url}: {error}"), file=sys.stderr)
         return 1
-    print(text.strip(), file=sys.stdout if status == 200 else sys.stderr)
+    print(escape(text.strip(), keep="\n\t"), file=sys.stdout if status == 200 else sys.stderr)
     return 0 if status == 200 else 1
 
 

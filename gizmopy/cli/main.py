@@ -10,6 +10,7 @@ from importlib import import_module
 
 import gizmopy
 from gizmopy.errors import GizmoError
+from gizmopy.untrusted import as_lines
 
 COMMANDS = {
     "run": "run a service: gizmopy run module:Service [--http-port 9000 ...]",
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(import_module(f"gizmopy.cli.{chosen.command}").main(rest))
     except GizmoError as error:
-        print(f"gizmopy: {error}", file=sys.stderr)
+        print(f"gizmopy: {as_lines(str(error))}", file=sys.stderr)
         return error.exit_code
     finally:
         gc.enable()

@@ -14,6 +14,7 @@ from gizmopy.pubsub.driver import Driver
 from gizmopy.pubsub.drivers import open_driver, redact
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import REDRIVEN, Plan, Redrive
+from gizmopy.untrusted import cut, escape
 
 INTERRUPTED = 130
 COLUMNS = (
@@ -93,7 +94,7 @@ def _run(redrive: Redrive, *, dry_run: bool) -> int:
         interrupted = True
     finally:
         if redrive.stopped:
-            print(f"{redrive.stopped}; there may be more", file=sys.stderr)
+            print(_shown(f"{redrive.stopped}; there may be more"), file=sys.stderr)
         print(f"{redrive.redriven} redriven, {redrive.left} left, {redrive.failed} failed")
     return INTERRUPTED if interrupted else int(redrive.failed > 0)
 
@@ -120,5 +121,5 @@ def _print_failure(message: Message, reason: str) -> None:
 
 
 def _shown(text: str) -> str:
-    """Return text from outside on one line, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    """Return text from outside on one line, without anything that steers a terminal."""
+    return escape(cut(text))

@@ -21,7 +21,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from gizmopy.observe.logs import Fields, Timestamps
 from gizmopy.observe.writing import Writer, open_writer
-from gizmopy.untrusted import MAX_CHARACTERS, cut
+from gizmopy.untrusted import MAX_CHARACTERS, cut, escape_json
 
 _FLUSH_SECONDS = 0.1
 _FLUSH_LINES = 128
@@ -37,11 +37,11 @@ logger = logging.getLogger("gizmopy.access")
 
 
 def _quote(text: str) -> str:
-    """Return text as JSON."""
+    """Return text as JSON that a terminal can show."""
     try:
-        return to_json(text).decode()
+        return escape_json(to_json(text).decode())
     except PydanticSerializationError:  # bytes that are not UTF-8 arrive as lone surrogates
-        return to_json(text.encode("utf-8", "backslashreplace").decode()).decode()
+        return _quote(text.encode("utf-8", "backslashreplace").decode())
 
 
 class _Remembered(dict[str, str]):

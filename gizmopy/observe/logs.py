@@ -2,6 +2,9 @@
 
 The standard library's logging stands underneath, so that the records of every library come along.
 Each record carries the ids of the request and the message it belongs to.
+
+A record quotes text from outside: its message, its extras and its traceback are escaped, so that
+they steer no terminal and forge no line, and cut, so that no line has 17 MB (issue 11).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -20,6 +23,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from gizmopy.observe.context import carried, message_id, request_id
 from gizmopy.observe.repeats import Repeats
 from gizmopy.observe.writing import open_writer
+from gizmopy.untrusted import as_lines, cut, escape, escape_json
 
 Fields = Literal["plain", "gcp"]
 """The names of a JSON line's fields: plain ones, or those that Google Cloud's agents read."""
@@ -27,6 +31,16 @@ Fields = Literal["plain", "gcp"]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _IDS = ("request_id", "message_id", "trace_id")
 _CRITICAL_SECONDS = 0.1
+MAX_TEXT = 16 * 1024
+"""How many characters a record's message may have, and each of its extras, and each part of a
+traceback: a frame, or an error's own text."""
+MAX_EXTRAS = 32 * 1024
+"""How many characters the extras of a record may have together."""
+MAX_STACK = 64 * 1024
+"""How many characters a traceback may have. All of these, six times as long when they are escaped,
+fit in the queue of the writer."""
+_LEFT_OUT = "extras_left_out"
+"""The field that holds the number of extras for which there was no room."""
 
 
 class Timestamps:
@@ -71,6 +85,10 @@ def trace_id(attributes: Mapping[str, str]) -> str:
     return parts[1] if len(parts) == 3 else ""
 
 
+def _message(record: logging.LogRecord) -> str:
+    return cut(record.getMessage(), MAX_TEXT)
+
+
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
     """Return what the caller gave with ``extra=``, and the ids that are set."""
     return {
@@ -80,16 +98,55 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
     }
 
 
+def _bounded(extras: Mapping[str, Any], as_text: Callable[[Any], str]) -> dict[str, Any]:
+    """Return ``extras`` with those cut, and the last ones left out, that are too long as text."""
+    bounded: dict[str, Any] = {}
+    room = MAX_EXTRAS
+    for name, value in extras.items():
+        text = value if isinstance(value, str) else as_text(value)
+        if len(text) > MAX_TEXT:
+            text = value = cut(text, MAX_TEXT)
+        room -= len(name) + len(text)
+        if room < 0:
+            return bounded | {_LEFT_OUT: len(extras) - len(bounded)}
+        bounded[name] = value
+    return bounded
+
+
 def _stack(record: logging.LogRecord) -> str:
     """Return the traceback and the stack of a record, or an empty string."""
     parts = []
     if record.exc_info and record.exc_info[0] is not None:
-        parts.append("".join(traceback.format_exception(*record.exc_info)).rstrip())
+        frames = traceback.format_exception(*record.exc_info)
+        parts.append("".join([_cut_frame(frame) for frame in frames]).rstrip())
     elif record.exc_text:
         parts.append(record.exc_text)
     if record.stack_info:
         parts.append(record.stack_info)
-    return "\n".join(parts)
+    return cut("\n".join(parts), MAX_STACK)
+
+
+def _cut_frame(frame: str) -> str:
+    return frame if len(frame) <= MAX_TEXT else f"{cut(frame, MAX_TEXT)}\n"
+
+
+def _to_json(value: Any) -> str:
+    """Return ``value`` as JSON; a part that JSON cannot hold is written as its repr."""
+    try:
+        return to_json(value, fallback=repr, inf_nan_mode="strings").decode()
+    except (PydanticSerializationError, ValueError, TypeError, RecursionError):
+        # A lone surrogate, a key that is no text, an object in itself: never lose the record.
+        if isinstance(value, dict):
+            return json.dumps({_as_text(name): _as_text(each) for name, each in value.items()})
+        return json.dumps(_as_text(value))
+
+
+def _as_text(value: Any) -> str:
+    """Return ``str(value)``, or the name of its type if it has none: an int of 5,000 digits."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 -- a user's own __str__; the record is wanted all the same
+        return f"<{type(value).__qualname__} that cannot be shown>"
 
 
 class JSONFormatter(logging.Formatter):
@@ -102,35 +159,34 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a JSON object; what JSON cannot hold is written as its repr."""
-        fields = self._named(record)
-        try:
-            return to_json(fields, fallback=repr, inf_nan_mode="strings").decode()
-        except (PydanticSerializationError, ValueError, TypeError, RecursionError):
-            # A lone surrogate, a key that is no text, an object in itself: never lose the record.
-            return json.dumps({name: str(value) for name, value in fields.items()})
+        extras = _extras(record)
+        line = _to_json(self._named(record, extras))
+        if len(line) > MAX_TEXT:  # else there is nothing to cut
+            line = _to_json(self._named(record, _bounded(extras, _to_json)))
+        return escape_json(line)
 
-    def _plain(self, record: logging.LogRecord) -> dict[str, Any]:
+    def _plain(self, record: logging.LogRecord, extras: Mapping[str, Any]) -> dict[str, Any]:
         fields = {
             "time": self._timestamp(record.created),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
-            **_extras(record),
+            "message": _message(record),
+            **extras,
         }
         if stack := _stack(record):
             fields["stack"] = stack
         return fields
 
-    def _for_google(self, record: logging.LogRecord) -> dict[str, Any]:
+    def _for_google(self, record: logging.LogRecord, extras: Mapping[str, Any]) -> dict[str, Any]:
         """Return a record as Cloud Logging reads it, and Error Reporting its ``stack_trace``."""
         source = {"file": record.pathname, "line": str(record.lineno), "function": record.funcName}
         fields = {
             "time": self._timestamp(record.created),
             "severity": _severity(record.levelno),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             "logging.googleapis.com/sourceLocation": source,
-            **_extras(record),
+            **extras,
         }
         if trace := fields.pop("trace_id", ""):
             fields["logging.googleapis.com/trace"] = trace
@@ -148,11 +204,6 @@ def _severity(level: int) -> str:
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 
-_LINE_ENDS = {ord(end): repr(end)[1:-1] for end in "\n\r"}
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\t\n"}
-"""Control characters, which a terminal would obey: some of a record comes from strangers."""
-
-
 class ConsoleFormatter(logging.Formatter):
     """Write a record for a person: time, level, logger, message, then the rest as name=value."""
 
@@ -164,15 +215,21 @@ class ConsoleFormatter(logging.Formatter):
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colours else text
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as a line, followed by its traceback where it has one."""
+        """Return the record as a line, followed by its traceback if it has one.
+
+        Every line of a message and of a traceback but the first begins with two spaces: a line that
+        does not is a record's first.
+        """
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = self._paint(f"{record.levelname:<8}", _COLOURS.get(record.levelname, "0"))
-        logger = self._paint(record.name, "2")
-        extras = (f" {name}={value}" for name, value in _extras(record).items())
-        rest = "".join(extras).translate(_ESCAPES | _LINE_ENDS)
+        logger = self._paint(escape(record.name), "2")
+        extras = {name: _as_text(value) for name, value in _extras(record).items()}
+        shown = _bounded(extras, str)
+        rest = escape("".join([f" {name}={value}" for name, value in shown.items()]))
         line = f"{self._paint(f'{clock}.{int(record.msecs):03d}', '2')} {level} {logger}: "
-        line += record.getMessage().translate(_ESCAPES) + self._paint(rest, "2") * bool(rest)
-        return f"{line}\n{stack}" if (stack := _stack(record)) else line
+        line += as_lines(_message(record)) + self._paint(rest, "2") * bool(rest)
+        stack = _stack(record)
+        return f"{line}\n  {as_lines(stack)}" if stack else line
 
 
 class WriterHandler(logging.Handler):
@@ -216,6 +273,19 @@ class WriterHandler(logging.Handler):
         fields = {"name": __name__, "msg": message, "levelno": logging.WARNING}
         self._write(logging.makeLogRecord({**fields, "levelname": "WARNING"}))
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Write where a record was logged that could not be written, and why.
+
+        logging itself would print a traceback with the arguments, and neither escape nor cut them.
+        """
+        place, error = f"{record.pathname}:{record.lineno}", sys.exception()
+        message = f"the record logged at {place} cannot be written: {_as_text(error)}"
+        fields = {"name": record.name, "msg": message, "levelno": logging.ERROR}
+        try:
+            self._write(logging.makeLogRecord({**fields, "levelname": "ERROR"}))
+        except Exception:  # noqa: BLE001 -- a formatter that fails must not fail who logs
+            self._refused += 1
+
     def flush(self) -> None:
         """Wait until everything is written, half a second at most."""
         self._writer.flush()
@@ -229,7 +299,7 @@ class WriterHandler(logging.Handler):
 def _tell_error(error: Exception) -> None:
     try:
         if sys.stderr is not None:
-            sys.stderr.write(f"gizmopy: log lines are being lost: {error}\n")
+            sys.stderr.write(f"gizmopy: log lines are being lost: {escape(cut(str(error)))}\n")
     except (OSError, ValueError):
         pass  # standard error is what is broken
 

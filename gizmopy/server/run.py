@@ -14,12 +14,13 @@ from typing import NoReturn
 from gizmopy.config import Settings, load, report
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
+from gizmopy.observe.uncaught import logging_uncaught
 from gizmopy.server.budget import Budget
 from gizmopy.server.last_resort import LastResort
 from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.signals import Signals, Stop
-from gizmopy.untrusted import said
+from gizmopy.untrusted import as_lines, said
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def run(
         with _logging(settings):
             return _run(service, settings, signals)
     except GizmoError as error:
-        print(f"gizmopy: {error}", file=sys.stderr)  # noqa: T201 -- there is no log yet
+        print(f"gizmopy: {as_lines(str(error))}", file=sys.stderr)  # noqa: T201 -- no log yet
         return error.exit_code
     finally:
         gc.enable()
@@ -69,7 +70,8 @@ def _logging(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise StartError(f"APP_LOG: {error}; give a file that can be written") from error
     try:
-        yield
+        with logging_uncaught():
+            yield
     finally:
         configured.__exit__(None, None, None)
 

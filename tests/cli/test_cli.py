@@ -1,5 +1,6 @@
 """The gizmopy command."""
 
+import os
 import socket
 import ssl
 import subprocess
@@ -171,11 +172,12 @@ def test_every_wrong_setting_is_reported_at_once(capsys: pytest.CaptureFixture[s
 
 class _Daemon(BaseHTTPRequestHandler):
     status = 200
+    said = "asked for"
 
     def do_GET(self) -> None:
         self.send_response(self.status)
         self.end_headers()
-        self.wfile.write(f"asked for {self.path}\n".encode())
+        self.wfile.write(f"{self.said} {self.path}\n".encode())
 
     def log_message(self, *args: object) -> None:
         pass
@@ -243,6 +245,33 @@ def test_healthcheck_is_1_where_it_is_not(
 
     assert main(["healthcheck"]) == 1
     assert capsys.readouterr().err == "asked for /readyz\n"
+
+
+@pytest.mark.parametrize("command", ["config", "run"])
+def test_no_error_steers_the_terminal(command: str) -> None:
+    """What a command quotes is escaped, and begins no line that looks like an error of its own."""
+    hostile = "\x1b[2J\x9b\u202e\ngizmopy: forged"
+    ended = subprocess.run(
+        [sys.executable, "-m", "gizmopy", command, CATS],
+        env=os.environ | {"GIZMO_LOOP": hostile, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+        capture_output=True,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    text = ended.stderr.decode()
+    assert text.replace("\n", "").isprintable()
+    assert "\ngizmopy: forged" not in text
+
+
+def test_no_answer_to_healthcheck_steers_the_terminal(
+    daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer is printed without control characters but line ends."""
+    monkeypatch.setattr(daemon, "said", "\x9b2J")
+
+    assert main(["healthcheck"]) == 0
+    assert capsys.readouterr().out == "\\x9b2J /readyz\n"
 
 
 def test_healthcheck_is_1_where_nothing_listens(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFi
     assert dict(zip(header.split("\t"), row.split("\t"), strict=True)) == {
         "dl-message-id": "7",
         "dl-reason": "exhausted",
-        "dl-exception": "ValueError: no  [2Jage",
+        "dl-exception": "ValueError: no\\n\\x1b[2Jage",
         "dl-attempts": "15",
         "dl-source-topic": "cats",
         "dl-first-failed-at": "2024-05-01T00:00:00+00:00",
