@@ -57,6 +57,19 @@ def _header_value(text: str) -> str:
     return text
 
 
+def _hsts(text: str) -> str:
+    """Return a value of Strict-Transport-Security (RFC 6797 section 6.1): max-age, and flags."""
+    parts = [part.strip().lower() for part in text.split(";")]
+    ages = [part for part in parts if re.fullmatch(r"max-age=[0-9]{1,10}", part)]
+    flags = [part for part in parts if part in ("includesubdomains", "preload")]
+    if text and (len(ages) != 1 or len(ages) + len(set(flags)) != len(parts)):
+        raise refusal(
+            "is no value of Strict-Transport-Security",
+            "write max-age=31536000, or max-age=31536000; includeSubDomains",
+        )
+    return text
+
+
 def _network(value: object) -> object:
     """Return the network that a text is; what is none of both is pydantic's to refuse."""
     if not isinstance(value, str):
@@ -321,6 +334,11 @@ class Settings(BaseSettings):
         default=(),
         validation_alias="GIZMO_ALLOWED_HOSTS",
         description="Hosts that requests may name: a.example, *.b.example; unset: every host.",
+    )
+    hsts: Annotated[str, AfterValidator(_header_value), AfterValidator(_hsts)] = Field(
+        default="",
+        validation_alias="GIZMO_HSTS",
+        description="Strict-Transport-Security of answers over TLS, such as max-age=31536000.",
     )
     json_content_type: Annotated[str, AfterValidator(_header_value)] = Field(
         default="application/json",

@@ -11,6 +11,7 @@ from gizmopy.config import Settings
 from gizmopy.errors import ConfigError, ConfigProblem, UsageError
 from gizmopy.web import CORS, Problem
 from gizmopy.web.hosts import AllowedHosts
+from gizmopy.web.hsts import StrictTransport
 from gizmopy.web.same_origin import ORIGIN, SAFE_METHODS, SITE, is_same_origin
 
 if TYPE_CHECKING:
@@ -24,13 +25,19 @@ class Browsers:
     """Refuse what a page of another origin sends, and what names a host that is not allowed.
 
     ``cors`` lists the origins that may call the service's own endpoints; no page of another origin
-    may call a built-in one.
+    may call a built-in one. ``transport`` is what browsers are told of HTTPS.
     """
 
-    __slots__ = ("_hosts", "cors")
+    __slots__ = ("_hosts", "cors", "transport")
 
-    def __init__(self, cors: CORS | None = None, hosts: AllowedHosts | None = None) -> None:
+    def __init__(
+        self,
+        cors: CORS | None = None,
+        hosts: AllowedHosts | None = None,
+        transport: StrictTransport | None = None,
+    ) -> None:
         self.cors = cors
+        self.transport = transport or StrictTransport()
         self._hosts = hosts or AllowedHosts()
 
     @property
@@ -75,7 +82,9 @@ def browsers_of(service: Servable) -> Browsers:
 
     Raises ConfigError if an origin in GIZMO_CORS_ORIGINS is none.
     """
-    return Browsers(_cors(service, service.settings), AllowedHosts(service.settings.allowed_hosts))
+    settings = service.settings
+    transport = StrictTransport(settings.hsts, over_tls=bool(settings.tls_cert))
+    return Browsers(_cors(service, settings), AllowedHosts(settings.allowed_hosts), transport)
 
 
 def _cors(service: Servable, settings: Settings) -> CORS | None:

@@ -182,7 +182,7 @@ class HTTPDoor:
         self._deadlines = Deadlines[Connection](lambda connection: connection.cancel("late"))
         self._changed: asyncio.Event | None = None
         """Set, where somebody waits, when the last request ends, or a stream begins."""
-        self._heads: dict[tuple[int, str], bytes] = {}
+        self._heads: dict[tuple[int, str, str], bytes] = {}
         self._unmatched = Endpoint(UNMATCHED, _nothing)
         self._preflight = Endpoint(PREFLIGHT, _nothing)
         self._durations = metrics.histogram(
@@ -354,19 +354,20 @@ class HTTPDoor:
         transport = connection.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        kind = (answer.status, answer.content_type)
+        kind = (answer.status, answer.content_type, request.client_scheme)
         head = self._heads.get(kind) or self._meet_head(*kind)
         body = answer.body
         whole = _ANSWER % (head, request.identity.encode(), len(body), body)
         transport.write(whole)
         request.writer.output_size = len(whole)
 
-    def _meet_head(self, status: int, content_type: str) -> bytes:
+    def _meet_head(self, status: int, content_type: str, scheme: str) -> bytes:
         """Return what heads of one kind begin with for the rest of a second: the date is in it."""
         if not self._heads:
             asyncio.get_running_loop().call_later(1.0, self._heads.clear)
-        head = self._heads[status, content_type] = (
+        head = self._heads[status, content_type, scheme] = (
             f"HTTP/1.1 {status} {_phrase(status)}\r\nContent-Type: {content_type}\r\n"
+            f"{self._browsers.transport.line(scheme)}"
             f"Server: gizmopy\r\nDate: {formatdate(usegmt=True)}\r\nX-Request-ID: "
         ).encode()
         return head
@@ -381,6 +382,7 @@ class HTTPDoor:
             request.connection.stream = response
             if self._changed is not None:
                 self._changed.set()
+        self._browsers.transport.decorate(request, response)
         if self._cors is not None:
             self._cors.decorate(request, response)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):

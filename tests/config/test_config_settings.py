@@ -56,6 +56,7 @@ def test_defaults() -> None:
         "openapi": True,
         "cors_origins": (),
         "allowed_hosts": (),
+        "hsts": "",
         "json_content_type": "application/json",
         "loop": "auto",
         "pubsub_url": "memory://",
@@ -226,6 +227,28 @@ def test_tls_takes_a_certificate_and_its_key() -> None:
         Settings(tls_key="key.pem")
     with pytest.raises(ValidationError, match="TLS_CLIENT_CA is set without TLS_CERT and TLS_KEY"):
         Settings(tls_client_ca="clients.pem")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "max-age=0", "Max-Age=31536000;includeSubDomains", "preload ; max-age=1"]
+)
+def test_hsts_is_a_headers_value(text: str) -> None:
+    """GIZMO_HSTS is taken as RFC 6797 lets it be written."""
+    assert Settings(hsts=text).hsts == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1", "365d", "max-age", "max-age=", "max-age=-1", "max-age=1;max-age=2", "preload"),
+        *("max-age=1;preload;preload", "max-age=1;", "max-age=1, preload", "max-age=1;sub"),
+        *("max-age=1\r\nX: y", "max-age=1;\r\n preload", "max-age=\u0661", "max-age=99999999999"),
+    ],
+)
+def test_hsts_that_a_browser_would_not_read_is_refused(text: str) -> None:
+    """A typing mistake in GIZMO_HSTS ends the start: a browser would pass over the header."""
+    with pytest.raises(ValidationError, match="is no value of"):
+        Settings(hsts=text)
 
 
 def test_gizmos_esx_check_is_called_lb() -> None:
