@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gizmopy.errors import StartError
-from tests.server.certificates import EXPIRES, Files, Ticks, connect, der, echo
+from tests.server.certificates import AUTHORITY, EXPIRES, Files, Ticks, connect, der, echo
 
 LOOPS = pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 Factory = Callable[[], asyncio.AbstractEventLoop]
@@ -233,10 +233,48 @@ def test_an_old_form_of_certificate_has_an_expiry_too(files: Files, tmp_path: Pa
     assert 2 * 86400 < left < 4 * 86400
 
 
-async def test_old_versions_of_tls_are_refused(files: Files) -> None:
-    """TLS 1.2 is the lowest."""
+@LOOPS
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("version", "ciphers", "is_served"),
+    [
+        (ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0", False),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE+AES256+SHA384:!AESGCM", False),  # CBC mode
+        (ssl.TLSVersion.TLSv1_2, "ECDHE+AESGCM", True),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE+CHACHA20", True),
+        (ssl.TLSVersion.TLSv1_3, "DEFAULT", True),
+    ],
+)
+def test_old_ways_of_tls_are_refused(
+    factory: Factory, files: Files, version: ssl.TLSVersion, ciphers: str, is_served: bool
+) -> None:
+    """TLS 1.2 is the lowest version, with forward secrecy and authenticated encryption only."""
+    context = ssl.create_default_context()
+    AUTHORITY.configure_trust(context)
+    context.minimum_version = context.maximum_version = version
+    context.set_ciphers(ciphers)
+
+    async def scenario() -> bool:
+        async with files.certificate() as certificate, echo(certificate) as port:
+            try:
+                _, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, ssl=context, server_hostname="localhost"
+                )
+            except OSError:
+                return False
+            writer.close()
+            await writer.wait_closed()
+            return True
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(scenario()) is is_served
+
+
+async def test_neither_renegotiation_nor_compression_is_offered(files: Files) -> None:
+    """A client cannot have the server compute keys again and again, nor guess by sizes."""
     async with files.certificate() as certificate:
-        assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
+        assert certificate.context.options & ssl.OP_NO_RENEGOTIATION
+        assert certificate.context.options & ssl.OP_NO_COMPRESSION
 
 
 async def refusal(files: Files) -> str:
