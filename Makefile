@@ -16,7 +16,7 @@ help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(RUN)  ## Start the example daemon on 127.0.0.1:8080 (HTTP_PORT=9000 make run)
-	@exec $(BIN)/gizmopy run examples.cats.service:Cats
+	@GIZMO_DEBUG=$${GIZMO_DEBUG:-true} exec $(BIN)/gizmopy run examples.cats.service:Cats
 
 test: $(DEV)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -313,12 +313,17 @@ class Settings(BaseSettings):
     debug: bool | None = Field(
         default=None,
         validation_alias="GIZMO_DEBUG",
-        description="Whether /debug is served; unset: on loopback only, or where a token is set.",
+        description="Whether /debug is served; unset: if a token or ENABLE_PPROF is set.",
     )
     debug_token: SecretStr = Field(
         default=SecretStr(""),
         validation_alias="GIZMO_DEBUG_TOKEN",
-        description="What /debug asks for, as Authorization: Bearer; empty: nothing.",
+        description="The token of /debug; empty: made and logged at start, on loopback only.",
+    )
+    enable_pprof: bool = Field(
+        default=False,
+        validation_alias="ENABLE_PPROF",
+        description="Whether /debug has profiles, /debug/pprof/; turns /debug on.",
     )
     openapi: bool = Field(
         default=True,

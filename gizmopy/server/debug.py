@@ -1,8 +1,4 @@
-"""Let those who run a daemon see and steer it: ``/debug/``.
-
-What is told here is not for strangers. A token guards it; without one it is meant for loopback,
-where the guard keeps out what a browser or a proxy on the same machine would let in.
-"""
+"""Show and steer a running daemon: ``/debug/``. ``debug_guard`` lets in requests with its token."""
 
 from __future__ import annotations
 
@@ -11,14 +7,12 @@ import logging
 import os
 import platform
 import re
-import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,11 +25,9 @@ from gizmopy.config.settings import LogLevel
 from gizmopy.observe.levels import Levels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
-from gizmopy.server.exposure import on_loopback
-from gizmopy.server.listening import is_loopback
+from gizmopy.server.debug_guard import PROFILES
 from gizmopy.web import (
     Handler,
-    Middleware,
     Problem,
     Route,
     collect_routes,
@@ -45,9 +37,6 @@ from gizmopy.web import (
 )
 
 logger = logging.getLogger(__name__)
-
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
 class Level(BaseModel):
@@ -164,88 +153,16 @@ class Debug:
 
 
 def debug_endpoints(debug: Debug) -> Iterator[tuple[str, str, Handler]]:
-    """Yield method, path and handler of each endpoint below ``/debug/``, all of them guarded."""
-    guard = debug_guard(debug.settings)
+    """Yield method, path and handler of each endpoint below ``/debug/``; none is guarded here."""
     read_timeout = debug.settings.read_timeout.total_seconds()
     for route in collect_routes(debug):
-        handler = compile_endpoint(route, read_timeout=read_timeout)
-        yield route.method, route.path, guard(handler)
+        yield route.method, route.path, compile_endpoint(route, read_timeout=read_timeout)
+    if debug.settings.enable_pprof:
+        yield "GET", f"{PROFILES}{{profile:.*}}", _no_profile
 
 
-def debug_guard(settings: Settings) -> Middleware:
-    """Return what keeps strangers from a handler below ``/debug/``.
-
-    With a token set, a request has to bring it (401). Without one, what a browser sends on behalf
-    of another site is refused (403), and on loopback whatever was not sent to this machine by name:
-    a page whose name was rebound to 127.0.0.1, or a proxy's client. Answers are never cached.
-    """
-    token = settings.debug_token.get_secret_value()
-    loopback = on_loopback(settings)
-
-    def check(request: web.Request) -> None:
-        if token:
-            _check_token(request, token)
-            return
-        _check_origin(request)
-        if loopback:
-            _check_local(request)
-
-    def guard(handler: Handler) -> Handler:
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            try:
-                check(request)
-                response = await handler(request)
-            except Problem as problem:
-                problem.headers.update(_HEADERS)
-                raise
-            response.headers.update(_HEADERS)
-            return response
-
-        return guarded
-
-    return guard
-
-
-def _check_token(request: web.Request, token: str) -> None:
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    same = secrets.compare_digest(_bytes(given.strip()), _bytes(token))
-    if scheme.lower() != "bearer" or not same:
-        detail = "Send GIZMO_DEBUG_TOKEN as Authorization: Bearer."
-        raise Problem(401, detail, headers={"WWW-Authenticate": 'Bearer realm="debug"'})
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
-
-
-def _check_origin(request: web.Request) -> None:
-    """Refuse what a page of another site sends, or would read by leave of CORS.
-
-    A link that is followed from there has no Origin, and may be: its page does not see the answer.
-    """
-    origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
-    foreign = origin is not None and origin.partition("://")[2] != host.lower()
-    reads = request.method in ("GET", "HEAD")
-    if foreign or (not reads and request.headers.get("Sec-Fetch-Site") == "cross-site"):
-        raise Problem(403, "/debug is not for pages of other sites.")
-
-
-def _check_local(request: web.Request) -> None:
-    host = request.headers.get("Host", "")
-    if host and not _is_local_name(host):
-        detail = "Without GIZMO_DEBUG_TOKEN, /debug answers to localhost and loopback addresses."
-        raise Problem(403, detail)
-    if any(name in request.headers for name in _FORWARDED):
-        detail = "Without GIZMO_DEBUG_TOKEN, /debug does not answer through a proxy."
-        raise Problem(403, detail)
-
-
-def _is_local_name(host: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    return is_loopback(name)
+async def _no_profile(request: web.Request) -> web.StreamResponse:
+    raise Problem(501, "This version makes no profiles.")
 
 
 def _summary(route: Route) -> str:

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from aiohttp import web
 
-from gizmopy.config import Settings
 from gizmopy.errors import StartError
 from gizmopy.observe.metrics import CONTENT_TYPE
 from gizmopy.observe.scrape import Scraper
-from gizmopy.server.exposure import debug_served, on_loopback
+from gizmopy.server.debug_guard import ROOT, DebugGuard
 from gizmopy.server.http import Endpoint, compose
 from gizmopy.server.servable import Servable
 from gizmopy.web import Handler, Request, Route, Router, compile_answer
 from gizmopy.web.same_origin import SAFE_METHODS
-
-logger = logging.getLogger(__name__)
 
 _READING = ("GET", "HEAD")
 
@@ -126,13 +122,9 @@ def documentation(service: Servable, routes: Sequence[Route]) -> Iterator[Builti
 
 
 def debug(
-    settings: Settings, make: Callable[[], Iterator[tuple[str, str, Handler]]]
+    guard: DebugGuard, make: Callable[[], Iterator[tuple[str, str, Handler]]]
 ) -> Iterator[Builtin]:
-    """Yield the endpoints below /debug, where they are served; ``make`` makes them when asked."""
-    if not debug_served(settings):
-        return
-    if settings.debug and not (settings.debug_token.get_secret_value() or on_loopback(settings)):
-        logger.warning("/debug is open to whoever reaches this address; set GIZMO_DEBUG_TOKEN")
+    """Yield the endpoints below /debug, behind ``guard``; ``make`` makes them when asked."""
     router: Router[Handler] | None = None
 
     async def ask(request: web.Request) -> web.StreamResponse:
@@ -145,6 +137,6 @@ def debug(
         handler, request.path_parameters = router.match(request.method, request.rel_url.raw_path)
         return await handler(request)
 
-    endpoint = Endpoint("/debug", ask, builtin=True)
+    endpoint = Endpoint("/debug", guard(ask), builtin=True)
     for method in ("GET", "PUT"):
-        yield method, "/debug/{path:.*}", endpoint
+        yield method, f"{ROOT}{{path:.*}}", endpoint

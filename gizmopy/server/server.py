@@ -39,6 +39,7 @@ from gizmopy.server import mounting
 from gizmopy.server.balancers import Balancers
 from gizmopy.server.browsers import Browsers, browsers_of
 from gizmopy.server.budget import CANCEL_SECONDS, CLEANUP_SECONDS, HURRIED_SECONDS, Budget
+from gizmopy.server.debug_guard import DebugGuard, is_served
 from gizmopy.server.health import (
     Health,
     collect_health_checks,
@@ -135,6 +136,7 @@ class SimpleServer:
         self._levels = Levels()
         self._balancers = Balancers()
         self._started = datetime.now(UTC)
+        self._debug_guard = DebugGuard(settings) if is_served(settings) else None
         self._door, self._admin_door = self._make_doors()
         self._ports: list[Port] = []
         self._certificate: Certificate | None = None
@@ -200,7 +202,8 @@ class SimpleServer:
         settings = self.settings
         quiet = not settings.log_probes
         yield from mounting.scrape(self._scraper, settings.metrics_path, quiet=quiet)
-        yield from mounting.debug(settings, self._debug)
+        if self._debug_guard is not None:
+            yield from mounting.debug(self._debug_guard, self._debug)
 
     def _debug(self) -> Iterator[tuple[str, str, Handler]]:
         from gizmopy.server.debug import Debug, debug_endpoints  # when it is asked for first
@@ -298,6 +301,8 @@ class SimpleServer:
         """STARTING: listen for probes, open what the service needs, subscribe, then serve."""
         began = perf_counter()
         self._budget = Budget(self.settings, self.stop)
+        if self._debug_guard is not None:
+            self._debug_guard.check_listener()
         await self._take_ports(lifetime)
         lifetime.callback(self._enter, State.EXIT)
         await self._open_instruments(lifetime)
@@ -346,6 +351,8 @@ class SimpleServer:
             tls, admin_tls = self._certificate.context, self._certificate.admin_context
         for port, context in zip(self._ports, (tls, admin_tls), strict=False):
             await port.listen(context)
+        if self._debug_guard is not None:
+            self._debug_guard.announce(self.admin_url or self.url)
 
     async def _enter_lifespan(self, lifetime: AsyncExitStack) -> None:
         lifespan = self.service.lifespan()

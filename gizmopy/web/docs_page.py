@@ -20,14 +20,19 @@ def docs_page(title: str, openapi_url: str) -> str:
 
 
 def docs_headers() -> dict[str, str]:
-    """Return the headers to answer the page with: what it is, and all that it may do.
+    """Return the headers to answer the page with."""
+    return page_headers(_template())
+
+
+def page_headers(page: str) -> dict[str, str]:
+    """Return the headers of a page with one script and one style: its type, and all it may do.
 
     It may run its own script, ask its own origin, and be framed by no other page.
     """
     policy = {
         "default-src": "'none'",
-        "script-src": _source("script"),
-        "style-src": _source("style"),
+        "script-src": _source(page, "script"),
+        "style-src": _source(page, "style"),
         "connect-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",
@@ -41,9 +46,9 @@ def docs_headers() -> dict[str, str]:
     }
 
 
-def _source(tag: str) -> str:
+def _source(page: str, tag: str) -> str:
     """Return the hash that a policy allows the text of the page's one ``tag`` by."""
-    text = _template().partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    text = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 

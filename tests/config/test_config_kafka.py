@@ -384,8 +384,10 @@ async def test_a_daemon_shows_no_password(caplog: pytest.LogCaptureFixture) -> N
     """Neither /debug/config does, nor what it logs as it starts."""
     kafka = KafkaSettings.model_validate({"sasl_username": "tom", "sasl_password": SECRET})
     with caplog.at_level(logging.DEBUG):
-        async with pubsubtest.serve(Cats, settings=Settings(kafka=kafka, debug=True)) as cats:
-            response = await cats.http.get("/debug/config")
+        settings = Settings(kafka=kafka, debug_token="s3cret")
+        async with pubsubtest.serve(Cats, settings=settings) as cats:
+            bearer = {"Authorization": "Bearer s3cret"}
+            response = await cats.http.get("/debug/config", headers=bearer)
             found = await response.json()
     assert found["kafka"]["sasl_password"] == "***"
     assert found["kafka"]["sasl_username"] == "tom"

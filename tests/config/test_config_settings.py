@@ -53,6 +53,7 @@ def test_defaults() -> None:
         "admin_addr": "127.0.0.1",
         "debug": None,
         "debug_token": SecretStr(""),
+        "enable_pprof": False,
         "openapi": True,
         "cors_origins": (),
         "allowed_hosts": (),

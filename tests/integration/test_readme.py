@@ -20,6 +20,13 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     assert len(first.splitlines()) < 15
 
 
+def test_make_run_turns_debug_on() -> None:
+    """A newcomer gets the address of /debug in the first minute, unless GIZMO_DEBUG says no."""
+    recipe = (ROOT / "Makefile").read_text().partition("\nrun:")[2].partition("\n\n")[0]
+
+    assert "GIZMO_DEBUG=$${GIZMO_DEBUG:-true} exec" in recipe
+
+
 def test_the_service_of_the_readme_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
     """The service, saved as it is printed, serves, publishes, handles and drains."""
     service = tmp_path / "cats.py"

@@ -1,4 +1,4 @@
-"""What is told and steered below /debug/, and who is kept out."""
+"""What /debug/ shows, and how it steers the daemon."""
 
 import asyncio
 import logging
@@ -16,7 +16,6 @@ from gizmopy import Settings
 from gizmopy.observe.levels import Levels
 from gizmopy.pubsub.channels import ChannelRow
 from gizmopy.server.debug import Debug, debug_endpoints
-from gizmopy.server.exposure import debug_served
 from gizmopy.web import (
     Handler,
     Problem,
@@ -84,8 +83,6 @@ async def get_json(path: str, settings: Settings | None = None) -> Any:
     """Return what is told at ``path``."""
     async with serving(settings) as client, client.get(path) as response:
         assert response.status == 200
-        assert response.headers["Cache-Control"] == "no-store"
-        assert response.headers["X-Content-Type-Options"] == "nosniff"
         return await response.json()
 
 
@@ -233,7 +230,6 @@ async def test_a_wrong_change_is_refused(path: str, body: bytes, status: int) ->
         async with client.put(path, data=body, headers=kind) as response:
             assert response.status == status
             assert response.content_type == "application/problem+json"
-            assert response.headers["Cache-Control"] == "no-store"
         assert Levels().report() == before
 
 
@@ -271,117 +267,3 @@ async def test_the_index_has_a_line_for_each() -> None:
         (method, path) for method, path, _ in debug_endpoints(make_debug(Settings(), Levels()))
     ]
     assert [tuple(line.split()[:2]) for line in lines[2:]] == served
-
-
-TOKEN = Settings.model_validate({"debug_token": "hünter2", "http_addr": "0.0.0.0"})
-PUBLIC = Settings(http_addr="0.0.0.0", debug=True)
-LOOPBACK = Settings()
-CHANGE = {"level": "debug"}
-
-
-@pytest.mark.parametrize(
-    ("settings", "headers"),
-    [
-        (TOKEN, {"Authorization": "Bearer hünter2"}),
-        (TOKEN, {"Authorization": "bearer  hünter2", "Host": "cats.example"}),
-        (TOKEN, {"Authorization": "Bearer hünter2", "Origin": "https://tools.example"}),
-        (LOOPBACK, {}),
-        (LOOPBACK, {"Host": ""}),
-        (LOOPBACK, {"Host": "localhost:8080"}),
-        (LOOPBACK, {"Host": "LOCALHOST"}),
-        (LOOPBACK, {"Host": "[::1]:8080"}),
-        (LOOPBACK, {"Host": "127.1.2.3"}),
-        (LOOPBACK, {"Host": "localhost:1", "Origin": "http://localhost:1"}),
-        (LOOPBACK, {"Sec-Fetch-Site": "same-origin"}),
-        (PUBLIC, {"Host": "cats.example"}),
-        (PUBLIC, {"Host": "cats.example", "X-Forwarded-For": "203.0.113.1"}),
-        (PUBLIC, {"Host": "Cats.example", "Origin": "https://cats.example"}),
-    ],
-)
-async def test_who_is_let_in(settings: Settings, headers: Mapping[str, str]) -> None:
-    """Who has the token, or comes to this machine by name where there is none, may do all."""
-    async with serving(settings) as client:
-        async with client.put("/debug/loggers/root", json=CHANGE, headers=headers) as response:
-            assert response.status == 200
-
-
-@pytest.mark.parametrize(
-    "authorization",
-    [
-        None,
-        "",
-        "Bearer",
-        "Bearer ",
-        "Bearer hünter",
-        "Bearer hünter22",
-        "Basic hünter2",
-        "hünter2",
-    ],
-)
-async def test_without_the_token_nobody_is_let_in(authorization: str | None) -> None:
-    """Whoever does not bring the token is told how to, loopback or not."""
-    headers = {} if authorization is None else {"Authorization": authorization}
-
-    async with serving(TOKEN) as client:
-        async with client.get("/debug/config", headers=headers) as response:
-            assert response.status == 401
-            assert response.headers["WWW-Authenticate"] == 'Bearer realm="debug"'
-            assert response.headers["Cache-Control"] == "no-store"
-            assert "GIZMO_DEBUG_TOKEN" in (await response.json())["detail"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "headers"),
-    [
-        (LOOPBACK, {"Host": "evil.example:8080"}),
-        (LOOPBACK, {"Host": "localhost.evil.example"}),
-        (LOOPBACK, {"Host": "192.168.0.7"}),
-        (LOOPBACK, {"Host": "[::1"}),
-        (LOOPBACK, {"Origin": "https://evil.example"}),
-        (LOOPBACK, {"Origin": "null"}),
-        (LOOPBACK, {"Host": "localhost:8080", "Origin": "http://localhost:3000"}),
-        (LOOPBACK, {"X-Forwarded-For": "203.0.113.1"}),
-        (LOOPBACK, {"Forwarded": "for=203.0.113.1"}),
-        (PUBLIC, {"Host": "cats.example", "Origin": "https://evil.example"}),
-    ],
-)
-async def test_strangers_are_kept_out(settings: Settings, headers: Mapping[str, str]) -> None:
-    """Rebound names, pages of other sites and a proxy's clients do not read /debug."""
-    async with serving(settings) as client:
-        async with client.get("/debug/config", headers=headers) as response:
-            assert response.status == 403
-            assert response.headers["Cache-Control"] == "no-store"
-
-
-@pytest.mark.parametrize("settings", [LOOPBACK, PUBLIC])
-async def test_another_site_may_link_but_not_change(settings: Settings) -> None:
-    """A link on another site's page leads here, but nothing is changed at that site's bidding."""
-    headers = {"Sec-Fetch-Site": "cross-site"}
-
-    async with serving(settings) as client:
-        async with client.get("/debug/config", headers=headers) as response:
-            assert response.status == 200
-        async with client.put("/debug/loggers/root", json=CHANGE, headers=headers) as response:
-            assert response.status == 403
-
-
-@pytest.mark.parametrize(
-    ("settings", "served"),
-    [
-        ({}, True),
-        ({"http_addr": "localhost"}, True),
-        ({"http_addr": "::1"}, True),
-        ({"http_addr": "0.0.0.0"}, False),
-        ({"http_addr": "unix:/run/cats.sock"}, False),
-        ({"http_addr": "0.0.0.0", "admin_port": 9090}, True),
-        ({"admin_port": 0, "admin_addr": "0.0.0.0"}, False),
-        ({"http_addr": "0.0.0.0", "debug_token": "hunter2"}, True),
-        ({"http_addr": "0.0.0.0", "debug": True}, True),
-        ({"debug": False, "debug_token": "hunter2"}, False),
-    ],
-)
-def test_debug_is_served_where_it_is_safe_or_asked_for(
-    settings: Mapping[str, object], served: bool
-) -> None:
-    """As told, else with a token, else on loopback: the admin port's address counts, if set."""
-    assert debug_served(Settings.model_validate(settings)) is served

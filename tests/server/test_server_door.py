@@ -435,7 +435,9 @@ def test_a_custom_health_check_has_to_be_served() -> None:
 
 async def test_the_admin_port_has_metrics_and_debug_and_the_main_port_has_not() -> None:
     """Probes are on both ports; what strangers need not see is on the admin port alone."""
-    async with _serving(admin_port=0) as door, ClientSession(door.server.admin_url) as admin:
+    settings = {"admin_port": 0, "debug_token": "s3cret"}
+    bearer = {"Authorization": "Bearer s3cret"}
+    async with _serving(**settings) as door, ClientSession(door.server.admin_url) as admin:
         for client, path, status in (
             (door.http, "/metrics", 404),
             (door.http, "/debug/info", 404),
@@ -445,7 +447,7 @@ async def test_the_admin_port_has_metrics_and_debug_and_the_main_port_has_not() 
             (admin, "/livez", 200),
             (admin, "/left", 404),
         ):
-            async with client.get(path) as response:
+            async with client.get(path, headers=bearer) as response:
                 assert (path, response.status) == (path, status)
 
 

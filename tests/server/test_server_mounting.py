@@ -10,7 +10,6 @@ from aiohttp import ClientSession, web
 import pubsubtest
 from gizmopy import Service, Settings, SimpleServer, get, put
 from gizmopy.errors import ConfigError, StartError
-from gizmopy.server.exposure import debug_served
 from gizmopy.web import Handler
 
 BOTH_LOOPS = True
@@ -103,10 +102,11 @@ async def test_built_in_endpoints_know_no_middleware() -> None:
     class Strict(Shop):
         middleware = (forbid,)
 
-    async with pubsubtest.serve(Strict) as strict:
+    bearer = {"Authorization": "Bearer s3cret"}
+    async with pubsubtest.serve(Strict, settings=Settings(debug_token="s3cret")) as strict:
         assert await get_status(strict.http, "/things/1") == 403
         for path in ("/livez", "/readyz", "/metrics", "/status.txt", "/docs", "/debug/config"):
-            assert (path, await get_status(strict.http, path)) == (path, 200)
+            assert (path, await get_status(strict.http, path, headers=bearer)) == (path, 200)
 
 
 async def test_the_description_is_of_this_service() -> None:
@@ -143,68 +143,6 @@ async def test_a_daemon_without_endpoints_has_no_description() -> None:
     async with pubsubtest.serve(Service) as served:
         assert await get_status(served.http, "/openapi.json") == 404
         assert await get_status(served.http, "/livez") == 200
-
-
-@pytest.mark.parametrize(
-    ("settings", "served"),
-    [
-        ({}, True),
-        ({"http_addr": "localhost"}, True),
-        ({"http_addr": "::1"}, True),
-        ({"http_addr": "0.0.0.0"}, False),
-        ({"http_addr": "::"}, False),
-        ({"http_addr": "10.0.0.1"}, False),
-        ({"http_addr": "unix:/run/x"}, False),
-        ({"http_addr": "0.0.0.0", "debug": True}, True),
-        ({"http_addr": "0.0.0.0", "debug_token": "t"}, True),
-        ({"http_addr": "0.0.0.0", "admin_port": 1}, True),
-        ({"http_addr": "127.0.0.1", "admin_port": 1, "admin_addr": "0.0.0.0"}, False),
-        ({"debug": False, "debug_token": "t"}, False),
-    ],
-)
-def test_strangers_do_not_look_into_the_daemon(settings: dict[str, Any], served: bool) -> None:
-    """/debug is there on loopback, with a token, or where told; on a public address it is not."""
-    assert debug_served(Settings(**settings)) is served
-
-
-async def test_debug_asks_for_its_token() -> None:
-    """With GIZMO_DEBUG_TOKEN, /debug answers who has it, and 401 to others."""
-    settings = Settings(debug_token="s3cret")
-    async with pubsubtest.serve(Shop, settings=settings) as shop:
-        cases: tuple[tuple[dict[str, str], int], ...] = (
-            ({}, 401),
-            ({"Authorization": "Bearer wrong"}, 401),
-            ({"Authorization": "Bearer s3cret"}, 200),
-        )
-        for headers, status in cases:
-            for path in ("/debug/config", "/debug/loggers", "/debug/tasks"):
-                assert await get_status(shop.http, path, headers=headers) == status
-
-
-async def test_an_open_debug_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """GIZMO_DEBUG=true on a public address without a token is told when the daemon is made."""
-    cases: tuple[tuple[dict[str, Any], bool], ...] = (
-        ({"http_addr": "0.0.0.0"}, True),
-        ({"http_addr": "0.0.0.0", "debug_token": "t"}, False),
-        ({}, False),
-    )
-    for settings, warned in cases:
-        caplog.clear()
-        SimpleServer(Shop(Settings(debug=True, **settings)))
-        assert ("GIZMO_DEBUG_TOKEN" in caplog.text) is warned
-
-
-async def test_what_is_not_below_debug_is_a_problem_like_any_other() -> None:
-    """An unknown path below /debug is 404, a wrong method 405, both as problem+json."""
-    async with pubsubtest.serve(Shop) as shop:
-        for method, path, status in (
-            ("GET", "/debug/nothing", 404),
-            ("PUT", "/debug/info", 405),
-            ("POST", "/debug/info", 405),
-        ):
-            async with shop.http.request(method, path) as response:
-                assert (path, response.status) == (path, status)
-                assert response.content_type == "application/problem+json"
 
 
 async def test_a_custom_health_check_is_the_services() -> None:
