@@ -39,7 +39,11 @@ def text_of(error: BaseException) -> str:
 
 
 def named(error: BaseException) -> str:
-    """Return the type of ``error`` and its text, if it has one: ``ValueError: no such cat``."""
+    """Return the type of ``error`` and its text, if it has one: ``ValueError: no such cat``.
+
+    Never log the ``repr`` of an error that gizmopy did not raise: that of a UnicodeEncodeError
+    holds all of the text that could not be encoded, for example a password.
+    """
     name, text = type(error).__name__, text_of(error)
     return f"{name}: {text}" if text else name
 

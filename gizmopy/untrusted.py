@@ -35,16 +35,6 @@ def escape(text: str, *, keep: str = "") -> str:
     )
 
 
-def said(error: BaseException) -> str:
-    """Return the name and the text of an error that gizmopy did not raise, escaped and cut.
-
-    Never use the ``repr`` of such an error: that of a UnicodeEncodeError holds all of the text that
-    could not be encoded, for example a password.
-    """
-    name, text = type(error).__name__, cut(escape(str(error), keep="\n\t"))
-    return f"{name}: {text}" if text else name
-
-
 def as_lines(text: str) -> str:
     """Return ``text`` escaped, but with its line ends, for a terminal or a log of lines.
 

@@ -60,9 +60,10 @@ def _header_value(text: str) -> str:
 def _hsts(text: str) -> str:
     """Return a value of Strict-Transport-Security (RFC 6797 section 6.1): max-age, and flags."""
     parts = [part.strip().lower() for part in text.split(";")]
-    ages = [part for part in parts if re.fullmatch(r"max-age=[0-9]{1,10}", part)]
+    ages = [part.removeprefix("max-age=") for part in parts if part.startswith("max-age=")]
     flags = [part for part in parts if part in ("includesubdomains", "preload")]
-    if text and (len(ages) != 1 or len(ages) + len(set(flags)) != len(parts)):
+    is_age = len(ages) == 1 and ages[0].isdecimal() and len(ages[0]) <= 10
+    if text and not (is_age and 1 + len(set(flags)) == len(parts)):
         raise refusal(
             "is no value of Strict-Transport-Security",
             "write max-age=31536000, or max-age=31536000; includeSubDomains",

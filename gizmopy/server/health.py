@@ -16,9 +16,9 @@ from functools import partial
 from typing import Any, Literal, Self, TypeVar, get_args, overload
 
 from gizmopy.declaration import read_signature
+from gizmopy.error_text import named
 from gizmopy.errors import DeclarationError, PubSubError
 from gizmopy.pubsub import Channels, Subscription
-from gizmopy.untrusted import said
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +274,7 @@ class Health:
         failure = "timed out" if isinstance(error, TimeoutError) else "failed"
         self._results[check] = self._result(check, failure)
         if not was_ill:
-            logger.warning("health check %s %s: %s", check.name, failure, said(error))
+            logger.warning("health check %s %s: %s", check.name, failure, named(error))
 
     def _result(self, check: HealthCheck, failure: str) -> Result:
         return Result(check.name, check.critical, failure, self._clock())

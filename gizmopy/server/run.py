@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from gizmopy.config import Settings, load, report
+from gizmopy.error_text import named
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
 from gizmopy.observe.uncaught import logging_uncaught
@@ -20,7 +21,7 @@ from gizmopy.server.last_resort import LastResort
 from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.signals import Signals, Stop
-from gizmopy.untrusted import as_lines, said
+from gizmopy.untrusted import as_lines
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
         logger.critical("%s", error)
         return error.exit_code
     except Exception as error:
-        logger.critical("the daemon went down: %s", said(error), exc_info=True)
+        logger.critical("the daemon went down: %s", named(error), exc_info=True)
         return 1
     finally:
         last_resort.disarm()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from gizmopy.pubsub.kafka import open_driver
 from gizmopy.pubsub.sizes import MESSAGE_BYTES, size_of, size_of_attributes, size_of_text
 from tests.pubsub.pubsub_fakes import message
 
@@ -19,12 +18,3 @@ def test_a_text_has_its_length_at_least(text: str) -> None:
     """Short texts count by characters, long ones by the memory that they take."""
     assert len(text) <= size_of_text(text) <= 4 * len(text) + 100
     assert size_of_attributes({text: text}) >= 2 * size_of_text(text)
-
-
-def test_long_keys_are_not_remembered() -> None:
-    """The hashes of short keys are kept; ten thousand long keys would be kept for ever."""
-    sender = open_driver("kafka://localhost:1").sender("t")
-    assert sender._key_hash("k" * 10**5) == sender._key_hash("k" * 10**5)
-    assert sender._hash.cache_info().currsize == 0
-    sender._key_hash("k")
-    assert sender._hash.cache_info().currsize == 1
