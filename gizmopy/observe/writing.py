@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from gizmopy.observe.log_files import open_descriptor, open_log
+
 _QUEUE_BYTES = 1024 * 1024
 _PIPE_BYTES = 4096
 """What a write to a pipe may hold and stay whole among other writers (PIPE_BUF, pipe(7))."""
@@ -55,12 +57,16 @@ def open_writer(
 ) -> Writer:
     """Return a writer to ``stderr`` (or an empty string), ``stdout``, or a file's path.
 
-    A file is opened again when it was moved away, so it survives logrotate. ``on_error`` is told
-    the first error of a write, in the writer's thread. Raises OSError where the file cannot be
-    opened.
+    ``/dev/stdout``, ``/dev/stderr``, ``/dev/fd/N`` and ``/proc/self/fd/N`` are the process's own
+    descriptors. A file is opened again when it was moved away, so it survives logrotate; see
+    :func:`~gizmopy.observe.log_files.open_log`. ``on_error`` is called with the first error of a
+    write, in the writer's thread. Raises OSError, with the remedy, if the file cannot be opened.
     """
     if destination not in ("", "stderr", "stdout"):
-        return QueuedWriter(_NamedFile(Path(destination)), on_error, queue_bytes)
+        path = Path(destination)
+        number = open_descriptor(str(path))
+        file = _NamedFile(path) if number is None else _File(number)
+        return QueuedWriter(file, on_error, queue_bytes)
     stream = sys.stdout if destination == "stdout" else sys.stderr
     if stream is None:  # the process was started without it
         return QueuedWriter(_NamedFile(Path(os.devnull)), on_error, queue_bytes)
@@ -115,10 +121,7 @@ class _NamedFile(_File):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        super().__init__(self._open())
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        super().__init__(open_log(path))
 
     def write(self, lines: bytearray) -> None:
         self._follow()
@@ -130,12 +133,13 @@ class _NamedFile(_File):
 
     def _follow(self) -> None:
         if self.number >= 0 and self._was_moved():
-            old, self.number = self.number, self._open()
+            old, self.number = self.number, open_log(self._path)
             os.close(old)
 
     def _was_moved(self) -> bool:
         try:
-            return not os.path.samestat(self._path.stat(), os.fstat(self.number))
+            # Of a link itself: one that leads to the old file is refused like any other.
+            return not os.path.samestat(self._path.lstat(), os.fstat(self.number))
         except FileNotFoundError:
             return True
 

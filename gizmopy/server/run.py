@@ -69,7 +69,7 @@ def _logging(settings: Settings) -> Iterator[None]:
     try:
         configured.__enter__()
     except OSError as error:
-        raise StartError(f"APP_LOG: {error}; give a file that can be written") from error
+        raise StartError(f"APP_LOG: {error}") from error
     try:
         with logging_uncaught():
             yield

@@ -335,9 +335,7 @@ class SimpleServer:
         try:
             await lifetime.enter_async_context(self._access)
         except OSError as error:
-            raise StartError(
-                f"HTTP_ACCESS_LOG: {error}; give a file that can be written"
-            ) from error
+            raise StartError(f"HTTP_ACCESS_LOG: {error}") from error
         lifetime.enter_context(self._levels)
         await lifetime.enter_async_context(self._scraper)
         await lifetime.enter_async_context(self._runtime)
