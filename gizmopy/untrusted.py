@@ -58,3 +58,8 @@ def escape_json(text: str) -> str:
 def _utf_16(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass").hex(" ", 2)
     return "".join([f"\\u{unit}" for unit in units.split()])
+
+
+def quoted(text: str) -> str:
+    """Return ``text`` escaped and cut, on one line: what a terminal and an attribute may hold."""
+    return cut(escape(cut(text)))  # cut first: to escape a megabyte takes a second

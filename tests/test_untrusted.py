@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gizmopy.untrusted import as_lines, cut, escape, escape_json
+from gizmopy.untrusted import as_lines, cut, escape, escape_json, quoted
 
 
 def test_short_text_stays() -> None:
@@ -63,3 +63,11 @@ def test_json_is_printable_and_has_the_same_value(character: str) -> None:
 
     assert text.isprintable()
     assert json.loads(text) == value
+
+
+def test_quoted_text_is_escaped_and_cut() -> None:
+    """What is quoted is one printable line of a kilobyte, whatever it was."""
+    assert quoted("a\n") == "a\\n"
+    for text in ("x" * 10**6, "\x1b" * 10**6, "\U000e0001" * 2000):
+        assert quoted(text).isprintable()
+        assert len(quoted(text)) < 1100

@@ -14,7 +14,7 @@ from gizmopy.pubsub.driver import Driver
 from gizmopy.pubsub.drivers import open_driver, redact
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import REDRIVEN, Plan, Redrive
-from gizmopy.untrusted import cut, escape
+from gizmopy.untrusted import quoted
 
 INTERRUPTED = 130
 COLUMNS = (
@@ -94,7 +94,7 @@ def _run(redrive: Redrive, *, dry_run: bool) -> int:
         interrupted = True
     finally:
         if redrive.stopped:
-            print(_shown(f"{redrive.stopped}; there may be more"), file=sys.stderr)
+            print(quoted(f"{redrive.stopped}; there may be more"), file=sys.stderr)
         print(f"{redrive.redriven} redriven, {redrive.left} left, {redrive.failed} failed")
     return INTERRUPTED if interrupted else int(redrive.failed > 0)
 
@@ -112,14 +112,9 @@ def _open_driver(url: str) -> Driver:
 
 def _print_row(message: Message) -> None:
     attributes = {"dl-message-id": message.id, **message.attributes}
-    print("\t".join(_shown(attributes.get(name, "")) or "-" for name in COLUMNS))
+    print("\t".join(quoted(attributes.get(name, "")) or "-" for name in COLUMNS))
 
 
 def _print_failure(message: Message, reason: str) -> None:
     identity = message.attributes.get("dl-message-id", message.id)
-    print(_shown(f"message {identity}: {reason}"), file=sys.stderr)
-
-
-def _shown(text: str) -> str:
-    """Return text from outside on one line, without anything that steers a terminal."""
-    return escape(cut(text))
+    print(f"message {quoted(identity)}: {quoted(reason)}", file=sys.stderr)

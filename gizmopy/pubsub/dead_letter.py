@@ -9,12 +9,10 @@ from gizmopy.error_text import text_of
 from gizmopy.errors import Reject
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.untrusted import quoted
 
 DeadLetter = Callable[[Message], Awaitable[None]]
 """Publish a dead letter, and return when the broker has confirmed it."""
-
-_CHARACTERS = 1024
-"""How much of a text an attribute holds: brokers limit them."""
 
 
 def as_dead_letter(
@@ -27,7 +25,8 @@ def as_dead_letter(
     """Return ``message`` with ``dl-*`` attributes that say what, where, when and why.
 
     ``dl-attempts`` counts the handlings in all deliveries, as far as the broker counts these;
-    ``dl-first-failed-at`` is the first failure in the last one.
+    ``dl-first-failed-at`` is the first failure in the last one. Each is cut to 1,024 characters, as
+    brokers limit attributes, and unprintable characters are escaped: an error may quote a message.
     """
     earlier = (message.delivery - 1) * subscription.retry.attempts
     headers = {
@@ -43,7 +42,7 @@ def as_dead_letter(
     }
     if message.partition is not None:
         headers["dl-source-partition"] = str(message.partition)
-    attributes = {name: _printable(text) for name, text in headers.items()}
+    attributes = {name: quoted(text) for name, text in headers.items()}
     return Message(
         message.topic,
         message.body,
@@ -52,8 +51,3 @@ def as_dead_letter(
         id=message.id,
         published_at=message.published_at,
     )
-
-
-def _printable(text: str) -> str:
-    """Return text that any broker's attributes can hold."""
-    return text[:_CHARACTERS].encode("utf-8", "backslashreplace").decode()

@@ -90,13 +90,29 @@ def test_a_failure_is_told_and_the_exit_code_is_1(
     assert "message 7: it was not published to 'cats': topic 'cats' does not exist" in said.err
 
 
+def test_a_failure_does_not_steer_a_terminal(
+    broker: LogBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a failure quotes of a dead letter is escaped and cut."""
+    topic = "\x1b[2J\r" + "x" * 10**5
+    broker.missing.add(topic)
+    bury(broker, b"tom", dl_source_topic=topic, dl_message_id="\x9b2J\n" + "7" * 10**5)
+
+    assert main(["redrive", "dead", *QUICK]) == 1
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(r"message \x9b2J\n777")
+    assert line.isprintable()
+    assert len(line) < 2200
+
+
 def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFixture[str]) -> None:
     """Columns are parted by tabs; what comes from outside neither breaks lines nor steers."""
     bury(
         broker,
         b"tom",
         dl_reason="exhausted",
-        dl_exception="ValueError: no\n\x1b[2Jage",
+        dl_exception="ValueError: no\n\x1b[2J\x9b\u202e\udc80\tage",
         dl_attempts="15",
         dl_first_failed_at="2024-05-01T00:00:00+00:00",
     )
@@ -107,7 +123,7 @@ def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFi
     assert dict(zip(header.split("\t"), row.split("\t"), strict=True)) == {
         "dl-message-id": "7",
         "dl-reason": "exhausted",
-        "dl-exception": "ValueError: no\\n\\x1b[2Jage",
+        "dl-exception": r"ValueError: no\n\x1b[2J\x9b\u202e\udc80\tage",
         "dl-attempts": "15",
         "dl-source-topic": "cats",
         "dl-first-failed-at": "2024-05-01T00:00:00+00:00",

@@ -93,6 +93,17 @@ async def test_a_flood_in_a_message_is_told_in_few_words(
     assert max(len(line) for line in lines(caplog)) < 20 * LIMIT
 
 
+@pytest.mark.parametrize("topic", ["texts", "rejected"])
+async def test_a_dead_letter_steers_no_terminal(topic: str) -> None:
+    """What an error quotes of its message is escaped in the attributes: no line can be forged."""
+    async with serve(Floods) as served:
+        await served.deliver(topic, "cat\r\nERROR \x1b[2J\x9b31m\u202e\u2028")
+        (dead,) = served.published("dead")
+    written = {name: text for name, text in dead.attributes.items() if name.startswith("dl-")}
+    assert written["dl-exception"].endswith(r": cat\r\nERROR \x1b[2J\x9b31m\u202e\u2028")
+    assert all(text.isprintable() for text in written.values())
+
+
 async def test_a_flood_in_a_request_is_told_in_few_words(caplog: pytest.LogCaptureFixture) -> None:
     """The answer says how many values are wrong; a handler's own failure is logged in few words."""
     headers, body = {"Content-Type": "application/json"}, b'{"numbers": ' + FLOOD + b"}"
