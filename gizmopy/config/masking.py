@@ -27,9 +27,9 @@ _SECRET_TYPES = (SecretStr, SecretBytes, Secret)
 _SECRET_WORDS = frozenset({"password", "passwd", "secret", "token", "key", "credentials", "dsn"})
 _WORD_ENDS = re.compile(r"[^a-zA-Z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 
-# Greedy on purpose: a password may hold any character that its writer forgot to escape.
-# Without a scheme, as in a list of hosts, it has to be the whole of a text without blanks.
-_USERINFO = re.compile(r"(://[^:]*:|^[^\s:/@]+:(?!//)(?=\S*$))(.*)(?=@)", re.DOTALL)
+# What stands before the password of a URL. Without a scheme, as in a list of hosts, the URL has to
+# be the whole of a text without blanks.
+_BEFORE_PASSWORD = re.compile(r"://[^:]*:|^[^\s:/@]+:(?!//)(?=\S*$)")
 _PARAMETER = re.compile(r"""(?<![^?&;\s])([\w.-]+)\s*=\s*('[^']*'|"[^"]*"|[^&;\s]*)""")
 _ONE_OF_SEVERAL = re.compile(r":([^:@]+)@")  # in a URL of several hosts
 
@@ -67,7 +67,20 @@ def holds_secret(annotation: Any, seen: frozenset[Any] = frozenset()) -> bool:
 
 def mask_text(text: str) -> str:
     """Return ``text`` without the passwords of the URLs and the secret parameters in it."""
-    return _PARAMETER.sub(_mask_parameter, _USERINFO.sub(rf"\g<1>{MASK}", text))
+    if (place := _password(text)) is not None:
+        text = f"{text[: place.start]}{MASK}{text[place.stop :]}"
+    return _PARAMETER.sub(_mask_parameter, text)
+
+
+def _password(text: str) -> slice | None:
+    """Return where the password of a URL stands: up to the last ``@``.
+
+    A password may hold any character that its writer forgot to escape. A pattern that ends in
+    ``.*@`` would look for the last ``@`` again from each ``://``: quadratic.
+    """
+    found = _BEFORE_PASSWORD.search(text)
+    end = -1 if found is None else text.rfind("@", found.end())
+    return None if found is None or end < 0 else slice(found.end(), end)
 
 
 def _mask_parameter(found: re.Match[str]) -> str:
@@ -121,8 +134,10 @@ def secrets_in(value: Any, *, secret: bool = False) -> Iterator[str]:
 
 
 def _secrets_in_text(text: str) -> Iterator[str]:
-    for found in _USERINFO.finditer(text):
-        for password in (found[2], *_ONE_OF_SEVERAL.findall(found[0] + "@")):
+    if (place := _password(text)) is not None:
+        # The colon, since the password may be the first one of several hosts.
+        several = _ONE_OF_SEVERAL.findall(text[place.start - 1 : place.stop + 1])
+        for password in (text[place], *several):
             yield from _spellings(password)
     for found in _PARAMETER.finditer(text):
         if is_secret_name(found[1]):

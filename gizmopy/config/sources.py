@@ -335,7 +335,8 @@ def _parse_yaml(text: str) -> object:
         raise ValueError("a date or a number in it is impossible") from None
 
 
-_QUOTED = re.compile(r"""\s*(?:'[^']{2,}'|"[^"]{2,}")""")
+# Without the first condition, each blank of a run would be tried as its beginning: quadratic.
+_QUOTED = re.compile(r"""(?<!\s)\s*(?:'[^']{2,}'|"[^"]{2,}")""")
 _PARSERS: dict[str, Callable[[str], object]] = {
     ".json": json.loads,
     ".toml": _parse_toml,

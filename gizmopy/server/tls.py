@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -24,7 +23,7 @@ _WARNED_SECONDS = 14 * 86400.0
 _REPEAT_SECONDS = 86400.0
 """How often that is repeated."""
 
-_FIRST = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 """What OpenSSL calls a key of another certificate, of the same kind and of another one."""
 
@@ -235,9 +234,9 @@ def _read(name: str, path: str, mark: str) -> bytes:
 
 def _not_after(chain: bytes) -> float:
     """Return when the first certificate expires, in seconds since the epoch (RFC 5280, 4.1)."""
-    first = _FIRST.search(chain)
-    assert first is not None  # OpenSSL has read it
-    certificate = _elements(ssl.PEM_cert_to_DER_cert(first[0].decode()))[0]
+    begin = chain.index(_BEGIN)  # both are there: OpenSSL has read it
+    first = chain[begin : chain.index(_END, begin) + len(_END)]
+    certificate = _elements(ssl.PEM_cert_to_DER_cert(first.decode()))[0]
     signed = _elements(certificate)[0]
     version_is_told = signed[0] == 0xA0
     validity = _elements(signed)[4 if version_is_told else 3]

@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 Schema = dict[str, Any]
 
-_VARIABLE = re.compile(r"\{([^{}:]*):?((?:[^{}]|\{[^{}]*\})*)\}")  # its name, its regex if any
+# Its name, and its regex if any; the colon tells them apart, or each split would be tried.
+_VARIABLE = re.compile(r"\{([^{}:]*)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _PYTHON_ONLY = re.compile(r"\(\?(?:P|[aiLmsux-]+[:)]|[#(>])|\\[AZ]|[*+?}]\+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n\s*\n")
 

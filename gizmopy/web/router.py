@@ -14,6 +14,7 @@ separator. Empty segments and a trailing slash are segments like any other.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -74,9 +75,9 @@ def parse_template(template: str) -> tuple[Segment, ...]:
     if not texts or "".join(f"/{text}" for text in texts) != template:
         raise ValueError("is no path template: begin with '/', and pair every '{' with a '}'")
     segments = tuple(_parse_segment(text) for text in texts)
-    names = [name for segment in segments for name in segment.names]
-    for name in names:
-        if names.count(name) > 1:
+    counts = Counter(name for segment in segments for name in segment.names)
+    for name, count in counts.items():
+        if count > 1:
             raise ValueError(f"has two variables named {name!r}; rename one")
     if any(segment.kind is Kind.REST for segment in segments[:-1]):
         raise ValueError("has more after the variable that takes the rest; move it to the end")

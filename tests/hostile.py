@@ -1,0 +1,116 @@
+"""Texts that make a careless parser slow, and the time that a parser takes for them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gizmopy.errors import GizmoError
+from gizmopy.web import Problem
+
+Run = Callable[[str], object]
+
+SHORT, LONG = 4096, 16384
+"""The lengths whose times are compared, in characters."""
+MAX_RATIO = 6.0
+"""How much longer the long text may take: 4 is linear, 16 is quadratic."""
+FLOOR = 1e-3
+"""Seconds of CPU that are never too many for the long text: 60 ns for each character."""
+_LADDER = range(8, 201, 16)
+_MAX_STEP = 0.05
+"""Seconds of CPU that a text on the ladder may take: a thousand times what it should."""
+_CLEAR = 0.1
+"""Seconds of CPU that need no second look: the noise is far below."""
+_REFUSALS = (ValueError, LookupError, GizmoError, Problem)
+
+
+class Hostile(NamedTuple):
+    """A text of any length: ``head``, as many ``pump`` as fit, ``tail``."""
+
+    head: str
+    pump: str
+    tail: str = ""
+
+    def text(self, length: int) -> str:
+        """Return the text of about ``length`` characters."""
+        room = length - len(self.head) - len(self.tail)
+        return self.head + self.pump * max(room // len(self.pump), 1) + self.tail
+
+
+class Times(NamedTuple):
+    """Seconds of CPU for the short and the long text."""
+
+    hostile: Hostile
+    short: float
+    long: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times the long text takes the time of the short one, above the floor."""
+        return self.long / max(self.short, FLOOR / 4) if self.long > FLOOR else 0.0
+
+
+def pumps(*texts: str, head: str = "", tails: Sequence[str] = ("", "!")) -> list[Hostile]:
+    """Return a hostile text for each pump and each tail."""
+    return [Hostile(head, pump, tail) for pump in texts for tail in tails]
+
+
+ANYWHERE = pumps(*"aA0_-.:/@=&;,%{}[]()'\"\\ \t\né\x00", "a.", "a,", "=;", "://", "%25")
+"""Texts that every parser is tried with, besides its own."""
+
+
+def measure(run: Run, hostile: Hostile) -> Times:
+    """Return the times of ``run``. Raises AssertionError if they grow exponentially.
+
+    A text that takes exponential time would hang the test. So the first texts are short, and each
+    is a little longer than the one before.
+    """
+    for length in _LADDER:
+        text = hostile.text(length)
+        taken = _seconds(run, text)
+        if taken >= _MAX_STEP:  # another process may have been in between
+            taken = min(taken, _seconds(run, text))
+        assert taken < _MAX_STEP, f"{hostile}: {taken:.3f} s for {len(text)} characters"
+    times = Times(hostile, 0.0, _least(run, hostile, LONG, enough=FLOOR))
+    if times.long > FLOOR:
+        times = times._replace(short=_least(run, hostile, SHORT, enough=0.0))
+    return times
+
+
+def _least(run: Run, hostile: Hostile, length: int, *, enough: float) -> float:
+    """Return the least CPU time of some runs, or the first that is not above ``enough``.
+
+    The texts differ in length, because parsers of URLs remember the last texts.
+    """
+    least = math.inf
+    for more in range(4):
+        least = min(least, _seconds(run, hostile.text(length + more * len(hostile.pump))))
+        if least <= enough or least > _CLEAR:
+            break
+    return least
+
+
+def _seconds(run: Run, text: str) -> float:
+    began = time.process_time()
+    try:
+        run(text)
+    except _REFUSALS:
+        pass
+    return time.process_time() - began
+
+
+def worst(run: Run, hostiles: Sequence[Hostile]) -> Times:
+    """Return the times of the text that fails, or else takes longest; a failure is tried again."""
+    slowest = Times(hostiles[0], 0.0, 0.0)
+    for hostile in hostiles:
+        times = measure(run, hostile)
+        attempts = 0
+        while times.ratio > MAX_RATIO and attempts < 4:
+            times = min(times, measure(run, hostile), key=lambda each: each.ratio)
+            attempts += 1
+        if times.ratio > MAX_RATIO:
+            return times
+        slowest = max(slowest, times, key=lambda each: each.long)
+    return slowest
