@@ -7,14 +7,14 @@ those hand-overs. What is used beyond the documented methods of aiohttp's classe
 
 - ``RequestHandler.start``: aiohttp's loop over the requests of a connection; it does nothing here.
 - ``RequestHandler._messages`` and ``_make_error_handler``, and the module's ``ERROR`` and
-  ``_ErrInfo``: the requests that were parsed and not served yet, and what stands for, and answers,
-  those that could not be.
-- ``RequestHandler._parser.message_consumed``, ``_buffer_paused``, ``_msg_queue_resume_size`` and
-  ``_resume_reading_if_drained``: how reading goes on once fewer requests wait.
+  ``_ErrInfo``: the request that was parsed and is not served yet, and what stands for, and answers,
+  one that could not be.
+- ``RequestHandler._upgraded`` and ``_parser.set_upgraded``: whether a WebSocket was asked for.
+- what ``receiving`` names: how that request is parsed.
 - ``RequestHandler._current_request``, ``_task_handler``, ``_close`` and ``_force_close``: what is
   being served, and whether the connection ends; ``_loop``.
 - ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
-  send one that is not written yet; ``BaseRequest._finish``: what follows an answer.
+  send one; ``BaseRequest._finish``: what follows an answer.
 - ``BaseRequest._payload_writer``: what its answer is written with.
 - ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
 - ``BaseRequest._prepare_hook(response)``: awaited when the head of an answer is about to be sent,
@@ -30,25 +30,22 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
+from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, _ErrInfo
 
+from gizmopy.server.receiving import Receiver
+from gizmopy.server.writing import AnswerWriter
 from gizmopy.web import Problem, Request
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 _SLOWEST_BODY = 1024
 """How many bytes of a body have to come each second, once the time to read it is over."""
 _LEAVE_SECONDS = 1.0
 """How long a client may take to close its end, once it was told that we leave."""
-_MOST_UNREAD = 4 * 1024 * 1024
-"""How many bytes are still read meanwhile; what it sends beyond that has to wait."""
 _REST_SECONDS = 10.0
 """How long a body that nobody wants is read and thrown away, before the connection is closed."""
 _LATE = _ErrInfo(status=408, exc=TimeoutError(), message="")
@@ -94,7 +91,7 @@ class Patience:
     """To send another request."""
 
 
-class Connection(web.RequestHandler):
+class Connection(Receiver):
     """Hold what the door knows of one connection, which serves one request at a time."""
 
     __slots__ = (
@@ -103,48 +100,33 @@ class Connection(web.RequestHandler):
         "clogged",
         "cut",
         "door",
-        "heard",
-        "leaving",
         "peer",
+        "prepared",
         "request",
         "server",
-        "since",
         "stream",
-        "task",
-        "unread",
         "unsent",
-        "wire",
     )
 
     def __init__(self, server: Server, door: Door, **options: Any) -> None:
         super().__init__(server, **options)
         self.server = server
         self.door = door
-        self.wire: asyncio.Transport | None = None
-        """The transport, until it is closed for good; aiohttp forgets its own earlier."""
         self.peer = ""
         """The address of the other end; empty for a unix socket."""
         self.clogged = False
         """Whether the other end reads more slowly than answers are written."""
-        self.heard = False
-        """Whether something came that is no whole request yet."""
-        self.since = 0.0
-        """Since when it has been seen between two requests as it is now; 0: not yet."""
         self.began = 0.0
         """When the request at hand began (``time.monotonic()``)."""
         self.request: ServedRequest | None = None
-        self.task: asyncio.Task[Any] | None = None
-        """What serves the request at hand."""
         self.cancellable = False
         """Whether it is cancelled once nobody waits for it."""
         self.cut = ""
         """Why the door cancelled it."""
+        self.prepared: web.StreamResponse | None = None
+        """The answer whose head is written, or about to be."""
         self.stream: web.StreamResponse | None = None
         """The answer that its handler sends itself."""
-        self.leaving: asyncio.TimerHandle | None = None
-        """What closes it, once it has said that it leaves."""
-        self.unread = 0
-        """How many bytes came since."""
         self.unsent: tuple[int, float] = (0, 0.0)
         """How many bytes of answers wait for the client, and since when none was taken."""
 
@@ -167,26 +149,6 @@ class Connection(web.RequestHandler):
     async def start(self) -> None:
         """Do nothing: requests are served as they come."""
 
-    def data_received(self, data: bytes) -> None:
-        """Parse, and serve the request that has come, if one has."""
-        if self.leaving is not None:
-            self.unread += len(data)
-            if self.unread > _MOST_UNREAD and self.wire is not None:
-                self.wire.pause_reading()  # to close now would destroy the answer on its way
-            return
-        is_next = self.request is not None and self.request.content.is_eof()
-        super().data_received(data)
-        if self.task is None:
-            if self._messages:
-                if data:
-                    self._serve_next()
-                else:  # parsed again, perhaps by what has just served one
-                    self._loop.call_soon(self._serve_next)
-            elif data and not self.heard:
-                self.heard, self.since = True, 0.0
-        elif is_next and data:  # of the request after the one at hand
-            self.heard = True
-
     def _serve_next(self) -> None:
         """Begin to serve the next request, unless one is being served or there is none to serve."""
         if self.task is not None or not self._messages or self.transport is None:
@@ -200,10 +162,6 @@ class Connection(web.RequestHandler):
         task = self._loop.create_task(serving, context=self.server.context.copy())
         if not task.done():  # with asyncio's eager task factory it may have been at once
             self.task = self._task_handler = task
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
 
     def pause_writing(self) -> None:
         """Note that the other end reads slowly."""
@@ -234,9 +192,9 @@ class Connection(web.RequestHandler):
 
     async def _serve(self, message: Any, payload: StreamReader) -> None:
         """Serve one request, then say what becomes of the connection."""
-        handler: Callable[[web.BaseRequest], Awaitable[Any]] = self.door.handle
+        refuse: Callable[[web.BaseRequest], Awaitable[Any]] | None = None
         if isinstance(message, _ErrInfo):
-            handler = self._make_error_handler(message)
+            refuse = self._make_error_handler(message)
             message = _LATE_MESSAGE if message is _LATE else ERROR
         task = self.task or asyncio.current_task()
         assert task is not None
@@ -246,13 +204,12 @@ class Connection(web.RequestHandler):
             writer = new_writer(self, message.method)
             request = self.server.make_request(message, payload, self, writer, task)
             self._current_request = self.request = request
-            answer = await handler(request)
-            gone = False
-            if type(answer) is Written:
+            if refuse is None:
+                answer = await self.door.handle(request)
                 request._finish()
+                keep_alive = bool(answer.keep_alive)
             else:
-                answer, gone = await self.finish_response(request, answer, None)
-            keep_alive = bool(answer.keep_alive) and not gone
+                await self.finish_response(request, await refuse(request), None)
             if payload is not EMPTY_PAYLOAD:
                 if not payload.is_eof():
                     keep_alive = await self._read_rest(payload) and keep_alive
@@ -274,10 +231,10 @@ class Connection(web.RequestHandler):
         try:
             async with asyncio.timeout(_REST_SECONDS):
                 while not payload.is_eof():
-                    if payload.total_bytes > self.server.client_max_size:
+                    if self.transport is None or payload.total_bytes > self.server.client_max_size:
                         return False
                     await payload.readany()
-        except (TimeoutError, Problem):
+        except (TimeoutError, Problem, web.RequestPayloadError):
             return False
         return True
 
@@ -285,10 +242,16 @@ class Connection(web.RequestHandler):
         """Serve what waits, wait for more, or close."""
         if self._force_close or self.transport is None:
             return
-        if self._close or not keep_alive:
+        framing = self.framing
+        if self._close or not keep_alive or framing.is_broken or framing.in_body:
             self.leave()
-        elif self._messages:
-            self._loop.call_soon(self._serve_next)
+            return
+        if self._upgraded:  # a WebSocket was asked for, and declined
+            self._upgraded = False
+            if self._parser is not None:
+                self._parser.set_upgraded(False)
+        if framing.waiting:
+            self._loop.call_soon(self._read_on)
 
     def refuse_late(self) -> None:
         """Answer a request whose head does not come as one that is no HTTP, and close."""
@@ -302,6 +265,7 @@ class Connection(web.RequestHandler):
         its way: the client is told that no more comes, and has a moment to go first.
         """
         self._close = True  # what comes now is read, and not looked at
+        self._resume_transport_reading()
         if self.leaving is None and self.transport is not None and self.transport.can_write_eof():
             try:
                 self.transport.write_eof()
@@ -363,35 +327,12 @@ class Connection(web.RequestHandler):
         return now - since > seconds
 
 
-class HeadWriter(StreamWriter):
-    """Write the head of an answer and no more, which is what HEAD asks for.
-
-    aiohttp leaves out its own bodies, but not what a handler of GET writes to a stream.
-    """
-
-    async def write(
-        self,
-        chunk: Buffer,
-        *,
-        drain: bool = True,
-        LIMIT: int = 0,  # noqa: N803 -- named by aiohttp
-    ) -> None:
-        """Write no part of the body."""
-        self.send_headers()
-
-    async def write_eof(self, chunk: bytes = b"") -> None:
-        """Write no end of a body."""
-        self.send_headers()
-
-    def set_eof(self) -> None:
-        """Write no end of a body."""
-        self.send_headers()
-
-
-def new_writer(connection: Connection, method: str) -> StreamWriter:
+def new_writer(connection: Connection, method: str) -> AnswerWriter:
     """Return what writes the answer to a request."""
-    kind = HeadWriter if method == "HEAD" else StreamWriter
-    return kind(connection, connection._loop)
+    writer = AnswerWriter(connection, connection._loop)
+    if method == "HEAD":
+        writer.is_bodiless = True
+    return writer
 
 
 class ServedRequest(Request):
@@ -402,6 +343,7 @@ class ServedRequest(Request):
         "client_scheme",
         "connection",
         "identity",
+        "is_invited",
         "is_plain",
         "trace_id",
     }
@@ -415,10 +357,18 @@ class ServedRequest(Request):
     is_plain = False
     """Whether it is HTTP/1.1, keeps its connection, and wants a body and no other protocol."""
 
+    is_invited = False
+    """Whether the client was told to send the body that it asked about (``Expect``)."""
+
     client: str | None = None
     """Who asks, where a trusted proxy said so."""
     client_scheme = ""
     """What the proxy was asked with, where one said so."""
+
+    @property
+    def writer(self) -> AnswerWriter:
+        """What its answer is written with."""
+        return cast(AnswerWriter, self._payload_writer)
 
     @property
     def remote(self) -> str | None:
@@ -433,6 +383,7 @@ class ServedRequest(Request):
     def start_over(self) -> None:
         """Forget an answer whose head could not be written, and how its body would have been."""
         self._payload_writer = new_writer(self.connection, self.method)
+        self.connection.prepared = None
 
     def clone(self, **changes: Any) -> ServedRequest:
         """Return a copy with ``changes``, which is the same request to the door."""

@@ -24,6 +24,7 @@ from multidict import istr
 from yarl import URL
 
 from gizmopy.error_text import shortened
+from gizmopy.errors import UsageError
 from gizmopy.observe import logs
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.context import carried, deadline, new_id, request_id
@@ -33,8 +34,10 @@ from gizmopy.server.browsers import Browsers
 from gizmopy.server.connection import Connection, Patience, ServedRequest, Server, Written
 from gizmopy.server.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlines, callers_timeout
 from gizmopy.server.proxies import Proxies
+from gizmopy.server.writing import check_head
 from gizmopy.untrusted import cut
 from gizmopy.web import (
+    UNREADABLE_BODY,
     Answering,
     Handler,
     Middleware,
@@ -80,6 +83,7 @@ _SLICE = 500
 _REFUSALS = {
     408: "The request's head came too slowly.",
     431: "The request's head is too long.",
+    501: "Only the transfer coding 'chunked' is served.",
 }
 _ANSWER = b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
 
@@ -310,7 +314,7 @@ class HTTPDoor:
     def _end(self, connection: Connection) -> None:
         self._serving.discard(connection)
         self._deadlines.forget(connection)
-        connection.stream = None
+        connection.stream = connection.prepared = None
         connection.cut = ""
         if self._changed is not None and not self._serving:
             self._changed.set()
@@ -377,9 +381,14 @@ class HTTPDoor:
         headers = response.headers
         headers[_REQUEST_ID] = request.identity
         headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
-        self._deadlines.forget(request.connection)  # it has begun, and may be long
+        connection = request.connection
+        check_head(response, request.writer)
+        connection.prepared = response
+        if _EXPECT in request.headers and not (request.is_invited or request.content.is_eof()):
+            close_after(response)  # the body may come or not: the next request is not to be found
+        self._deadlines.forget(connection)  # it has begun, and may be long
         if not isinstance(response, web.Response):
-            request.connection.stream = response
+            connection.stream = response
             if self._changed is not None:
                 self._changed.set()
         self._browsers.transport.decorate(request, response)
@@ -447,6 +456,8 @@ class HTTPDoor:
                 problem = translated
             case ConnectionError() if _is_gone(request):
                 raise error
+            case web.RequestPayloadError():
+                problem = Problem(400, UNREADABLE_BODY)
             case _:
                 self._panics.value += 1
                 # Encoded and cut: a client must not write our log.
@@ -550,9 +561,17 @@ async def _send(request: ServedRequest, response: web.StreamResponse) -> None:
 
     It is written here rather than by aiohttp, which then finds nothing left to do: a request
     counts as under way until its answer is out.
+
+    Raises UsageError if it was sent to another request before, which would leave this one without
+    an answer, or if its body is not as long as its head says.
     """
-    await response.prepare(request)
+    if response.prepared and request.connection.prepared is not response:
+        raise UsageError("a response was sent already; make one for each request")
+    if not response.prepared:
+        await response.prepare(request)
     await response.write_eof()
+    if request.writer.is_wrong:
+        raise UsageError("a response's body is not as long as its Content-Length; set none")
 
 
 def _path(target: str) -> str:
@@ -572,10 +591,11 @@ def _phrase(status: int) -> str:
         return ""
 
 
-async def _answer_expectation(request: web.Request) -> None:
+async def _answer_expectation(request: ServedRequest) -> None:
     """Tell a client that waits for it to send its body (RFC 9110 section 10.1.1)."""
     if request.headers[_EXPECT].lower() != "100-continue":
         raise Problem(417, "Only 'Expect: 100-continue' is understood.")
+    request.is_invited = True
     if request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer proper has not begun

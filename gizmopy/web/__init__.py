@@ -3,6 +3,7 @@
 from gizmopy.web.annotations import Header, Query
 from gizmopy.web.answers import Answer, Plain, json_response
 from gizmopy.web.binding import Answering, compile_answer, compile_endpoint, responding
+from gizmopy.web.body import UNREADABLE_BODY
 from gizmopy.web.caching import no_cache
 from gizmopy.web.cors import CORS
 from gizmopy.web.problems import Problem, problem_from, problem_response
@@ -49,6 +50,7 @@ __all__ = [
     "RouteConflict",
     "Router",
     "Truthy",
+    "UNREADABLE_BODY",
     "UInt64",
     "WrongMethod",
     "collect_routes",

@@ -13,6 +13,8 @@ from gizmopy.early_stop import JSONValidator
 from gizmopy.web.parameters import Function, type_adapter
 from gizmopy.web.problems import FieldError, Problem, wrong_fields
 
+UNREADABLE_BODY = "The request body cannot be decoded: its compression or chunks are broken."
+
 
 class JSONBody:
     """Give an endpoint the JSON body of a request, as the parameter's type."""
@@ -69,8 +71,7 @@ async def read_body(request: web.Request, timeout: float) -> bytes:
         limit = request.client_max_size
         raise Problem(413, f"The request body is larger than {limit} bytes.") from error
     except web.RequestPayloadError as error:
-        detail = "The request body cannot be decoded: its compression or chunks are broken."
-        raise Problem(400, detail) from error
+        raise Problem(400, UNREADABLE_BODY) from error
 
 
 def _check_content_type(request: web.Request) -> None:

@@ -1,0 +1,211 @@
+"""Find where each request on a connection ends (RFC 9112 section 6).
+
+The parser gets the bytes of one request at a time. Given several in one piece, aiohttp's parser
+loses all of them if the last one is malformed, drops what follows an ``Upgrade`` that it does not
+support, and hands the trailer fields of one request to the next one as header fields.
+
+Nothing is decided here but where to cut: the parser reads every byte that is kept, and refuses what
+it does not accept. If the two disagree about an end, the connection is closed.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp.hdrs import CONTENT_LENGTH, TRANSFER_ENCODING
+from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+END_OF_HEAD = b"\r\n\r\n"
+
+_MAX_CHUNK_LINE = 1024
+"""The number of bytes that the line of a chunk's size may have, with its extensions."""
+_FREE_LINE = 16
+_FREE_PER_BYTE = 2
+"""What a chunk's line may have without counting as excess, fixed and for each byte of the chunk."""
+_MAX_EXCESS = 16 * 1024
+"""The number of bytes that the lines of all chunks may have beyond that, as in Go's net/http."""
+_MAX_TRAILERS = 16 * 1024
+"""The number of bytes that the trailer fields of one body may have."""
+_MAX_LENGTH_DIGITS = 18
+"""The number of digits that a Content-Length may have: the parser takes 2**64 - 1 for none."""
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\r\n]*)?\r\n").fullmatch
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00\r\n]*\r\n").fullmatch
+_LAST = b"0\r\n\r\n"
+
+
+class UnknownCoding(HttpProcessingError):
+    """Refuse a transfer coding that is not served (RFC 9112 section 6.1)."""
+
+    code = 501
+
+
+class Chunks:
+    """Walk through a body in chunks, and leave out its extensions and trailer fields."""
+
+    __slots__ = ("_excess", "_in_trailers", "_left", "_line", "_trailers")
+
+    def __init__(self) -> None:
+        self._left = 0
+        """How many bytes of the chunk at hand, with its line end, have not come yet."""
+        self._line = b""
+        """What has come of a line that is not whole."""
+        self._excess = 0
+        self._in_trailers = False
+        self._trailers = 0
+
+    def take(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
+        """Return what the parser gets of ``data`` from ``start`` on, where that ends, if it is all.
+
+        Raises BadHttpMessage if a line is none of a chunked body (RFC 9112 section 7.1), the line
+        of a chunk has more than 1 KiB, the lines have 16 KiB more than their chunks justify, or the
+        trailer fields have more than 16 KiB.
+        """
+        at, end, kept = start, len(data), []
+        while at < end:
+            if self._left:
+                size = min(self._left, end - at)
+                kept.append(data[at : at + size])
+                self._left -= size
+                at += size
+                continue
+            begin, at = at, data.find(b"\n", at) + 1 or end
+            if len(self._line) + at - begin > _MAX_CHUNK_LINE and not self._in_trailers:
+                raise BadHttpMessage("the line of a chunk is too long")
+            if self._in_trailers:
+                self._count_trailer(at - begin)
+            line = self._line + data[begin:at]
+            if not line.endswith(b"\n"):
+                self._line = line
+                break
+            self._line = b""
+            if not self._in_trailers:
+                kept.append(self._size(line))
+            elif line == b"\r\n":
+                kept.append(_LAST)
+                return b"".join(kept), at, True
+            elif _TRAILER(line) is None:
+                raise BadHttpMessage("a trailer field is malformed")
+        return b"".join(kept), at, False
+
+    def _size(self, line: bytes) -> bytes:
+        """Begin the chunk that ``line`` announces; return the line without extensions."""
+        match = _SIZE(line)
+        if match is None:
+            raise BadHttpMessage("the size of a chunk is malformed")
+        size = int(match[1], 16)
+        excess = self._excess + len(line) - _FREE_LINE - _FREE_PER_BYTE * size
+        self._excess = max(excess, 0)
+        if self._excess > _MAX_EXCESS:
+            raise BadHttpMessage("the chunks have too much beside their content")
+        if not size:
+            self._in_trailers = True
+            return b""
+        self._left = size + 2
+        return match[1] + b"\r\n"
+
+    def _count_trailer(self, size: int) -> None:
+        self._trailers += size
+        if self._trailers > _MAX_TRAILERS:
+            raise BadHttpMessage("the trailer fields are too long")
+
+
+class Framing:
+    """Cut what comes on one connection into requests."""
+
+    __slots__ = ("_ahead", "_at", "_chunks", "_left", "_seam", "is_broken", "reader")
+
+    def __init__(self) -> None:
+        self._ahead = b""
+        """What has come of the requests after the one at hand, from ``_at`` on."""
+        self._at = 0
+        self.is_broken = False
+        """Whether the end of the request at hand cannot be found any more."""
+        self.reader: StreamReader = EMPTY_PAYLOAD
+        """What the body at hand is read from."""
+        self._seam = b""
+        """The last bytes of a head that is not whole: its end may be split."""
+        self._left = 0
+        self._chunks: Chunks | None = None
+
+    @property
+    def in_head(self) -> bool:
+        """Whether a head has begun to come."""
+        return bool(self._seam)
+
+    @property
+    def in_body(self) -> bool:
+        """Whether a part of the body at hand has not come yet."""
+        return self._left > 0 or self._chunks is not None
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes have come of the requests after the one at hand."""
+        return len(self._ahead) - self._at
+
+    def hold(self, data: bytes, start: int = 0) -> None:
+        """Keep ``data`` from ``start`` on until the request at hand is answered."""
+        if self._ahead:
+            self._ahead, self._at = self._ahead[self._at :] + data[start:], 0
+        else:
+            self._ahead, self._at = data, start
+
+    def release(self) -> tuple[bytes, int]:
+        """Return what was held, and where in it the next request begins."""
+        held = self._ahead, self._at
+        self._ahead, self._at = b"", 0
+        return held
+
+    def head(self, data: bytes, start: int) -> int:
+        """Return where in ``data`` the head ends that goes on at ``start``, or the length."""
+        if self._seam:
+            seam = self._seam + data[start : start + 3]
+            if (found := seam.find(END_OF_HEAD)) >= 0:
+                end = start + found + 4 - len(self._seam)
+                self._seam = b""
+                return end
+        found = data.find(END_OF_HEAD, start)
+        if found >= 0:
+            self._seam = b""
+            return found + 4
+        self._seam = (self._seam + data[max(start, len(data) - 3) :])[-3:]
+        return len(data)
+
+    def begin_body(self, message: RawRequestMessage, reader: StreamReader) -> None:
+        """Expect the body that the head ``message`` announces; the parser feeds it to ``reader``.
+
+        Raises HttpProcessingError if the head leaves doubt where the body ends: 400 for CONNECT,
+        for a transfer coding in HTTP/1.0 (RFC 9112 section 6.1) and for a length of more than 18
+        digits, 501 for a transfer coding other than chunked.
+        """
+        self.reader = reader
+        if message.method == "CONNECT":
+            raise BadHttpMessage("CONNECT is not served")
+        coding = message.headers.get(TRANSFER_ENCODING)
+        if coding is not None:
+            if message.version != HttpVersion11:
+                raise BadHttpMessage("a transfer coding needs HTTP/1.1")
+            if coding.lower() != "chunked":
+                raise UnknownCoding(message="the transfer coding is not known")
+            self._chunks = Chunks()
+            return
+        length = message.headers.get(CONTENT_LENGTH, "")
+        if not length.isdecimal() or len(length) > _MAX_LENGTH_DIGITS:
+            raise BadHttpMessage("the Content-Length is wrong or too large")
+        self._left = int(length)
+
+    def body(self, data: bytes, start: int) -> tuple[bytes, int]:
+        """Return what the parser gets of the body at hand, and where in ``data`` that ends.
+
+        Raises BadHttpMessage for chunks as ``Chunks.take`` does.
+        """
+        if self._chunks is not None:
+            piece, end, is_all = self._chunks.take(data, start)
+            if is_all:
+                self._chunks = None
+            return piece, end
+        end = min(start + self._left, len(data))
+        self._left -= end - start
+        return data[start:end], end

@@ -1,0 +1,181 @@
+"""Receive requests on a connection: each is parsed once the one before it is answered.
+
+Of aiohttp's private parts this uses:
+
+- ``RequestHandler._messages`` and the module's ``_ErrInfo``: the request that was parsed and is not
+  served yet, or what stands for one that could not be.
+- ``RequestHandler._parser.message_consumed``: without it the parser stops after 32 requests.
+- ``RequestHandler._payload_parser`` and ``set_parser``: what reads a WebSocket.
+- ``BaseProtocol._pause_reading_for_buffer``, ``_resume_reading_for_buffer`` and ``_buffer_paused``:
+  how reading stops while too much is held, without disturbing a body's own flow control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+from multidict import istr
+
+from gizmopy.server.framing import Framing
+
+_CONTENT_LENGTH = istr("Content-Length")
+_TRANSFER_ENCODING = istr("Transfer-Encoding")
+_MOST_AHEAD = 64 * 1024
+"""How many bytes of later requests are held before reading stops."""
+_MOST_UNREAD = 4 * 1024 * 1024
+"""How many bytes are read after the last answer; what the client sends beyond that has to wait."""
+
+
+class Receiver(web.RequestHandler):
+    """Parse what comes on one connection."""
+
+    __slots__ = ("framing", "heard", "leaving", "since", "task", "unread", "wire")
+
+    def __init__(self, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self.wire: asyncio.Transport | None = None
+        """The transport, until it is closed for good; aiohttp forgets its own earlier."""
+        self.framing = Framing()
+        self.heard = False
+        """Whether something came that is no whole request yet."""
+        self.since = 0.0
+        """Since when it has been seen between two requests as it is now; 0: not yet."""
+        self.task: asyncio.Task[Any] | None = None
+        """What serves the request at hand."""
+        self.leaving: asyncio.TimerHandle | None = None
+        """What closes it, once it has said that it leaves."""
+        self.unread = 0
+        """How many bytes came since."""
+
+    @abstractmethod
+    def _serve_next(self) -> None:
+        """Serve the request that was parsed."""
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and serve the request that has come, if one has."""
+        framing = self.framing
+        if self.leaving is not None:
+            self.unread += len(data)
+            if self.unread > _MOST_UNREAD and self.wire is not None:
+                self.wire.pause_reading()  # to close now would destroy the answer on its way
+        elif self._payload_parser is not None:
+            super().data_received(data)  # of a WebSocket
+        elif not data:
+            self._feed_body(data)  # a reader has room for more of a body
+        elif not framing.is_broken:
+            if framing.waiting:
+                framing.hold(data)
+            else:
+                self._parse(data, 0)
+            if framing.waiting > _MOST_AHEAD and not self._buffer_paused:
+                self._pause_reading_for_buffer()
+
+    def _parse(self, data: bytes, at: int) -> None:
+        """Parse one request of ``data`` from ``at`` on, or a part of one, and hold what follows."""
+        framing, end = self.framing, len(data)
+        while at < end and not framing.is_broken:
+            if framing.in_body:
+                at = self._parse_body(data, at)
+            elif self.task is None and not self._messages:
+                at = self._parse_head(data, at)
+            else:
+                framing.hold(data, at)
+                self.heard = True  # a part of the request after the one at hand
+                break
+        if self.task is None:
+            if self._messages:
+                self._serve_next()
+            elif not self.heard:
+                self.heard, self.since = True, 0.0
+
+    def _parse_head(self, data: bytes, at: int) -> int:
+        """Parse a head as far as it has come; return where in ``data`` that ends."""
+        framing = self.framing
+        if self._parser is not None:
+            self._parser.message_consumed()
+        end = framing.head(data, at)
+        super().data_received(data if at == 0 and end == len(data) else data[at:end])
+        if not self._messages:
+            return end
+        message, payload = self._messages[0]
+        if isinstance(message, _ErrInfo):
+            framing.is_broken = True
+        elif framing.in_head or len(self._messages) > 1:
+            self._refuse(BadHttpMessage("the end of the head is not clear"))
+        elif (
+            payload is not EMPTY_PAYLOAD
+            or _CONTENT_LENGTH in message.headers
+            or _TRANSFER_ENCODING in message.headers
+        ):
+            try:
+                framing.begin_body(message, payload)
+            except HttpProcessingError as error:
+                self._refuse(error)
+        return end
+
+    def _parse_body(self, data: bytes, at: int) -> int:
+        """Parse a body as far as it has come; return where in ``data`` that ends."""
+        try:
+            piece, end = self.framing.body(data, at)
+        except BadHttpMessage as error:
+            self._break_body(error)
+            return len(data)
+        if piece:
+            self._feed_body(piece)
+        return end
+
+    def _feed_body(self, piece: bytes) -> None:
+        """Give the parser a piece of the body at hand; empty: let it go on with what it keeps."""
+        before = len(self._messages)
+        super().data_received(piece)
+        if len(self._messages) > before:  # an error, or a request that began too early
+            wrong, _ = self._messages.pop()
+            known = wrong.exc if type(wrong) is _ErrInfo else None
+            self._break_body(known or BadHttpMessage("the end of the body is not clear"))
+
+    def _refuse(self, error: HttpProcessingError) -> None:
+        """Answer the request that was parsed as one that is no HTTP, and read no other."""
+        self.framing.is_broken = True
+        self._messages.clear()
+        self._messages.append((_ErrInfo(error.code, error, error.message), EMPTY_PAYLOAD))
+
+    def _break_body(self, error: BaseException) -> None:
+        """Raise RequestPayloadError in what reads the body at hand, and read no request after it.
+
+        The parser does not: what reads the body would wait for it until the read timeout. A request
+        that is not being served yet is refused instead.
+        """
+        self.framing.is_broken = True
+        if self._messages:
+            self._refuse(BadHttpMessage(str(error)))
+            return
+        body = self.framing.reader
+        if body.exception() is None:
+            body.set_exception(web.RequestPayloadError(str(error)))
+        if not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        """Read a WebSocket from now on, and first what has come of it already."""
+        super().set_parser(parser, data_received_cb)
+        data, at = self.framing.release()
+        if data:
+            super().data_received(data[at:])
+
+    def _read_on(self) -> None:
+        """Parse the next of the requests that are held, and serve it."""
+        if self.task is not None or self.transport is None or self._close:
+            return
+        framing = self.framing
+        data, at = framing.release()
+        if data:
+            self._parse(data, at)
+        if self._buffer_paused and not framing.is_broken and framing.waiting <= _MOST_AHEAD:
+            self._resume_reading_for_buffer()
