@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -9,7 +10,7 @@ from multidict import istr
 
 from gizmopy.config import Settings
 from gizmopy.errors import ConfigError, ConfigProblem, UsageError
-from gizmopy.web import CORS, Problem
+from gizmopy.web import CORS, Problem, Router
 from gizmopy.web.hosts import AllowedHosts
 from gizmopy.web.hsts import StrictTransport
 from gizmopy.web.same_origin import ORIGIN, SAFE_METHODS, SITE, is_same_origin
@@ -24,8 +25,8 @@ _UPGRADE = istr("Upgrade")
 class Browsers:
     """Refuse what a page of another origin sends, and what names a host that is not allowed.
 
-    ``cors`` lists the origins that may call the service's own endpoints; no page of another origin
-    may call a built-in one. ``transport`` is what browsers are told of HTTPS.
+    ``cors`` lists the origins that may call the service's own endpoints. No page of another origin
+    may call a built-in one, or read its answer. ``transport`` is what browsers are told of HTTPS.
     """
 
     __slots__ = ("_hosts", "cors", "transport")
@@ -44,6 +45,28 @@ class Browsers:
     def is_strict(self) -> bool:
         """Whether ``check_host`` has to see each request."""
         return bool(self._hosts)
+
+    def preflight(
+        self, request: web.BaseRequest, router: Router[Endpoint], path: str
+    ) -> web.Response | None:
+        """Answer a browser that asks before it calls an endpoint of the service at ``path``.
+
+        Returns None if ``request`` is no preflight, or if only built-in endpoints are there.
+        """
+        served = router.allowed(path)
+        own = [method for method in served if not router.match(method, path)[0].builtin]
+        if self.cors is None or (served and not own):
+            return None
+        return self.cors.preflight(request, own)
+
+    def is_builtin(self, router: Router[Endpoint], path: str, methods: Iterable[str]) -> bool:
+        """Return whether all that serves ``methods`` at ``path`` is built in.
+
+        Only CORS depends on it: without that it is not looked up, and False.
+        """
+        return self.cors is not None and all(
+            router.match(method, path)[0].builtin for method in methods
+        )
 
     def check_origin(self, request: web.BaseRequest, endpoint: Endpoint) -> None:
         """Raise Problem 403 if a page of another origin sent ``request`` and may not.

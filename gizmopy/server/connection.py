@@ -344,6 +344,7 @@ class ServedRequest(Request):
         "connection",
         "identity",
         "is_invited",
+        "is_builtin",
         "is_plain",
         "trace_id",
     }
@@ -359,6 +360,8 @@ class ServedRequest(Request):
 
     is_invited = False
     """Whether the client was told to send the body that it asked about (``Expect``)."""
+    is_builtin = False
+    """Whether a built-in endpoint answers it, which no page of another origin may read."""
 
     client: str | None = None
     """Who asks, where a trusted proxy said so."""
@@ -395,6 +398,7 @@ class ServedRequest(Request):
             self.trace_id,
         )
         copy.client, copy.client_scheme = self.client, self.client_scheme
+        copy.is_builtin = self.is_builtin
         return copy
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:

@@ -26,7 +26,7 @@ PROFILES = "/debug/pprof/"
 """Where ``go tool pprof`` looks for profiles; it can send a token as a password only."""
 
 _AUTHORIZATION = istr("Authorization")
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HEADERS = {"Cache-Control": "no-store"}
 _TOKEN_BYTES = 32
 _SHORT = 16
 

@@ -65,6 +65,7 @@ CLIENT_GONE = 499
 _REQUEST_ID = istr("X-Request-ID")
 _TRACEPARENT = istr("traceparent")
 _EXPECT = istr("Expect")
+_CONTENT_TYPE_OPTIONS = istr("X-Content-Type-Options")
 _SERVER = istr("Server")
 _USER_AGENT = istr("User-Agent")
 _SANE_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}").fullmatch
@@ -256,7 +257,7 @@ class HTTPDoor:
         try:
             try:
                 if self._cors is not None and request.method == "OPTIONS":
-                    response = self._cors.preflight(request, self._router.allowed(path))
+                    response = self._browsers.preflight(request, self._router, path)
                     if response is not None:
                         endpoint = self._preflight
                         await _send(request, response)
@@ -264,6 +265,7 @@ class HTTPDoor:
                         return response
                 endpoint, request.path_parameters = self._router.match(request.method, path)
                 connection.cancellable = endpoint.cancellable
+                request.is_builtin = endpoint.builtin
                 if endpoint.is_guarded or not request.is_plain:  # what upgrades is never plain
                     self._browsers.check_origin(request, endpoint)
                 if (
@@ -372,7 +374,8 @@ class HTTPDoor:
         head = self._heads[status, content_type, scheme] = (
             f"HTTP/1.1 {status} {_phrase(status)}\r\nContent-Type: {content_type}\r\n"
             f"{self._browsers.transport.line(scheme)}"
-            f"Server: gizmopy\r\nDate: {formatdate(usegmt=True)}\r\nX-Request-ID: "
+            f"X-Content-Type-Options: nosniff\r\nServer: gizmopy\r\n"
+            f"Date: {formatdate(usegmt=True)}\r\nX-Request-ID: "
         ).encode()
         return head
 
@@ -381,6 +384,7 @@ class HTTPDoor:
         headers = response.headers
         headers[_REQUEST_ID] = request.identity
         headers[_SERVER] = "gizmopy"  # aiohttp tells its version, and Python's
+        headers[_CONTENT_TYPE_OPTIONS] = "nosniff"  # else a browser may run a text as a script
         connection = request.connection
         check_head(response, request.writer)
         connection.prepared = response
@@ -392,7 +396,7 @@ class HTTPDoor:
             if self._changed is not None:
                 self._changed.set()
         self._browsers.transport.decorate(request, response)
-        if self._cors is not None:
+        if self._cors is not None and not request.is_builtin:
             self._cors.decorate(request, response)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):
             close_after(response)
@@ -443,6 +447,9 @@ class HTTPDoor:
             case NoRoute():
                 problem = Problem(404, f"Nothing is served at {cut(request.path)}.")
             case WrongMethod():
+                request.is_builtin = self._browsers.is_builtin(
+                    self._router, _path(request.raw_path), error.allow
+                )
                 method, allow = cut(request.method), ", ".join(error.allow)
                 problem = Problem(
                     405,

@@ -25,7 +25,7 @@ OnStatus = Callable[[str, bool], object]
 """Called with the address that asked whether the daemon is ready, and what it is told."""
 
 _JSON = {CONTENT_TYPE, "application/json"}
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HEADERS = {"Cache-Control": "no-store"}
 
 
 def probe_endpoints(

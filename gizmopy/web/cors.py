@@ -29,6 +29,10 @@ _WRITTEN = re.compile(
     r"(?P<port>:[0-9]{1,5})?"
 ).fullmatch
 _ANY_LABELS = r"[a-z0-9_.-]+\."
+_REGISTRY = re.compile(
+    "ac|co|com|edu|go|gob|gouv|gov|ltd|me|mil|ne|net|nhs|nom|or|org|plc|sch"
+).fullmatch
+"""Second-level labels that countries register names under: ``co.uk``, ``com.au``, ``or.jp``."""
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -42,7 +46,9 @@ class CORS:
     ``allow_credentials`` lets a page call with its visitor's cookies. Browsers may remember what
     they were told for ``max_age`` seconds.
 
-    Raises UsageError where an origin cannot be one, or credentials are allowed for every page.
+    Raises UsageError where an origin cannot be one, or credentials are allowed for every page, or
+    for every name below a domain that anyone can register names under: ``https://*.com``,
+    ``https://*.co.uk``. Domains of hosting companies, such as ``github.io``, are not known here.
 
     A middleware sees neither what no endpoint answers nor a browser's question beforehand, whose
     OPTIONS nobody declares: whoever routes asks ``preflight``, and lets ``decorate`` do the rest.
@@ -66,6 +72,9 @@ class CORS:
                 "its visitor; list the origins that may"
             )
         self._allowed = re.compile("|".join(map(_pattern, origins - {"*"}))).fullmatch
+        if allow_credentials:
+            for origin in sorted(origins):
+                _check_registrable(origin)
         self._credentials = allow_credentials
         self._methods = frozenset(method.upper() for method in allow_methods)
         self._headers = ", ".join(allow_headers)
@@ -143,6 +152,27 @@ def _vary_by_origin(headers: CIMultiDict[str]) -> None:
     given = [name.strip() for line in headers.getall(_VARY, ()) for name in line.split(",")]
     if not {"*", "origin"}.intersection(map(str.lower, given)):
         headers[_VARY] = ", ".join((*given, "Origin"))
+
+
+def _check_registrable(origin: str) -> None:
+    """Raise UsageError if ``origin`` is every name below a domain that is open to everyone.
+
+    That is a domain of one label, or of a country and a label that countries register names under.
+    The list of public suffixes (publicsuffix.org) has thousands, and changes each week.
+    """
+    written = _WRITTEN(origin)
+    if written is None or not written["any"]:
+        return
+    labels = [label for label in written["host"].split(".") if label]
+    is_open = len(labels) < 2 or (
+        len(labels) == 2 and len(labels[1]) == 2 and _REGISTRY(labels[0]) is not None
+    )
+    if is_open:
+        raise UsageError(
+            f"allow_credentials with the origin {origin!r} would let anyone who registers a name "
+            f"there act as a visitor; name the domain below it, such as https://*.example."
+            f"{'.'.join(labels)}"
+        )
 
 
 def _pattern(origin: str) -> str:

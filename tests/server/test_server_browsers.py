@@ -1,5 +1,6 @@
 """What a page of another origin can make a browser send, and what becomes of it."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -72,7 +73,7 @@ async def ask(url: str, method: str, path: str, *lines: str, body: bytes = b"") 
     """Send a request with these lines in its head, and return the answer."""
     async with talk(url) as client:
         client.ask(method, path, body, *lines)
-        return await client.answer()
+        return await client.answer(to_head=method == "HEAD")
 
 
 @pytest.mark.parametrize("origin", [EVIL, "Origin: null", CROSS, "SEC-FETCH-SITE: same-site"])
@@ -282,3 +283,101 @@ def test_a_host_that_is_none_is_a_wrong_setting(hosts: str) -> None:
     """A mistake in GIZMO_ALLOWED_HOSTS is reported at start, with how a name is written."""
     with pytest.raises(ValueError, match="write names without scheme, port and path"):
         Settings(allowed_hosts=hosts)
+
+
+BUILTIN = ("/metrics", "/openapi.json", "/docs", "/livez", "/readyz", "/status.txt", "/debug/")
+
+
+@pytest.mark.parametrize("origins", ["*", "https://app.example"])
+async def test_cors_is_for_the_services_own_endpoints(origins: str) -> None:
+    """No page of another origin reads what every daemon has, though the service is for all."""
+    page = {"Origin": "https://app.example", "Authorization": "Bearer s3cret"}
+    asks = page | {"Access-Control-Request-Method": "GET"}
+    async with serving(cors_origins=origins, debug_token="s3cret") as shop:
+        for path in BUILTIN:
+            for method, headers, status in (
+                ("GET", page, 200),
+                ("HEAD", page, 200),
+                ("OPTIONS", asks, 405),
+                ("DELETE", page, 405),
+            ):
+                async with shop.http.request(method, path, headers=headers) as response:
+                    assert (path, method, response.status) == (path, method, status)
+                    names = [name for name in response.headers if name.startswith("Access-")]
+                    assert names == []
+        for path, status in (("/things", 200), ("/nowhere", 404)):
+            async with shop.http.get(path, headers=page) as response:
+                assert response.status == status
+                assert response.headers["Access-Control-Allow-Origin"] in (origins, page["Origin"])
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def test_a_preflight_grants_the_services_own_methods() -> None:
+    """Where a service serves another method of a built-in path, that one alone is granted."""
+
+    class Own(Shop):
+        @put("/metrics")
+        async def own(self) -> str:
+            return "mine"
+
+    asks = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"}
+    async with serving(Own, cors_origins="*") as shop:
+        async with shop.http.options("/metrics", headers=asks) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Methods"] == "PUT"
+        async with shop.http.get("/metrics", headers=asks) as response:
+            assert "Access-Control-Allow-Origin" not in response.headers
+        async with shop.http.put("/metrics", headers=asks) as response:
+            assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+class Various(Shop):
+    """Answer in every way there is."""
+
+    @get("/stream")
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"x")
+        return response
+
+    @get("/sniffed")
+    async def sniffed(self) -> web.Response:
+        return web.Response(text="x", headers={"X-Content-Type-Options": "sniff"})
+
+    @get("/moved")
+    async def moved(self) -> None:
+        raise web.HTTPFound("/things")
+
+    @get("/broken")
+    async def broken(self) -> None:
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("origins", ["", "*"])
+async def test_no_browser_guesses_what_an_answer_is(origins: str) -> None:
+    """Every answer has nosniff once: plain ones, streams, problems, refusals and built-in ones."""
+    preflight = ("Origin: https://app.example", "Access-Control-Request-Method: GET")
+    async with serving(Various, cors_origins=origins, debug_token="s3cret") as shop:
+        for method, path, lines in (
+            ("GET", "/things", ()),
+            ("HEAD", "/things", ()),
+            ("GET", "/stream", ()),
+            ("GET", "/sniffed", ()),
+            ("GET", "/moved", ()),
+            ("GET", "/broken", ()),
+            ("GET", "/nowhere", ()),
+            ("DELETE", "/things", ()),
+            ("OPTIONS", "/things", preflight),
+            ("POST", "/empty", (CROSS,)),
+            ("GET", "/metrics", ()),
+            ("GET", "/livez", ()),
+            ("GET", "/readyz", ()),
+            ("GET", "/docs", ()),
+            ("GET", "/debug/", ()),
+            ("GET", "/debug/", ("Authorization: Bearer s3cret",)),
+            ("GET", "/things", ("Bad Line",)),
+        ):
+            answer = await ask(shop.url, method, path, *lines)
+            found = answer.headers.getall("X-Content-Type-Options", [])
+            assert (method, path, found) == (method, path, ["nosniff"])

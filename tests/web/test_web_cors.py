@@ -217,3 +217,35 @@ def test_credentials_for_every_page_are_refused() -> None:
     """Nobody may let the whole world act as its visitors by mistake."""
     with pytest.raises(UsageError, match="list the origins that may"):
         CORS(["*"], allow_credentials=True)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://*.com",
+        "https://*.COM",
+        "https://*.com.",
+        "https://*.com:8443",
+        "https://*.xn--p1ai",
+        "https://*.localhost",
+        "https://*.co.uk",
+        "https://*.co.uk.",
+        "http://*.com.au",
+    ],
+)
+def test_credentials_for_every_name_of_a_registry_are_refused(origin: str) -> None:
+    """Anyone can register a name there; without credentials it is only a smaller *."""
+    with pytest.raises(
+        UsageError, match=r"name the domain below it, such as https://\*\.example\."
+    ):
+        CORS([PAGE, origin], allow_credentials=True)
+    assert decorated(CORS([PAGE, origin]))["Allow-Origin"] == PAGE
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://*.example.com", "https://*.example.co.uk", "https://*.t.co", "https://com.uk", PAGE],
+)
+def test_credentials_for_names_of_one_owner_are_granted(origin: str) -> None:
+    """A domain that was registered is its owner's, with every name below it."""
+    assert "Vary" in decorated(CORS([origin], allow_credentials=True))
