@@ -39,6 +39,7 @@ from gizmopy.pubsub.memory import open_driver
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import _topic, revived
 from gizmopy.server.deadlines import callers_timeout
+from gizmopy.server.framing import _SIZE, _TRAILER
 from gizmopy.server.http import _path
 from gizmopy.server.listening import is_loopback
 from gizmopy.server.probes import _asks_for_json
@@ -92,6 +93,9 @@ PATTERNS: Mapping[str, Pattern] = {
         "fullmatch", pumps("1111s", "1", "1.", "1m", ".1h", "1ms", tails=("", "!", "s", "m!"))
     ),
     "gizmopy.config.duration:_SECONDS": Pattern("fullmatch", pumps("1", "1.", ".1")),
+    "gizmopy.config.hosts:_NAME": Pattern(
+        "fullmatch", [*pumps("a", "a.", ".", "*."), *pumps("f:", "f", head="[", tails=("", "]!"))]
+    ),
     "gizmopy.config.kafka:_HOST": Pattern(
         "fullmatch", [*pumps("a", "a.", "1:", ":"), *pumps("a:", "f", head="[", tails=("", "]!"))]
     ),
@@ -101,9 +105,13 @@ PATTERNS: Mapping[str, Pattern] = {
         "sub", pumps("a", "a ", "a='", '="', "&a=", "a=' ", " a", "a \t", tails=("", "=", "='"))
     ),
     "gizmopy.config.masking:_ONE_OF_SEVERAL": Pattern("findall", pumps(":", "a", ":a", ":a@")),
+    "gizmopy.config.plain_text:_SURROGATE": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
     "gizmopy.config.settings:channel_key": Pattern(channel_key, pumps("a", "-", "\u0149", "A_")),
     "gizmopy.config.sources:_QUOTED": Pattern(
         "sub", pumps(" ", "'", '"', " '", "' ", "'a", "\"'", "''\"", head="x", tails=("", "x", "'"))
+    ),
+    "gizmopy.observe.log_files:_DESCRIPTOR": Pattern(
+        "fullmatch", pumps("1", "/", head="/proc/self/fd/")
     ),
     "gizmopy.observe.metrics:_NAME": Pattern("fullmatch", pumps("a", ":", "a1")),
     "gizmopy.observe.metrics:_LABEL": Pattern("fullmatch", pumps("a", "_", "a1")),
@@ -122,6 +130,13 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.server.debug:_libraries": Pattern(
         lambda text: re.match(r"[\w.-]+", text), pumps("a", "a-", ".")
     ),
+    "gizmopy.server.framing:_SIZE": Pattern(
+        lambda text: _SIZE(text.encode()),
+        [*pumps("a", "0"), *pumps(" ", "\t", ";", ";a=", head="5", tails=("", "\r\n", "\n"))],
+    ),
+    "gizmopy.server.framing:_TRAILER": Pattern(
+        lambda text: _TRAILER(text.encode()), pumps("a", ":", "a:", " ", tails=("", "\r\n", "\n"))
+    ),
     "gizmopy.server.http:_SANE_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
     "gizmopy.server.proxies:_WRITTEN": Pattern(
         "fullmatch",
@@ -139,6 +154,10 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.web.cors:CORS.__init__": Pattern(
         CORS_OF_MANY._allowed,
         pumps("a", "a.", ".", "example.com", ".a", "a.a.a.com", head="https://"),
+    ),
+    "gizmopy.web.cors:_REGISTRY": Pattern("fullmatch", pumps("co", "c", "gov")),
+    "gizmopy.web.hosts:_WRITTEN": Pattern(
+        "fullmatch", [*pumps("a", "a.", ":", "1"), *pumps("f:", "f", head="[", tails=("", "]:1x"))]
     ),
     "gizmopy.web.openapi:_VARIABLE": Pattern(
         "sub", pumps("a", "{", "{a", "{}", ":", "{a:{", "{a:{}", "{a:{1}}", head="{")
