@@ -115,12 +115,15 @@ class Chunks:
 class Framing:
     """Cut what comes on one connection into requests."""
 
-    __slots__ = ("_ahead", "_at", "_chunks", "_left", "_seam", "is_broken", "reader")
+    __slots__ = ("_ahead", "_chunks", "_left", "_seam", "in_body", "is_broken", "reader", "waiting")
 
     def __init__(self) -> None:
+        self.waiting = 0
+        """How many bytes have come of the requests after the one at hand."""
         self._ahead = b""
-        """What has come of the requests after the one at hand, from ``_at`` on."""
-        self._at = 0
+        """Those bytes, at its end."""
+        self.in_body = False
+        """Whether a part of the body at hand has not come yet."""
         self.is_broken = False
         """Whether the end of the request at hand cannot be found any more."""
         self.reader: StreamReader = EMPTY_PAYLOAD
@@ -130,39 +133,26 @@ class Framing:
         self._left = 0
         self._chunks: Chunks | None = None
 
-    @property
-    def in_head(self) -> bool:
-        """Whether a head has begun to come."""
-        return bool(self._seam)
-
-    @property
-    def in_body(self) -> bool:
-        """Whether a part of the body at hand has not come yet."""
-        return self._left > 0 or self._chunks is not None
-
-    @property
-    def waiting(self) -> int:
-        """How many bytes have come of the requests after the one at hand."""
-        return len(self._ahead) - self._at
-
     def hold(self, data: bytes, start: int = 0) -> None:
         """Keep ``data`` from ``start`` on until the request at hand is answered."""
-        if self._ahead:
-            self._ahead, self._at = self._ahead[self._at :] + data[start:], 0
+        if self.waiting:
+            self._ahead = self._ahead[-self.waiting :] + data[start:]
+            self.waiting = len(self._ahead)
         else:
-            self._ahead, self._at = data, start
+            self._ahead, self.waiting = data, len(data) - start
 
     def release(self) -> tuple[bytes, int]:
         """Return what was held, and where in it the next request begins."""
-        held = self._ahead, self._at
-        self._ahead, self._at = b"", 0
+        held = self._ahead, len(self._ahead) - self.waiting
+        self._ahead, self.waiting = b"", 0
         return held
 
     def head(self, data: bytes, start: int) -> int:
-        """Return where in ``data`` the head ends that goes on at ``start``, or the length."""
+        """Return where in ``data`` the head ends that goes on at ``start``; 0: it does not."""
         if self._seam:
             seam = self._seam + data[start : start + 3]
-            if (found := seam.find(END_OF_HEAD)) >= 0:
+            found = seam.find(END_OF_HEAD)
+            if found >= 0:
                 end = start + found + 4 - len(self._seam)
                 self._seam = b""
                 return end
@@ -171,7 +161,7 @@ class Framing:
             self._seam = b""
             return found + 4
         self._seam = (self._seam + data[max(start, len(data) - 3) :])[-3:]
-        return len(data)
+        return 0
 
     def begin_body(self, message: RawRequestMessage, reader: StreamReader) -> None:
         """Expect the body that the head ``message`` announces; the parser feeds it to ``reader``.
@@ -181,20 +171,22 @@ class Framing:
         digits, 501 for a transfer coding other than chunked.
         """
         self.reader = reader
+        headers = message.headers
         if message.method == "CONNECT":
             raise BadHttpMessage("CONNECT is not served")
-        coding = message.headers.get(TRANSFER_ENCODING)
-        if coding is not None:
+        if TRANSFER_ENCODING in headers:
             if message.version != HttpVersion11:
                 raise BadHttpMessage("a transfer coding needs HTTP/1.1")
-            if coding.lower() != "chunked":
+            if headers[TRANSFER_ENCODING].lower() != "chunked":
                 raise UnknownCoding(message="the transfer coding is not known")
             self._chunks = Chunks()
+            self.in_body = True
             return
-        length = message.headers.get(CONTENT_LENGTH, "")
+        length = headers.get(CONTENT_LENGTH, "")
         if not length.isdecimal() or len(length) > _MAX_LENGTH_DIGITS:
             raise BadHttpMessage("the Content-Length is wrong or too large")
         self._left = int(length)
+        self.in_body = self._left > 0
 
     def body(self, data: bytes, start: int) -> tuple[bytes, int]:
         """Return what the parser gets of the body at hand, and where in ``data`` that ends.
@@ -204,8 +196,11 @@ class Framing:
         if self._chunks is not None:
             piece, end, is_all = self._chunks.take(data, start)
             if is_all:
-                self._chunks = None
+                self._chunks, self.in_body = None, False
             return piece, end
-        end = min(start + self._left, len(data))
-        self._left -= end - start
+        end = start + self._left
+        if end > len(data):
+            self._left = end - len(data)
+            return data[start:], len(data)
+        self.in_body = False
         return data[start:end], end

@@ -4,7 +4,8 @@ Of aiohttp's private parts this uses:
 
 - ``RequestHandler._messages`` and the module's ``_ErrInfo``: the request that was parsed and is not
   served yet, or what stands for one that could not be.
-- ``RequestHandler._parser.message_consumed``: without it the parser stops after 32 requests.
+- ``RequestHandler._parser.feed_data``, and ``message_consumed``, without which the parser stops
+  after 32 requests; ``_upgraded``: whether the request asked for a WebSocket.
 - ``RequestHandler._payload_parser`` and ``set_parser``: what reads a WebSocket.
 - ``BaseProtocol._pause_reading_for_buffer``, ``_resume_reading_for_buffer`` and ``_buffer_paused``:
   how reading stops while too much is held, without disturbing a body's own flow control.
@@ -67,15 +68,14 @@ class Receiver(web.RequestHandler):
                 self.wire.pause_reading()  # to close now would destroy the answer on its way
         elif self._payload_parser is not None:
             super().data_received(data)  # of a WebSocket
+        elif self._close or self._force_close or framing.is_broken:
+            pass
         elif not data:
             self._feed_body(data)  # a reader has room for more of a body
-        elif not framing.is_broken:
-            if framing.waiting:
-                framing.hold(data)
-            else:
-                self._parse(data, 0)
-            if framing.waiting > _MOST_AHEAD and not self._buffer_paused:
-                self._pause_reading_for_buffer()
+        elif framing.waiting:
+            self._hold(data, 0)
+        else:
+            self._parse(data, 0)
 
     def _parse(self, data: bytes, at: int) -> None:
         """Parse one request of ``data`` from ``at`` on, or a part of one, and hold what follows."""
@@ -86,8 +86,7 @@ class Receiver(web.RequestHandler):
             elif self.task is None and not self._messages:
                 at = self._parse_head(data, at)
             else:
-                framing.hold(data, at)
-                self.heard = True  # a part of the request after the one at hand
+                self._hold(data, at)
                 break
         if self.task is None:
             if self._messages:
@@ -95,30 +94,37 @@ class Receiver(web.RequestHandler):
             elif not self.heard:
                 self.heard, self.since = True, 0.0
 
+    def _hold(self, data: bytes, at: int) -> None:
+        """Keep what has come of the requests after the one at hand."""
+        self.framing.hold(data, at)
+        self.heard = True
+        if self.framing.waiting > _MOST_AHEAD and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
     def _parse_head(self, data: bytes, at: int) -> int:
         """Parse a head as far as it has come; return where in ``data`` that ends."""
-        framing = self.framing
-        if self._parser is not None:
-            self._parser.message_consumed()
+        framing, size, parser = self.framing, len(data), self._parser
+        assert parser is not None
         end = framing.head(data, at)
-        super().data_received(data if at == 0 and end == len(data) else data[at:end])
-        if not self._messages:
-            return end
-        message, payload = self._messages[0]
-        if isinstance(message, _ErrInfo):
-            framing.is_broken = True
-        elif framing.in_head or len(self._messages) > 1:
-            self._refuse(BadHttpMessage("the end of the head is not clear"))
-        elif (
-            payload is not EMPTY_PAYLOAD
-            or _CONTENT_LENGTH in message.headers
-            or _TRANSFER_ENCODING in message.headers
-        ):
-            try:
-                framing.begin_body(message, payload)
-            except HttpProcessingError as error:
-                self._refuse(error)
-        return end
+        parser.message_consumed()
+        try:
+            messages, self._upgraded, _ = parser.feed_data(
+                data if at == 0 and end in (0, size) else data[at : end or size]
+            )
+            if messages:
+                if not end or len(messages) > 1:
+                    raise BadHttpMessage("the end of the head is not clear")
+                message, payload = messages[0]
+                if (
+                    payload is not EMPTY_PAYLOAD
+                    or _CONTENT_LENGTH in message.headers
+                    or _TRANSFER_ENCODING in message.headers
+                ):
+                    framing.begin_body(message, payload)
+                self._messages.append(messages[0])
+        except HttpProcessingError as error:
+            self._refuse(error)
+        return end or size
 
     def _parse_body(self, data: bytes, at: int) -> int:
         """Parse a body as far as it has come; return where in ``data`` that ends."""
@@ -133,12 +139,15 @@ class Receiver(web.RequestHandler):
 
     def _feed_body(self, piece: bytes) -> None:
         """Give the parser a piece of the body at hand; empty: let it go on with what it keeps."""
-        before = len(self._messages)
-        super().data_received(piece)
-        if len(self._messages) > before:  # an error, or a request that began too early
-            wrong, _ = self._messages.pop()
-            known = wrong.exc if type(wrong) is _ErrInfo else None
-            self._break_body(known or BadHttpMessage("the end of the body is not clear"))
+        if self._parser is None:
+            return
+        try:
+            messages, self._upgraded, _ = self._parser.feed_data(piece)
+        except HttpProcessingError as error:
+            self._break_body(error)
+        else:
+            if messages:
+                self._break_body(BadHttpMessage("the end of the body is not clear"))
 
     def _refuse(self, error: HttpProcessingError) -> None:
         """Answer the request that was parsed as one that is no HTTP, and read no other."""
