@@ -214,10 +214,10 @@ class Settings(BaseSettings):
         description="Whether probes and scrapes are in the access log.",
     )
     max_header_bytes: int = Field(
-        default=16384,
+        default=64 * 1024,
         gt=0,
         validation_alias="GIZMO_MAX_HEADER_BYTES",
-        description="The longest request line or header field that is read, in bytes.",
+        description="The longest head (request line and fields together) that is read, in bytes.",
     )
     max_body_bytes: int = Field(
         default=1024 * 1024,

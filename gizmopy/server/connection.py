@@ -38,6 +38,7 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, _ErrInfo
 
+from gizmopy.server.head_limits import MAX_FIELDS, MAX_LINE
 from gizmopy.server.receiving import Receiver
 from gizmopy.server.writing import AnswerWriter
 from gizmopy.web import Problem, Request
@@ -109,7 +110,7 @@ class Connection(Receiver):
     )
 
     def __init__(self, server: Server, door: Door, **options: Any) -> None:
-        super().__init__(server, **options)
+        super().__init__(server, server.max_head, **options)
         self.server = server
         self.door = door
         self.peer = ""
@@ -408,11 +409,13 @@ class ServedRequest(Request):
 class Server(web.Server):
     """Make a connection of ours for each that is accepted: a protocol factory for the loop."""
 
-    def __init__(self, door: Door, *, client_max_size: int, **options: Any) -> None:
+    def __init__(self, door: Door, *, client_max_size: int, max_head: int, **options: Any) -> None:
         super().__init__(door.handle)
         self._door = door
         self._event_loop = asyncio.get_running_loop()
         self._options = options
+        self.max_head = max_head
+        """The most bytes of a request's head."""
         self.context = copy_context()
         """What requests' contexts are copies of."""
         self.client_max_size = client_max_size
@@ -424,6 +427,9 @@ class Server(web.Server):
             self._door,
             loop=self._event_loop,
             access_log=None,
+            max_line_size=min(MAX_LINE, self.max_head),
+            max_field_size=min(MAX_LINE, self.max_head),
+            max_headers=MAX_FIELDS,
             keepalive_timeout=0,  # see Patience
             **self._options,
         )

@@ -14,8 +14,10 @@ import re
 
 from aiohttp.hdrs import CONTENT_LENGTH, TRANSFER_ENCODING
 from aiohttp.http import HttpVersion11, RawRequestMessage
-from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from gizmopy.server.head_limits import MAX_FIELDS
 
 END_OF_HEAD = b"\r\n\r\n"
 
@@ -36,16 +38,10 @@ _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00\r\n]*\r\n").fullmatc
 _LAST = b"0\r\n\r\n"
 
 
-class UnknownCoding(HttpProcessingError):
-    """Refuse a transfer coding that is not served (RFC 9112 section 6.1)."""
-
-    code = 501
-
-
 class Chunks:
     """Walk through a body in chunks, and leave out its extensions and trailer fields."""
 
-    __slots__ = ("_excess", "_in_trailers", "_left", "_line", "_trailers")
+    __slots__ = ("_excess", "_fields", "_in_trailers", "_left", "_line", "_trailers")
 
     def __init__(self) -> None:
         self._left = 0
@@ -55,6 +51,9 @@ class Chunks:
         self._excess = 0
         self._in_trailers = False
         self._trailers = 0
+        """How many bytes of trailer fields have come."""
+        self._fields = 0
+        """How many trailer fields have come."""
 
     def take(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
         """Return what the parser gets of ``data`` from ``start`` on, where that ends, if it is all.
@@ -86,8 +85,8 @@ class Chunks:
             elif line == b"\r\n":
                 kept.append(_LAST)
                 return b"".join(kept), at, True
-            elif _TRAILER(line) is None:
-                raise BadHttpMessage("a trailer field is malformed")
+            else:
+                self._check_trailer(line)
         return b"".join(kept), at, False
 
     def _size(self, line: bytes) -> bytes:
@@ -105,6 +104,11 @@ class Chunks:
             return b""
         self._left = size + 2
         return match[1] + b"\r\n"
+
+    def _check_trailer(self, line: bytes) -> None:
+        self._fields += 1
+        if _TRAILER(line) is None or self._fields > MAX_FIELDS:
+            raise BadHttpMessage("a trailer field is malformed, or there are too many")
 
     def _count_trailer(self, size: int) -> None:
         self._trailers += size
@@ -166,9 +170,9 @@ class Framing:
     def begin_body(self, message: RawRequestMessage, reader: StreamReader) -> None:
         """Expect the body that the head ``message`` announces; the parser feeds it to ``reader``.
 
-        Raises HttpProcessingError if the head leaves doubt where the body ends: 400 for CONNECT,
-        for a transfer coding in HTTP/1.0 (RFC 9112 section 6.1) and for a length of more than 18
-        digits, 501 for a transfer coding other than chunked.
+        Raises BadHttpMessage if the head leaves doubt where the body ends: CONNECT, a transfer
+        coding in HTTP/1.0 or one other than chunked (RFC 9112 section 6.1), and a length of more
+        than 18 digits.
         """
         self.reader = reader
         headers = message.headers
@@ -178,7 +182,7 @@ class Framing:
             if message.version != HttpVersion11:
                 raise BadHttpMessage("a transfer coding needs HTTP/1.1")
             if headers[TRANSFER_ENCODING].lower() != "chunked":
-                raise UnknownCoding(message="the transfer coding is not known")
+                raise BadHttpMessage("the only transfer coding that is served is chunked")
             self._chunks = Chunks()
             self.in_body = True
             return

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any
 
 from aiohttp import HttpVersion11, WSCloseCode, web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from multidict import istr
 from yarl import URL
 
@@ -83,8 +83,8 @@ _SLICE = 500
 
 _REFUSALS = {
     408: "The request's head came too slowly.",
+    414: "The request line is too long.",
     431: "The request's head is too long.",
-    501: "Only the transfer coding 'chunked' is served.",
 }
 _ANSWER = b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
 
@@ -388,8 +388,9 @@ class HTTPDoor:
         connection = request.connection
         check_head(response, request.writer)
         connection.prepared = response
-        if _EXPECT in request.headers and not (request.is_invited or request.content.is_eof()):
-            close_after(response)  # the body may come or not: the next request is not to be found
+        is_asking = _EXPECT in request.headers and not request.is_invited
+        if connection.framing.is_broken or (is_asking and not request.content.is_eof()):
+            close_after(response)  # nobody knows where the next request begins
         self._deadlines.forget(connection)  # it has begun, and may be long
         if not isinstance(response, web.Response):
             connection.stream = response
@@ -407,7 +408,7 @@ class HTTPDoor:
         """Return what answers a request that is no HTTP, and record it."""
         request.identity = new_id()
         if isinstance(error, LineTooLong) or "Too many headers" in str(error):
-            status = 431
+            status = 431  # the parser says 400
         detail = _REFUSALS.get(status, "The request is no valid HTTP.")
         problem = Problem(status, detail, headers={"Connection": "close"})
         response = problem_response(problem, request_id=request.identity)
@@ -463,7 +464,7 @@ class HTTPDoor:
                 problem = translated
             case ConnectionError() if _is_gone(request):
                 raise error
-            case web.RequestPayloadError():
+            case web.RequestPayloadError() | HttpProcessingError():
                 problem = Problem(400, UNREADABLE_BODY)
             case _:
                 self._panics.value += 1

@@ -62,9 +62,8 @@ class Port:
         self._server = Server(
             self.door,
             client_max_size=settings.max_body_bytes,
+            max_head=settings.max_header_bytes,
             logger=ProtocolLogger(),
-            max_field_size=settings.max_header_bytes,
-            max_line_size=settings.max_header_bytes,
         )
         try:
             self._accepting = await self._accept()

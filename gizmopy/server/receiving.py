@@ -25,6 +25,7 @@ from aiohttp.web_protocol import _ErrInfo
 from multidict import istr
 
 from gizmopy.server.framing import Framing
+from gizmopy.server.head_limits import HeadLimits
 
 _CONTENT_LENGTH = istr("Content-Length")
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
@@ -37,10 +38,11 @@ _MOST_UNREAD = 4 * 1024 * 1024
 class Receiver(web.RequestHandler):
     """Parse what comes on one connection."""
 
-    __slots__ = ("framing", "heard", "leaving", "since", "task", "unread", "wire")
+    __slots__ = ("framing", "heard", "leaving", "limits", "since", "task", "unread", "wire")
 
-    def __init__(self, server: web.Server, **options: Any) -> None:
+    def __init__(self, server: web.Server, max_head: int, **options: Any) -> None:
         super().__init__(server, **options)
+        self.limits = HeadLimits(max_head)
         self.wire: asyncio.Transport | None = None
         """The transport, until it is closed for good; aiohttp forgets its own earlier."""
         self.framing = Framing()
@@ -105,16 +107,25 @@ class Receiver(web.RequestHandler):
         """Parse a head as far as it has come; return where in ``data`` that ends."""
         framing, size, parser = self.framing, len(data), self._parser
         assert parser is not None
+        limits = self.limits
         end = framing.head(data, at)
         parser.message_consumed()
+        piece = data if at == 0 and end in (0, size) else data[at : end or size]
         try:
-            messages, self._upgraded, _ = parser.feed_data(
-                data if at == 0 and end in (0, size) else data[at : end or size]
-            )
-            if messages:
+            # Nearly all heads come in one piece, and are shorter than a line may be.
+            is_counted = limits.count or not end or end - at > limits.max_line
+            if is_counted:
+                limits.add(piece, is_last=end > 0)
+            messages, self._upgraded, _ = parser.feed_data(piece)
+            if not messages:
+                if not is_counted:
+                    limits.add(piece, is_last=True)  # empty lines before a head
+            else:
                 if not end or len(messages) > 1:
                     raise BadHttpMessage("the end of the head is not clear")
                 message, payload = messages[0]
+                if limits.count:
+                    limits.end(message)
                 if (
                     payload is not EMPTY_PAYLOAD
                     or _CONTENT_LENGTH in message.headers

@@ -26,7 +26,7 @@ def test_defaults() -> None:
         "log_json": None,
         "log_file": "",
         "http_access_log": "",
-        "max_header_bytes": 16384,
+        "max_header_bytes": 65536,
         "max_body_bytes": 1_048_576,
         "read_timeout": timedelta(seconds=10),
         "idle_timeout": timedelta(seconds=120),

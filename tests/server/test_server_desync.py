@@ -260,10 +260,10 @@ async def test_a_request_whose_end_is_in_doubt_is_refused(sent: bytes) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", ""])
 async def test_a_transfer_coding_that_is_not_chunked_is_not_served(coding: str) -> None:
-    """It is 501 (RFC 9112 section 6.1), and its connection ends."""
+    """It is refused (RFC 9112 section 6.1), and its connection ends."""
     async with desk() as served, talk(served.url) as client:
         client.send(_put(f"Transfer-Encoding: {coding}", body=b"0\r\n\r\n") + NEXT)
-        assert await _statuses(client) == [501]
+        assert await _statuses(client) == [400]
         assert served.service.ran == []
 
 
