@@ -294,7 +294,12 @@ class HTTPDoor:
                     raise
                 response = self._answer_error(connection, request, error)
                 status = response.status  # of what is cut, too, for which nothing can be sent
-                await _send(request, response)
+                try:
+                    await _send(request, response)
+                except Exception as unsendable:  # noqa: BLE001 -- a line break in its headers, say
+                    response = self._answer_error(connection, request, unsendable)
+                    status = response.status
+                    await _send(request, response)
             status, size = response.status, _size(request, response)
             return response
         except ConnectionError:

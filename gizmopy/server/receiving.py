@@ -26,6 +26,7 @@ from multidict import istr
 
 from gizmopy.server.framing import Framing
 from gizmopy.server.head_limits import HeadLimits
+from gizmopy.server.wellformed import check_message
 
 _CONTENT_LENGTH = istr("Content-Length")
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
@@ -126,6 +127,7 @@ class Receiver(web.RequestHandler):
                 message, payload = messages[0]
                 if limits.count:
                     limits.end(message)
+                check_message(message)
                 if (
                     payload is not EMPTY_PAYLOAD
                     or _CONTENT_LENGTH in message.headers

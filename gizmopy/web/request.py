@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
-from aiohttp import web
+from aiohttp import MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import MultiDictProxy
 
 from gizmopy.errors import UsageError
 from gizmopy.web.problems import Problem
@@ -22,6 +27,30 @@ Middleware = Callable[[Handler], Handler]
 
 _MAX_CONTENT_TYPE = 256
 """How many characters of Content-Type are read: a boundary (RFC 2046, 5.1.1) has 70 at most."""
+_CHARSETS = frozenset(
+    (
+        *("utf8", "utf16", "utf16le", "utf16be", "usascii", "ascii", "latin1"),
+        *(f"iso8859{part}" for part in (*range(1, 12), 13, 14, 15, 16)),
+        *(f"{maker}125{page}" for maker in ("windows", "cp") for page in range(9)),
+        *("koi8r", "koi8u", "shiftjis", "sjis", "eucjp", "euckr", "gb2312", "gbk", "gb18030"),
+        "big5",
+    )
+)
+"""The charsets of bodies, without hyphens and underscores. Python's codecs are more: ``punycode`` takes quadratic time, and Python
+remembers each name that it does not find for ever."""
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raise Problem (400) for an error in what was sent; aiohttp raises ValueError of all kinds."""
+    try:
+        yield
+    except (LookupError, RecursionError, ValueError, HttpProcessingError) as error:
+        raise Problem(400, f"The request body cannot be read as {what}.") from error
+
+
+class BadRange(Problem, ValueError):
+    """Refuse a malformed Range; aiohttp's FileResponse expects ValueError."""
 
 
 class Request(web.Request):
@@ -69,6 +98,72 @@ class Request(web.Request):
             "request.app: this request has no aiohttp Application; "
             "keep what handlers share on the service (self)"
         )
+
+    @property
+    def if_modified_since(self) -> datetime | None:
+        """Return the date of If-Modified-Since; None if it is absent or malformed."""
+        with suppress(OverflowError):  # a year of twenty digits
+            return super().if_modified_since
+        return None
+
+    @property
+    def if_unmodified_since(self) -> datetime | None:
+        """Return the date of If-Unmodified-Since; None if it is absent or malformed."""
+        with suppress(OverflowError):  # a year of twenty digits
+            return super().if_unmodified_since
+        return None
+
+    @property
+    def if_range(self) -> datetime | None:
+        """Return the date of If-Range; None if it is absent, an entity tag, or malformed."""
+        with suppress(OverflowError):  # a year of twenty digits
+            return super().if_range
+        return None
+
+    @property
+    def http_range(self) -> slice:
+        """Return the bytes that Range asks for; raise Problem (416) if it is malformed."""
+        try:
+            return super().http_range
+        except ValueError as error:
+            raise BadRange(416, "The Range is malformed; write bytes=0-499.") from error
+
+    async def text(self) -> str:
+        """Return the body as text.
+
+        Raises Problem if its charset is not supported (415) or it does not fit the charset (400).
+        """
+        self._check_charset()
+        with _reading("text"):
+            return await super().text()
+
+    async def json(self, *, loads: Callable[[str], Any] = json.loads) -> Any:
+        """Return the body as JSON.
+
+        Raises Problem if it is not JSON (400), and as ``text`` does.
+        """
+        body = await self.text()
+        with _reading("JSON"):
+            return loads(body)
+
+    async def post(self) -> MultiDictProxy[str | bytes | bytearray | web.FileField]:
+        """Return the fields of the form in the body.
+
+        Raises Problem if the form is malformed (400) or its charset is not supported (415).
+        """
+        self._check_charset()
+        with _reading("a form"):
+            return await super().post()
+
+    async def multipart(self) -> MultipartReader:
+        """Return a reader of the parts of the body; raise Problem if there can be none (400)."""
+        with _reading("a multipart body"):
+            return await super().multipart()
+
+    def _check_charset(self) -> None:
+        name = (self.charset or "utf8").lower().replace("-", "").replace("_", "")
+        if name not in _CHARSETS:
+            raise Problem(415, "The charset of the request body is not supported; send UTF-8.")
 
     def clone(self, **changes: Any) -> Request:
         """Return a copy with ``changes``, as aiohttp's does; path parameters stay."""

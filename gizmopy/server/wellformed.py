@@ -1,0 +1,53 @@
+"""Refuse heads that aiohttp's parser accepts, and that other code stumbles over."""
+
+from __future__ import annotations
+
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import BadHttpMessage
+from multidict import istr
+
+_CONNECTION = istr("Connection")
+_UPGRADE = istr("Upgrade")
+_EXTENSIONS = istr("Sec-WebSocket-Extensions")
+_HANDSHAKE = (
+    _CONNECTION,
+    _UPGRADE,
+    _EXTENSIONS,
+    *(istr(f"Sec-WebSocket-{name}") for name in ("Key", "Version", "Protocol")),
+)
+_MAX_EXTENSIONS = 1024
+"""The length that Sec-WebSocket-Extensions may have: aiohttp reads numbers of any length in it."""
+
+
+def check_message(message: RawRequestMessage) -> None:
+    """Raise BadHttpMessage (400) if the head of a request is malformed.
+
+    So is an absolute target with user information (RFC 9110 section 4.2.4) or with a host that
+    cannot be decoded, and the handshake of a WebSocket with characters that are not ASCII (RFC 6455
+    section 4.1).
+    """
+    if message.path[:1] != "/":
+        _check_target(message)
+    if _UPGRADE in message.headers:
+        _check_handshake(message)
+
+
+def _check_target(message: RawRequestMessage) -> None:
+    url = message.url
+    if not url.absolute:  # the * of OPTIONS
+        return
+    try:
+        is_good = bool(url.host) and url.raw_user is None and url.scheme in ("http", "https")
+    except ValueError as error:  # UnicodeError is one
+        raise BadHttpMessage("the target is malformed") from error
+    if not is_good:
+        raise BadHttpMessage("the target is malformed")
+
+
+def _check_handshake(message: RawRequestMessage) -> None:
+    headers = message.headers
+    for name in _HANDSHAKE:
+        if not "".join(headers.getall(name, ())).isascii():
+            raise BadHttpMessage(f"{name} is not ASCII")
+    if len(headers.get(_EXTENSIONS, "")) > _MAX_EXTENSIONS:
+        raise BadHttpMessage("Sec-WebSocket-Extensions is too long")
