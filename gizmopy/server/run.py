@@ -80,11 +80,10 @@ def _logging(settings: Settings) -> Iterator[None]:
 def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
     """Run with logging set up; whatever ends the daemon is logged here, once."""
 
-    last_resort = LastResort(EXIT_FORCED)
-
-    async def main() -> int:
+    async def main(last_resort: LastResort) -> int:
         stop = Stop()
-        signals.attach(stop)
+        # Also while the loop hangs, and would not see the request to stop.
+        signals.attach(stop, lambda: last_resort.arm_second(_longest(settings, stop)))
         server = SimpleServer(make_service(service, settings))
         # What was imported and compiled is there to stay: no collection need look at it again.
         gc.freeze()
@@ -92,8 +91,11 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
         return await _serve(server, stop, last_resort)
 
     try:
-        with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
-            code = runner.run(main())
+        with (
+            LastResort(EXIT_FORCED) as last_resort,
+            asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner,
+        ):
+            code = runner.run(main(last_resort))
             if code == EXIT_FORCED:
                 _leave_at_once(code)
             return code
@@ -103,8 +105,6 @@ def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
     except Exception as error:
         logger.critical("the daemon went down: %s", named(error), exc_info=True)
         return 1
-    finally:
-        last_resort.disarm()
 
 
 async def _serve(server: SimpleServer, stop: Stop, last_resort: LastResort) -> int:
@@ -112,7 +112,7 @@ async def _serve(server: SimpleServer, stop: Stop, last_resort: LastResort) -> i
 
     async def limit() -> None:
         await stop.wait()
-        last_resort.arm(Budget(server.settings, stop).total + _FLUSH_SECONDS)
+        last_resort.arm(_longest(server.settings, stop))
 
     limiting = asyncio.create_task(limit(), name="gizmopy-last-resort")
     try:
@@ -121,6 +121,11 @@ async def _serve(server: SimpleServer, stop: Stop, last_resort: LastResort) -> i
         limiting.cancel()
         await asyncio.wait((limiting,))
         last_resort.arm(_LATE_SECONDS)
+
+
+def _longest(settings: Settings, stop: Stop) -> float:
+    """Return the seconds that a shutdown takes at most, its last flush included."""
+    return Budget(settings, stop).total + _FLUSH_SECONDS
 
 
 def _leave_at_once(code: int) -> NoReturn:

@@ -52,6 +52,7 @@ from gizmopy.server.probes import probe_endpoints
 from gizmopy.server.proxies import Proxies
 from gizmopy.server.servable import Servable
 from gizmopy.server.signals import Stop
+from gizmopy.server.stalls import StallWatch
 from gizmopy.server.tls import Certificate
 from gizmopy.web import Handler, collect_routes
 from gizmopy.web.hosts import AllowedHosts
@@ -339,6 +340,8 @@ class SimpleServer:
         lifetime.enter_context(self._levels)
         await lifetime.enter_async_context(self._scraper)
         await lifetime.enter_async_context(self._runtime)
+        stall = self.settings.liveness_stall.total_seconds()
+        lifetime.enter_context(StallWatch(self._runtime.beat_age, stall, self.metrics))
 
     async def _listen(self, lifetime: AsyncExitStack) -> None:
         """Listen from now on: probes are answered while the rest starts, and hear just that."""

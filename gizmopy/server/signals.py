@@ -85,14 +85,20 @@ class Signals:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._stop: Stop | None = None
+        self._on_first: Callable[[], None] = lambda: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._count = 0
         self._last: tuple[int, float] | None = None
         self._before = {number: signal.signal(number, self._caught) for number in SIGNALS}
 
-    def attach(self, stop: Stop) -> None:
-        """Pass signals on to ``stop``, on the running loop, from now on; what came earlier, now."""
+    def attach(self, stop: Stop, on_first: Callable[[], None] = lambda: None) -> None:
+        """Pass signals on to ``stop``, on the running loop, from now on; what came earlier, now.
+
+        ``on_first`` is called when the first signal comes, in the signal's handler: it must take no
+        lock. It is not called for a signal that came earlier.
+        """
         self._stop, self._loop = stop, asyncio.get_running_loop()
+        self._on_first = on_first
         if self._last is not None:
             stop.request(signal.Signals(self._last[0]).name)
 
@@ -120,6 +126,8 @@ class Signals:
         self._count += 1
         if self._count > 2:
             os._exit(128 + number)  # without a word: the log may be what hangs
+        if self._count == 1:
+            self._on_first()
         if self._stop is not None and self._loop is not None and not self._loop.is_closed():
             name = signal.Signals(number).name
             self._loop.call_soon_threadsafe(self._stop.request, name)

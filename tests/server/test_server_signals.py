@@ -54,6 +54,17 @@ async def test_a_signal_before_the_loop_runs_is_kept(signals: Signals) -> None:
     assert not stop.hurried.is_set()
 
 
+async def test_the_first_signal_is_passed_on_in_its_handler(signals: Signals, clock: Clock) -> None:
+    """A loop that hangs does not keep the first signal from what is attached; no other is."""
+    first: list[str] = []
+    signals.attach(Stop(), lambda: first.append("first"))
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        signals.receive(number)
+        clock.now += 0.3
+
+    assert first == ["first"]
+
+
 async def test_the_same_signal_at_once_counts_once(signals: Signals, clock: Clock) -> None:
     """make and the terminal both send SIGINT: that is one wish, not two."""
     stop = Stop()

@@ -1,0 +1,132 @@
+"""A daemon that hangs: what ends it, and what it says of where it hangs."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.daemons import ROOT, StartDaemon
+
+SERVICE = """
+import asyncio, ctypes, re, sys, time
+from contextlib import asynccontextmanager
+from gizmopy import Service, get
+from gizmopy.server import budget
+
+run = sys.modules["gizmopy.server.run"]
+run._FLUSH_SECONDS = budget.CANCEL_SECONDS = budget.CLEANUP_SECONDS = budget._CLOSE_SECONDS = 0.1
+
+def hold_the_gil():
+    ctypes.PyDLL(None).sleep(60)  # a call that does not let go of it
+
+def match():
+    re.match("(a+)+$", "a" * 64 + "b")
+
+class Hanging(Service):
+    @asynccontextmanager
+    async def lifespan(self):
+        yield
+        if "cleanup" in sys.argv:
+            hold_the_gil()
+
+    @get("/hang")
+    async def hang(self, seconds: float = 60) -> str:
+        print("hanging", flush=True)
+        match() if "match" in sys.argv else time.sleep(seconds)
+        return "never"
+
+    @get("/later")
+    async def later(self) -> str:
+        try:
+            print("waiting", flush=True)
+            await asyncio.sleep(60)
+        finally:
+            hold_the_gil()
+        return "never"
+
+if __name__ == "__main__":
+    Hanging.run(sys.argv[2:])
+"""
+STACK = re.compile(r'\nTimeout \(.*\)!\nThread 0x[0-9a-f]+ \(most recent call first\):\n  File "')
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> str:
+    """The path of a service that hangs where its first argument says."""
+    path = tmp_path / "hanging.py"
+    path.write_text(SERVICE)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "path", "function"),
+    [
+        ("cleanup", "", "hold_the_gil"),
+        ("later", "/later", "hold_the_gil"),
+        ("sleep", "/hang", "hang"),
+        ("match", "/hang", "match"),
+    ],
+)
+@pytest.mark.parametrize("loop", ["asyncio", "auto"])
+def test_a_shutdown_ends_though_no_python_can_run(
+    start_daemon: StartDaemon, service: str, where: str, path: str, function: str, loop: str
+) -> None:
+    """Code that holds the GIL or the loop, since before the signal or since after, costs the stacks
+    on standard error and exit code 1, not the platform's patience.
+    """
+    daemon = start_daemon(service, where, GIZMO_SHUTDOWN_TIMEOUT="50ms", GIZMO_LOOP=loop)
+    daemon.wait_for("hanging: ready")
+    with daemon.connect() as client:  # open to the end: else the handler would be cancelled
+        if path:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            daemon.wait_for_output("ing")
+
+        assert daemon.stop() == 1
+    written = daemon.log.read_text()
+    assert STACK.search(written)
+    assert f"in {function}\n" in written
+
+
+def test_a_reader_that_stalls_does_not_hold_the_end(service: str, tmp_path: Path) -> None:
+    """The process ends though the pipe that the stacks go to is full."""
+    log = tmp_path / "log"
+    settings = {"HTTP_PORT": "0", "GIZMO_SHUTDOWN_TIMEOUT": "50ms", "APP_LOG": str(log)}
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0) as pipe:
+        os.set_blocking(writer, False)
+        while pipe.write(b"x" * 4096) is not None:
+            pass
+        os.set_blocking(writer, True)
+        with subprocess.Popen(
+            [sys.executable, service, "cleanup"],
+            env=os.environ | settings | {"PYTHONPATH": str(ROOT)},
+            stderr=pipe,
+        ) as daemon:
+            until = time.monotonic() + 30
+            while not (log.exists() and "hanging: ready" in log.read_text()):
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            daemon.send_signal(signal.SIGTERM)
+
+            assert daemon.wait(30) == 1
+
+
+def test_a_loop_that_stands_still_is_logged_and_goes_on(
+    start_daemon: StartDaemon, service: str
+) -> None:
+    """Where it stands is logged once and counted, and nothing is ended."""
+    daemon = start_daemon(service, "sleep", GIZMO_LIVENESS_STALL="200ms")
+    daemon.wait_for("hanging: ready")
+    assert daemon.request("GET", "/hang?seconds=1")[0] == 200
+
+    said = daemon.wait_for("the event loop has not run for")
+    assert said["level"] == "ERROR"
+    assert "in hang\n" in said["message"]
+    assert "gizmo_event_loop_stalls_total 1" in daemon.request("GET", "/metrics")[1]
+    assert daemon.stop() == 0
+    assert sum("has not run" in record["message"] for record in daemon.records()) == 1
