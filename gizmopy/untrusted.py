@@ -50,7 +50,7 @@ def escape_json(text: str) -> str:
     ``text`` is JSON on one line. JSON itself escapes the controls below U+0020 only: a terminal
     obeys those from U+007F on, too, and many readers of lines end a line at U+0085 or U+2028.
     """
-    if text.isascii() and "\x7f" not in text:
+    if (text.isascii() and "\x7f" not in text) or text.isprintable():  # the first is faster
         return text
     return "".join([each if each.isprintable() else _utf_16(each) for each in text])
 

@@ -64,15 +64,14 @@ def service(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("where", "path", "function"),
+    ("where", "path", "function", "loop"),
     [
-        ("cleanup", "", "hold_the_gil"),
-        ("later", "/later", "hold_the_gil"),
-        ("sleep", "/hang", "hang"),
-        ("match", "/hang", "match"),
+        ("cleanup", "", "hold_the_gil", "asyncio"),
+        ("later", "/later", "hold_the_gil", "auto"),
+        ("sleep", "/hang", "hang", "auto"),
+        ("match", "/hang", "match", "asyncio"),
     ],
 )
-@pytest.mark.parametrize("loop", ["asyncio", "auto"])
 def test_a_shutdown_ends_though_no_python_can_run(
     start_daemon: StartDaemon, service: str, where: str, path: str, function: str, loop: str
 ) -> None:
