@@ -36,8 +36,11 @@ _CHARSETS = frozenset(
         "big5",
     )
 )
-"""The charsets of bodies, without hyphens and underscores. Python's codecs are more: ``punycode`` takes quadratic time, and Python
-remembers each name that it does not find for ever."""
+"""The charsets of bodies, without hyphens and underscores.
+
+Python has more codecs. ``punycode`` takes quadratic time, and Python keeps each name that it does
+not find for ever.
+"""
 
 
 @contextmanager
