@@ -12,6 +12,7 @@ import pytest
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub import Handler, Message, RetryPolicy
 from gizmopy.pubsub.middleware import Begun, MemoryStore, State, idempotent
+from gizmopy.pubsub.middleware.idempotency import mark_key
 from tests.pubsub.pubsub_fakes import FakeClock, capabilities, message, turns, until
 from tests.pubsub.test_pubsub_subscriber import Gate, running
 
@@ -60,9 +61,62 @@ class FailingStore(MemoryStore):
         return await super().abort(key, token)
 
 
-async def state(store: MemoryStore, key: str = "/t/1") -> State:
+MARK = mark_key("", "t", "1")
+"""The key of the mark of the test's message, where no subscriber handles it."""
+
+
+async def state(store: MemoryStore, key: str = MARK) -> State:
     """Return what a store knows of the test's message."""
     return (await store.begin(key, 1)).state
+
+
+class RememberingStore(MemoryStore):
+    """A store that remembers the keys that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[str] = []
+
+    async def begin(self, key: str, seconds: float) -> Begun:
+        self.keys.append(key)
+        return await super().begin(key, seconds)
+
+
+# What a mark is called
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("s", "t", "x/y"), ("s", "t/x", "y")),
+        (("s", "t", "1"), ("s/t", "", "1")),
+        (("s", "t", "1:t"), ("s", "t1:", "t")),
+        (("", "", "a"), ("", "a", "")),
+        (("s", "t", "\udcff"), ("s", "t", "\\udcff")),
+        (("s", "t", "\udcff"), ("s", "t", "\xff")),
+    ],
+)
+def test_no_two_messages_have_one_mark(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    """A sender that chooses its key cannot have the message of another taken for a duplicate."""
+    assert mark_key(*one) != mark_key(*other)
+
+
+def test_the_key_of_a_mark_stays_the_same() -> None:
+    """Replicas of several versions share their marks."""
+    digest = "8680012016bf90d5b9602a712af02bba6799350f81bd8d1c26f228db6af1ad33"
+    assert mark_key("s", "t", "1") == digest
+
+
+async def test_a_long_key_makes_no_long_mark() -> None:
+    """A store keeps a mark of one size, whatever the key; a key that is no text is taken as one."""
+    store = RememberingStore()
+    for key in ("k" * 10**6, "k", 7):
+        handle = idempotent(store, key=lambda _, key=key: key)(Handled())  # type: ignore[misc]
+        await handle(message())
+    assert [len(key) for key in store.keys] == [64, 64, 64]
+    assert store.keys[2] == mark_key("", "t", "7")
 
 
 # What becomes of a message
@@ -127,7 +181,7 @@ async def test_a_duplicate_of_what_is_being_handled_waits_for_it() -> None:
 async def test_who_waits_looks_again_when_the_mark_expires() -> None:
     """A mark that expires sooner is not waited for longer."""
     store = MemoryStore(clock=FakeClock().time)
-    await store.begin("/t/1", 2)
+    await store.begin(MARK, 2)
     with pytest.raises(Retry) as caught:
         await idempotent(store)(Handled())(message())
     assert caught.value.after == 2
@@ -260,7 +314,7 @@ async def test_a_commit_that_fails_is_no_failure_of_the_handler(
         await until(lambda: bench.settled)
     assert bench.outcomes == [("1", "ack")]
     assert handler.ids == ["1"]
-    assert "s/t/1 is handled, but its mark does not say so" in caplog.text
+    assert "message 1 of t/s is handled, but its mark does not say so" in caplog.text
 
 
 async def test_an_abort_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -269,7 +323,7 @@ async def test_an_abort_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -
     with pytest.raises(ValueError, match="no") as caught:
         await idempotent(store, in_progress=30)(Handled(error))(message())
     assert caught.value is error
-    assert "the mark of /t/1 stays for up to 30 s" in caplog.text
+    assert "the mark of message 1 of t/ stays for up to 30 s" in caplog.text
 
 
 # How long a mark lasts
@@ -286,7 +340,7 @@ async def test_the_mark_lasts_as_long_as_the_lease() -> None:
         clock.advance(50)
         assert received.on_extend is not None
         await received.on_extend(lease)
-        assert (await store.begin("/t/1", 1)).expires_in == lasts
+        assert (await store.begin(MARK, 1)).expires_in == lasts
     gate.open.set()
     await task
     assert received.on_extend is None
@@ -367,7 +421,7 @@ async def test_a_mark_that_expires_too_early_is_told(caplog: pytest.LogCaptureFi
     gate.open.set()
     await task
     while_handled, before = [record.getMessage() for record in caplog.records]
-    assert "the mark of /t/1 expired while it is handled" in while_handled
+    assert "the mark of message 1 of t/ expired while it is handled" in while_handled
     assert "expired before it was handled" in before
     assert "raise in_progress=60" in before
     assert await state(store) is State.IN_PROGRESS, "the other's mark stands"

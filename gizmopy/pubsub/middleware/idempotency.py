@@ -16,13 +16,14 @@ import logging
 import random
 from collections.abc import Callable
 from enum import Enum
+from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 from gizmopy.error_text import named, text_of
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Handler, MessageMiddleware
-from gizmopy.untrusted import cut
+from gizmopy.untrusted import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ class Begun(NamedTuple):
 class Store(Protocol):
     """Keep marks; a third party's store implements this.
 
-    Each method is atomic, bounded in time, and raises PubSubError where the store fails. A token is
-    stale once its mark has expired, and does nothing then: False is returned.
+    A key is 64 hexadecimal digits. Each method is atomic, bounded in time, and raises PubSubError
+    where the store fails. A token is stale once its mark has expired, and does
+    nothing then: False is returned.
     """
 
     async def begin(self, key: str, seconds: float) -> Begun:
@@ -137,7 +139,7 @@ class _Marks:
 
     async def begin(self, message: Message, name: str) -> _Mark | None:
         """Return a new mark, or None where one says done. Raises Retry where nobody knows."""
-        key = f"{message.subscription}/{message.topic}/{name}"
+        key = mark_key(message.subscription, message.topic, str(name))
         try:
             begun = await self._store.begin(key, self._seconds)
         except PubSubError as error:
@@ -150,7 +152,8 @@ class _Marks:
         if begun.state is State.IN_PROGRESS:
             after = _LOOK_AGAIN if begun.expires_in is None else min(_LOOK_AGAIN, begun.expires_in)
             raise Retry("another delivery of it is being handled", after=after, counted=False)
-        return _Mark(self._store, key, begun.token, self._seconds)
+        shown = f"message {quoted(message.id)} of {message.topic}/{message.subscription}"
+        return _Mark(self._store, key, begun.token, self._seconds, shown)
 
     def _note(self, message: Message, error: PubSubError | None) -> None:
         name = f"{message.topic}/{message.subscription}"
@@ -161,14 +164,30 @@ class _Marks:
         self._failing = error is not None
 
 
+def mark_key(subscription: str, topic: str, key: str) -> str:
+    """Return the key that a store gets for a message: 64 hexadecimal digits.
+
+    It is the SHA-256 of the three, each in UTF-8 after its length in bytes and a colon. Joined with
+    a slash, as they were at first, topic ``t`` with key ``x/y`` and topic ``t/x`` with key ``y``
+    had one mark, and a sender that chooses the key chose how much memory its mark takes.
+    """
+    digest = sha256()
+    for part in (subscription, topic, key):
+        data = part.encode("utf-8", "surrogatepass")  # a key may hold bytes that are not UTF-8
+        digest.update(b"%d:" % len(data))
+        digest.update(data)
+    return digest.hexdigest()
+
+
 class _Mark:
     """The mark of one message while it is handled."""
 
-    def __init__(self, store: Store, key: str, token: str, seconds: float) -> None:
+    def __init__(self, store: Store, key: str, token: str, seconds: float, shown: str) -> None:
         self._store = store
         self._key = key
         self._token = token
         self._seconds = seconds
+        self._shown = shown
         self._ended = False
 
     async def renew(self, seconds: float) -> None:
@@ -187,7 +206,7 @@ class _Mark:
                 self._warn_of_expiry("before it was handled")
         except Exception as error:  # noqa: BLE001 - a failure now would have it handled again
             logger.warning(
-                "%s is handled, but its mark does not say so: %s", cut(self._key), named(error)
+                "%s is handled, but its mark does not say so: %s", self._shown, named(error)
             )
 
     async def abort(self) -> None:
@@ -199,7 +218,7 @@ class _Mark:
         except Exception as error:  # noqa: BLE001 - what is to be told is why the handling failed
             logger.warning(
                 "the mark of %s stays for up to %g s: %s",
-                cut(self._key),
+                self._shown,
                 self._seconds,
                 named(error),
             )
@@ -207,7 +226,7 @@ class _Mark:
     def _warn_of_expiry(self, when: str) -> None:
         logger.warning(
             "the mark of %s expired %s, so that another may handle it too; raise in_progress=%g",
-            cut(self._key),
+            self._shown,
             when,
             self._seconds,
         )
