@@ -63,7 +63,8 @@ async def poison(cluster: Cluster, _: float) -> Counts:
 async def _redrive(cluster: Cluster, topic: str, dead: str) -> str:
     """Run ``gizmopy redrive`` and return what it prints; the topics have to lead to themselves."""
     redrive = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gizmopy", "redrive", dead, "--wait", "3"),
+        *(sys.executable, "-m", "gizmopy", "redrive", dead, "--from-topic", topic),
+        *("--wait", "3"),
         env={"PATH": os.environ["PATH"], "GIZMO_PUBSUB_URL": cluster.url},
         cwd=ROOT,
         stdout=PIPE,

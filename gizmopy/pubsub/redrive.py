@@ -19,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from gizmopy.config.settings import channel_key
 from gizmopy.error_text import text_of
@@ -27,6 +27,7 @@ from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import drivers
 from gizmopy.pubsub.channels import Channels
+from gizmopy.pubsub.destinations import Destinations, topic_of
 from gizmopy.pubsub.driver import Capabilities, Driver
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
@@ -40,6 +41,8 @@ REDRIVEN = "dl-redriven"
 REDRIVEN_AT = "dl-redriven-at"
 """When the run began that moved it last. By it a run knows what it has moved itself."""
 
+_MOST_TIMES = 1_000_000
+"""How far ``dl-redriven`` counts."""
 _CONCURRENCY = 32
 _HELD = 10_000
 """How many messages wait in place at most, for the end of the run."""
@@ -55,7 +58,9 @@ class Plan:
     """The channel that holds the dead letters."""
     subscription: str = "redrive"
     to: str = ""
-    """The channel to publish to; empty: the topic that each dead letter came from."""
+    """The channel to publish to; empty: the topic that each dead letter came from, if allowed."""
+    from_topics: frozenset[str] = frozenset()
+    """Topics whose dead letters may go back there, besides those that the settings name."""
     match: str = ""
     """Move only those whose reason or exception contains this."""
     limit: int | None = None
@@ -72,6 +77,10 @@ class Redrive:
     ``url``, ``topics`` and ``subscriptions`` say where channels lead, as for
     :class:`~gizmopy.pubsub.channels.Channels`. ``on_listed`` is told of each dead letter in a dry
     run, ``on_failed`` of each that failed, with the reason.
+
+    Without ``plan.to`` a dead letter moves only if its ``dl-source-topic`` is a topic that ``url``,
+    ``topics``, ``subscriptions`` or ``plan.from_topics`` name. The others stay, and ``refused`` has
+    their number by topic.
     """
 
     def __init__(
@@ -89,8 +98,11 @@ class Redrive:
         """Published, and acked as dead letters."""
         self._plan = plan
         self._url = url
-        self._topics = topics
-        self._subscriptions = subscriptions
+        form = channel_key(plan.channel)
+        self._source = subscriptions.get(form) or topics.get(form) or url
+        self._destinations = Destinations(
+            url, topics, subscriptions, named=plan.from_topics, to=plan.to
+        )
         self._on_listed = on_listed
         self._on_failed = on_failed
         self._open_driver = open_driver
@@ -120,6 +132,14 @@ class Redrive:
         return len(self._refused) + len(self._unacked)
 
     @property
+    def refused(self) -> Mapping[str, int]:
+        """How many dead letters stay by the topic they came from, as nothing allows it.
+
+        Under "" are those of topics with longer names than 255 characters, and of more than 100.
+        """
+        return self._destinations.refused
+
+    @property
     def stopped(self) -> str:
         """Why this ends before the end of the dead letters; empty where it does not."""
         if self._taken == self._plan.limit:
@@ -137,24 +157,16 @@ class Redrive:
         Raises NotFound where the dead letters do not exist, UsageError where the broker cannot do
         what the plan asks for, and PubSubError where it fails or cannot be reached.
         """
-        form = channel_key(self._plan.channel)
-        url = self._subscriptions.get(form) or self._topics.get(form) or self._url
-        topics = self._topics if self._plan.to else {**self._topics, **self._homes()}
         async with Channels(
             self._url,
             service="redrive",
-            topics=topics,
+            topics=self._destinations.places,
             metrics=Metrics(),
             open_driver=self._open_driver,
         ) as out:
-            broker = urlsplit(url)._replace(path="", fragment="").geturl()
+            broker = urlsplit(self._source)._replace(path="", fragment="").geturl()
             async with aclosing(self._open_driver(broker)) as driver:
-                await self._consume(driver, _topic(url) or self._plan.channel, out)
-
-    def _homes(self) -> dict[str, str]:
-        """Return the URLs that name a topic, by the topic: dead letters know no channels."""
-        urls = (*self._topics.values(), *self._subscriptions.values())
-        return {channel_key(topic): url for url in urls if (topic := _topic(url))}
+                await self._consume(driver, topic_of(self._source) or self._plan.channel, out)
 
     async def _consume(self, driver: Driver, topic: str, out: Channels) -> None:
         subscription = self._subscription(driver.capabilities, out)
@@ -187,6 +199,9 @@ class Redrive:
                 "without a match"
             )
 
+        # If nothing moves, order is not kept: a log would show the first of each partition only.
+        moves = not (plan.dry_run or self._destinations.is_empty)
+
         async def handle(message: Message) -> None:
             self._at_work += 1
             self._stirred.set()
@@ -200,7 +215,7 @@ class Redrive:
             channel=plan.channel,
             subscription=plan.subscription,
             concurrency=min(_CONCURRENCY, self._most),
-            order="partition" if can.positions and not plan.dry_run else "none",
+            order="partition" if can.positions and moves else "none",
             max_in_flight=self._most,
             max_in_flight_bytes=_HELD_BYTES,
             retry=RetryPolicy(),
@@ -237,6 +252,8 @@ class Redrive:
         channel = self._plan.to or message.attributes.get("dl-source-topic")
         if not channel:
             self._fail(message, "it has no dl-source-topic; say where to publish it")
+        if not self._destinations.allow(channel):
+            self._hold(message)
         try:
             await out.publish(channel, revived(message, self._stamp))
         except Exception as error:  # noqa: BLE001 - whatever it is, the dead letter stays
@@ -282,8 +299,7 @@ class Redrive:
 def revived(message: Message, stamp: str) -> Message:
     """Return a dead letter as it was before, but for how often it was moved, and when."""
     attributes = {n: text for n, text in message.attributes.items() if not n.startswith("dl-")}
-    earlier = message.attributes.get(REDRIVEN, "")
-    count = int(earlier) + 1 if earlier.isdecimal() else 1
+    count = min(_times(message.attributes.get(REDRIVEN, "")) + 1, _MOST_TIMES)
     return Message(
         message.topic,
         message.body,
@@ -292,6 +308,10 @@ def revived(message: Message, stamp: str) -> Message:
     )
 
 
-def _topic(url: str) -> str:
-    """Return the topic that a URL names; empty where it names none."""
-    return unquote(urlsplit(url).path.strip("/"))
+def _times(text: str) -> int:
+    """Return the number in ``dl-redriven``, or 0 if it is none from 0 to a million.
+
+    The attribute is the sender's: Python refuses to read a number of 5,000 digits, and ended here.
+    """
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MOST_TIMES))
+    return int(text) if is_number else 0

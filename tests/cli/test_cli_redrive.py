@@ -40,8 +40,8 @@ def bury(broker: LogBroker, *bodies: bytes, topic: str = "dead", **attributes: s
     """Publish dead letters."""
     named = {"dl-source-topic": "cats", "dl-message-id": "7"}
     named |= {name.replace("_", "-"): text for name, text in attributes.items()}
-    for number, body in enumerate(bodies):
-        broker.append(Message(topic, body, attributes=named, id=f"dead-{number}"))
+    for body in bodies:
+        broker.append(Message(topic, body, attributes=named, id=f"dead-{body.decode()}"))
 
 
 def bodies(broker: LogBroker, topic: str) -> list[bytes | None]:
@@ -53,7 +53,7 @@ def test_dead_letters_go_back(broker: LogBroker, capsys: pytest.CaptureFixture[s
     """All are published to where they came from; the summary says so, and the exit code is 0."""
     bury(broker, b"tom", b"kit")
 
-    assert main(["redrive", "dead", *QUICK]) == 0
+    assert main(["redrive", "dead", "--from-topic", "cats", *QUICK]) == 0
 
     assert capsys.readouterr().out == "2 redriven, 0 left, 0 failed\n"
     assert bodies(broker, "cats") == [b"tom", b"kit"]
@@ -83,7 +83,7 @@ def test_a_failure_is_told_and_the_exit_code_is_1(
     broker.missing.add("cats")
     bury(broker, b"tom", b"kit")
 
-    assert main(["redrive", "dead", *QUICK]) == 1
+    assert main(["redrive", "dead", "--from-topic", "cats", *QUICK]) == 1
 
     said = capsys.readouterr()
     assert said.out == "0 redriven, 1 left, 1 failed\n"
@@ -94,16 +94,102 @@ def test_a_failure_does_not_steer_a_terminal(
     broker: LogBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What a failure quotes of a dead letter is escaped and cut."""
-    topic = "\x1b[2J\r" + "x" * 10**5
+    topic = "\x1b[2J\r" + "x" * 200
     broker.missing.add(topic)
     bury(broker, b"tom", dl_source_topic=topic, dl_message_id="\x9b2J\n" + "7" * 10**5)
 
-    assert main(["redrive", "dead", *QUICK]) == 1
+    assert main(["redrive", "dead", "--from-topic", topic, *QUICK]) == 1
 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(r"message \x9b2J\n777")
     assert line.isprintable()
     assert len(line) < 2200
+
+
+# Which topics dead letters may go back to
+
+
+def test_topics_that_nothing_names_are_listed_and_nothing_moves(
+    broker: LogBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dead letter may name any topic: without a word of ours it goes nowhere."""
+    bury(broker, b"tom", b"kit")
+    bury(broker, b"forged", dl_source_topic="pass\x1b[2Jwords")
+
+    assert main(["redrive", "dead", *QUICK]) == 1
+
+    said = capsys.readouterr()
+    assert said.out == "0 redriven, 3 left, 0 failed\n"
+    first, second, remedy = said.err.splitlines()
+    assert first == "2 stay, from topic 'cats'"
+    assert second == r"1 stay, from topic 'pass\x1b[2Jwords'"
+    assert "--from-topic NAME" in remedy
+    assert bodies(broker, "cats") == []
+
+
+@pytest.mark.parametrize("name", ["GIZMO_TOPIC_CATS", "GIZMO_SUBSCRIPTION_CATS"])
+def test_a_topic_that_the_environment_names_is_allowed(
+    name: str, broker: LogBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place of a channel is where its dead letters may go."""
+    monkeypatch.setenv(name, "logs://host/cats")
+    bury(broker, b"tom")
+
+    assert main(["redrive", "dead", *QUICK]) == 0
+
+    assert bodies(broker, "cats") == [b"tom"]
+
+
+def test_the_channels_of_a_service_are_allowed(
+    broker: LogBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With module:Service behind the channel, what the service consumes comes back to it."""
+    (tmp_path / "litter.py").write_text(
+        "from gizmopy import Service, subscribe\n"
+        "class Litter(Service):\n"
+        "    @subscribe('cats', dead_letter='dead')\n"
+        "    async def on_cat(self, cat: str) -> None: ...\n"
+    )
+    bury(broker, b"tom")
+    bury(broker, b"forged", dl_source_topic="passwords")
+
+    assert main(["redrive", "dead", "litter:Litter", *QUICK]) == 1
+
+    assert bodies(broker, "cats") == [b"tom"]
+    assert bodies(broker, "passwords") == []
+    assert "1 stay, from topic 'passwords'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "moved", "code"), [(["y"], 2, 0), (["n"], 0, 1), ([""], 0, 1), ([], 0, 1)]
+)
+def test_a_terminal_asks(
+    answers: list[str],
+    moved: int,
+    code: int,
+    broker: LogBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At a terminal the person is asked for each topic; only a yes moves its dead letters."""
+    questions: list[str] = []
+
+    def answer(question: str) -> str:
+        questions.append(question)
+        if not answers:
+            raise EOFError
+        return answers.pop()
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", answer)
+    bury(broker, b"tom", b"kit")
+
+    assert main(["redrive", "dead", *QUICK]) == code
+
+    assert questions == ["2 from topic 'cats': publish them there? [y/N] "]
+    assert len(bodies(broker, "cats")) == moved
+    assert ("2 stay, from topic 'cats'" in capsys.readouterr().err) is (moved == 0)
 
 
 def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +223,7 @@ def test_a_limit_is_told(broker: LogBroker, capsys: pytest.CaptureFixture[str]) 
     """A run that stops early says that there may be more."""
     bury(broker, b"tom", b"kit")
 
-    assert main(["redrive", "dead", "--limit", "1"]) == 0
+    assert main(["redrive", "dead", "--from-topic", "cats", "--limit", "1"]) == 0
 
     said = capsys.readouterr()
     assert said.out.startswith("1 redriven, ")
@@ -205,7 +291,7 @@ def test_an_interrupt_ends_it_in_order(
     monkeypatch.setattr(sys.modules["thirdparty_logs"], "open_driver", lambda url: broker)
     bury(broker, b"tom")
 
-    assert main(["redrive", "dead"]) == 130
+    assert main(["redrive", "dead", "--from-topic", "cats"]) == 130
 
     assert capsys.readouterr().out == "0 redriven, 1 left, 0 failed\n"
     assert not broker.is_consumed("dead", "redrive")

@@ -140,7 +140,8 @@ class Run(Redrive):
     ) -> None:
         self.listed: list[Message] = []
         self.reasons: list[str] = []
-        defaults: dict[str, Any] = {"channel": "dead", "wait": QUIET}
+        allowed = frozenset(("cats", "dogs", "dead"))
+        defaults: dict[str, Any] = {"channel": "dead", "wait": QUIET, "from_topics": allowed}
         super().__init__(
             Plan(**defaults | plan),
             "queues://",
@@ -186,9 +187,23 @@ async def test_a_tombstone_goes_back() -> None:
     assert await cats.bodies() == [None]
 
 
-@pytest.mark.parametrize(("earlier", "count"), [("", "1"), ("1", "2"), ("nonsense", "1")])
+@pytest.mark.parametrize(
+    ("earlier", "count"),
+    [
+        ("", "1"),
+        ("1", "2"),
+        ("nonsense", "1"),
+        ("-1", "1"),
+        ("9" * 5000, "1"),
+        ("٣", "1"),
+        ("²", "1"),
+        ("999999", "1000000"),
+        ("1000000", "1000000"),
+        ("1000001", "1000000"),
+    ],
+)
 def test_a_loop_is_counted(earlier: str, count: str) -> None:
-    """Each redrive adds one to dl-redriven; what is no number counts for nothing."""
+    """Each redrive adds one to dl-redriven, up to a million; a text that is no number counts 0."""
     again = revived(dead(dl_redriven=earlier), "now")
     assert again.attributes[REDRIVEN] == count
 
@@ -396,6 +411,87 @@ async def test_what_fails_again_is_not_moved_again_by_the_same_run() -> None:
     assert again.counts == (1, 1, 0)
     (message,) = await letters.read()
     assert message.attributes[REDRIVEN] == "2"
+
+
+# Where dead letters may go
+
+
+async def test_a_topic_that_nothing_names_gets_nothing() -> None:
+    """The dead letter of a topic that is not allowed stays, and is counted; the others move."""
+    queues = Queues()
+    cats, passwords = Reader(queues, "cats"), Reader(queues, "passwords")
+    await cats.begin()
+    await passwords.begin()
+    forged = [dead(b"forged", source="passwords") for _ in range(2)]
+    letters = await fill(queues, dead(b"tom"), *forged, dead(b"kit"))
+
+    run = Run(queues, from_topics=frozenset(("cats",)))
+    await run.run()
+
+    assert run.counts == (2, 2, 0)
+    assert run.refused == {"passwords": 2}
+    assert await cats.bodies() == [b"tom", b"kit"]
+    assert await passwords.bodies() == []
+    assert await letters.bodies() == [b"forged", b"forged"]
+
+
+async def test_without_any_topic_all_are_counted_and_none_moves() -> None:
+    """That is so on a broker that keeps positions, too, which otherwise stops at the first."""
+    letters = [
+        Message("dead", b"x", attributes={"dl-source-topic": source}, id=str(number))
+        for number, source in enumerate(("cats", "dogs", "cats"))
+    ]
+    broker = LogBroker(partitions=1)
+    for letter in letters:
+        broker.append(letter)
+    for driver in (Queues(), broker):
+        if isinstance(driver, Queues):
+            await fill(driver, *letters)
+        run = Run(driver, from_topics=frozenset())
+        await run.run()
+        assert run.refused == {"cats": 2, "dogs": 1}
+        assert run.counts == (0, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("topics", "subscriptions"),
+    [
+        ({"CATS": "queues://host/cats"}, {}),
+        ({"ANYTHING": "queues://host/cats"}, {}),
+        ({"CATS": "queues://host"}, {}),
+        ({}, {"CATS": "queues://host/cats"}),
+        ({}, {"ANYTHING": "queues://host/cats"}),
+    ],
+)
+async def test_a_topic_that_the_settings_name_gets_its_dead_letters(
+    topics: dict[str, str], subscriptions: dict[str, str]
+) -> None:
+    """A place of a channel to publish to, or to consume from, is allowed."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    await fill(queues, dead(b"tom"), dead(b"rex", source="dogs"))
+
+    run = Run(queues, topics=topics, subscriptions=subscriptions, from_topics=frozenset())
+    await run.run()
+
+    assert await cats.bodies() == [b"tom"]
+    assert run.refused == {"dogs": 1}
+
+
+async def test_what_is_counted_by_topic_is_bounded() -> None:
+    """Whoever makes dead letters chooses how many topics they name, and how long these are."""
+    queues = Queues()
+    names = [f"topic-{number}" for number in range(150)]
+    await fill(queues, *(dead(source=name) for name in (*names, "x" * 10**6, names[0])))
+
+    run = Run(queues, from_topics=frozenset())
+    await run.run()
+
+    assert len(run.refused) == 101
+    assert run.refused[names[0]] == 2
+    assert run.refused[""] == 51
+    assert sum(run.refused.values()) == 152
 
 
 async def test_channels_lead_where_settings_say() -> None:
