@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gizmopy.config import Duration as Duration
     from gizmopy.config import Settings as Settings
+    from gizmopy.config import Shown as Shown
     from gizmopy.errors import GizmoError as GizmoError
     from gizmopy.errors import Reject as Reject
     from gizmopy.errors import Retry as Retry
@@ -47,6 +48,7 @@ _HOMES = {
     "RetryPolicy": "pubsub",
     "Service": "server",
     "Settings": "config",
+    "Shown": "config",
     "SimpleServer": "server",
     "delete": "web",
     "get": "web",
@@ -71,6 +73,7 @@ __all__ = [
     "RetryPolicy",
     "Service",
     "Settings",
+    "Shown",
     "SimpleServer",
     "delete",
     "get",

@@ -50,12 +50,12 @@ class ConfigProblem:
     """Where the value came from: ``environment``, ``command line``, a file's path."""
     value: str | None = None
     """The value given; None where there is none, masked where it is a secret."""
-    length: int | None = None
-    """The number of characters of a value that must not be shown in any part."""
+    size: str = ""
+    """The length of a value that must not be shown in any part: ``12 characters``."""
 
     def __str__(self) -> str:
-        if self.length is not None:
-            given = f"={hidden(self.length, self.source)}"
+        if self.size:
+            given = f"={hidden(self.size, self.source)}"
         else:
             given = "" if self.value is None else f"={self.value}"
             given += f" ({self.source})" if self.source else ""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from typing import Any
 
 MASK = "***"
 
 
-def length(value: Any) -> int:
-    """Return the number of characters of a value; of a list or a table, of its text."""
-    return len(value if isinstance(value, (str, bytes)) else str(value))
+def size(value: Any) -> str:
+    """Return how long a value is: ``12 characters``, ``2 items``."""
+    if isinstance(value, (Mapping, list, tuple, Set)):
+        return f"{len(value)} item{'' if len(value) == 1 else 's'}"
+    count = len(value if isinstance(value, (str, bytes, bytearray)) else str(value))
+    return f"{count} character{'' if count == 1 else 's'}"
 
 
-def hidden(characters: int, source: str = "") -> str:
+def hidden(size: str, source: str = "") -> str:
     """Return ``*** (12 characters, from the environment)`` for a value that must not be shown.
 
     ``source`` is that of an origin: ``environment``, ``command line``, ``default``, a file's path.
     """
     named = f"the {source}" if source in ("environment", "command line", "default") else source
-    count = "1 character" if characters == 1 else f"{characters} characters"
-    return f"{MASK} ({count}{f', from {named}' if source else ''})"
+    return f"{MASK} ({size}{f', from {named}' if source else ''})"

@@ -24,8 +24,10 @@ from gizmopy.config import Duration
 from gizmopy.config.broker_url import checked
 from gizmopy.config.duration import parse_duration
 from gizmopy.config.kafka import KafkaSettings, shown, ungrouped
-from gizmopy.config.masking import is_secret_name, mask_text, secrets_in
+from gizmopy.config.masking import is_secret_name, mask_text
 from gizmopy.config.settings import Networks, channel_key
+from gizmopy.config.showing import View, url_parts
+from gizmopy.config.showing import shown as show
 from gizmopy.config.sources import _parse_dotenv
 from gizmopy.config.words import split
 from gizmopy.observe import logs
@@ -35,9 +37,10 @@ from gizmopy.observe.trace import trace_context
 from gizmopy.pubsub import drivers
 from gizmopy.pubsub.cloudevents import CloudEvent
 from gizmopy.pubsub.codecs import codec_for
+from gizmopy.pubsub.destinations import topic_of
 from gizmopy.pubsub.memory import open_driver
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.redrive import _topic, revived
+from gizmopy.pubsub.redrive import revived
 from gizmopy.server.deadlines import callers_timeout
 from gizmopy.server.framing import _SIZE, _TRAILER
 from gizmopy.server.http import _path
@@ -99,14 +102,35 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.config.kafka:_HOST": Pattern(
         "fullmatch", [*pumps("a", "a.", "1:", ":"), *pumps("a:", "f", head="[", tails=("", "]!"))]
     ),
-    "gizmopy.config.masking:_WORD_ENDS": Pattern("split", pumps("a", "_", "aA", "A", "-a")),
-    "gizmopy.config.masking:_BEFORE_PASSWORD": Pattern("search", pumps("://", "a", ":", "a:")),
-    "gizmopy.config.masking:_PARAMETER": Pattern(
-        "sub", pumps("a", "a ", "a='", '="', "&a=", "a=' ", " a", "a \t", tails=("", "=", "='"))
+    "gizmopy.config.flags:_FLAG_NAME": Pattern("fullmatch", pumps("a", "-", head="--")),
+    "gizmopy.config.masking:_NAME": Pattern(
+        "search", pumps("a", "a ", "a'", "-", " a", 'a" ', "a  ", tails=("", "!", "=", "'"))
     ),
-    "gizmopy.config.masking:_ONE_OF_SEVERAL": Pattern("findall", pumps(":", "a", ":a", ":a@")),
-    "gizmopy.config.plain_text:_SURROGATE": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
+    "gizmopy.config.masking:_VALUE": Pattern(
+        "match", pumps("'", '"', "'\"", "a", "'a", tails=("",))
+    ),
+    "gizmopy.config.masking:_SCHEMES": Pattern(
+        "sub", pumps("basic", "basic ", " ", "bearer\t", head="basic", tails=("", ",", "a"))
+    ),
+    "gizmopy.config.masking:_PEM_END": Pattern(
+        "findall", pumps("-----END ", "-----END a", "-", "a", "-----END a-----")
+    ),
+    "gizmopy.config.masking:_mask_logins": Pattern(
+        mask_text, pumps("a", " ", ":", head="a:", tails=("@", " @"))
+    ),
+    "gizmopy.config.plain_text:_SURROGATE": Pattern("search", pumps("a", "\u00e9", "\ud7ff")),
+    "gizmopy.config.reasons:_WORD": Pattern("findall", pumps("a", "a ", "aaa ", "_")),
     "gizmopy.config.settings:channel_key": Pattern(channel_key, pumps("a", "-", "\u0149", "A_")),
+    "gizmopy.config.showing:_HOST_PORT": Pattern(
+        "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
+    ),
+    "gizmopy.config.showing:_HOST_IN_URL": Pattern(
+        "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
+    ),
+    "gizmopy.config.showing:_SCHEME": Pattern("match", pumps("a", "a:", "://")),
+    "gizmopy.config.showing:url_parts": Pattern(
+        url_parts, pumps("a", "a,", "/", "?", "@", ":1,", "[::1],", head="a://")
+    ),
     "gizmopy.config.sources:_QUOTED": Pattern(
         "sub", pumps(" ", "'", '"', " '", "' ", "'a", "\"'", "''\"", head="x", tails=("", "x", "'"))
     ),
@@ -341,7 +365,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
         ungrouped,
         pumps("&a=b", "a=b;", "%25", "@", ":", head="kafka://a?", tails=("", "%")),
     ),
-    "a broker's URL's topic": (_topic, pumps("/", "%2F", "a/", head="kafka://a/")),
+    "a broker's URL's topic": (topic_of, pumps("/", "%2F", "a/", head="kafka://a/")),
     "a URL of memory://": (open_driver, pumps("&lease=1", "9", "1", head="memory://?lease=1")),
     "kafka hosts": (
         lambda text: KafkaSettings.model_validate({"broker_hosts": text}),
@@ -349,9 +373,10 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     ),
     "a masked URL": (mask_text, pumps("://:", "://", "a:", ":", "://a:b@", tails=("", "@", "@!"))),
     "masked parameters": (mask_text, pumps("?a=b&", "key=", "token='", "a ", 'key="a', "&", " =")),
-    "the secrets in a text": (
-        lambda text: [*secrets_in(text)],
-        pumps("://:", "://", "a:", "://a:b@", "key='", "&key=a", tails=("", "@", "'")),
+    "a masked key": (mask_text, pumps("-----BEGIN ", "-----END a-----", "-", "-----END ")),
+    "a value that may be shown": (
+        lambda text: show(text, str, View(path=("host",))),
+        pumps("a,", "a:1,", "a.", "://", "@", "/", tails=("", "!", ":1")),
     ),
     "a secret's name": (is_secret_name, pumps("a_", "aA", "_", "key_")),
     ".env": (

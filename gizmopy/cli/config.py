@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load, report
+from gizmopy.config.revealing import value_of
+from gizmopy.untrusted import escape
 
 MARKDOWN = """\
 # Settings
@@ -24,19 +27,33 @@ as well stand behind the `?` of its URL, under the names of their fields: [kafka
 """
 
 
+EPILOG = "NAME is the name of a setting, of its variable or of its flag: database.password."
+
+
 def main(argv: Sequence[str]) -> int:
     """Print the settings as they would be for a daemon started here and now, and return 0.
 
-    Flags after the service are read like those of ``gizmopy run``. Secrets are masked.
+    Flags after the service are read like those of ``gizmopy run``. What may be a secret is hidden;
+    ``--show`` prints the value of one setting, even so.
     """
-    parser = argparse.ArgumentParser(prog="gizmopy config", description=__doc__)
-    parser.usage = "%(prog)s [module:Service] [--markdown] [flags of the service]"
+    parser = argparse.ArgumentParser(
+        prog="gizmopy config", description=__doc__, allow_abbrev=False, epilog=EPILOG
+    )
+    parser.usage = "%(prog)s [module:Service] [--markdown] [--show NAME] [flags of the service]"
     parser.add_argument("--markdown", action="store_true", help="print the declarations for docs")
+    parser.add_argument("--show", metavar="NAME", help="print one value in full, a secret too")
     target = argv[0] if argv and not argv[0].startswith("-") else ""
     chosen, flags = parser.parse_known_args(argv[1:] if target else argv)
     kind = find_service(target).settings_class() if target else Settings
     if chosen.markdown:
         print(MARKDOWN + report.as_markdown(report.rows(kind)))
+    elif chosen.show is not None:
+        print(_plain(value_of(load(kind, flags), chosen.show)))
     else:
         print(report.as_text([*report.folded(report.rows(load(kind, flags)))]))
     return 0
+
+
+def _plain(text: str) -> str:
+    """Return a value as it is for a program, and without what steers a terminal for a person."""
+    return escape(text, keep="\n\t") if sys.stdout.isatty() else text

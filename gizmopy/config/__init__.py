@@ -3,5 +3,6 @@
 from gizmopy.config.duration import Duration
 from gizmopy.config.loading import Loaded, load
 from gizmopy.config.settings import Settings
+from gizmopy.config.showing import Shown
 
-__all__ = ["Duration", "Loaded", "Settings", "load"]
+__all__ = ["Duration", "Loaded", "Settings", "Shown", "load"]

@@ -7,6 +7,7 @@ have one, and Gizmo's ``KAFKA_BROKER_HOSTS`` and ``KAFKA_TOPIC``.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
@@ -24,11 +25,12 @@ from pydantic_settings import SettingsConfigDict
 
 from gizmopy.config.broker_url import checked
 from gizmopy.config.duration import Duration, format_duration
-from gizmopy.config.masking import mask_text
 from gizmopy.config.plain_text import plain
 from gizmopy.config.refusal import refusal
+from gizmopy.config.showing import Shown, is_marked_field, is_quotable, quoted, show_model
 from gizmopy.config.words import Words
 from gizmopy.errors import UsageError
+from gizmopy.hidden import hidden, size
 
 SCHEME = "kafka"
 _OF_A_GROUP = ("group", "group_instance_id")
@@ -83,18 +85,20 @@ class KafkaSettings(BaseModel):
         hide_input_in_errors=True,  # an error's text would otherwise hold the password
     )
 
-    broker_hosts: Annotated[Words, AfterValidator(_hosts)] = Field(
+    broker_hosts: Annotated[Words, Shown, AfterValidator(_hosts)] = Field(
         default=(), description="Where to ask for the cluster: host:port, with commas between."
     )
-    topic: str = Field(
+    topic: Annotated[str, Shown] = Field(
         default="", description="The topic of a channel, where a daemon has but one channel."
     )
-    group: str = Field(
+    group: Annotated[str, Shown] = Field(
         default="",
         description="The group to consume in; default: each subscription's name, which is the "
         "service's unless it has one.",
     )
-    client_id: str = Field(default="gizmopy", description="What the brokers call this client.")
+    client_id: Annotated[str, Shown] = Field(
+        default="gizmopy", description="What the brokers call this client."
+    )
     auto_offset_reset: Annotated[Literal["earliest", "latest", "none"], BeforeValidator(_lower)] = (
         Field(
             default="earliest",
@@ -108,7 +112,7 @@ class KafkaSettings(BaseModel):
         default="read_uncommitted",
         description="Whether messages of transactions that were given up are received.",
     )
-    group_instance_id: str = Field(
+    group_instance_id: Annotated[str, Shown] = Field(
         default="",
         description="The name of this member for static membership, its own in the group: a "
         "restart within the session timeout moves no partition.",
@@ -159,16 +163,18 @@ class KafkaSettings(BaseModel):
     sasl_password: SecretStr = Field(
         default=SecretStr(""), description="The password; in a URL before the @."
     )
-    sasl_token_provider: str = Field(
+    sasl_token_provider: Annotated[str, Shown] = Field(
         default="",
         description="module:function, async and without arguments, that returns a token for "
         "OAUTHBEARER.",
     )
-    tls_ca: str = Field(
+    tls_ca: Annotated[str, Shown] = Field(
         default="", description="The file of the authorities to trust; default: the system's."
     )
-    tls_cert: str = Field(default="", description="The file of the client's own certificate.")
-    tls_key: str = Field(default="", description="The file of the key to it.")
+    tls_cert: Annotated[str, Shown] = Field(
+        default="", description="The file of the client's own certificate."
+    )
+    tls_key: Annotated[str, Shown] = Field(default="", description="The file of the key to it.")
     partitions: int = Field(
         default=4, gt=0, description="How many partitions a topic gets in tests and development."
     )
@@ -180,6 +186,9 @@ class KafkaSettings(BaseModel):
     @classmethod
     def _plain(cls, value: object) -> object:
         return plain(value)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield from show_model(self).items()
 
     @classmethod
     def from_url(cls, url: str) -> KafkaSettings:
@@ -306,6 +315,11 @@ def _problem(error: Any) -> str:
         known = ", ".join(sorted(KafkaSettings.model_fields))
         return f"{name} is no parameter of kafka://; use one of: {known}"
     reason = error["msg"].removeprefix("Input ")
-    if not name or "password" in name:
-        return f"{name} {reason}".strip()
-    return f"{name}={mask_text(str(error['input']))} {reason}"
+    if not name:
+        return str(reason)
+    marked = is_marked_field(KafkaSettings, name)
+    if marked or is_quotable(KafkaSettings.model_fields[name].annotation):
+        text = quoted(error["input"], marked=marked)
+        if text is not None:
+            return f"{name}={text} {reason}"
+    return f"{name}={hidden(size(error['input']))} {reason}"

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from gizmopy.config.masking import MASK, secrets_in, show
+from gizmopy.config.flags import read_flags
 from gizmopy.config.plain_text import fault
-from gizmopy.config.schema import Section, Setting, read_schema
+from gizmopy.config.reasons import Reasons
+from gizmopy.config.schema import Section, read_schema
 from gizmopy.config.settings import Settings
+from gizmopy.config.showing import quoted
 from gizmopy.config.sources import (
     CONFIG,
     Finding,
@@ -29,10 +31,10 @@ from gizmopy.config.sources import (
     read_dotenv,
     read_environment,
     read_file,
-    read_flags,
     unreadable,
 )
 from gizmopy.errors import ConfigError, ConfigProblem
+from gizmopy.hidden import size
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -142,10 +144,10 @@ def _problems(
     schema: Section, given: Mapping[str, Given], errors: Sequence[ErrorDetails]
 ) -> list[ConfigProblem]:
     """Translate pydantic's errors; several of one value (the members of a union) become one."""
-    secrets = sorted(set(_secrets(schema, given)), key=len, reverse=True)
+    reasons = Reasons(schema, given.values())
     problems: dict[tuple[str, str], ConfigProblem] = {}
     for error in errors:
-        problem = _problem(schema, given, error, secrets)
+        problem = _problem(schema, given, error, reasons)
         key = (problem.name, problem.source)
         if key in problems:
             problem = replace(problem, reason=f"{problems[key].reason}, {problem.reason}")
@@ -154,49 +156,17 @@ def _problems(
 
 
 def _problem(
-    schema: Section, given: Mapping[str, Given], error: ErrorDetails, secrets: Sequence[str]
+    schema: Section, given: Mapping[str, Given], error: ErrorDetails, reasons: Reasons
 ) -> ConfigProblem:
     node, rest = schema.find(error["loc"])
-    reason, remedy = _explain(node, rest, error)
-    reason = _redact(reason, error, secrets)
+    reason, remedy = reasons.of(node, rest, error)
     if isinstance(node, Section):
         return ConfigProblem(node.name or node.model.__name__, reason, remedy)
     found = given.get(".".join(map(str, (*node.path, *rest[:1])))) or given.get(node.name)
     if found is None:
         return ConfigProblem(node.environment[0], reason, remedy)
-    shown = show(found.value, secret=found.secret)
-    return ConfigProblem(found.origin.name, reason, remedy, found.origin.source, shown)
-
-
-def _explain(
-    node: Setting | Section, rest: Sequence[int | str], error: ErrorDetails
-) -> tuple[str, str]:
-    if isinstance(node, Section):
-        remedy = "change the settings that it speaks of"
-    elif error["type"] == "missing" and not rest:
-        return "is required", f"set {node.environment[0]} or {node.flag}"
-    else:
-        json = ", as JSON where not in a file" if node.structured else ""
-        remedy = f"set it to: {node.type}{json}"
-    context = error.get("ctx", {})
-    reason = context.get("reason", error["msg"])
-    for prefix in ("Value error, ", "Assertion failed, ", "Input "):
-        reason = reason.removeprefix(prefix)
-    if rest and isinstance(node, Setting) and node.structured and node.table is None:
-        reason = f"{'.'.join(map(str, rest))}: {reason}"
-    return reason, context.get("remedy", remedy)
-
-
-def _redact(text: str, error: ErrorDetails, secrets: Sequence[str]) -> str:
-    """Mask secrets where a validator had words of its own: pydantic's never hold a value."""
-    if any(isinstance(value, (str, Exception)) for value in error.get("ctx", {}).values()):
-        for secret in secrets:
-            text = text.replace(secret, MASK)
-    return text
-
-
-def _secrets(schema: Section, given: Mapping[str, Given]) -> Iterator[str]:
-    for found in given.values():
-        yield from secrets_in(found.value, secret=found.secret)
-    for setting in schema.settings():
-        yield from secrets_in(setting.default, secret=setting.secret)
+    name, source = found.origin.name, found.origin.source
+    shown = quoted(found.value, marked=node.marked) if found.quotable else None
+    if shown is None:
+        return ConfigProblem(name, reason, remedy, source, size=size(found.value))
+    return ConfigProblem(name, reason, remedy, source, shown)

@@ -9,9 +9,12 @@ from itertools import groupby
 from typing import Any
 
 from gizmopy.config.loading import Loaded
-from gizmopy.config.masking import is_secret_name, show
-from gizmopy.config.schema import MISSING, Section, Setting, read_schema
+from gizmopy.config.masking import is_secret_name
+from gizmopy.config.schema import Section, Setting, read_schema
 from gizmopy.config.settings import Settings
+from gizmopy.config.showing import MISSING, View, as_line, shown
+from gizmopy.config.sources import Origin
+from gizmopy.untrusted import cut, escape
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +60,41 @@ def _default(setting: Setting) -> str:
         return "required"
     if setting.default is MISSING:
         return "computed"
-    return _text(setting.default, secret=setting.secret)
+    return _text(setting.default, setting.annotation, _view(setting, ""))
 
 
-def _text(value: Any, *, secret: bool) -> str:
-    return "" if value == {} else show(value, secret=secret)
+def _text(value: Any, annotation: Any, view: View) -> str:
+    return "" if value == {} else as_line(shown(value, annotation, view))
+
+
+def _view(setting: Setting, source: str, entry: str = "") -> View:
+    path = (*setting.path, entry) if entry else setting.path
+    return View(
+        path=path,
+        sources={".".join(path): source} if source else {},
+        marked=setting.marked,
+        secret=setting.named_secret or is_secret_name(entry),
+        default=MISSING if entry else setting.default,
+    )
 
 
 def _loaded(setting: Setting, loaded: Loaded[Any]) -> Iterator[Row]:
     row = _row(setting)
     value = reduce(lambda above, name: getattr(above, name, None), setting.path, loaded.settings)
     if setting.table is None or not value:
-        source = str(loaded.origins[setting.name])
-        yield replace(row, value=_text(value, secret=setting.secret), source=source)
+        origin = loaded.origins[setting.name]
+        text = _text(value, setting.annotation, _view(setting, origin.source))
+        yield replace(row, value=text, source=str(origin))
         return
     for entry, url in value.items():
         name = f"{setting.name}.{entry}"
+        origin = loaded.origins.get(name, Origin("default"))
         yield replace(
             row,
             name=name,
             environment=(f"{setting.table.prefix}{entry}",),
-            value=show(url, secret=setting.secret or is_secret_name(entry)),
-            source=str(loaded.origins.get(name, "default")),
+            value=_text(url, str, _view(setting, origin.source, entry)),
+            source=str(origin),
         )
 
 
@@ -146,4 +162,4 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
 def _line(row: Row, *, loaded: bool) -> list[str]:
     cells = [row.name, ", ".join(row.environment), row.flag, row.type, row.default]
     cells += [row.value or "", row.source or ""] if loaded else []
-    return [" ".join(cell.splitlines()) for cell in (*cells, row.description)]
+    return [escape(" ".join(cut(cell).splitlines())) for cell in (*cells, row.description)]

@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
 from gizmopy.config.masking import alias_names, holds_secret, is_secret_field, is_secret_name
 from gizmopy.config.settings import FromPrefix, channel_key
-
-MISSING = object()
-"""The default of a setting that has none, or none that can be known ahead."""
+from gizmopy.config.showing import MISSING, is_marked_field, is_quotable, members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +37,10 @@ class Setting:
     default: Any = MISSING
     required: bool = False
     description: str = ""
-    secret: bool = False
+    marked: bool = False
+    """Whether its declaration says that its value may be shown."""
+    named_secret: bool = False
+    """Whether it, or a section above it, is named like a secret."""
     table: FromPrefix | None = None
     """Given where it is a table, whose entries may come from several sources."""
 
@@ -52,6 +53,16 @@ class Setting:
     def flag(self) -> str:
         """The command line's name for it: ``--database.host``."""
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def secret(self) -> bool:
+        """Whether it is typed as a secret, or named like one and not marked."""
+        return holds_secret(self.annotation) or (self.named_secret and not self.marked)
+
+    @property
+    def quotable(self) -> bool:
+        """Whether an error may quote what was given for it."""
+        return self.marked or (not self.named_secret and is_quotable(self.annotation))
 
     @property
     def boolean(self) -> bool:
@@ -85,6 +96,9 @@ class Section:
     model: type[BaseModel]
     default: Any = MISSING
     secret: bool = False
+    """Whether it, or a section above it, is named like a secret."""
+    marked: bool = False
+    """Whether its declaration says that the values in it may be shown."""
     required: bool = True
     children: dict[str, Setting | Section] = field(default_factory=dict)
     spellings: dict[str, str] = field(default_factory=dict)
@@ -139,20 +153,6 @@ def read_schema(model: type[BaseModel]) -> Section:
     return _fill(Section(model=model), (model,))
 
 
-def members(annotation: Any) -> Iterator[Any]:
-    """Yield the types that ``annotation`` allows, without Annotated and type aliases."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from members(get_args(annotation)[0])
-    elif origin in (Union, UnionType):
-        for member in get_args(annotation):
-            yield from members(member)
-    elif hasattr(annotation, "__value__"):
-        yield from members(annotation.__value__)
-    else:
-        yield annotation
-
-
 def _fill(section: Section, ancestors: tuple[type[BaseModel], ...]) -> Section:
     section.model.model_rebuild()  # a name in it may have been declared after it
     for name, info in section.model.model_fields.items():
@@ -179,9 +179,8 @@ def _setting(section: Section, name: str, info: FieldInfo) -> Setting:
         default=_default(section, name, info),
         required=_required(section, info),
         description=info.description or declaration.description or "",
-        secret=section.secret
-        or any(map(is_secret_name, (name, *environment)))
-        or holds_secret(info.annotation),
+        marked=section.marked or is_marked_field(section.model, name),
+        named_secret=section.secret or any(map(is_secret_name, (name, *environment))),
         table=table,
     )
 
@@ -195,6 +194,7 @@ def _section(section: Section, name: str, info: FieldInfo, model: type[BaseModel
         default=_default(section, name, info),
         required=_required(section, info),
         secret=section.secret or is_secret_field(name, info),
+        marked=section.marked or is_marked_field(section.model, name),
     )
 
 

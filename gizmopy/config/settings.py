@@ -28,9 +28,9 @@ from gizmopy.config.broker_url import BrokerUrl
 from gizmopy.config.duration import Duration
 from gizmopy.config.hosts import HostNames
 from gizmopy.config.kafka import KafkaSettings
-from gizmopy.config.masking import masked
 from gizmopy.config.plain_text import plain
 from gizmopy.config.refusal import refusal
+from gizmopy.config.showing import Shown, show_model
 from gizmopy.config.words import Words, split
 
 _GIZMO_HEALTH_CHECKS = {"": "simple", "esx": "lb"}
@@ -108,7 +108,9 @@ LogLevel = Annotated[
 HealthCheckType = Annotated[Literal["simple", "custom", "lb"], BeforeValidator(_health_check)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(split)]
-UrlPath = Annotated[str, AfterValidator(_rooted)]
+Text = Annotated[str, Shown]
+"""Text that is no secret: an address, a path, a name."""
+UrlPath = Annotated[Text, AfterValidator(_rooted)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +138,17 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # an error's text would otherwise hold secrets
     )
 
-    service_name: str = Field(
+    service_name: Text = Field(
         default="",
         validation_alias="SERVICE_NAME",
         description="The service's name in logs, metrics and subscriptions; empty: its class's.",
     )
-    service_version: str = Field(
+    service_version: Text = Field(
         default="",
         validation_alias="SERVICE_VERSION",
         description="The version that the service tells.",
     )
-    http_addr: str = Field(
+    http_addr: Text = Field(
         default="127.0.0.1",
         validation_alias="HTTP_ADDR",
         description="The address to listen on; 0.0.0.0 for every one; unix:/path for a socket.",
@@ -158,17 +160,17 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("HTTP_PORT", "PORT"),
         description="The port to listen on; 0 takes a free one.",
     )
-    tls_cert: str = Field(
+    tls_cert: Text = Field(
         default="",
         validation_alias="TLS_CERT",
         description="The certificate chain's file (PEM); with TLS_KEY, HTTPS is served.",
     )
-    tls_key: str = Field(
+    tls_key: Text = Field(
         default="",
         validation_alias="TLS_KEY",
         description="The private key's file (PEM).",
     )
-    tls_client_ca: str = Field(
+    tls_client_ca: Text = Field(
         default="",
         validation_alias="TLS_CLIENT_CA",
         description="Authorities' file (PEM); clients of the main port must show a certificate.",
@@ -193,12 +195,12 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_LOG_FIELDS",
         description="The names of a JSON line's fields: plain, or those that Google Cloud reads.",
     )
-    log_file: str = Field(
+    log_file: Text = Field(
         default="",
         validation_alias="APP_LOG",
         description="Where the log goes: stderr (the same as empty), stdout or a file's path.",
     )
-    http_access_log: str = Field(
+    http_access_log: Text = Field(
         default="",
         validation_alias="HTTP_ACCESS_LOG",
         description="Where the access log goes: off, stdout, stderr or a path; empty: to the log.",
@@ -306,7 +308,7 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_ADMIN_PORT",
         description="A port for metrics and /debug alone; unset: they are on the main port.",
     )
-    admin_addr: str = Field(
+    admin_addr: Text = Field(
         default="127.0.0.1",
         validation_alias="GIZMO_ADMIN_ADDR",
         description="The address that the admin port listens on.",
@@ -331,22 +333,22 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_OPENAPI",
         description="Whether /openapi.json and /docs are served.",
     )
-    cors_origins: Words = Field(
+    cors_origins: Annotated[Words, Shown] = Field(
         default=(),
         validation_alias="GIZMO_CORS_ORIGINS",
         description="Origins whose pages may call: https://a.example, https://*.b.example, or *.",
     )
-    allowed_hosts: HostNames = Field(
+    allowed_hosts: Annotated[HostNames, Shown] = Field(
         default=(),
         validation_alias="GIZMO_ALLOWED_HOSTS",
         description="Hosts that requests may name: a.example, *.b.example; unset: every host.",
     )
-    hsts: Annotated[str, AfterValidator(_header_value), AfterValidator(_hsts)] = Field(
+    hsts: Annotated[Text, AfterValidator(_header_value), AfterValidator(_hsts)] = Field(
         default="",
         validation_alias="GIZMO_HSTS",
         description="Strict-Transport-Security of answers over TLS, such as max-age=31536000.",
     )
-    json_content_type: Annotated[str, AfterValidator(_header_value)] = Field(
+    json_content_type: Annotated[Text, AfterValidator(_header_value)] = Field(
         default="application/json",
         validation_alias="GIZMO_JSON_CONTENT_TYPE",
         description="The content type of JSON answers.",
@@ -361,10 +363,10 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_PUBSUB_URL",
         description="The broker of every channel that has no URL of its own.",
     )
-    topics: Annotated[dict[str, BrokerUrl], FromPrefix("GIZMO_TOPIC_")] = Field(
+    topics: Annotated[dict[Text, BrokerUrl], FromPrefix("GIZMO_TOPIC_")] = Field(
         default_factory=dict, description="The URL to publish one channel to, by channel."
     )
-    subscriptions: Annotated[dict[str, BrokerUrl], FromPrefix("GIZMO_SUBSCRIPTION_")] = Field(
+    subscriptions: Annotated[dict[Text, BrokerUrl], FromPrefix("GIZMO_SUBSCRIPTION_")] = Field(
         default_factory=dict, description="The URL to consume one channel from, by channel."
     )
     kafka: KafkaSettings = Field(
@@ -431,4 +433,4 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        yield from masked(self).items()
+        yield from show_model(self).items()

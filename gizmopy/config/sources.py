@@ -1,4 +1,6 @@
-"""Read each source of settings: the environment, ``.env``, a file, the command line.
+"""Read the sources of settings: the environment, ``.env``, a file.
+
+The command line is read by ``gizmopy.config.flags``.
 
 A reader yields what it finds, a ``Given`` for every value and a ``ConfigProblem`` for everything
 that it cannot use, and goes on: whoever mends settings wants to hear all of it at once.
@@ -11,22 +13,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections import ChainMap, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gizmopy.config.masking import is_secret_name, mask_text, show
+from gizmopy.config.masking import is_secret_name
 from gizmopy.config.plain_text import fault
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.settings import channel_key
 from gizmopy.errors import ConfigProblem
-from gizmopy.hidden import length
+from gizmopy.hidden import size
 
-COMMAND_LINE = "command line"
+REMOVE = "remove it"
+"""The remedy for a name that is like no known one."""
 
 CONFIG = Setting(
     path=("config",),
@@ -34,6 +37,7 @@ CONFIG = Setting(
     environment=("GIZMO_CONFIG",),
     annotation=str,
     default="",
+    marked=True,
     description="The settings file: JSON, TOML or YAML, by its suffix.",
 )
 """Names the file; it is read from the environment and the command line like any setting."""
@@ -66,9 +70,9 @@ class Given:
         return f"{self.setting.name}.{self.entry}" if self.entry else self.setting.name
 
     @property
-    def secret(self) -> bool:
-        """Whether its value must not be shown."""
-        return self.setting.secret or is_secret_name(self.entry)
+    def quotable(self) -> bool:
+        """Whether an error may quote its value."""
+        return self.setting.quotable and not is_secret_name(self.entry)
 
 
 Finding = Given | ConfigProblem
@@ -79,7 +83,7 @@ def unreadable(found: Given) -> ConfigProblem | None:
     if (why := fault(found.value)) is None:
         return None
     name, source = found.origin.name, found.origin.source
-    return ConfigProblem(name, *why, source=source, length=length(found.value))
+    return ConfigProblem(name, *why, source=source, size=size(found.value))
 
 
 def read_environment(
@@ -92,7 +96,7 @@ def read_environment(
             continue
         name = next((name for name in setting.environment if environ.get(name)), None)
         if name is not None:
-            yield Given(setting, _decoded(setting, environ[name]), Origin(source, name))
+            yield Given(setting, decoded(setting, environ[name]), Origin(source, name))
 
 
 def read_dotenv(
@@ -169,25 +173,26 @@ def _from_table(
         spelled = f"{above}{key}"
         name = section.spellings.get(key)
         if name is None:
-            remedy = _suggest(str(key).lower().replace("-", "_"), section.children, above)
+            remedy = suggest(str(key).lower().replace("-", "_"), section.children, above)
             yield ConfigProblem(spelled, "is not a known setting", remedy, source)
         elif name in seen:
             reason = f"is the same setting as {seen[name]}"
             yield ConfigProblem(spelled, reason, "keep one of them", source)
         else:
             seen[name] = spelled
-            yield from _from_value(section.children[name], value, Origin(source, spelled))
+            yield from from_value(section.children[name], value, Origin(source, spelled))
 
 
-def _from_value(node: Setting | Section, value: Any, origin: Origin) -> Iterator[Finding]:
+def from_value(node: Setting | Section, value: Any, origin: Origin) -> Iterator[Finding]:
+    """Yield what one value gives for a setting, a table or a section."""
     if isinstance(node, Setting) and node.table is None:
         yield Given(node, value, origin)
     elif value is None:
         return  # in YAML, a section with nothing in it
     elif not isinstance(value, Mapping):
-        shown = show(value, secret=node.secret)
         remedy = 'write names and values, as in {"name": "value"}'
-        yield ConfigProblem(origin.name, "is not a table", remedy, origin.source, shown)
+        reason, source = "is not a table", origin.source
+        yield ConfigProblem(origin.name, reason, remedy, source, size=size(value))
     elif isinstance(node, Setting):
         entries = ((str(key), f"{origin.name}.{key}", item) for key, item in value.items())
         yield from _entries(node, entries, origin.source)
@@ -217,7 +222,7 @@ def _entries(
             yield Given(setting, value, Origin(source, name), entry)
 
 
-def _decoded(setting: Setting, text: str) -> Any:
+def decoded(setting: Setting, text: str) -> Any:
     """Return JSON's lists and objects where a setting takes such; pydantic judges all the rest."""
     if not setting.structured:
         return text
@@ -228,80 +233,12 @@ def _decoded(setting: Setting, text: str) -> Any:
     return value if isinstance(value, (list, dict)) else text
 
 
-def read_flags(settings: Iterable[Setting], argv: Sequence[str]) -> Iterator[Finding]:
-    """Yield what the command line gives: ``--name value``, ``--name=value``, ``--[no-]boolean``."""
-    flags = _flags(settings)
-    words = deque(argv)
-    hide = False  # whether a word that belongs to no flag may be a piece of a secret
-    while words:
-        word = words.popleft()
-        name, equals, _ = word.partition("=")
-        if name in flags:
-            hide = flags[name].setting.secret
-            yield from _read_flag(flags, word, words)
-        elif word.startswith("-"):
-            hide = True
-            if not equals and words and not words[0].startswith("-"):
-                words.popleft()  # its value, in all likelihood
-            yield ConfigProblem(
-                name, "is not a known flag", _suggest_flag(name, flags), COMMAND_LINE
-            )
-        else:
-            shown = f"argument {len(argv) - len(words)}" if hide else mask_text(word)
-            remedy = "remove it" if hide else _suggest_flag(name, flags)
-            yield ConfigProblem(shown, "belongs to no flag", remedy, COMMAND_LINE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Flag:
-    setting: Setting
-    alone: bool | None
-    """What it means without a value; None where it needs one."""
-
-
-def _flags(settings: Iterable[Setting]) -> dict[str, _Flag]:
-    flags = {
-        setting.flag: _Flag(setting, True if setting.boolean else None) for setting in settings
-    }
-    negations = {
-        flag.replace("--", "--no-", 1): _Flag(known.setting, False)
-        for flag, known in flags.items()
-        if known.alone
-    }
-    return negations | flags
-
-
-def _read_flag(flags: Mapping[str, _Flag], word: str, words: deque[str]) -> Iterator[Finding]:
-    name, equals, text = word.partition("=")
-    flag = flags[name]
-    origin = Origin(COMMAND_LINE, name)
-    if not equals and flag.alone is not None:
-        yield Given(flag.setting, flag.alone, origin)
-    elif equals and flag.alone is False:
-        yield ConfigProblem(name, "takes no value", f"write {name} alone", COMMAND_LINE)
-    elif equals or _value_follows(flags, flag.setting, words):
-        value = _decoded(flag.setting, text if equals else words.popleft())
-        yield from _from_value(flag.setting, value, origin)
-    else:
-        yield ConfigProblem(name, "has no value", f"write it like {name}=VALUE", COMMAND_LINE)
-
-
-def _value_follows(flags: Mapping[str, _Flag], setting: Setting, words: deque[str]) -> bool:
-    if not words or words[0].partition("=")[0] in flags:
-        return False
-    # What looks like an unknown flag would be shown as one: not where it may be a secret.
-    return setting.secret or not words[0].startswith("--")
-
-
-def _suggest_flag(name: str, flags: Iterable[str]) -> str:
-    return _suggest(name.lstrip("-"), [flag.removeprefix("--") for flag in flags], "--")
-
-
-def _suggest(name: str, known: Iterable[str], before: str) -> str:
+def suggest(name: str, known: Iterable[str], before: str) -> str:
+    """Return the remedy for an unknown name: the known one that is most like it."""
     from difflib import get_close_matches  # imported where it is used: cold starts matter
 
     close = get_close_matches(name, known, n=1)
-    return f"did you mean {before}{close[0]}?" if close else "remove it"
+    return f"did you mean {before}{close[0]}?" if close else REMOVE
 
 
 def _cause(error: OSError | ValueError | RecursionError) -> str:

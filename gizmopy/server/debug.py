@@ -9,7 +9,7 @@ import platform
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any
@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 import gizmopy
 from gizmopy.config import Duration, Settings
 from gizmopy.config.duration import format_duration
-from gizmopy.config.masking import masked
 from gizmopy.config.settings import LogLevel
+from gizmopy.config.showing import show_model
+from gizmopy.config.sources import Origin
 from gizmopy.observe.levels import Levels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
@@ -67,6 +68,8 @@ class Debug:
     levels: Levels
     started: datetime
     """When the daemon started; aware of its time zone."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Where each setting came from, as ``load`` returns it."""
 
     @get("/debug/")
     async def index(self) -> web.Response:
@@ -79,9 +82,9 @@ class Debug:
 
     @get("/debug/config")
     async def config(self) -> Mapping[str, Any]:
-        """Tell the value of every setting, secrets masked."""
-        values: Mapping[str, Any] = masked(self.settings)
-        return values
+        """Tell the value of every setting, secrets hidden."""
+        sources = {name: origin.source for name, origin in self.origins.items()}
+        return show_model(self.settings, sources)
 
     @get("/debug/routes")
     async def served(self) -> Mapping[str, Any]:

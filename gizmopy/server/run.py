@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from gizmopy.config import Settings, load, report
+from gizmopy.config import Loaded, Settings, load, report
 from gizmopy.error_text import named
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
@@ -47,9 +47,9 @@ def run(
         if {"-h", "--help"} & set(argv):
             print(report.as_text(report.rows(service.settings_class())))  # noqa: T201 -- asked for
             return 0
-        settings = load(service.settings_class(), argv).settings
-        with _logging(settings):
-            return _run(service, settings, signals)
+        loaded = load(service.settings_class(), argv)
+        with _logging(loaded.settings):
+            return _run(service, loaded, signals)
     except GizmoError as error:
         print(f"gizmopy: {as_lines(str(error))}", file=sys.stderr)  # noqa: T201 -- no log yet
         return error.exit_code
@@ -77,14 +77,16 @@ def _logging(settings: Settings) -> Iterator[None]:
         configured.__exit__(None, None, None)
 
 
-def _run(service: type[Servable], settings: Settings, signals: Signals) -> int:
+def _run(service: type[Servable], loaded: Loaded[Settings], signals: Signals) -> int:
     """Run with logging set up; whatever ends the daemon is logged here, once."""
+
+    settings = loaded.settings
 
     async def main(last_resort: LastResort) -> int:
         stop = Stop()
         # Also while the loop hangs, and would not see the request to stop.
         signals.attach(stop, lambda: last_resort.arm_second(_longest(settings, stop)))
-        server = SimpleServer(make_service(service, settings))
+        server = SimpleServer(make_service(service, settings), origins=loaded.origins)
         # What was imported and compiled is there to stay: no collection need look at it again.
         gc.freeze()
         gc.enable()

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from enum import Enum
 from itertools import chain
 from time import perf_counter
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
+from gizmopy.config.sources import Origin
 from gizmopy.errors import (
     ConfigError,
     ConfigProblem,
@@ -87,6 +88,7 @@ class SimpleServer:
     Making one reads every declaration of the service, and raises DeclarationError where one is
     wrong; nothing runs yet. As an async context manager it starts on entering, raising StartError
     or PubSubError where it cannot, and drains on leaving. ``serve`` does both around a ``Stop``.
+    /debug/config names the source of each setting that is in ``origins``, as ``load`` returns them.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class SimpleServer:
         service: Servable,
         *,
         open_driver: Callable[[str], Driver] = open_driver,
+        origins: Mapping[str, Origin] = MappingProxyType({}),
         on_settle: OnSettle | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -138,6 +141,7 @@ class SimpleServer:
         self._balancers = Balancers()
         self._started = datetime.now(UTC)
         self._debug_guard = DebugGuard(settings) if is_served(settings) else None
+        self._origins = origins
         self._door, self._admin_door = self._make_doors()
         self._ports: list[Port] = []
         self._certificate: Certificate | None = None
@@ -217,6 +221,7 @@ class SimpleServer:
                 self.channels.describe,
                 self._levels,
                 self._started,
+                self._origins,
             )
         )
 

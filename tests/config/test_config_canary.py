@@ -16,8 +16,8 @@ from pydantic import AnyUrl, BaseModel, Field, SecretStr, ValidationError, field
 from gizmopy.cli import main
 from gizmopy.config import Loaded, Settings, load, report
 from gizmopy.config.kafka import KafkaSettings
-from gizmopy.config.masking import masked
 from gizmopy.config.schema import Setting, read_schema
+from gizmopy.config.showing import show_model as masked
 from gizmopy.error_text import named
 from gizmopy.errors import ConfigError
 from tests.config.canary import CANARIES, LEFT, UNREADABLE, assert_unseen, shown_by, written
@@ -110,12 +110,12 @@ def test_a_value_that_is_not_utf8_is_refused_and_never_shown(
 
 @pytest.mark.parametrize("source", [*SOURCES, "toml"])
 @pytest.mark.parametrize("kind", CANARIES)
-def test_a_secret_with_odd_characters_is_never_shown(
-    kind: str, source: str, tmp_path: Path
-) -> None:
-    """What is loaded, and the error if it is refused, hold no part of it."""
+def test_a_value_with_odd_characters_is_never_shown(kind: str, source: str, tmp_path: Path) -> None:
+    """What is loaded, and the error if it is refused, hold no part of it: of every setting that is
+    not marked as harmless, and is of no type that an error quotes.
+    """
     for setting in ALL:
-        if not setting.secret:
+        if setting.quotable:
             continue
         try:
             _, loaded = load_from(source, setting, CANARIES[kind], tmp_path)
@@ -125,6 +125,22 @@ def test_a_secret_with_odd_characters_is_never_shown(
             texts = [*everything_shown(loaded)]
         for text in texts:
             assert_unseen(text)
+
+
+@pytest.mark.parametrize("kind", set(CANARIES) - set(UNREADABLE))
+def test_a_value_that_is_shown_does_not_steer_a_terminal(kind: str, tmp_path: Path) -> None:
+    """A value of a marked setting, or a wrong number that an error quotes, is escaped."""
+    for setting in ALL:
+        if not setting.quotable:
+            continue
+        try:
+            _, loaded = load_from("environment", setting, CANARIES[kind], tmp_path)
+        except ConfigError as error:
+            text = str(error)
+        else:
+            text = report.as_text(report.rows(loaded))
+        assert text.replace("\n", "").isprintable()
+        assert "x" * 2000 not in text
 
 
 @pytest.mark.parametrize("suffix", [".json", ".toml", ".yaml", ".env"])

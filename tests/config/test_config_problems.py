@@ -90,7 +90,7 @@ INTEGER = "should be a valid integer, unable to parse string as an integer; set 
         (["--database={}"], "--database{}: is not a known flag; "),
         (["--"], "--{}: is not a known flag; remove it"),
         (["http-port"], "http-port{}: belongs to no flag; did you mean --http-port?"),
-        (["qqq"], "qqq{}: belongs to no flag; remove it"),
+        (["qqq"], "argument 1{}: belongs to no flag; remove it"),
         (["--http-port"], "--http-port{}: has no value; write it like --http-port=VALUE"),
         (
             ["--http-port", "--log-json"],
@@ -119,9 +119,18 @@ INTEGER = "should be a valid integer, unable to parse string as an integer; set 
             "--names=x{}: should be a valid list; set it to: list of integer, as JSON ",
         ),
         (['--names=["a"]'], '--names=["a"]{}: 0: should be a valid integer, '),
-        (['--replicas=[{"port": 1}]'], '--replicas=[{"port": 1}]{}: 0.host: Field required; '),
-        (["--topics=x"], "--topics=x{}: is not a table; write names and values, as in "),
-        (['--topics={"a": 1}'], "--topics.a=1{}: should be a valid string; "),
+        (
+            ['--replicas=[{"port": 1}]'],
+            "--replicas=*** (1 item, from the command line): 0.host: Field required; ",
+        ),
+        (
+            ["--topics=x"],
+            "--topics=*** (1 character, from the command line): is not a table; write names and ",
+        ),
+        (
+            ['--topics={"a": 1}'],
+            "--topics.a=*** (1 character, from the command line): should be a valid string; ",
+        ),
         (
             ['--topics={"a.b":"", "a-b":""}'],
             "--topics.a-b{}: is the same channel as --topics.a.b; ",
@@ -168,13 +177,17 @@ FILE_LINES = [
         '{"database": {"port": []}}',
         "database.port=[] (FILE): should be a valid integer; ",
     ),
-    ("c.json", '{"database": 5}', "database=5 (FILE): is not a table; write names and values, "),
+    ("c.json", '{"database": 5}', "database=*** (1 character, from FILE): is not a table; write "),
     (
         "c.json",
         '{"topics": ["x"]}',
-        'topics=["x"] (FILE): is not a table; write names and values, ',
+        "topics=*** (1 item, from FILE): is not a table; write names and values, ",
     ),
-    ("c.json", '{"topics": {"a": 1}}', "topics.a=1 (FILE): should be a valid string; set it to: "),
+    (
+        "c.json",
+        '{"topics": {"a": 1}}',
+        "topics.a=*** (1 character, from FILE): should be a valid string; set it to: ",
+    ),
     (
         "c.json",
         '{"topics": {"a": "", "A": ""}}',
@@ -323,7 +336,7 @@ def test_everything_is_reported_at_once(tmp_path: Path) -> None:
         ("htp_port", str(file)),
         ("database.hots", str(file)),
         ("line 2", str(dotenv)),
-        ("rubbish", "command line"),
+        ("argument 1", "command line"),
         ("--bogus", "command line"),
         ("--http-addr", "command line"),
         ("PORT", str(dotenv)),

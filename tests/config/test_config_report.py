@@ -112,7 +112,7 @@ def test_a_row_says_how_to_set_it() -> None:
         ("labels", "table of integer", ""),
         ("hostname", "text", "computed"),
         ("flag", "boolean", "true"),
-        ("api_key", "text", "***"),
+        ("api_key", "text", "*** (11 characters)"),
     ],
 )
 def test_types_and_defaults_are_words(name: str, kind: str, default: str) -> None:
@@ -128,15 +128,27 @@ def test_types_and_defaults_are_words(name: str, kind: str, default: str) -> Non
         ("http_addr", "127.0.0.1", "default"),
         ("read_timeout", "1m30s", "environment GIZMO_READ_TIMEOUT"),
         ("drain_delay", "", "default"),
-        ("topics.CATS", "kafka://a:***@c", "environment GIZMO_TOPIC_CATS"),
+        (
+            "topics.CATS",
+            "kafka://c *** (13 characters, from the environment)",
+            "environment GIZMO_TOPIC_CATS",
+        ),
         ("topics.DOGS", "memory://", "environment GIZMO_TOPIC_DOGS"),
         ("subscriptions", "", "default"),
-        ("database.host", "db", "command line --database.host"),
-        ("database.password", "***", "environment DATABASE__PASSWORD"),
+        (
+            "database.host",
+            "*** (2 characters, from the command line)",
+            "command line --database.host",
+        ),
+        (
+            "database.password",
+            "*** (7 characters, from the environment)",
+            "environment DATABASE__PASSWORD",
+        ),
         ("spare.host", "", "default"),
         ("names", "[]", "command line --names"),
         ("flag", "false", "command line --no-flag"),
-        ("api_key", "***", "default"),
+        ("api_key", "*** (11 characters, from the default)", "default"),
     ],
 )
 def test_loaded_settings_have_values_and_sources(name: str, value: str, source: str) -> None:
@@ -185,14 +197,14 @@ def test_whatever_pydantic_takes_has_its_row() -> None:
     } == {
         "later.z": ("integer", "1"),
         "counts": ("list of integer", "[1]"),
-        "anything": ("table of JsonValue", '{"a": [1], "token": "***"}'),
-        "pins": ("list of Pin", '["***"]'),
+        "anything": ("table of JsonValue", "*** (2 items, from the environment)"),
+        "pins": ("list of Pin", '["*** (7 characters, from the environment)"]'),
         "number": ("integer", "2"),
-        "feed": (AnyUrl.__name__, "https://a:***@b/"),
+        "feed": (AnyUrl.__name__, "https://b *** (20 characters, from the environment)"),
         "size": ("ByteSize", "1000"),
-        "day": ("Secret", "***"),
-        "raw": ("text", "x"),
-        "bare": ("list of anything", '["y"]'),
+        "day": ("Secret", "*** (10 characters, from the environment)"),
+        "raw": ("text", "*** (1 character, from the environment)"),
+        "bare": ("list of anything", '["*** (1 character, from the environment)"]'),
     }
 
 
@@ -213,7 +225,7 @@ def test_a_secret_behind_an_alias_is_not_shown_when_it_is_wrong() -> None:
     """A type alias for a secret makes a secret of what is given for it."""
     with pytest.raises(ConfigError) as caught:
         load(Unusual, environ={"PINS": "hunter1", "LATER__Z": "1"}, dotenv=None)
-    assert "PINS=***" in str(caught.value)
+    assert "PINS=*** (7 characters, from the environment)" in str(caught.value)
 
 
 def test_each_channel_has_its_row() -> None:

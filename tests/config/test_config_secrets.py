@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretBytes, SecretStr, model_validator
 
 from gizmopy.config import Loaded, Settings, load, report
-from gizmopy.config.masking import is_secret_name, mask_text, masked, secrets_in, show
+from gizmopy.config.masking import is_secret_name, mask_text
 from gizmopy.errors import ConfigError
+from tests.config.canary import shown_by
 
 
 class Pin(BaseModel):
@@ -81,15 +79,6 @@ ENVIRON = {
 }
 
 
-def shown_by(error: BaseException) -> Iterator[str]:
-    """Yield every text by which an error, or one in its chain, might be seen."""
-    yield from (str(error), repr(error), *map(repr, error.args))
-    yield "".join(traceback.format_exception(error))
-    for chained in (error.__cause__, error.__context__):
-        if chained is not None:
-            yield from shown_by(chained)
-
-
 def assert_silent(cls: type[Settings], argv: Sequence[str], environ: dict[str, str]) -> str:
     """Assert that loading fails without a word of any secret, and return what it says."""
     with pytest.raises(ConfigError) as caught:
@@ -110,7 +99,7 @@ def test_loaded_settings_show_no_secret() -> None:
     shown = [repr(loaded), str(loaded), repr(loaded.settings), str(loaded.settings), repr(rows)]
     for text in (*shown, report.as_text(rows), report.as_markdown(rows)):
         assert "hunter" not in text
-        assert "kafka://cat:***@b1:1,b2:2?sasl_password=***&group=cats" in text
+        assert "kafka://b1:1,b2:2 *** (" in text
 
 
 def test_errors_about_other_settings_show_no_secret() -> None:
@@ -122,8 +111,8 @@ def test_a_secret_of_the_wrong_type_is_not_shown() -> None:
     """A secret that is itself refused is named, and its value is masked."""
     environ = {"SENTRY_DSN": "hunter-1", "DATABASE__TOKEN": "hunter-2"}
     text = assert_silent(CatsSettings, [], ENVIRON | environ)
-    assert "SENTRY_DSN=*** (environment)" in text
-    assert "DATABASE__TOKEN=*** (environment)" in text
+    assert "SENTRY_DSN=*** (8 characters, from the environment)" in text
+    assert "DATABASE__TOKEN=*** (8 characters, from the environment)" in text
 
 
 @pytest.mark.parametrize("cls", [Strict, StrictAfter])
@@ -200,18 +189,27 @@ def test_a_wrong_dotenv_file_shows_no_secret(tmp_path: Path) -> None:
     [
         *("password", "PASSWD", "secret", "api_token", "API_KEY", "DATABASE__PASSWORD", "dsn"),
         *("credentials", "aws-secret", "db.password", "apiKey", "secretAccessKey", "key"),
+        *("db_pass", "apikey", "APIKEY", "tokens", "passphrase", "cookie", "pwd", "dbpassword"),
+        *("authorization", "auth", "bearer", "sig", "signature", "jwt", "private_key", "pin"),
+        *("secret_key_base", "password_old", "token2", "token_2", "otp", "salt", "webhook"),
+        *("connection_string", "connectionString", "sessionid", "githubToken", "Pass_Word", "pem"),
+        *("client_secret", "encryption_keys", "cred", "passcode", "hmac", "psk", "credentialsData"),
     ],
 )
 def test_names_of_secrets(name: str) -> None:
-    """A name is a secret's by its last word, in any case and with any separator."""
+    """A name is a secret's by its last word that counts, in any case and with any separator."""
     assert is_secret_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["monkey", "keyboard", "password_length", "tokens", "http_port", "host", "", "_"]
+    "name",
+    [
+        *("monkey", "keyboard", "password_length", "http_port", "host", "", "_", "compass"),
+        *("bypass", "author", "signal", "token_url", "tokenizer", "keys_file", "spin", "passenger"),
+    ],
 )
 def test_names_of_other_things(name: str) -> None:
-    """A name that only has such letters in it is shown."""
+    """A name that only has such letters in it is not one."""
     assert not is_secret_name(name)
 
 
@@ -220,67 +218,28 @@ def test_names_of_other_things(name: str) -> None:
     [
         ("kafka://b1:9092,b2:9092?group=cats", "kafka://b1:9092,b2:9092?group=cats"),
         ("https://feed:8080/x?a=b#c", "https://feed:8080/x?a=b#c"),
-        ("https://cat@feed/x", "https://cat@feed/x"),
-        ("kafka://cat:pw@b1", "kafka://cat:***@b1"),
-        ("redis://:pw@b1", "redis://:***@b1"),
-        ("kafka://cat:p@/w:x?y#z@b1/x", "kafka://cat:***@b1/x"),
-        ("amqp://cat@home.org:p w@b1", "amqp://cat@home.org:***@b1"),
-        ("kafka://a:pw@b1,b:pw@b2", "kafka://a:***@b2"),
+        ("https://TOKEN@feed/x", "https://***@feed/x"),
+        ("kafka://cat:pw@b1", "kafka://***@b1"),
+        ("redis://:pw@b1", "redis://***@b1"),
+        ("kafka://cat:p@/w:x?y#z@b1/x", "kafka://***@b1/x"),
+        ("amqp://cat@home.org:p w@b1", "amqp://***@b1"),
+        ("kafka://a:pw@b1,b:pw@b2", "kafka://***@b2"),
+        ("cat:pw@b1", "***@b1"),
         ("sqs://q?secret_key=pw&region=x", "sqs://q?secret_key=***&region=x"),
+        ("https://store/x?sv=1&sig=pw%3D", "https://store/x?sv=1&sig=***"),
         ("host=db password='p w' user=cat", "host=db password=*** user=cat"),
+        ('{"user": "cat", "password": "p w"}', '{"user": "cat", "password": ***}'),
+        ("Authorization: Bearer pw", "Authorization: *** ***"),
+        ("sent Bearer pw, and left", "sent Bearer ***, and left"),
+        ("password: pw", "password: ***"),
+        ("a -----BEGIN RSA PRIVATE KEY-----\npw\n-----END RSA PRIVATE KEY----- b", "a *** b"),
+        ("-----BEGIN PRIVATE KEY-----\npw", "***"),
         ("plain text: a@b", "plain text: a@b"),
     ],
 )
-def test_texts_are_masked(text: str, expected: str) -> None:
-    """The password of a URL and secret parameters are masked, whatever characters they hold."""
+def test_free_text_is_masked(text: str, expected: str) -> None:
+    """Logins, named values and PEM keys are masked, whatever characters they hold."""
     assert mask_text(text) == expected
-
-
-class Colour(Enum):
-    RED = "red"
-
-
-@dataclass
-class Account:
-    user: str
-    password: str
-
-
-def test_values_of_every_kind_are_masked() -> None:
-    """Models, dataclasses, enumerations, bytes and pydantic's secrets come out plain and masked."""
-    value = {
-        "account": Account("cat", "pw"),
-        "accounts": [Account("cat", "")],
-        "model": Pin(pin=SecretStr("pw")),
-        "number": Secret[int](5),
-        "colour": Colour.RED,
-        "token": None,
-        "secret": {"anything": (1, Colour.RED)},
-        "path": Path("/x"),
-        "count": 3,
-        "bytes": b"cat",
-    }
-    assert masked(value) == {
-        "account": {"user": "cat", "password": "***"},
-        "accounts": [{"user": "cat", "password": ""}],
-        "model": {"pin": "***"},
-        "number": "***",
-        "colour": "red",
-        "token": None,
-        "secret": {"anything": ["***", "***"]},
-        "path": "/x",
-        "count": 3,
-        "bytes": "cat",
-    }
-    assert show(value["account"]) == '{"user": "cat", "password": "***"}'
-    assert {"pw", "5", "1"} <= set(secrets_in(value))
-    assert "cat" not in set(secrets_in(value))
-
-
-def test_the_passwords_of_several_hosts_are_each_a_secret() -> None:
-    """In a URL with several passwords, each is known on its own, escaped and unescaped."""
-    found = set(secrets_in("kafka://a:p%2D1@b1,b:p2@b2"))
-    assert {"p%2D1", "p-1", "p2"} <= found
 
 
 def test_origins_hold_no_values() -> None:
