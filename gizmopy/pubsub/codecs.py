@@ -2,7 +2,9 @@
 
 A codec is chosen by type, once, and remembered. Protobuf messages are known by their two methods,
 so the library is not needed here. What a codec cannot read raises UndecodableMessage; its text
-names the fields at fault and never quotes the body, which may end in a log.
+names the fields at fault and quotes no value of the body, since it may end in a log. The keys of a
+dict that the sender chose are in the name of a field, and a validator may quote a value: both are
+escaped and cut.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from gizmopy.early_stop import JSONValidator
 from gizmopy.error_text import text_of, too_many
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.untrusted import cut
+from gizmopy.wrong_input import field_of, message_of
 
 
 class Codec(Protocol):
@@ -162,13 +165,8 @@ def _problems(error: ValidationError) -> str:
     """Return what is wrong where, without the input; if too much is wrong, return how much is."""
     if summary := too_many(error):
         return summary
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    return cut("; ".join(f"{_field(p['loc'])}: {cut(p['msg'])}" for p in problems))
-
-
-def _field(location: tuple[int | str, ...]) -> str:
-    """Return the name of a field; the keys of a dict in it are the sender's."""
-    return cut(".".join(map(str, location))) or "body"
+    problems = error.errors(include_url=False, include_input=False)
+    return cut("; ".join(f"{field_of(p['loc']) or 'body'}: {message_of(p)}" for p in problems))
 
 
 @lru_cache(maxsize=1024)

@@ -12,16 +12,12 @@ from pydantic_core import ValidationError, to_jsonable_python
 
 from gizmopy.error_text import too_many
 from gizmopy.untrusted import cut
+from gizmopy.wrong_input import field_of, message_of
 
 CONTENT_TYPE = "application/problem+json"
 
 FieldError = Mapping[str, str]
 """What is wrong with one field: ``in``, ``field``, ``message`` and ``type`` (pydantic's)."""
-
-_MESSAGES = {  # pydantic's own ones for these repeat what was sent
-    "union_tag_invalid": "Input should have one of the tags {expected_tags} as {discriminator}",
-    "uuid_parsing": "Input should be a valid UUID",
-}
 
 
 class Problem(Exception):
@@ -101,7 +97,10 @@ def problem_from(error: web.HTTPException) -> Problem | None:
 
 
 def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldError]:
-    """Return what ``error`` says of each field in ``place``, and never what was sent there.
+    """Return what ``error`` says of each field in ``place``, and not the values sent there.
+
+    Keys of a dict that the client chose are in the name of a field, and a validator of the service
+    may quote a value.
 
     Of more than a hundred wrong fields only their number is returned: to list the half a million
     that a body of 1 MB may have takes a second, and hundreds of megabytes.
@@ -111,17 +110,15 @@ def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldE
     fields: list[FieldError] = []
     for each in error.errors(include_url=False, include_input=False):
         location = (prefix, *each["loc"]) if prefix else each["loc"]
-        template = _MESSAGES.get(each["type"])
-        message = each["msg"] if template is None else template.format(**each.get("ctx", {}))
-        fields.append(field_error(place, ".".join(map(str, location)), message, each["type"]))
+        field, message = field_of(location), message_of(each)
+        fields.append({"in": place, "field": field, "message": message, "type": each["type"]})
     return fields
 
 
 def field_error(place: str, field: str, message: str, kind: str) -> FieldError:
     """Return what is wrong with one field; ``kind`` is pydantic's name for such an error.
 
-    The field's name may have the keys of a dict in it, and a validator's message may quote a value:
-    both are cut to 1,024 characters.
+    Both texts are cut to 1,024 characters.
     """
     return {"in": place, "field": cut(field), "message": cut(message), "type": kind}
 
