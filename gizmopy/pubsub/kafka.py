@@ -52,6 +52,7 @@ from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
 from gizmopy.pubsub.kafka_client import PATIENCE_MS, cancel, stop_consumer, wait_for_others
 from gizmopy.pubsub.kafka_cluster import Cluster, milliseconds, said, translated
+from gizmopy.pubsub.kafka_lenient import LenientReader, mark_unreadable
 from gizmopy.pubsub.kafka_sender import KafkaSender
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 
@@ -185,6 +186,7 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """The commit that is under way."""
         self._careful = careful
         """The topics that a record could not be read of."""
+        self._lenient: LenientReader | None = None
         self._suspect: set[TopicPartition] = set()
         self._unreadable: dict[TopicPartition, str] = {}
         """What stands still because of such a record, and why."""
@@ -386,6 +388,9 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def _poll_apart(self, consumer: AIOKafkaConsumer, limit: int) -> list[Message]:
         """Ask for each partition by itself: one that cannot be read holds up no other."""
         batch: list[Message] = []
+        lenient = self._lenient
+        if lenient is None or lenient.consumer is not consumer:
+            lenient = self._lenient = LenientReader(consumer)
         fetched = consumer._fetcher._records
         consumer._coordinator.check_errors()
         for tp in list(fetched):
@@ -395,18 +400,26 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 break
             self._again.discard(tp)
             try:
+                is_lenient = tp in self._suspect and lenient.use(tp)
                 most = 1 if tp in self._suspect else left
-                batch += self._take(await consumer.getmany(tp, max_records=most))
+                taken = self._take(await consumer.getmany(tp, max_records=most))
+                if is_lenient and taken:
+                    mark_unreadable(taken)
+                elif is_lenient:  # all that was fetched with it is read
+                    lenient.leave(tp)
+                    self._suspect.discard(tp)
+                batch += taken
                 self._unreadable.pop(tp, None)
             except (KafkaError, ValueError) as error:
                 if tp in fetched:
+                    lenient.want(tp)
                     self._distrust(tp, error)
                 elif not batch:  # no record, but a broker's answer, which it repeats
                     raise
         return batch
 
     def _distrust(self, tp: TopicPartition, error: Exception) -> None:
-        """Read a partition one by one from now on, or where that fails no further for a while."""
+        """Read a partition leniently and one by one, or if that fails no further for a while."""
         if tp in self._suspect:
             at = dict(self._states())[tp].position
             self._unreadable[tp] = (

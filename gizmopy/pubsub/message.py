@@ -18,6 +18,19 @@ NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 Extend = Callable[["Message", float], Awaitable[None]]
 OnExtend = Callable[[float], Awaitable[None]]
 _new = object.__new__
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+def _as_date(seconds: float) -> datetime:
+    """Return the date of ``seconds`` since 1970, the nearest that Python has.
+
+    Kafka's producers choose the timestamp. A date that cannot be had would raise in the handler,
+    and then in the making of its dead letter, for ever.
+    """
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return _LAST if seconds > 0 else _FIRST
 
 
 class Message:
@@ -28,7 +41,9 @@ class Message:
     the broker's where it gives them. ``delivery`` counts how often the broker has delivered the
     message, from 1; ``attempt`` how often the handler has run in this delivery, from 1 inside it.
     ``subscription`` is the one that it was received by. ``partition`` is opaque, and None where
-    the broker has none; ``raw`` is the broker's own record.
+    the broker has none; ``raw`` is the broker's own record. ``unreadable`` says why a driver could
+    not read part of the message, and is empty if it could; the engine sends such a message to the
+    dead letters, unhandled.
 
     ``on_extend`` may be set while a message is handled: it is awaited with the seconds whenever the
     engine prolongs the message's lease, for what has to last as long.
@@ -52,6 +67,7 @@ class Message:
         "raw",
         "subscription",
         "topic",
+        "unreadable",
     )
 
     def __init__(
@@ -78,6 +94,7 @@ class Message:
         self.subscription = ""
         self.partition = partition
         self.raw = raw
+        self.unreadable = ""
         self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
         self._size = 0
@@ -86,7 +103,7 @@ class Message:
     def published_at(self) -> datetime:
         """When the message was published, in UTC; few ask, so the date is made for who does."""
         if isinstance(self._published_at, float):
-            self._published_at = datetime.fromtimestamp(self._published_at, UTC)
+            self._published_at = _as_date(self._published_at)
         return self._published_at
 
     def __repr__(self) -> str:
@@ -108,6 +125,7 @@ class Message:
             raw,
         )
         copy.delivery = delivery
+        copy.unreadable = self.unreadable
         return copy
 
     @staticmethod
@@ -137,6 +155,7 @@ class Message:
         message.attempt = 0
         message.partition = partition
         message.raw = raw
+        message.unreadable = ""
         message.on_extend = None
         message._extend = None
         message._size = 0

@@ -25,7 +25,7 @@ from time import perf_counter
 from typing import Any
 
 from gizmopy.error_text import text_of
-from gizmopy.errors import PubSubError
+from gizmopy.errors import PubSubError, UndecodableMessage
 from gizmopy.observe.context import carried, message_id, request_id
 from gizmopy.observe.trace import trace_context
 from gizmopy.pubsub.dead_letter import DeadLetter
@@ -275,6 +275,8 @@ class Pipeline:
                 carries = carry
             run = copy_context().run
             try:
+                if message.unreadable:
+                    raise UndecodableMessage(message.unreadable)
                 awaited = run(begin, handle(message))
             except BaseException as error:  # noqa: BLE001 - it is the handler's door
                 begun = (message,), started, _failing(error)

@@ -307,6 +307,8 @@ def _batch_handler(
         values: list[Any] = []
         for received in messages:
             try:
+                if received.unreadable:
+                    raise UndecodableMessage(received.unreadable)
                 values.append(decode(received) if decode else None)
             except UndecodableMessage as error:
                 outcomes[received] = error
