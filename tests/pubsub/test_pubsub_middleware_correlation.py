@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
+
 from gizmopy.observe.context import carried
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.middleware import correlation
@@ -33,6 +35,14 @@ async def test_a_message_without_one_begins_a_piece_of_work() -> None:
     seen = Seen()
     await correlation("x-work")(seen)(message(id="7", attributes={"correlation-id": "other"}))
     assert seen.carried == [{"x-work": "7"}]
+
+
+@pytest.mark.parametrize("work", ["", "x" * 257, "a\nb", "a\x1b[2J", "a\u202eb", "\udcff"])
+async def test_an_id_that_no_log_should_hold_is_not_carried(work: str) -> None:
+    """A sender chooses the attribute: one that is long or not printable counts as none."""
+    seen = Seen()
+    await correlation()(seen)(message(id="7", attributes={"correlation-id": work}))
+    assert seen.carried == [{"correlation-id": "7"}]
 
 
 async def test_messages_do_not_see_each_others_correlation() -> None:

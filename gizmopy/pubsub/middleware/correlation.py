@@ -6,16 +6,22 @@ from gizmopy.observe.context import carried
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Handler, MessageMiddleware
 
+_LONGEST = 256
+
 
 def correlation(attribute: str = "correlation-id") -> MessageMiddleware:
     """Let all that a handler publishes carry the ``attribute`` of the message that it handles.
 
-    A message without it begins a piece of work: its own id is carried.
+    A message without it begins a piece of work: its own id is carried. So does a message whose
+    attribute is longer than 256 characters or not printable: every message that is published
+    because of it would have a megabyte, or lines of its sender, in the logs of other services.
     """
 
     def wrap(handler: Handler) -> Handler:
         async def handle(message: Message) -> None:
-            work = message.attributes.get(attribute) or message.id
+            work = message.attributes.get(attribute, "")
+            if not (0 < len(work) <= _LONGEST and work.isprintable()):
+                work = message.id
             carried.set({**carried.get(), attribute: work})  # the next message does not see it
             await handler(message)
 
