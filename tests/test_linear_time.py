@@ -47,6 +47,7 @@ from gizmopy.server.http import _path
 from gizmopy.server.listening import is_loopback
 from gizmopy.server.probes import _asks_for_json
 from gizmopy.server.proxies import Proxies
+from gizmopy.server.proxy_protocol import read_header
 from gizmopy.server.service import Service
 from gizmopy.untrusted import cut, escape
 from gizmopy.web import CORS, NoRoute, Request, Router
@@ -267,6 +268,14 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "X-Forwarded-Proto": (
         header("X-Forwarded-Proto", lambda r: PROXIES.scheme(r)),
         pumps(",", "https,", " "),
+    ),
+    "a PROXY header": (
+        lambda text: read_header(text.encode("latin-1", "replace")),
+        [
+            *pumps("x", " ", "\r", head="PROXY UNKNOWN ", tails=("", "\r\n")),
+            *pumps("1.", "1 ", head="PROXY TCP4 ", tails=("", "\r\n")),
+            *pumps("\0", "\xff", head="\r\n\r\n\0\r\nQUIT\n\x21\x11\x10\0"),
+        ],
     ),
     "a peer's address": (lambda text: PROXIES.client_address(text, ()), pumps("::", "1.", "1:")),
     "Origin": (

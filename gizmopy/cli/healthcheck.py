@@ -15,6 +15,8 @@ from gizmopy.untrusted import as_lines, escape
 
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
 _UNIX = "unix:"
+_TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
+"""What a setting that is true is written as."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -92,11 +94,13 @@ class _UnixConnection(HTTPConnection):
 def _default_url() -> str:
     """Return where this container's daemon listens, by the same environment that it reads.
 
-    That is its admin port if the main port asks for a client's certificate.
+    That is its admin port if the main port asks for a client's certificate or a PROXY header.
     """
     host = os.environ.get("HTTP_ADDR") or "127.0.0.1"
     port = os.environ.get("HTTP_PORT") or os.environ.get("PORT") or "8080"
-    if os.environ.get("TLS_CLIENT_CA") and (admin_port := os.environ.get("GIZMO_ADMIN_PORT")):
+    proxied = os.environ.get("GIZMO_PROXY_PROTOCOL", "").strip().lower() in _TRUE
+    is_closed = proxied or bool(os.environ.get("TLS_CLIENT_CA"))
+    if is_closed and (admin_port := os.environ.get("GIZMO_ADMIN_PORT")):
         host, port = os.environ.get("GIZMO_ADMIN_ADDR") or "127.0.0.1", admin_port
     if host.startswith(_UNIX):
         return host

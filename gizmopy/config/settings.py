@@ -180,6 +180,11 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_TRUSTED_PROXIES",
         description="Networks of proxies whose word on the client's address is taken.",
     )
+    proxy_protocol: bool = Field(
+        default=False,
+        validation_alias="GIZMO_PROXY_PROTOCOL",
+        description="Whether trusted proxies begin each connection with a PROXY header.",
+    )
     log_level: LogLevel = Field(
         default="info",
         validation_alias="APP_LOG_LEVEL",
@@ -407,6 +412,16 @@ class Settings(BaseSettings):
     @classmethod
     def _plain(cls, value: object) -> object:
         return plain(value)
+
+    @model_validator(mode="after")
+    def _proxy_protocol_is_possible(self) -> Settings:
+        if self.proxy_protocol and not self.trusted_proxies:
+            reason = "GIZMO_PROXY_PROTOCOL is set without GIZMO_TRUSTED_PROXIES"
+            raise refusal(reason, "set the proxies' networks: every other address is refused")
+        if self.proxy_protocol and self.tls_cert:
+            reason = "GIZMO_PROXY_PROTOCOL and TLS_CERT are set, and both begin a connection"
+            raise refusal(reason, "end TLS in the proxy, or unset GIZMO_PROXY_PROTOCOL")
+        return self
 
     @field_validator("topics", "subscriptions", mode="before")
     @classmethod

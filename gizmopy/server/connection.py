@@ -409,9 +409,18 @@ class ServedRequest(Request):
 class Server(web.Server):
     """Make a connection of ours for each that is accepted: a protocol factory for the loop."""
 
-    def __init__(self, door: Door, *, client_max_size: int, max_head: int, **options: Any) -> None:
+    def __init__(
+        self,
+        door: Door,
+        *,
+        client_max_size: int,
+        max_head: int,
+        make_connection: Callable[..., Connection] = Connection,
+        **options: Any,
+    ) -> None:
         super().__init__(door.handle)
         self._door = door
+        self._make_connection = make_connection
         self._event_loop = asyncio.get_running_loop()
         self._options = options
         self.max_head = max_head
@@ -422,7 +431,7 @@ class Server(web.Server):
 
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""
-        return Connection(
+        return self._make_connection(
             self,
             self._door,
             loop=self._event_loop,

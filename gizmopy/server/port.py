@@ -7,14 +7,14 @@ import logging
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gizmopy.config import Settings
-from gizmopy.server.connection import Patience, Server
+from gizmopy.server.connection import Connection, Patience, Server
 from gizmopy.server.http import HTTPDoor
 from gizmopy.server.listening import accept_all, admit_no_more, bind, refused, url_of
 from gizmopy.web import Problem
@@ -41,18 +41,27 @@ _LINGER_SECONDS = 0.1
 class Port:
     """Listen for ``door`` at an address; ``prefix`` is what its settings' names begin with.
 
+    ``make_connection`` returns the protocol of a connection, from what ``Connection`` takes.
     Making one takes the address, and raises StartError where it cannot be had; nothing is accepted
     before ``listen``.
     """
 
     def __init__(
-        self, door: HTTPDoor, address: str, number: int, settings: Settings, *, prefix: str = "HTTP"
+        self,
+        door: HTTPDoor,
+        address: str,
+        number: int,
+        settings: Settings,
+        *,
+        prefix: str = "HTTP",
+        make_connection: Callable[..., Connection] = Connection,
     ) -> None:
         self.door = door
         self.url = ""
         """Where it listens, such as ``http://127.0.0.1:8080``, once it does."""
         self._address = (address, number, prefix)
         self._settings = settings
+        self._make_connection = make_connection
         self._tls: ssl.SSLContext | None = None
         self._listener = bind(address, number, prefix=prefix)
 
@@ -63,6 +72,7 @@ class Port:
             self.door,
             client_max_size=settings.max_body_bytes,
             max_head=settings.max_header_bytes,
+            make_connection=self._make_connection,
             logger=ProtocolLogger(),
         )
         try:

@@ -49,6 +49,10 @@ class Proxies:
     def __bool__(self) -> bool:
         return bool(self._trusted)
 
+    def trusts(self, peer: str) -> bool:
+        """Return whether the address ``peer`` is trusted; empty is a unix socket's."""
+        return self._peer(peer)[1]
+
     def address(self, request: web.BaseRequest) -> str:
         """Return the address that the request comes from; empty for a unix socket's client.
 

@@ -50,6 +50,7 @@ from gizmopy.server.health import (
 from gizmopy.server.http import HTTPDoor
 from gizmopy.server.port import Port
 from gizmopy.server.probes import probe_endpoints
+from gizmopy.server.proxied import connections_of
 from gizmopy.server.proxies import Proxies
 from gizmopy.server.servable import Servable
 from gizmopy.server.signals import Stop
@@ -330,7 +331,8 @@ class SimpleServer:
     async def _take_ports(self, lifetime: AsyncExitStack) -> None:
         """Take the addresses first: another process that has one is found out before all else."""
         settings = self.settings
-        self._ports = [Port(self._door, settings.http_addr, settings.http_port, settings)]
+        main = (self._door, settings.http_addr, settings.http_port, settings)
+        self._ports = [Port(*main, make_connection=connections_of(settings))]
         lifetime.push_async_callback(self._ports[0].close)
         if self._admin_door is not None and settings.admin_port is not None:
             address = (settings.admin_addr, settings.admin_port)

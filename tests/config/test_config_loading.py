@@ -80,6 +80,7 @@ def test_each_standard_setting_has_its_environment_name() -> None:
         "TLS_CLIENT_CA": "clients.pem",
         "GIZMO_HSTS": "max-age=300",
         "GIZMO_TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8",
+        "GIZMO_PROXY_PROTOCOL": "false",  # true cannot be with TLS_CERT
         "GIZMO_LOG_FIELDS": "gcp",
         "GIZMO_ACCESS_LOG_FORMAT": "combined",
         "GIZMO_LOG_PROBES": "true",
@@ -128,6 +129,7 @@ def test_each_standard_setting_has_its_environment_name() -> None:
         "tls_client_ca": "clients.pem",
         "hsts": "max-age=300",
         "trusted_proxies": (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
+        "proxy_protocol": False,
         "log_fields": "gcp",
         "access_log_format": "combined",
         "log_probes": True,

@@ -39,6 +39,7 @@ def test_defaults() -> None:
         "tls_key": "",
         "tls_client_ca": "",
         "trusted_proxies": (),
+        "proxy_protocol": False,
         "log_fields": "plain",
         "access_log_format": "own",
         "log_probes": False,
@@ -229,6 +230,16 @@ def test_tls_takes_a_certificate_and_its_key() -> None:
         Settings(tls_key="key.pem")
     with pytest.raises(ValidationError, match="TLS_CLIENT_CA is set without TLS_CERT and TLS_KEY"):
         Settings(tls_client_ca="clients.pem")
+
+
+def test_the_proxy_protocol_needs_proxies_and_no_tls() -> None:
+    """GIZMO_PROXY_PROTOCOL with nobody to trust, or with TLS on the same port, is refused."""
+    with pytest.raises(ValidationError, match="set without GIZMO_TRUSTED_PROXIES"):
+        Settings(proxy_protocol=True)
+    environ = {"proxy_protocol": True, "GIZMO_TRUSTED_PROXIES": "10.0.0.0/8"}
+    assert Settings.model_validate(environ).proxy_protocol
+    with pytest.raises(ValidationError, match="end TLS in the proxy"):
+        Settings.model_validate(environ | {"tls_cert": "cert.pem", "tls_key": "key.pem"})
 
 
 @pytest.mark.parametrize(
