@@ -173,6 +173,9 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.server.service:Service.service_name": Pattern(
         Classes().name, pumps("a", "A", "Aa", "aA", "AAa")
     ),
+    "gizmopy.web.authority:_HOST": Pattern(
+        "fullmatch", [*pumps("a", "%41", "%", ":", ":1", "."), *pumps(":", "f", ".", head="[")]
+    ),
     "gizmopy.web.cors:_WRITTEN": Pattern(
         "fullmatch", [*pumps("a", "a.", "a:"), *pumps("a", "a.", "*.", ":1", head="https://")]
     ),

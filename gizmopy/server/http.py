@@ -34,7 +34,7 @@ from gizmopy.server.browsers import Browsers
 from gizmopy.server.connection import Connection, Patience, ServedRequest, Server, Written
 from gizmopy.server.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlines, callers_timeout
 from gizmopy.server.proxies import Proxies
-from gizmopy.server.writing import check_head
+from gizmopy.server.writing import check_head, reset
 from gizmopy.untrusted import cut
 from gizmopy.web import (
     UNREADABLE_BODY,
@@ -85,6 +85,8 @@ _REFUSALS = {
     408: "The request's head came too slowly.",
     414: "The request line is too long.",
     431: "The request's head is too long.",
+    501: "Only the transfer coding 'chunked' is served.",
+    505: "Only HTTP/1.0 and HTTP/1.1 are served.",
 }
 _ANSWER = b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
 
@@ -278,6 +280,8 @@ class HTTPDoor:
                 ):
                     await self._heed(connection, request, endpoint)
                 answer = await endpoint.answer(request)
+                if connection.prepared is not None and connection.prepared is not answer:
+                    raise UsageError("a value was returned after a response had begun; return that")
                 if type(answer) is Plain:
                     if request.is_plain and self._is_plain and len(answer.body) < _ONE_WRITE:
                         self._write(connection, request, answer)
@@ -478,7 +482,11 @@ class HTTPDoor:
                 logger.error("%s %s failed", method, path, exc_info=shortened(error))
                 problem = Problem(500, "The server failed to answer; its log says why.")
         if request.writer.output_size > 0:
-            request.protocol.force_close()  # an answer was begun: cut it, or it would be believed
+            # An answer was begun: it has to be cut, or it would be believed. If it ends with the
+            # connection, only a reset says that it is cut.
+            if request.version < HttpVersion11 and request.transport is not None:
+                reset(request.transport)
+            request.protocol.force_close()
         else:
             request.start_over()
         return problem_response(problem, request_id=request.identity)

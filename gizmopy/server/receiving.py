@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
@@ -26,6 +26,7 @@ from multidict import istr
 
 from gizmopy.server.framing import Framing
 from gizmopy.server.head_limits import HeadLimits
+from gizmopy.server.masking import MaskedFrames
 from gizmopy.server.wellformed import check_message
 
 _CONTENT_LENGTH = istr("Content-Length")
@@ -186,7 +187,7 @@ class Receiver(web.RequestHandler):
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Read a WebSocket from now on, and first what has come of it already."""
-        super().set_parser(parser, data_received_cb)
+        super().set_parser(cast(Any, MaskedFrames(parser)), data_received_cb)
         data, at = self.framing.release()
         if data:
             super().data_received(data[at:])

@@ -5,6 +5,9 @@ aiohttp sends what a handler says about the length of an answer without a look a
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import struct
 from typing import Any
 
 from aiohttp import web
@@ -77,3 +80,11 @@ def check_head(response: web.StreamResponse, writer: AnswerWriter) -> None:
             raise UsageError("a response has a Transfer-Encoding; the server sets it if needed")
     writer.is_bodiless |= status in _WITHOUT_BODY
     writer.is_file = isinstance(response, web.FileResponse)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close ``transport`` with a reset in the place of the end that a whole answer has."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

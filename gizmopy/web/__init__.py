@@ -2,6 +2,7 @@
 
 from gizmopy.web.annotations import Header, Query
 from gizmopy.web.answers import Answer, Plain, json_response
+from gizmopy.web.authority import is_host
 from gizmopy.web.binding import Answering, compile_answer, compile_endpoint, responding
 from gizmopy.web.body import UNREADABLE_BODY
 from gizmopy.web.caching import no_cache
@@ -58,6 +59,7 @@ __all__ = [
     "compile_endpoint",
     "delete",
     "get",
+    "is_host",
     "json_response",
     "no_cache",
     "parse_date_range",

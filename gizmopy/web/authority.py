@@ -1,0 +1,39 @@
+"""Check the form of a host, as the Host header and an absolute target name it."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from ipaddress import IPv6Address
+
+_MAX_HOST = 255 + len(":65535")
+"""The length that a host with its port may have: a domain name has 253 characters at most."""
+
+_HOST = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::([0-9]{0,5}))?"
+).fullmatch
+
+
+def is_host(text: str) -> bool:
+    """Return whether ``text`` is ``host`` or ``host:port`` (RFC 9112 section 3.2, RFC 3986 3.2.2).
+
+    The host is a name, an IPv4 address, or an IPv6 address in brackets; it may be empty. It has no
+    user information, no characters outside of ASCII, and 261 characters at most with its port.
+    """
+    return len(text) <= _MAX_HOST and _is_host(text)
+
+
+@lru_cache(64)  # the same few come with every request; bounded in bytes by the length above
+def _is_host(text: str) -> bool:
+    match = _HOST(text)
+    if match is None:
+        return False
+    address, port = match.groups()
+    if port and int(port) > 65535:
+        return False
+    if address:
+        try:
+            IPv6Address(address)
+        except ValueError:
+            return False
+    return True
