@@ -87,7 +87,9 @@ class Budget:
     def remaining(self) -> float:
         """Return the seconds left to finish what is in hand."""
         now = asyncio.get_running_loop().time()
-        left = self._work if self._deadline is None else max(0.0, self._deadline - now)
+        left = self._work
+        if self._deadline is not None:  # by rounding, the difference may be more than the whole
+            left = min(left, max(0.0, self._deadline - now))
         return min(left, HURRIED_SECONDS) if self._stop.hurried.is_set() else left
 
     async def within(self, seconds: float, condition: Coroutine[Any, Any, object]) -> bool:

@@ -85,8 +85,6 @@ _REFUSALS = {
     408: "The request's head came too slowly.",
     414: "The request line is too long.",
     431: "The request's head is too long.",
-    501: "Only the transfer coding 'chunked' is served.",
-    505: "Only HTTP/1.0 and HTTP/1.1 are served.",
 }
 _ANSWER = b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
-from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMessage
 from multidict import istr
 
 from gizmopy.web import is_host
@@ -22,26 +22,18 @@ _MAX_EXTENSIONS = 1024
 """The length that Sec-WebSocket-Extensions may have: aiohttp reads numbers of any length in it."""
 
 
-class UnknownVersion(HttpProcessingError):
-    """Refuse a version of HTTP that is not served (RFC 9110 section 15.6.6)."""
-
-    code = 505
-
-
 def check_message(message: RawRequestMessage) -> None:
-    """Raise HttpProcessingError if the head of a request is malformed (400).
+    """Raise BadHttpMessage (400) if the head of a request is malformed.
 
-    Versions other than 1.0 and 1.1 are not served: 505, and 400 for 0.9. Malformed is a Host that
-    is no host (RFC 9112 section 3.2); the parser refuses a second one, and none in HTTP/1.1. So is
-    an absolute target with user information (RFC 9110 section 4.2.4) or with a host that cannot be
-    decoded, and the handshake of a WebSocket with characters that are not ASCII (RFC 6455
-    section 4.1).
+    Versions other than 1.0 and 1.1 are not served. Malformed is a Host that is no host (RFC 9112
+    section 3.2); the parser refuses a second one, and none in HTTP/1.1. So is an absolute target
+    with user information (RFC 9110 section 4.2.4) or with a host that cannot be decoded, and the
+    handshake of a WebSocket with characters that are not ASCII (RFC 6455 section 4.1).
     """
     version = message.version
-    if version is not HttpVersion11 and version != HttpVersion10:
-        if version.major > 1:
-            raise UnknownVersion(message="only HTTP/1.0 and HTTP/1.1 are served")
-        raise BadHttpMessage("HTTP/0.9 is not served")
+    if version is not HttpVersion11 and version not in (HttpVersion10, HttpVersion11):
+        # Not 505: a client would make an error of the service's in its metrics.
+        raise BadHttpMessage("only HTTP/1.0 and HTTP/1.1 are served")
     if not is_host(message.headers.get(_HOST, "")):
         raise BadHttpMessage("the Host is malformed")
     if message.path[:1] != "/":
