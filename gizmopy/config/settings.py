@@ -230,7 +230,7 @@ class Settings(BaseSettings):
         default=1024 * 1024,
         gt=0,
         validation_alias="GIZMO_MAX_BODY_BYTES",
-        description="The longest request body that is read, in bytes.",
+        description="The longest request body that is read, in bytes, as it is decompressed.",
     )
     max_concurrent_requests: int = Field(
         default=0,

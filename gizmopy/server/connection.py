@@ -15,6 +15,7 @@ those hand-overs. What is used beyond the documented methods of aiohttp's classe
   being served, and whether the connection ends; ``_loop``.
 - ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
   send one; ``BaseRequest._finish``: what follows an answer.
+- ``BaseRequest._client_max_size``: how much of its body ``read`` takes.
 - ``BaseRequest._payload_writer``: what its answer is written with.
 - ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
 - ``BaseRequest._prepare_hook(response)``: awaited when the head of an answer is about to be sent,
@@ -224,6 +225,18 @@ class Connection(Receiver):
             self.since = 0.0
             self._go_on(keep_alive)
 
+    def limit_body(self, limit: int | None) -> None:
+        """Refuse the body at hand if it is over ``limit`` bytes; 0: any size, None: the default."""
+        request, framing = self.request, self.framing
+        assert request is not None
+        if limit is None:
+            limit = request._client_max_size
+        else:
+            request._client_max_size = limit
+        self.max_body = limit
+        if 0 < limit < framing.length or 0 < limit < framing.reader.total_bytes:
+            self.refuse_body()
+
     async def _read_rest(self, payload: StreamReader) -> bool:
         """Read what is left of a body that its handler did not want; return whether all came.
 
@@ -232,7 +245,8 @@ class Connection(Receiver):
         try:
             async with asyncio.timeout(_REST_SECONDS):
                 while not payload.is_eof():
-                    if self.transport is None or payload.total_bytes > self.server.client_max_size:
+                    most = max(self.max_body, self.server.client_max_size)
+                    if self.transport is None or payload.total_bytes > most:
                         return False
                     await payload.readany()
         except (TimeoutError, Problem, web.RequestPayloadError):

@@ -119,13 +119,25 @@ class Chunks:
 class Framing:
     """Cut what comes on one connection into requests."""
 
-    __slots__ = ("_ahead", "_chunks", "_left", "_seam", "in_body", "is_broken", "reader", "waiting")
+    __slots__ = (
+        "_ahead",
+        "_chunks",
+        "_left",
+        "_seam",
+        "in_body",
+        "is_broken",
+        "length",
+        "reader",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self.waiting = 0
         """How many bytes have come of the requests after the one at hand."""
         self._ahead = b""
         """Those bytes, at its end."""
+        self.length = 0
+        """How many bytes the body at hand has as it is sent; 0: unknown, as it comes in chunks."""
         self.in_body = False
         """Whether a part of the body at hand has not come yet."""
         self.is_broken = False
@@ -183,13 +195,13 @@ class Framing:
                 raise BadHttpMessage("a transfer coding needs HTTP/1.1")
             if headers[TRANSFER_ENCODING].lower() != "chunked":
                 raise BadHttpMessage("the only transfer coding that is served is chunked")
-            self._chunks = Chunks()
+            self._chunks, self.length = Chunks(), 0
             self.in_body = True
             return
         length = headers.get(CONTENT_LENGTH, "")
         if not length.isdecimal() or len(length) > _MAX_LENGTH_DIGITS:
             raise BadHttpMessage("the Content-Length is wrong or too large")
-        self._left = int(length)
+        self._left = self.length = int(length)
         self.in_body = self._left > 0
 
     def body(self, data: bytes, start: int) -> tuple[bytes, int]:

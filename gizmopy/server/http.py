@@ -20,6 +20,7 @@ from typing import Any
 
 from aiohttp import HttpVersion11, WSCloseCode, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import istr
 from yarl import URL
 
@@ -104,6 +105,7 @@ class Endpoint:
         "exchanges",
         "is_guarded",
         "last",
+        "max_body",
         "quiet",
         "template",
         "timeout",
@@ -121,6 +123,7 @@ class Endpoint:
         any_host: bool = False,
         cross_origin: bool = False,
         is_guarded: bool = False,
+        max_body: int | None = None,
     ) -> None:
         self.template = template
         self.answer = answer
@@ -138,6 +141,8 @@ class Endpoint:
         """Whether pages of every origin may call it."""
         self.is_guarded = is_guarded
         """Whether it serves a method that changes something: its requests' origin is checked."""
+        self.max_body = max_body
+        """How many bytes a request's body may have; 0: any, None: as the server says."""
         self.exchanges: dict[tuple[str, int], _Exchange] = {}
         self.last: _Exchange | None = None
         """The one of the last request, which is most often the next one's, too."""
@@ -266,6 +271,8 @@ class HTTPDoor:
                 endpoint, request.path_parameters = self._router.match(request.method, path)
                 connection.cancellable = endpoint.cancellable
                 request.is_builtin = endpoint.builtin
+                if request.content is not EMPTY_PAYLOAD:
+                    connection.limit_body(endpoint.max_body)
                 if endpoint.is_guarded or not request.is_plain:  # what upgrades is never plain
                     self._browsers.check_origin(request, endpoint)
                 if (
@@ -614,6 +621,8 @@ async def _answer_expectation(request: ServedRequest) -> None:
     """Tell a client that waits for it to send its body (RFC 9110 section 10.1.1)."""
     if request.headers[_EXPECT].lower() != "100-continue":
         raise Problem(417, "Only 'Expect: 100-continue' is understood.")
+    if (refusal := request.content.exception()) is not None:  # it is too large
+        raise refusal
     request.is_invited = True
     if request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -68,6 +68,7 @@ def _endpoint(service: Servable, route: Route) -> Endpoint:
         any_host=is_custom_probe and route.path == settings.health_check_path,
         cross_origin=options.cross_origin,
         is_guarded=route.method not in SAFE_METHODS,
+        max_body=options.max_body_bytes,
     )
 
 

@@ -24,6 +24,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 from multidict import istr
 
+from gizmopy.server.body_limit import BodyReader, too_large
 from gizmopy.server.framing import Framing
 from gizmopy.server.head_limits import HeadLimits
 from gizmopy.server.masking import MaskedFrames
@@ -40,7 +41,17 @@ _MOST_UNREAD = 4 * 1024 * 1024
 class Receiver(web.RequestHandler):
     """Parse what comes on one connection."""
 
-    __slots__ = ("framing", "heard", "leaving", "limits", "since", "task", "unread", "wire")
+    __slots__ = (
+        "framing",
+        "heard",
+        "leaving",
+        "limits",
+        "max_body",
+        "since",
+        "task",
+        "unread",
+        "wire",
+    )
 
     def __init__(self, server: web.Server, max_head: int, **options: Any) -> None:
         super().__init__(server, **options)
@@ -48,6 +59,8 @@ class Receiver(web.RequestHandler):
         self.wire: asyncio.Transport | None = None
         """The transport, until it is closed for good; aiohttp forgets its own earlier."""
         self.framing = Framing()
+        self.max_body = 0
+        """How many bytes the body at hand may have; 0: any, or its endpoint is not known yet."""
         self.heard = False
         """Whether something came that is no whole request yet."""
         self.since = 0.0
@@ -135,6 +148,9 @@ class Receiver(web.RequestHandler):
                     or _TRANSFER_ENCODING in message.headers
                 ):
                     framing.begin_body(message, payload)
+                    self.max_body = 0
+                    if message.chunked or message.compression:  # else its length says all
+                        payload.__class__ = BodyReader
                 self._messages.append(messages[0])
         except HttpProcessingError as error:
             self._refuse(error)
@@ -182,6 +198,13 @@ class Receiver(web.RequestHandler):
         body = self.framing.reader
         if body.exception() is None:
             body.set_exception(web.RequestPayloadError(str(error)))
+        if not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def refuse_body(self) -> None:
+        """Raise a Problem (413) in what reads the body at hand, and read no request after it."""
+        self.framing.is_broken = True
+        self.framing.reader.set_exception(too_large(self.max_body))
         if not self._buffer_paused:
             self._pause_reading_for_buffer()
 

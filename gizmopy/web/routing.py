@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from gizmopy.errors import DeclarationError
 from gizmopy.web.router import RouteConflict, Router, parse_template
@@ -30,12 +30,23 @@ class Options:
     when the client goes away (None: GET and HEAD are): what stores and then publishes must not be
     cut in between. ``cross_origin`` is whether pages of every origin may send it requests that
     change something, or open a WebSocket there (False: those of its own origin, and of
-    GIZMO_CORS_ORIGINS); what they may read is still CORS's to say.
+    GIZMO_CORS_ORIGINS); what they may read is still CORS's to say. ``max_body_bytes`` is how many
+    bytes of a body, decompressed, may be read (None: as GIZMO_MAX_BODY_BYTES says, 0: any).
     """
 
     timeout: float | None = None
     cancel_on_disconnect: bool | None = None
     cross_origin: bool = False
+    max_body_bytes: int | None = None
+
+
+class RouteOptions(TypedDict, total=False):
+    """Name the Options that a decorator takes."""
+
+    timeout: float | None
+    cancel_on_disconnect: bool | None
+    cross_origin: bool
+    max_body_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,74 +68,29 @@ Declared = tuple[str, str, Endpoint, Options]
 """Method, path, function and options, as they were declared."""
 
 
-def get(
-    path: str,
-    *,
-    timeout: float | None = None,
-    cancel_on_disconnect: bool | None = None,
-    cross_origin: bool = False,
-) -> Callable[[EndpointT], EndpointT]:
+def get(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
     """Serve GET (and HEAD) at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    options = Options(
-        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
-    )
-    return _declare("GET", path, options)
+    return _declare("GET", path, Options(**options))
 
 
-def put(
-    path: str,
-    *,
-    timeout: float | None = None,
-    cancel_on_disconnect: bool | None = None,
-    cross_origin: bool = False,
-) -> Callable[[EndpointT], EndpointT]:
+def put(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
     """Serve PUT at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    options = Options(
-        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
-    )
-    return _declare("PUT", path, options)
+    return _declare("PUT", path, Options(**options))
 
 
-def post(
-    path: str,
-    *,
-    timeout: float | None = None,
-    cancel_on_disconnect: bool | None = None,
-    cross_origin: bool = False,
-) -> Callable[[EndpointT], EndpointT]:
+def post(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
     """Serve POST at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    options = Options(
-        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
-    )
-    return _declare("POST", path, options)
+    return _declare("POST", path, Options(**options))
 
 
-def delete(
-    path: str,
-    *,
-    timeout: float | None = None,
-    cancel_on_disconnect: bool | None = None,
-    cross_origin: bool = False,
-) -> Callable[[EndpointT], EndpointT]:
+def delete(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
     """Serve DELETE at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    options = Options(
-        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
-    )
-    return _declare("DELETE", path, options)
+    return _declare("DELETE", path, Options(**options))
 
 
-def patch(
-    path: str,
-    *,
-    timeout: float | None = None,
-    cancel_on_disconnect: bool | None = None,
-    cross_origin: bool = False,
-) -> Callable[[EndpointT], EndpointT]:
+def patch(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
     """Serve PATCH at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    options = Options(
-        timeout=timeout, cancel_on_disconnect=cancel_on_disconnect, cross_origin=cross_origin
-    )
-    return _declare("PATCH", path, options)
+    return _declare("PATCH", path, Options(**options))
 
 
 def _declare(method: str, path: str, options: Options) -> Callable[[EndpointT], EndpointT]:
@@ -196,6 +162,9 @@ def _tabled(service: object) -> Iterator[Declared]:
 def _check(method: str, path: str, function: Endpoint, options: Options) -> None:
     if options.timeout is not None and not 0 <= options.timeout < math.inf:
         reason = f"timeout={options.timeout!r} is no number of seconds; use 0 for no limit"
+        raise DeclarationError(function, reason)
+    if options.max_body_bytes is not None and options.max_body_bytes < 0:
+        reason = f"max_body_bytes={options.max_body_bytes!r} is no size; use 0 for no limit"
         raise DeclarationError(function, reason)
     if method not in METHODS:
         reason = f"{method!r} is no HTTP method; use one of: {', '.join(METHODS)}"
