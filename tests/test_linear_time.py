@@ -392,7 +392,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     ),
     "a secret's name": (is_secret_name, pumps("a_", "aA", "_", "key_")),
     ".env": (
-        lambda text: [*_parse_dotenv(text, ".env", {}, {})],
+        lambda text: [*_parse_dotenv(text, ".env", {}, {}, {})],
         pumps("a=b\n", "a", "a='", "\n", " ", "#", "export ", "a=\\", head="a="),
     ),
     "text in the access log": (_escape, pumps("\x1b", "\u00e9", '"')),

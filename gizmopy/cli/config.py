@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load, report
 from gizmopy.config.revealing import value_of
@@ -36,9 +36,7 @@ def main(argv: Sequence[str]) -> int:
     Flags after the service are read like those of ``gizmopy run``. What may be a secret is hidden;
     ``--show`` prints the value of one setting, even so.
     """
-    parser = argparse.ArgumentParser(
-        prog="gizmopy config", description=__doc__, allow_abbrev=False, epilog=EPILOG
-    )
+    parser = Parser(prog="gizmopy config", description=__doc__, epilog=EPILOG)
     parser.usage = "%(prog)s [module:Service] [--markdown] [--show NAME] [flags of the service]"
     parser.add_argument("--markdown", action="store_true", help="print the declarations for docs")
     parser.add_argument("--show", metavar="NAME", help="print one value in full, a secret too")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import ssl
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
+from gizmopy.cli.parser import Parser
+from gizmopy.config.showing import url_parts
 from gizmopy.untrusted import as_lines, escape
 
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
@@ -21,7 +22,7 @@ _TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
 
 def main(argv: Sequence[str]) -> int:
     """Return 0 where the daemon answers 200, else 1, saying why on standard error."""
-    parser = argparse.ArgumentParser(prog="gizmopy healthcheck", description=__doc__)
+    parser = Parser(prog="gizmopy healthcheck", description=__doc__)
     parser.add_argument("url", nargs="?", default=_default_url(), help="default: %(default)s")
     parser.add_argument("--probe", choices=PROBES, default="readiness")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds; default: %(default)s")
@@ -36,15 +37,23 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--cert {chosen.cert}: cannot be used: {error}; give PEM files of a pair")
     connection, path = _parse(chosen.url, chosen.timeout, context)
     if connection is None:
-        reason = f"{chosen.url!r} is no address of a daemon"
+        reason = "the URL is no address of a daemon"
         parser.error(f"{reason}; write it as http://host:port, or unix:/path")
     try:
         status, text = _get(connection, path or PROBES[chosen.probe])
-    except (OSError, HTTPException) as error:
-        print(as_lines(f"{chosen.url}: {error}"), file=sys.stderr)
+    except (OSError, HTTPException, UnicodeError) as error:
+        print(as_lines(f"{_shown(chosen.url)}: {error}"), file=sys.stderr)
         return 1
     print(escape(text.strip(), keep="\n\t"), file=sys.stdout if status == 200 else sys.stderr)
     return 0 if status == 200 else 1
+
+
+def _shown(url: str) -> str:
+    """Return an address without a login, a path and parameters."""
+    if url.startswith(_UNIX):
+        return url
+    parts = url_parts(url)
+    return "the URL" if parts is None else "{}://{}".format(*parts)
 
 
 def _parse(text: str, timeout: float, context: ssl.SSLContext) -> tuple[HTTPConnection | None, str]:

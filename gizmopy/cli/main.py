@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import gizmopy
+from gizmopy.cli.parser import Parser
 from gizmopy.errors import GizmoError
 from gizmopy.untrusted import as_lines
 
@@ -23,7 +23,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names (default: the command line), and return its exit code."""
-    parser = argparse.ArgumentParser(prog="gizmopy", description=gizmopy.__doc__)
+    parser = Parser(prog="gizmopy", description=gizmopy.__doc__)
     parser.add_argument("--version", action="version", version=f"gizmopy {gizmopy.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, text in COMMANDS.items():

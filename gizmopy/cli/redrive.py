@@ -6,12 +6,12 @@ terminal, the settings or the service names; without any, the topics are listed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load
 from gizmopy.config.kafka import ungrouped
@@ -127,8 +127,8 @@ def _named(topic: str) -> str:
     return f"topic '{quoted(topic)}'" if topic else "other topics"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="gizmopy redrive",
         description="Move the dead letters of a channel back to the topics that they came from. "
         "Each is published, and only when the broker has confirmed that is it removed here. A dead "
@@ -136,7 +136,6 @@ def _parser() -> argparse.ArgumentParser:
         "GIZMO_SUBSCRIPTION_* name, or that --to or --from-topic name; the others are counted.",
         epilog="Whatever else is given is a setting, as for gizmopy run.",
         usage="%(prog)s CHANNEL [module:Service] [flags]",
-        allow_abbrev=False,
     )
     parser.add_argument("channel", metavar="CHANNEL", help="the channel that holds dead letters")
     parser.add_argument("--url", help="the broker; default: GIZMO_PUBSUB_URL")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import load
 from gizmopy.server import SimpleServer, make_service
@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
 
     Making the server reads every declaration, so a mistake in one ends this as it ends a start.
     """
-    parser = argparse.ArgumentParser(prog="gizmopy routes", description=__doc__)
+    parser = Parser(prog="gizmopy routes", description=__doc__)
     parser.add_argument("target", metavar="module:Service")
     chosen = parser.parse_args(argv[:1])
     service = find_service(chosen.target)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.server import Signals, run
 
@@ -12,7 +12,7 @@ from gizmopy.server import Signals, run
 def main(argv: Sequence[str]) -> int:
     """Catch signals, then import the service and run it; flags after it are its settings'."""
     signals = Signals()
-    parser = argparse.ArgumentParser(prog="gizmopy run", description=__doc__)
+    parser = Parser(prog="gizmopy run", description=__doc__)
     parser.usage = "%(prog)s module:Service [flags: see gizmopy config module:Service]"
     parser.add_argument("target", metavar="module:Service")
     chosen = parser.parse_args(argv[:1])  # the service's own flags come after it

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gizmopy.config.origin import Origin
 from gizmopy.config.schema import Setting
-from gizmopy.config.sources import REMOVE, Finding, Given, Origin, decoded, from_value, suggest
+from gizmopy.config.sources import REMOVE, Finding, Given, decoded, from_value, suggest
 from gizmopy.errors import ConfigProblem
 
 COMMAND_LINE = "command line"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import count
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -27,10 +28,17 @@ from gizmopy.config.broker_url import checked
 from gizmopy.config.duration import Duration, format_duration
 from gizmopy.config.plain_text import plain
 from gizmopy.config.refusal import refusal
-from gizmopy.config.showing import Shown, is_marked_field, is_quotable, quoted, show_model
+from gizmopy.config.showing import (
+    Shown,
+    is_marked_field,
+    is_quotable,
+    quoted,
+    show_model,
+    url_parts,
+)
 from gizmopy.config.words import Words
 from gizmopy.errors import UsageError
-from gizmopy.hidden import hidden, size
+from gizmopy.hidden import MASK, hidden, size
 
 SCHEME = "kafka"
 _OF_A_GROUP = ("group", "group_instance_id")
@@ -46,12 +54,15 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
-def _host(text: str) -> str:
-    """Return ``host:port``, with Kafka's own port where there is none."""
+def _host(number: int, text: str) -> str:
+    """Return ``host:port``, with Kafka's own port if there is none.
+
+    The refusal gives the number of the host: what is no host may be a login without its ``@``.
+    """
     found = _HOST.fullmatch(text)
     port = int(found["port"] or 9092) if found else 0
     if not (found and 0 < port < 65536):
-        raise refusal(f"{text!r} is not host:port", "write it like broker-1:9092,[::1]:9092")
+        raise refusal(f"host {number} is not host:port", "write it like broker-1:9092,[::1]:9092")
     return f"{found['name']}:{port}"
 
 
@@ -59,7 +70,7 @@ def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     if any("@" in host for host in hosts):
         remedy = "set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or begin a URL with it"
         raise refusal("hosts hold no login", remedy)
-    return tuple(map(_host, hosts))
+    return tuple(map(_host, count(1), hosts))
 
 
 def _long(duration: timedelta) -> timedelta:
@@ -85,7 +96,7 @@ class KafkaSettings(BaseModel):
         hide_input_in_errors=True,  # an error's text would otherwise hold the password
     )
 
-    broker_hosts: Annotated[Words, Shown, AfterValidator(_hosts)] = Field(
+    broker_hosts: Annotated[Words, AfterValidator(_hosts)] = Field(
         default=(), description="Where to ask for the cluster: host:port, with commas between."
     )
     topic: Annotated[str, Shown] = Field(
@@ -254,9 +265,11 @@ def _inconsistency(settings: KafkaSettings) -> str:
 
 
 def shown(url: str) -> str:
-    """Return ``url`` up to its parameters, without its password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """Return scheme, hosts and topic of ``url``; ``***`` in place of hosts that are none."""
+    parts = url_parts(url)
+    if parts is None:
+        return f"{SCHEME}://{MASK}"
+    return "{}://{}".format(*parts) + urlsplit(url).path
 
 
 def ungrouped(url: str) -> str:
@@ -312,8 +325,12 @@ def _problem(error: Any) -> str:
     """Return what is wrong with a parameter, without the value of a secret one."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        known = ", ".join(sorted(KafkaSettings.model_fields))
-        return f"{name} is no parameter of kafka://; use one of: {known}"
+        from difflib import get_close_matches  # imported where it is used: cold starts matter
+
+        known = sorted(KafkaSettings.model_fields)
+        # What is like no parameter may be a piece of a password that was not escaped.
+        told = name if get_close_matches(name, known, n=1) else f"a name of {size(name)}"
+        return f"{told} is no parameter of kafka://; use one of: {', '.join(known)}"
     reason = error["msg"].removeprefix("Input ")
     if not name:
         return str(reason)

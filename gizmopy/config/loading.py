@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from gizmopy.config.flags import read_flags
+from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import fault
 from gizmopy.config.reasons import Reasons
 from gizmopy.config.schema import Section, read_schema
@@ -27,7 +28,6 @@ from gizmopy.config.sources import (
     CONFIG,
     Finding,
     Given,
-    Origin,
     read_dotenv,
     read_environment,
     read_file,

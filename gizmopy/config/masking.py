@@ -117,6 +117,25 @@ def mask_text(text: str) -> str:
     return "".join((*parts, text[at:]))
 
 
+def secrets_in(text: str) -> Iterator[str]:
+    """Yield what ``mask_text`` masks in a URL or a list of parameters: logins and named values."""
+    last = text.rfind("@")
+    scheme = text.find("://", 0, max(last, 0))
+    if scheme >= 0:
+        login = text[scheme + 3 : last]
+        yield from (login, login.partition(":")[2])
+        for host in login.split(","):  # in a URL of several hosts each may have one
+            yield host.rpartition("@")[0].partition(":")[2] or host.partition(":")[2]
+    at = 0
+    while found := _NAME.search(text, at):
+        at = found.end()
+        if is_secret_name(found[1]):
+            value = _VALUE.match(text, at)
+            assert value is not None
+            yield value[0].strip("'\"")
+            at = value.end()
+
+
 def _mask_pem(text: str) -> str:
     before, begin, rest = text.partition(_PEM)
     if not begin:

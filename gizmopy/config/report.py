@@ -10,10 +10,10 @@ from typing import Any
 
 from gizmopy.config.loading import Loaded
 from gizmopy.config.masking import is_secret_name
+from gizmopy.config.origin import Origin
 from gizmopy.config.schema import Section, Setting, read_schema
 from gizmopy.config.settings import Settings
 from gizmopy.config.showing import MISSING, View, as_line, shown
-from gizmopy.config.sources import Origin
 from gizmopy.untrusted import cut, escape
 
 
@@ -60,18 +60,18 @@ def _default(setting: Setting) -> str:
         return "required"
     if setting.default is MISSING:
         return "computed"
-    return _text(setting.default, setting.annotation, _view(setting, ""))
+    return _text(setting.default, setting.annotation, _view(setting))
 
 
 def _text(value: Any, annotation: Any, view: View) -> str:
     return "" if value == {} else as_line(shown(value, annotation, view))
 
 
-def _view(setting: Setting, source: str, entry: str = "") -> View:
+def _view(setting: Setting, origin: Origin | None = None, entry: str = "") -> View:
     path = (*setting.path, entry) if entry else setting.path
     return View(
         path=path,
-        sources={".".join(path): source} if source else {},
+        origins={".".join(path): origin} if origin else {},
         marked=setting.marked,
         secret=setting.named_secret or is_secret_name(entry),
         default=MISSING if entry else setting.default,
@@ -83,7 +83,7 @@ def _loaded(setting: Setting, loaded: Loaded[Any]) -> Iterator[Row]:
     value = reduce(lambda above, name: getattr(above, name, None), setting.path, loaded.settings)
     if setting.table is None or not value:
         origin = loaded.origins[setting.name]
-        text = _text(value, setting.annotation, _view(setting, origin.source))
+        text = _text(value, setting.annotation, _view(setting, origin))
         yield replace(row, value=text, source=str(origin))
         return
     for entry, url in value.items():
@@ -93,7 +93,7 @@ def _loaded(setting: Setting, loaded: Loaded[Any]) -> Iterator[Row]:
             row,
             name=name,
             environment=(f"{setting.table.prefix}{entry}",),
-            value=_text(url, str, _view(setting, origin.source, entry)),
+            value=_text(url, str, _view(setting, origin, entry)),
             source=str(origin),
         )
 

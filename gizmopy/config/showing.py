@@ -39,6 +39,7 @@ from pydantic import BaseModel, RootModel
 
 from gizmopy.config.duration import format_duration
 from gizmopy.config.masking import SECRET_TYPES, is_secret_field, is_secret_name, mask_text
+from gizmopy.config.origin import Origin
 from gizmopy.hidden import hidden, size
 from gizmopy.untrusted import MAX_CHARACTERS, cut
 
@@ -74,8 +75,8 @@ class View:
     """Say what is known of a value from the place that it stands in."""
 
     path: tuple[str, ...] = ()
-    sources: Mapping[str, str] = field(default_factory=dict)
-    """The source of each value by its path: ``environment``, ``command line``, ``default``."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Where each value came from, by its path."""
     marked: bool = False
     secret: bool = False
     """Whether it is named like a secret, or stands below such a name."""
@@ -83,10 +84,10 @@ class View:
     is_default: bool = False
 
     @property
-    def source(self) -> str:
-        """The source of the value, or of the setting that it is a part of; "" if none is known."""
+    def origin(self) -> Origin:
+        """The origin of the value, or of the setting that it is a part of; empty if unknown."""
         paths = (".".join(self.path[:end]) for end in range(len(self.path), 0, -1))
-        return next((self.sources[path] for path in paths if path in self.sources), "")
+        return next((self.origins[path] for path in paths if path in self.origins), Origin(""))
 
     def inner(
         self,
@@ -116,6 +117,8 @@ def shown(value: Any, annotation: Any, view: View) -> Any:
         return "" if inner in ("", b"") else _hide(inner, view)
     if value is None or value in ("", b""):
         return None if value is None else ""
+    if view.origin.secret:
+        return _hide(value, view)
     view = replace(
         view,
         marked=view.marked or is_marked(annotation),
@@ -168,10 +171,10 @@ def is_marked_field(model: type[BaseModel], name: str) -> bool:
 
 
 def show_model(
-    model: BaseModel, sources: Mapping[str, str] = MappingProxyType({})
+    model: BaseModel, origins: Mapping[str, Origin] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Return the values of a model by name, as plain data; ``sources`` are by a setting's path."""
-    return dict(_of_model(model, View(sources=sources)))
+    """Return the values of a model by name, as plain data; ``origins`` are by a setting's path."""
+    return dict(_of_model(model, View(origins=origins)))
 
 
 def members(annotation: Any) -> Iterator[Any]:
@@ -272,7 +275,7 @@ def _plain(value: Any) -> Any:
 
 
 def _hide(value: Any, view: View) -> str:
-    return hidden(size(value), view.source)
+    return hidden(size(value), view.origin.source)
 
 
 def _url(text: str, view: View) -> str:

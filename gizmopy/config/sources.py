@@ -15,13 +15,14 @@ import json
 import re
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from gizmopy.config.masking import is_secret_name
+from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import fault
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.settings import channel_key
@@ -44,18 +45,6 @@ CONFIG = Setting(
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Say where a value came from, and by which name."""
-
-    source: str
-    """``environment``, ``command line``, the path of a file, or ``default``."""
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.source} {self.name}".rstrip()
-
-
-@dataclass(frozen=True, slots=True)
 class Given:
     """One value that a source gives for a setting, or for one entry of a table."""
 
@@ -63,6 +52,8 @@ class Given:
     value: Any = field(repr=False)  # it may be a secret
     origin: Origin
     entry: str = ""
+    made_of_others: bool = False
+    """Whether ``${NAME}`` was in it: other variables' values, which may be secrets, are in it."""
 
     @property
     def name(self) -> str:
@@ -72,7 +63,8 @@ class Given:
     @property
     def quotable(self) -> bool:
         """Whether an error may quote its value."""
-        return self.setting.quotable and not is_secret_name(self.entry)
+        hidden = self.made_of_others or is_secret_name(self.entry)
+        return self.setting.quotable and not hidden
 
 
 Finding = Given | ConfigProblem
@@ -114,15 +106,27 @@ def read_dotenv(
         yield ConfigProblem(str(path), f"cannot be read: {_cause(error)}", "mend or remove it")
         return
     variables: dict[str, str] = {}
-    yield from _parse_dotenv(text, str(path), variables, environ)
-    yield from read_environment(settings, variables, str(path))
+    parts: dict[str, frozenset[str]] = {}
+    yield from _parse_dotenv(text, str(path), variables, environ, parts)
+    for found in read_environment(settings, variables, str(path)):
+        names = parts.get(found.origin.name) if isinstance(found, Given) else None
+        if not names or not isinstance(found, Given):
+            yield found
+            continue
+        origin = replace(found.origin, secret=any(map(is_secret_name, names)))
+        yield replace(found, origin=origin, made_of_others=True)
 
 
 def _parse_dotenv(
-    text: str, source: str, variables: dict[str, str], environ: Mapping[str, str]
+    text: str,
+    source: str,
+    variables: dict[str, str],
+    environ: Mapping[str, str],
+    parts: dict[str, frozenset[str]],
 ) -> Iterator[ConfigProblem]:
+    """Put the variables of a file into ``variables``, and what each is made of into ``parts``."""
     from dotenv.parser import parse_stream  # imported where it is used: cold starts matter
-    from dotenv.variables import parse_variables
+    from dotenv.variables import Variable, parse_variables
 
     known = ChainMap(variables, dict(environ))
     for binding in parse_stream(StringIO(text)):
@@ -131,8 +135,10 @@ def _parse_dotenv(
             line = binding.original.line + binding.original.string[:blank].count("\n")
             yield ConfigProblem(f"line {line}", "is not NAME=value", "mend or remove it", source)
         elif binding.key is not None and binding.value is not None:
-            atoms = parse_variables(binding.value)
+            atoms = [*parse_variables(binding.value)]
             variables[binding.key] = "".join(atom.resolve(known) for atom in atoms)
+            names = {atom.name for atom in atoms if isinstance(atom, Variable)}
+            parts[binding.key] = frozenset(names).union(*(parts.get(name, ()) for name in names))
 
 
 def read_file(schema: Section, config: Given) -> Iterator[Finding]:

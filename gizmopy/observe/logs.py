@@ -14,13 +14,14 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError, to_json
 
 from gizmopy.observe.context import carried, message_id, request_id
+from gizmopy.observe.masking import MaskingFormatter
 from gizmopy.observe.repeats import Repeats
 from gizmopy.observe.writing import open_writer
 from gizmopy.untrusted import as_lines, cut, escape, escape_json
@@ -311,18 +312,21 @@ def configured(
     destination: str = "",
     log_json: bool | None = None,
     fields: Fields = "plain",
+    secrets: Sequence[str] = (),
 ) -> Iterator[WriterHandler]:
     """Make the root logger write to ``destination`` while the context lasts, then put it back.
 
     ``destination`` is ``stderr`` (or an empty string), ``stdout``, or a file's path, opened again
     when it was moved away. Lines are JSON unless a terminal shows them, or as ``log_json`` says.
-    Warnings of Python's ``warnings`` are logged too. Raises OSError where a file cannot be opened.
+    Warnings of Python's ``warnings`` are logged too. Each of ``secrets``, the longest first, is
+    masked in every line. Raises OSError where a file cannot be opened.
     """
     handler = WriterHandler(destination)
     as_json = not handler.is_terminal if log_json is None else log_json
-    handler.setFormatter(
+    formatter: logging.Formatter = (
         JSONFormatter(fields) if as_json else ConsoleFormatter(colours=handler.is_terminal)
     )
+    handler.setFormatter(MaskingFormatter(formatter, secrets) if secrets else formatter)
     handler.addFilter(Repeats())
     handler.addFilter(ContextFilter())
     root = logging.getLogger()

@@ -45,7 +45,7 @@ class ChannelRow(NamedTuple):
 
     channel: str
     url: str
-    """Without its password and its query."""
+    """Its scheme, its hosts and the topic."""
     subscription: str
     handler: str
     concurrency: int
@@ -60,8 +60,7 @@ class _Place(NamedTuple):
 
     @property
     def shown(self) -> str:
-        parts = urlsplit(drivers.redact(self.driver_url))
-        return f"{parts.scheme}://{parts.netloc}/{self.topic}"
+        return f"{drivers.redact(self.driver_url)}/{self.topic}"
 
 
 class _Engine(NamedTuple):
@@ -400,8 +399,9 @@ class Channels:
         """Refuse a second channel to the topic that the URL of all names."""
         self._only = self._only or channel
         if channel != self._only:
+            place = f"{drivers.redact(self._url)}{urlsplit(self._url).path}"
             raise StartError(
-                f"channels {self._only!r} and {channel!r} would both be {drivers.redact(self._url)}"
+                f"channels {self._only!r} and {channel!r} would both be {place}"
                 "; leave the topic out there, or give one of them a URL of its own with "
                 f"GIZMO_TOPIC_{channel_key(channel)}"
             )

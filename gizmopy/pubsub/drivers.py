@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gizmopy.config.broker_url import checked
+from gizmopy.config.showing import url_parts
 from gizmopy.errors import DriverNotInstalled, UnknownScheme, UsageError
+from gizmopy.hidden import MASK
 from gizmopy.pubsub.driver import Driver
 
 GROUP = "gizmopy.pubsub"
@@ -81,9 +83,6 @@ def _load(scheme: str, target: str) -> Any:
 
 
 def redact(url: str) -> str:
-    """Return ``url`` without its password and without its query, to be shown."""
-    parts = urlsplit(url)
-    userinfo, at, hosts = parts.netloc.rpartition("@")
-    user, colon, _ = userinfo.partition(":")
-    secret = ":***" if colon else ""
-    return parts._replace(netloc=f"{user}{secret}{at}{hosts}", query="", fragment="").geturl()
+    """Return the scheme and the hosts of ``url``, to be shown; ``***`` of what is none for sure."""
+    parts = url_parts(url)
+    return MASK if parts is None else "{}://{}".format(*parts)

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 import gizmopy
 from gizmopy.config import Duration, Settings
 from gizmopy.config.duration import format_duration
+from gizmopy.config.origin import Origin
 from gizmopy.config.settings import LogLevel
 from gizmopy.config.showing import show_model
-from gizmopy.config.sources import Origin
 from gizmopy.observe.levels import Levels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
@@ -83,8 +83,7 @@ class Debug:
     @get("/debug/config")
     async def config(self) -> Mapping[str, Any]:
         """Tell the value of every setting, secrets hidden."""
-        sources = {name: origin.source for name, origin in self.origins.items()}
-        return show_model(self.settings, sources)
+        return show_model(self.settings, self.origins)
 
     @get("/debug/routes")
     async def served(self) -> Mapping[str, Any]:

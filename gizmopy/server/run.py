@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from gizmopy.config import Loaded, Settings, load, report
+from gizmopy.config.known_secrets import known_secrets
 from gizmopy.error_text import named
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
@@ -65,6 +66,7 @@ def _logging(settings: Settings) -> Iterator[None]:
         destination=settings.log_file,
         log_json=settings.log_json,
         fields=settings.log_fields,
+        secrets=known_secrets(settings),
     )
     try:
         configured.__enter__()

@@ -17,7 +17,7 @@ from itertools import chain
 from time import perf_counter
 from types import MappingProxyType, TracebackType
 
-from gizmopy.config.sources import Origin
+from gizmopy.config.origin import Origin
 from gizmopy.errors import (
     ConfigError,
     ConfigProblem,

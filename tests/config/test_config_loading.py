@@ -17,7 +17,7 @@ from pydantic_settings import SettingsConfigDict
 
 from gizmopy.config import Duration, Loaded, Settings, load
 from gizmopy.config.kafka import KafkaSettings
-from gizmopy.config.sources import Origin
+from gizmopy.config.origin import Origin
 
 
 class Pool(BaseModel):

@@ -233,9 +233,7 @@ def test_source_and_length_stand() -> None:
         environ={"DB_PASS": SECRET, "INNER__NAME": "x", "GIZMO_TOPIC_CATS": "kafka://b1/t"},
         dotenv=None,
     )
-    told = show_model(
-        loaded.settings, {name: origin.source for name, origin in loaded.origins.items()}
-    )
+    told = show_model(loaded.settings, loaded.origins)
     assert told["db_pass"] == "*** (10 characters, from the environment)"
     assert told["greeting"] == "*** (10 characters, from the command line)"
     assert told["inner"]["name"] == "*** (1 character, from the environment)"

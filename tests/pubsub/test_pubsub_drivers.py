@@ -70,16 +70,20 @@ def test_a_bug_in_a_driver_is_not_called_a_missing_library(
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("memory://", "memory:"),
-        ("kafka://b1:9092,b2:9092/t?group=g", "kafka://b1:9092,b2:9092/t"),
-        ("sqs://me:secret@host/t", "sqs://me:***@host/t"),
-        ("sqs://me@host/t", "sqs://me@host/t"),
+        ("memory://", "memory://"),
+        ("kafka://b1:9092,b2:9092/t?group=g", "kafka://b1:9092,b2:9092"),
+        ("sqs://me:secret@host/t", "sqs://host"),
+        ("sqs://secret@host/t", "sqs://host"),
         ("k://host?sasl_password=secret", "k://host"),
+        ("k://me:secret", "***"),
+        ("k://me:1/secret@host", "***"),
+        ("k://[secret", "***"),
+        ("secret", "***"),
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
-    """Neither the password nor the query, which may hold one, is shown."""
-    assert redact(url).rstrip("/") == shown
+    """Scheme and hosts are shown, and nothing of what is no URL for sure."""
+    assert redact(url) == shown
 
 
 @pytest.mark.parametrize("url", ["kafka://u:pa[ss@b1:9092", "kafka://b1:9092/t?x=s3cret@b2"])

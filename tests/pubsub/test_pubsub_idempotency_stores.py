@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.context import new_id
@@ -530,10 +532,39 @@ async def test_a_client_that_is_given_is_not_closed(redis_url: str) -> None:
         assert client.connection.is_connected
 
 
-def test_a_url_that_is_none_of_redis_is_refused() -> None:
-    """The URL is named without its password, and so is what would do."""
-    with pytest.raises(UsageError, match=r"'kafka://me:\*\*\*@host' is no URL of Redis; use redis"):
-        RedisStore("kafka://me:secret@host")
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("kafka://me:hunter2@host", "kafka://host"),
+        ("redis://me:hunter2", "***"),
+        ("redis://me:hunter2/0@host", "***"),
+        ("redis://me:hun[ter2@host", "redis://host"),
+        ("redis://host:6379/0?db=hunter2", "redis://host:6379"),
+        ("redis://me:hunter2\udcff@host", "***"),
+        ("hunter2", "***"),
+    ],
+)
+def test_a_url_that_is_none_of_redis_is_refused(url: str, shown: str) -> None:
+    """Of the URL only scheme and host are shown, and nothing of what does not parse."""
+    with pytest.raises(UsageError) as caught:
+        RedisStore(url)
+    assert str(caught.value).startswith(f"{shown!r} is no URL of Redis; use redis://")
+    assert "hunter" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_an_error_of_redis_is_cleared_of_the_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the client says about a connection may have the URL's login in it."""
+
+    async def fail(*arguments: object) -> None:
+        raise RedisError("no login as tom:hunter 2, or hunter%202")
+
+    async with RedisStore("redis://tom:hunter%202@host") as store:
+        monkeypatch.setattr(store._redis, "eval", fail)
+        with pytest.raises(PubSubError, match="no login as") as caught:
+            await store.begin(KEY, 60)
+    assert "hunter" not in str(caught.value)
 
 
 def test_redis_is_imported_by_its_store_alone() -> None:

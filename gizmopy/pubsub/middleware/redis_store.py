@@ -11,7 +11,11 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
+from gizmopy.config.known_secrets import known_secrets
+from gizmopy.config.plain_text import fault
+from gizmopy.error_text import text_of
 from gizmopy.errors import DriverNotInstalled, PubSubError, UsageError
+from gizmopy.hidden import MASK
 from gizmopy.observe.context import new_id
 from gizmopy.pubsub.drivers import redact
 from gizmopy.pubsub.middleware.idempotency import Begun, State
@@ -67,6 +71,7 @@ class RedisStore:
         self._timeout = timeout
         self._owned = isinstance(redis, str)
         self._redis = _connect(redis) if isinstance(redis, str) else redis
+        self._secrets = known_secrets(redis) if isinstance(redis, str) else ()
 
     async def __aenter__(self) -> RedisStore:
         return self
@@ -114,16 +119,25 @@ class RedisStore:
             reason = f"Redis has not answered within {self._timeout:g} s"
             raise PubSubError(reason, transient=True) from error
         except (RedisError, OSError) as error:
-            raise PubSubError(f"Redis failed: {error}", transient=True) from error
+            raise PubSubError(f"Redis failed: {self._cleared(error)}", transient=True) from error
+
+    def _cleared(self, error: Exception) -> str:
+        """Return the text of an error without what the URL has of secrets."""
+        text = text_of(error)
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text
 
 
 def _connect(url: str) -> Redis:
     """Return a client that connects when it is first used."""
-    try:
-        return Redis.from_url(url)
-    except ValueError as error:
-        remedy = "use redis://host:6379/0, rediss://… or unix://…"
-        raise UsageError(f"{redact(url)!r} is no URL of Redis; {remedy}") from error
+    if fault(url) is None:
+        try:
+            return Redis.from_url(url)
+        except ValueError:  # not chained: its text may have the password in it
+            pass
+    remedy = "use redis://host:6379/0, rediss://… or unix://…"
+    raise UsageError(f"{redact(url)!r} is no URL of Redis; {remedy}")
 
 
 def _milliseconds(seconds: float) -> int:
