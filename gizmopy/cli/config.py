@@ -19,10 +19,11 @@ shows both, with each value and where it came from. This page is written by `mak
 
 Defaults < a file < `.env` < the environment < flags. `--config FILE` or `GIZMO_CONFIG` names the
 file: JSON, TOML or YAML by its suffix, with the names of the first column. An empty variable counts
-as unset. Durations are written `1m30s`, `500ms`, or as seconds; in variables and flags, lists and
-tables are JSON. A setting that is a model has a variable and a flag for each of its fields:
-`DATABASE__HOST`, `--database.host`. The settings of a broker, in a section of their own below, may
-as well stand behind the `?` of its URL, under the names of their fields: [kafka.md](kafka.md).
+as unset. A secret has no flag. Durations are written `1m30s`, `500ms`, or as seconds; in variables
+and flags, lists and tables are JSON. A setting that is a model has a variable and a flag for each
+of its fields: `DATABASE__HOST`, `--database.host`. The settings of a broker, in a section of their
+own below, may as well stand behind the `?` of its URL, under the names of their fields:
+[kafka.md](kafka.md).
 
 """
 

@@ -2,7 +2,7 @@
 
 from gizmopy.config.duration import Duration
 from gizmopy.config.loading import Loaded, load
+from gizmopy.config.marks import Shown
 from gizmopy.config.settings import Settings
-from gizmopy.config.showing import Shown
 
 __all__ = ["Duration", "Loaded", "Settings", "Shown", "load"]

@@ -70,7 +70,14 @@ def _read_flag(flags: Mapping[str, _Flag], word: str, words: deque[str]) -> Iter
     name, equals, text = word.partition("=")
     flag = flags[name]
     origin = Origin(COMMAND_LINE, name)
-    if not equals and flag.alone is not None:
+    if not flag.setting.takes_flag:
+        if not equals and _value_follows(flags, flag.setting, words):
+            words.popleft()
+        variable = flag.setting.environment[0]
+        remedy = f"set {variable}, or put it in the file that --config names"
+        reason = "is a secret, and every user of the machine sees a command line (ps)"
+        yield ConfigProblem(name, reason, remedy, COMMAND_LINE)
+    elif not equals and flag.alone is not None:
         yield Given(flag.setting, flag.alone, origin)
     elif equals and flag.alone is False:
         yield ConfigProblem(name, "takes no value", f"write {name} alone", COMMAND_LINE)

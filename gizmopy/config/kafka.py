@@ -26,10 +26,10 @@ from pydantic_settings import SettingsConfigDict
 
 from gizmopy.config.broker_url import checked
 from gizmopy.config.duration import Duration, format_duration
+from gizmopy.config.marks import NamesCode, Shown
 from gizmopy.config.plain_text import plain
 from gizmopy.config.refusal import refusal
 from gizmopy.config.showing import (
-    Shown,
     is_marked_field,
     is_quotable,
     quoted,
@@ -174,10 +174,10 @@ class KafkaSettings(BaseModel):
     sasl_password: SecretStr = Field(
         default=SecretStr(""), description="The password; in a URL before the @."
     )
-    sasl_token_provider: Annotated[str, Shown] = Field(
+    sasl_token_provider: Annotated[str, Shown, NamesCode] = Field(
         default="",
         description="module:function, async and without arguments, that returns a token for "
-        "OAUTHBEARER.",
+        "OAUTHBEARER; not taken from .env.",
     )
     tls_ca: Annotated[str, Shown] = Field(
         default="", description="The file of the authorities to trust; default: the system's."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from gizmopy.config.flags import read_flags
+from gizmopy.config.named_code import REASON, value_names_code
 from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import fault
 from gizmopy.config.reasons import Reasons
@@ -79,7 +80,14 @@ def load(
         findings = [*read_file(schema, config), *findings]
     problems = [found for found in findings if isinstance(found, ConfigProblem)]
     given = {found.name: found for found in findings if isinstance(found, Given)}
-    refused = {name: refusal for name, found in given.items() if (refusal := unreadable(found))}
+    untrusted = {str(dotenv)}
+    if config is not None and config.origin.source in untrusted:
+        untrusted.add(str(Path(config.value)))
+    refused = {
+        name: refusal
+        for name, found in given.items()
+        if (refusal := unreadable(found) or _names_code(found, untrusted))
+    }
     missing = {given[name].setting.environment[0] for name in refused}
     for name in (CONFIG.name, *refused):
         given.pop(name, None)
@@ -88,6 +96,17 @@ def load(
     if valid is None or problems:
         raise ConfigError([*problems, *(each for each in invalid if each.name not in missing)])
     return Loaded(valid, _origins(schema, given))
+
+
+def _names_code(found: Given, untrusted: Container[str]) -> ConfigProblem | None:
+    """Return the problem of a value from ``.env``, or from a file that it names, for code."""
+    if found.origin.source not in untrusted or not found.value:
+        return None
+    if not (found.setting.names_code or value_names_code(found.value)):
+        return None
+    name, source = found.origin.name, found.origin.source
+    remedy = "set it in the environment, by a flag, or in a file that --config names"
+    return ConfigProblem(name, REASON, remedy, source, size=size(found.value))
 
 
 def _validate(

@@ -63,7 +63,8 @@ class Reasons:
         if isinstance(node, Section):
             remedy = "change the settings that it speaks of"
         elif error["type"] == "missing" and not rest:
-            return "is required", f"set {node.environment[0]} or {node.flag}"
+            flag = f" or {node.flag}" if node.takes_flag else ""
+            return "is required", f"set {node.environment[0]}{flag}"
         else:
             structured = ", as JSON where not in a file" if node.structured else ""
             remedy = f"set it to: {node.type}{structured}"

@@ -25,6 +25,7 @@ class Row:
     environment: tuple[str, ...]
     """The environment names; the first that is set wins."""
     flag: str
+    """Empty for a secret, which a command line does not take."""
     type: str
     default: str
     """``required`` where there is none, ``computed`` where it is made when it is needed."""
@@ -48,11 +49,17 @@ def _row(setting: Setting) -> Row:
     return Row(
         name=setting.name,
         environment=setting.environment,
-        flag=setting.flag.replace("--", "--[no-]", 1) if setting.boolean else setting.flag,
+        flag=_flag(setting),
         type=setting.type,
         default=_default(setting),
         description=setting.description,
     )
+
+
+def _flag(setting: Setting) -> str:
+    if not setting.takes_flag:
+        return ""
+    return setting.flag.replace("--", "--[no-]", 1) if setting.boolean else setting.flag
 
 
 def _default(setting: Setting) -> str:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
 from gizmopy.config.masking import alias_names, holds_secret, is_secret_field, is_secret_name
+from gizmopy.config.named_code import field_names_code
 from gizmopy.config.settings import FromPrefix, channel_key
 from gizmopy.config.showing import MISSING, is_marked_field, is_quotable, members
 
@@ -41,6 +42,8 @@ class Setting:
     """Whether its declaration says that its value may be shown."""
     named_secret: bool = False
     """Whether it, or a section above it, is named like a secret."""
+    names_code: bool = False
+    """Whether its value is the name of code to import."""
     table: FromPrefix | None = None
     """Given where it is a table, whose entries may come from several sources."""
 
@@ -58,6 +61,16 @@ class Setting:
     def secret(self) -> bool:
         """Whether it is typed as a secret, or named like one and not marked."""
         return holds_secret(self.annotation) or (self.named_secret and not self.marked)
+
+    @property
+    def takes_flag(self) -> bool:
+        """Whether a command line may give it: a secret there is seen by every user of the machine.
+
+        A number or a choice that is only named like a secret (``max_tokens``) has its flag.
+        """
+        if holds_secret(self.annotation):
+            return False
+        return self.marked or not self.named_secret or is_quotable(self.annotation)
 
     @property
     def quotable(self) -> bool:
@@ -181,6 +194,7 @@ def _setting(section: Section, name: str, info: FieldInfo) -> Setting:
         description=info.description or declaration.description or "",
         marked=section.marked or is_marked_field(section.model, name),
         named_secret=section.secret or any(map(is_secret_name, (name, *environment))),
+        names_code=field_names_code(info) or field_names_code(declaration),
         table=table,
     )
 

@@ -28,9 +28,10 @@ from gizmopy.config.broker_url import BrokerUrl
 from gizmopy.config.duration import Duration
 from gizmopy.config.hosts import HostNames
 from gizmopy.config.kafka import KafkaSettings
+from gizmopy.config.marks import Shown
 from gizmopy.config.plain_text import plain
 from gizmopy.config.refusal import refusal
-from gizmopy.config.showing import Shown, show_model
+from gizmopy.config.showing import show_model
 from gizmopy.config.words import Words, split
 
 _GIZMO_HEALTH_CHECKS = {"": "simple", "esx": "lb"}

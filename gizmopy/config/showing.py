@@ -38,6 +38,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, RootModel
 
 from gizmopy.config.duration import format_duration
+from gizmopy.config.marks import Shown
 from gizmopy.config.masking import SECRET_TYPES, is_secret_field, is_secret_name, mask_text
 from gizmopy.config.origin import Origin
 from gizmopy.hidden import hidden, size
@@ -64,10 +65,6 @@ _HOST_IN_URL = re.compile(rf"{_HOST}(?::[0-9]{{1,5}})?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://")
 _MAX_QUOTED = 64
 """The number of characters of a wrong value that an error quotes: no number or choice is longer."""
-
-
-class Shown:
-    """Mark a field whose value is no secret: ``region: Annotated[str, Shown]``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

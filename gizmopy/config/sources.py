@@ -26,6 +26,7 @@ from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import fault
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.settings import channel_key
+from gizmopy.config.settings_file import read_settings
 from gizmopy.errors import ConfigProblem
 from gizmopy.hidden import size
 
@@ -99,7 +100,7 @@ def read_dotenv(
     ``${NAME}`` in a value stands for an earlier line's value, else for that of ``environ``.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_settings(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return  # a directory of this name is a virtual environment
     except (OSError, UnicodeDecodeError) as error:
@@ -153,7 +154,7 @@ def read_file(schema: Section, config: Given) -> Iterator[Finding]:
         yield named(reason, f"name a file that ends in {', '.join(_PARSERS)}")
         return
     try:
-        data = parse(path.read_text("utf-8-sig"))
+        data = parse(read_settings(path))
     except OSError as error:
         yield named(f"cannot be read: {_cause(error)}", "correct the path, or make it readable")
     except (ValueError, RecursionError) as error:

@@ -252,7 +252,9 @@ def test_text_is_aligned() -> None:
         *("setting", "environment", "flag", "type", "default", "description")
     ]
     start = lines[0].index("--") if "--" in lines[0] else lines[0].index("flag")
-    assert all(line[start:].startswith("--") and line[start - 1] == " " for line in lines[1:])
+    flags = [line[start : start + 2] for line in lines[1:]]
+    assert set(flags) == {"--", "  "}  # a secret has none
+    assert all(line[start - 1] == " " for line in lines[1:])
     assert all(line == line.rstrip() for line in lines)
     assert len(lines) == len(rows(CatsSettings)) + 1
 

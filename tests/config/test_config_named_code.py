@@ -1,0 +1,132 @@
+"""A setting that names code is not taken from .env, nor from what .env names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, Field, ImportString
+
+from gizmopy.config import Settings, load
+from gizmopy.config.marks import NamesCode
+from gizmopy.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+REFUSED = "names code, and that is not taken from .env; set it in the environment, by a flag, or in"
+
+
+class Plugins(BaseModel):
+    hook: Annotated[str, NamesCode] = ""
+
+
+class CatsSettings(Settings):
+    factory: ImportString[Any] | None = None
+    hooks: list[ImportString[Any]] = Field(default_factory=list)
+    bare: ImportString | None = None  # type: ignore[type-arg]  # pydantic takes it
+    plugins: Plugins = Plugins()
+
+
+LINES = {
+    "KAFKA_SASL_TOKEN_PROVIDER": "evil:run",
+    "GIZMO_PUBSUB_URL": "kafka://b1?sasl_token_provider=evil:run",
+    "GIZMO_TOPIC_CATS": "kafka://b1/t?group=g&sasl%5Ftoken_provider=evil:run",
+    "GIZMO_SUBSCRIPTION_CATS": "kafka://b1/t?sasl_token_provider=",
+    "FACTORY": "os:system",
+    "HOOKS": '["os:system"]',
+    "BARE": "os:system",
+    "PLUGINS__HOOK": "evil:run",
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_dotenv_names_no_code(name: str, tmp_path: Path) -> None:
+    """It is refused by the name of the variable, with the remedy."""
+    file = tmp_path / ".env"
+    file.write_text(f"{name}='{LINES[name]}'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(CatsSettings, environ={}, dotenv=file)
+    (problem,) = caught.value.problems
+    assert f"{problem.reason}; {problem.remedy}".startswith(REFUSED)
+    assert (problem.name, problem.source) == (name, str(file))
+
+
+def test_a_file_that_dotenv_names_names_no_code(tmp_path: Path) -> None:
+    """GIZMO_CONFIG in .env is no way around; the same file named by a flag may."""
+    file, dotenv = tmp_path / "c.json", tmp_path / ".env"
+    file.write_text('{"kafka": {"sasl_token_provider": "evil:run"}}')
+    dotenv.write_text(f"GIZMO_CONFIG={file}\n")
+    with pytest.raises(ConfigError, match="names code"):
+        load(Settings, environ={}, dotenv=dotenv)
+    loaded = load(Settings, [f"--config={file}"], environ={}, dotenv=dotenv)
+    assert loaded.settings.kafka.sasl_token_provider == "evil:run"
+
+
+def test_the_environment_and_flags_may_name_code(tmp_path: Path) -> None:
+    """Both beat what .env says, which is not judged then."""
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("KAFKA_SASL_TOKEN_PROVIDER=evil:run\n")
+    for argv, environ in (
+        ([], {"KAFKA_SASL_TOKEN_PROVIDER": "cats.auth:token"}),
+        (["--kafka.sasl-token-provider=cats.auth:token"], {}),
+    ):
+        loaded = load(Settings, argv, environ=environ, dotenv=dotenv)
+        assert loaded.settings.kafka.sasl_token_provider == "cats.auth:token"
+
+
+def in_folder(folder: Path, *arguments: str, **environ: str) -> str:
+    """Return the output of ``python -m gizmopy`` in a folder, which has ``evil.py``."""
+    (folder / "evil.py").write_text("print('evil ran')\n")
+    (folder / "yaml.py").write_text("print('evil ran as yaml')\nraise ImportError\n")
+    (folder / "c.yaml").write_text("http_port: 1\n")
+    told = subprocess.run(
+        [sys.executable, "-m", "gizmopy", *arguments],
+        env={"PATH": os.environ["PATH"], **environ},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return told.stdout + told.stderr
+
+
+LOGIN = {
+    "KAFKA_BROKER_HOSTS": "localhost:1",
+    "KAFKA_SECURITY_PROTOCOL": "sasl_ssl",
+    "KAFKA_SASL_MECHANISM": "oauthbearer",
+    "KAFKA_SASL_TOKEN_PROVIDER": "evil:run",
+}
+
+
+def test_redrive_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    """Not what the environment names, and not a library's name, even with python -m."""
+    output = in_folder(tmp_path, "redrive", "dead", "--wait=0.1", "--config=c.yaml", **LOGIN)
+    assert "evil ran" not in output
+    assert "sasl_token_provider=evil:run is no module:function" in output
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in LOGIN.items()))
+    output = in_folder(tmp_path, "redrive", "dead", "--wait=0.1")
+    assert "evil ran" not in output
+    assert "names code" in output
+
+
+def test_a_service_from_there_may_be_accompanied(tmp_path: Path) -> None:
+    """A service in the working directory imports what lies beside it; an installed one does not."""
+    (tmp_path / "cats.py").write_text(
+        "import sys\n"
+        "from gizmopy import Service\n"
+        "class Cats(Service):\n"
+        "    def __init__(self, settings=None):\n"
+        "        import evil\n"
+        "        super().__init__(settings)\n"
+    )
+    assert "evil ran" in in_folder(tmp_path, "routes", "cats:Cats")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "cats.py").rename(elsewhere / "dogs.py")
+    output = in_folder(tmp_path, "routes", "dogs:Cats", PYTHONPATH=str(elsewhere))
+    assert "evil ran" not in output
+    assert "No module named 'evil'" in output

@@ -1,0 +1,53 @@
+"""A file of settings that other users can change is used, and warned of."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from gizmopy.config import Settings, load
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        (0o600, ""),
+        (0o644, ""),
+        (0o664, "can be changed by its group"),
+        (0o646, "can be changed by every user"),
+        (0o666, "can be changed by its group and every user"),
+    ],
+)
+@pytest.mark.parametrize("name", [".env", "c.yaml"])
+def test_a_file_that_others_may_write_is_warned_of(
+    name: str, mode: int, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, by its path."""
+    file = tmp_path / name
+    file.write_text("HTTP_PORT=1\n" if name == ".env" else "http_port: 1\n")
+    file.chmod(mode)
+    with caplog.at_level(logging.WARNING):
+        argv = [] if name == ".env" else [f"--config={file}"]
+        loaded = load(Settings, argv, environ={}, dotenv=file if name == ".env" else None)
+    assert loaded.settings.http_port == 1
+    assert [told in message and str(file) in message for message in caplog.messages] == (
+        [True] if told else []
+    )
+
+
+def test_a_file_of_another_user_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that belongs to neither root nor the user who runs the daemon."""
+    file = tmp_path / ".env"
+    file.write_text("HTTP_PORT=1\n")
+    if os.geteuid() == 0:
+        os.chown(file, 4321, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    load(Settings, environ={}, dotenv=file)
+    (message,) = caplog.messages
+    assert "belongs to user" in message
