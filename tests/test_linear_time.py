@@ -51,6 +51,7 @@ from gizmopy.server.proxy_protocol import read_header
 from gizmopy.server.service import Service
 from gizmopy.untrusted import cut, escape
 from gizmopy.web import CORS, NoRoute, Request, Router
+from gizmopy.web.backtracking import growth
 from gizmopy.web.body import _check_content_type
 from gizmopy.web.router import parse_template
 from gizmopy.web.values import ISODate, Truthy
@@ -64,6 +65,8 @@ class Pattern(NamedTuple):
     use: str | Run
     """The method that is called, or the function that the pattern is written in."""
     hostiles: list[Hostile]
+    is_compiled: bool = False
+    """Whether the text is a pattern itself, a developer's: compiling it takes milliseconds."""
 
 
 class Classes:
@@ -200,13 +203,27 @@ PATTERNS: Mapping[str, Pattern] = {
         "findall", pumps("a", "{", "{a", "{}", "/{", "/{{}", "{{}", "{a:{1}}", "/", head="/{")
     ),
     "gizmopy.web.router:_VARIABLES": Pattern("split", pumps("{", "{a", "{}", "{{}", "a", head="{")),
-    "gizmopy.web.router:_parse_pattern": Pattern(
-        lambda text: parse_template(f"/{{a:{re.escape(text)}}}"),
-        pumps("a", "(a)", "[a]", "a*", "a|"),
+    "gizmopy.web.backtracking:_CATEGORIES": Pattern(
+        lambda text: growth(f"[{re.escape(text)}\\d]+"), pumps("a", "\u0663"), True
     ),
-    "gizmopy.web.router:_Node.follow": Pattern(
-        match_with("/f/v{x}", "/f/{a:[0-9]+}.{b:[a-z]+}", "/f/{id:[0-9a-f-]{36}}"),
-        pumps("0", "0.", "a", "0.a", "v", "-"),
+    "gizmopy.web.backtracking:growth": Pattern(
+        lambda text: growth(re.escape(text)), pumps("a", "a*", "(a)", "a|"), True
+    ),
+    "gizmopy.web.segments:SegmentPattern._parse": Pattern(
+        match_with(
+            "/f/v{x:[0-9.]+}",
+            "/f/{a:[0-9]+}.{b:[a-z]+}",
+            "/f/{id:[0-9a-f-]{36}}",
+            "/f/{name}-{version:[0-9.]+}.{ext}",
+            "/f/{a}-{b}-{c}-{d:[0-9]+}",
+            "/f/{a:x+}-{b}-{c}.{d}-{e:[0-9]+}",
+        ),
+        pumps(
+            "0", "0.", "a", "0.a", "v", "-", "-1", "-1.", "x-", "x", "-1.1-", tails=("", "!", "-1")
+        ),
+    ),
+    "gizmopy.web.segments:_groups_in": Pattern(
+        lambda text: parse_template(f"/{{a:{re.escape(text)}}}"), pumps("a", "(a)", "a|"), True
     ),
     "gizmopy.web.values:_WRITTEN_DATE": Pattern("fullmatch", pumps("1", "1-", "2024-01-01")),
 }
@@ -329,6 +346,17 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "a target": (_path, pumps("/", "?", "#", "://", "a://", "@", "http://a", ":", "[")),
     "a path of the request": (lambda text: URL(f"/{text}", encoded=True).path, pumps("%2F", "../")),
     "routes, one variable": (match_with("/f/{name}", "/f/{name}/a", "/f/a/b"), pumps("a/", "%2F")),
+    "routes, several variables in a segment": (
+        match_with(
+            "/f/{name}-{version}.{ext}",
+            "/f/{a}-{b}-{c}-{d}/x",
+            "/f/{a}{b}{c}{d}/y",
+            "/f/-{a}--{b}---{c}/z",
+        ),
+        pumps(
+            "-", ".", "-.", "a-", ".-", "a", "--", "%2D", tails=("", "!", "/x", "/y", "/z", "/-")
+        ),
+    ),
     "routes, the rest": (match_with("/f/{path:.*}"), pumps("/", "../", "%2F", "%2e", "a/")),
     "routes, many alike": (
         match_with(*(f"/f/{{a{n}:[a-z]{{{n}}}x*}}/{n}" for n in range(1, 20))),
@@ -420,7 +448,8 @@ def runner(name: str, use: str | Run) -> Run:
 def times_of_pattern(name: str) -> Times:
     """Return the times of the worst text for a pattern."""
     pattern = PATTERNS[name]
-    return worst(runner(name, pattern.use), [*pattern.hostiles, *ANYWHERE])
+    others = () if pattern.is_compiled else ANYWHERE
+    return worst(runner(name, pattern.use), [*pattern.hostiles, *others])
 
 
 def times_of_parser(name: str) -> Times:

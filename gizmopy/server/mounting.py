@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from aiohttp import web
@@ -19,7 +20,11 @@ from gizmopy.server.debug_guard import ROOT, DebugGuard
 from gizmopy.server.http import Endpoint, compose
 from gizmopy.server.servable import Servable
 from gizmopy.web import Handler, Request, Route, Router, compile_answer
+from gizmopy.web.router import parse_template
 from gizmopy.web.same_origin import SAFE_METHODS
+from gizmopy.web.segments import MAX_BACKTRACKING
+
+logger = logging.getLogger(__name__)
 
 _READING = ("GET", "HEAD")
 
@@ -36,6 +41,8 @@ def mount(
     IP address. Raises StartError where a built-in path cannot be told from one of the service's.
     """
     router: Router[Endpoint] = Router()
+    for route in routes:
+        _warn_of_backtracking(route)
     own = {(route.method, route.path): _endpoint(service, route) for route in routes}
     for (method, path), endpoint in own.items():
         router.add(method, path, endpoint)
@@ -49,6 +56,23 @@ def mount(
         except ValueError as error:
             raise StartError(f"built-in endpoint {path!r}: {error}") from error
     return router
+
+
+def _warn_of_backtracking(route: Route) -> None:
+    """Warn of a route whose pattern a client can make slow with a text that does not match."""
+    for segment in parse_template(route.path):
+        if segment.pattern is not None and segment.pattern.growth:
+            logger.warning(
+                "%s %s of %s: the pattern %s backtracks: its time is %s in the length of the text, "
+                "so a segment of more than %d characters does not match; write it so that a text "
+                "matches in one way only, as in {name:[^-]+}-{version:[0-9]+}",
+                route.method,
+                route.path,
+                route.place,
+                " ".join(segment.pattern.regexes),
+                segment.pattern.growth,
+                MAX_BACKTRACKING,
+            )
 
 
 def _endpoint(service: Servable, route: Route) -> Endpoint:

@@ -3,7 +3,8 @@
 A template is made of segments between slashes, in order of precedence:
 
 - ``cats``                         itself
-- ``{id:[0-9]+}``, ``v{a}.{b}``    a pattern within one segment; several: in order of declaration
+- ``{id:[0-9]+}``, ``v{a}.{b}``    a pattern within one segment; several: in order of declaration;
+                                 of several variables, the first takes as much as it can
 - ``{id}``                         any one segment that is not empty
 - ``{path:.*}``                    all that is left, slashes included; only at the end
 
@@ -16,10 +17,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, unquote
+
+from gizmopy.web.segments import SegmentPattern
 
 T = TypeVar("T")
 
@@ -65,8 +68,7 @@ class Segment:
     kind: Kind
     text: str = ""
     names: tuple[str, ...] = ()
-    groups: tuple[int, ...] = ()
-    """The groups of a pattern that hold the values of ``names``."""
+    pattern: SegmentPattern | None = field(default=None, compare=False)
 
 
 def parse_template(template: str) -> tuple[Segment, ...]:
@@ -96,7 +98,8 @@ def _parse_segment(text: str) -> Segment:
             return Segment(Kind.VARIABLE, names=(name,))
         if pattern == ".*":
             return Segment(Kind.REST, names=(name,))
-    return _parse_pattern(literals, variables)
+    matcher = SegmentPattern(literals, variables)
+    return Segment(Kind.PATTERN, matcher.text, tuple(name for name, _ in variables), matcher)
 
 
 def _parse_literal(text: str) -> str:
@@ -110,20 +113,6 @@ def _parse_variable(text: str) -> tuple[str, str | None]:
     if not name.isidentifier() or (colon and not pattern):
         raise ValueError(f"has the variable {text}; write {{name}} or {{name:regex}}")
     return name, pattern or None
-
-
-def _parse_pattern(literals: list[str], variables: list[tuple[str, str | None]]) -> Segment:
-    """Make one regex of a segment; its groups are numbered, so that names don't tell it apart."""
-    source, groups, count = re.escape(literals[0]), [], 0
-    for (name, pattern), literal in zip(variables, literals[1:], strict=True):
-        try:
-            inner = re.compile(pattern or ".+").groups
-        except re.error as error:
-            raise ValueError(f"has no valid regex for {name!r}: {error}") from error
-        source += f"({pattern or '.+'}){re.escape(literal)}"
-        groups.append(count + 1)
-        count += 1 + inner
-    return Segment(Kind.PATTERN, source, tuple(name for name, _ in variables), tuple(groups))
 
 
 class _Leaf(Generic[T]):
@@ -159,7 +148,7 @@ class _Node(Generic[T]):
 
     def __init__(self) -> None:
         self.static: dict[str, _Node[T]] = {}
-        self.patterns: dict[str, tuple[re.Pattern[str], tuple[int, ...], _Node[T]]] = {}
+        self.patterns: dict[str, tuple[SegmentPattern, _Node[T]]] = {}
         self.variable: _Node[T] | None = None
         self.rest: _Node[T] | None = None
         self.leaf: _Leaf[T] | None = None
@@ -170,8 +159,8 @@ class _Node(Generic[T]):
             case Kind.STATIC:
                 return self.static.setdefault(segment.text, _Node())
             case Kind.PATTERN:
-                regex = re.compile(segment.text, re.DOTALL)
-                return self.patterns.setdefault(segment.text, (regex, segment.groups, _Node()))[2]
+                assert segment.pattern is not None
+                return self.patterns.setdefault(segment.text, (segment.pattern, _Node()))[1]
             case Kind.VARIABLE:
                 self.variable = self.variable or _Node()
                 return self.variable
@@ -205,11 +194,12 @@ class _Node(Generic[T]):
         node = self.static.get(segment)
         if node is not None and (found := node.find(segments, depth + 1, values, method, allow)):
             return found
-        for regex, groups, node in self.patterns.values():
-            if match := regex.fullmatch(segment):
-                more = values + tuple(match[group] for group in groups)
-                if found := node.find(segments, depth + 1, more, method, allow):
-                    return found
+        for pattern, node in self.patterns.values():
+            more = pattern.match(segment)
+            if more is not None and (
+                found := node.find(segments, depth + 1, values + more, method, allow)
+            ):
+                return found
         node = self.variable
         if (
             node is not None

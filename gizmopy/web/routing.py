@@ -63,6 +63,11 @@ class Route:
         """The function as its source names it: ``Cats.get_cat``."""
         return getattr(self.function, "__qualname__", repr(self.function))
 
+    @property
+    def place(self) -> str:
+        """The function's name, and the file and line of its source."""
+        return _place(self.function)
+
 
 Declared = tuple[str, str, Endpoint, Options]
 """Method, path, function and options, as they were declared."""
@@ -126,7 +131,7 @@ def collect_routes(service: object, prefix: str = "") -> list[Route]:
         try:
             router.add(method, route.path, route)
         except RouteConflict as conflict:
-            reason = f"{method} {path!r} {conflict}: by {_place(conflict.target.function)}"
+            reason = f"{method} {path!r} {conflict}: by {conflict.target.place}"
             raise DeclarationError(function, reason) from conflict
         routes.append(route)
     return routes

@@ -220,3 +220,46 @@ async def test_a_page_may_read_every_kind_of_answer() -> None:
                 assert (path, response.status) == (path, status)
                 assert response.headers["Access-Control-Allow-Origin"] == "https://good.example"
                 assert "Origin" in response.headers["Vary"]
+
+
+class Files(Service):
+    @get("/files/{name}-{major}-{minor}.{ext}")
+    async def file(self, name: str, major: str, minor: str, ext: str) -> list[str]:
+        return [name, major, minor, ext]
+
+
+async def test_several_variables_in_a_segment_cost_no_more_than_its_length() -> None:
+    """A path of 7,000 dashes is 404 at once; one regular expression took minutes (issue 11)."""
+    async with pubsubtest.serve(Files) as files:
+        assert await get_status(files.http, f"/files/{'-' * 7000}") == 404
+        async with files.http.get("/files/a-b-1-2.tar.gz") as response:
+            assert await response.json() == ["a-b", "1", "2.tar", "gz"]
+
+
+async def test_a_pattern_that_backtracks_is_warned_of_at_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The warning names the route, the place in the source, the pattern and the remedy."""
+
+    class Slow(Service):
+        @get("/slow/{id:([a-z]+-?)+}")
+        async def slow(self, id: str) -> None: ...
+
+        @get("/adjacent/{a:[a-z]+}{b:[a-z0-9]+}")
+        async def adjacent(self, a: str, b: str) -> None: ...
+
+        @get("/quick/{slug:[a-z0-9]+(?:-[a-z0-9]+)*}-{id:[0-9]+}/{name}-{version}.{ext}")
+        async def quick(self, slug: str, id: str, name: str, version: str, ext: str) -> None: ...
+
+    async with pubsubtest.serve(Slow):
+        pass
+    slow, adjacent = (
+        record.getMessage() for record in caplog.records if "backtracks" in record.message
+    )
+    assert "GET /slow/{id:([a-z]+-?)+} of" in slow
+    assert "Slow.slow (" in slow
+    assert f"{__file__}:" in slow
+    assert "its time is exponential" in slow
+    assert "write it so that a text matches in one way only" in slow
+    assert "Slow.adjacent (" in adjacent
+    assert "the pattern ([a-z]+)([a-z0-9]+) backtracks: its time is polynomial" in adjacent

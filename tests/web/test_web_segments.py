@@ -1,0 +1,72 @@
+"""Several variables in one segment: what they match, and what a pattern costs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gizmopy.web import NoRoute, Router
+from gizmopy.web.segments import MAX_BACKTRACKING, SegmentPattern
+
+LITERALS = ("", "", "-", ".", "--", "a", "a-")
+PATTERNS = (None, None, None, "[0-9]+", "a*", "[-a]+", "(-|a)+?", "(x)?a")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(PATTERNS), st.sampled_from(LITERALS)), min_size=1, max_size=5
+    ),
+    st.sampled_from(LITERALS),
+    st.text("-.a0", max_size=12),
+)
+def test_variables_take_what_one_greedy_pattern_would_give_them(
+    parts: list[tuple[str | None, str]], prefix: str, segment: str
+) -> None:
+    """Each variable takes as much as it can, the first one first, as in ``(.+)-(.+)``."""
+    literals = [prefix, *(literal for _, literal in parts)]
+    variables = [(f"v{number}", pattern) for number, (pattern, _) in enumerate(parts)]
+    whole = re.escape(prefix) + "".join(
+        f"(?P<v{number}>{pattern or '.+'}){re.escape(literal)}"
+        for number, (pattern, literal) in enumerate(parts)
+    )
+    expected = re.fullmatch(whole, segment, re.DOTALL)
+    found = SegmentPattern(literals, variables).match(segment)
+    assert found == (None if expected is None else tuple(expected[name] for name, _ in variables))
+
+
+@pytest.mark.parametrize(
+    ("template", "segment", "values"),
+    [
+        ("/{name}-{version}.{ext}", "a-b-1.2.tar.gz", ("a-b", "1.2.tar", "gz")),
+        ("/{name}-{version:[0-9.]+}.{ext}", "a-b-1.2.tar.gz", ("a-b", "1.2", "tar.gz")),
+        ("/{name:[^-]+}-{version}", "a-b-1", ("a", "b-1")),
+        ("/{a}{b}", "xyz", ("xy", "z")),
+        ("/{a:.+}-{b:.+}", "x-y-z", ("x-y", "z")),
+    ],
+)
+def test_the_rule_in_examples(template: str, segment: str, values: tuple[str, ...]) -> None:
+    """A variable ends at the last literal behind it that leaves a text for each of the others."""
+    router: Router[None] = Router()
+    router.add("GET", template, None)
+    assert tuple(router.match("GET", f"/{segment}")[1].values()) == values
+
+
+def test_a_pattern_that_backtracks_matches_no_long_segment() -> None:
+    """The work for a segment is bounded if its pattern backtracks, and only then."""
+    router: Router[str] = Router()
+    router.add("GET", "/slow/{id:(a|b+)+}", "slow")
+    router.add("GET", "/quick/{id:[ab]+}", "quick")
+    assert router.match("GET", f"/slow/{'a' * MAX_BACKTRACKING}")[0] == "slow"
+    with pytest.raises(NoRoute):
+        router.match("GET", f"/slow/{'a' * (MAX_BACKTRACKING + 1)}")
+    assert router.match("GET", f"/quick/{'a' * 10_000}")[0] == "quick"
+
+
+@pytest.mark.parametrize("template", ["/{a:(?i)x}", "/{a:(?P<x>1)}-{b:(?P<x>2)}", "/{a:*}"])
+def test_patterns_that_do_not_stand_in_a_segment_are_refused(template: str) -> None:
+    """What Python does not compile is refused with the route, not as an error of ``re``."""
+    with pytest.raises(ValueError, match="has no valid regex"):
+        Router[None]().add("GET", template, None)
