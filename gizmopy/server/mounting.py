@@ -41,11 +41,11 @@ def mount(
     IP address. Raises StartError where a built-in path cannot be told from one of the service's.
     """
     router: Router[Endpoint] = Router()
+    own: dict[tuple[str, str], Endpoint] = {}
     for route in routes:
+        endpoint = own[route.method, route.path] = _endpoint(service, route)
+        router.add(route.method, route.path, endpoint, unsafe=route.options.unsafe_path)
         _warn_of_backtracking(route)
-    own = {(route.method, route.path): _endpoint(service, route) for route in routes}
-    for (method, path), endpoint in own.items():
-        router.add(method, path, endpoint)
     for method, path, endpoint in builtin:
         if (mine := own.get((method, path))) is not None:
             mine.any_host = endpoint.any_host

@@ -383,7 +383,7 @@ def _errors(operation: _Operation) -> list[str]:
     """Return the statuses of what can go wrong before the endpoint is called, and in any."""
     statuses = {500, 503, 504}
     if "{" in operation.path:
-        statuses |= {404, 405}
+        statuses |= {404, 405} if operation.route.options.unsafe_path else {400, 404, 405}
     if operation.parameters or operation.body is not None:
         statuses |= {422}
     if operation.body is not None:

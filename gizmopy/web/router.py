@@ -10,6 +10,8 @@ A template is made of segments between slashes, in order of precedence:
 
 Paths are compared decoded, segment by segment: an encoded slash (``%2F``) is part of a value, not a
 separator. Empty segments and a trailing slash are segments like any other.
+
+Values that lead out of a folder, if one is joined with them, are refused; see ``leads_out``.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from enum import Enum
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, unquote
 
+from gizmopy.web.problems import Problem
 from gizmopy.web.segments import SegmentPattern
 
 T = TypeVar("T")
@@ -29,6 +32,7 @@ T = TypeVar("T")
 _VARIABLE = r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"  # braces within: a regex's quantifier
 _SEGMENT = re.compile(rf"/((?:[^/{{}}]|{_VARIABLE})*)")
 _VARIABLES = re.compile(f"({_VARIABLE})")
+_DOT_SEGMENTS = frozenset((".", ".."))
 _SAFE = "!$&'()*+,;=:@~"  # what clients leave as it is in a segment
 
 
@@ -118,12 +122,14 @@ def _parse_variable(text: str) -> tuple[str, str | None]:
 class _Leaf(Generic[T]):
     """What one template serves, by method."""
 
-    __slots__ = ("names", "targets", "template")
+    __slots__ = ("names", "targets", "template", "unsafe")
 
     def __init__(self, template: str, names: tuple[str, ...]) -> None:
         self.template = template
         self.names = names
         self.targets: dict[str, T] = {}
+        self.unsafe: set[str] = set()
+        """The methods whose targets take any value."""
 
     def serves(self, method: str) -> str | None:
         """Return the method whose target answers ``method``: GET's answers HEAD."""
@@ -131,7 +137,7 @@ class _Leaf(Generic[T]):
             return method
         return "GET" if method == "HEAD" and "GET" in self.targets else None
 
-    def add(self, method: str, template: str, target: T) -> None:
+    def add(self, method: str, template: str, target: T, *, unsafe: bool) -> None:
         other = next(iter(self.targets.values()), None)
         if template != self.template:
             message = f"matches what {self.template!r} matches; write both alike"
@@ -139,6 +145,15 @@ class _Leaf(Generic[T]):
         if method in self.targets:
             raise RouteConflict(f"is served by {method} already", self.targets[method])
         self.targets[method] = target
+        if unsafe:
+            self.unsafe.add(method)
+
+    def refuse(self, method: str, values: Sequence[str]) -> None:
+        """Refuse values that lead out of a folder, unless the target of ``method`` takes any."""
+        if method not in self.unsafe:
+            name = next(n for n, v in zip(self.names, values, strict=True) if leads_out(v))
+            reason = "it is absolute, or holds a dot segment or NUL"
+            raise Problem(400, f"The path has no valid value for {name!r}: {reason}.")
 
 
 class _Node(Generic[T]):
@@ -175,8 +190,8 @@ class _Node(Generic[T]):
         values: tuple[str, ...],
         method: str,
         allow: set[str],
-    ) -> tuple[T, tuple[str, ...], tuple[str, ...]] | None:
-        """Return the best target that serves ``method``, the names and values of its variables.
+    ) -> tuple[_Leaf[T], str, tuple[str, ...]] | None:
+        """Return the best leaf that serves ``method``, its method, and the values of its variables.
 
         Where templates match that serve other methods only, those are put into ``allow``. Each node
         is entered once at most, as it stands at one depth: no path is slow to refuse.
@@ -187,7 +202,7 @@ class _Node(Generic[T]):
                 return None
             served = leaf.serves(method)
             if served is not None:
-                return leaf.targets[served], leaf.names, values
+                return leaf, served, values
             allow.update(leaf.targets)
             return None
         segment = segments[depth]
@@ -219,8 +234,10 @@ class Router(Generic[T]):
         self._root: _Node[T] = _Node()
         self._static: dict[str, _Leaf[T]] = {}
 
-    def add(self, method: str, template: str, target: T) -> None:
+    def add(self, method: str, template: str, target: T, *, unsafe: bool = False) -> None:
         """Serve ``method`` at every path that ``template`` matches.
+
+        ``unsafe`` lets its variables have any value, also one that ``leads_out``.
 
         Raises ValueError where the template is malformed, and its subclass RouteConflict where the
         same method and template were added before, or one that differs only in names.
@@ -231,7 +248,7 @@ class Router(Generic[T]):
             node = node.follow(segment)
         if node.leaf is None:
             node.leaf = _Leaf(template, tuple(name for each in segments for name in each.names))
-        node.leaf.add(method, template, target)
+        node.leaf.add(method, template, target, unsafe=unsafe)
         if all(segment.kind is Kind.STATIC for segment in segments):
             raw = "".join(f"/{quote(segment.text, safe=_SAFE)}" for segment in segments)
             self._static[raw] = node.leaf
@@ -240,7 +257,8 @@ class Router(Generic[T]):
         """Return the target for a percent-encoded path, and the decoded values of its variables.
 
         HEAD is served by GET where nothing else is declared. Raises NoRoute, for what is no UTF-8
-        too, and WrongMethod where a template matches, but none that serves ``method``.
+        too, and WrongMethod where a template matches, but none that serves ``method``; and Problem
+        (400) if a variable of the one that does has a value that ``leads_out``.
         """
         leaf = self._static.get(raw_path)
         if leaf is not None and method in leaf.targets:
@@ -250,8 +268,16 @@ class Router(Generic[T]):
         allow: set[str] = set()
         found = self._root.find(_segments(raw_path), 0, (), method, allow)
         if found is not None:
-            target, names, values = found
-            return target, dict(zip(names, values, strict=True))
+            leaf, served, values = found
+            if (
+                "." in raw_path
+                or "%" in raw_path
+                or "//" in raw_path
+                or "\\" in raw_path
+                or "\0" in raw_path
+            ) and any(map(leads_out, values)):
+                leaf.refuse(served, values)
+            return leaf.targets[served], dict(zip(leaf.names, values, strict=True))
         if not allow:
             raise NoRoute(raw_path)
         if "GET" in allow:
@@ -275,6 +301,8 @@ class Router(Generic[T]):
         """
         if "%" in raw_path or not raw_path.startswith("/"):
             return None
+        if "/." in raw_path or "\\" in raw_path or "\0" in raw_path:
+            return None
         node, values = self._root, []
         for segment in raw_path[1:].split("/"):
             following = node.static.get(segment)
@@ -288,6 +316,20 @@ class Router(Generic[T]):
         if leaf is None or method not in leaf.targets:
             return None
         return leaf.targets[method], dict(zip(leaf.names, values, strict=True))
+
+
+def leads_out(value: str) -> bool:
+    """Whether ``value``, joined to a folder's path, may lead out of the folder, or ends early.
+
+    So does an absolute path, a dot segment (RFC 3986, 3.3), and NUL, which ends a text in C. A
+    backslash counts as a slash, as on Windows and in some proxies. The value is decoded once:
+    what was encoded twice is text.
+    """
+    if "\\" in value:
+        value = value.replace("\\", "/")
+    if "/" not in value:
+        return value in _DOT_SEGMENTS or "\0" in value
+    return value[0] == "/" or "\0" in value or not _DOT_SEGMENTS.isdisjoint(value.split("/"))
 
 
 def _segments(raw_path: str) -> list[str]:

@@ -32,12 +32,16 @@ class Options:
     change something, or open a WebSocket there (False: those of its own origin, and of
     GIZMO_CORS_ORIGINS); what they may read is still CORS's to say. ``max_body_bytes`` is how many
     bytes of a body, decompressed, may be read (None: as GIZMO_MAX_BODY_BYTES says, 0: any).
+    ``unsafe_path`` lets path parameters hold dot segments (``..``), NUL, and a slash at the
+    beginning, which are 400 otherwise: such a value, joined to the path of a folder, names any
+    file.
     """
 
     timeout: float | None = None
     cancel_on_disconnect: bool | None = None
     cross_origin: bool = False
     max_body_bytes: int | None = None
+    unsafe_path: bool = False
 
 
 class RouteOptions(TypedDict, total=False):
@@ -47,6 +51,7 @@ class RouteOptions(TypedDict, total=False):
     cancel_on_disconnect: bool | None
     cross_origin: bool
     max_body_bytes: int | None
+    unsafe_path: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,7 @@ def collect_routes(service: object, prefix: str = "") -> list[Route]:
         _check(method, path, function, options)
         route = Route(method, prefix + path, function, options)
         try:
-            router.add(method, route.path, route)
+            router.add(method, route.path, route, unsafe=options.unsafe_path)
         except RouteConflict as conflict:
             reason = f"{method} {path!r} {conflict}: by {conflict.target.place}"
             raise DeclarationError(function, reason) from conflict

@@ -23,6 +23,7 @@ from typing_extensions import TypeAliasType, TypedDict
 from gizmopy.errors import DeclarationError
 from gizmopy.web import Header, Query, Route, collect_routes, get, put
 from gizmopy.web.openapi import openapi_document
+from gizmopy.web.routing import Options
 
 Function = Callable[..., Any]
 
@@ -596,12 +597,14 @@ def test_errors_are_those_that_can_be() -> None:
         Route("GET", "/", nothing),
         Route("GET", "/q", query),
         Route("GET", "/{a}", variable),
+        Route("GET", "/any/{a}", variable, Options(unsafe_path=True)),
         Route("PUT", "/b", body),
     ]
     general = {"500", "503", "504", "default"}
     expected = [
         general,
         general | {"422"},
+        general | {"400", "404", "405", "422"},
         general | {"404", "405", "422"},
         general | {"400", "408", "413", "415", "422"},
     ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gizmopy.web import NoRoute, RouteConflict, Router, WrongMethod
+from gizmopy.web import NoRoute, Problem, RouteConflict, Router, WrongMethod
 
 
 def router(*templates: str) -> Router[str]:
@@ -30,7 +30,6 @@ def router(*templates: str) -> Router[str]:
         ("/cats/{id}", "/cats/a%2Fb", {"id": "a/b"}),
         ("/cats/{id}", "/cats/%C3%A4%20b+c", {"id": "ä b+c"}),
         ("/cats/{id}", "/cats/ä", {"id": "ä"}),
-        ("/cats/{id}", "/cats/..", {"id": ".."}),
         (r"/cats/{id:\d{2}}", "/cats/17", {"id": "17"}),
         ("/v{major}.{minor}", "/v1.2.3", {"major": "1.2", "minor": "3"}),
         ("/{kind:(cat|dog)s}/{id}", "/dogs/3", {"kind": "dogs", "id": "3"}),
@@ -285,7 +284,7 @@ def test_the_trie_agrees_with_a_naive_matcher(
     """For any templates and path the router finds what trying each template in turn finds."""
     made: Router[str] = Router()
     for served, template in declared:
-        made.add(served, template, template)
+        made.add(served, template, template, unsafe=True)
     expected = naive(declared, method, path)
     try:
         found: str | set[str] | None = made.match(method, path)[0]
@@ -300,4 +299,66 @@ def test_the_trie_agrees_with_a_naive_matcher(
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_text_travels_as_a_value(text: str) -> None:
     """A value that is percent-encoded whole arrives as it was."""
-    assert router("/x/{value}").match("GET", f"/x/{quote(text, safe='')}")[1] == {"value": text}
+    made: Router[None] = Router()
+    made.add("GET", "/x/{value}", None, unsafe=True)
+    assert made.match("GET", f"/x/{quote(text, safe='')}")[1] == {"value": text}
+
+
+UNSAFE = (
+    "..",
+    ".",
+    "%2e%2e",
+    "%2E.",
+    ".%2e",
+    "..%2Fetc",
+    "..%5cetc",
+    "..\\etc",
+    "a\\..",
+    "a\\..\\b",
+    "a%2F..",
+    "a%2f%2e%2e%2fb",
+    "a%2F.%2Fb",
+    "%2Fetc%2Fpasswd",
+    "%5Cetc",
+    "\\etc",
+    "a%00",
+    "%00",
+    "a\0.txt",
+)
+
+
+@pytest.mark.parametrize("value", UNSAFE)
+@pytest.mark.parametrize("template", ["/f/{v}", "/f/{v:.*}", "/f/{v:.+}", "/f/{w}-{v}"])
+def test_a_value_that_leads_out_of_a_folder_is_a_bad_request(template: str, value: str) -> None:
+    """Dot segments, absolute paths and NUL are refused, encoded or not, in any kind of variable."""
+    path = f"/f/x-{value}" if "-" in template else f"/f/{value}"
+    with pytest.raises(Problem) as refused:
+        router(template).match("GET", path)
+    assert refused.value.status == 400
+    assert "no valid value for 'v'" in (refused.value.detail or "")
+
+
+@pytest.mark.parametrize("path", ["/f//etc", "/f/..", "/f/a/../b", "/f/a/./b", "/f/a/.."])
+def test_dot_segments_in_the_rest_of_a_path_are_refused(path: str) -> None:
+    """They may be segments of their own in the path, too, and the rest may begin with a slash."""
+    with pytest.raises(Problem, match="400"):
+        router("/f/{path:.*}").match("HEAD", path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["...", ".a", "a.", "a..b", "..a", "%252e%252e", "a%2Fb", "a%5Cb", ".%20.", "a//b/", ""],
+)
+def test_a_value_that_only_looks_alike_is_taken(value: str) -> None:
+    """Dots in names are no dot segments, and what was encoded twice is text."""
+    assert router("/f/{path:.*}").match("GET", f"/f/{value}")[1] == {"path": unquote(value)}
+
+
+@pytest.mark.parametrize("value", UNSAFE)
+def test_a_route_may_ask_for_any_value(value: str) -> None:
+    """The method decides: of one template, one may take any value, and the other not."""
+    made = router("/f/{v}")
+    made.add("PUT", "/f/{v}", "put", unsafe=True)
+    assert made.match("PUT", f"/f/{value}") == ("put", {"v": unquote(value)})
+    with pytest.raises(Problem):
+        made.match("GET", f"/f/{value}")
