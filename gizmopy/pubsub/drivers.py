@@ -84,5 +84,11 @@ def _load(scheme: str, target: str) -> Any:
 
 def redact(url: str) -> str:
     """Return the scheme and the hosts of ``url``, to be shown; ``***`` of what is none for sure."""
+    scheme, colon, rest = url.partition(":")
+    if colon and rest[:1] in (
+        "",
+        "?",
+    ):  # urlsplit(...).geturl() leaves the slashes of memory:// out
+        url = f"{scheme}://{rest}"
     parts = url_parts(url)
     return MASK if parts is None else "{}://{}".format(*parts)

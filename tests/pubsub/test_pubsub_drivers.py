@@ -71,6 +71,9 @@ def test_a_bug_in_a_driver_is_not_called_a_missing_library(
     ("url", "shown"),
     [
         ("memory://", "memory://"),
+        ("memory:", "memory://"),
+        ("memory:?lease=1", "memory://"),
+        ("me:secret", "***"),
         ("kafka://b1:9092,b2:9092/t?group=g", "kafka://b1:9092,b2:9092"),
         ("sqs://me:secret@host/t", "sqs://host"),
         ("sqs://secret@host/t", "sqs://host"),
