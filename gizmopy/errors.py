@@ -28,7 +28,7 @@ from datetime import timedelta
 from typing import Any
 
 from gizmopy.hidden import hidden
-from gizmopy.untrusted import escape
+from gizmopy.untrusted import cut, escape
 
 
 class GizmoError(Exception):
@@ -59,7 +59,7 @@ class ConfigProblem:
         else:
             given = "" if self.value is None else f"={self.value}"
             given += f" ({self.source})" if self.source else ""
-        return escape(f"{self.name}{given}: {self.reason}; {self.remedy}")
+        return escape(f"{cut(self.name)}{given}: {self.reason}; {self.remedy}")
 
 
 class ConfigError(GizmoError):

@@ -261,7 +261,14 @@ def _format(path: Path) -> str:
 def _parse_toml(text: str) -> object:
     import tomllib  # imported where it is used: cold starts matter
 
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # its text quotes keys, and a piece of a secret may stand for one
+        problem = str(error)
+    places = [place for place, character in enumerate(problem) if character in "'\""]
+    if places and places[-1] - places[0] > len("'='"):  # not only a sign that was expected
+        problem = problem[: places[0]] + problem[places[-1] + 1 :]
+    raise ValueError(problem)
 
 
 def _parse_yaml(text: str) -> object:

@@ -155,6 +155,13 @@ def test_a_wrong_command_line_shows_no_secret(argv: list[str]) -> None:
         ("c.json", '{"database": {"password": "hunter-1",, }}'),
         ("c.toml", 'api_key = "hunter-1\n'),
         ("c.toml", "api_key = hunter-1\n"),
+        ("c.toml", 'credentials = {"hunter-1" = 1, "hunter-1" = 2}\n'),
+        (
+            "c.toml",
+            "credentials = {'it\\'s hunter-1' = 1, 'a\"b hunter-1' = 2, 'a\"b hunter-1' = 3}\n",
+        ),
+        ("c.toml", "[credentials.hunter-1]\n[credentials.hunter-1]\n"),
+        ("c.toml", 'credentials = {"it\'s hunter-1" = 1, "it\'s hunter-1" = 2}\n'),
         ("c.yaml", "api_key: hunter-1: hunter-2\n"),
         ("c.yaml", "api_key: *hunter-1\n"),
         ("c.yaml", "api_key: !hunter-1 x\n"),
