@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pydantic import AnyUrl, BaseModel, Field, SecretStr, ValidationError, field_validator
 
+import pubsubtest
+from gizmopy import Service, get
 from gizmopy.cli import main
 from gizmopy.config import Loaded, Settings, load, report
 from gizmopy.config.kafka import KafkaSettings
@@ -284,3 +288,87 @@ def test_a_daemon_does_not_log_it(variable: str, tmp_path: Path) -> None:
     assert_unseen(output)
     assert f"{variable}=*** (26 characters, from the environment): is not UTF-8 text" in output
     assert told.returncode == 2
+
+
+SERVICE = """
+from gizmopy import Service, get
+from tests.config.test_config_canary import CatsSettings
+
+class Cats(Service):
+    settings: CatsSettings
+
+    @get("/cats")
+    async def cats(self) -> str:
+        return "tom"
+"""
+
+
+@pytest.mark.parametrize("kind", sorted(set(CANARIES) - {*UNREADABLE, "very long"}))
+def test_no_command_and_no_debug_page_shows_it(
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """gizmopy config, routes and redrive, with a canary in each setting that is not shown."""
+    (tmp_path / "canary_cats.py").write_text(SERVICE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.delitem(sys.modules, "canary_cats", raising=False)
+    text = CANARIES[kind]
+    given = {
+        "API_KEY": text,
+        "PIN": text,
+        "PINS": json.dumps([text]),
+        "DATABASE__PASSWORD": text,
+        "DATABASE__HOST": text,
+        "DATABASE__REPLICA__PIN": text,
+        "ACCOUNT": written("user", text, "json"),
+        "SECRETS": written(LEFT, text, "json"),
+        "GIZMO_DEBUG_TOKEN": text,
+        "KAFKA_SASL_PASSWORD": text,
+        "KAFKA_SASL_USERNAME": text,
+        "GIZMO_PUBSUB_URL": f"memory://me:{quote(text)}@host",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    codes = [
+        main(["config", "canary_cats:Cats"]),
+        main(["routes", "canary_cats:Cats"]),
+        main(["redrive", "dead"]),
+    ]
+    told = capfd.readouterr()
+    assert codes == [0, 0, 1], told.err
+    assert_unseen(told.out + told.err)
+    assert "memory://host *** (" in told.out
+    assert "memory://host lives in the process" in told.err
+
+
+async def test_debug_config_shows_none_of_it() -> None:
+    """/debug/config of a daemon has the length of each value that is not shown."""
+    text = CANARIES["quotes"]
+    settings = CatsSettings(
+        api_key=text,
+        pin=SecretStr(text),
+        pages=[Pin(pin=SecretStr(text))],
+        account=Account(text, text),
+        secrets={text: [text]},
+        feed=AnyUrl(f"https://cat:{quote(text, safe='')}@host/{LEFT}"),
+        debug_token=SecretStr(text),
+        subscriptions={"cats": f"memory://me:{quote(text, safe='')}@host"},
+    )
+    async with pubsubtest.serve(Cats, settings=settings) as cats:
+        login = {"Authorization": f"Bearer {text}"}
+        response = await cats.http.get("/debug/config", headers=login)
+        shown = await response.text()
+    assert response.status == 200
+    assert_unseen(shown)
+    assert json.loads(shown)["api_key"] == f"*** ({len(text)} characters)"
+
+
+class Cats(Service):
+    settings: CatsSettings
+
+    @get("/cats")
+    async def cats(self) -> str:
+        return "tom"
