@@ -29,23 +29,24 @@ _NO_SCHEMA = frozenset(("default", "expected", "metadata", "serialization"))
 """What holds values of the user's, which may look like a schema."""
 
 
-class JSONValidator:
-    """Validate JSON as ``adapter`` says, by ``complete`` if it has at most ``LISTED_BYTES``."""
+def json_validator(
+    adapter: TypeAdapter[Any], complete: Callable[[bytes], Any]
+) -> Callable[[bytes], Any]:
+    """Return what validates JSON as ``adapter`` says, by ``complete`` if it is short.
 
-    __slots__ = ("_adapter", "_complete", "_early")
+    What is returned raises pydantic's ValidationError.
+    """
+    early: Callable[[bytes], Any] | None = None
 
-    def __init__(self, adapter: TypeAdapter[Any], complete: Callable[[bytes], Any]) -> None:
-        self._adapter = adapter
-        self._complete = complete
-        self._early: Callable[[bytes], Any] | None = None
-
-    def __call__(self, data: bytes) -> Any:
-        """Return the validated value. Raises pydantic's ValidationError if it is wrong."""
+    def validate(data: bytes) -> Any:
+        nonlocal early
         if len(data) <= LISTED_BYTES:
-            return self._complete(data)
-        if self._early is None:  # made when it is first needed: most types never meet a large body
-            self._early = _stopping_early(self._adapter) or self._complete
-        return self._early(data)
+            return complete(data)
+        if early is None:  # made when it is first needed: most types never meet a large body
+            early = _stopping_early(adapter) or complete
+        return early(data)
+
+    return validate
 
 
 def _stopping_early(adapter: TypeAdapter[Any]) -> Callable[[bytes], Any] | None:

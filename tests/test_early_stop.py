@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import BaseModel, BeforeValidator, Field, RootModel, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from gizmopy.early_stop import LISTED_BYTES, JSONValidator
+from gizmopy.early_stop import LISTED_BYTES, json_validator
 
 T = TypeVar("T")
 
@@ -64,10 +65,10 @@ Pet = Annotated[Dog | Bird, Field(discriminator="kind")]
 Doubled = Annotated[list[int], BeforeValidator(lambda value: value * 2)]
 
 
-def validator(type_: Any) -> JSONValidator:
+def validator(type_: Any) -> Callable[[bytes], Any]:
     """Return what validates bodies of ``type_``."""
     adapter: TypeAdapter[Any] = TypeAdapter(type_)
-    return JSONValidator(adapter, adapter.validate_json)
+    return json_validator(adapter, adapter.validate_json)
 
 
 def large(value: object) -> bytes:

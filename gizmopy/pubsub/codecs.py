@@ -18,7 +18,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic_core import PydanticSerializationError
 
-from gizmopy.early_stop import JSONValidator
+from gizmopy.early_stop import json_validator
 from gizmopy.error_text import text_of, too_many
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.untrusted import cut
@@ -85,7 +85,7 @@ class JSONCodec:
 
     def __init__(self, type_: Any) -> None:
         self._adapter = _adapter(type_)
-        self._validate = JSONValidator(self._adapter, self._adapter.validate_json)
+        self._validate = json_validator(self._adapter, self._adapter.validate_json)
 
     def encode(self, value: Any) -> bytes:
         """Return ``value`` as JSON. Raises UsageError where part of it cannot be JSON."""

@@ -13,7 +13,7 @@ from gizmopy.errors import ConfigError, ConfigProblem, UsageError
 from gizmopy.web import CORS, Problem, Router
 from gizmopy.web.hosts import AllowedHosts
 from gizmopy.web.hsts import StrictTransport
-from gizmopy.web.same_origin import ORIGIN, SAFE_METHODS, SITE, is_same_origin
+from gizmopy.web.same_origin import SAFE_METHODS, is_same_origin
 
 if TYPE_CHECKING:
     from gizmopy.server.http import Endpoint
@@ -71,12 +71,11 @@ class Browsers:
     def check_origin(self, request: web.BaseRequest, endpoint: Endpoint) -> None:
         """Raise Problem 403 if a page of another origin sent ``request`` and may not.
 
+        Requests without Origin and Sec-Fetch-Site are of no browser, and need not be checked.
         GET, HEAD and OPTIONS change nothing and pass, unless they ask for a WebSocket: its messages
         are not bound by CORS, so that any page could use it with its visitor's cookies.
         """
         headers = request.headers
-        if ORIGIN not in headers and SITE not in headers:
-            return
         method = request.method
         if endpoint.cross_origin or (method in SAFE_METHODS and _UPGRADE not in headers):
             return

@@ -227,14 +227,12 @@ class Connection(Receiver):
 
     def limit_body(self, limit: int | None) -> None:
         """Refuse the body at hand if it is over ``limit`` bytes; 0: any size, None: the default."""
-        request, framing = self.request, self.framing
-        assert request is not None
+        assert self.request is not None
         if limit is None:
-            limit = request._client_max_size
-        else:
-            request._client_max_size = limit
-        self.max_body = limit
-        if 0 < limit < framing.length or 0 < limit < framing.reader.total_bytes:
+            limit = self.server.client_max_size
+        self.max_body = self.request._client_max_size = limit
+        framing = self.framing
+        if limit and (limit < framing.length or limit < framing.reader.total_bytes):
             self.refuse_body()
 
     async def _read_rest(self, payload: StreamReader) -> bool:
@@ -267,9 +265,12 @@ class Connection(Receiver):
                 self._parser.set_upgraded(False)
         if framing.waiting:
             self._loop.call_soon(self._read_on)
+        else:
+            self.is_ready = True
 
     def refuse_late(self) -> None:
         """Answer a request whose head does not come as one that is no HTTP, and close."""
+        self.is_ready = False
         self._messages.append((_LATE, EMPTY_PAYLOAD))
         self._serve_next()
 
@@ -293,6 +294,7 @@ class Connection(Receiver):
 
     def close(self) -> None:
         """Close after the request at hand, or at once where there is none."""
+        self.is_ready = False
         super().close()
         if self.task is None:
             self.force_close()
@@ -386,7 +388,8 @@ class ServedRequest(Request):
     @property
     def writer(self) -> AnswerWriter:
         """What its answer is written with."""
-        return cast(AnswerWriter, self._payload_writer)
+        writer: AnswerWriter = self._payload_writer  # type: ignore[assignment]  # of new_writer
+        return writer
 
     @property
     def remote(self) -> str | None:

@@ -122,10 +122,10 @@ class Framing:
     __slots__ = (
         "_ahead",
         "_chunks",
-        "_left",
         "_seam",
         "in_body",
         "is_broken",
+        "left",
         "length",
         "reader",
         "waiting",
@@ -146,7 +146,8 @@ class Framing:
         """What the body at hand is read from."""
         self._seam = b""
         """The last bytes of a head that is not whole: its end may be split."""
-        self._left = 0
+        self.left = 0
+        """How many bytes of it have not come yet; 0: unknown, or none."""
         self._chunks: Chunks | None = None
 
     def hold(self, data: bytes, start: int = 0) -> None:
@@ -201,8 +202,8 @@ class Framing:
         length = headers.get(CONTENT_LENGTH, "")
         if not length.isdecimal() or len(length) > _MAX_LENGTH_DIGITS:
             raise BadHttpMessage("the Content-Length is wrong or too large")
-        self._left = self.length = int(length)
-        self.in_body = self._left > 0
+        self.left = self.length = int(length)
+        self.in_body = self.left > 0
 
     def body(self, data: bytes, start: int) -> tuple[bytes, int]:
         """Return what the parser gets of the body at hand, and where in ``data`` that ends.
@@ -214,9 +215,13 @@ class Framing:
             if is_all:
                 self._chunks, self.in_body = None, False
             return piece, end
-        end = start + self._left
+        end = start + self.left
         if end > len(data):
-            self._left = end - len(data)
+            self.left = end - len(data)
             return data[start:], len(data)
-        self.in_body = False
+        self.end_body()
         return data[start:end], end
+
+    def end_body(self) -> None:
+        """Note that all bytes of the body at hand have come."""
+        self.left, self.in_body = 0, False

@@ -51,6 +51,7 @@ from gizmopy.web import (
     problem_response,
     responding,
 )
+from gizmopy.web.same_origin import ORIGIN, SITE
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +274,9 @@ class HTTPDoor:
                 request.is_builtin = endpoint.builtin
                 if request.content is not EMPTY_PAYLOAD:
                     connection.limit_body(endpoint.max_body)
-                if endpoint.is_guarded or not request.is_plain:  # what upgrades is never plain
+                if (endpoint.is_guarded or not request.is_plain) and (  # no upgrade is plain
+                    ORIGIN in headers or SITE in headers
+                ):
                     self._browsers.check_origin(request, endpoint)
                 if (
                     endpoint.timeout

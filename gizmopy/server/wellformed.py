@@ -8,7 +8,6 @@ from multidict import istr
 
 from gizmopy.web import is_host
 
-_HOST = istr("Host")
 _CONNECTION = istr("Connection")
 _UPGRADE = istr("Upgrade")
 _EXTENSIONS = istr("Sec-WebSocket-Extensions")
@@ -22,20 +21,26 @@ _MAX_EXTENSIONS = 1024
 """The length that Sec-WebSocket-Extensions may have: aiohttp reads numbers of any length in it."""
 
 
+def check_host(host: str) -> None:
+    """Raise BadHttpMessage (400) if a Host is not one (RFC 9112 section 3.2).
+
+    The parser refuses a second one, and none in HTTP/1.1.
+    """
+    if not is_host(host):
+        raise BadHttpMessage("the Host is malformed")
+
+
 def check_message(message: RawRequestMessage) -> None:
     """Raise BadHttpMessage (400) if the head of a request is malformed.
 
-    Versions other than 1.0 and 1.1 are not served. Malformed is a Host that is no host (RFC 9112
-    section 3.2); the parser refuses a second one, and none in HTTP/1.1. So is an absolute target
-    with user information (RFC 9110 section 4.2.4) or with a host that cannot be decoded, and the
-    handshake of a WebSocket with characters that are not ASCII (RFC 6455 section 4.1).
+    Versions other than 1.0 and 1.1 are not served. Malformed is an absolute target with user
+    information (RFC 9110 section 4.2.4) or with a host that cannot be decoded, and the handshake of
+    a WebSocket with characters that are not ASCII (RFC 6455 section 4.1).
     """
     version = message.version
     if version is not HttpVersion11 and version not in (HttpVersion10, HttpVersion11):
         # Not 505: a client would make an error of the service's in its metrics.
         raise BadHttpMessage("only HTTP/1.0 and HTTP/1.1 are served")
-    if not is_host(message.headers.get(_HOST, "")):
-        raise BadHttpMessage("the Host is malformed")
     if message.path[:1] != "/":
         _check_target(message)
     if _UPGRADE in message.headers:

@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic_core import ValidationError
 
 from gizmopy.declaration import Parameter
-from gizmopy.early_stop import JSONValidator
+from gizmopy.early_stop import json_validator
 from gizmopy.web.parameters import Function, type_adapter
 from gizmopy.web.problems import FieldError, Problem, wrong_fields
 
@@ -26,7 +26,7 @@ class JSONBody:
         self.name = parameter.name
         self.required = parameter.required
         adapter = type_adapter(function, parameter)
-        self._validate = JSONValidator(adapter, adapter.validator.validate_json)
+        self._validate = json_validator(adapter, adapter.validator.validate_json)
         self._read_timeout = read_timeout
 
     async def bind(
