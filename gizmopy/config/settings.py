@@ -256,6 +256,12 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_WRITE_TIMEOUT",
         description="How long a client may read nothing of an answer that waits for it.",
     )
+    min_send_rate: int = Field(
+        default=2048,
+        ge=0,
+        validation_alias="GIZMO_MIN_SEND_RATE",
+        description="How many bytes a second a client has to take of an answer that waits; 0: any.",
+    )
     idle_timeout: Duration = Field(
         default=timedelta(seconds=120),
         gt=timedelta(0),

@@ -41,6 +41,7 @@ from aiohttp.web_protocol import ERROR, _ErrInfo
 
 from gizmopy.server.head_limits import MAX_FIELDS, MAX_LINE
 from gizmopy.server.receiving import Receiver
+from gizmopy.server.send_rate import SendRate, acknowledged, unacknowledged
 from gizmopy.server.writing import AnswerWriter
 from gizmopy.web import Problem, Request
 
@@ -53,6 +54,7 @@ _REST_SECONDS = 10.0
 _LATE = _ErrInfo(status=408, exc=TimeoutError(), message="")
 _LATE_MESSAGE = ERROR._replace(version=HttpVersion11)
 """What stands for a request whose head does not come: its client may well speak HTTP/1.1."""
+_UNCOUNTED = (web.WebSocketResponse, web.FileResponse)
 _OVER = web.PayloadAccessError()
 """What reading a body raises once its request is over."""
 
@@ -91,6 +93,8 @@ class Patience:
     """To take anything of an answer that waits for it."""
     idle: float
     """To send another request."""
+    rate: float = 0.0
+    """How many bytes a second it has to take of what waits to be sent; 0: any."""
 
 
 class Connection(Receiver):
@@ -104,7 +108,9 @@ class Connection(Receiver):
         "door",
         "peer",
         "prepared",
+        "rate",
         "request",
+        "sending",
         "server",
         "stream",
         "unsent",
@@ -129,6 +135,9 @@ class Connection(Receiver):
         """The answer whose head is written, or about to be."""
         self.stream: web.StreamResponse | None = None
         """The answer that its handler sends itself."""
+        self.rate: float | None = None
+        """How many bytes a second the client has to take; None: as Patience says, 0: any."""
+        self.sending = SendRate()
         self.unsent: tuple[int, float] = (0, 0.0)
         """How many bytes of answers wait for the client, and since when none was taken."""
 
@@ -315,7 +324,8 @@ class Connection(Receiver):
         """Return what this connection's client takes too long for, or an empty string.
 
         ``"idle"``: no request comes; ``"head"``: one has begun to; ``"body"``: the same of its
-        body, but not while its handler does not read; ``"answer"``: nothing of what waits is taken.
+        body, but not while its handler does not read; ``"answer"``: nothing of what waits is taken,
+        or too little.
         """
         if self.leaving is not None:
             pass  # it has a second anyway
@@ -327,7 +337,8 @@ class Connection(Receiver):
                 return "head" if self.heard else "idle"
         elif self._is_late(now, patience.read):
             return "body"
-        return "answer" if self._is_stuck(now, patience.write) else ""
+        is_stuck = self._is_stuck(now, patience.write) or self._is_slow(now, patience)
+        return "answer" if is_stuck else ""
 
     def _is_late(self, now: float, seconds: float) -> bool:
         body = self.request.content if self.request is not None else None
@@ -342,6 +353,24 @@ class Connection(Receiver):
             self.unsent = (waiting, now)
             return False
         return now - since > seconds
+
+    def _is_slow(self, now: float, patience: Patience) -> bool:
+        waiting, _ = self.unsent
+        stream, request, wire = self.stream, self.request, self.wire
+        rate = patience.rate if self.rate is None else self.rate
+        taken: int | None = None
+        if wire is None or not rate:
+            pass
+        elif isinstance(stream, _UNCOUNTED):  # its bytes do not go through the request's writer
+            taken = acknowledged(wire)
+            if taken is not None and not waiting and not unacknowledged(wire):
+                taken = None
+        elif waiting:
+            taken = (request.writer.output_size if request is not None else 0) - waiting
+        if taken is None:
+            self.sending.rest()
+            return False
+        return self.sending.is_slow(now, rate, patience.write, request or self, taken)
 
 
 def new_writer(connection: Connection, method: str) -> AnswerWriter:

@@ -107,6 +107,7 @@ class Endpoint:
         "is_guarded",
         "last",
         "max_body",
+        "min_send_rate",
         "quiet",
         "template",
         "timeout",
@@ -125,6 +126,7 @@ class Endpoint:
         cross_origin: bool = False,
         is_guarded: bool = False,
         max_body: int | None = None,
+        min_send_rate: int | None = None,
     ) -> None:
         self.template = template
         self.answer = answer
@@ -144,6 +146,8 @@ class Endpoint:
         """Whether it serves a method that changes something: its requests' origin is checked."""
         self.max_body = max_body
         """How many bytes a request's body may have; 0: any, None: as the server says."""
+        self.min_send_rate = min_send_rate
+        """How many bytes a second a client has to take of its answer; None: as the server says."""
         self.exchanges: dict[tuple[str, int], _Exchange] = {}
         self.last: _Exchange | None = None
         """The one of the last request, which is most often the next one's, too."""
@@ -271,6 +275,7 @@ class HTTPDoor:
                         return response
                 endpoint, request.path_parameters = self._router.match(request.method, path)
                 connection.cancellable = endpoint.cancellable
+                connection.rate = endpoint.min_send_rate
                 request.is_builtin = endpoint.builtin
                 if request.content is not EMPTY_PAYLOAD:
                     connection.limit_body(endpoint.max_body)

@@ -93,6 +93,7 @@ def _endpoint(service: Servable, route: Route) -> Endpoint:
         cross_origin=options.cross_origin,
         is_guarded=route.method not in SAFE_METHODS,
         max_body=options.max_body_bytes,
+        min_send_rate=options.min_send_rate,
     )
 
 

@@ -84,6 +84,7 @@ class Port:
             settings.read_timeout.total_seconds(),
             settings.write_timeout.total_seconds(),
             settings.idle_timeout.total_seconds(),
+            settings.min_send_rate,
         )
         watching = self.door.watch(self._server, patience)
         self._watch = asyncio.create_task(watching, name="gizmopy-connections")

@@ -35,6 +35,8 @@ class Options:
     ``unsafe_path`` lets path parameters hold dot segments (``..``), NUL, and a slash at the
     beginning, which are 400 otherwise: such a value, joined to the path of a folder, names any
     file.
+    ``min_send_rate`` is how many bytes of the answer a client has to take each second while some
+    wait to be sent (None: as GIZMO_MIN_SEND_RATE says, 0: any).
     """
 
     timeout: float | None = None
@@ -42,6 +44,7 @@ class Options:
     cross_origin: bool = False
     max_body_bytes: int | None = None
     unsafe_path: bool = False
+    min_send_rate: int | None = None
 
 
 class RouteOptions(TypedDict, total=False):
@@ -52,6 +55,7 @@ class RouteOptions(TypedDict, total=False):
     cross_origin: bool
     max_body_bytes: int | None
     unsafe_path: bool
+    min_send_rate: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +177,11 @@ def _check(method: str, path: str, function: Endpoint, options: Options) -> None
     if options.timeout is not None and not 0 <= options.timeout < math.inf:
         reason = f"timeout={options.timeout!r} is no number of seconds; use 0 for no limit"
         raise DeclarationError(function, reason)
-    if options.max_body_bytes is not None and options.max_body_bytes < 0:
-        reason = f"max_body_bytes={options.max_body_bytes!r} is no size; use 0 for no limit"
-        raise DeclarationError(function, reason)
+    for name in ("max_body_bytes", "min_send_rate"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            reason = f"{name}={value!r} is less than nothing; use 0 for no limit"
+            raise DeclarationError(function, reason)
     if method not in METHODS:
         reason = f"{method!r} is no HTTP method; use one of: {', '.join(METHODS)}"
         raise DeclarationError(function, reason)

@@ -28,6 +28,7 @@ def test_defaults() -> None:
         "http_access_log": "",
         "max_header_bytes": 65536,
         "max_body_bytes": 1_048_576,
+        "min_send_rate": 2048,
         "read_timeout": timedelta(seconds=10),
         "idle_timeout": timedelta(seconds=120),
         "publish_linger": timedelta(0),

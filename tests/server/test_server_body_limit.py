@@ -212,13 +212,15 @@ async def test_a_body_that_nothing_reads_does_not_make_an_error() -> None:
         assert await client.rest() == b""
 
 
-def test_a_limit_below_zero_is_a_mistake() -> None:
+@pytest.mark.parametrize("name", ["max_body_bytes", "min_send_rate"])
+def test_a_limit_below_zero_is_a_mistake(name: Any) -> None:
     """It is told at start."""
+    options: Any = {name: -1}
 
     class Wrong(Service):
-        @put("/x", max_body_bytes=-1)
+        @put("/x", **options)
         async def x(self) -> None:
             pass
 
-    with pytest.raises(DeclarationError, match="max_body_bytes=-1"):
+    with pytest.raises(DeclarationError, match=f"{name}=-1"):
         collect_routes(Wrong(Settings()))
