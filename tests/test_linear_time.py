@@ -42,7 +42,7 @@ from gizmopy.pubsub.memory import open_driver
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import revived
 from gizmopy.server.deadlines import callers_timeout
-from gizmopy.server.framing import _SIZE, _TRAILER
+from gizmopy.server.framing import _PLAIN, _SIZE, _TRAILER
 from gizmopy.server.http import _path
 from gizmopy.server.listening import is_loopback
 from gizmopy.server.probes import _asks_for_json
@@ -157,6 +157,9 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.server.deadlines:_GRPC_DURATION": Pattern("fullmatch", pumps("1", "1S", "S")),
     "gizmopy.server.debug:_libraries": Pattern(
         lambda text: re.match(r"[\w.-]+", text), pumps("a", "a-", ".")
+    ),
+    "gizmopy.server.framing:_PLAIN": Pattern(
+        lambda text: _PLAIN(text.encode()), pumps("a", "0", tails=("", "\r\n", "\r"))
     ),
     "gizmopy.server.framing:_SIZE": Pattern(
         lambda text: _SIZE(text.encode()),

@@ -33,6 +33,7 @@ _MAX_TRAILERS = 16 * 1024
 _MAX_LENGTH_DIGITS = 18
 """The number of digits that a Content-Length may have: the parser takes 2**64 - 1 for none."""
 
+_PLAIN = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\r\n]*)?\r\n").fullmatch
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00\r\n]*\r\n").fullmatch
 _LAST = b"0\r\n\r\n"
@@ -62,32 +63,52 @@ class Chunks:
         of a chunk has more than 1 KiB, the lines have 16 KiB more than their chunks justify, or the
         trailer fields have more than 16 KiB.
         """
-        at, end, kept = start, len(data), []
+        at, end, run, kept = start, len(data), start, []
         while at < end:
             if self._left:
-                size = min(self._left, end - at)
-                kept.append(data[at : at + size])
-                self._left -= size
-                at += size
-                continue
-            begin, at = at, data.find(b"\n", at) + 1 or end
-            if len(self._line) + at - begin > _MAX_CHUNK_LINE and not self._in_trailers:
-                raise BadHttpMessage("the line of a chunk is too long")
-            if self._in_trailers:
-                self._count_trailer(at - begin)
-            line = self._line + data[begin:at]
-            if not line.endswith(b"\n"):
-                self._line = line
-                break
-            self._line = b""
-            if not self._in_trailers:
-                kept.append(self._size(line))
-            elif line == b"\r\n":
-                kept.append(_LAST)
-                return b"".join(kept), at, True
+                step = min(self._left, end - at)
+                self._left -= step
+                at += step
+            elif at_plain := self._plain(data, at):
+                at = at_plain
             else:
-                self._check_trailer(line)
-        return b"".join(kept), at, False
+                kept.append(data[run:at])
+                run = at = data.find(b"\n", begin := at) + 1 or end
+                line, is_all = self._take_line(data[begin:at])
+                kept.append(line)
+                if is_all:
+                    return b"".join(kept), at, True
+        kept.append(data[run:at])
+        return kept[0] if len(kept) == 1 else b"".join(kept), at, False
+
+    def _plain(self, data: bytes, at: int) -> int:
+        """Return where the line ends that has a size and nothing else; 0: there is another one."""
+        match = None if self._line or self._in_trailers else _PLAIN(data, at)
+        size = 0 if match is None else int(match[1], 16)
+        if match is None or not size:
+            return 0
+        if self._excess:  # such a line only makes it less
+            self._excess = max(self._excess - _FREE_PER_BYTE * size, 0)
+        self._left = size + 2
+        return match.end()
+
+    def _take_line(self, piece: bytes) -> tuple[bytes, bool]:
+        """Return what the parser gets of a line that ends with ``piece``, if it is the last one."""
+        if self._in_trailers:
+            self._count_trailer(len(piece))
+        elif len(self._line) + len(piece) > _MAX_CHUNK_LINE:
+            raise BadHttpMessage("the line of a chunk is too long")
+        line = self._line + piece
+        if not line.endswith(b"\n"):
+            self._line = line
+            return b"", False
+        self._line = b""
+        if not self._in_trailers:
+            return self._size(line), False
+        if line == b"\r\n":
+            return _LAST, True
+        self._check_trailer(line)
+        return b"", False
 
     def _size(self, line: bytes) -> bytes:
         """Begin the chunk that ``line`` announces; return the line without extensions."""
