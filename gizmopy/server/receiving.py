@@ -167,6 +167,8 @@ class Receiver(web.RequestHandler):
                 limits.end(self._messages[0][0])
         except HttpProcessingError as error:
             self._refuse(error)
+        except ValueError as error:  # aiohttp's parser in Python, for a number of 5,000 digits
+            self._refuse(BadHttpMessage(str(error)))
         return end or size
 
     def _feed_head(self, piece: bytes, *, is_whole: bool) -> bool:
