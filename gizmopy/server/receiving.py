@@ -167,8 +167,6 @@ class Receiver(web.RequestHandler):
                 limits.end(self._messages[0][0])
         except HttpProcessingError as error:
             self._refuse(error)
-        except ValueError as error:  # aiohttp's parser in Python, for a number of 5,000 digits
-            self._refuse(BadHttpMessage(str(error)))
         return end or size
 
     def _feed_head(self, piece: bytes, *, is_whole: bool) -> bool:
@@ -179,7 +177,10 @@ class Receiver(web.RequestHandler):
         parser = self._parser
         assert parser is not None
         parser.message_consumed()
-        messages, self._upgraded, _ = parser.feed_data(piece)
+        try:
+            messages, self._upgraded, _ = parser.feed_data(piece)
+        except ValueError as error:  # aiohttp's parser in Python, for a number of 5,000 digits
+            raise BadHttpMessage("a number in the head is wrong") from error
         if not messages:
             return False  # a part of a head, or empty lines before one
         if not is_whole or len(messages) > 1:
@@ -198,7 +199,8 @@ class Receiver(web.RequestHandler):
         ):
             self.framing.begin_body(message, payload)
             self.max_body = 0
-            if message.chunked or message.compression:  # else its length says all
+            # Of a body that is sent as it is the length says all.
+            if payload is not EMPTY_PAYLOAD and (message.chunked or message.compression):
                 payload.__class__ = BodyReader
         self._messages.append(messages[0])
         return True

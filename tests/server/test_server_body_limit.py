@@ -204,6 +204,17 @@ async def test_a_body_that_is_too_large_is_not_waited_for() -> None:
                 assert await client.rest() == b""
 
 
+@pytest.mark.parametrize("lines", [("Content-Encoding: gzip",), ("Content-Encoding: deflate",)])
+async def test_an_empty_body_may_be_compressed(lines: tuple[str, ...]) -> None:
+    """A length of 0 is no body to unpack, and the connection goes on."""
+    async with desk() as served, talk(served.url) as client:
+        for _ in range(2):
+            client.send(request("PUT", "/limited/read", b"", *lines))
+            assert (await client.answer()).body == b"0"
+            client.send(request("GET", "/hello", b"", *lines))
+            assert (await client.answer()).body == b'"hello"'
+
+
 async def test_a_body_that_nothing_reads_does_not_make_an_error() -> None:
     """The handler's answer is sent, and the connection ends: the body is not read to its end."""
     async with desk() as served, talk(served.url) as client:
