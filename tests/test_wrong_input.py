@@ -99,7 +99,7 @@ def errors_of(kind: Any, value: Any) -> ValidationError:
     return caught.value
 
 
-@pytest.mark.parametrize(("kind", "value"), WRONG, ids=str)
+@pytest.mark.parametrize(("kind", "value"), WRONG)
 def test_no_message_quotes_the_value(kind: Any, value: Any) -> None:
     """Neither a problem of HTTP does, nor what is said of a message."""
     error = errors_of(kind, value)
