@@ -239,6 +239,24 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_MAX_CONCURRENT_REQUESTS",
         description="How many requests are served at a time; more are answered 503; 0: no limit.",
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        validation_alias="GIZMO_MAX_CONNECTIONS",
+        description="How many connections are open at a time; unset: as file descriptors allow.",
+    )
+    max_requests_per_connection: int = Field(
+        default=0,
+        ge=0,
+        validation_alias="GIZMO_MAX_REQUESTS_PER_CONNECTION",
+        description="How many requests a connection serves before it closes; 0: no limit.",
+    )
+    max_connection_age: Duration = Field(
+        default=timedelta(0),
+        ge=timedelta(0),
+        validation_alias="GIZMO_MAX_CONNECTION_AGE",
+        description="How old a connection gets before it closes with an answer; 0s: no limit.",
+    )
     read_timeout: Duration = Field(
         default=timedelta(seconds=10),
         gt=timedelta(0),

@@ -29,21 +29,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, _ErrInfo
 
-from gizmopy.server.head_limits import MAX_FIELDS, MAX_LINE
 from gizmopy.server.receiving import Receiver
 from gizmopy.server.send_rate import SendRate, acknowledged, unacknowledged
 from gizmopy.server.writing import AnswerWriter
 from gizmopy.web import Problem, Request
+
+if TYPE_CHECKING:
+    from gizmopy.server.protocol_factory import Server
 
 _SLOWEST_BODY = 1024
 """How many bytes of a body have to come each second, once the time to read it is over."""
@@ -106,8 +106,12 @@ class Connection(Receiver):
         "clogged",
         "cut",
         "door",
+        "is_counted",
+        "is_last",
+        "lifetime",
         "peer",
         "prepared",
+        "quiet",
         "rate",
         "request",
         "sending",
@@ -124,6 +128,13 @@ class Connection(Receiver):
         """The address of the other end; empty for a unix socket."""
         self.clogged = False
         """Whether the other end reads more slowly than answers are written."""
+        self.quiet = server.silent
+        """The connections without a request under way among which it is."""
+        self.is_counted = True
+        """Whether it counts as one of the port's connections."""
+        self.lifetime = server.turnover.begin() if server.turnover else None
+        self.is_last = False
+        """Whether the connection ends with the request at hand."""
         self.began = 0.0
         """When the request at hand began (``time.monotonic()``)."""
         self.request: ServedRequest | None = None
@@ -151,6 +162,7 @@ class Connection(Receiver):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Cancel the request at hand where nobody else needs what it does."""
         self.wire = None
+        self.dismiss()
         if self.leaving is not None:
             self.leaving.cancel()
         super().connection_lost(exc)
@@ -165,6 +177,8 @@ class Connection(Receiver):
         if self.task is not None or not self._messages or self.transport is None:
             return
         self.heard = False
+        self.quiet.pop(self, None)
+        self.served += 1
         message, payload = self._messages.popleft()
         serving = self._serve(message, payload)
         # Not at once, though Python 3.12 could: requests that come together are answered together,
@@ -215,6 +229,8 @@ class Connection(Receiver):
             writer = new_writer(self, message.method)
             request = self.server.make_request(message, payload, self, writer, task)
             self._current_request = self.request = request
+            if self.lifetime is not None and self.lifetime.is_over(self.served):
+                self.is_last, request.is_plain = True, False
             if refuse is None:
                 answer = await self.door.handle(request)
                 request._finish()
@@ -232,6 +248,9 @@ class Connection(Receiver):
         finally:
             self.task = self.request = self._current_request = self._task_handler = None
             self.since = 0.0
+            if self.is_counted:
+                self.quiet = self.server.idle
+                self.quiet[self] = None
             self._go_on(keep_alive)
 
     def limit_body(self, limit: int | None) -> None:
@@ -301,6 +320,29 @@ class Connection(Receiver):
         else:
             self.force_close()
 
+    def expire(self) -> None:
+        """Close it, as no request comes; the second time at once.
+
+        With TLS, closing waits for the client's own goodbye, for half a minute.
+        """
+        if self.transport is None:
+            self.abort()
+        else:
+            self.force_close()
+
+    def abort(self) -> None:
+        """Close it at once, whatever is on its way."""
+        self.dismiss()
+        if self.wire is not None:
+            self.wire.abort()
+
+    def dismiss(self) -> None:
+        """Count it no more."""
+        self.quiet.pop(self, None)
+        if self.is_counted:
+            self.is_counted = False
+            self.server.count -= 1
+
     def close(self) -> None:
         """Close after the request at hand, or at once where there is none."""
         self.is_ready = False
@@ -330,7 +372,7 @@ class Connection(Receiver):
         if self.leaving is not None:
             pass  # it has a second anyway
         elif self.task is None:
-            limit = patience.read if self.heard else patience.idle
+            limit = patience.read if self.heard or not self.served else patience.idle
             if not self.since:
                 self.since = now
             elif now - self.since > limit:
@@ -450,71 +492,3 @@ class ServedRequest(Request):
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         self.connection.door.prepare(self, response)
-
-
-class Server(web.Server):
-    """Make a connection of ours for each that is accepted: a protocol factory for the loop."""
-
-    def __init__(
-        self,
-        door: Door,
-        *,
-        client_max_size: int,
-        max_head: int,
-        make_connection: Callable[..., Connection] = Connection,
-        **options: Any,
-    ) -> None:
-        super().__init__(door.handle)
-        self._door = door
-        self._make_connection = make_connection
-        self._event_loop = asyncio.get_running_loop()
-        self._options = options
-        self.max_head = max_head
-        """The most bytes of a request's head."""
-        self.context = copy_context()
-        """What requests' contexts are copies of."""
-        self.client_max_size = client_max_size
-
-    def __call__(self) -> Connection:
-        """Return the protocol of a new connection."""
-        return self._make_connection(
-            self,
-            self._door,
-            loop=self._event_loop,
-            access_log=None,
-            max_line_size=min(MAX_LINE, self.max_head),
-            max_field_size=min(MAX_LINE, self.max_head),
-            max_headers=MAX_FIELDS,
-            keepalive_timeout=0,  # see Patience
-            **self._options,
-        )
-
-    def open(self) -> list[Connection]:
-        """Return every connection there is."""
-        return [each for each in self.connections if isinstance(each, Connection)]
-
-    def make_request(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: Connection,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> ServedRequest:
-        """Return the request that ``message`` and ``payload`` are."""
-        request = ServedRequest(
-            message,
-            payload,
-            protocol,
-            writer,
-            task,
-            self._event_loop,
-            client_max_size=self.client_max_size,
-        )
-        request.connection = protocol
-        request.is_plain = (
-            message.version is HttpVersion11
-            and not (message.should_close or message.upgrade)
-            and message.method != "HEAD"
-        )
-        return request

@@ -32,8 +32,9 @@ from gizmopy.observe.context import carried, deadline, new_id, request_id
 from gizmopy.observe.metrics import HistogramCell, Metrics
 from gizmopy.observe.trace import trace_context
 from gizmopy.server.browsers import Browsers
-from gizmopy.server.connection import Connection, Patience, ServedRequest, Server, Written
+from gizmopy.server.connection import Connection, Patience, ServedRequest, Written
 from gizmopy.server.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlines, callers_timeout
+from gizmopy.server.protocol_factory import Server
 from gizmopy.server.proxies import Proxies
 from gizmopy.server.writing import check_head, reset
 from gizmopy.untrusted import cut
@@ -421,7 +422,8 @@ class HTTPDoor:
         self._browsers.transport.decorate(request, response)
         if self._cors is not None and not request.is_builtin:
             self._cors.decorate(request, response)
-        if self._is_draining and not isinstance(response, web.WebSocketResponse):
+        ends = self._is_draining or connection.is_last
+        if ends and not isinstance(response, web.WebSocketResponse):
             close_after(response)
 
     def refuse(
@@ -571,7 +573,7 @@ class HTTPDoor:
     def _lose_patience(self, connection: Connection, overdue: str) -> None:
         match overdue:
             case "idle":
-                connection.force_close()
+                connection.expire()
             case "head":
                 connection.refuse_late()
             case "body":

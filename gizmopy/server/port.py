@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
@@ -14,19 +13,18 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gizmopy.config import Settings
-from gizmopy.server.connection import Connection, Patience, Server
+from gizmopy.server.accepting import Acceptor
+from gizmopy.server.connection import Connection, Patience
+from gizmopy.server.descriptors import max_connections
 from gizmopy.server.http import HTTPDoor
-from gizmopy.server.listening import accept_all, admit_no_more, bind, refused, url_of
+from gizmopy.server.listening import admit_no_more, bind, refused, url_of
+from gizmopy.server.protocol_factory import Server
+from gizmopy.server.shedding import Shedding
+from gizmopy.server.turnover import Turnover
 from gizmopy.web import Problem
 
-logger = logging.getLogger(__name__)
-
 _BACKLOG = 1024
-_ACCEPTED_AT_ONCE = 32
-"""How many connections are accepted in one turn of the loop.
-
-asyncio's loop tries as many even where there are no more file descriptors, and logs each failure.
-"""
+"""How many connections the kernel holds until they are accepted."""
 _LOOK_SECONDS = 0.01
 _CLOSE_SECONDS = 0.1
 """How long a connection that nothing is under way on may take to close."""
@@ -41,6 +39,7 @@ _LINGER_SECONDS = 0.1
 class Port:
     """Listen for ``door`` at an address; ``prefix`` is what its settings' names begin with.
 
+    ``limit`` is the number of its connections, by default what the settings say.
     ``make_connection`` returns the protocol of a connection, from what ``Connection`` takes.
     Making one takes the address, and raises StartError where it cannot be had; nothing is accepted
     before ``listen``.
@@ -52,8 +51,10 @@ class Port:
         address: str,
         number: int,
         settings: Settings,
+        shedding: Shedding,
         *,
         prefix: str = "HTTP",
+        limit: int | None = None,
         make_connection: Callable[..., Connection] = Connection,
     ) -> None:
         self.door = door
@@ -62,21 +63,25 @@ class Port:
         self._address = (address, number, prefix)
         self._settings = settings
         self._make_connection = make_connection
-        self._tls: ssl.SSLContext | None = None
+        self._shedding = shedding
+        self._limit = limit
         self._listener = bind(address, number, prefix=prefix)
 
     async def listen(self, tls: ssl.SSLContext | None) -> None:
         """Accept connections. Raises StartError where another process got there first."""
-        settings, self._tls = self._settings, tls
+        settings = self._settings
         self._server = Server(
             self.door,
             client_max_size=settings.max_body_bytes,
             max_head=settings.max_header_bytes,
             make_connection=self._make_connection,
+            turnover=Turnover(
+                settings.max_requests_per_connection, settings.max_connection_age.total_seconds()
+            ),
             logger=ProtocolLogger(),
         )
         try:
-            self._accepting = await self._accept()
+            self._listener.listen(_BACKLOG)
         except OSError as error:  # another daemon has bound it too, and listens already
             address, number, prefix = self._address
             raise refused(error, address, number, prefix=prefix) from error
@@ -86,25 +91,18 @@ class Port:
             settings.idle_timeout.total_seconds(),
             settings.min_send_rate,
         )
+        self._acceptor = Acceptor(
+            self._listener,
+            self._server,
+            limit=self._limit or settings.max_connections or max_connections(),
+            limit_name="of the admin port" if self._limit else "GIZMO_MAX_CONNECTIONS",
+            shedding=self._shedding,
+            tls=tls,
+            handshake_seconds=patience.read,
+        )
         watching = self.door.watch(self._server, patience)
         self._watch = asyncio.create_task(watching, name="gizmopy-connections")
         self.url = url_of(self._listener, "http" if tls is None else "https")
-
-    async def _accept(self) -> asyncio.Server:
-        loop, listener = asyncio.get_running_loop(), self._listener
-        create = (
-            loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-        )
-        handshake = self._settings.read_timeout.total_seconds() if self._tls else None
-        accepting = await create(
-            self._server,
-            sock=listener,
-            backlog=_ACCEPTED_AT_ONCE,
-            ssl=self._tls,
-            ssl_handshake_timeout=handshake,
-        )
-        listener.listen(_BACKLOG)  # of connections that the kernel holds until they are accepted
-        return accepting
 
     def connection_states(self) -> Iterator[str]:
         """Yield for each connection whether it is ``active``, ``idle``, or a ``websocket``."""
@@ -117,36 +115,17 @@ class Port:
     async def stop_listening(self) -> None:
         """Close the listener, but serve the connections that are made already.
 
-        Closing resets those that wait in the kernel, or between asyncio's accepting them and making
-        their transport, and a client may have sent its request on them. So the loop stops accepting
-        first, what has been accepted is finished, what waits is taken over, and what lies in every
-        connection's buffer is given a moment to be read.
+        Closing resets those that wait in the kernel, and a client may have sent its request on
+        them. So what waits is accepted first, and what lies in every connection's buffer is given a
+        moment to be read.
         """
-        loop = asyncio.get_running_loop()
         admit_no_more(self._listener)
         await asyncio.sleep(_HANDSHAKE_SECONDS)
-        loop.remove_reader(self._listener)  # asyncio's; uvloop makes transports at once
-        for _ in range(3):
-            await asyncio.sleep(0)
-        late = list(accept_all(self._listener))
-        self._accepting.close()
-        handshakes = [asyncio.create_task(self._take_over(connection)) for connection in late]
+        self._acceptor.stop()
+        self._acceptor.take_over()
+        self._listener.close()
         await asyncio.sleep(_LINGER_SECONDS)
-        if handshakes:
-            _, pending = await asyncio.wait(handshakes, timeout=_TAKE_OVER_SECONDS)
-            for handshake in pending:
-                handshake.cancel()
-            await asyncio.gather(*handshakes, return_exceptions=True)
-
-    async def _take_over(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        limit = self._settings.read_timeout.total_seconds() if self._tls else None
-        try:
-            await loop.connect_accepted_socket(
-                self._server, connection, ssl=self._tls, ssl_handshake_timeout=limit
-            )
-        except OSError as error:  # its client is gone, or speaks no TLS
-            logger.debug("a connection was lost while the listener closed: %s", error)
+        await self._acceptor.finish_handshakes(_TAKE_OVER_SECONDS)
 
     def close_idle(self) -> None:
         """Close every connection that no request is under way on."""
@@ -166,8 +145,9 @@ class Port:
             return
         self._watch.cancel()
         await asyncio.wait((self._watch,))
-        self._accepting.close()
+        self._acceptor.stop()
         self._listener.close()
+        await self._acceptor.finish_handshakes(0)
         await self._server.shutdown(_CLOSE_SECONDS)
         self.door.close()
 

@@ -9,7 +9,8 @@ from time import monotonic
 from typing import Any
 
 from gizmopy.config import Settings
-from gizmopy.server.connection import Connection, Door, Patience, Server
+from gizmopy.server.connection import Connection, Door, Patience
+from gizmopy.server.protocol_factory import Server
 from gizmopy.server.proxies import Proxies
 from gizmopy.server.proxy_protocol import BadProxyHeader, read_header
 from gizmopy.untrusted import escape

@@ -52,6 +52,7 @@ class Receiver(web.RequestHandler):
         "leaving",
         "limits",
         "max_body",
+        "served",
         "since",
         "task",
         "unread",
@@ -74,6 +75,8 @@ class Receiver(web.RequestHandler):
         """Whether something came that is no whole request yet."""
         self.since = 0.0
         """Since when it has been seen between two requests as it is now; 0: not yet."""
+        self.served = 0
+        """The number of requests that it was served."""
         self.task: asyncio.Task[Any] | None = None
         """What serves the request at hand."""
         self.leaving: asyncio.TimerHandle | None = None
@@ -122,7 +125,9 @@ class Receiver(web.RequestHandler):
             if self._messages:
                 self._serve_next()
             elif not self.heard:
-                self.heard, self.since = True, 0.0
+                self.heard = True
+                if self.served:  # else the time to read runs since it was accepted
+                    self.since = 0.0
 
     def _hold(self, data: bytes, at: int) -> None:
         """Keep what has come of the requests after the one at hand."""

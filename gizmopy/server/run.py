@@ -18,6 +18,7 @@ from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
 from gizmopy.observe.uncaught import logging_uncaught
 from gizmopy.server.budget import Budget
+from gizmopy.server.descriptors import raise_limit
 from gizmopy.server.last_resort import LastResort
 from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
@@ -82,6 +83,7 @@ def _logging(settings: Settings) -> Iterator[None]:
 def _run(service: type[Servable], loaded: Loaded[Settings], signals: Signals) -> int:
     """Run with logging set up; whatever ends the daemon is logged here, once."""
 
+    raise_limit()
     settings = loaded.settings
 
     async def main(last_resort: LastResort) -> int:

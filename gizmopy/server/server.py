@@ -41,6 +41,7 @@ from gizmopy.server.balancers import Balancers
 from gizmopy.server.browsers import Browsers, browsers_of
 from gizmopy.server.budget import CANCEL_SECONDS, CLEANUP_SECONDS, HURRIED_SECONDS, Budget
 from gizmopy.server.debug_guard import DebugGuard, is_served
+from gizmopy.server.descriptors import ADMIN_CONNECTIONS
 from gizmopy.server.health import (
     Health,
     collect_health_checks,
@@ -53,6 +54,7 @@ from gizmopy.server.probes import probe_endpoints
 from gizmopy.server.proxied import connections_of
 from gizmopy.server.proxies import Proxies
 from gizmopy.server.servable import Servable
+from gizmopy.server.shedding import Shedding
 from gizmopy.server.signals import Stop
 from gizmopy.server.stalls import StallWatch
 from gizmopy.server.tls import Certificate
@@ -331,12 +333,21 @@ class SimpleServer:
     async def _take_ports(self, lifetime: AsyncExitStack) -> None:
         """Take the addresses first: another process that has one is found out before all else."""
         settings = self.settings
-        main = (self._door, settings.http_addr, settings.http_port, settings)
+        shedding = Shedding(self.metrics)
+        main = (self._door, settings.http_addr, settings.http_port, settings, shedding)
         self._ports = [Port(*main, make_connection=connections_of(settings))]
         lifetime.push_async_callback(self._ports[0].close)
         if self._admin_door is not None and settings.admin_port is not None:
             address = (settings.admin_addr, settings.admin_port)
-            self._ports.append(Port(self._admin_door, *address, settings, prefix="GIZMO_ADMIN"))
+            admin = Port(
+                self._admin_door,
+                *address,
+                settings,
+                shedding,
+                prefix="GIZMO_ADMIN",
+                limit=ADMIN_CONNECTIONS,
+            )
+            self._ports.append(admin)
             lifetime.push_async_callback(self._ports[1].close)
 
     async def _open_instruments(self, lifetime: AsyncExitStack) -> None:
