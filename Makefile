@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.run-installed
 DEV := $(VENV)/.dev-installed
 LOCK := requirements/dev.txt
+WORKERS ?= 4
 UV := $(VENV)-lock/bin/uv
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -18,8 +19,10 @@ help:  ## Print the targets
 run: $(RUN)  ## Start the example daemon on 127.0.0.1:8080 (HTTP_PORT=9000 make run)
 	@GIZMO_DEBUG=$${GIZMO_DEBUG:-true} exec $(BIN)/gizmopy run examples.cats.service:Cats
 
-test: $(DEV)  ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+# Most tests wait for a broker, a process or a timer: more workers than cores. Each file stays with one worker, so
+# that its fixtures, such as a Kafka cluster, are made once.
+test: $(DEV)  ## Run the tests side by side (ARGS='-k drain -x'; WORKERS=0: one after the other)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(DEV)  ## Lint, check formatting, types and import contracts
 	$(BIN)/ruff check .
