@@ -11,6 +11,7 @@ from urllib.parse import quote, quote_plus, unquote
 from pydantic import BaseModel
 
 from gizmopy.config.masking import SECRET_TYPES, is_secret_field, is_secret_name, secrets_in
+from gizmopy.config.showing import CHOICES, choices, is_marked_field
 from gizmopy.untrusted import escape
 
 _MIN_CHARACTERS = 6
@@ -22,7 +23,8 @@ def known_secrets(settings: BaseModel | str) -> tuple[str, ...]:
     """Return the secrets in settings or in a URL, the longest first: of at least six characters.
 
     These are values typed as secrets or named like one, logins in URLs, and each line of a secret
-    of several lines, as they are and as ``repr``, JSON, a URL and a log line spell them.
+    of several lines, as they are and as ``repr``, JSON, a URL and a log line spell them. A field
+    that is marked is no secret for its name (``TLS_KEY`` is a path), and neither is a choice.
     """
     found = {
         spelled
@@ -39,8 +41,13 @@ def _secrets(value: Any, *, secret: bool) -> Iterator[str]:
     elif isinstance(value, BaseModel):
         fields = type(value).model_fields
         for name, item in value:
-            hidden = is_secret_field(name, fields[name]) if name in fields else is_secret_name(name)
-            yield from _secrets(item, secret=secret or hidden)
+            if name not in fields:
+                yield from _secrets(item, secret=secret or is_secret_name(name))
+            elif isinstance(item, CHOICES) or item in choices(fields[name].annotation):
+                continue  # masked in every line, auth="required" would hide a word of many
+            else:
+                hidden = secret or is_secret_field(name, fields[name])
+                yield from _secrets(item, secret=hidden and not is_marked_field(type(value), name))
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for each in dataclasses.fields(value):
             hidden = is_secret_name(each.name)

@@ -47,11 +47,11 @@ from gizmopy.untrusted import MAX_CHARACTERS, cut
 MISSING = object()
 """The default of a field that has none, or none that can be known ahead."""
 
-_CHOICES = (bool, Enum, timedelta)
+CHOICES = (bool, Enum, timedelta)
 """Types with so few values, or so plain ones, that no secret has them."""
 _NUMBERS = (int, float, complex, Decimal, Fraction, date, time)
 _ADDRESSES = (IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface)
-_SHOWN_TYPES = (*_CHOICES, *_NUMBERS, *_ADDRESSES)
+_SHOWN_TYPES = (*CHOICES, *_NUMBERS, *_ADDRESSES)
 
 _HOST_NAMES = frozenset(
     (
@@ -188,6 +188,15 @@ def members(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
+def choices(annotation: Any) -> list[Any]:
+    """Return the values that a Literal in ``annotation`` names."""
+    found: list[Any] = []
+    for member in members(annotation):
+        if get_origin(member) is Literal:
+            found += get_args(member)
+    return found
+
+
 def url_parts(text: str) -> tuple[str, str] | None:
     """Return scheme and hosts of a URL, and None of what is none, or cannot be one for sure.
 
@@ -245,9 +254,9 @@ def _leaf(value: Any, annotation: Any, view: View) -> Any:
     if isinstance(value, Enum):
         choice = value.value
         return choice if isinstance(choice, (bool, int, float)) else str(choice)
-    if isinstance(value, _CHOICES):
+    if isinstance(value, CHOICES):
         return _plain(value)
-    if value in _choices(annotation):
+    if value in choices(annotation):
         return value
     if view.secret and not view.marked:
         return _hide(value, view)
@@ -285,14 +294,6 @@ def _url(text: str, view: View) -> str:
 
 def _names_host(path: tuple[str, ...]) -> bool:
     return bool(path) and path[-1].lower().rpartition("_")[2] in _HOST_NAMES
-
-
-def _choices(annotation: Any) -> list[Any]:
-    found: list[Any] = []
-    for member in members(annotation):
-        if get_origin(member) is Literal:
-            found += get_args(member)
-    return found
 
 
 def _of_structure(value: Any, annotation: Any, view: View) -> Any:
@@ -365,7 +366,7 @@ def _of_mapping(value: Mapping[Any, Any], annotation: Any, view: View) -> Any:
 
 
 def _key_is_shown(key: Any, key_type: Any) -> bool:
-    return is_marked(key_type) or isinstance(key, _SHOWN_TYPES) or key in _choices(key_type)
+    return is_marked(key_type) or isinstance(key, _SHOWN_TYPES) or key in choices(key_type)
 
 
 def _mapping_types(annotation: Any) -> tuple[Any, Any]:

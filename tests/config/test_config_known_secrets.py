@@ -8,13 +8,16 @@ import logging
 import os
 import subprocess
 import sys
+from datetime import timedelta
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import pytest
 from pydantic import BaseModel, Field, SecretBytes, SecretStr
 
+from gizmopy import Shown
 from gizmopy.config import Settings, load, report
 from gizmopy.config.known_secrets import known_secrets
 from gizmopy.config.showing import show_model
@@ -58,6 +61,33 @@ def test_what_counts_as_a_secret() -> None:
     assert {"hunter-9-and-more", "123456", "hunter%2D8"} <= set(found)
     assert not {"good morning", "short", "cat", ""} & set(found)
     assert list(found) == sorted(found, key=len, reverse=True)
+
+
+class Access(Enum):
+    ALL = "everyone"
+
+
+class OrdinarySettings(Settings):
+    auth: Literal["required", "optional"] = "required"
+    bearer: Access = Access.ALL
+    login_token: timedelta = timedelta(minutes=5)
+    signing_key: Annotated[str, Shown] = ""
+    webhook: Annotated[str, Shown] = ""
+    pin: Annotated[SecretStr, Shown] = SecretStr("")
+
+
+def test_what_counts_as_none() -> None:
+    """What is marked, and what has few values, stays readable in the log, whatever its name is."""
+    settings = OrdinarySettings(
+        tls_cert="/etc/cats/tls.pem",
+        tls_key="/etc/cats/tls.key",
+        signing_key="/etc/cats/signing.key",
+        webhook="https://cat:hunter-1@hooks.example.com/x",
+        pin=SecretStr("hunter-2"),
+    )
+    assert set(known_secrets(settings)) == {
+        *("hunter-1", "hunter-2", "cat:hunter-1", "cat%3Ahunter-1", "cat%253Ahunter-1"),
+    }
 
 
 @pytest.mark.parametrize("log_json", [True, False])
