@@ -38,8 +38,11 @@ def _names_code(annotation: Any) -> bool:
 
 
 def value_names_code(value: Any) -> bool:
-    """Return whether a URL of a broker has a parameter that names code."""
-    if not isinstance(value, str) or "://" not in value:
+    """Return whether a URL of a broker has a parameter that names code.
+
+    Any text with one counts: ``urlsplit`` takes ``kafka:?…``, too, and drops line ends.
+    """
+    if not isinstance(value, str):
         return False
     try:
         given = parse_qsl(urlsplit(value).query, keep_blank_values=True)

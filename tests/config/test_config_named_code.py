@@ -54,6 +54,15 @@ def test_dotenv_names_no_code(name: str, tmp_path: Path) -> None:
     assert (problem.name, problem.source) == (name, str(file))
 
 
+@pytest.mark.parametrize("start", ["kafka:?", "kafka:/?", r"kafka:\n//b1?", r"kafka:/\t/b1/t?"])
+def test_a_url_that_is_written_otherwise_names_no_code(start: str, tmp_path: Path) -> None:
+    """Whatever the driver takes as a URL is one in .env."""
+    file = tmp_path / ".env"
+    file.write_text(f'GIZMO_PUBSUB_URL="{start}sasl_token_provider=evil:run"\n')
+    with pytest.raises(ConfigError, match="names code"):
+        load(Settings, environ={}, dotenv=file)
+
+
 def test_a_file_that_dotenv_names_names_no_code(tmp_path: Path) -> None:
     """GIZMO_CONFIG in .env is no way around; the same file named by a flag may."""
     file, dotenv = tmp_path / "c.json", tmp_path / ".env"
