@@ -310,7 +310,8 @@ def _url(values: dict[str, str]) -> str:
     login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
     path = f"/{quote(topic, safe='')}" if topic else ""
     query = f"?{urlencode(values)}" if values else ""
-    return f"{SCHEME}://{login}{hosts}{path}{query}"
+    # Hosts from a query are decoded: a "?" in them would begin parameters that were not judged.
+    return f"{SCHEME}://{login}{quote(hosts, safe=':,[]')}{path}{query}"
 
 
 def _text(value: Any) -> str:

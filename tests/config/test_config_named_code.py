@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import BaseModel, Field, ImportString
 
 from gizmopy.config import Settings, load
 from gizmopy.config.marks import NamesCode
-from gizmopy.errors import ConfigError
+from gizmopy.errors import ConfigError, UsageError
+from gizmopy.pubsub.drivers import open_driver
 
 ROOT = Path(__file__).parents[2]
 REFUSED = "names code, and that is not taken from .env; set it in the environment, by a flag, or in"
@@ -61,6 +63,17 @@ def test_a_url_that_is_written_otherwise_names_no_code(start: str, tmp_path: Pat
     file.write_text(f'GIZMO_PUBSUB_URL="{start}sasl_token_provider=evil:run"\n')
     with pytest.raises(ConfigError, match="names code"):
         load(Settings, environ={}, dotenv=file)
+
+
+def test_hosts_in_the_query_are_no_query(tmp_path: Path) -> None:
+    """A parameter that is encoded in another one's value is not decoded to one of its own."""
+    file = tmp_path / ".env"
+    hidden = "b%3A1%3Fsasl_token_provider%3Devil%3Arun"
+    file.write_text(f"GIZMO_PUBSUB_URL='kafka://?broker_hosts={hidden}'\n")
+    url = load(Settings, environ={}, dotenv=file).settings.broker_url
+    assert urlsplit(url).query == ""
+    with pytest.raises(UsageError, match="host 1 is not host:port"):
+        open_driver(url)
 
 
 def test_a_file_that_dotenv_names_names_no_code(tmp_path: Path) -> None:
