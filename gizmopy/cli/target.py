@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from pathlib import Path
+from importlib.machinery import PathFinder
 
 from gizmopy.errors import StartError
 from gizmopy.server import Service
@@ -13,15 +13,14 @@ from gizmopy.server import Service
 def find_service(target: str) -> type[Service]:
     """Return the service class that ``target`` names, looking in the working directory first.
 
-    If it is there, the directory stays on the path of imports, else not.
+    If it is there, the directory is on the path of imports from then on, else not.
     Raises StartError where there is none, with what to write instead. An error inside the module
     itself is raised as it is, with its traceback: it is the module's to mend.
     """
     module_name, _, class_name = target.partition(":")
     if not (module_name and class_name) or module_name.startswith("."):
         raise StartError(f"{target!r} names no service; write it as module:Service")
-    here = "" in sys.path
-    if not here:
+    if "" not in sys.path and _is_here(module_name.partition(".")[0]):
         sys.path.insert(0, "")
     try:
         module = import_module(module_name)
@@ -32,8 +31,6 @@ def find_service(target: str) -> type[Service]:
             f"there is no module {error.name!r} here or among the installed packages; "
             "run from the folder that holds it, or install it"
         ) from error
-    if not here and not _is_here(module_name):
-        sys.path.remove("")  # nothing else is imported from there: a setting may name code
     service = getattr(module, class_name, None)
     if not (isinstance(service, type) and issubclass(service, Service)):
         services = [
@@ -46,8 +43,14 @@ def find_service(target: str) -> type[Service]:
     return service
 
 
-def _is_here(module_name: str) -> bool:
-    """Return whether a module that is imported, or the package that it is in, is in this folder."""
-    top = sys.modules[module_name.partition(".")[0]]
-    paths = [*getattr(top, "__path__", ())] or [getattr(top, "__file__", None) or ""]
-    return any(Path(path).resolve().parent == Path.cwd() for path in paths if path)
+def _is_here(package: str) -> bool:
+    """Return whether a package or module is in the working directory, and would be found there.
+
+    Nothing is imported for that: with the directory on the path, all that an installed service
+    imports would be looked for there first.
+    """
+    here = PathFinder.find_spec(package, [""])
+    if here is None or here.loader is not None:
+        return here is not None
+    elsewhere = PathFinder.find_spec(package)  # a folder of this name counts only without another
+    return elsewhere is None or elsewhere.loader is None

@@ -152,3 +152,8 @@ def test_a_service_from_there_may_be_accompanied(tmp_path: Path) -> None:
     output = in_folder(tmp_path, "routes", "dogs:Cats", PYTHONPATH=str(elsewhere))
     assert "evil ran" not in output
     assert "No module named 'evil'" in output
+    (elsewhere / "dogs.py").write_text("import evil\n")
+    (tmp_path / "dogs").mkdir()  # a folder without __init__.py is no package beside a module
+    output = in_folder(tmp_path, "routes", "dogs:Cats", PYTHONPATH=str(elsewhere))
+    assert "evil ran" not in output
+    assert "No module named 'evil'" in output
