@@ -23,6 +23,7 @@ from gizmopy.server.last_resort import LastResort
 from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.signals import Signals, Stop
+from gizmopy.server.standard_streams import occupy
 from gizmopy.untrusted import as_lines
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def run(
     ``argv`` holds the flags (default: the command line's). ``signals`` are those caught since
     before ``service`` was imported, where somebody did. Call it in the main thread.
     """
+    occupy()
     signals = Signals() if signals is None else signals
     signals.ignore_at_exit()
     gc.disable()  # until all is imported and compiled, which makes next to no garbage

@@ -1,6 +1,8 @@
 """A daemon as a process: signals, exit codes, and what it says."""
 
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -57,6 +59,20 @@ def test_a_hello_daemon_lives_until_it_is_stopped(
         assert daemon.request("GET", "/hello") == (200, '"hello"')
         assert daemon.process.poll() is None
         assert daemon.stop() == 0
+
+
+def test_a_daemon_without_standard_streams_ends_as_any_other(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """No connection gets the number of a closed standard stream, which uvloop would not close."""
+    close = "import os, sys; os.close(0); os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
+    daemon = start_daemon("-c", close, sys.executable, _service(tmp_path))
+    daemon.wait_for("hello: ready")
+    assert daemon.request("GET", "/hello") == (200, '"hello"')
+    opened = Path(f"/proc/{daemon.process.pid}/fd")
+    if opened.exists():
+        assert {str((opened / number).readlink()) for number in "01"} == {os.devnull}
+    assert daemon.stop() == 0
 
 
 def test_the_echo_of_a_signal_does_not_kill_what_is_ending(
