@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,7 +22,7 @@ _LADDER = range(8, 201, 16)
 _MAX_STEP = 0.05
 """Seconds of CPU that a text on the ladder may take: a thousand times what it should."""
 _CLEAR = 0.1
-"""Seconds of CPU that need no second look: the noise is far below."""
+"""Seconds of CPU that need one more look only: the noise is far below."""
 _REFUSALS = (ValueError, LookupError, GizmoError, Problem)
 
 
@@ -62,8 +61,8 @@ ANYWHERE = pumps(*"aA0_-.:/@=&;,%{}[]()'\"\\ \t\né\x00", "a.", "a,", "=;", "://
 """Texts that every parser is tried with, besides its own."""
 
 
-def measure(run: Run, hostile: Hostile) -> Times:
-    """Return the times of ``run``. Raises AssertionError if they grow exponentially.
+def measure(run: Run, hostile: Hostile, runs: int = 1) -> Times:
+    """Return the least times of ``runs`` runs. Raises AssertionError if they grow exponentially.
 
     A text that takes exponential time would hang the test. So the first texts are short, and each
     is a little longer than the one before.
@@ -74,23 +73,20 @@ def measure(run: Run, hostile: Hostile) -> Times:
         if taken >= _MAX_STEP:  # another process may have been in between
             taken = min(taken, _seconds(run, text))
         assert taken < _MAX_STEP, f"{hostile}: {taken:.3f} s for {len(text)} characters"
-    times = Times(hostile, 0.0, _least(run, hostile, LONG, enough=FLOOR))
+    times = Times(hostile, 0.0, _least(run, hostile, LONG, runs))
     if times.long > FLOOR:
-        times = times._replace(short=_least(run, hostile, SHORT, enough=0.0))
+        # Always more than once: noise in the short time hides a quadratic one.
+        times = times._replace(short=_least(run, hostile, SHORT, runs + 1))
     return times
 
 
-def _least(run: Run, hostile: Hostile, length: int, *, enough: float) -> float:
-    """Return the least CPU time of some runs, or the first that is not above ``enough``.
+def _least(run: Run, hostile: Hostile, length: int, runs: int) -> float:
+    """Return the least CPU time of some runs.
 
     The texts differ in length, because parsers of URLs remember the last texts.
     """
-    least = math.inf
-    for more in range(4):
-        least = min(least, _seconds(run, hostile.text(length + more * len(hostile.pump))))
-        if least <= enough or least > _CLEAR:
-            break
-    return least
+    texts = (hostile.text(length + more * len(hostile.pump)) for more in range(runs))
+    return min(_seconds(run, text) for text in texts)
 
 
 def _seconds(run: Run, text: str) -> float:
@@ -107,13 +103,19 @@ def _seconds(run: Run, text: str) -> float:
 
 
 def worst(run: Run, hostiles: Sequence[Hostile]) -> Times:
-    """Return the times of the text that fails, or else takes longest; a failure is tried again."""
+    """Return the times of the text that fails, or else takes longest.
+
+    Each text is measured once. A failure is measured again, up to four times; once if the times are
+    so long that noise matters little.
+    """
     slowest = Times(hostiles[0], 0.0, 0.0)
     for hostile in hostiles:
         times = measure(run, hostile)
         attempts = 0
-        while times.ratio > MAX_RATIO and attempts < 4:
-            times = min(times, measure(run, hostile), key=lambda each: each.ratio)
+        most = 4 if times.long < _CLEAR else 1
+        while times.ratio > MAX_RATIO and attempts < most:
+            again = measure(run, hostile, runs=3)
+            times = min(times, again, key=lambda each: each.ratio)
             attempts += 1
         if times.ratio > MAX_RATIO:
             return times
