@@ -34,8 +34,8 @@ EPILOG = "NAME is the name of a setting, of its variable or of its flag: databas
 def main(argv: Sequence[str]) -> int:
     """Print the settings as they would be for a daemon started here and now, and return 0.
 
-    Flags after the service are read like those of ``gizmopy run``. What may be a secret is hidden;
-    ``--show`` prints the value of one setting, even so.
+    Flags after the service are read like those of ``gizmopy run``. A value that may be a secret is
+    hidden; ``--show`` prints the value of one setting, even so.
     """
     parser = Parser(prog="gizmopy config", description=__doc__, epilog=EPILOG)
     parser.usage = "%(prog)s [module:Service] [--markdown] [--show NAME] [flags of the service]"

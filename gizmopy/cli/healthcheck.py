@@ -17,7 +17,7 @@ from gizmopy.untrusted import as_lines, escape
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
 _UNIX = "unix:"
 _TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
-"""What a setting that is true is written as."""
+"""The spellings of a setting that is true."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,9 +74,10 @@ def _parse(text: str, timeout: float, context: ssl.SSLContext) -> tuple[HTTPConn
 
 
 def _trusting(cert: str | None, key: str | None) -> ssl.SSLContext:
-    """Return what takes any certificate: it is for the name that others ask, not for loopback.
+    """Return a context that takes any certificate: it names the public host, not loopback.
 
-    Shows the client's certificate in ``cert``, if one is given. Raises OSError or ValueError.
+    The context shows the client's certificate in ``cert``, if one is given. Raises OSError or
+    ValueError.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -101,7 +102,7 @@ class _UnixConnection(HTTPConnection):
 
 
 def _default_url() -> str:
-    """Return where this container's daemon listens, by the same environment that it reads.
+    """Return the address of this container's daemon, from the environment that it reads.
 
     That is its admin port if the main port asks for a client's certificate or a PROXY header.
     """

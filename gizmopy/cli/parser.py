@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Print how the command is used, and what is wrong, and exit with 2."""
+        """Print the usage of the command and the mistake, and exit with 2."""
         from difflib import get_close_matches  # imported where it is used: cold starts matter
 
         if message.startswith(_UNKNOWN):

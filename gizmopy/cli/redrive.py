@@ -1,7 +1,7 @@
 """``gizmopy redrive CHANNEL``: move the dead letters of a channel back to where they came from.
 
-A dead letter says itself where it came from. It moves back only to a topic that the person at the
-terminal, the settings or the service names; without any, the topics are listed.
+A dead letter names its own source topic. It moves back only to a topic that the person at the
+terminal, the settings or the service names. If none is named, the topics are listed.
 """
 
 from __future__ import annotations

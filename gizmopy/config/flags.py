@@ -18,7 +18,7 @@ _FLAG_NAME = re.compile(r"--?|--[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 def read_flags(settings: Iterable[Setting], argv: Sequence[str]) -> Iterator[Finding]:
-    """Yield what the command line gives: ``--name value``, ``--name=value``, ``--[no-]boolean``."""
+    """Yield the settings of a command line: ``--name value``, ``--name=value``, ``--[no-]flag``."""
     flags = _flags(settings)
     words = deque(argv)
     hide = False  # whether a word that belongs to no flag may be a piece of a secret
@@ -37,7 +37,7 @@ def read_flags(settings: Iterable[Setting], argv: Sequence[str]) -> Iterator[Fin
             yield ConfigProblem(_shown(name, known), "is not a known flag", remedy, COMMAND_LINE)
         else:
             remedy = REMOVE if hide else _suggest_flag(name, flags)
-            # Only what is like the name of a flag is quoted: the rest may be a secret.
+            # Only a word that is like the name of a flag is quoted: another may be a secret.
             shown = f"argument {len(argv) - len(words)}" if remedy == REMOVE else word
             yield ConfigProblem(shown, "belongs to no flag", remedy, COMMAND_LINE)
 
@@ -51,7 +51,7 @@ def _shown(name: str, known: bool) -> str:
 class _Flag:
     setting: Setting
     alone: bool | None
-    """What it means without a value; None where it needs one."""
+    """Its value if none is given; None if it needs one."""
 
 
 def _flags(settings: Iterable[Setting]) -> dict[str, _Flag]:
@@ -91,7 +91,7 @@ def _read_flag(flags: Mapping[str, _Flag], word: str, words: deque[str]) -> Iter
 def _value_follows(flags: Mapping[str, _Flag], setting: Setting, words: deque[str]) -> bool:
     if not words or words[0].partition("=")[0] in flags:
         return False
-    # What looks like an unknown flag would be shown as one: not where it may be a secret.
+    # A word like an unknown flag would be shown as one, and it may be a secret.
     return setting.secret or not words[0].startswith("--")
 
 

@@ -57,7 +57,7 @@ def _lower(value: object) -> object:
 def _host(number: int, text: str) -> str:
     """Return ``host:port``, with Kafka's own port if there is none.
 
-    The refusal gives the number of the host: what is no host may be a login without its ``@``.
+    The refusal gives the number of the host: a malformed host may be a login without its ``@``.
     """
     found = _HOST.fullmatch(text)
     port = int(found["port"] or 9092) if found else 0
@@ -108,7 +108,7 @@ class KafkaSettings(BaseModel):
         "service's unless it has one.",
     )
     client_id: Annotated[str, Shown] = Field(
-        default="gizmopy", description="What the brokers call this client."
+        default="gizmopy", description="The name of this client at the brokers."
     )
     auto_offset_reset: Annotated[Literal["earliest", "latest", "none"], BeforeValidator(_lower)] = (
         Field(
@@ -329,9 +329,9 @@ def _problem(error: Any) -> str:
         from difflib import get_close_matches  # imported where it is used: cold starts matter
 
         known = sorted(KafkaSettings.model_fields)
-        # What is like no parameter may be a piece of a password that was not escaped.
-        told = name if get_close_matches(name, known, n=1) else f"a name of {size(name)}"
-        return f"{told} is no parameter of kafka://; use one of: {', '.join(known)}"
+        # A name that is like no parameter may be a piece of a password that was not escaped.
+        subject = name if get_close_matches(name, known, n=1) else f"a name of {size(name)}"
+        return f"{subject} is no parameter of kafka://; use one of: {', '.join(known)}"
     reason = error["msg"].removeprefix("Input ")
     if not name:
         return str(reason)

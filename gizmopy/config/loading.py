@@ -116,7 +116,7 @@ def _validate(
         return cls(**_tree(schema, given)), []
     except ValidationError as error:  # never shown, never chained: it holds what was given
         errors = error.errors(include_url=False, include_input=False)
-    except Exception as error:  # noqa: BLE001 -- a validator's own, which may hold what was given
+    except Exception as error:  # noqa: BLE001 -- a validator's own, which may hold the value
         return None, [_broken(cls, error)]
     return None, _problems(schema, given, errors)
 

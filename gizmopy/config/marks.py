@@ -1,4 +1,4 @@
-"""What a field's declaration says of it besides its type: marks in Annotated."""
+"""Marks that a field's declaration has besides its type, in Annotated."""
 
 from __future__ import annotations
 

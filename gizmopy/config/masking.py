@@ -1,6 +1,6 @@
 """Know the usual names of secrets, and mask what looks like a secret in free text.
 
-This is for flags and for free text, in which nothing declares what a part is: what is named as a
+This is for flags and for free text, whose parts have no declarations: values that are named as a
 secret, the login of a URL, a key in PEM. It is a list, and no list is complete. Values of settings
 are shown by an allowlist instead: ``gizmopy.config.showing``.
 """

@@ -1,7 +1,7 @@
 """Know which settings name code to import: these are not taken from ``.env``.
 
-A ``.env`` is read from the working directory, so whoever may write a file there chose the code that
-a command runs.
+A ``.env`` is read from the working directory, so a user that may write a file there would choose
+the code that a command runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Say where a setting came from."""
+"""The origin of a setting's value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Say where a value came from, and by which name."""
+    """The source of a value, and its name there."""
 
     source: str
     """``environment``, ``command line``, the path of a file, or ``default``."""

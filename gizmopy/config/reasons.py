@@ -58,7 +58,7 @@ class Reasons:
     def of(
         self, node: Setting | Section, rest: Sequence[int | str], error: ErrorDetails
     ) -> tuple[str, str]:
-        """Return what is wrong with a setting or a section, and the remedy."""
+        """Return the fault of a setting or a section, and the remedy."""
         context = error.get("ctx", {})
         if isinstance(node, Section):
             remedy = "change the settings that it speaks of"
@@ -95,7 +95,7 @@ class Reasons:
 
 
 def _longest_first(texts: Iterable[str]) -> list[str]:
-    """Return the texts to mask; to mask one letter in all words would tell which letter it is."""
+    """Return the texts to mask; one letter that is masked in all words would be known."""
     return sorted({text for text in texts if len(text) > 2}, key=len, reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""Give the value of one setting in full, for the person who asks for it in a terminal."""
+"""Give the value of one setting in full, for a person at a terminal."""
 
 from __future__ import annotations
 

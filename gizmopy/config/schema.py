@@ -74,7 +74,7 @@ class Setting:
 
     @property
     def quotable(self) -> bool:
-        """Whether an error may quote what was given for it."""
+        """Whether an error may quote its value."""
         return self.marked or (not self.named_secret and is_quotable(self.annotation))
 
     @property

@@ -16,7 +16,7 @@ def read_settings(path: Path) -> str:
     """Return the text of a file. Raises OSError, and UnicodeDecodeError if it is not UTF-8.
 
     A file that belongs to another user than root and this process's, or that its group or others
-    may write, is warned of: whoever changes it changes how the daemon runs.
+    may write, is warned of: these users can change how the daemon runs.
     """
     with path.open(encoding="utf-8-sig") as file:
         found = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""Decide which values may be shown, by an allowlist: what a field declares, not how it is named.
+"""Decide which values may be shown, by an allowlist: the declaration of a field, not its name.
 
 A value is shown if one of these is true; all else is ``*** (12 characters, from the environment)``:
 
@@ -69,7 +69,7 @@ _MAX_QUOTED = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Say what is known of a value from the place that it stands in."""
+    """The facts about a value that follow from its place."""
 
     path: tuple[str, ...] = ()
     origins: Mapping[str, Origin] = field(default_factory=dict)
@@ -105,9 +105,9 @@ class View:
 
 
 def shown(value: Any, annotation: Any, view: View) -> Any:
-    """Return ``value`` as plain data (dicts, lists, numbers, text) with what may be secret hidden.
+    """Return ``value`` as plain data (dicts, lists, numbers, text), each possible secret hidden.
 
-    None and what is empty stay as they are: that a secret is not set is worth knowing.
+    None and empty values stay as they are: that a secret is not set is worth knowing.
     """
     if isinstance(value, SECRET_TYPES):
         inner = value.get_secret_value()
@@ -132,7 +132,7 @@ def is_marked(annotation: Any) -> bool:
 
 
 def is_quotable(annotation: Any) -> bool:
-    """Return whether an error may quote what was given for a field of this type."""
+    """Return whether an error may quote the value of a field of this type."""
     if is_marked(annotation):
         return True
     return all(map(_is_quotable, members(annotation)))
@@ -198,7 +198,7 @@ def choices(annotation: Any) -> list[Any]:
 
 
 def url_parts(text: str) -> tuple[str, str] | None:
-    """Return scheme and hosts of a URL, and None of what is none, or cannot be one for sure.
+    """Return scheme and hosts of a URL, or None if ``text`` is not a URL for sure.
 
     After an ``@`` behind the hosts, a password may have an unescaped ``/``: then nothing of it is
     known to be a host.
@@ -285,7 +285,7 @@ def _hide(value: Any, view: View) -> str:
 
 
 def _url(text: str, view: View) -> str:
-    """Return scheme and hosts of a URL, and that there is more if there is; "" of what is none."""
+    """Return scheme and hosts of a URL, and a mask of the rest; "" if ``text`` is not one."""
     if (parts := url_parts(text)) is None:
         return ""
     start = "{}://{}".format(*parts)

@@ -125,7 +125,7 @@ def _parse_dotenv(
     environ: Mapping[str, str],
     parts: dict[str, frozenset[str]],
 ) -> Iterator[ConfigProblem]:
-    """Put the variables of a file into ``variables``, and what each is made of into ``parts``."""
+    """Put a file's variables into ``variables``, and the names in each into ``parts``."""
     from dotenv.parser import parse_stream  # imported where it is used: cold starts matter
     from dotenv.variables import Variable, parse_variables
 

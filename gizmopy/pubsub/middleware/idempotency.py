@@ -56,8 +56,8 @@ class Store(Protocol):
     """Keep marks; a third party's store implements this.
 
     A key is 64 hexadecimal digits. Each method is atomic, bounded in time, and raises PubSubError
-    where the store fails. A token is stale once its mark has expired, and does
-    nothing then: False is returned.
+    if the store fails. A token is stale once its mark has expired, and does nothing then: False is
+    returned.
     """
 
     async def begin(self, key: str, seconds: float) -> Begun:
