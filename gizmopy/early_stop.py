@@ -1,9 +1,9 @@
-"""Validate a large JSON body so that what is wrong with it stays small.
+"""Validate a large JSON body with few errors, if it is wrong.
 
 pydantic makes an error for each wrong value, with a copy of every key that leads to it. A body of
 70 KB, 10,000 wrong numbers under one key of 20 KB, took 194 MB, and 1 MB more than a machine has.
 So in a large body the validation of a list, a set, a tuple or a dict stops at its first wrong
-value, as pydantic's ``FailFast`` has it stop. All that is right is read as before.
+value, as with pydantic's ``FailFast``. A valid body is read as before.
 
 Not bounded by this: a model that forbids extra fields has an error for each of them, and a model
 that contains itself twice has one for each field of each.
@@ -18,23 +18,23 @@ from pydantic import TypeAdapter
 from pydantic_core import SchemaError, SchemaValidator
 
 LISTED_BYTES = 16 * 1024
-"""The size up to which all wrong values of a body are looked for."""
+"""The size of a body up to which all wrong values are listed."""
 
 _CONTAINERS = frozenset(
     ("counter", "deque", "dict", "frozendict", "frozenset", "list", "ordered-dict", "set", "tuple")
 )
 _BY_NAME = frozenset(("choices", "definitions", "fields"))
-"""What holds schemas by names that are the user's: a field may be called ``default``."""
+"""Keys whose values hold schemas by the user's names: a field may be called ``default``."""
 _NO_SCHEMA = frozenset(("default", "expected", "metadata", "serialization"))
-"""What holds values of the user's, which may look like a schema."""
+"""Keys whose values are the user's, and may look like a schema."""
 
 
 def json_validator(
     adapter: TypeAdapter[Any], complete: Callable[[bytes], Any]
 ) -> Callable[[bytes], Any]:
-    """Return what validates JSON as ``adapter`` says, by ``complete`` if it is short.
+    """Return a validator of JSON for the type of ``adapter``; ``complete`` validates a short body.
 
-    What is returned raises pydantic's ValidationError.
+    The validator raises pydantic's ValidationError.
     """
     early: Callable[[bytes], Any] | None = None
 

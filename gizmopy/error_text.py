@@ -1,4 +1,4 @@
-"""Write what an error says, whatever it quotes, in at most a kilobyte.
+"""Write the text of an error in at most 1,024 characters.
 
 An error of pydantic makes its text when it is asked for it, a line for each wrong value: the text
 of a body of 1 MB had 59 MB. An error of a handler may quote a whole message.
@@ -18,7 +18,7 @@ _MOST_LINKED = 100
 
 
 def too_many(error: ValidationError) -> str:
-    """Return how many values are wrong and in what, or "" if there are few enough to name each."""
+    """Return the number of wrong values and the type's name, or "" if each can be listed."""
     count = error.error_count()
     if count <= MOST_LISTED:
         return ""
@@ -34,7 +34,7 @@ def text_of(error: BaseException) -> str:
         if isinstance(error, ValidationError) and (summary := too_many(error)):
             return summary
         return cut(str(error))
-    except Exception:  # noqa: BLE001 - an error without a text must not hide where it was raised
+    except Exception:  # noqa: BLE001 - an error without a text must not hide its place
         return "(its text cannot be had)"
 
 
@@ -69,7 +69,7 @@ def shortened(error: BaseException) -> BaseException:
 
 
 def _linked(error: BaseException) -> dict[int, BaseException]:
-    """Return ``error`` and what its traceback shows beside it, by id."""
+    """Return ``error`` and the errors that its traceback shows beside it, by id."""
     found: dict[int, BaseException] = {}
     waiting = [error]
     while waiting and len(found) < _MOST_LINKED:

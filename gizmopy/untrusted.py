@@ -61,5 +61,5 @@ def _utf_16(character: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return ``text`` escaped and cut, on one line: what a terminal and an attribute may hold."""
+    """Return ``text`` escaped and cut, on one line, for a terminal or an attribute."""
     return cut(escape(cut(text)))  # cut first: to escape a megabyte takes a second

@@ -1,4 +1,4 @@
-"""Name what is wrong in a request or a message, without the values that the sender chose.
+"""Name the faults of a request or a message, without the values that the sender chose.
 
 The name of a field has the keys of a dict in it, and those are the sender's: they are escaped and
 cut. A validator's message is its author's, and may quote the value: it is escaped and cut, too.

@@ -29,9 +29,9 @@ _PART_BYTES = 256 * 1024
 _CLOSE_SECONDS = 0.5
 _REMEMBERED_BYTES = 512 * 1024
 _LONGEST_REMEMBERED = 2048
-"""How many bytes a text and its conversion may take together: a browser's user agent takes 400."""
+"""The most bytes of a text and its conversion together: a browser's user agent takes 400."""
 _ENTRY_BYTES = 100
-"""What a dictionary takes for an entry, besides the two texts."""
+"""The bytes of a dictionary's entry, besides the two texts."""
 
 logger = logging.getLogger("gizmopy.access")
 

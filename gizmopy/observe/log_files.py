@@ -1,7 +1,7 @@
 """Open the files that logs are written to: by their own path, never by a link, and without a wait.
 
-A log holds what clients sent, so others may not read it. A process with more rights than those who
-can write to the log's folder must not be led to another file by a link in it. And an open must
+A log holds texts of clients, so others may not read it. A user that can write to the log's folder
+must not lead a process with more rights to another file by a link in it. And an open must
 return: that of a FIFO waits for a reader, in a call that no signal ends.
 """
 
@@ -61,7 +61,7 @@ def open_log(path: Path) -> int:
 
 
 def _reason(path: Path, error: OSError) -> str:
-    """Return what is wrong with ``path``, and the remedy."""
+    """Return the fault of ``path``, and the remedy."""
     try:
         mode = path.lstat().st_mode
     except OSError:

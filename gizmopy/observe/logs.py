@@ -275,7 +275,7 @@ class WriterHandler(logging.Handler):
         self._write(logging.makeLogRecord({**fields, "levelname": "WARNING"}))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
-        """Write where a record was logged that could not be written, and why.
+        """Write the place and the error of a record that cannot be written.
 
         logging itself would print a traceback with the arguments, and neither escape nor cut them.
         """
@@ -319,7 +319,7 @@ def configured(
     ``destination`` is ``stderr`` (or an empty string), ``stdout``, or a file's path, opened again
     when it was moved away. Lines are JSON unless a terminal shows them, or as ``log_json`` says.
     Warnings of Python's ``warnings`` are logged too. Each of ``secrets``, the longest first, is
-    masked in every line. Raises OSError where a file cannot be opened.
+    masked in every line. Raises OSError if a file cannot be opened.
     """
     handler = WriterHandler(destination)
     as_json = not handler.is_terminal if log_json is None else log_json

@@ -8,8 +8,8 @@ Each server has its own :class:`Metrics`, hence its own registry: two servers in
 mix. A service's own instruments are prometheus_client's, made with ``registry=metrics.registry``.
 
 The memory is bounded: an instrument takes a limited number of label combinations, and a value has
-256 characters at most. What is turned away is counted under the labels ``_OVERFLOW``, and that it
-was is counted too.
+256 characters at most. A combination beyond the limit is counted under the labels
+``_OVERFLOW``, and its refusal is counted too.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Instrument(Generic[CellT]):
     def cell(self, *values: str) -> CellT:
         """Return the cell for these label values, in the order of ``labels``.
 
-        Look it up once and keep it: that is where the low cost comes from. A value is cut to 256
+        Look it up once and keep it: its low cost depends on that. A value is cut to 256
         characters. Raises ValueError if the number of values is not the number of labels.
         """
         cell = self._cells.get(values)

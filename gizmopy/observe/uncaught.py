@@ -1,7 +1,7 @@
 """Log the errors that Python prints by itself: those that end a thread, and those in a clean-up.
 
 Python writes their tracebacks to standard error as they are. An error may quote text from outside,
-which steers a terminal then, and what is no JSON fails those who read a log of JSON lines.
+which controls a terminal then. A reader of JSON lines fails at lines that are not JSON.
 """
 
 from __future__ import annotations

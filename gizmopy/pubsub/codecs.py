@@ -162,7 +162,7 @@ def _reader(type_: Any, plain: type) -> Callable[[Any], Any] | None:
 
 
 def _problems(error: ValidationError) -> str:
-    """Return what is wrong where, without the input; if too much is wrong, return how much is."""
+    """Return each fault and its place, without the input; of too many faults, their number."""
     if summary := too_many(error):
         return summary
     problems = error.errors(include_url=False, include_input=False)

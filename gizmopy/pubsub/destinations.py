@@ -1,7 +1,7 @@
 """Decide which topics dead letters may be published to.
 
-A dead letter names the topic that it came from, in an attribute; and an attribute is the sender's:
-whoever may publish dead letters could have a redrive publish anything anywhere. So a redrive
+A dead letter names its source topic in an attribute, and the sender chooses the attributes: a
+client that may publish dead letters could make a redrive publish anything anywhere. So a redrive
 publishes to a topic only if the settings, the service or the person at the terminal name it.
 """
 

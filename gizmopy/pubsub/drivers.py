@@ -83,7 +83,7 @@ def _load(scheme: str, target: str) -> Any:
 
 
 def redact(url: str) -> str:
-    """Return the scheme and the hosts of ``url``, to be shown; ``***`` of what is none for sure."""
+    """Return the scheme and the hosts of ``url``, to be shown; ``***`` if it may be no URL."""
     scheme, colon, rest = url.partition(":")
     if colon and rest[:1] in (
         "",

@@ -1,12 +1,12 @@
 """Read Kafka records whose header names are not UTF-8, which aiokafka refuses.
 
-A producer in another language may send any bytes as the name of a header. aiokafka raises where it
-meets them, each time anew, and never gets behind the batch that they are in. Here such a name is
-read, and the message is marked as unreadable: the engine sends it to the dead letters.
+A producer in another language may send any bytes as the name of a header. aiokafka raises an
+error for them, each time anew, and never gets past their batch. Here such a name is read, and the
+message is marked as unreadable: the engine sends it to the dead letters.
 
-Reading it costs several times as much, as it is done in Python, so that it is done only for what a
-partition has fetched since it could not be read otherwise. Of aiokafka this uses, beyond what its
-documentation names: ``AIOKafkaConsumer._client.send``; ``Fetcher._records``, ``FetchResult`` and
+This reading is done in Python and costs several times as much. So it is done only for the records
+that a partition has fetched since they could not be read otherwise. Of the undocumented parts of
+aiokafka this uses: ``AIOKafkaConsumer._client.send``; ``Fetcher._records``, ``FetchResult`` and
 ``PartitionRecords`` with their attributes; and the readers of batches that it has for PyPy.
 """
 
@@ -35,12 +35,12 @@ class LenientReader:
         self.consumer = consumer
         self._wanted: set[TopicPartition] = set()
         self._fetched: dict[TopicPartition, bytes] = {}
-        """The bytes of what was fetched last of each partition that is wanted."""
+        """The last fetched bytes of each partition that is wanted."""
         client, self._send = consumer._client, consumer._client.send
         client.send = self._keeping
 
     def want(self, tp: TopicPartition) -> None:
-        """Keep what is fetched of a partition from now on."""
+        """Keep the fetched bytes of a partition from now on."""
         self._wanted.add(tp)
 
     def leave(self, tp: TopicPartition) -> None:
@@ -49,7 +49,7 @@ class LenientReader:
         self._fetched.pop(tp, None)
 
     def use(self, tp: TopicPartition) -> bool:
-        """Have what was fetched of a partition read leniently; return whether it is."""
+        """Read the fetched bytes of a partition leniently; return whether that is possible."""
         result = self.consumer._fetcher._records.get(tp)
         strict = result._partition_records if isinstance(result, FetchResult) else None
         if strict is None:
@@ -121,7 +121,7 @@ class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no ty
 
 
 class _Bytes(bytearray):
-    """Be bytes of which a slice is decoded as UTF-8 whatever it holds, as ``_read_msg`` does it."""
+    """Bytes of which each slice can be decoded as UTF-8, as ``_read_msg`` decodes it."""
 
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)

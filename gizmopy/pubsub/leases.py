@@ -67,7 +67,7 @@ class Leases:
         renewals = [self._renew(m, lease) for m in extended if m.on_extend is not None]
         for outcome in await asyncio.gather(*renewals, return_exceptions=True):
             if outcome is not None:
-                logger.warning("what goes along with a lease was not extended: %s", named(outcome))
+                logger.warning("the on_extend of a message failed: %s", named(outcome))
         return failed
 
     async def _renew(self, message: Message, lease: float) -> None:

@@ -11,9 +11,9 @@ from sys import getsizeof
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 
 MESSAGE_BYTES = 1024
-"""What a message takes without its body, key and attributes: 0.8 KiB with a Kafka record."""
+"""The bytes of a message without its body, key and attributes: 0.8 KiB with a Kafka record."""
 ATTRIBUTE_BYTES = 256
-"""What an attribute takes without its name and value: two strings, an entry, the driver's copy."""
+"""The bytes of an attribute without its name and value: two strings, an entry, a copy."""
 
 LONG = 1024
 """The length from which a text is measured; below it a character counts as a byte."""

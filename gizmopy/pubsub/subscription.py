@@ -91,7 +91,7 @@ def subscribe(
 
     ``subscription`` is the group that shares the messages; default: the service's name.
     ``concurrency`` handlings run at a time, of at most ``max_in_flight`` messages received and not
-    settled (default: 100, or what the handlings can hold if that is more) that take at most
+    settled (default: 100, or as many as the handlings can hold if that is more) that take at most
     ``max_in_flight_bytes`` (default: 64 MiB; one receive may exceed it): their bodies, keys and
     attributes, 1 KiB for each message, and 256 bytes for each attribute. ``order`` keeps handlings
     of one ``"key"`` (messages without a key are free) or ``"partition"`` one after the other.

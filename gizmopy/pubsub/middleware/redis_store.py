@@ -122,7 +122,7 @@ class RedisStore:
             raise PubSubError(f"Redis failed: {self._cleared(error)}", transient=True) from error
 
     def _cleared(self, error: Exception) -> str:
-        """Return the text of an error without what the URL has of secrets."""
+        """Return the text of an error without the secrets of the URL."""
         text = text_of(error)
         for secret in self._secrets:
             text = text.replace(secret, MASK)
