@@ -2,7 +2,7 @@
 
 An event loop that accepts by itself goes on until there are no descriptors. 80 silent connections
 shut out every probe of a daemon with as many descriptors, and asyncio logged 1,816 tracebacks in
-7 s (issue 11). So the loop only tells that connections wait.
+7 s (issue 11). So the loop only says that connections wait.
 
 The limit counts TLS handshakes too. At the limit, the connection that has sent no complete head for
 longest is closed for the new one; if there is none, the one that is idle for longest. If each one
@@ -41,7 +41,7 @@ _NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 class Acceptor:
     """Accept the connections of ``listener`` for ``server``, at most ``limit`` at a time.
 
-    ``limit_name`` is what the log calls that limit.
+    ``limit_name`` is the name of that limit in the log.
     It accepts from the moment it is made until ``stop``.
     """
 
@@ -125,7 +125,7 @@ class Acceptor:
     def _accept_with_spare(self) -> None:
         """Accept one connection when there is no descriptor for it.
 
-        What is closed for it frees a descriptor in the next turn of the loop.
+        The connection that is closed for it frees a descriptor in the next turn of the loop.
         """
         cause = "the process has no file descriptor left (RLIMIT_NOFILE)"
         if self._spare < 0:
@@ -208,5 +208,5 @@ class Acceptor:
 
 
 def _is_answered(connection: Connection) -> bool:
-    """Whether all of the last answer is out: what waits belongs to a request under way."""
+    """Whether all of the last answer is out: bytes that wait belong to a request under way."""
     return connection.wire is not None and connection.wire.get_write_buffer_size() == 0

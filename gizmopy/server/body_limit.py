@@ -1,7 +1,7 @@
-"""Bound the body of a request for whatever reads it, counted as it is decompressed.
+"""Bound the body of a request for each way to read it, counted as it is decompressed.
 
-aiohttp bounds ``request.read()`` only. What reads ``request.content`` got a gigabyte of one
-megabyte of gzip, and ``content.read()`` had it decompressed in one go.
+aiohttp bounds ``request.read()`` only. A reader of ``request.content`` got a gigabyte from one
+megabyte of gzip, which ``content.read()`` decompressed in one go.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class BodyOwner(Protocol):
     """How many bytes the body may have; 0: any, or the endpoint is not known yet."""
 
     def refuse_body(self) -> None:
-        """Raise a Problem (413) in what reads the body, and read no more of it."""
+        """Raise a Problem (413) in the reader of the body, and read no more of it."""
 
 
 class BodyReader(StreamReader):
-    """Hold what has come of a body.
+    """Hold the bytes of a body that have come.
 
     The parser makes its readers itself. Those of a body that is compressed or comes in chunks
-    become this class afterwards, which has no attributes of its own for that reason; what another
-    body has is known by its length.
+    become this class afterwards, which has no attributes of its own for that reason. The
+    size of any other body is known by its length.
     """
 
     __slots__ = ()
@@ -46,7 +46,7 @@ class BodyReader(StreamReader):
         super().set_read_chunk_size(min(n, max(limit, _AT_ONCE)))
 
     def feed_data(self, data: bytes, size: int = 0) -> bool:
-        """Take what has come. Raises BodyTooLarge if that makes more than the limit."""
+        """Take bytes that have come. Raises BodyTooLarge if they exceed the limit."""
         owner = cast(BodyOwner, self._protocol)
         if 0 < owner.max_body < self.total_bytes + len(data):
             owner.refuse_body()
@@ -54,7 +54,7 @@ class BodyReader(StreamReader):
         return super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        """Raise ``exc`` in what reads, but a Problem stays: the parser has its own error for it."""
+        """Raise ``exc`` in the reader, but a Problem stays: the parser has its own error for it."""
         if not isinstance(self._exception, Problem):
             super().set_exception(exc, *cause)
 

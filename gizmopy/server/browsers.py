@@ -1,4 +1,4 @@
-"""Apply what a service allows to browsers: CORS, the same origin, and the names of its host."""
+"""Apply the rules of a service for browsers: CORS, the same origin, and the names of its host."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _UPGRADE = istr("Upgrade")
 
 
 class Browsers:
-    """Refuse what a page of another origin sends, and what names a host that is not allowed.
+    """Refuse requests of pages of another origin, and requests for a host that is not allowed.
 
     ``cors`` lists the origins that may call the service's own endpoints. No page of another origin
-    may call a built-in one, or read its answer. ``transport`` is what browsers are told of HTTPS.
+    may call a built-in one, or read its answer. ``transport`` is for HTTPS only.
     """
 
     __slots__ = ("_hosts", "cors", "transport")
@@ -100,7 +100,7 @@ class Browsers:
 
 
 def browsers_of(service: Servable) -> Browsers:
-    """Return what ``service`` and its settings allow to browsers.
+    """Return the rules of ``service`` and its settings for browsers.
 
     Raises ConfigError if an origin in GIZMO_CORS_ORIGINS is none.
     """
@@ -110,9 +110,9 @@ def browsers_of(service: Servable) -> Browsers:
 
 
 def _cors(service: Servable, settings: Settings) -> CORS | None:
-    """Return what answers browsers: as the setting says, else the service's own middleware.
+    """Return the CORS of the setting, else the service's own middleware.
 
-    A middleware sees no preflight, nor what no endpoint answers: the door shows it both.
+    A middleware sees no preflight and no request without an endpoint: the door shows it both.
     """
     if not settings.cors_origins:
         return next((each for each in service.middleware if isinstance(each, CORS)), None)

@@ -7,8 +7,8 @@ those hand-overs. What is used beyond the documented methods of aiohttp's classe
 
 - ``RequestHandler.start``: aiohttp's loop over the requests of a connection; it does nothing here.
 - ``RequestHandler._messages`` and ``_make_error_handler``, and the module's ``ERROR`` and
-  ``_ErrInfo``: the request that was parsed and is not served yet, and what stands for, and answers,
-  one that could not be.
+  ``_ErrInfo``: the request that was parsed and is not served yet, and the stand-in and the answer
+  of one that could not be.
 - ``RequestHandler._upgraded`` and ``_parser.set_upgraded``: whether a WebSocket was asked for.
 - what ``receiving`` names: how that request is parsed.
 - ``RequestHandler._current_request``, ``_task_handler``, ``_close`` and ``_force_close``: what is
@@ -94,7 +94,7 @@ class Patience:
     idle: float
     """To send another request."""
     rate: float = 0.0
-    """How many bytes a second it has to take of what waits to be sent; 0: any."""
+    """How many of the bytes that wait it has to take each second; 0: any."""
 
 
 class Connection(Receiver):
@@ -331,7 +331,7 @@ class Connection(Receiver):
             self.force_close()
 
     def abort(self) -> None:
-        """Close it at once, whatever is on its way."""
+        """Close it at once, also amid an answer."""
         self.dismiss()
         if self.wire is not None:
             self.wire.abort()
@@ -366,8 +366,8 @@ class Connection(Receiver):
         """Return what this connection's client takes too long for, or an empty string.
 
         ``"idle"``: no request comes; ``"head"``: one has begun to; ``"body"``: the same of its
-        body, but not while its handler does not read; ``"answer"``: nothing of what waits is taken,
-        or too little.
+        body, but not while its handler does not read; ``"answer"``: it takes too few of the
+        bytes that wait, or none.
         """
         if self.leaving is not None:
             pass  # it has a second anyway
@@ -447,7 +447,7 @@ class ServedRequest(Request):
     """Whether it is HTTP/1.1, keeps its connection, and wants a body and no other protocol."""
 
     is_invited = False
-    """Whether the client was told to send the body that it asked about (``Expect``)."""
+    """Whether the client was invited to send the body that it asked about (``Expect``)."""
     is_builtin = False
     """Whether a built-in endpoint answers it, which no page of another origin may read."""
 

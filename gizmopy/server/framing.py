@@ -4,8 +4,8 @@ The parser gets the bytes of one request at a time. Given several in one piece, 
 loses all of them if the last one is malformed, drops what follows an ``Upgrade`` that it does not
 support, and hands the trailer fields of one request to the next one as header fields.
 
-Nothing is decided here but where to cut: the parser reads every byte that is kept, and refuses what
-it does not accept. If the two disagree about an end, the connection is closed.
+Nothing is decided here but where to cut: the parser reads every byte that is kept, and refuses a
+request that is malformed. If the two disagree about an end, the connection is closed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_CHUNK_LINE = 1024
 """The number of bytes that the line of a chunk's size may have, with its extensions."""
 _FREE_LINE = 16
 _FREE_PER_BYTE = 2
-"""What a chunk's line may have without counting as excess, fixed and for each byte of the chunk."""
+"""The bytes of a chunk's line that are no excess: fixed, and for each byte of the chunk."""
 _MAX_EXCESS = 16 * 1024
 """The number of bytes that the lines of all chunks may have beyond that, as in Go's net/http."""
 _MAX_TRAILERS = 16 * 1024
@@ -48,7 +48,7 @@ class Chunks:
         self._left = 0
         """How many bytes of the chunk at hand, with its line end, have not come yet."""
         self._line = b""
-        """What has come of a line that is not whole."""
+        """The part of a line that has come; empty if the line is whole."""
         self._excess = 0
         self._in_trailers = False
         self._trailers = 0
@@ -57,7 +57,7 @@ class Chunks:
         """How many trailer fields have come."""
 
     def take(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
-        """Return what the parser gets of ``data`` from ``start`` on, where that ends, if it is all.
+        """Return the parser's part of ``data`` from ``start``, its end, and if the body is whole.
 
         Raises BadHttpMessage if a line is none of a chunked body (RFC 9112 section 7.1), the line
         of a chunk has more than 1 KiB, the lines have 16 KiB more than their chunks justify, or the
@@ -82,7 +82,7 @@ class Chunks:
         return kept[0] if len(kept) == 1 else b"".join(kept), at, False
 
     def _plain(self, data: bytes, at: int) -> int:
-        """Return where the line ends that has a size and nothing else; 0: there is another one."""
+        """Return the end of the line if it has a size and nothing else, or 0."""
         match = None if self._line or self._in_trailers else _PLAIN(data, at)
         size = 0 if match is None else int(match[1], 16)
         if match is None or not size:
@@ -93,7 +93,7 @@ class Chunks:
         return match.end()
 
     def _take_line(self, piece: bytes) -> tuple[bytes, bool]:
-        """Return what the parser gets of a line that ends with ``piece``, if it is the last one."""
+        """Return the parser's part of a line that ends with ``piece``, and if it is the last."""
         if self._in_trailers:
             self._count_trailer(len(piece))
         elif len(self._line) + len(piece) > _MAX_CHUNK_LINE:
@@ -138,7 +138,7 @@ class Chunks:
 
 
 class Framing:
-    """Cut what comes on one connection into requests."""
+    """Cut the bytes of one connection into requests."""
 
     __slots__ = (
         "_ahead",
@@ -164,7 +164,7 @@ class Framing:
         self.is_broken = False
         """Whether the end of the request at hand cannot be found any more."""
         self.reader: StreamReader = EMPTY_PAYLOAD
-        """What the body at hand is read from."""
+        """The reader of the body at hand."""
         self._seam = b""
         """The last bytes of a head that is not whole: its end may be split."""
         self.left = 0
@@ -180,13 +180,13 @@ class Framing:
             self._ahead, self.waiting = data, len(data) - start
 
     def release(self) -> tuple[bytes, int]:
-        """Return what was held, and where in it the next request begins."""
+        """Return the held bytes, and the place in them at which the next request begins."""
         held = self._ahead, len(self._ahead) - self.waiting
         self._ahead, self.waiting = b"", 0
         return held
 
     def head(self, data: bytes, start: int) -> int:
-        """Return where in ``data`` the head ends that goes on at ``start``; 0: it does not."""
+        """Return the end in ``data`` of the head that goes on at ``start``; 0: it does not end."""
         if self._seam:
             seam = self._seam + data[start : start + 3]
             found = seam.find(END_OF_HEAD)
@@ -204,7 +204,7 @@ class Framing:
     def begin_body(self, message: RawRequestMessage, reader: StreamReader) -> None:
         """Expect the body that the head ``message`` announces; the parser feeds it to ``reader``.
 
-        Raises BadHttpMessage if the head leaves doubt where the body ends: CONNECT, a transfer
+        Raises BadHttpMessage if the head leaves the body's end in doubt: CONNECT, a transfer
         coding in HTTP/1.0 or one other than chunked (RFC 9112 section 6.1), and a length of more
         than 18 digits.
         """
@@ -227,7 +227,7 @@ class Framing:
         self.in_body = self.left > 0
 
     def body(self, data: bytes, start: int) -> tuple[bytes, int]:
-        """Return what the parser gets of the body at hand, and where in ``data`` that ends.
+        """Return the parser's part of the body at hand, and its end in ``data``.
 
         Raises BadHttpMessage for chunks as ``Chunks.take`` does.
         """

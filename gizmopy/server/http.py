@@ -413,7 +413,7 @@ class HTTPDoor:
         connection.prepared = response
         is_asking = _EXPECT in request.headers and not request.is_invited
         if connection.framing.is_broken or (is_asking and not request.content.is_eof()):
-            close_after(response)  # nobody knows where the next request begins
+            close_after(response)  # the beginning of the next request is unknown
         self._deadlines.forget(connection)  # it has begun, and may be long
         if not isinstance(response, web.Response):
             connection.stream = response

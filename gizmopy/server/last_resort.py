@@ -1,7 +1,7 @@
 """End a process that does not end by itself.
 
 Python waits without a limit for a task that swallows its cancellation, and for a thread: a blocking
-call of a handler that nobody waits for any more would hold a deploy until the platform kills.
+call of a handler that was given up would hold a deploy until the platform kills.
 
 There are two stages. A thread ends the process with an exit code of ours. It needs the GIL, which
 a regular expression or another call in C may hold for hours: then the watchdog of faulthandler, a

@@ -25,13 +25,13 @@ class MaskedFrames:
     def __init__(self, reader: Any) -> None:
         self._reader = reader
         self._head = b""
-        """What has come of a frame's head that is not whole."""
+        """The part of a frame's head that has come; empty if the head is whole."""
         self._left = 0
         """How many bytes of the frame at hand have not come yet."""
         self._is_wrong = False
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Check ``data`` and hand it on; return what the reader does."""
+        """Check ``data`` and hand it on; return the reader's result."""
         if self._is_wrong:
             return False, b""
         data, at = self._head + data, self._left

@@ -38,7 +38,7 @@ def mount(
     """Return a router to the ``routes`` of ``service``, and to ``builtin`` where it has none.
 
     A route of the service that takes the place of a probe is asked for by the same platforms, by
-    IP address. Raises StartError where a built-in path cannot be told from one of the service's.
+    IP address. Raises StartError if a built-in path matches the same paths as one of the service's.
     """
     router: Router[Endpoint] = Router()
     own: dict[tuple[str, str], Endpoint] = {}

@@ -39,8 +39,8 @@ _LINGER_SECONDS = 0.1
 class Port:
     """Listen for ``door`` at an address; ``prefix`` is what its settings' names begin with.
 
-    ``limit`` is the number of its connections, by default what the settings say.
-    ``make_connection`` returns the protocol of a connection, from what ``Connection`` takes.
+    ``limit`` is the number of its connections, by default as the settings say.
+    ``make_connection`` returns the protocol of a connection, from the arguments of ``Connection``.
     Making one takes the address, and raises StartError where it cannot be had; nothing is accepted
     before ``listen``.
     """

@@ -1,4 +1,4 @@
-"""Connections that begin with a header of the PROXY protocol: who may make them, and their peer."""
+"""Connections that begin with a header of the PROXY protocol, which names their peer."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ProxiedConnection(Connection):
         super().__init__(server, door, **options)
         self._headers = headers
         self._head: bytearray | None = bytearray()
-        """What came of the header; None once it has been read."""
+        """The bytes of the header that have come; None once it has been read."""
         self._begun = 0.0
         """Since when it is waited for (``time.monotonic()``)."""
         self._client: tuple[str, int] | None = None

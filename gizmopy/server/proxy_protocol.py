@@ -20,19 +20,19 @@ _LOCAL, _PROXY = 0, 1
 _NO_ADDRESS = {0x00: 0, 0x31: 216}
 """The families without an IP address, unknown ones and unix sockets, and how long their part is."""
 _FAMILIES = {0x11: (IPv4Address, 4), 0x21: (IPv6Address, 16)}
-"""The families that come by TCP: what their addresses are, and how many bytes one has."""
+"""The families that come by TCP: the type of their addresses, and the bytes of one."""
 
 
 class BadProxyHeader(ValueError):
-    """What came is no header of the PROXY protocol, or one that is not accepted."""
+    """Bytes that are no header of the PROXY protocol, or one that is not accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """What a header says."""
+    """The content of a header."""
 
     length: int
-    """How many bytes it has; what follows is the client's."""
+    """How many bytes it has; the bytes behind it are the client's."""
     client: tuple[str, int] | None = None
     """The address and port of the proxy's client; None if it has none, as for a health check."""
 

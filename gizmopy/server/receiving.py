@@ -3,10 +3,10 @@
 Of aiohttp's private parts this uses:
 
 - ``RequestHandler._messages`` and the module's ``_ErrInfo``: the request that was parsed and is not
-  served yet, or what stands for one that could not be.
+  served yet, or the stand-in for one that could not be.
 - ``RequestHandler._parser.feed_data``, and ``message_consumed``, without which the parser stops
   after 32 requests; ``_upgraded``: whether the request asked for a WebSocket.
-- ``RequestHandler._payload_parser`` and ``set_parser``: what reads a WebSocket.
+- ``RequestHandler._payload_parser`` and ``set_parser``: the reader of a WebSocket.
 - ``BaseProtocol._pause_reading_for_buffer``, ``_resume_reading_for_buffer`` and ``_buffer_paused``:
   how reading stops while too much is held, without disturbing a body's own flow control.
 """
@@ -38,11 +38,11 @@ _LINE_END = b"\r\n"
 _MOST_AHEAD = 64 * 1024
 """How many bytes of later requests are held before reading stops."""
 _MOST_UNREAD = 4 * 1024 * 1024
-"""How many bytes are read after the last answer; what the client sends beyond that has to wait."""
+"""How many bytes are read after the last answer; bytes beyond that have to wait."""
 
 
 class Receiver(web.RequestHandler):
-    """Parse what comes on one connection."""
+    """Parse the bytes of one connection."""
 
     __slots__ = (
         "framing",
@@ -130,7 +130,7 @@ class Receiver(web.RequestHandler):
                     self.since = 0.0
 
     def _hold(self, data: bytes, at: int) -> None:
-        """Keep what has come of the requests after the one at hand."""
+        """Keep the bytes of the requests after the one at hand."""
         self.framing.hold(data, at)
         self.heard = True
         if self.framing.waiting > _MOST_AHEAD and not self._buffer_paused:
@@ -222,7 +222,7 @@ class Receiver(web.RequestHandler):
         return end
 
     def _feed_body(self, piece: bytes) -> None:
-        """Give the parser a piece of the body at hand; empty: let it go on with what it keeps."""
+        """Give the parser a piece of the body at hand; empty: let it go on with its own bytes."""
         if self._parser is None:
             return
         try:
@@ -240,9 +240,9 @@ class Receiver(web.RequestHandler):
         self._messages.append((_ErrInfo(error.code, error, error.message), EMPTY_PAYLOAD))
 
     def _break_body(self, error: BaseException) -> None:
-        """Raise RequestPayloadError in what reads the body at hand, and read no request after it.
+        """Raise RequestPayloadError in the body's reader, and read no request after it.
 
-        The parser does not: what reads the body would wait for it until the read timeout. A request
+        The parser does not: the reader would wait until the read timeout. A request
         that is not being served yet is refused instead.
         """
         self.framing.is_broken = True
@@ -256,14 +256,14 @@ class Receiver(web.RequestHandler):
             self._pause_reading_for_buffer()
 
     def refuse_body(self) -> None:
-        """Raise a Problem (413) in what reads the body at hand, and read no request after it."""
+        """Raise a Problem (413) in the body's reader, and read no request after it."""
         self.framing.is_broken = True
         self.framing.reader.set_exception(too_large(self.max_body))
         if not self._buffer_paused:
             self._pause_reading_for_buffer()
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
-        """Read a WebSocket from now on, and first what has come of it already."""
+        """Read a WebSocket from now on, and first its bytes that have come already."""
         super().set_parser(cast(Any, MaskedFrames(parser)), data_received_cb)
         data, at = self.framing.release()
         if data:

@@ -1,4 +1,4 @@
-"""Judge how fast a client takes what waits to be sent to it, as Kestrel's MinResponseDataRate does.
+"""Judge the rate at which a client takes an answer, as Kestrel's MinResponseDataRate does.
 
 A client that takes a little now and then never exceeds the write timeout, and can keep a large
 answer in memory for days.
@@ -28,7 +28,7 @@ class SendRate:
 
     def __init__(self) -> None:
         self._source: object = None
-        """What was being sent at the last look; None: nothing."""
+        """The answer that was being sent at the last look; None: none."""
         self._at = 0.0
         self._taken = 0
         self._credit = 0.0
@@ -54,9 +54,9 @@ class SendRate:
 
 
 def acknowledged(transport: Transport) -> int | None:
-    """Return how many bytes the other end has acknowledged; None where the kernel does not say.
+    """Return how many bytes the other end has acknowledged; None if the kernel does not say.
 
-    It counts what is sent past the transport's buffer, too: by ``sendfile`` or through TLS.
+    It counts bytes that do not pass the transport's buffer, too: by ``sendfile`` or through TLS.
     """
     connection = transport.get_extra_info("socket")
     if sys.platform != "linux" or connection is None or connection.family == socket.AF_UNIX:

@@ -1,4 +1,4 @@
-"""Tell of connections that were closed for new ones, in a counter and in the log."""
+"""Count and log the connections that were closed for new ones."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Signals:
         self._before = {number: signal.signal(number, self._caught) for number in SIGNALS}
 
     def attach(self, stop: Stop, on_first: Callable[[], None] = lambda: None) -> None:
-        """Pass signals on to ``stop``, on the running loop, from now on; what came earlier, now.
+        """Pass signals on to ``stop``, on the running loop, from now on, and an earlier one now.
 
         ``on_first`` is called when the first signal comes, in the signal's handler: it must take no
         lock. It is not called for a signal that came earlier.

@@ -1,4 +1,4 @@
-"""Log where the event loop stands still, once it has done so for too long."""
+"""Log the stack of an event loop that has stood still for too long."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Certificate:
         return context, admin_context
 
     def _urgency(self) -> int:
-        """Return the level of what is to be said about the expiry."""
+        """Return the level of the line about the expiry."""
         left = self.not_after - self._now()
         if left <= 0:
             return logging.ERROR
@@ -145,7 +145,7 @@ _Show = Callable[[ssl.SSLObject, str, ssl.SSLContext], int | None]
 def _show(context: ssl.SSLContext, since: float) -> _Show:
     """Return what shows ``context`` to a new connection, in place of the context listened with.
 
-    A pair loaded into the context in use would be half new where a file is bad. OpenSSL asks this
+    A pair loaded into the context in use would be half new if a file is bad. OpenSSL asks this
     for every connection, those without a server name too. Sessions from before ``since``, in
     seconds since the epoch, are refused if a client's certificate is asked for.
     """

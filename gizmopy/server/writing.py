@@ -1,6 +1,6 @@
-"""Write answers so that their heads say where they end: no byte of one is read as part of the next.
+"""Write answers whose heads say their length: no byte of one is read as part of the next.
 
-aiohttp sends what a handler says about the length of an answer without a look at what it writes.
+aiohttp sends the length that a handler sets, and does not compare it to the body.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class AnswerWriter(StreamWriter):
 def check_head(response: web.StreamResponse, writer: AnswerWriter) -> None:
     """Note which body may follow the head of ``response``, which is about to be sent.
 
-    Raises UsageError if the head does not say where the answer ends: a status of 1xx, which is not
+    Raises UsageError if the head does not say the end of the answer: a status of 1xx, which is not
     an answer yet (RFC 9110 section 15.2), except a WebSocket's 101; more than one Content-Length;
     or a Transfer-Encoding that is not the server's own (RFC 9112 section 6).
     """
@@ -83,7 +83,7 @@ def check_head(response: web.StreamResponse, writer: AnswerWriter) -> None:
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Close ``transport`` with a reset in the place of the end that a whole answer has."""
+    """Close ``transport`` with a reset, not with the end that a whole answer has."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

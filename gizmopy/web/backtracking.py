@@ -30,7 +30,7 @@ _SOME = [*map(chr, range(256)), "\u0131", "\u0663", "\u03bc", "\u2003", "\u4e2d"
 """Characters that stand for all: classes meet if one of these, or of the pattern, is in both."""
 _MAX_STATES = 256
 _MAX_STEPS = 30_000
-"""Bounds the work for a pattern to some 30 ms. What is larger is not judged."""
+"""Bounds the work for a pattern to some 30 ms. A larger one is not judged."""
 _UNROLLED = 48
 """How many states a counted repeat may be written out to; a longer one counts as a loop."""
 _LONG = 1024
@@ -59,9 +59,9 @@ class _Unknown(Exception):
 def growth(pattern: str) -> Growth:
     """Return how the time to match ``pattern`` grows with a text that it does not match.
 
-    Empty is linear, or not known: the pattern is too large to judge, or uses what is not followed
-    here. ``pattern`` is matched against the whole of a text, and its dot matches a newline. Raises
-    ``re.error`` if it is no pattern.
+    Empty is linear, or not known: the pattern is too large to judge, or uses a part of ``re`` that
+    is not followed here. ``pattern`` is matched against the whole of a text, and its dot matches a
+    newline. Raises ``re.error`` if it is no pattern.
     """
     re.compile(pattern, re.DOTALL)
     try:
@@ -111,7 +111,7 @@ class _Automaton:
         self._depth = 0
         """How many loops there are around the part at hand."""
         self._worst: set[Growth] = set()
-        """What was found in parts of their own: lookaheads."""
+        """The growths of parts of their own: lookaheads."""
         self._steps = 0
 
     # The automaton.
@@ -206,7 +206,7 @@ class _Automaton:
         return whole
 
     def _any_text(self) -> _Part:
-        """Return what stands for a group that is repeated by its number."""
+        """Return the stand-in for a group that is repeated by its number."""
         part = self._state(self._all)
         self._join(part, part, bounded=True)
         return _Part(part.first, part.last, empty=1)
@@ -249,7 +249,7 @@ class _Automaton:
                 characters |= 1 << index
         return self._all ^ characters if negated else characters
 
-    # What is ambiguous.
+    # The search for ambiguous states.
 
     def growth(self, whole: _Part) -> Growth:
         edges, bounded = self._loops.edges, self._loops.bounded

@@ -41,8 +41,8 @@ def compile_endpoint(
 
     ``read_timeout`` is how many seconds a body may take to arrive, and ``json_content_type`` the
     type of the answers. The handler raises Problem for a bad request: 400 where the body is no
-    JSON, 408, 413 and 415 where it cannot be read, 422 with every wrong value (of more than
-    100, their number). Raises DeclarationError where the endpoint is declared so that no request
+    JSON, 408, 413 and 415 if it cannot be read, 422 with every wrong value (of more than
+    100, their number). Raises DeclarationError if the endpoint is declared so that no request
     could be served.
     """
     return responding(

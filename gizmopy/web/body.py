@@ -34,8 +34,8 @@ class JSONBody:
     ) -> None:
         """Put the body into ``arguments``, or what is wrong with its fields into ``errors``.
 
-        Raises Problem where it is no JSON (400) or has no content type of JSON (415), is too large
-        (413) or does not arrive in time (408). Where there is none and need not be, the function's
+        Raises Problem if it is no JSON (400) or has no content type of JSON (415), is too large
+        (413) or does not arrive in time (408). If there is none and need not be, the function's
         own default applies.
         """
         data = await read_body(request, self._read_timeout)

@@ -46,7 +46,7 @@ class CORS:
     ``allow_credentials`` lets a page call with its visitor's cookies. Browsers may remember what
     they were told for ``max_age`` seconds.
 
-    Raises UsageError where an origin cannot be one, or credentials are allowed for every page, or
+    Raises UsageError if an origin cannot be one, or credentials are allowed for every page, or
     for every name below a domain that anyone can register names under: ``https://*.com``,
     ``https://*.co.uk``. Domains of hosting companies, such as ``github.io``, are not known here.
 

@@ -25,7 +25,7 @@ class StrictTransport:
         return bool(self._value)
 
     def line(self, scheme: str) -> str:
-        """Return the header's line, or nothing; ``scheme`` is what a proxy said, if one did."""
+        """Return the header's line, or nothing; ``scheme`` is a trusted proxy's, or empty."""
         over_tls = scheme == "https" if scheme else self._over_tls
         return f"{_NAME}: {self._value}\r\n" if self._value and over_tls else ""
 

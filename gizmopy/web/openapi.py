@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 Schema = dict[str, Any]
 
-# Its name, and its regex if any; the colon tells them apart, or each split would be tried.
+# Its name, and its regex if any. Without the colon between them, each split would be tried.
 _VARIABLE = re.compile(r"\{([^{}:]*)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _PYTHON_ONLY = re.compile(r"\(\?(?:P|[aiLmsux-]+[:)]|[#(>])|\\[AZ]|[*+?}]\+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n\s*\n")

@@ -116,7 +116,7 @@ def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldE
 
 
 def field_error(place: str, field: str, message: str, kind: str) -> FieldError:
-    """Return what is wrong with one field; ``kind`` is pydantic's name for such an error.
+    """Return the fault of one field; ``kind`` is pydantic's name for such an error.
 
     Both texts are cut to 1,024 characters.
     """

@@ -45,7 +45,7 @@ not find for ever.
 
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Raise Problem (400) for an error in what was sent; aiohttp raises ValueError of all kinds."""
+    """Raise Problem (400) for a malformed body; aiohttp raises ValueError of all kinds."""
     try:
         yield
     except (LookupError, RecursionError, ValueError, HttpProcessingError) as error:

@@ -323,7 +323,7 @@ def leads_out(value: str) -> bool:
 
     So does an absolute path, a dot segment (RFC 3986, 3.3), and NUL, which ends a text in C. A
     backslash counts as a slash, as on Windows and in some proxies. The value is decoded once:
-    what was encoded twice is text.
+    text that was encoded twice stays encoded once.
     """
     if "\\" in value:
         value = value.replace("\\", "/")

@@ -30,7 +30,7 @@ class Options:
     when the client goes away (None: GET and HEAD are): what stores and then publishes must not be
     cut in between. ``cross_origin`` is whether pages of every origin may send it requests that
     change something, or open a WebSocket there (False: those of its own origin, and of
-    GIZMO_CORS_ORIGINS); what they may read is still CORS's to say. ``max_body_bytes`` is how many
+    GIZMO_CORS_ORIGINS); CORS still decides about reading. ``max_body_bytes`` is how many
     bytes of a body, decompressed, may be read (None: as GIZMO_MAX_BODY_BYTES says, 0: any).
     ``unsafe_path`` lets path parameters hold dot segments (``..``), NUL, and a slash at the
     beginning, which are 400 otherwise: such a value, joined to the path of a folder, names any

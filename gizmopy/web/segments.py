@@ -65,7 +65,7 @@ class SegmentPattern:
         self.text = re.escape(literals[0]) + "".join(
             f"({pattern or _ANY}){re.escape(literal)}" for (_, pattern), literal in parts
         )
-        """One pattern that matches alike, by which segments of templates are told apart."""
+        """One pattern that matches alike, by which segments of templates are compared."""
         self.growth: Growth = min(map(growth, self.regexes), key=_GROWTHS.index, default="")
         """How the time to match grows with the segment; empty: linear, as far as is known."""
         self._longest = MAX_BACKTRACKING if self.growth else math.inf
@@ -100,7 +100,7 @@ class SegmentPattern:
         if len(segment) > self._longest:
             return None
         values: list[str] = []  # from the right
-        limit = len(segment)  # what is looked for ends here at the latest
+        limit = len(segment)  # the text that is looked for ends here at the latest
         end = -1  # where the value ends whose beginning is looked for
         placed = -1  # where the literal stands that is looked for, if that is known
         for number, step in enumerate(self._steps):
