@@ -16,7 +16,7 @@ from gizmopy.web.hsts import StrictTransport
 from gizmopy.web.same_origin import SAFE_METHODS, is_same_origin
 
 if TYPE_CHECKING:
-    from gizmopy.server.http import Endpoint
+    from gizmopy.server.endpoint import Endpoint
     from gizmopy.server.servable import Servable
 
 _UPGRADE = istr("Upgrade")

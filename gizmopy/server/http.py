@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -29,20 +29,18 @@ from gizmopy.errors import UsageError
 from gizmopy.observe import logs
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.context import carried, deadline, new_id, request_id
-from gizmopy.observe.metrics import HistogramCell, Metrics
+from gizmopy.observe.metrics import Metrics
 from gizmopy.observe.trace import trace_context
 from gizmopy.server.browsers import Browsers
 from gizmopy.server.connection import Connection, Patience, ServedRequest, Written
 from gizmopy.server.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlines, callers_timeout
+from gizmopy.server.endpoint import Endpoint, Exchange
 from gizmopy.server.protocol_factory import Server
 from gizmopy.server.proxies import Proxies
 from gizmopy.server.writing import check_head, reset
 from gizmopy.untrusted import cut
 from gizmopy.web import (
     UNREADABLE_BODY,
-    Answering,
-    Handler,
-    Middleware,
     NoRoute,
     Plain,
     Problem,
@@ -50,7 +48,6 @@ from gizmopy.web import (
     WrongMethod,
     problem_from,
     problem_response,
-    responding,
 )
 from gizmopy.web.same_origin import ORIGIN, SITE
 
@@ -93,77 +90,6 @@ _ANSWER = b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
 
 _KEPT = Written(keep_alive=True)
 _CLOSED = Written(keep_alive=False)
-
-
-class Endpoint:
-    """One route as the door sees it: compiled, and with its label for metrics and logs."""
-
-    __slots__ = (
-        "answer",
-        "any_host",
-        "builtin",
-        "cancellable",
-        "cross_origin",
-        "exchanges",
-        "is_guarded",
-        "last",
-        "max_body",
-        "min_send_rate",
-        "quiet",
-        "template",
-        "timeout",
-    )
-
-    def __init__(
-        self,
-        template: str,
-        answer: Answering,
-        *,
-        timeout: float = 0.0,
-        cancellable: bool = True,
-        builtin: bool = False,
-        quiet: bool = False,
-        any_host: bool = False,
-        cross_origin: bool = False,
-        is_guarded: bool = False,
-        max_body: int | None = None,
-        min_send_rate: int | None = None,
-    ) -> None:
-        self.template = template
-        self.answer = answer
-        self.timeout = timeout
-        """How many seconds it may take; 0: any."""
-        self.cancellable = cancellable
-        """Whether it is cancelled when its client goes away."""
-        self.builtin = builtin
-        """Whether it is served when there are too many requests, too: probes are."""
-        self.quiet = quiet
-        """Whether its requests are left out of the access log."""
-        self.any_host = any_host
-        """Whether it is served under every name of the host: probes are."""
-        self.cross_origin = cross_origin
-        """Whether pages of every origin may call it."""
-        self.is_guarded = is_guarded
-        """Whether it serves a method that changes something: its requests' origin is checked."""
-        self.max_body = max_body
-        """How many bytes a request's body may have; 0: any, None: as the server says."""
-        self.min_send_rate = min_send_rate
-        """How many bytes a second a client has to take of its answer; None: as the server says."""
-        self.exchanges: dict[tuple[str, int], _Exchange] = {}
-        self.last: _Exchange | None = None
-        """The one of the last request, which is most often the next one's, too."""
-
-
-class _Exchange:
-    """What every request of one route, method and status shares."""
-
-    __slots__ = ("access", "duration", "method", "status")
-
-    def __init__(self, method: str, status: int, duration: HistogramCell, access: str) -> None:
-        self.method = method
-        self.status = status
-        self.duration = duration
-        self.access = access
 
 
 async def _nothing(request: web.Request) -> web.StreamResponse:
@@ -538,10 +464,10 @@ class HTTPDoor:
                 referer,
             )
 
-    def _meet(self, endpoint: Endpoint, method: str, status: int) -> _Exchange:
+    def _meet(self, endpoint: Endpoint, method: str, status: int) -> Exchange:
         """Make what a kind of request shares, when the first of its kind comes."""
         known = method if method in _METHODS else _OTHER
-        exchange = _Exchange(
+        exchange = Exchange(
             method,
             status,
             self._durations.cell(known, endpoint.template, str(status)),
@@ -671,13 +597,3 @@ def close_after(response: web.StreamResponse) -> None:
     """
     response.headers["Connection"] = "close"
     response.force_close()
-
-
-def compose(answer: Answering, middleware: Sequence[Middleware]) -> Answering:
-    """Wrap ``answer`` in each middleware, the first outermost; without any it stays as it is."""
-    if not middleware:
-        return answer
-    handler: Handler = responding(answer)
-    for wrap in reversed(middleware):
-        handler = wrap(handler)
-    return handler

@@ -17,7 +17,7 @@ from gizmopy.errors import StartError
 from gizmopy.observe.metrics import CONTENT_TYPE
 from gizmopy.observe.scrape import Scraper
 from gizmopy.server.debug_guard import ROOT, DebugGuard
-from gizmopy.server.http import Endpoint, compose
+from gizmopy.server.endpoint import Endpoint, compose
 from gizmopy.server.servable import Servable
 from gizmopy.web import Handler, Request, Route, Router, compile_answer
 from gizmopy.web.router import parse_template
