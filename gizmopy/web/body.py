@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
+from multidict import istr
 from pydantic_core import ValidationError
 
 from gizmopy.declaration import Parameter
@@ -13,6 +14,7 @@ from gizmopy.early_stop import json_validator
 from gizmopy.web.parameters import Function, type_adapter
 from gizmopy.web.problems import FieldError, Problem, wrong_fields
 
+_CONTENT_TYPE = istr("Content-Type")
 UNREADABLE_BODY = "The request body cannot be decoded: its compression or chunks are broken."
 
 
@@ -80,7 +82,9 @@ def _check_content_type(request: web.Request) -> None:
     A browser sends a body of any other type, or without a type, for a page of any site without
     asking beforehand (Fetch standard, CORS-safelisted request-header): none of them is JSON.
     """
-    given = request.headers.get("Content-Type", "")
+    given = request.headers.get(_CONTENT_TYPE, "")
+    if given == "application/json":
+        return
     kind = given.partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         detail = "The request body has to be JSON; send it with Content-Type: application/json."
