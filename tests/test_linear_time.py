@@ -26,7 +26,7 @@ from gizmopy.config.duration import parse_duration
 from gizmopy.config.kafka import KafkaSettings, shown, ungrouped
 from gizmopy.config.masking import is_secret_name, mask_text
 from gizmopy.config.settings import Networks, channel_key
-from gizmopy.config.showing import View, url_parts
+from gizmopy.config.showing import View, url_start
 from gizmopy.config.showing import shown as show
 from gizmopy.config.sources import _parse_dotenv
 from gizmopy.config.words import split
@@ -132,8 +132,8 @@ PATTERNS: Mapping[str, Pattern] = {
         "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
     ),
     "gizmopy.config.showing:_SCHEME": Pattern("match", pumps("a", "a:", "://")),
-    "gizmopy.config.showing:url_parts": Pattern(
-        url_parts, pumps("a", "a,", "/", "?", "@", ":1,", "[::1],", head="a://")
+    "gizmopy.config.showing:url_start": Pattern(
+        url_start, pumps("a", "a,", "/", "?", "@", ":1,", "[::1],", head="a://")
     ),
     "gizmopy.config.sources:_QUOTED": Pattern(
         "sub", pumps(" ", "'", '"', " '", "' ", "'a", "\"'", "''\"", head="x", tails=("", "x", "'"))

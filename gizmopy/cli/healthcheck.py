@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from gizmopy.cli.parser import Parser
-from gizmopy.config.showing import url_parts
+from gizmopy.config.showing import url_start
 from gizmopy.untrusted import as_lines, escape
 
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
@@ -52,8 +52,7 @@ def _shown(url: str) -> str:
     """Return an address without a login, a path and parameters."""
     if url.startswith(_UNIX):
         return url
-    parts = url_parts(url)
-    return "the URL" if parts is None else "{}://{}".format(*parts)
+    return url_start(url) or "the URL"
 
 
 def _parse(text: str, timeout: float, context: ssl.SSLContext) -> tuple[HTTPConnection | None, str]:

@@ -34,7 +34,7 @@ from gizmopy.config.showing import (
     is_quotable,
     quoted,
     show_model,
-    url_parts,
+    url_start,
 )
 from gizmopy.config.words import Words
 from gizmopy.errors import UsageError
@@ -266,10 +266,8 @@ def _inconsistency(settings: KafkaSettings) -> str:
 
 def shown(url: str) -> str:
     """Return scheme, hosts and topic of ``url``; ``***`` in place of hosts that are none."""
-    parts = url_parts(url)
-    if parts is None:
-        return f"{SCHEME}://{MASK}"
-    return "{}://{}".format(*parts) + urlsplit(url).path
+    start = url_start(url)
+    return f"{start}{urlsplit(url).path}" if start else f"{SCHEME}://{MASK}"
 
 
 def ungrouped(url: str) -> str:

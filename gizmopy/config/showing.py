@@ -197,23 +197,23 @@ def choices(annotation: Any) -> list[Any]:
     return found
 
 
-def url_parts(text: str) -> tuple[str, str] | None:
-    """Return scheme and hosts of a URL, or None if ``text`` is not a URL for sure.
+def url_start(text: str) -> str:
+    """Return scheme and hosts of a URL, ``kafka://a:9092,b:9092``; "" if it may be no URL.
 
     After an ``@`` behind the hosts, a password may have an unescaped ``/``: then nothing of it is
     known to be a host.
     """
     found = _SCHEME.match(text)
     if found is None or not (text.isascii() and text.isprintable()) or "\\" in text:
-        return None
+        return ""
     rest = text[found.end() :]
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in rest[len(authority) :]:
-        return None
+        return ""
     hosts = authority.rpartition("@")[2]
     if hosts and not all(map(_HOST_IN_URL.fullmatch, hosts.split(","))):
-        return None
-    return found[1], hosts
+        return ""
+    return f"{found[0]}{hosts}"
 
 
 def _marks(annotation: Any) -> Iterator[Any]:
@@ -286,9 +286,9 @@ def _hide(value: Any, view: View) -> str:
 
 def _url(text: str, view: View) -> str:
     """Return scheme and hosts of a URL, and a mask of the rest; "" if ``text`` is not one."""
-    if (parts := url_parts(text)) is None:
+    start = url_start(text)
+    if not start:
         return ""
-    start = "{}://{}".format(*parts)
     return start if text.rstrip("/") == start.rstrip("/") else f"{start} {_hide(text, view)}"
 
 

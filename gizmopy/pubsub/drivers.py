@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gizmopy.config.broker_url import checked
-from gizmopy.config.showing import url_parts
+from gizmopy.config.showing import url_start
 from gizmopy.errors import DriverNotInstalled, UnknownScheme, UsageError
 from gizmopy.hidden import MASK
 from gizmopy.pubsub.driver import Driver
@@ -85,10 +85,6 @@ def _load(scheme: str, target: str) -> Any:
 def redact(url: str) -> str:
     """Return the scheme and the hosts of ``url``, to be shown; ``***`` if it may be no URL."""
     scheme, colon, rest = url.partition(":")
-    if colon and rest[:1] in (
-        "",
-        "?",
-    ):  # urlsplit(...).geturl() leaves the slashes of memory:// out
+    if colon and rest[:1] in ("", "?"):  # urlsplit().geturl() leaves out the slashes of memory://
         url = f"{scheme}://{rest}"
-    parts = url_parts(url)
-    return MASK if parts is None else "{}://{}".format(*parts)
+    return url_start(url) or MASK
