@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 MASK = "***"
+
+
+def masked(text: str, secrets: Iterable[str]) -> str:
+    """Return ``text`` with ``***`` in place of each of ``secrets``; give the longest first."""
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return text
 
 
 def size(value: Any) -> str:

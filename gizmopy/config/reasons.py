@@ -16,7 +16,7 @@ from gizmopy.config.masking import SECRET_TYPES
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.showing import quoted
 from gizmopy.config.sources import Given
-from gizmopy.hidden import MASK
+from gizmopy.hidden import MASK, masked
 from gizmopy.untrusted import cut
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ def _longest_first(texts: Iterable[str]) -> list[str]:
 
 
 def _replaced(text: str, secrets: Iterable[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, MASK)
-    return cut(text)
+    return cut(masked(text, secrets))
 
 
 def _place(error: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from gizmopy.hidden import MASK
+from gizmopy.hidden import masked
 
 
 class MaskingFormatter(logging.Formatter):
@@ -21,8 +21,4 @@ class MaskingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's line without secrets."""
-        line = self._formatter.format(record)
-        for secret in self._secrets:
-            if secret in line:
-                line = line.replace(secret, MASK)
-        return line
+        return masked(self._formatter.format(record), self._secrets)

@@ -15,7 +15,7 @@ from gizmopy.config.known_secrets import known_secrets
 from gizmopy.config.plain_text import fault
 from gizmopy.error_text import text_of
 from gizmopy.errors import DriverNotInstalled, PubSubError, UsageError
-from gizmopy.hidden import MASK
+from gizmopy.hidden import masked
 from gizmopy.observe.context import new_id
 from gizmopy.pubsub.drivers import redact
 from gizmopy.pubsub.middleware.idempotency import Begun, State
@@ -123,10 +123,7 @@ class RedisStore:
 
     def _cleared(self, error: Exception) -> str:
         """Return the text of an error without the secrets of the URL."""
-        text = text_of(error)
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
-        return text
+        return masked(text_of(error), self._secrets)
 
 
 def _connect(url: str) -> Redis:
