@@ -190,9 +190,6 @@ PATTERNS: Mapping[str, Pattern] = {
         pumps("a", "a.", ".", "example.com", ".a", "a.a.a.com", head="https://"),
     ),
     "gizmopy.web.cors:_REGISTRY": Pattern("fullmatch", pumps("co", "c", "gov")),
-    "gizmopy.web.hosts:_WRITTEN": Pattern(
-        "fullmatch", [*pumps("a", "a.", ":", "1"), *pumps("f:", "f", head="[", tails=("", "]:1x"))]
-    ),
     "gizmopy.web.openapi:_VARIABLE": Pattern(
         "sub", pumps("a", "{", "{a", "{}", ":", "{a:{", "{a:{}", "{a:{1}}", head="{")
     ),

@@ -9,6 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict, istr
 
 from gizmopy.errors import UsageError
+from gizmopy.web.authority import DEFAULT_PORTS
 from gizmopy.web.problems import Problem
 from gizmopy.web.request import Handler
 
@@ -33,7 +34,6 @@ _REGISTRY = re.compile(
     "ac|co|com|edu|go|gob|gouv|gov|ltd|me|mil|ne|net|nhs|nom|or|org|plc|sch"
 ).fullmatch
 """Second-level labels that countries register names under: ``co.uk``, ``com.au``, ``or.jp``."""
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class CORS:
@@ -185,7 +185,7 @@ def _pattern(origin: str) -> str:
             "https://*.example.com for every name below it, or * for every page"
         )
     scheme, port = written["scheme"], written["port"] or ""
-    if port and port == _DEFAULT_PORTS.get(scheme):
+    if port and port == DEFAULT_PORTS.get(scheme):
         raise UsageError(f"origin {origin!r}: browsers leave out the port {port[1:]}; do the same")
     labels = _ANY_LABELS if written["any"] else ""
     return re.escape(f"{scheme}://") + labels + re.escape(written["host"] + port)

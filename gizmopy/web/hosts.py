@@ -6,15 +6,15 @@ daemon there; only the name in ``Host`` shows it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from aiohttp import web
 from multidict import istr
 from yarl import URL
 
+from gizmopy.web.authority import host_name
+
 _HOST = istr("Host")
-_WRITTEN = re.compile(r"(\[[0-9a-f:.]+\]|[^][:@/\s]+)(?::[0-9]*)?").fullmatch
 
 
 class AllowedHosts:
@@ -44,10 +44,7 @@ class AllowedHosts:
         return target.startswith("/") or self._has(URL(target, encoded=True).raw_authority)
 
     def _has(self, host: str) -> bool:
-        written = _WRITTEN(host.lower())
-        if written is None:
-            return False
-        name = written[1].removesuffix(".")
+        name = host_name(host)
         return name in self._names or any(
             name.endswith(suffix) and len(name) > len(suffix) for suffix in self._suffixes
         )

@@ -12,6 +12,8 @@ from __future__ import annotations
 from aiohttp import web
 from multidict import istr
 
+from gizmopy.web.authority import DEFAULT_PORTS
+
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """The methods that change nothing (RFC 9110 section 9.2.1), of those that a service can serve."""
 
@@ -20,7 +22,6 @@ ORIGIN = istr("Origin")
 _HOST = istr("Host")
 
 _OWN_SITES = ("same-origin", "none")  # none: the user typed the address, or opened a bookmark
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 def is_same_origin(request: web.BaseRequest) -> bool:
@@ -47,15 +48,7 @@ def _is_own(origin: str, host: str, scheme: str) -> bool:
     is one of https; browsers themselves keep pages of https from sending to http (mixed content).
     The other way round is refused: anyone on the network can forge a page of http.
     """
-    written, mark, authority = origin.partition("://")
-    if (
-        not (mark and authority)
-        or written not in _DEFAULT_PORTS
-        or (scheme, written)
-        == (
-            "https",
-            "http",
-        )
-    ):
+    written, _, authority = origin.partition("://")
+    if not authority or written not in DEFAULT_PORTS or (scheme == "https" and written == "http"):
         return False
-    return authority == host.removesuffix(_DEFAULT_PORTS[written])
+    return authority == host.removesuffix(DEFAULT_PORTS[written])
