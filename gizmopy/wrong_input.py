@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from gizmopy.absent_fields import ABSENT
 from gizmopy.untrusted import cut, escape
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    from pydantic_core import ErrorDetails, ValidationError
 
 # Those messages of pydantic that quote the input or a part of it, by the type of the error.
 _MESSAGES: Mapping[str, str] = {
@@ -25,6 +26,16 @@ _MESSAGES: Mapping[str, str] = {
     "zoneinfo_str": "Input should be a valid time zone, such as Europe/Berlin",
 }
 _EMAIL = "value is not a valid email address"
+
+
+def details_of(error: ValidationError) -> list[ErrorDetails]:
+    """Return what pydantic says of each wrong value, without the values."""
+    details = error.errors(include_url=False)
+    for each in details:
+        if each["input"] is ABSENT:
+            each |= {"type": "missing", "msg": "Field required"}
+        each["input"] = None
+    return details
 
 
 def message_of(error: ErrorDetails) -> str:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, Field, RootModel, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+)
 from typing_extensions import TypedDict
 
 from gizmopy.early_stop import LISTED_BYTES, json_validator
+from gizmopy.wrong_input import details_of
 
 T = TypeVar("T")
 
@@ -137,6 +148,81 @@ def test_the_first_wrong_value_of_each_container_is_found(
 def test_all_wrong_values_of_a_small_body_are_found() -> None:
     """A person who sends a form is told of everything at once."""
     assert wrong(list[int], json.dumps(["x"] * 3).encode()) == ["0", "1", "2"]
+
+
+class Wide(BaseModel):
+    """A model with required fields of many types, and one within itself."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    one: int = Field(alias="One")
+    two: str
+    three: Cat
+    four: list[int] | None
+    five: Literal["a", "b"]
+    six: Dog
+    seven: Bird
+    eight: Annotated[int, AfterValidator(abs)]
+    nine: Pet
+    ten: float | bool
+    again: Wide | None = None
+
+
+JUNK: list[list[int]] = [[] for _ in range(60_000)]
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (Wide, {"junk": JUNK}),
+        (list[Wide], [{"junk": JUNK}]),
+        (Wide, {"again": {"again": {"again": {"again": {"again": {"junk": JUNK[:9000]}}}}}}),
+    ],
+)
+def test_missing_fields_do_not_copy_what_is_there(type_: Any, value: object) -> None:
+    """pydantic copies the object that lacks a field once for each: twenty times the body here."""
+    body = json.dumps(value, separators=(",", ":")).encode()
+    read = validator(type_)
+    with pytest.raises(ValidationError):
+        read(b'{"again": {}}' + b" " * len(body))  # the validators are made when they are needed
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValidationError) as caught:
+            read(body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.error_count() >= 10
+    assert {each["type"] for each in details_of(caught.value)} == {"missing"}
+    assert peak < 1024 * 1024  # 40 MB and more before
+
+
+@pytest.mark.parametrize("size", [0, 600, LISTED_BYTES])
+def test_what_is_missing_is_named_as_the_sender_spells_it(size: int) -> None:
+    """Of a body whose errors copy little, each error is pydantic's own."""
+    with pytest.raises(ValidationError) as caught:
+        validator(Wide)(json.dumps({"two": 1, "three": {}}).encode() + b" " * size)
+    found = {each["loc"]: each["type"] for each in details_of(caught.value)}
+    assert (found["One",], found["two",], found["three", "name"]) == (
+        *("missing", "string_type", "missing"),
+    )
+
+
+class Odd(BaseModel):
+    """A model whose fields may take any object."""
+
+    one: Any
+    two: Annotated[str, BeforeValidator(str)]
+    three: Callable[[], int] | int
+    four: object
+
+
+@pytest.mark.parametrize("size", [0, 600, LISTED_BYTES])
+def test_a_type_that_takes_any_object_misses_its_value(size: int) -> None:
+    """What stands for a missing field is never taken for its value."""
+    with pytest.raises(ValidationError) as caught:
+        validator(Odd)(b"{}" + b" " * size)
+    assert [each["type"] for each in caught.value.errors()] == ["missing"] * 4
 
 
 def test_malformed_json_is_refused() -> None:

@@ -22,7 +22,7 @@ from gizmopy.early_stop import json_validator
 from gizmopy.error_text import text_of, too_many
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.untrusted import cut
-from gizmopy.wrong_input import field_of, message_of
+from gizmopy.wrong_input import details_of, field_of, message_of
 
 
 class Codec(Protocol):
@@ -165,7 +165,7 @@ def _problems(error: ValidationError) -> str:
     """Return each fault and its place, without the input; of too many faults, their number."""
     if summary := too_many(error):
         return summary
-    problems = error.errors(include_url=False, include_input=False)
+    problems = details_of(error)
     return cut("; ".join(f"{field_of(p['loc']) or 'body'}: {message_of(p)}" for p in problems))
 
 

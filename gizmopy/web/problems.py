@@ -12,7 +12,7 @@ from pydantic_core import ValidationError, to_jsonable_python
 
 from gizmopy.error_text import too_many
 from gizmopy.untrusted import cut
-from gizmopy.wrong_input import field_of, message_of
+from gizmopy.wrong_input import details_of, field_of, message_of
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -108,7 +108,7 @@ def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldE
     if summary := too_many(error):
         return [field_error(place, prefix, summary, "too_many_errors")]
     fields: list[FieldError] = []
-    for each in error.errors(include_url=False, include_input=False):
+    for each in details_of(error):
         location = (prefix, *each["loc"]) if prefix else each["loc"]
         field, message = field_of(location), message_of(each)
         fields.append({"in": place, "field": field, "message": message, "type": each["type"]})
