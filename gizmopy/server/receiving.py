@@ -25,9 +25,9 @@ from aiohttp.web_protocol import _ErrInfo
 from multidict import istr
 
 from gizmopy.server.body_limit import BodyReader, too_large
+from gizmopy.server.frame_masks import MaskedFrames
 from gizmopy.server.framing import END_OF_HEAD, Framing
 from gizmopy.server.head_limits import HeadLimits
-from gizmopy.server.masking import MaskedFrames
 from gizmopy.server.wellformed import check_host, check_message
 
 _HOST = istr("Host")

@@ -12,7 +12,7 @@ from aiohttp import WSMsgType, web
 
 import pubsubtest
 from gizmopy import Service, Settings, get
-from gizmopy.server.masking import MaskedFrames
+from gizmopy.server.frame_masks import MaskedFrames
 from gizmopy.web import is_host
 from tests.server.talking import Talk, request, talk
 
