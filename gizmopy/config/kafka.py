@@ -32,7 +32,7 @@ from gizmopy.config.refusal import refusal
 from gizmopy.config.showing import (
     is_marked_field,
     is_quotable,
-    quoted,
+    quotable_text,
     show_model,
     url_start,
 )
@@ -335,7 +335,7 @@ def _problem(error: Any) -> str:
         return str(reason)
     marked = is_marked_field(KafkaSettings, name)
     if marked or is_quotable(KafkaSettings.model_fields[name].annotation):
-        text = quoted(error["input"], marked=marked)
+        text = quotable_text(error["input"], marked=marked)
         if text is not None:
             return f"{name}={text} {reason}"
     return f"{name}={hidden(size(error['input']))} {reason}"

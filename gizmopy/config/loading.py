@@ -24,7 +24,7 @@ from gizmopy.config.plain_text import fault
 from gizmopy.config.reasons import Reasons
 from gizmopy.config.schema import Section, read_schema
 from gizmopy.config.settings import Settings
-from gizmopy.config.showing import quoted
+from gizmopy.config.showing import quotable_text
 from gizmopy.config.sources import (
     CONFIG,
     Finding,
@@ -185,7 +185,7 @@ def _problem(
     if found is None:
         return ConfigProblem(node.environment[0], reason, remedy)
     name, source = found.origin.name, found.origin.source
-    shown = quoted(found.value, marked=node.marked) if found.quotable else None
+    shown = quotable_text(found.value, marked=node.marked) if found.quotable else None
     if shown is None:
         return ConfigProblem(name, reason, remedy, source, size=size(found.value))
     return ConfigProblem(name, reason, remedy, source, shown)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class Shown:
     """Mark a field whose value is no secret: ``region: Annotated[str, Shown]``."""
@@ -9,3 +12,8 @@ class Shown:
 
 class NamesCode:
     """Mark a field whose value names code to import: it is not taken from ``.env``."""
+
+
+def has_mark(marks: Iterable[Any], kind: type) -> bool:
+    """Return whether ``kind`` or an instance of it is among the marks of an annotation."""
+    return any(mark is kind or isinstance(mark, kind) for mark in marks)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from gizmopy.config.masking import SECRET_TYPES
 from gizmopy.config.schema import Section, Setting
-from gizmopy.config.showing import quoted
+from gizmopy.config.showing import quotable_text
 from gizmopy.config.sources import Given
 from gizmopy.hidden import MASK, masked
 from gizmopy.untrusted import cut
@@ -135,7 +135,7 @@ def _declared_names(annotation: Any, seen: set[Any]) -> Iterator[str]:
 def _hidden_texts(schema: Section, given: Iterable[Given]) -> Iterator[str]:
     """Yield every text that must not be in a reason: each hidden value, and each part of one."""
     for found in given:
-        if not found.quotable or quoted(found.value, marked=found.setting.marked) is None:
+        if not found.quotable or quotable_text(found.value, marked=found.setting.marked) is None:
             yield from _texts(found.value)
     for setting in schema.settings():
         if setting.secret:

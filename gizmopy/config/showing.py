@@ -38,7 +38,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, RootModel
 
 from gizmopy.config.duration import format_duration
-from gizmopy.config.marks import Shown
+from gizmopy.config.marks import Shown, has_mark
 from gizmopy.config.masking import SECRET_TYPES, is_secret_field, is_secret_name, mask_text
 from gizmopy.config.origin import Origin
 from gizmopy.hidden import hidden, size
@@ -128,7 +128,7 @@ def shown(value: Any, annotation: Any, view: View) -> Any:
 
 def is_marked(annotation: Any) -> bool:
     """Return whether ``annotation`` is Annotated with Shown, itself or as the member of a union."""
-    return any(mark is Shown or isinstance(mark, Shown) for mark in _marks(annotation))
+    return has_mark(_marks(annotation), Shown)
 
 
 def is_quotable(annotation: Any) -> bool:
@@ -138,7 +138,7 @@ def is_quotable(annotation: Any) -> bool:
     return all(map(_is_quotable, members(annotation)))
 
 
-def quoted(value: Any, *, marked: bool = False) -> str | None:
+def quotable_text(value: Any, *, marked: bool = False) -> str | None:
     """Return a wrong value as text for an error; None if it must be a mistake for a secret.
 
     It is of a type that is shown, or of a field that is ``marked``.
@@ -159,12 +159,7 @@ def as_line(plain: Any) -> str:
 def is_marked_field(model: type[BaseModel], name: str) -> bool:
     """Return whether a field is marked where it is declared; a new default keeps the mark."""
     declared = (getattr(base, "model_fields", {}).get(name) for base in model.__mro__)
-    return any(
-        mark is Shown or isinstance(mark, Shown)
-        for info in declared
-        if info is not None
-        for mark in info.metadata
-    )
+    return any(info is not None and has_mark(info.metadata, Shown) for info in declared)
 
 
 def show_model(
