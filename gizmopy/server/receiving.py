@@ -184,8 +184,10 @@ class Receiver(web.RequestHandler):
         parser.message_consumed()
         try:
             messages, self._upgraded, _ = parser.feed_data(piece)
-        except ValueError as error:  # aiohttp's parser in Python, for a number of 5,000 digits
-            raise BadHttpMessage("a number in the head is wrong") from error
+        except (ValueError, LookupError) as error:
+            # yarl's, for the target http://[]@/, or of aiohttp's parser in Python, for a number of
+            # 5,000 digits.
+            raise BadHttpMessage("the head is malformed") from error
         if not messages:
             return False  # a part of a head, or empty lines before one
         if not is_whole or len(messages) > 1:

@@ -163,6 +163,8 @@ async def test_a_handshake_that_is_wrong_is_refused(
         b"http://[::1",
         b"http://[::1/url",
         b"http://[zz]/url",
+        b"http://[]@/url",
+        b"http://[::1]@/url",
         b"http://x:abc/url",
         b"http://x:65536/url",
         b"http://x:80:80/url",
