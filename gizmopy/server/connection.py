@@ -343,6 +343,28 @@ class Connection(Receiver):
             self.is_counted = False
             self.server.count -= 1
 
+    def force_close(self) -> None:
+        """Close after what is written; over TLS also if the client does not close its end.
+
+        asyncio waits 30 s for the client's close_notify, which clients that do not read never send.
+        """
+        super().force_close()
+        if self._is_closing_tls and self.leaving is None:
+            self.leaving = self._loop.call_later(_LEAVE_SECONDS, self._abandon)
+
+    def _abandon(self) -> None:
+        """Abort, once the client has all that was written."""
+        if self.wire is None:
+            return
+        if self.has_unsent:
+            self.leaving = self._loop.call_later(_LEAVE_SECONDS, self._abandon)
+        else:
+            self.wire.abort()
+
+    @property
+    def _is_closing_tls(self) -> bool:
+        return self._force_close and self.wire is not None and not self.wire.can_write_eof()
+
     def close(self) -> None:
         """Close after the request at hand, or at once where there is none."""
         self.is_ready = False
@@ -354,13 +376,15 @@ class Connection(Receiver):
     def has_unsent(self) -> bool:
         """Whether a part of an answer has not been taken by the kernel yet.
 
-        With TLS there is a transport below, whose buffer nobody can see: once it is told to close,
-        all is out when it is closed.
+        Over TLS there is a transport below, whose buffer is hidden. It is empty if the client has
+        acknowledged all that is in the kernel; where the kernel does not say, once the connection
+        that is closing is closed.
         """
         if self.wire is None:
             return False
-        is_closing_tls = self._force_close and not self.wire.can_write_eof()
-        return is_closing_tls or self.wire.get_write_buffer_size() > 0
+        if self.wire.get_write_buffer_size() > 0:
+            return True
+        return self._is_closing_tls and unacknowledged(self.wire) != 0
 
     def overdue(self, now: float, patience: Patience) -> str:
         """Return what this connection's client takes too long for, or an empty string.
@@ -390,6 +414,8 @@ class Connection(Receiver):
 
     def _is_stuck(self, now: float, seconds: float) -> bool:
         waiting = self.wire.get_write_buffer_size() if self.wire is not None else 0
+        if not waiting and self.wire is not None and self._is_closing_tls:
+            waiting = unacknowledged(self.wire) or 0
         size, since = self.unsent
         if not waiting or waiting != size:
             self.unsent = (waiting, now)

@@ -68,11 +68,19 @@ def acknowledged(transport: Transport) -> int | None:
     return int(count) or None  # gVisor knows the structure, and leaves it empty
 
 
-def unacknowledged(transport: Transport) -> int:
-    """Return how many bytes of those in the kernel the other end has not acknowledged (Linux)."""
+def unacknowledged(transport: Transport) -> int | None:
+    """Return how many bytes of those in the kernel the other end has not acknowledged.
+
+    None where the kernel does not say, as only Linux does.
+    """
+    connection = transport.get_extra_info("socket")
+    if sys.platform != "linux" or connection is None:
+        return None
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-    connection = transport.get_extra_info("socket")
-    (count,) = struct.unpack("i", ioctl(connection.fileno(), TIOCOUTQ, bytes(4)))
+    try:
+        (count,) = struct.unpack("i", ioctl(connection.fileno(), TIOCOUTQ, bytes(4)))
+    except (OSError, ValueError):  # it is closed already: asyncio tells of that a turn later
+        return 0
     return int(count)
