@@ -14,6 +14,7 @@ import logging
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -333,6 +334,8 @@ def configured(
     before = root.level, root.handlers[:]
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # aiohttp warns of each malformed part of a form, in the words of the client.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"aiohttp\.multipart")
     logging.captureWarnings(capture=True)
     try:
         yield handler

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from aiohttp import MultipartReader, web
-from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiDictProxy
 
 from gizmopy.errors import UsageError
+from gizmopy.web.multipart import (
+    MAX_CONTENT_TYPE,
+    Reader,
+    check_charset,
+    reading,
+    reading_parts,
+)
 from gizmopy.web.problems import Problem
 
 T = TypeVar("T")
@@ -23,33 +29,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Middleware = Callable[[Handler], Handler]
 """What wraps a handler in another one; composed once, at start."""
-
-
-_MAX_CONTENT_TYPE = 256
-"""How many characters of Content-Type are read: a boundary (RFC 2046, 5.1.1) has 70 at most."""
-_CHARSETS = frozenset(
-    (
-        *("utf8", "utf16", "utf16le", "utf16be", "usascii", "ascii", "latin1"),
-        *(f"iso8859{part}" for part in (*range(1, 12), 13, 14, 15, 16)),
-        *(f"{maker}125{page}" for maker in ("windows", "cp") for page in range(9)),
-        *("koi8r", "koi8u", "shiftjis", "sjis", "eucjp", "euckr", "gb2312", "gbk", "gb18030"),
-        "big5",
-    )
-)
-"""The charsets of bodies, without hyphens and underscores.
-
-Python has more codecs. ``punycode`` takes quadratic time, and Python keeps each name that it does
-not find for ever.
-"""
-
-
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Raise Problem (400) for a malformed body; aiohttp raises ValueError of all kinds."""
-    try:
-        yield
-    except (LookupError, RecursionError, ValueError, HttpProcessingError) as error:
-        raise Problem(400, f"The request body cannot be read as {what}.") from error
 
 
 class BadRange(Problem, ValueError):
@@ -85,14 +64,12 @@ class Request(web.Request):
         return self._bounded(lambda: super(Request, self).charset)
 
     def _bounded(self, read: Callable[[], T]) -> T:
-        if len(self.headers.get("Content-Type", "")) <= _MAX_CONTENT_TYPE:
+        if len(self.headers.get("Content-Type", "")) <= MAX_CONTENT_TYPE:
             try:
                 return read()
             except RecursionError:
                 pass
-        raise Problem(
-            400, f"Content-Type is longer than {_MAX_CONTENT_TYPE} characters, or nested."
-        )
+        raise Problem(400, f"Content-Type is longer than {MAX_CONTENT_TYPE} characters, or nested.")
 
     @property
     def app(self) -> NoReturn:
@@ -136,8 +113,8 @@ class Request(web.Request):
 
         Raises Problem if its charset is not supported (415) or it does not fit the charset (400).
         """
-        self._check_charset()
-        with _reading("text"):
+        check_charset(self.charset)
+        with reading("text"):
             return await super().text()
 
     async def json(self, *, loads: Callable[[str], Any] = json.loads) -> Any:
@@ -146,7 +123,7 @@ class Request(web.Request):
         Raises Problem if it is not JSON (400), and as ``text`` does.
         """
         body = await self.text()
-        with _reading("JSON"):
+        with reading("JSON"):
             return loads(body)
 
     async def post(self) -> MultiDictProxy[str | bytes | bytearray | web.FileField]:
@@ -154,19 +131,25 @@ class Request(web.Request):
 
         Raises Problem if the form is malformed (400) or its charset is not supported (415).
         """
-        self._check_charset()
-        with _reading("a form"):
+        check_charset(self.charset)
+        with reading_parts("a form"):
             return await super().post()
 
     async def multipart(self) -> MultipartReader:
-        """Return a reader of the parts of the body; raise Problem if there can be none (400)."""
-        with _reading("a multipart body"):
-            return await super().multipart()
+        """Return a reader of the parts of the body.
 
-    def _check_charset(self) -> None:
-        name = (self.charset or "utf8").lower().replace("-", "").replace("_", "")
-        if name not in _CHARSETS:
-            raise Problem(415, "The charset of the request body is not supported; send UTF-8.")
+        Raises Problem (400) if there can be none; the reader and its parts do so if they are
+        malformed, and 413 after 1,000 parts.
+        """
+        with reading_parts():
+            return Reader(
+                self._headers,
+                self._payload,
+                client_max_size=self._client_max_size,
+                max_field_size=self._protocol.max_field_size,
+                max_headers=self._protocol.max_headers,
+                max_size_error_cls=web.HTTPRequestEntityTooLarge,
+            )
 
     def clone(self, **changes: Any) -> Request:
         """Return a copy with ``changes``, as aiohttp's does; path parameters stay."""
