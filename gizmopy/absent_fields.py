@@ -25,7 +25,7 @@ _REFUSING = frozenset(
 )
 """Types of schemas that take no ``object``, whatever else they say."""
 _AS_INNER = frozenset(("dataclass", "function-after", "nullable"))
-"""Those that take what the schema within them takes, or less."""
+"""Those that take the values of the schema within them, or fewer."""
 
 
 class AbsentFields:

@@ -20,7 +20,7 @@ FLOOR = 1e-3
 """Seconds of CPU that are never too many for the long text: 60 ns for each character."""
 _LADDER = range(8, 201, 16)
 _MAX_STEP = 0.05
-"""Seconds of CPU that a text on the ladder may take: a thousand times what it should."""
+"""Seconds of CPU that a text on the ladder may take: a thousand times the expected."""
 _CLEAR = 0.1
 """Seconds of CPU that need one more look only: the noise is far below."""
 _REFUSALS = (ValueError, LookupError, GizmoError, Problem)

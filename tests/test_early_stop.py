@@ -146,7 +146,7 @@ def test_the_first_wrong_value_of_each_container_is_found(
 
 
 def test_all_wrong_values_of_a_small_body_are_found() -> None:
-    """A person who sends a form is told of everything at once."""
+    """The answer to a form lists all faults at once."""
     assert wrong(list[int], json.dumps(["x"] * 3).encode()) == ["0", "1", "2"]
 
 
@@ -219,7 +219,7 @@ class Odd(BaseModel):
 
 @pytest.mark.parametrize("size", [0, 600, LISTED_BYTES])
 def test_a_type_that_takes_any_object_misses_its_value(size: int) -> None:
-    """What stands for a missing field is never taken for its value."""
+    """The stand-in for a missing field is never taken for its value."""
     with pytest.raises(ValidationError) as caught:
         validator(Odd)(b"{}" + b" " * size)
     assert [each["type"] for each in caught.value.errors()] == ["missing"] * 4

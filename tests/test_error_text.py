@@ -1,4 +1,4 @@
-"""What an error says is bounded, whatever it quotes, and however it is written to a log."""
+"""The text of an error is bounded, for any quote and in each way to log it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def wrong(count: int) -> ValidationError:
 
 
 def written(error: BaseException) -> str:
-    """Return what a log writes of an error."""
+    """Return the log's text of an error."""
     return "".join(traceback.format_exception(shortened(error)))
 
 
@@ -29,7 +29,7 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
     """Return ``error`` as it is once it was raised."""
     try:
         raise error from cause
-    except BaseException as caught:  # noqa: BLE001 - it is what is returned
+    except BaseException as caught:  # noqa: BLE001 - it is returned
         return caught
 
 

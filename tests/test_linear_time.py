@@ -1,4 +1,4 @@
-"""What reads text from outside does so in linear time, on 16 KB of hostile text (issue 11).
+"""Each parser of text from outside takes linear time, on 16 KB of hostile text (issue 11).
 
 ``python -m tests.test_linear_time`` prints the time of each regular expression and each parser.
 """
@@ -231,7 +231,7 @@ PATTERNS: Mapping[str, Pattern] = {
 
 
 def header(name: str, read: Callable[[Request], object]) -> Run:
-    """Return what reads one header of a request."""
+    """Return a reader of one header of a request."""
     return lambda text: read(REQUEST.clone(headers=CIMultiDict({name: text})))
 
 
@@ -251,13 +251,13 @@ def message(*names: str, **fixed: str) -> Callable[[str], Message]:
 
 
 def event(name: str) -> Run:
-    """Return what reads a CloudEvent that has the text in one attribute."""
+    """Return a reader of a CloudEvent that has the text in one attribute."""
     whole = {"ce-specversion": "1.0", "ce-type": "a", "ce-source": "/b", "ce-id": "c"}
     return lambda text: CloudEvent.from_attributes({**whole, name: text})
 
 
 def typed(annotation: Any) -> Run:
-    """Return what reads a value of this type in JSON, and in a query."""
+    """Return a reader of a value of this type in JSON, and in a query."""
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
 
     def read(text: str) -> object:
@@ -428,7 +428,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "a metric's label": (_escaped, pumps("\\", "\n", '"', "\ud800")),
     "a cut and escaped text": (lambda text: escape(text) + cut(text), pumps("\x1b", "\u202e", "a")),
 }
-"""What reads text from outside, with the texts that it may be hostile to besides ``ANYWHERE``."""
+"""The parsers of text from outside, with the hostile texts of each besides ``ANYWHERE``."""
 
 
 def runner(name: str, use: str | Run) -> Run:

@@ -1,4 +1,4 @@
-"""What may be installed beside gizmopy, and what is installed to develop it."""
+"""The ranges of the dependencies, and the locked versions for development."""
 
 import configparser
 import re

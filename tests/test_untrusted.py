@@ -66,7 +66,7 @@ def test_json_is_printable_and_has_the_same_value(character: str) -> None:
 
 
 def test_quoted_text_is_escaped_and_cut() -> None:
-    """What is quoted is one printable line of a kilobyte, whatever it was."""
+    """Any text is quoted as one printable line of a kilobyte."""
     assert quoted("a\n") == "a\\n"
     for text in ("x" * 10**6, "\x1b" * 10**6, "\U000e0001" * 2000):
         assert quoted(text).isprintable()

@@ -101,7 +101,7 @@ def errors_of(kind: Any, value: Any) -> ValidationError:
 
 @pytest.mark.parametrize(("kind", "value"), WRONG)
 def test_no_message_quotes_the_value(kind: Any, value: Any) -> None:
-    """Neither a problem of HTTP does, nor what is said of a message."""
+    """Neither does a problem of HTTP, nor an error about a message."""
     error = errors_of(kind, value)
     assert "hunter" not in str(wrong_fields("body", "", error))
     for each in error.errors():

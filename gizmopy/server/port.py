@@ -116,8 +116,8 @@ class Port:
         """Close the listener, but serve the connections that are made already.
 
         Closing resets those that wait in the kernel, and a client may have sent its request on
-        them. So what waits is accepted first, and what lies in every connection's buffer is given a
-        moment to be read.
+        them. So waiting connections are accepted first, and the bytes in each connection's buffer
+        get a moment to be read.
         """
         admit_no_more(self._listener)
         await asyncio.sleep(_HANDSHAKE_SECONDS)

@@ -249,7 +249,7 @@ def test_healthcheck_is_1_where_it_is_not(
 
 @pytest.mark.parametrize("command", ["config", "run"])
 def test_no_error_steers_the_terminal(command: str) -> None:
-    """What a command quotes is escaped, and begins no line that looks like an error of its own."""
+    """A quoted text is escaped, and begins no line that looks like an error of the command."""
     hostile = "\x1b[2J\x9b\u202e\ngizmopy: forged"
     ended = subprocess.run(
         [sys.executable, "-m", "gizmopy", command, CATS],

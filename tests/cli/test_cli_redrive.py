@@ -93,7 +93,7 @@ def test_a_failure_is_told_and_the_exit_code_is_1(
 def test_a_failure_does_not_steer_a_terminal(
     broker: LogBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a failure quotes of a dead letter is escaped and cut."""
+    """The quotes from a dead letter in a failure are escaped and cut."""
     topic = "\x1b[2J\r" + "x" * 200
     broker.missing.add(topic)
     bury(broker, b"tom", dl_source_topic=topic, dl_message_id="\x9b2J\n" + "7" * 10**5)
@@ -143,7 +143,7 @@ def test_a_topic_that_the_environment_names_is_allowed(
 def test_the_channels_of_a_service_are_allowed(
     broker: LogBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With module:Service behind the channel, what the service consumes comes back to it."""
+    """With module:Service behind the channel, the channels of the service are destinations."""
     (tmp_path / "litter.py").write_text(
         "from gizmopy import Service, subscribe\n"
         "class Litter(Service):\n"

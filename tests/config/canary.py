@@ -63,7 +63,7 @@ def _parts() -> Iterator[str]:
         yield word.encode().hex()
         for shift in range(3):
             coded = base64.b64encode(b"\0" * shift + word.encode())
-            yield coded[4:-4].decode()  # the rest depends on what stands beside it
+            yield coded[4:-4].decode()  # the rest depends on the text beside it
 
 
 _PARTS = tuple(dict.fromkeys(_parts()))

@@ -117,7 +117,7 @@ def test_a_value_that_is_not_utf8_is_refused_and_never_shown(
 @pytest.mark.parametrize("source", [*SOURCES, "toml"])
 @pytest.mark.parametrize("kind", CANARIES)
 def test_a_value_with_odd_characters_is_never_shown(kind: str, source: str, tmp_path: Path) -> None:
-    """What is loaded, and the error if it is refused, hold no part of it: of every setting that is
+    """The settings, and the error if they are refused, hold no part of it: of every setting that is
     not marked as harmless, and is of no type that an error quotes.
     """
     for setting in ALL:
@@ -206,7 +206,7 @@ def test_settings_made_in_code_refuse_it_too(made: type[BaseModel]) -> None:
 
 
 def test_a_validator_that_fails_in_itself_is_named_by_its_place() -> None:
-    """An error of the validator's own is told by its type and line, without its text."""
+    """Of a validator's own error the type and the line are given, without its text."""
 
     class Broken(Settings):
         token: SecretStr = SecretStr("")
@@ -225,7 +225,7 @@ def test_a_validator_that_fails_in_itself_is_named_by_its_place() -> None:
 
 
 def test_what_an_error_says_is_not_its_repr() -> None:
-    """The text of an error for the log holds nothing but what the error itself says."""
+    """The text of an error for the log holds only the error's own text."""
     with pytest.raises(UnicodeEncodeError) as caught:
         CANARIES["not UTF-8"].encode()
     assert_unseen(named(caught.value))

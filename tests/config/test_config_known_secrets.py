@@ -43,7 +43,7 @@ class CatsSettings(Settings):
 
 
 def test_what_counts_as_a_secret() -> None:
-    """What is typed or named as one, and the logins and named parameters of URLs."""
+    """Values typed or named as one, and the logins and named parameters of URLs."""
     settings = CatsSettings(
         pin=SecretStr("hunter-1"),
         blob=SecretBytes(b"hunter-2"),
@@ -77,7 +77,7 @@ class OrdinarySettings(Settings):
 
 
 def test_what_counts_as_none() -> None:
-    """What is marked, and what has few values, stays readable in the log, whatever its name is."""
+    """A marked field, and one of few values, stays readable in the log, whatever its name is."""
     settings = OrdinarySettings(
         tls_cert="/etc/cats/tls.pem",
         tls_key="/etc/cats/tls.key",

@@ -58,7 +58,7 @@ def test_dotenv_names_no_code(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", ["kafka:?", "kafka:/?", r"kafka:\n//b1?", r"kafka:/\t/b1/t?"])
 def test_a_url_that_is_written_otherwise_names_no_code(start: str, tmp_path: Path) -> None:
-    """Whatever the driver takes as a URL is one in .env."""
+    """Each text that the driver takes as a URL is one in .env."""
     file = tmp_path / ".env"
     file.write_text(f'GIZMO_PUBSUB_URL="{start}sasl_token_provider=evil:run"\n')
     with pytest.raises(ConfigError, match="names code"):
@@ -125,7 +125,7 @@ LOGIN = {
 
 
 def test_redrive_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
-    """Not what the environment names, and not a library's name, even with python -m."""
+    """Neither the code that the environment names nor a library, even with python -m."""
     output = in_folder(tmp_path, "redrive", "dead", "--wait=0.1", "--config=c.yaml", **LOGIN)
     assert "evil ran" not in output
     assert "sasl_token_provider=evil:run is no module:function" in output

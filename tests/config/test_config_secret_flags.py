@@ -56,7 +56,7 @@ def test_a_secret_is_refused_with_the_way_to_give_it(
 
 
 def test_all_else_has_its_flag(tmp_path: Path) -> None:
-    """Numbers named like a secret, what is marked, and other text; paths of keys, too."""
+    """Numbers named like a secret, marked text, and other text; paths of keys, too."""
     argv = ["--max-tokens=5", "--partition-key=a", "--greeting=hi", "--tls-key=k", "--tls-cert=c"]
     settings = load(CatsSettings, argv, environ={}, dotenv=None).settings
     assert (settings.max_tokens, settings.partition_key) == (5, "a")

@@ -239,7 +239,7 @@ def test_tls_takes_a_certificate_and_its_key() -> None:
 
 
 def test_the_proxy_protocol_needs_proxies_and_no_tls() -> None:
-    """GIZMO_PROXY_PROTOCOL with nobody to trust, or with TLS on the same port, is refused."""
+    """GIZMO_PROXY_PROTOCOL without a trusted proxy, or with TLS on the same port, is refused."""
     with pytest.raises(ValidationError, match="set without GIZMO_TRUSTED_PROXIES"):
         Settings(proxy_protocol=True)
     environ = {"proxy_protocol": True, "GIZMO_TRUSTED_PROXIES": "10.0.0.0/8"}

@@ -12,7 +12,7 @@ from gizmopy.config import Settings, load
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"),
+    ("mode", "warning"),
     [
         (0o600, ""),
         (0o644, ""),
@@ -23,7 +23,7 @@ from gizmopy.config import Settings, load
 )
 @pytest.mark.parametrize("name", [".env", "c.yaml"])
 def test_a_file_that_others_may_write_is_warned_of(
-    name: str, mode: int, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, mode: int, warning: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once, by its path."""
     file = tmp_path / name
@@ -33,8 +33,8 @@ def test_a_file_that_others_may_write_is_warned_of(
         argv = [] if name == ".env" else [f"--config={file}"]
         loaded = load(Settings, argv, environ={}, dotenv=file if name == ".env" else None)
     assert loaded.settings.http_port == 1
-    assert [told in message and str(file) in message for message in caplog.messages] == (
-        [True] if told else []
+    assert [warning in message and str(file) in message for message in caplog.messages] == (
+        [True] if warning else []
     )
 
 

@@ -1,4 +1,4 @@
-"""Values are shown by an allowlist: of what is not on it, only source and length."""
+"""Values are shown by an allowlist: of all others, only source and length."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class CatsSettings(Settings):
     zones: list[Annotated[str, Shown]] = Field(default_factory=list)
     tags: Annotated[dict[str, str], Shown] = Field(default_factory=dict)
     kind: str = "tabby"
-    # never shown, whatever they hold
+    # never shown, for any value
     pin: SecretStr = SecretStr("")
     blob: SecretBytes = SecretBytes(b"")
     number: Secret[int] = Secret[int](0)
@@ -116,7 +116,7 @@ class CatsSettings(Settings):
 
 
 def shown(**values: Any) -> dict[str, Any]:
-    """Return what is shown of settings with ``values``."""
+    """Return the shown form of settings with ``values``."""
     return show_model(CatsSettings(**values))
 
 
@@ -226,7 +226,7 @@ def test_the_allowlist(name: str, value: Any, text: Any) -> None:
 
 
 def test_source_and_length_stand() -> None:
-    """With the origins that load returns, what is hidden has its source."""
+    """With the origins that load returns, a hidden value has its source."""
     loaded = load(
         CatsSettings,
         ["--greeting", SECRET],
@@ -332,7 +332,7 @@ def problem_of(**environ: str) -> str:
     ],
 )
 def test_an_error_quotes_only_what_would_be_shown(environ: dict[str, str], problem: str) -> None:
-    """Else it has the name, the source, the length and what is expected."""
+    """Else it has the name, the source, the length and the expected type."""
     text = problem_of(**environ)
     assert text.startswith(problem)
     assert "hunter" not in text

@@ -37,7 +37,7 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: ([0-9]+)\r\n")
 
 @dataclass
 class Findings:
-    """What a run saw."""
+    """The results of a run."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     hangs: list[int] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Findings:
 
 
 def send(port: int, seed: int, number: int) -> tuple[bytes, float]:
-    """Send one input; return what came back, and how many seconds the end took after EOF."""
+    """Send one input; return the answers, and how many seconds the end took after EOF."""
     segments, at_once = http_input(seed, number)
     received = bytearray()
     # Another address of loopback for each: 28,000 ports of one are used up within a minute.

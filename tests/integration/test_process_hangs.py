@@ -1,4 +1,4 @@
-"""A daemon that hangs: what ends it, and what it says of where it hangs."""
+"""A daemon that hangs is ended, or logged with its stack."""
 
 import os
 import re
@@ -118,7 +118,7 @@ def test_a_reader_that_stalls_does_not_hold_the_end(service: str, tmp_path: Path
 def test_a_loop_that_stands_still_is_logged_and_goes_on(
     start_daemon: StartDaemon, service: str
 ) -> None:
-    """Where it stands is logged once and counted, and nothing is ended."""
+    """Its stack is logged once, the stall is counted, and nothing is ended."""
     daemon = start_daemon(service, "sleep", GIZMO_LIVENESS_STALL="200ms")
     daemon.wait_for("hanging: ready")
     assert daemon.request("GET", "/hang?seconds=1")[0] == 200

@@ -70,14 +70,14 @@ async def refused(receiver: Any) -> None:
 
 @pytest.fixture
 def nothing_is_lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a header's name stand for what cannot be read by any means."""
+    """Make a record with a header's name unreadable by any means."""
     monkeypatch.setattr(LenientReader, "use", lambda self, tp: False)
 
 
 async def test_a_name_that_is_no_text_is_marked_and_holds_up_nothing(
     real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is before and behind them comes, in order; they come marked, with the name escaped."""
+    """The records around them come in order; they come marked, with the name escaped."""
     async with a_topic(real_kafka, partitions=2) as topic:
         await topic.publish(b"before", partition=1)
         for number in range(3):
@@ -112,7 +112,7 @@ async def test_a_name_that_is_no_text_is_marked_and_holds_up_nothing(
 async def test_it_becomes_a_dead_letter(
     real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
-    """The engine publishes it as undecodable, and goes on with what is behind it."""
+    """The engine publishes it as undecodable, and goes on with the next record."""
     handled: list[bytes | None] = []
 
     class Cats(Service):

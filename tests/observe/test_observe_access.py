@@ -294,7 +294,7 @@ _STYLES = [{}, {"fields": "gcp"}, {"format": "combined"}, {"log_json": False}]
 async def test_clients_cannot_fill_the_memory(
     tmp_path: Path, style: dict[str, Any], length: int
 ) -> None:
-    """Whatever the texts' number and length, the log remembers no more than a megabyte."""
+    """For any number and length of texts, the log remembers at most a megabyte."""
     async with AccessLog(str(tmp_path / "access"), **style) as access:
         with traced_memory() as taken:
             for number in range(3000):

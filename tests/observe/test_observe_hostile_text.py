@@ -65,7 +65,7 @@ def _log_everywhere(text: str) -> None:
 def written(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[io.StringIO]:
-    """What the log writes, in each of its forms."""
+    """The output of the log, in each of its forms."""
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     if request.param == "colours":
@@ -97,7 +97,7 @@ def test_nothing_in_a_record_steers_a_terminal_or_forges_a_line(written: io.Stri
 
 
 def test_json_keeps_the_value() -> None:
-    """What is escaped in a JSON line is read as it was."""
+    """A character that is escaped in a JSON line is read as it was."""
     text = HOSTILE.replace("\udcff", "")
     record = logging.makeLogRecord({"msg": text, "args": (), "cats": text})
     line = logs.JSONFormatter().format(record)
@@ -107,7 +107,7 @@ def test_json_keeps_the_value() -> None:
 
 
 def test_a_line_is_bounded(written: io.StringIO) -> None:
-    """A record of many megabytes is a line of some hundred kilobytes, and says what was cut."""
+    """A record of many megabytes is a line of some hundred kilobytes, and names the cuts."""
     long = "\x9b" * 3_000_000
     token = request_id.set(long)
     logger.error("%s", long, extra={"a": long, "b": [long], "c": {"d": long}, "e": long.encode()})
@@ -126,7 +126,7 @@ def test_a_line_is_bounded(written: io.StringIO) -> None:
 
 
 def test_a_short_record_is_whole(written: io.StringIO) -> None:
-    """What is within the bounds is neither cut nor left out."""
+    """A text within the bounds is neither cut nor left out."""
     text = "x" * logs.MAX_TEXT
     logger.error(text, extra={"a": "y" * (logs.MAX_EXTRAS // 2 - 10), "b": [1, {"c": 2}]})
 
@@ -164,7 +164,7 @@ def test_no_extra_loses_its_record(written: io.StringIO, odd: object) -> None:
 
 
 def test_a_record_that_cannot_be_written_is_replaced_by_a_line(written: io.StringIO) -> None:
-    """Wrong arguments cost the message; where it was logged is written, and no value unescaped."""
+    """Wrong arguments cost the message; its place is written, and no value unescaped."""
     fields = {"msg": f"%d {HOSTILE}", "args": (HOSTILE,), "pathname": __file__, "name": HOSTILE}
     (handler,) = [each for each in logging.getLogger().handlers if type(each) is logs.WriterHandler]
     handler.handle(logging.makeLogRecord(fields))  # pytest's own handler would raise
@@ -215,7 +215,7 @@ def test_a_programs_own_hooks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     "style", [{}, {"fields": "gcp"}, {"format": "combined"}, {"log_json": False}]
 )
 async def test_an_access_line_steers_no_terminal(tmp_path: Path, style: dict[str, Any]) -> None:
-    """What a client sends is one printable line, in each of the forms."""
+    """A text of a client is one printable line, in each of the forms."""
     path = tmp_path / "access"
     async with AccessLog(str(path), **style) as access:
         fixed = access.fixed_part("GET", "/cats", 200)

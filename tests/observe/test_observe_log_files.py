@@ -66,7 +66,7 @@ def test_a_file_that_exists_keeps_its_mode(tmp_path: Path, umask: None) -> None:
 
 @pytest.mark.parametrize("target", ["there", "not-there"])
 def test_a_link_is_refused(tmp_path: Path, target: str) -> None:
-    """A symbolic link is not followed, and what it leads to is neither made nor written."""
+    """A symbolic link is not followed, and its target is neither made nor written."""
     (tmp_path / "there").write_bytes(b"")
     (tmp_path / "log").symlink_to(target)
 

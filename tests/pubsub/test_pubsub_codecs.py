@@ -169,7 +169,7 @@ def test_the_undecodable_keeps_no_error_of_pydantic(type_: Any) -> None:
 
 
 def test_the_name_of_a_wrong_field_is_cut() -> None:
-    """The sender chooses the keys of a dict, and what a validator quotes."""
+    """The sender chooses the keys of a dict, and the quotes of a validator."""
 
     def refuse(value: str) -> str:
         raise ValueError(f"{value} is wrong")

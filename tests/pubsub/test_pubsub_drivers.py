@@ -85,7 +85,7 @@ def test_a_bug_in_a_driver_is_not_called_a_missing_library(
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
-    """Scheme and hosts are shown, and nothing of what is no URL for sure."""
+    """Scheme and hosts are shown, and nothing of a text that may be no URL."""
     assert redact(url) == shown
 
 

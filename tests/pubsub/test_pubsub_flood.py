@@ -1,4 +1,4 @@
-"""A body with very many wrong values costs little, whoever meets them: a message or a request."""
+"""A body with very many wrong values costs little, in a message and in a request."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Floods(Service):
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged of failures, as it is written."""
+    """Return the logged failures, as they are written."""
     failures = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert failures
     return [JSONFormatter().format(record) for record in failures]

@@ -62,7 +62,7 @@ class FailingStore(MemoryStore):
 
 
 MARK = mark_key("", "t", "1")
-"""The key of the mark of the test's message, where no subscriber handles it."""
+"""The key of the mark of the test's message without a subscriber."""
 
 
 async def state(store: MemoryStore, key: str = MARK) -> State:
@@ -82,7 +82,7 @@ class RememberingStore(MemoryStore):
         return await super().begin(key, seconds)
 
 
-# What a mark is called
+# The name of a mark
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_the_key_of_a_mark_stays_the_same() -> None:
 
 
 async def test_a_long_key_makes_no_long_mark() -> None:
-    """A store keeps a mark of one size, whatever the key; a key that is no text is taken as one."""
+    """A store keeps marks of one size for all keys; a key that is no text is taken as one."""
     store = RememberingStore()
     for key in ("k" * 10**6, "k", 7):
         handle = idempotent(store, key=lambda _, key=key: key)(Handled())  # type: ignore[misc]

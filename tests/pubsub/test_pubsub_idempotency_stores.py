@@ -545,7 +545,7 @@ async def test_a_client_that_is_given_is_not_closed(redis_url: str) -> None:
     ],
 )
 def test_a_url_that_is_none_of_redis_is_refused(url: str, shown: str) -> None:
-    """Of the URL only scheme and host are shown, and nothing of what does not parse."""
+    """Of the URL only scheme and host are shown, and nothing if it does not parse."""
     with pytest.raises(UsageError) as caught:
         RedisStore(url)
     assert str(caught.value).startswith(f"{shown!r} is no URL of Redis; use redis://")
@@ -555,7 +555,7 @@ def test_a_url_that_is_none_of_redis_is_refused(url: str, shown: str) -> None:
 async def test_an_error_of_redis_is_cleared_of_the_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the client says about a connection may have the URL's login in it."""
+    """The client's error about a connection may have the URL's login in it."""
 
     async def fail(*arguments: object) -> None:
         raise RedisError("no login as tom:hunter 2, or hunter%202")

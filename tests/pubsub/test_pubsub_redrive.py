@@ -480,7 +480,7 @@ async def test_a_topic_that_the_settings_name_gets_its_dead_letters(
 
 
 async def test_what_is_counted_by_topic_is_bounded() -> None:
-    """Whoever makes dead letters chooses how many topics they name, and how long these are."""
+    """The sender of dead letters chooses the number of their topics, and the length of each."""
     queues = Queues()
     names = [f"topic-{number}" for number in range(150)]
     await fill(queues, *(dead(source=name) for name in (*names, "x" * 10**6, names[0])))

@@ -1,4 +1,4 @@
-"""What a message takes, and what is kept of keys, is bounded by bytes."""
+"""The memory of messages and of remembered keys is bounded by bytes."""
 
 from __future__ import annotations
 

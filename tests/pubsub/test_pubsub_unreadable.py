@@ -37,7 +37,7 @@ def unreadable(**fields: Any) -> Message:
 
 
 async def test_what_is_unreadable_becomes_a_dead_letter_in_its_turn() -> None:
-    """It is not handled, and what is behind it waits until its dead letter is confirmed."""
+    """It is not handled, and the next messages wait until its dead letter is confirmed."""
     handled: list[str] = []
 
     async def handle(received: Message) -> None:
@@ -137,7 +137,7 @@ def test_only_the_message_with_such_a_name_is_marked() -> None:
 
 
 def test_a_long_name_is_quoted_in_part() -> None:
-    """What is said of a name of a megabyte has a kilobyte."""
+    """The reason for a name of a megabyte has a kilobyte."""
     odd = message(attributes={"\udce9" * 10**6: ""})
     mark_unreadable([odd])
     assert len(odd.unreadable) < 1200

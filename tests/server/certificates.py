@@ -83,7 +83,7 @@ async def echo(certificate: Certificate) -> AsyncIterator[int]:
 
 
 class Client:
-    """A connection over TLS, and what the server showed."""
+    """A connection over TLS, and the server's certificate."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer

@@ -53,7 +53,7 @@ async def stand(**settings: Any) -> AsyncIterator[pubsubtest.Served[Stand]]:
 
 
 def states(served: pubsubtest.Served[Stand]) -> list[str]:
-    """Return what the connections of the main port do."""
+    """Return the states of the connections of the main port."""
     return sorted(served.server._ports[0].connection_states())
 
 
@@ -145,7 +145,7 @@ async def test_bytes_that_drip_do_not_prolong_the_first_head() -> None:
         client.send(b"GET /")
         await until(lambda: connection.heard)
         assert connection.since == accepted > 0
-        connection.since -= 1  # what it would take to wait for
+        connection.since -= 1  # a second of waiting
         assert (await client.answer()).status == 408
 
 
@@ -282,5 +282,5 @@ def test_a_quarter_of_the_descriptors_is_kept_free(
 
 
 def test_the_acceptor_lets_others_have_their_turn() -> None:
-    """In one turn of the loop no more connections are accepted than half of what is free."""
+    """One turn of the loop accepts at most as many connections as half of the free ones."""
     assert accepting._AT_ONCE <= descriptors._LEAST_FREE

@@ -1,4 +1,4 @@
-"""A body is bounded for whatever reads it, as it is decompressed, and per endpoint."""
+"""A body is bounded for each reader, as it is decompressed, and per endpoint."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ async def test_a_body_that_nothing_reads_does_not_make_an_error() -> None:
 
 @pytest.mark.parametrize("name", ["max_body_bytes", "min_send_rate"])
 def test_a_limit_below_zero_is_a_mistake(name: Any) -> None:
-    """It is told at start."""
+    """The start ends with an error."""
     options: Any = {name: -1}
 
     class Wrong(Service):

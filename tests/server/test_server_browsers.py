@@ -1,4 +1,4 @@
-"""What a page of another origin can make a browser send, and what becomes of it."""
+"""Requests that a page of another origin makes a browser send, and their answers."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ JSON = "Content-Type: application/json"
 
 
 class Shop(Service):
-    """Sell things, and note what was done."""
+    """Sell things, and note each sale."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
@@ -91,7 +91,7 @@ async def ask(url: str, method: str, path: str, *lines: str, body: bytes = b"") 
 async def test_a_page_of_another_origin_changes_nothing(
     method: str, path: str, origin: str
 ) -> None:
-    """Its request is refused before the endpoint runs, whatever it says of its body."""
+    """Its request is refused before the endpoint runs, for any body."""
     async with serving() as shop:
         answer = await ask(shop.url, method, path, origin, JSON, body=b"{}")
         assert answer.status == 403
@@ -175,7 +175,7 @@ async def test_an_endpoint_may_be_open_to_every_page() -> None:
 
 @pytest.mark.parametrize("admin", [None, 0])
 async def test_no_page_of_another_origin_steers_the_daemon(admin: int | None) -> None:
-    """What is built in is for own pages only, though the service is for every page."""
+    """Built-in endpoints are for own pages only, though the service is for every page."""
     body = json.dumps({"logger": "gizmopy", "level": "debug"}).encode()
     authorization = "Authorization: Bearer s3cret"
     async with serving(cors_origins="*", debug_token="s3cret", admin_port=admin) as shop:
@@ -313,7 +313,7 @@ async def test_cors_is_for_the_services_own_endpoints(origins: str) -> None:
 
 
 async def test_a_preflight_grants_the_services_own_methods() -> None:
-    """Where a service serves another method of a built-in path, that one alone is granted."""
+    """If a service serves another method of a built-in path, that one alone is granted."""
 
     class Own(Shop):
         @put("/metrics")

@@ -73,7 +73,7 @@ def settings(files: Files, client_ca: Path, **changes: object) -> Settings:
 def trusting(
     authority: trustme.CA | None, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> ssl.SSLContext:
-    """Return what a client connects with; it shows a certificate that ``authority`` signed."""
+    """Return a client's context; it shows a certificate that ``authority`` signed."""
     context = ssl.create_default_context()
     context.maximum_version = version
     AUTHORITY.configure_trust(context)
@@ -155,7 +155,7 @@ async def test_healthcheck_shows_a_certificate(
 async def test_healthcheck_asks_the_admin_port(
     files: Files, client_ca: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the main port wants a certificate, the admin port is asked, if there is one."""
+    """If the main port wants a certificate, healthcheck asks the admin port, if there is one."""
     async with SimpleServer(Club(settings(files, client_ca, admin_port=0))) as server:
         monkeypatch.setenv("TLS_CERT", str(files.cert))
         monkeypatch.setenv("TLS_CLIENT_CA", str(client_ca))
@@ -230,7 +230,7 @@ async def test_a_session_does_not_outlive_its_authority(files: Files, client_ca:
 
 
 async def test_there_are_no_tickets(files: Files, client_ca: Path) -> None:
-    """A ticket would let a client in for hours, whatever becomes of its authority."""
+    """A ticket would let a client in for hours, also after a change of its authority."""
     certificate = files.certificate(client_ca=str(client_ca))
     async with certificate, echo(certificate) as port:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -242,7 +242,7 @@ async def test_there_are_no_tickets(files: Files, client_ca: Path) -> None:
 async def test_a_broken_file_of_authorities_changes_nothing(
     files: Files, client_ca: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is in use stays, and the log names the file."""
+    """The certificates in use stay, and the log names the file."""
     ticks, context = Ticks(), trusting(CLIENTS)
     certificate = files.certificate(ticks, client_ca=str(client_ca))
     async with certificate, echo(certificate) as port:

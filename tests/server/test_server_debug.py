@@ -87,7 +87,7 @@ async def get_json(path: str, settings: Settings | None = None) -> Any:
 
 
 async def test_config_tells_every_setting_without_secrets() -> None:
-    """Every setting is told by its name; of a URL only scheme and host."""
+    """Every setting is listed by its name; of a URL only scheme and host."""
     settings = Settings(pubsub_url="kafka://me:hunter2@broker", subscriptions={"CATS": "a://b:c@d"})
 
     told = await get_json("/debug/config", settings)

@@ -47,7 +47,7 @@ async def ask(url: str, path: str, *lines: str, method: str = "GET", body: bytes
 
 
 def made(caplog: pytest.LogCaptureFixture) -> tuple[str, str, str]:
-    """Return what the one line about /debug says: over which socket, the address, the token."""
+    """Return the parts of the one line about /debug: the socket, the address, the token."""
     (found,) = filter(None, (ADDRESS.match(each.getMessage()) for each in caplog.records))
     return found[1], found[2], found[3]
 
@@ -124,7 +124,7 @@ async def test_a_level_is_not_set_without_the_token() -> None:
 
 @pytest.mark.parametrize("line", [BEARER, BEARER.replace("Bearer", "BEARER  ")])
 async def test_the_token_opens_it(line: str) -> None:
-    """Whatever the scheme's case; a proxy's headers, another Host and no cache change nothing."""
+    """The scheme's case, a proxy's headers and another Host make no difference."""
     async with serving(debug_token=f"{TOKEN}\n") as shop:
         for more in ((), ("X-Forwarded-For: 1.2.3.4",), ("Sec-Fetch-Site: cross-site",)):
             answer = await ask(shop.url, "/debug/config", line, *more)
@@ -164,7 +164,7 @@ async def test_a_token_may_have_any_characters() -> None:
     ],
 )
 async def test_only_the_canonical_path_is_served(path: str) -> None:
-    """What a proxy's rule for /debug/ would let through is no other name for it."""
+    """A path that a proxy's rule for /debug/ would let through is no other name for it."""
     async with pubsubtest.serve(Service, settings=Settings(debug_token=TOKEN)) as shop:
         assert (await ask(shop.url, path, BEARER)).status == 404
 

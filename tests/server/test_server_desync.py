@@ -1,4 +1,4 @@
-"""No answer is read as that of another request, whatever a client sends and a handler writes."""
+"""No answer is read as that of another request, for any client and any handler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARED = web.Response(text="shared")
 
 
 class Desk(Service):
-    """Count what is executed."""
+    """Count the requests that are executed."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
@@ -151,7 +151,7 @@ async def test_a_request_behind_a_declined_upgrade_is_served(upgrade: str, body:
 
 
 async def test_a_websocket_frame_that_came_with_the_handshake_is_read() -> None:
-    """What is sent behind an accepted upgrade is the WebSocket's, on a used connection, too."""
+    """Bytes behind an accepted upgrade are the WebSocket's, on a used connection, too."""
     handshake = request(
         "GET",
         "/socket",
@@ -162,7 +162,7 @@ async def test_a_websocket_frame_that_came_with_the_handshake_is_read() -> None:
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     )
     async with desk() as served, talk(served.url) as client:
-        for _ in range(40):  # more than the parser counts without being told that they are served
+        for _ in range(40):  # more than the parser takes if none is served
             client.send(_put("Content-Length: 5", body=b"12"))
             await served.service.begun.wait()
             client.send(b"345")
@@ -269,7 +269,7 @@ async def test_a_transfer_coding_that_is_not_chunked_is_not_served(coding: str) 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"1\r\nxy\r\n", b"1;" + b"x" * 2000, b"0\r\nA\r\n"])
 async def test_a_chunk_that_is_wrong_later_ends_the_request_at_once(chunk: bytes) -> None:
-    """What reads the body is answered 400, without waiting for more, and its connection ends."""
+    """The reader of the body gets 400, without waiting for more, and the connection ends."""
     async with desk() as served, talk(served.url) as client:
         client.send(_chunked(b""))
         await served.service.begun.wait()
@@ -320,7 +320,7 @@ async def test_a_body_is_never_a_request(sent: Sequence[bytes], answers: list[in
 async def test_a_body_that_was_not_invited_may_be_left_out(path: str, status: int) -> None:
     """After a final answer in place of 100 the connection ends: RFC 9110 section 10.1.1.
 
-    The client may send the body or the next request: the server cannot tell which.
+    The client may send the body or the next request: the server cannot know which.
     """
     head = request("PUT", path, b"x" * len(NEXT), "Expect: 100-continue")[: -len(NEXT)]
     async with desk() as served, talk(served.url) as client:
@@ -335,7 +335,7 @@ async def test_a_body_that_was_not_invited_may_be_left_out(path: str, status: in
 @pytest.mark.parametrize("kind", ["written 204", "written 304", "204", "304"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_no_body_follows_a_head_that_has_none(method: str, kind: str) -> None:
-    """What a handler writes behind 204, 304 or the answer to HEAD is not sent."""
+    """A body that a handler writes behind 204, 304 or the answer to HEAD is not sent."""
     path = f"/answers/{kind.replace(' ', '%20')}"
     async with desk() as served, talk(served.url) as client:
         client.send(request(method, path) + NEXT)
@@ -347,7 +347,7 @@ async def test_no_body_follows_a_head_that_has_none(method: str, kind: str) -> N
 async def test_a_body_that_is_not_as_long_as_its_head_says_ends_the_connection(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No more is sent than the head says; what is missing is not made up by the next answer."""
+    """No more is sent than the head says; the next answer does not make up for less."""
     async with desk() as served, talk(served.url) as client:
         client.send(request("GET", f"/answers/{kind.replace(' ', '%20')}") + NEXT)
         assert (await client.rest()).endswith(b"\r\n\r\nthr" if "3" in kind else b"\r\n\r\nthree")

@@ -168,7 +168,7 @@ async def test_empty_lines_before_a_request_are_bounded_too() -> None:
     ids=["request", "requests", "body", "chunks", "trailer", "continue"],
 )
 async def test_each_head_is_counted_by_itself(size: int, before: bytes) -> None:
-    """What came before a head on its connection does not count, and is answered."""
+    """Requests before a head on its connection do not count, and are answered."""
     async with hall(max_header_bytes=3000) as served, talk(served.url) as client:
         await send_in(client, before + head_of(3000) + before + head_of(3001), size)
         async with asyncio.timeout(10):

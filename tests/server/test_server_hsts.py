@@ -62,7 +62,7 @@ async def ask(
 
 
 async def test_every_answer_over_tls_has_it(tmp_path: Path) -> None:
-    """Plain answers, streams, probes and problems have it; what a handler sets itself stays."""
+    """Plain answers, streams, probes and problems have it; a handler's own value stays."""
     async with SimpleServer(House(_settings(**_tls(tmp_path)))) as server:
         assert await ask(server.url, *PATHS, tls=True) == [VALUE] * len(PATHS)
         assert await ask(server.url, "/own", tls=True) == ["max-age=0"]

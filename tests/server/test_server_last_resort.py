@@ -1,4 +1,4 @@
-"""What ends a process leaves the timers of others alone."""
+"""The end of a process leaves the timers of others alone."""
 
 import faulthandler
 import io
@@ -44,7 +44,7 @@ def test_its_own_timer_comes_two_seconds_later_and_is_cancelled(calls: list[str]
 def test_a_process_without_standard_error_can_be_ended(
     stream: io.StringIO | None, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stacks that nobody can read go nowhere, and no descriptor is left open."""
+    """Stacks without a reader are not written, and no descriptor is left open."""
     monkeypatch.setattr(sys, "stderr", stream)
     before = os.listdir("/dev/fd")  # noqa: PTH208 -- names, not paths
     with LastResort(70) as last_resort:

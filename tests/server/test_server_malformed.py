@@ -310,7 +310,7 @@ async def test_a_client_that_leaves_amid_its_body_is_met_with_silence(
             await client.writer.drain()
             if late:
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.02):  # nothing tells that the body is waited for
+                    async with asyncio.timeout(0.02):  # no sign that the body is read
                         await asyncio.Event().wait()
             if reset:
                 options = client.writer.get_extra_info("socket")

@@ -1,4 +1,4 @@
-"""What a path may bring into a handler, over a socket: clients would tidy it up."""
+"""The values of a path in a handler, over a socket: clients would tidy the path up."""
 
 import pytest
 
@@ -51,7 +51,7 @@ async def test_a_path_that_leads_out_of_a_folder_is_a_bad_request(path: str) -> 
 
 
 async def test_a_route_asks_for_any_path() -> None:
-    """With ``unsafe_path`` a handler gets what was sent."""
+    """With ``unsafe_path`` a handler gets the value as it was sent."""
     async with pubsubtest.serve(Files) as files, talk(files.url) as client:
         client.ask("GET", "/any/../%2e/%00//")
         assert (await client.answer()).body == rb'".././\u0000//"'

@@ -1,4 +1,4 @@
-"""GIZMO_PROXY_PROTOCOL: who may connect, what must come first, and who the client then is."""
+"""GIZMO_PROXY_PROTOCOL: the peers that may connect, the header, and the client's address."""
 
 import asyncio
 import json
@@ -142,7 +142,7 @@ async def test_the_admin_port_expects_no_header() -> None:
 
 
 async def test_a_unix_socket_is_a_trusted_proxy(tmp_path: Path) -> None:
-    """What may connect to the socket begins with a header, too."""
+    """A connection to a unix socket begins with a header, too."""
     path = tmp_path / "inn.sock"
     async with SimpleServer(Inn(_settings(http_addr=f"unix:{path}"))):
         reader, writer = await asyncio.open_unix_connection(str(path))
@@ -165,7 +165,7 @@ async def test_the_access_log_has_the_client(tmp_path: Path) -> None:
 
 
 def test_refusals_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """Connections of strangers cannot fill the log; how many there were is said."""
+    """Connections of other peers cannot fill the log; their number is logged."""
     clock = 0.0
     headers = ProxyHeaders(Proxies(()), clock=lambda: clock)
     for at in (0.0, 1.0, 59.0, 61.0):
@@ -190,7 +190,7 @@ def test_healthcheck_asks_the_admin_port(
 
 
 async def rest(client: Talk) -> bytes:
-    """Return what comes until the end; a reset is an end, too."""
+    """Return the bytes until the end; a reset is an end, too."""
     try:
         return await client.rest()
     except ConnectionResetError:

@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol: what is read, what is refused, and when more has to come."""
+"""The header of the PROXY protocol is read, refused, or waits for more."""
 
 import struct
 from ipaddress import IPv4Address, IPv6Address
@@ -38,7 +38,7 @@ def addresses(source: IPv4Address | IPv6Address, port: int) -> bytes:
 
 @st.composite
 def headers(draw: st.DrawFn) -> tuple[bytes, ProxyHeader]:
-    """Return a header as a proxy sends it, and what it says."""
+    """Return a header as a proxy sends it, and its content."""
     source = draw(st.one_of(v4, v6))
     port = draw(ports)
     client = (str(source), port)
@@ -53,7 +53,7 @@ def headers(draw: st.DrawFn) -> tuple[bytes, ProxyHeader]:
 
 @given(headers(), st.binary(max_size=50))
 def test_a_header_is_read(header: tuple[bytes, ProxyHeader], rest: bytes) -> None:
-    """Both versions tell the client, and how many bytes are not the client's."""
+    """Both versions give the client, and the number of bytes that are not the client's."""
     data, said = header
 
     assert read_header(data + rest) == said

@@ -1,4 +1,4 @@
-"""What is no HTTP/1.1 or no WebSocket is refused, and an answer is begun once."""
+"""Bytes that are not HTTP/1.1 or a WebSocket are refused, and an answer is begun once."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def _frame(opcode: int, payload: bytes, *, masked: bool = True) -> bytes:
 
 
 async def _upgraded(client: Talk, *pieces: bytes) -> bytes:
-    """Send frames on a new WebSocket, and return what comes back until its end."""
+    """Send frames on a new WebSocket, and return the answer until its end."""
     client.send(_handshake())
     assert (await client.answer()).status == 101
     for piece in pieces:

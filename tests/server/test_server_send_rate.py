@@ -1,4 +1,4 @@
-"""A client takes what waits for it at a least rate, or its connection is cut."""
+"""A client takes an answer at a least rate, or its connection is cut."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_client_that_takes_nothing_is_slow_after_the_grace() -> None:
 
 
 def test_a_client_at_half_of_the_rate_is_slow_after_twice_the_grace() -> None:
-    """However it divides what it takes: in one piece or in small ones."""
+    """Its bytes may come in one piece or in small ones."""
     for piece in (1, 4):
         rate, source = SendRate(), object()
         taken = [500 * piece * (now // piece) for now in range(40)]
@@ -53,7 +53,7 @@ def test_a_client_at_the_rate_is_never_slow() -> None:
 
 
 def test_a_fast_beginning_is_no_excuse() -> None:
-    """What was taken fast allows a pause of the grace, and no more."""
+    """A fast part allows a pause of the grace, and no more."""
     rate, source = SendRate(), object()
     assert not rate.is_slow(0, RATE, GRACE, source, 0)
     assert not rate.is_slow(1, RATE, GRACE, source, 1_000_000_000)
@@ -62,7 +62,7 @@ def test_a_fast_beginning_is_no_excuse() -> None:
 
 
 def test_time_without_anything_to_send_does_not_count() -> None:
-    """Nor does another answer go on where the one before it stopped."""
+    """Nor does another answer continue the count of the one before it."""
     rate, source = SendRate(), object()
     assert not rate.is_slow(0, RATE, GRACE, source, 0)
     rate.rest()
@@ -126,7 +126,7 @@ async def desk(path: Path, **settings: Any) -> AsyncIterator[pubsubtest.Served[D
 
 @asynccontextmanager
 async def _narrow(url: str) -> AsyncIterator[Talk]:
-    """Connect with little room for what is not read yet."""
+    """Connect with little room for bytes that are not read yet."""
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     narrow.setblocking(False)

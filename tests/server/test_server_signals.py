@@ -55,7 +55,7 @@ async def test_a_signal_before_the_loop_runs_is_kept(signals: Signals) -> None:
 
 
 async def test_the_first_signal_is_passed_on_in_its_handler(signals: Signals, clock: Clock) -> None:
-    """A loop that hangs does not keep the first signal from what is attached; no other is."""
+    """A hung loop does not keep the first signal from the callback; no other calls it."""
     first: list[str] = []
     signals.attach(Stop(), lambda: first.append("first"))
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):

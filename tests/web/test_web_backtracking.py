@@ -83,7 +83,7 @@ def seconds(pattern: str, text: str) -> float:
 
 @pytest.mark.parametrize(("pattern", "pump"), EXPONENTIAL)
 def test_an_exponential_pattern_is_found(pattern: str, pump: str) -> None:
-    """A text of a hundred characters or fewer takes a thousand times what it should."""
+    """A text of a hundred characters or fewer takes a thousand times the expected time."""
     assert growth(pattern) == "exponential"
     text = pump
     while seconds(pattern, f"{text}!") < 0.001:
@@ -106,7 +106,7 @@ def test_a_usual_pattern_is_not_warned_of(pattern: str) -> None:
 
 
 def test_a_pattern_that_is_too_large_is_not_judged() -> None:
-    """The work for a pattern is bounded, whatever it is."""
+    """The work for each pattern is bounded."""
     began = time.process_time()
     assert growth("|".join(f"(a{n}|b+)*" for n in range(1000))) == ""
     assert growth("(" + "|".join(f"[a-z]{chr(c)}x" for c in range(97, 123)) + ")*") == ""

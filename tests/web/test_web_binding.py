@@ -354,7 +354,7 @@ async def test_a_flood_of_wrong_values_is_counted(serve: Serve) -> None:
 
 
 async def test_what_names_a_wrong_field_is_cut(serve: Serve) -> None:
-    """The keys of a dict and what a validator quotes are the client's, and come back cut."""
+    """The keys of a dict and the quotes of a validator are the client's, and come back cut."""
 
     def refuse(value: str) -> str:
         raise ValueError(f"{value} is wrong")

@@ -1,4 +1,4 @@
-"""Which names of the host a request may have."""
+"""The names of the host that a request may have."""
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -58,6 +58,6 @@ def test_a_request_names_one_host() -> None:
 
 
 def test_without_names_every_host_is_allowed() -> None:
-    """The list is false then, and nobody asks it."""
+    """The list is false then, and is not asked."""
     assert not AllowedHosts()
     assert HOSTS

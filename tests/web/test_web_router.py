@@ -350,7 +350,7 @@ def test_dot_segments_in_the_rest_of_a_path_are_refused(path: str) -> None:
     ["...", ".a", "a.", "a..b", "..a", "%252e%252e", "a%2Fb", "a%5Cb", ".%20.", "a//b/", ""],
 )
 def test_a_value_that_only_looks_alike_is_taken(value: str) -> None:
-    """Dots in names are no dot segments, and what was encoded twice is text."""
+    """Dots in names are no dot segments, and text that was encoded twice is text."""
     assert router("/f/{path:.*}").match("GET", f"/f/{value}")[1] == {"path": unquote(value)}
 
 

@@ -42,7 +42,7 @@ def site(text: str) -> tuple[str, str]:
     ],
 )
 def test_fetch_metadata_decides(fields: tuple[tuple[str, str], ...], own: bool) -> None:
-    """Sec-Fetch-Site says where a request comes from; what it does not say plainly is foreign."""
+    """Sec-Fetch-Site names the origin of a request; a value that is not plain is foreign."""
     assert from_own_page(HOST, *fields) is own
 
 

@@ -1,4 +1,4 @@
-"""Several variables in one segment: what they match, and what a pattern costs."""
+"""Several variables in one segment: their values, and the cost of a pattern."""
 
 from __future__ import annotations
 
