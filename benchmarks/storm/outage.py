@@ -15,6 +15,8 @@ _DOWN = 4.0
 """Seconds that a node is down."""
 _UP = 4.0
 """Seconds until the next one dies."""
+_NOTICED_SECONDS = 10.0
+"""How long a daemon may take to notice that the nodes are gone (docs/kafka.md)."""
 _RATE = 200
 
 
@@ -50,8 +52,9 @@ async def all_nodes_down(cluster: Cluster, seconds: float) -> Counts:
             await _two_join(here)
             await asyncio.sleep(2)
             await asyncio.gather(*(asyncio.to_thread(cluster.kill, node) for node in _NODES))
+            killed = monotonic()
             await asyncio.sleep(seconds)
-            down = await _readiness(here)
+            down = await _readiness_by(here, killed + _NOTICED_SECONDS)
             await asyncio.gather(*(asyncio.to_thread(cluster.start, node) for node in _NODES))
             back = monotonic()
             await asyncio.sleep(2)
@@ -73,6 +76,15 @@ async def _readiness(here: Scene) -> list[int]:
     """Return what each daemon answers when it is asked whether it is ready."""
     asked = request("GET", "/readyz")
     return [(await ask(member.port, asked)).status for member in here.members.alive.values()]
+
+
+async def _readiness_by(here: Scene, deadline: float) -> list[int]:
+    """Return the answers once all daemons are unready, or those at the deadline."""
+    down = await _readiness(here)
+    while down != [503, 503] and monotonic() < deadline:
+        await asyncio.sleep(0.5)
+        down = await _readiness(here)
+    return down
 
 
 async def _finish(here: Scene, finding: Counts) -> list[Handling]:
