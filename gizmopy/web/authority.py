@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 from ipaddress import IPv6Address
 
+from yarl import URL
+
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 """The ports that a browser leaves out, by scheme."""
 
@@ -21,7 +23,8 @@ def is_host(text: str) -> bool:
     """Return whether ``text`` is ``host`` or ``host:port`` (RFC 9112 section 3.2, RFC 3986 3.2.2).
 
     The host is a name, an IPv4 address, or an IPv6 address in brackets; it may be empty. It has no
-    user information, no characters outside of ASCII, and 261 characters at most with its port.
+    user information, no characters outside of ASCII, no label of IDNA that cannot be decoded
+    (``xn--``), and 261 characters at most with its port.
     """
     return len(text) <= _MAX_HOST and _name(text) is not None
 
@@ -47,4 +50,10 @@ def _name(text: str) -> str | None:
             IPv6Address(address)
         except ValueError:
             return None
-    return str(host).lower().removesuffix(".")
+    name = str(host).lower().removesuffix(".")
+    if "xn--" in name:
+        try:
+            _ = URL.build(scheme="http", host=name, encoded=True).host
+        except ValueError:  # UnicodeError is one: request.url.host would raise it in a handler
+            return None
+    return name

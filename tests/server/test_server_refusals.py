@@ -159,6 +159,9 @@ _HOSTS = {
     "x%": False,
     "x, y": False,
     "bücher.example": False,
+    "xn--": False,
+    "xn--a": False,
+    "XN--A.b:80": False,
     "x" * 255: True,
     "x" * 16_000: False,
 }
