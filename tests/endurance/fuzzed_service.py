@@ -5,12 +5,19 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal
 
-from aiohttp import web
+from aiohttp import BodyPartReader, MultipartReader, web
 from pydantic import BaseModel, Field
 
 from gizmopy import Service, get, post, put
 from gizmopy.config.duration import Duration
 from gizmopy.web import Header, Query
+
+_ATTRIBUTES = (
+    *("url", "rel_url", "path", "raw_path", "query", "query_string", "host", "remote", "scheme"),
+    *("headers", "raw_headers", "cookies", "content_type", "charset", "content_length"),
+    *("if_match", "if_none_match", "if_modified_since", "if_unmodified_since", "if_range"),
+    *("forwarded", "http_range", "keep_alive", "version", "can_read_body", "body_exists"),
+)
 
 
 class Dog(BaseModel):
@@ -79,6 +86,44 @@ class Fuzzed(Service):
     async def post_form(self, request: web.Request) -> dict[str, int]:
         """Read a form, which may have several parts."""
         return {"fields": len(await request.post())}
+
+    @get("/all")
+    async def get_all(self, request: web.Request) -> dict[str, str]:
+        """Read all that aiohttp finds in a head."""
+        return {name: ascii(getattr(request, name)) for name in _ATTRIBUTES} | {
+            "host": ascii(request.url.host),
+            "port": ascii(request.url.port),
+            "human": request.url.human_repr(),
+        }
+
+    @post("/all")
+    async def post_all(self, request: web.Request) -> dict[str, str]:
+        """Read the same, and a text."""
+        return {"text": await request.text()} | await self.get_all(request)
+
+    @post("/parts")
+    async def post_parts(self, request: web.Request) -> dict[str, int]:
+        """Read the parts of a body, which may be bodies themselves."""
+        return {"bytes": await self._size(await request.multipart())}
+
+    async def _size(self, reader: MultipartReader) -> int:
+        size = 0
+        async for part in reader:
+            if isinstance(part, BodyPartReader):
+                size += len(await part.read(decode=True)) + len(part.filename or part.name or "")
+            elif part is not None:
+                size += await self._size(part)
+        return size
+
+    @post("/content")
+    async def post_content(self, request: web.Request) -> dict[str, int]:
+        """Read the body in pieces."""
+        return {"bytes": sum([len(part) async for part in request.content.iter_chunked(1000)])}
+
+    @get("/file")
+    async def get_file_itself(self) -> web.StreamResponse:
+        """Answer with a file."""
+        return web.FileResponse(__file__)
 
     @get("/stream")
     async def get_stream(self, request: web.Request) -> web.StreamResponse:

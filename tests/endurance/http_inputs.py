@@ -27,7 +27,16 @@ def _chunked(line: str, *fields: str, body: bytes) -> bytes:
     return _request(line, *fields, "Transfer-Encoding: chunked") + chunks + b"0\r\n\r\n"
 
 
+def _frame(opcode: int, payload: bytes = b"", *, last: bool = True) -> bytes:
+    """Return a masked frame of a WebSocket; the mask is zero, so that the payload is readable."""
+    size = len(payload)
+    head = bytes((last << 7 | opcode, 0x80 | (size if size < 126 else 126)))
+    return head + (size.to_bytes(2, "big") if size > 125 else b"") + bytes(4) + payload
+
+
+_SOCKET = ("Upgrade: websocket", "Connection: Upgrade", _KEY, "Sec-WebSocket-Version: 13")
 _JSON = "Content-Type: application/json"
+_PARTS = "Content-Type: multipart/mixed; boundary=x"
 SEEDS = (
     _request("GET /"),
     _request("HEAD /"),
@@ -59,6 +68,53 @@ SEEDS = (
     _request("GET /metrics", "Accept: application/openmetrics-text;q=0.5", "Accept-Encoding: gzip"),
     _request("GET /openapi.json"),
     _request("PUT /debug/loggers", "Authorization: Bearer x", _JSON, body=b'{"logger":"a"}'),
+    _request("GET /all?a=b&c=%C3%A4#d", "Cookie: a=b", "Range: bytes=0-1", 'If-Match: "a", W/"b"'),
+    _request("GET /all", "Forwarded: for=1.1.1.1;by=b", "If-Range: Thu, 01 Jan 1970 00:00:00 GMT"),
+    _request("POST /all", "Content-Type: text/plain; charset=utf-8", body=b"text"),
+    _request("POST /parts", "Content-Type: multipart/form-data; boundary=x", body=_FORM),
+    _request(
+        "POST /parts",
+        _PARTS,
+        body=_FORM.replace(b"\r\n\r\n1", b"\r\nContent-Encoding: gzip\r\n\r\n1"),
+    ),
+    _request(
+        "POST /parts",
+        _PARTS,
+        body=b"--x\r\n"
+        + _PARTS.encode().replace(b"=x", b"=y")
+        + b"\r\n\r\n--y\r\n\r\n1\r\n--y--\r\n\r\n--x--\r\n",
+    ),
+    _request("POST /content", body=b"0123456789" * 4000),
+    _chunked(
+        "POST /content", "Content-Encoding: gzip", body=gzip.compress(b"0" * 100_000, mtime=0)
+    ),
+    _request("POST /form", "Origin: https://a.example", "Sec-Fetch-Site: same-site", body=b""),
+    _request(
+        "OPTIONS /pets/1",
+        "Origin: https://a.example",
+        "Access-Control-Request-Method: PUT",
+        "Access-Control-Request-Headers: X-A, X-B",
+    ),
+    _request(
+        "GET /", "X-Forwarded-For: 1.2.3.4, 127.0.0.1", "X-Forwarded-Proto: https", "X-Real-IP: ::1"
+    ),
+    _request("GET /file", "Range: bytes=1-", "If-None-Match: *"),
+    _request("HEAD /file", "Range: bytes=-5"),
+    _request(
+        "GET /ws",
+        *_SOCKET,
+        "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=9",
+    )
+    + _frame(1, b"text") * 3
+    + _frame(1, b"a", last=False)
+    + _frame(9, b"ping")
+    + _frame(0, b"b")
+    + _frame(2, bytes(300))
+    + _frame(8, b"\x03\xe8"),
+    _request("GET /ws", *_SOCKET) + _frame(1) * 500,
+    _request("GET /", "X: " + "y" * 15_000, "Z: " + "z" * 15_000) * 3,
+    b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n" + _request("GET /"),
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12) + _request("GET /"),
     b"GET / HTTP/1.0\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),  # a TLS greeting
