@@ -1,8 +1,12 @@
-"""Refuse the frames of a WebSocket's client that are not masked (RFC 6455 section 5.1)."""
+"""Check the frames of a WebSocket's client, and hand them on a few at a time.
+
+Frames that are not masked are refused (RFC 6455 section 5.1).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Protocol
 
 _MASKED = 0x80
 _MASK = 4
@@ -13,25 +17,82 @@ _WRONG = b"\xf0\x80\0\0\0\0"
 """A frame that every reader refuses with 1002: its reserved bits are set."""
 
 
+_AT_ONCE = 128
+"""How many frames are handed on before other connections have their turn."""
+
+
+class FrameOwner(Protocol):
+    """The connection that frames come on, as aiohttp's protocol names its parts."""
+
+    _loop: asyncio.AbstractEventLoop
+    _buffer_paused: bool
+    _reading_paused: bool
+    """Whether the handler has enough messages."""
+
+    def _pause_reading_for_buffer(self) -> None: ...
+
+    def _resume_reading_for_buffer(self) -> None: ...
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
 class MaskedFrames:
     """Hand frames to aiohttp's ``reader``, which takes unmasked ones, too.
 
     In the place of the first unmasked frame the reader gets one that it refuses: the socket's
     ``receive`` returns the error and closes with 1002, as for any other breach of the protocol.
+
+    A handler does not wait as long as messages lie ready. 256 KiB of frames of 6 bytes, which come
+    in one read, held the event loop for more than a second, so they are handed on in turns.
     """
 
-    __slots__ = ("_head", "_is_wrong", "_left", "_reader")
+    __slots__ = ("_head", "_held", "_is_wrong", "_left", "_owner", "_reader", "_turn")
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, owner: FrameOwner) -> None:
         self._reader = reader
+        self._owner = owner
         self._head = b""
         """The part of a frame's head that has come; empty if the head is whole."""
         self._left = 0
         """How many bytes of the frame at hand have not come yet."""
         self._is_wrong = False
+        self._held = b""
+        """The frames that have come and not been handed on."""
+        self._turn: asyncio.Handle | None = None
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Check ``data`` and hand it on; return the reader's result."""
+        """Check ``data`` and hand it on, or hold it; return the reader's result."""
+        if self._held:
+            self._held += data
+            return False, b""
+        return self._hand_on(data, _AT_ONCE)
+
+    def feed_eof(self) -> None:
+        """Tell the reader that no more comes."""
+        held, self._held = self._held, b""
+        if held:
+            self._hand_on(held, len(held))
+        self._reader.feed_eof()
+
+    def go_on(self) -> None:
+        """Hand on the frames that are held, in the next turn of the loop."""
+        if self._held and self._turn is None:
+            self._turn = self._owner._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        if self._owner._reading_paused:  # it goes on once the handler has read
+            return
+        held, self._held = self._held, b""
+        is_over, _ = self._hand_on(held, _AT_ONCE)
+        if is_over:
+            self._owner.close()
+        elif not self._held:
+            self._owner._resume_reading_for_buffer()
+
+    def _hand_on(self, data: bytes, most: int) -> tuple[bool, bytes]:
+        """Check and hand on ``most`` frames of ``data``, and hold the rest."""
         if self._is_wrong:
             return False, b""
         data, at = self._head + data, self._left
@@ -47,13 +108,15 @@ class MaskedFrames:
                 data, self._head = data[:at], data[at:]
                 break
             at += step
+            most -= 1
+            if most <= 0 and at < size:
+                data, self._held, size = data[:at], data[at:], at
+                if not self._owner._buffer_paused:
+                    self._owner._pause_reading_for_buffer()
+                self.go_on()
         self._left = max(at - size, 0)
         answer: tuple[bool, bytes] = self._reader.feed_data(data)
         return answer
-
-    def feed_eof(self) -> None:
-        """Tell the reader that no more comes."""
-        self._reader.feed_eof()
 
     @staticmethod
     def _frame(data: bytes, at: int) -> int:

@@ -266,10 +266,16 @@ class Receiver(web.RequestHandler):
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Read a WebSocket from now on, and first its bytes that have come already."""
-        super().set_parser(cast(Any, MaskedFrames(parser)), data_received_cb)
+        super().set_parser(cast(Any, MaskedFrames(parser, self)), data_received_cb)
         data, at = self.framing.release()
         if data:
             super().data_received(data[at:])
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on, as the handler has read; a WebSocket first with the frames that have come."""
+        super().resume_reading(resume_parser)
+        if self._payload_parser is not None:
+            self._payload_parser.go_on()
 
     def _read_on(self) -> None:
         """Parse the next of the requests that are held, and serve it."""

@@ -237,6 +237,66 @@ async def test_a_frame_that_is_not_masked_closes_the_socket(opcode: int, payload
         assert served.service.heard[0][1] == "before"
 
 
+class Owner:
+    """A connection, as far as frames need one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._buffer_paused = self._reading_paused = self.closed = False
+
+    def _pause_reading_for_buffer(self) -> None:
+        self._buffer_paused = True
+
+    def _resume_reading_for_buffer(self) -> None:
+        self._buffer_paused = False
+
+    def close(self) -> None:
+        """Note that it is closed."""
+        self.closed = True
+
+
+async def test_small_frames_give_other_connections_their_turn() -> None:
+    """A read full of them is handed on in turns, as long as the handler keeps up."""
+    size, heard = len(_frame(1, b"")), [b""]
+
+    class Reader:
+        def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+            heard.append(data)
+            return len(b"".join(heard)) >= 999 * size, b""
+
+        def feed_eof(self) -> None:
+            heard.append(b"eof")
+
+    owner = Owner()
+    frames = MaskedFrames(Reader(), owner)
+    frames.feed_data(_frame(1, b"") * 500)
+    frames.feed_data(_frame(1, b"") * 498 + b"\x81")
+    assert len(heard[-1]) == 128 * size
+    assert owner._buffer_paused
+    await asyncio.sleep(0)
+    assert list(map(len, heard[1:])) == [128 * size] * 2
+    owner._reading_paused = True
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(heard) == 3
+    owner._reading_paused = False
+    frames.go_on()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert b"".join(heard) == _frame(1, b"") * 998
+    assert not owner._buffer_paused
+    frames.feed_data(_frame(1, b"")[1:] + _frame(1, b"") * 1000)
+    frames.feed_eof()
+    assert b"".join(heard) == _frame(1, b"") * 1999 + b"eof"
+
+
+async def test_thousands_of_frames_arrive_also_if_the_handler_is_slow() -> None:
+    """Frames that are held are handed on once the handler has read, and then the next come."""
+    async with desk() as served, talk(served.url) as client:
+        await _upgraded(client, _frame(1, b"x") * 20_000, _frame(8, b""))
+        assert len(served.service.heard) == 20_000
+
+
 async def test_masked_frames_of_every_size_are_read_however_they_are_split() -> None:
     """Lengths of one, two and eight bytes are understood wherever a segment ends."""
     payloads = ["", "a", "b" * 125, "c" * 126, "d" * 65_535, "e" * 65_536]
@@ -249,7 +309,7 @@ async def test_masked_frames_of_every_size_are_read_however_they_are_split() -> 
                 heard.append(data)  # noqa: B023 -- used within the loop
                 return False, b""
 
-        checker = MaskedFrames(Reader())
+        checker = MaskedFrames(Reader(), Owner())
         for begin in range(0, len(frames), size):
             checker.feed_data(frames[begin : begin + size])
         assert b"".join(heard) == frames
