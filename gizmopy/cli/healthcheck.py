@@ -34,7 +34,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         context = _trusting(chosen.cert, chosen.key)
     except (OSError, ValueError) as error:
-        parser.error(f"--cert {chosen.cert}: cannot be used: {error}; give PEM files of a pair")
+        parser.error(
+            f"--cert {chosen.cert}: cannot be used: {error}; give a certificate and its key, in PEM"
+        )
     connection, path = _parse(chosen.url, chosen.timeout, context)
     if connection is None:
         reason = "the URL is no address of a daemon"

@@ -98,7 +98,7 @@ def _print_refused(refused: Mapping[str, int]) -> None:
     for topic, count in refused.items():
         print(f"{count} stay, from {_named(topic)}", file=sys.stderr)
     print(
-        "nothing here names these topics, and a dead letter may name any; allow one with "
+        "no setting and no service names these topics; allow one with "
         "--from-topic NAME, name the service as in gizmopy redrive CHANNEL module:Service, or "
         "publish all with --to CHANNEL",
         file=sys.stderr,
@@ -149,7 +149,7 @@ def _parser() -> Parser:
         default=[],
         dest="from_topics",
         metavar="NAME",
-        help="move those that say to come from this topic, too; may be repeated",
+        help="also move the dead letters from this topic; may be repeated",
     )
     parser.add_argument(
         "--match", default="", metavar="TEXT", help="only those with TEXT in reason or exception"

@@ -22,14 +22,13 @@ def read_settings(path: Path) -> str:
         found = os.fstat(file.fileno())
         text = file.read()
     if reason := _writable_by(found):
-        shown = escape(str(path))
-        logger.warning("%s %s; its settings are used all the same: chmod go-w it", shown, reason)
+        logger.warning("the settings file %s is used, but %s", escape(str(path)), reason)
     return text
 
 
 def _writable_by(found: os.stat_result) -> str:
     if found.st_uid not in (0, os.geteuid()):
-        return f"belongs to user {found.st_uid}, who can change it"
+        return f"it belongs to user {found.st_uid}; chown it to the daemon's user"
     writers = (("its group", stat.S_IWGRP), ("every user", stat.S_IWOTH))
     names = [name for name, bit in writers if found.st_mode & bit]
-    return f"can be changed by {' and '.join(names)}" if names else ""
+    return f"{' and '.join(names)} may write it; run chmod go-w" if names else ""

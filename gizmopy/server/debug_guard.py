@@ -92,7 +92,11 @@ class DebugGuard:
         """
         if not self.is_made:
             if len(self._token) < _SHORT:
-                logger.warning("GIZMO_DEBUG_TOKEN has less than %d characters", _SHORT)
+                logger.warning(
+                    "GIZMO_DEBUG_TOKEN has less than %d characters, and can be guessed; set a "
+                    "longer one",
+                    _SHORT,
+                )
             return
         base, where = ("http://localhost", f" over {url}") if url.startswith(UNIX) else (url, "")
         address = f"{base}{ROOT}#token={self._token.decode()}"

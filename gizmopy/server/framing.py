@@ -119,7 +119,7 @@ class Chunks:
         excess = self._excess + len(line) - _FREE_LINE - _FREE_PER_BYTE * size
         self._excess = max(excess, 0)
         if self._excess > _MAX_EXCESS:
-            raise BadHttpMessage("the chunks have too much beside their content")
+            raise BadHttpMessage("the lines of the chunks are too long")
         if not size:
             self._in_trailers = True
             return b""

@@ -74,7 +74,7 @@ def _read_line(data: bytes | bytearray) -> ProxyHeader | None:
     except AddressValueError:
         raise BadProxyHeader(f"an address in its line is not of {kind}") from None
     if "%" in "".join(addresses) or not (_is_port(client_port) and _is_port(port)):
-        raise BadProxyHeader("its line has a zone, or a port that is none")
+        raise BadProxyHeader("its line has a zone, or a malformed port")
     return ProxyHeader(length, (str(client), int(client_port)))
 
 

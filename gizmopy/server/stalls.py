@@ -52,5 +52,5 @@ class StallWatch:
             if age > self._seconds and not is_stalled:
                 self._stalls.value += 1
                 stack = "".join(traceback.format_stack(sys._current_frames().get(watched)))
-                logger.error("the event loop has not run for %.1f s; it is here:\n%s", age, stack)
+                logger.error("the event loop has not run for %.1f s; its stack:\n%s", age, stack)
             is_stalled = age > self._seconds

@@ -180,7 +180,7 @@ def _check(method: str, path: str, function: Endpoint, options: Options) -> None
     for name in ("max_body_bytes", "min_send_rate"):
         value = getattr(options, name)
         if value is not None and value < 0:
-            reason = f"{name}={value!r} is less than nothing; use 0 for no limit"
+            reason = f"{name}={value!r} is negative; use 0 for no limit"
             raise DeclarationError(function, reason)
     if method not in METHODS:
         reason = f"{method!r} is no HTTP method; use one of: {', '.join(METHODS)}"

@@ -16,9 +16,9 @@ from gizmopy.config import Settings, load
     [
         (0o600, ""),
         (0o644, ""),
-        (0o664, "can be changed by its group"),
-        (0o646, "can be changed by every user"),
-        (0o666, "can be changed by its group and every user"),
+        (0o664, "its group may write it"),
+        (0o646, "every user may write it"),
+        (0o666, "its group and every user may write it"),
     ],
 )
 @pytest.mark.parametrize("name", [".env", "c.yaml"])
