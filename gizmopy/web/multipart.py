@@ -1,4 +1,4 @@
-"""Read multipart bodies with bounds, and with a Problem for what is malformed.
+"""Read multipart bodies with bounds, and with a Problem for a malformed one.
 
 aiohttp bounds the number of bytes only. One megabyte of ``;`` in the Content-Disposition of 60
 parts held the event loop for 9 s in ``request.post()``, and wrote a megabyte into the log.
@@ -59,7 +59,7 @@ def reading(what: str, malformed: tuple[type[Exception], ...] = _MALFORMED) -> I
 
 
 def reading_parts(what: str = _MULTIPART) -> AbstractContextManager[None]:
-    """Return what ``reading`` does, for what finds and decodes parts."""
+    """Return ``reading`` for code that finds and decodes parts."""
     return reading(what, _MALFORMED_PART)
 
 
