@@ -56,11 +56,11 @@ class Talk:
     async def _body(self, headers: CIMultiDict[str]) -> bytes:
         if headers.get("Transfer-Encoding") != "chunked":
             return await self.reader.readexactly(int(headers["Content-Length"]))
-        body = b""
+        body = bytearray()
         while size := int(await self.reader.readline(), 16):
             body += (await self.reader.readexactly(size + 2))[:-2]
         assert await self.reader.readline() == b"\r\n"
-        return body
+        return bytes(body)
 
     async def rest(self) -> bytes:
         """Return what still comes until the daemon closes its end."""
@@ -93,7 +93,7 @@ def _parse(head: bytes) -> tuple[str, int, CIMultiDict[str]]:
 
 @asynccontextmanager
 async def talk(url: str, **options: Any) -> AsyncIterator[Talk]:
-    """Connect to where a daemon listens; little is read before somebody asks for it."""
+    """Connect to where a daemon listens; little is read before a test asks for it."""
     port = int(url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096, **options)
     client = Talk(reader, writer)

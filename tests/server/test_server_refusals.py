@@ -323,8 +323,10 @@ async def test_masked_frames_of_every_size_are_read_however_they_are_split() -> 
 async def test_an_unmasked_frame_is_found_wherever_a_segment_ends() -> None:
     """Also with its first byte at the end of one segment and its second in the next."""
     frames = _frame(1, b"before") + _frame(1, b"hi", masked=False)
-    for split in range(1, len(frames)):
-        async with desk() as served, talk(served.url) as client:
-            answer = await _upgraded(client, frames[:split], frames[split:])
+    async with desk() as served:
+        for split in range(1, len(frames)):
+            served.service.heard.clear()
+            async with talk(served.url) as client:
+                answer = await _upgraded(client, frames[:split], frames[split:])
             assert answer[2:4] == b"\x03\xea"
             assert served.service.heard[0] == (WSMsgType.TEXT, "before")
