@@ -23,7 +23,7 @@ _REFUSING = frozenset(
         *("timedelta", "tuple", "typed-dict", "url", "uuid", "dataclass-args", "model-fields"),
     )
 )
-"""Types of schemas that take no ``object``, whatever else they say."""
+"""Types of schemas that take no ``object``, with any options."""
 _AS_INNER = frozenset(("dataclass", "function-after", "nullable"))
 """Those that take the values of the schema within them, or fewer."""
 

@@ -29,7 +29,7 @@ _EMAIL = "value is not a valid email address"
 
 
 def details_of(error: ValidationError) -> list[ErrorDetails]:
-    """Return what pydantic says of each wrong value, without the values."""
+    """Return pydantic's errors, one for each wrong value, without the values."""
     details = error.errors(include_url=False)
     for each in details:
         if each["input"] is ABSENT:

@@ -54,5 +54,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _plain(text: str) -> str:
-    """Return a value as it is for a program, and without what steers a terminal for a person."""
+    """Return a value as it is for a program, and escaped for a terminal."""
     return escape(text, keep="\n\t") if sys.stdout.isatty() else text

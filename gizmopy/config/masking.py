@@ -1,4 +1,4 @@
-"""Know the usual names of secrets, and mask what looks like a secret in free text.
+"""Know the usual names of secrets, and mask likely secrets in free text.
 
 This is for flags and for free text, whose parts have no declarations: values that are named as a
 secret, the login of a URL, a key in PEM. It is a list, and no list is complete. Values of settings
@@ -103,7 +103,7 @@ def holds_secret(annotation: Any, seen: frozenset[Any] = frozenset()) -> bool:
 
 
 def mask_text(text: str) -> str:
-    """Return ``text`` without what looks like a secret: logins of URLs, named values, PEM keys."""
+    """Return ``text`` without likely secrets: logins of URLs, named values, PEM keys."""
     text = _SCHEMES.sub(rf"\1 {MASK}", _mask_logins(_mask_pem(text)))
     parts, at = [], 0
     while found := _NAME.search(text, at):
@@ -118,7 +118,7 @@ def mask_text(text: str) -> str:
 
 
 def secrets_in(text: str) -> Iterator[str]:
-    """Yield what ``mask_text`` masks in a URL or a list of parameters: logins and named values."""
+    """Yield the likely secrets in a URL or a list of parameters: logins and named values."""
     last = text.rfind("@")
     scheme = text.find("://", 0, max(last, 0))
     if scheme >= 0:

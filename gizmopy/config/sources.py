@@ -191,7 +191,7 @@ def _from_table(
 
 
 def from_value(node: Setting | Section, value: Any, origin: Origin) -> Iterator[Finding]:
-    """Yield what one value gives for a setting, a table or a section."""
+    """Yield the findings of one value for a setting, a table or a section."""
     if isinstance(node, Setting) and node.table is None:
         yield Given(node, value, origin)
     elif value is None:

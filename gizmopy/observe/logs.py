@@ -4,7 +4,7 @@ The standard library's logging stands underneath, so that the records of every l
 Each record carries the ids of the request and the message it belongs to.
 
 A record quotes text from outside: its message, its extras and its traceback are escaped, so that
-they steer no terminal and forge no line, and cut, so that no line has 17 MB (issue 11).
+they control no terminal and forge no line, and cut, so that no line has 17 MB (issue 11).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _V2 = 2
 
 
 class LenientReader:
-    """Keep what ``consumer`` fetches of some partitions, and have it read whatever their names."""
+    """Keep the bytes that ``consumer`` fetches of some partitions, and read them for any names."""
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self.consumer = consumer

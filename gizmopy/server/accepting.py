@@ -66,7 +66,7 @@ class Acceptor:
         # With a low limit, not so many that one read's worth of new ones closes all others.
         self._at_once = max(1, min(_AT_ONCE, limit // 4))
         self._handshakes: dict[Connection, asyncio.Task[None]] = {}
-        """What makes the transports of the connections that have none yet."""
+        """The tasks that make the transports of the connections without one."""
         self._loop = asyncio.get_running_loop()
         self._spare = self._open_spare()
         """A descriptor that is closed to accept one more connection; -1: none was to be had."""

@@ -10,11 +10,11 @@ those hand-overs. What is used beyond the documented methods of aiohttp's classe
   ``_ErrInfo``: the request that was parsed and is not served yet, and the stand-in and the answer
   of one that could not be.
 - ``RequestHandler._upgraded`` and ``_parser.set_upgraded``: whether a WebSocket was asked for.
-- what ``receiving`` names: how that request is parsed.
+- the parts that ``receiving`` names, which parses that request.
 - ``RequestHandler._current_request``, ``_task_handler``, ``_close`` and ``_force_close``: what is
   being served, and whether the connection ends; ``_loop``.
 - ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
-  send one; ``BaseRequest._finish``: what follows an answer.
+  send one; ``BaseRequest._finish``: the cleanup after it.
 - ``BaseRequest._client_max_size``: how much of its body ``read`` takes.
 - ``BaseRequest._payload_writer``: what its answer is written with.
 - ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
@@ -344,7 +344,7 @@ class Connection(Receiver):
             self.server.count -= 1
 
     def force_close(self) -> None:
-        """Close after what is written; over TLS also if the client does not close its end.
+        """Close after the written bytes; over TLS also if the client does not close its end.
 
         asyncio waits 30 s for the client's close_notify, which clients that do not read never send.
         """
@@ -484,7 +484,7 @@ class ServedRequest(Request):
 
     @property
     def writer(self) -> AnswerWriter:
-        """What its answer is written with."""
+        """The writer of its answer."""
         writer: AnswerWriter = self._payload_writer  # type: ignore[assignment]  # of new_writer
         return writer
 

@@ -1,4 +1,4 @@
-"""Show and steer a running daemon: ``/debug/``. ``debug_guard`` lets in requests with its token."""
+"""Show and control a running daemon: ``/debug/``. ``debug_guard`` checks the token of requests."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Find where each request on a connection ends (RFC 9112 section 6).
 
 The parser gets the bytes of one request at a time. Given several in one piece, aiohttp's parser
-loses all of them if the last one is malformed, drops what follows an ``Upgrade`` that it does not
-support, and hands the trailer fields of one request to the next one as header fields.
+loses all of them if the last one is malformed, drops the bytes behind an ``Upgrade`` that it does
+not support, and hands the trailer fields of one request to the next one as header fields.
 
-Nothing is decided here but where to cut: the parser reads every byte that is kept, and refuses a
-request that is malformed. If the two disagree about an end, the connection is closed.
+Only the cuts are decided here: the parser reads every byte that is kept, and refuses a malformed
+request. If the two disagree about an end, the connection is closed.
 """
 
 from __future__ import annotations

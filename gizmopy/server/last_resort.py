@@ -29,7 +29,7 @@ _SECOND_STAGE_SECONDS = 2.0
 class LastResort:
     """End the process with ``exit_code`` when the time is over, unless it is disarmed before.
 
-    A thread counts the time: the event loop may be what hangs. Two seconds later faulthandler ends
+    A thread counts the time: the event loop itself may hang. Two seconds later faulthandler ends
     the process with 1. Nothing is cleaned up in either case. Use it as a context manager; leaving
     it disarms it.
     """

@@ -38,7 +38,7 @@ class Server(web.Server):
         self.max_head = max_head
         """The most bytes of a request's head."""
         self.context = copy_context()
-        """What requests' contexts are copies of."""
+        """The context that those of requests are copied from."""
         self.client_max_size = client_max_size
         self.turnover = turnover or Turnover()
         self.count = 0

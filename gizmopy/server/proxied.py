@@ -21,7 +21,7 @@ _WARN_SECONDS = 60.0
 
 
 def connections_of(settings: Settings) -> Callable[..., Connection]:
-    """Return what makes the connections of the main port."""
+    """Return the factory of the main port's connections."""
     if not settings.proxy_protocol:
         return Connection
     return ProxyHeaders(Proxies(settings.trusted_proxies)).connection
@@ -91,7 +91,7 @@ class ProxiedConnection(Connection):
             self._turn_away("it is not in GIZMO_TRUSTED_PROXIES; probes are for GIZMO_ADMIN_PORT")
 
     def data_received(self, data: bytes) -> None:
-        """Read the header first; what follows is HTTP."""
+        """Read the header first; the bytes behind it are HTTP."""
         if self._head is None:
             super().data_received(data)
             return

@@ -84,7 +84,7 @@ def _is_port(word: str) -> bool:
 
 
 def _read_block(data: bytes | bytearray) -> ProxyHeader | None:
-    """Read version 2: 16 bytes with the length of what follows, addresses, and extensions."""
+    """Read version 2: 16 bytes with the length of the rest, addresses, and extensions."""
     at_command, at_family, at_size = 12, 13, 14
     if len(data) > at_command and data[at_command] >> 4 != 2:
         raise BadProxyHeader("its version is not 2")

@@ -78,9 +78,9 @@ class Receiver(web.RequestHandler):
         self.served = 0
         """The number of requests that it was served."""
         self.task: asyncio.Task[Any] | None = None
-        """What serves the request at hand."""
+        """The task that serves the request at hand."""
         self.leaving: asyncio.TimerHandle | None = None
-        """What closes it, once it has said that it leaves."""
+        """The timer that closes it, once it has ended its answers."""
         self.unread = 0
         """How many bytes came since."""
 
@@ -111,7 +111,7 @@ class Receiver(web.RequestHandler):
             self._parse(data, 0)
 
     def _parse(self, data: bytes, at: int) -> None:
-        """Parse one request of ``data`` from ``at`` on, or a part of one, and hold what follows."""
+        """Parse one request of ``data`` from ``at`` on, or a part of one, and hold the rest."""
         framing, end = self.framing, len(data)
         while at < end and not framing.is_broken:
             if framing.in_body:
@@ -139,7 +139,7 @@ class Receiver(web.RequestHandler):
     def _begin(self, data: bytes) -> None:
         """Parse the first bytes of a request: nearly always all of it, and nothing else.
 
-        This does what ``_parse`` does for such bytes, in half of its time.
+        This has the effect of ``_parse`` for such bytes, in half of its time.
         """
         self.is_ready = False
         end = data.find(END_OF_HEAD) + _END_SIZE

@@ -81,6 +81,6 @@ def unacknowledged(transport: Transport) -> int | None:
 
     try:
         (count,) = struct.unpack("i", ioctl(connection.fileno(), TIOCOUTQ, bytes(4)))
-    except (OSError, ValueError):  # it is closed already: asyncio tells of that a turn later
+    except (OSError, ValueError):  # it is closed already: asyncio reports that a turn later
         return 0
     return int(count)

@@ -10,8 +10,8 @@ _LAST = 2
 def occupy() -> None:
     """Open ``/dev/null`` for each of the descriptors 0 to 2 that is closed.
 
-    Else the event loop or a connection gets the number: what C code prints to standard error would
-    be sent to a client, and uvloop aborts the process when it closes such a descriptor. They are
+    Else the event loop or a connection gets the number: standard error of C code would be sent to a
+    client, and uvloop aborts the process when it closes such a descriptor. They are
     open for reading only, so that a write fails as it did before.
     """
     while (number := os.open(os.devnull, os.O_RDONLY)) <= _LAST:

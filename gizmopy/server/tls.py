@@ -143,7 +143,7 @@ _Show = Callable[[ssl.SSLObject, str, ssl.SSLContext], int | None]
 
 
 def _show(context: ssl.SSLContext, since: float) -> _Show:
-    """Return what shows ``context`` to a new connection, in place of the context listened with.
+    """Return a callback that gives a new connection ``context``, not the listener's context.
 
     A pair loaded into the context in use would be half new if a file is bad. OpenSSL asks this
     for every connection, those without a server name too. Sessions from before ``since``, in

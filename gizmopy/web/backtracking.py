@@ -285,7 +285,7 @@ class _Automaton:
         )
 
     def _is_last_and_any(self, graph: Graph, state: int, last: set[int]) -> bool:
-        """Whether a state takes all that is left, so that what leads to it never fails."""
+        """Whether a state takes all that is left, so that the states before it never fail."""
         return state in last and state in graph[state] and self._classes[state] == self._all
 
     def _may_give_back(self, one: int, other: int) -> bool:

@@ -97,7 +97,7 @@ def problem_from(error: web.HTTPException) -> Problem | None:
 
 
 def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldError]:
-    """Return what ``error`` says of each field in ``place``, and not the values sent there.
+    """Return the faults of each field in ``place``, and not the values sent there.
 
     Keys of a dict that the client chose are in the name of a field, and a validator of the service
     may quote a value.

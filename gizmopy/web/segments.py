@@ -1,7 +1,7 @@
 """Match the variables in one segment of a path, in linear time.
 
 Variables without a pattern of their own are found from the right: the last literal between them
-first, then the last one before it. That is what one greedy pattern would find, ``(.+)-(.+)``: each
+first, then the last one before it. One greedy pattern would find the same, ``(.+)-(.+)``: each
 variable takes as much as it can, the first one first. But such a pattern tries all ways to place
 the literals if the segment does not match: 2.3 s for 16,000 dashes (issue 11).
 
