@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from gizmopy.config.flags import read_flags
-from gizmopy.config.named_code import REASON, value_names_code
+from gizmopy.config.named_code import REASON, holds_key, value_names_code
 from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import fault
 from gizmopy.config.reasons import Reasons
@@ -102,7 +102,8 @@ def _names_code(found: Given, untrusted: Container[str]) -> ConfigProblem | None
     """Return the problem of a value from ``.env``, or from a file that it names, for code."""
     if found.origin.source not in untrusted or not found.value:
         return None
-    if not (found.setting.names_code or value_names_code(found.value)):
+    setting, value = found.setting, found.value
+    if not (setting.names_code or value_names_code(value) or holds_key(value, setting.code_keys)):
         return None
     name, source = found.origin.name, found.origin.source
     remedy = "set it in the environment, by a flag, or in a file that --config names"

@@ -20,7 +20,7 @@ from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
 from gizmopy.config.masking import alias_names, holds_secret, is_secret_field, is_secret_name
-from gizmopy.config.named_code import field_names_code
+from gizmopy.config.named_code import code_keys, field_names_code
 from gizmopy.config.settings import FromPrefix, channel_key
 from gizmopy.config.showing import MISSING, is_marked_field, is_quotable, members
 
@@ -44,6 +44,8 @@ class Setting:
     """Whether it, or a section above it, is named like a secret."""
     names_code: bool = False
     """Whether its value is the name of code to import."""
+    code_keys: frozenset[str] = frozenset()
+    """The keys that name code to import, in the tables that its value may hold."""
     table: FromPrefix | None = None
     """Given where it is a table, whose entries may come from several sources."""
 
@@ -195,6 +197,7 @@ def _setting(section: Section, name: str, info: FieldInfo) -> Setting:
         marked=section.marked or is_marked_field(section.model, name),
         named_secret=section.secret or any(map(is_secret_name, (name, *environment))),
         names_code=field_names_code(info) or field_names_code(declaration),
+        code_keys=code_keys(info.annotation),
         table=table,
     )
 

@@ -169,6 +169,14 @@ def show_model(
     return dict(_of_model(model, View(origins=origins)))
 
 
+def hints(kind: type) -> Mapping[str, Any]:
+    """Return the types of a class's fields by name, with their marks; none if one is unknown."""
+    try:
+        return get_type_hints(kind, include_extras=True)
+    except (NameError, TypeError):  # a name that is declared elsewhere: all of it is hidden then
+        return {}
+
+
 def members(annotation: Any) -> Iterator[Any]:
     """Yield the types that ``annotation`` allows, without Annotated and type aliases."""
     origin = get_origin(annotation)
@@ -301,9 +309,9 @@ def _of_structure(value: Any, annotation: Any, view: View) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         parts = {name: getattr(value, name) for name in names}
-        return dict(_of_fields(parts, _hints(type(value)), view))
+        return dict(_of_fields(parts, hints(type(value)), view))
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return dict(_of_fields(value._asdict(), _hints(type(value)), view))
+        return dict(_of_fields(value._asdict(), hints(type(value)), view))
     if isinstance(value, Mapping):
         return _of_mapping(value, annotation, view)
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -343,9 +351,9 @@ def _of_fields(
 def _of_mapping(value: Mapping[Any, Any], annotation: Any, view: View) -> Any:
     for member in members(annotation):
         if isinstance(member, type) and hasattr(member, "__total__"):  # a TypedDict
-            hints = _hints(member)
-            if all(name in hints for name in value):
-                return dict(_of_fields(value, hints, view))
+            types = hints(member)
+            if all(name in types for name in value):
+                return dict(_of_fields(value, types, view))
     if not value:
         return {}
     key_type, item_type = _mapping_types(annotation)
@@ -381,10 +389,3 @@ def _item_types(value: Any, annotation: Any) -> list[Any]:
             return [*arguments, *[Any] * len(value)]
         return [arguments[0]] * len(value)
     return [Any] * len(value)
-
-
-def _hints(kind: type) -> Mapping[str, Any]:
-    try:
-        return get_type_hints(kind, include_extras=True)
-    except (NameError, TypeError):  # a name that is declared elsewhere: all of it is hidden then
-        return {}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import pytest
-from pydantic import BaseModel, Field, ImportString
+from pydantic import BaseModel, Field, ImportString, Json
+from typing_extensions import TypedDict
 
 from gizmopy.config import Settings, load
+from gizmopy.config.kafka import KafkaSettings
 from gizmopy.config.marks import NamesCode
 from gizmopy.errors import ConfigError, UsageError
 from gizmopy.pubsub.drivers import open_driver
@@ -23,6 +26,28 @@ REFUSED = "names code, and that is not taken from .env; set it in the environmen
 
 class Plugins(BaseModel):
     hook: Annotated[str, NamesCode] = ""
+
+
+@dataclass
+class Hook:
+    name: ImportString[Any] | None = None
+
+
+class Table(TypedDict, total=False):
+    call: Annotated[str, NamesCode]
+
+
+class Many(BaseModel):
+    tables: list[Table] = []
+    hooks: dict[str, Hook] = {}
+    within: Many | None = None
+    given: ImportString[Any] | None = Field(None, alias="Given")
+
+
+class ListsSettings(Settings):
+    clusters: list[KafkaSettings] = Field(default_factory=list)
+    many: list[Many] | Many = Field(default_factory=list)
+    text: Json[list[Many]] | None = None
 
 
 class CatsSettings(Settings):
@@ -54,6 +79,33 @@ def test_dotenv_names_no_code(name: str, tmp_path: Path) -> None:
     (problem,) = caught.value.problems
     assert f"{problem.reason}; {problem.remedy}".startswith(REFUSED)
     assert (problem.name, problem.source) == (name, str(file))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'CLUSTERS=[{"broker_hosts": "b:1", "sasl_token_provider": "evil:run"}]',
+        'MANY=[{"tables": [{"call": "evil:run"}]}]',
+        'MANY={"hooks": {"x": {"name": "os:system"}}}',
+        'MANY=[{"within": {"within": {"Given": "os:system"}}}]',
+        'TEXT=[{"\\u0047iven": "os:system"}]',
+    ],
+)
+def test_lists_and_tables_in_dotenv_name_no_code(line: str, tmp_path: Path) -> None:
+    """A model that is a part of one setting is looked into, too."""
+    name, _, value = line.partition("=")
+    file = tmp_path / ".env"
+    file.write_text(f"{name}='{value}'\n")
+    with pytest.raises(ConfigError, match=f"{name}=.*: names code"):
+        load(ListsSettings, environ={}, dotenv=file)
+
+
+def test_lists_and_tables_in_dotenv_may_say_the_rest(tmp_path: Path) -> None:
+    """Only the keys that name code are refused."""
+    file = tmp_path / ".env"
+    file.write_text("""CLUSTERS='[{"broker_hosts": "b:1"}]'\nMANY='[{"tables": [{}]}]'\n""")
+    loaded = load(ListsSettings, environ={}, dotenv=file).settings
+    assert loaded.clusters[0].broker_hosts == ("b:1",)
 
 
 @pytest.mark.parametrize("start", ["kafka:?", "kafka:/?", r"kafka:\n//b1?", r"kafka:/\t/b1/t?"])
