@@ -33,7 +33,8 @@ check: $(DEV)  ## Lint, check formatting, types and import contracts
 bench: $(DEV)  ## Measure the cost of a request and of a message
 	$(BIN)/python -m benchmarks
 
-endurance: $(DEV)  ## Send a million hostile inputs to the HTTP port (takes 10 minutes)
+endurance: $(DEV)  ## Send a million hostile inputs to the HTTP port, and half a million to parsers (20 minutes)
+	$(BIN)/python -m tests.endurance.fuzz_parsers
 	$(BIN)/python -m tests.endurance.fuzz_http $(ARGS)
 
 docs: $(DEV)  ## Write docs/settings.md from the settings' declarations
