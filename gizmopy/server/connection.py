@@ -1,4 +1,4 @@
-"""A connection as the door needs it, and all that is touched of aiohttp's private parts.
+"""A connection as the door needs it, and a list of the private parts of aiohttp that it uses.
 
 aiohttp parses and writes; which request is served when is decided here. aiohttp has a task for each
 connection, which makes a task for each request and waits for it. Here the request's task is made
@@ -16,10 +16,8 @@ those hand-overs. What is used beyond the documented methods of aiohttp's classe
 - ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
   send one; ``BaseRequest._finish``: the cleanup after it.
 - ``BaseRequest._client_max_size``: how much of its body ``read`` takes.
-- ``BaseRequest._payload_writer``: what its answer is written with.
 - ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
-- ``BaseRequest._prepare_hook(response)``: awaited when the head of an answer is about to be sent,
-  whoever sends it. It is the one place that sees the answers that a handler sends itself.
+- the parts that ``served_request`` names, the request with its answer.
 
 Where one of them changes its meaning the tests of this room fail; they run on the oldest and on the
 newest aiohttp that setup.cfg allows, which stops before the next minor version.
@@ -39,8 +37,8 @@ from aiohttp.web_protocol import ERROR, _ErrInfo
 
 from gizmopy.server.receiving import Receiver
 from gizmopy.server.send_rate import SendRate, acknowledged, unacknowledged
-from gizmopy.server.writing import AnswerWriter
-from gizmopy.web import Problem, Request
+from gizmopy.server.served_request import ServedRequest, new_writer
+from gizmopy.web import Problem
 
 if TYPE_CHECKING:
     from gizmopy.server.protocol_factory import Server
@@ -439,82 +437,3 @@ class Connection(Receiver):
             self.sending.rest()
             return False
         return self.sending.is_slow(now, rate, patience.write, request or self, taken)
-
-
-def new_writer(connection: Connection, method: str) -> AnswerWriter:
-    """Return what writes the answer to a request."""
-    writer = AnswerWriter(connection, connection._loop)
-    if method == "HEAD":
-        writer.is_bodiless = True
-    return writer
-
-
-class ServedRequest(Request):
-    """A request on a connection of ours."""
-
-    ATTRS = Request.ATTRS | {
-        "client",
-        "client_scheme",
-        "connection",
-        "identity",
-        "is_invited",
-        "is_builtin",
-        "is_plain",
-        "trace_id",
-    }
-
-    connection: Connection
-    """What it came on."""
-    identity = ""
-    """Its id."""
-    trace_id = ""
-    """The trace that it belongs to, where its caller said so."""
-    is_plain = False
-    """Whether it is HTTP/1.1, keeps its connection, and wants a body and no other protocol."""
-
-    is_invited = False
-    """Whether the client was invited to send the body that it asked about (``Expect``)."""
-    is_builtin = False
-    """Whether a built-in endpoint answers it, which no page of another origin may read."""
-
-    client: str | None = None
-    """Who asks, where a trusted proxy said so."""
-    client_scheme = ""
-    """What the proxy was asked with, where one said so."""
-
-    @property
-    def writer(self) -> AnswerWriter:
-        """The writer of its answer."""
-        writer: AnswerWriter = self._payload_writer  # type: ignore[assignment]  # of new_writer
-        return writer
-
-    @property
-    def remote(self) -> str | None:
-        """The client's address; None where it is gone already."""
-        return super().remote if self.client is None else self.client
-
-    @property
-    def scheme(self) -> str:
-        """``https`` or ``http``: what the client asked with."""
-        return self.client_scheme or super().scheme
-
-    def start_over(self) -> None:
-        """Forget an answer whose head could not be written, and how its body would have been."""
-        self._payload_writer = new_writer(self.connection, self.method)
-        self.connection.prepared = None
-
-    def clone(self, **changes: Any) -> ServedRequest:
-        """Return a copy with ``changes``, which is the same request to the door."""
-        copy = super().clone(**changes)
-        assert isinstance(copy, ServedRequest)
-        copy.connection, copy.identity, copy.trace_id = (
-            self.connection,
-            self.identity,
-            self.trace_id,
-        )
-        copy.client, copy.client_scheme = self.client, self.client_scheme
-        copy.is_builtin = self.is_builtin
-        return copy
-
-    async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        self.connection.door.prepare(self, response)

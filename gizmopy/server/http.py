@@ -32,11 +32,12 @@ from gizmopy.observe.context import carried, deadline, new_id, request_id
 from gizmopy.observe.metrics import Metrics
 from gizmopy.observe.trace import trace_context
 from gizmopy.server.browsers import Browsers
-from gizmopy.server.connection import Connection, Patience, ServedRequest, Written
+from gizmopy.server.connection import Connection, Patience, Written
 from gizmopy.server.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlines, callers_timeout
 from gizmopy.server.endpoint import Endpoint, Exchange
 from gizmopy.server.protocol_factory import Server
 from gizmopy.server.proxies import Proxies
+from gizmopy.server.served_request import ServedRequest
 from gizmopy.server.writing import check_head, reset
 from gizmopy.untrusted import cut
 from gizmopy.web import (

@@ -12,8 +12,9 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import StreamReader
 
-from gizmopy.server.connection import Connection, Door, ServedRequest
+from gizmopy.server.connection import Connection, Door
 from gizmopy.server.head_limits import MAX_FIELDS, MAX_LINE
+from gizmopy.server.served_request import ServedRequest
 from gizmopy.server.turnover import Turnover
 
 
