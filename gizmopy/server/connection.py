@@ -163,6 +163,8 @@ class Connection(Receiver):
         self.dismiss()
         if self.leaving is not None:
             self.leaving.cancel()
+        if exc is not None and not isinstance(exc, ConnectionError):
+            exc = _gone()  # a TLS record that is garbage, or a time-out of TCP, is no error of ours
         super().connection_lost(exc)
         if self.task is not None and (self.cancellable or self.stream is not None):
             self.cancel("gone")
@@ -227,6 +229,8 @@ class Connection(Receiver):
             writer = new_writer(self, message.method)
             request = self.server.make_request(message, payload, self, writer, task)
             self._current_request = self.request = request
+            if self.transport is None and not payload.is_eof():
+                payload.set_exception(_gone())  # else its reader raises RuntimeError
             if self.lifetime is not None and self.lifetime.is_over(self.served):
                 self.is_last, request.is_plain = True, False
             if refuse is None:
@@ -437,3 +441,7 @@ class Connection(Receiver):
             self.sending.rest()
             return False
         return self.sending.is_slow(now, rate, patience.write, request or self, taken)
+
+
+def _gone() -> ConnectionResetError:
+    return ConnectionResetError("the client is gone")

@@ -108,6 +108,8 @@ def statuses(received: bytes) -> list[str]:
         if found[-1] == "101" or b"\r\nTransfer-Encoding: chunked\r\n" in head:
             return found  # frames and chunks follow, which are not looked at
         length = _LENGTH.search(head)
+        if length is None and head.startswith(b"HTTP/1.0"):
+            return found  # the end of the connection is the end of the body
         if length is not None and not rest.startswith(b"HTTP/1."):  # as after HEAD
             rest = rest[int(length[1]) :]
     return found

@@ -319,3 +319,24 @@ async def test_a_client_that_leaves_amid_its_body_is_met_with_silence(
         await until(lambda: not server.open() and not served.server._door.under_way)
         loop_errors = [each for each in caplog.records if each.levelno >= 30]
     assert not loop_errors
+
+
+@pytest.mark.parametrize("error", [None, TimeoutError("by TCP")])
+@pytest.mark.parametrize("target", ["/bytes", "/text", "/model"])
+async def test_a_client_that_leaves_before_its_request_is_begun_is_met_with_silence(
+    target: str, error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part of its body has come; the connection is lost in the same turn of the loop."""
+    async with desk() as served, talk(served.url):
+        server = served.server._ports[0]._server
+        await until(server.open)
+        (connection,) = server.open()
+        assert connection.wire is not None
+        wire = connection.wire
+        connection.data_received(
+            request("PUT", target, b"12345", "Content-Type: application/json")[:-2]
+        )
+        connection.connection_lost(error)
+        wire.abort()
+        await until(lambda: not served.server._door.under_way and connection.task is None)
+    assert not [each for each in caplog.records if each.levelno >= 30]

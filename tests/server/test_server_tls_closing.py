@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 import pubsubtest
-from gizmopy import Service, Settings, SimpleServer, get
+from gizmopy import Service, Settings, SimpleServer, get, put
 from gizmopy.server import State, Stop
 from tests.server.certificates import AUTHORITY, Files
 from tests.server.talking import PATIENCE, request, talk, until
@@ -28,6 +29,10 @@ class Hall(Service):
     async def whole(self) -> bytes:
         return bytes(SIZE)
 
+    @put("/length")
+    async def length(self, request: web.Request) -> int:
+        return len(await request.read())
+
     @get("/small")
     async def small(self) -> str:
         return "small"
@@ -41,7 +46,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _deaf(url: str, sent: bytes = b"") -> AsyncIterator[None]:
+async def _deaf(url: str, sent: bytes = b"") -> AsyncIterator[ssl.SSLSocket]:
     """Shake hands, send, and read nothing more, not even the end."""
     context = ssl.create_default_context()
     AUTHORITY.configure_trust(context)
@@ -56,7 +61,7 @@ async def _deaf(url: str, sent: bytes = b"") -> AsyncIterator[None]:
 
     client = await asyncio.to_thread(connect)
     try:
-        yield
+        yield client
     finally:
         client.close()
         await asyncio.get_running_loop().shutdown_default_executor()
@@ -119,3 +124,17 @@ async def test_a_client_that_reads_has_the_whole_answer(settings: dict[str, Any]
                 client.ask("GET", "/whole", b"", *lines)
                 assert (await client.answer()).body == bytes(SIZE)
             assert await client.rest() == b""
+
+
+async def test_a_record_that_cannot_be_decrypted_is_no_error_of_the_server(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that sends garbage amid its body has left, and nothing is logged."""
+    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+        asked = request("PUT", "/length", b"12345")[:-2]
+        async with _deaf(served.url, asked) as client:
+            connection = await _connection(served.server)
+            await until(lambda: connection.request is not None)
+            socket.socket.send(client, b"\x17\x03\x03\x00\x20" + bytes(32))
+            await until(lambda: connection.wire is None and connection.request is None)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
