@@ -205,6 +205,8 @@ class HTTPDoor:
                 connection.cancellable = endpoint.cancellable
                 connection.rate = endpoint.min_send_rate
                 request.is_builtin = endpoint.builtin
+                if endpoint.builtin and "%" in path and "%" not in endpoint.template:
+                    raise NoRoute(path)  # a proxy that keeps /metrics to itself compares text
                 if request.content is not EMPTY_PAYLOAD:
                     connection.limit_body(endpoint.max_body)
                 if (endpoint.is_guarded or not request.is_plain) and (  # no upgrade is plain
