@@ -511,6 +511,9 @@ class HTTPDoor:
                 problem = Problem(408, detail, headers={"Connection": "close"})
                 connection.request.content.set_exception(problem)
             case "answer":
+                if isinstance(connection.stream, web.FileResponse) and not connection.cut:
+                    connection.cancel("gone")  # asyncio logs two errors if its sendfile is aborted
+                    return
                 assert connection.wire is not None
                 connection.wire.abort()
 

@@ -165,8 +165,10 @@ _ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does 
         pytest.param("/socket", marks=_ON_LINUX),
     ],
 )
-async def test_a_reader_that_takes_a_little_now_and_then_is_cut(path: str, tmp_path: Path) -> None:
-    """It takes bytes within each write timeout, but less than the rate."""
+async def test_a_reader_that_takes_a_little_now_and_then_is_cut(
+    path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes bytes within each write timeout, but less than the rate. No error is logged."""
     limits = {"min_send_rate": 10**9, "write_timeout": "200ms"}
     async with desk(tmp_path / "file", **limits) as served, _narrow(served.url) as client:
         client.send(request("GET", path, b"", *(_HANDSHAKE if path == "/socket" else ())))
@@ -176,6 +178,7 @@ async def test_a_reader_that_takes_a_little_now_and_then_is_cut(path: str, tmp_p
                 await client.reader.read(2048)
                 await asyncio.sleep(0.01)  # slow is what this is about
         await until(lambda: not served.server._door.under_way)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize("path", ["/whole", "/stream", "/file"])
