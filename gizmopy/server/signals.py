@@ -80,6 +80,9 @@ class Signals:
     drains, the second hurries, the third ends the process at once with 128 plus its number. They
     are counted by Python's own handler, not by the event loop's: a loop that is blocked must not
     keep a third signal from ending the process.
+
+    A process that is forked inherits the handlers. A signal to it has the effect there that it had
+    before: ``terminate()`` of multiprocessing ends a child.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -89,6 +92,7 @@ class Signals:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._count = 0
         self._last: tuple[int, float] | None = None
+        self._pid = os.getpid()
         self._before = {number: signal.signal(number, self._caught) for number in SIGNALS}
 
     def attach(self, stop: Stop, on_first: Callable[[], None] = lambda: None) -> None:
@@ -113,7 +117,11 @@ class Signals:
             signal.signal(number, handler)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
-        self.receive(number)
+        if os.getpid() == self._pid:
+            self.receive(number)
+            return
+        self.restore()
+        os.kill(os.getpid(), number)
 
     def receive(self, number: int) -> None:
         """Count a signal, unless it is the echo of the last one, and pass it on."""

@@ -114,3 +114,25 @@ for _ in range(3):
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
 
     assert ended.returncode == 128 + signal.SIGTERM
+
+
+FORK = """
+import os, signal, time
+from gizmopy.server import Signals
+signals = Signals()
+ready, write = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(write, b"x")  # Python drops a signal that comes while it forks
+    time.sleep(30)
+    os._exit(3)
+os.read(ready, 1)
+os.kill(child, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_signal_ends_a_forked_child() -> None:
+    """It has the effect that it had before it was caught: multiprocessing counts on that."""
+    told = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60)
+    assert told.stdout == f"{-signal.SIGTERM}\n", told.stderr
