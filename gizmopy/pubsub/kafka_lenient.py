@@ -20,6 +20,7 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
+from aiokafka.record.util import decode_varint_py
 
 from gizmopy.pubsub.message import Message
 from gizmopy.untrusted import quoted
@@ -114,6 +115,10 @@ class _Records:
 
 class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types
     """Read a batch whose names may be any bytes."""
+
+    def _read_msg(self, decode_varint: Any = decode_varint_py) -> Any:
+        # That in C reads beyond the end of what a broker has sent: the process ends with SIGSEGV.
+        return super()._read_msg(decode_varint)
 
     def _maybe_uncompress(self) -> None:
         super()._maybe_uncompress()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from gizmopy import Message, Service, subscribe
@@ -124,6 +125,20 @@ def test_a_name_that_is_not_utf8_is_read(compression: int) -> None:
     assert [record.value for record in found] == [b"a", b"b", b"a", b"b"]
     assert found[1].headers == [("ok", b"\xff"), ("caf\udce9", b"y")]
     assert (found[1].key, found[1].offset, found[1].timestamp) == (b"k", 1, 2)
+
+
+def test_a_record_with_wrong_lengths_is_corrupt() -> None:
+    """Nothing is read behind the end of a batch: the decoder in C ended the process by SIGSEGV."""
+    whole = batch_of([("name", b"value")], 0)
+    far = b"\xfe\xff\xff\xff\xff\x7f"  # a length of 2 TiB
+    corrupt = 0
+    for place in range(61, len(whole)):
+        records = _Records(whole[:place] + far[: len(whole) - place] + whole[place + len(far) :])
+        try:
+            list(records.next_batch())
+        except (CorruptRecordException, ValueError):
+            corrupt += 1
+    assert corrupt > 10
 
 
 def test_only_the_message_with_such_a_name_is_marked() -> None:
