@@ -144,6 +144,7 @@ class Framing:
         "_ahead",
         "_chunks",
         "_seam",
+        "came",
         "in_body",
         "is_broken",
         "left",
@@ -170,6 +171,8 @@ class Framing:
         self.left = 0
         """How many bytes of it have not come yet; 0: unknown, or none."""
         self._chunks: Chunks | None = None
+        self.came = 0
+        """The number of bytes of the body at hand that have come, as they are sent."""
 
     def hold(self, data: bytes, start: int = 0) -> None:
         """Keep ``data`` from ``start`` on until the request at hand is answered."""
@@ -208,7 +211,7 @@ class Framing:
         coding in HTTP/1.0 or one other than chunked (RFC 9112 section 6.1), and a length of more
         than 18 digits.
         """
-        self.reader = reader
+        self.reader, self.came = reader, 0
         headers = message.headers
         if message.method == "CONNECT":
             raise BadHttpMessage("CONNECT is not served")
@@ -233,12 +236,14 @@ class Framing:
         """
         if self._chunks is not None:
             piece, end, is_all = self._chunks.take(data, start)
+            self.came += end - start
             if is_all:
                 self._chunks, self.in_body = None, False
             return piece, end
         end = start + self.left
         if end > len(data):
             self.left = end - len(data)
+            self.came += len(data) - start
             return data[start:], len(data)
         self.end_body()
         return data[start:end], end

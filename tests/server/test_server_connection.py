@@ -1,6 +1,7 @@
 """What a connection does between its requests, at their edges, and at its end."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -353,6 +354,18 @@ async def test_a_body_that_drips_is_cut() -> None:
         assert "slow" in answer.problem["detail"]
         dripping.cancel()
         await asyncio.wait((dripping,))
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_compressed_body_that_stops_is_cut(is_chunked: bool) -> None:
+    """The pace is that of the bytes as they are sent, not as they are decompressed."""
+    body = gzip.compress(bytes(900_000))
+    framing = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(body)}"
+    async with desk(read_timeout="50ms") as served, talk(served.url) as client:
+        lines = ("PUT /length HTTP/1.1", "Host: x", "Content-Encoding: gzip", framing, "", "")
+        client.send("\r\n".join(lines).encode())
+        client.send((b"%x\r\n" % len(body) if is_chunked else b"") + body[:-20])
+        assert (await client.answer()).status == 408
 
 
 async def test_a_slow_body_does_not_disturb_a_handler_that_does_not_read_it() -> None:
