@@ -1,4 +1,8 @@
-"""A request as handlers see it: aiohttp's own, without aiohttp's application around it."""
+"""A request as handlers see it: aiohttp's own, without aiohttp's application around it.
+
+Of aiohttp's private parts this uses ``BaseRequest._read_bytes``, the body that was read, and
+``BaseRequest._client_max_size``, the most bytes that it may have.
+"""
 
 from __future__ import annotations
 
@@ -106,6 +110,20 @@ class Request(web.Request):
             return super().http_range
         except ValueError as error:
             raise BadRange(416, "The Range is malformed; write bytes=0-499.") from error
+
+    async def read(self) -> bytes:
+        """Return the body. Raises aiohttp's HTTPRequestEntityTooLarge if it is too large.
+
+        A body that has come whole is taken at once, which costs half of aiohttp's loop over pieces.
+        """
+        content = self.content
+        if self._read_bytes is None and content.is_eof():
+            body = content.read_nowait()
+            limit = self._client_max_size
+            if limit and len(body) > limit:
+                raise web.HTTPRequestEntityTooLarge(limit)
+            self._read_bytes = body
+        return await super().read()
 
     async def text(self) -> str:
         """Return the body as text.
