@@ -2,6 +2,9 @@
 
 aiohttp bounds ``request.read()`` only. A reader of ``request.content`` got a gigabyte from one
 megabyte of gzip, which ``content.read()`` decompressed in one go.
+
+Of aiohttp's private parts this uses ``StreamReader._protocol``, the connection that a body comes
+on, and ``StreamReader._exception``, the error that its readers get.
 """
 
 from __future__ import annotations

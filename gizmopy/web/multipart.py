@@ -2,6 +2,9 @@
 
 aiohttp bounds the number of bytes only. One megabyte of ``;`` in the Content-Disposition of 60
 parts held the event loop for 9 s in ``request.post()``, and wrote a megabyte into the log.
+
+Of aiohttp's private parts this uses ``MultipartReader._get_part_reader`` and ``_readline``, which
+make the reader of a part and read a line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A request as handlers see it: aiohttp's own, without aiohttp's application around it.
 
-Of aiohttp's private parts this uses ``BaseRequest._read_bytes``, the body that was read, and
-``BaseRequest._client_max_size``, the most bytes that it may have.
+Of aiohttp's private parts this uses ``BaseRequest._read_bytes``, the body that was read;
+``_client_max_size``, the most bytes that it may have; and ``_headers``, ``_payload`` and
+``_protocol``, from which a reader of multipart bodies is made.
 """
 
 from __future__ import annotations
