@@ -336,7 +336,7 @@ async def test_what_ends_after_its_assignment_is_not_acked() -> None:
                 await late.wait()
         gates.finished.append(f"late {message.id}")
 
-    async with broker_of(rebalance_seconds=0.05) as broker:
+    async with broker_of(rebalance_seconds=0.5) as broker:
         await send(broker, "0")
         async with Member(broker, handle, concurrency=2) as member:
             await until(lambda: gates.started)
