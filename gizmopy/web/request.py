@@ -11,6 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from email.errors import MessageError
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
@@ -34,6 +35,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Middleware = Callable[[Handler], Handler]
 """What wraps a handler in another one; composed once, at start."""
+
+
+_UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, MessageError)
+"""The errors of Python's parser of Content-Type: ``a/b;*"`` ends in an IndexError."""
 
 
 class BadRange(Problem, ValueError):
@@ -73,7 +78,10 @@ class Request(web.Request):
         if len(given) > MAX_CONTENT_TYPE or "(" in given:
             detail = f"Content-Type is longer than {MAX_CONTENT_TYPE} characters, or has a comment."
             raise Problem(400, detail)
-        return read()
+        try:
+            return read()
+        except _UNREADABLE as error:
+            raise Problem(400, "Content-Type is malformed.") from error
 
     @property
     def app(self) -> NoReturn:

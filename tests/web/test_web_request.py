@@ -55,6 +55,21 @@ async def test_a_content_type_that_is_too_long_or_has_a_comment_is_a_bad_request
         assert await response.json() == "x"
 
 
+@pytest.mark.parametrize("given", ["multipart/form-data;b*", "a/b;=*", 'text/plain;charset="'])
+async def test_a_content_type_that_python_cannot_parse_is_no_error_of_ours(
+    serve: Serve, given: str
+) -> None:
+    """Python's parser of headers raises IndexError for some of them."""
+
+    async def read(request: Request) -> int:
+        await request.post()
+        return len(request.content_type)
+
+    async with serve(Route("POST", "/", read)) as client:
+        response = await client.post("/", data=b"x", headers={"Content-Type": given})
+        assert response.status < 500
+
+
 async def test_a_stream_is_answered(serve: Serve) -> None:
     """StreamResponse can be prepared and written."""
 
