@@ -179,16 +179,7 @@ def hints(kind: type) -> Mapping[str, Any]:
 
 def members(annotation: Any) -> Iterator[Any]:
     """Yield the types that ``annotation`` allows, without Annotated and type aliases."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from members(get_args(annotation)[0])
-    elif origin in (Union, UnionType):
-        for member in get_args(annotation):
-            yield from members(member)
-    elif hasattr(annotation, "__value__"):
-        yield from members(annotation.__value__)
-    else:
-        yield annotation
+    return (member for member, _ in _marked_members(annotation))
 
 
 def choices(annotation: Any) -> list[Any]:
@@ -219,16 +210,26 @@ def url_start(text: str) -> str:
     return f"{found[0]}{hosts}"
 
 
-def _marks(annotation: Any) -> Iterator[Any]:
+def _marked_members(
+    annotation: Any, marks: tuple[Any, ...] = ()
+) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield each type that ``annotation`` allows, with the marks of every Annotated around it."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from annotation.__metadata__
-        yield from _marks(get_args(annotation)[0])
+        inner, *own = get_args(annotation)
+        yield from _marked_members(inner, (*marks, *own))
     elif origin in (Union, UnionType):
         for member in get_args(annotation):
-            yield from _marks(member)
+            yield from _marked_members(member, marks)
     elif hasattr(annotation, "__value__"):
-        yield from _marks(annotation.__value__)
+        yield from _marked_members(annotation.__value__, marks)
+    else:
+        yield annotation, marks
+
+
+def _marks(annotation: Any) -> Iterator[Any]:
+    for _, marks in _marked_members(annotation):
+        yield from marks
 
 
 def _is_quotable(member: Any) -> bool:
