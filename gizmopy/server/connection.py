@@ -19,8 +19,8 @@ those hand-overs. What is used beyond the documented methods of aiohttp's classe
 - ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
 - the parts that ``served_request`` names, the request with its answer.
 
-Where one of them changes its meaning the tests of this room fail; they run on the oldest and on the
-newest aiohttp that setup.cfg allows, which stops before the next minor version.
+If one of them changes its meaning, the tests of this package fail; they run on the oldest and on
+the newest aiohttp that setup.cfg allows, which stops before the next minor version.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 _SLOWEST_BODY = 1024
 """How many bytes of a body have to come each second, once the time to read it is over."""
 _LEAVE_SECONDS = 1.0
-"""How long a client may take to close its end, once it was told that we leave."""
+"""How long a client may take to close its end, after the server has ended its answers."""
 _REST_SECONDS = 10.0
-"""How long a body that nobody wants is read and thrown away, before the connection is closed."""
+"""How long a body that its handler did not read is discarded, before the connection is closed."""
 _LATE = _ErrInfo(status=408, exc=TimeoutError(), message="")
 _LATE_MESSAGE = ERROR._replace(version=HttpVersion11)
 """What stands for a request whose head does not come: its client may well speak HTTP/1.1."""
@@ -67,7 +67,7 @@ class Written:
 
 
 class Door(Protocol):
-    """What a connection tells of."""
+    """The part of the door that a connection calls."""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request."""
@@ -137,7 +137,7 @@ class Connection(Receiver):
         """When the request at hand began (``time.monotonic()``)."""
         self.request: ServedRequest | None = None
         self.cancellable = False
-        """Whether it is cancelled once nobody waits for it."""
+        """Whether it is cancelled once its client is gone."""
         self.cut = ""
         """Why the door cancelled it."""
         self.prepared: web.StreamResponse | None = None
@@ -158,7 +158,7 @@ class Connection(Receiver):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Cancel the request at hand where nobody else needs what it does."""
+        """Cancel the request at hand, if only this client needs it."""
         self.wire = None
         self.dismiss()
         if self.leaving is not None:
@@ -379,7 +379,7 @@ class Connection(Receiver):
         """Whether a part of an answer has not been taken by the kernel yet.
 
         Over TLS there is a transport below, whose buffer is hidden. It is empty if the client has
-        acknowledged all that is in the kernel; where the kernel does not say, once the connection
+        acknowledged all that is in the kernel; if the kernel does not say, once the connection
         that is closing is closed.
         """
         if self.wire is None:

@@ -69,7 +69,7 @@ class MaskedFrames:
         return self._hand_on(data, _AT_ONCE)
 
     def feed_eof(self) -> None:
-        """Tell the reader that no more comes."""
+        """End the reader's data."""
         held, self._held = self._held, b""
         if held:
             self._hand_on(held, len(held))

@@ -71,7 +71,7 @@ def acknowledged(transport: Transport) -> int | None:
 def unacknowledged(transport: Transport) -> int | None:
     """Return how many bytes of those in the kernel the other end has not acknowledged.
 
-    None where the kernel does not say, as only Linux does.
+    None if the kernel does not say; only Linux does.
     """
     connection = transport.get_extra_info("socket")
     if sys.platform != "linux" or connection is None:

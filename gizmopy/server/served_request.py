@@ -42,7 +42,7 @@ class ServedRequest(Request):
     }
 
     connection: Connection
-    """What it came on."""
+    """The connection that it came on."""
     identity = ""
     """Its id."""
     trace_id = ""
@@ -56,9 +56,9 @@ class ServedRequest(Request):
     """Whether a built-in endpoint answers it, which no page of another origin may read."""
 
     client: str | None = None
-    """Who asks, where a trusted proxy said so."""
+    """The client's address, if a trusted proxy named it."""
     client_scheme = ""
-    """What the proxy was asked with, where one said so."""
+    """The scheme that the client used, if a trusted proxy named it."""
 
     @property
     def writer(self) -> AnswerWriter:
@@ -68,12 +68,12 @@ class ServedRequest(Request):
 
     @property
     def remote(self) -> str | None:
-        """The client's address; None where it is gone already."""
+        """The client's address; None if it is gone already."""
         return super().remote if self.client is None else self.client
 
     @property
     def scheme(self) -> str:
-        """``https`` or ``http``: what the client asked with."""
+        """The scheme that the client used, ``https`` or ``http``."""
         return self.client_scheme or super().scheme
 
     def start_over(self) -> None:
