@@ -34,8 +34,8 @@ bench: $(DEV)  ## Measure the cost of a request and of a message
 	$(BIN)/python -m benchmarks
 
 endurance: $(DEV)  ## Send a million hostile inputs to the HTTP port, and half a million to parsers (20 minutes)
-	$(BIN)/python -m tests.endurance.fuzz_parsers
-	$(BIN)/python -m tests.endurance.fuzz_http $(ARGS)
+	$(BIN)/python -m tests.endurance.fuzz.parsers
+	$(BIN)/python -m tests.endurance.fuzz.http $(ARGS)
 
 docs: $(DEV)  ## Write docs/settings.md from the settings' declarations
 	$(BIN)/gizmopy config --markdown > docs/settings.md

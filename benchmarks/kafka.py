@@ -30,7 +30,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from benchmarks.cpu import pinned
 from benchmarks.figures import Target, spread
 from benchmarks.kafka_clients import BODY, Case
-from tests.kafka.cluster import Unavailable, kafka_cluster
+from tests.pubsub.brokers.kafka.cluster import Unavailable, kafka_cluster
 
 ROUNDS = 3
 CONSUMED, PUBLISHED = 200_000, 50_000

@@ -84,7 +84,7 @@ async def consume_gizmopy(case: Case, bootstrap: str, meter: Meter) -> None:
     """Consume with a subscriber, its commits and metrics on."""
     from gizmopy.observe.metrics import Metrics
     from gizmopy.pubsub import subscribe
-    from gizmopy.pubsub.drivers import open_driver
+    from gizmopy.pubsub.registry import open_driver
     from gizmopy.pubsub.subscriber import Subscriber
     from gizmopy.pubsub.subscription import collect_subscriptions
 
@@ -168,7 +168,7 @@ async def publish_gizmopy(case: Case, bootstrap: str, meter: Meter) -> None:
     """Publish with a publisher, its metrics on."""
     from gizmopy.observe.metrics import Metrics
     from gizmopy.pubsub import Publisher
-    from gizmopy.pubsub.drivers import open_driver
+    from gizmopy.pubsub.registry import open_driver
 
     driver = open_driver(f"kafka://{bootstrap}")
     async with Publisher(

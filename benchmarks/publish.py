@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Publisher
-from gizmopy.pubsub.memory import MemoryDriver
+from gizmopy.pubsub.brokers.memory import MemoryDriver
 
 ROUNDS = 7
 COUNT = 100_000

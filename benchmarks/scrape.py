@@ -18,8 +18,8 @@ from time import perf_counter
 
 import uvloop
 
+from gizmopy.observe.exposition import Scraper
 from gizmopy.observe.metrics import HistogramCell, Metrics
-from gizmopy.observe.scrape import Scraper
 
 HISTOGRAMS = 600
 SCRAPES = 30

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from gizmopy.hidden import hidden
-from gizmopy.untrusted import cut, escape
+from gizmopy.untrusted.hidden import hidden
+from gizmopy.untrusted.text import cut, escape
 
 
 class GizmoError(Exception):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from gizmopy.errors import GizmoError
-from gizmopy.pubsub import drivers
+from gizmopy.pubsub import registry as drivers
 from pubsubtest.conformance import Harness, Result, checks, run
 
 _WORDS = {"passed": "ok  ", "failed": "FAIL", "not applicable": "n/a "}

@@ -17,7 +17,7 @@ _TURNS = 50
 class Clock:
     """Stand still until ``advance`` moves the time, which begins at 0 seconds.
 
-    It serves as the ``clock`` of :class:`~gizmopy.pubsub.memory.MemoryDriver` and of
+    It serves as the ``clock`` of :class:`~gizmopy.pubsub.brokers.memory.MemoryDriver` and of
     :func:`pubsubtest.serve`, and its ``sleep`` as that of publishers, subscribers and channels::
 
         clock = Clock()

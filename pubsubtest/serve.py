@@ -14,8 +14,8 @@ from aiohttp import ClientSession
 from gizmopy.config import Settings
 from gizmopy.errors import UsageError
 from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender
+from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Results
-from gizmopy.pubsub.memory import MemoryDriver
 from gizmopy.server import Service, SimpleServer, make_service
 from pubsubtest.clock import Clock
 from pubsubtest.faults import Faults, FaultyDriver

@@ -21,40 +21,40 @@ from yarl import URL
 import gizmopy
 import pubsubtest
 from gizmopy.config import Duration
-from gizmopy.config.broker_url import checked
+from gizmopy.config.backends.kafka import KafkaSettings, shown, ungrouped
 from gizmopy.config.duration import parse_duration
-from gizmopy.config.kafka import KafkaSettings, shown, ungrouped
-from gizmopy.config.masking import is_secret_name, mask_text
+from gizmopy.config.secrets.masking import is_secret_name, mask_text
+from gizmopy.config.secrets.shown_fields import View, url_start
+from gizmopy.config.secrets.shown_fields import shown as show
 from gizmopy.config.settings import Networks, channel_key
-from gizmopy.config.showing import View, url_start
-from gizmopy.config.showing import shown as show
 from gizmopy.config.sources import _parse_dotenv
+from gizmopy.config.urls import checked
 from gizmopy.config.words import split
 from gizmopy.observe import logs
 from gizmopy.observe.access import _escape, _quote
-from gizmopy.observe.scrape import _escaped
+from gizmopy.observe.exposition import _escaped
 from gizmopy.observe.trace import trace_context
-from gizmopy.pubsub import drivers
+from gizmopy.pubsub import registry as drivers
+from gizmopy.pubsub.brokers.memory import open_driver
 from gizmopy.pubsub.cloudevents import CloudEvent
 from gizmopy.pubsub.codecs import codec_for
-from gizmopy.pubsub.destinations import topic_of
-from gizmopy.pubsub.memory import open_driver
+from gizmopy.pubsub.engine.dead_letter_topics import topic_of
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import revived
-from gizmopy.server.deadlines import callers_timeout
-from gizmopy.server.framing import _PLAIN, _SIZE, _TRAILER
-from gizmopy.server.http import _path
-from gizmopy.server.listening import is_loopback
-from gizmopy.server.probes import _asks_for_json
-from gizmopy.server.proxies import Proxies
-from gizmopy.server.proxy_protocol import read_header
+from gizmopy.server.health.probes import _asks_for_json
+from gizmopy.server.http.client_timeouts import callers_timeout
+from gizmopy.server.http.connection.framing import _PLAIN, _SIZE, _TRAILER
+from gizmopy.server.http.connection.proxy_protocol import read_header
+from gizmopy.server.http.handler import _path
+from gizmopy.server.http.listening.sockets import is_loopback
+from gizmopy.server.http.proxies import Proxies
 from gizmopy.server.service import Service
-from gizmopy.untrusted import cut, escape
+from gizmopy.untrusted.text import cut, escape
 from gizmopy.web import CORS, NoRoute, Request, Router
 from gizmopy.web.backtracking import growth
 from gizmopy.web.body import _check_content_type
 from gizmopy.web.router import parse_template
-from gizmopy.web.values import ISODate, Truthy
+from gizmopy.web.types import ISODate, Truthy
 from tests.hostile import ANYWHERE, MAX_RATIO, Hostile, Run, Times, pumps, worst
 from tests.patterns import patterns_in
 
@@ -103,36 +103,36 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.config.hosts:_NAME": Pattern(
         "fullmatch", [*pumps("a", "a.", ".", "*."), *pumps("f:", "f", head="[", tails=("", "]!"))]
     ),
-    "gizmopy.config.kafka:_HOST": Pattern(
+    "gizmopy.config.backends.kafka:_HOST": Pattern(
         "fullmatch", [*pumps("a", "a.", "1:", ":"), *pumps("a:", "f", head="[", tails=("", "]!"))]
     ),
     "gizmopy.config.flags:_FLAG_NAME": Pattern("fullmatch", pumps("a", "-", head="--")),
-    "gizmopy.config.masking:_NAME": Pattern(
+    "gizmopy.config.secrets.masking:_NAME": Pattern(
         "search", pumps("a", "a ", "a'", "-", " a", 'a" ', "a  ", tails=("", "!", "=", "'"))
     ),
-    "gizmopy.config.masking:_VALUE": Pattern(
+    "gizmopy.config.secrets.masking:_VALUE": Pattern(
         "match", pumps("'", '"', "'\"", "a", "'a", tails=("",))
     ),
-    "gizmopy.config.masking:_SCHEMES": Pattern(
+    "gizmopy.config.secrets.masking:_SCHEMES": Pattern(
         "sub", pumps("basic", "basic ", " ", "bearer\t", head="basic", tails=("", ",", "a"))
     ),
-    "gizmopy.config.masking:_PEM_END": Pattern(
+    "gizmopy.config.secrets.masking:_PEM_END": Pattern(
         "findall", pumps("-----END ", "-----END a", "-", "a", "-----END a-----")
     ),
-    "gizmopy.config.masking:_mask_logins": Pattern(
+    "gizmopy.config.secrets.masking:_mask_logins": Pattern(
         mask_text, pumps("a", " ", ":", head="a:", tails=("@", " @"))
     ),
     "gizmopy.config.plain_text:_SURROGATE": Pattern("search", pumps("a", "\u00e9", "\ud7ff")),
     "gizmopy.config.reasons:_WORD": Pattern("findall", pumps("a", "a ", "aaa ", "_")),
     "gizmopy.config.settings:channel_key": Pattern(channel_key, pumps("a", "-", "\u0149", "A_")),
-    "gizmopy.config.showing:_HOST_PORT": Pattern(
+    "gizmopy.config.secrets.shown_fields:_HOST_PORT": Pattern(
         "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
     ),
-    "gizmopy.config.showing:_HOST_IN_URL": Pattern(
+    "gizmopy.config.secrets.shown_fields:_HOST_IN_URL": Pattern(
         "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
     ),
-    "gizmopy.config.showing:_SCHEME": Pattern("match", pumps("a", "a:", "://")),
-    "gizmopy.config.showing:url_start": Pattern(
+    "gizmopy.config.secrets.shown_fields:_SCHEME": Pattern("match", pumps("a", "a:", "://")),
+    "gizmopy.config.secrets.shown_fields:url_start": Pattern(
         url_start, pumps("a", "a,", "/", "?", "@", ":1,", "[::1],", head="a://")
     ),
     "gizmopy.config.sources:_QUOTED": Pattern(
@@ -154,22 +154,24 @@ PATTERNS: Mapping[str, Pattern] = {
         [*pumps("1", "1-"), *pumps("1", head="2018-04-05T17:31:00.", tails=("", "Z", "+01:0"))],
     ),
     "gizmopy.pubsub.cloudevents:_NO_TEXT": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
-    "gizmopy.server.deadlines:_GRPC_DURATION": Pattern("fullmatch", pumps("1", "1S", "S")),
-    "gizmopy.server.debug:_libraries": Pattern(
+    "gizmopy.server.http.client_timeouts:_GRPC_DURATION": Pattern(
+        "fullmatch", pumps("1", "1S", "S")
+    ),
+    "gizmopy.server.admin.debug:_libraries": Pattern(
         lambda text: re.match(r"[\w.-]+", text), pumps("a", "a-", ".")
     ),
-    "gizmopy.server.framing:_PLAIN": Pattern(
+    "gizmopy.server.http.connection.framing:_PLAIN": Pattern(
         lambda text: _PLAIN(text.encode()), pumps("a", "0", tails=("", "\r\n", "\r"))
     ),
-    "gizmopy.server.framing:_SIZE": Pattern(
+    "gizmopy.server.http.connection.framing:_SIZE": Pattern(
         lambda text: _SIZE(text.encode()),
         [*pumps("a", "0"), *pumps(" ", "\t", ";", ";a=", head="5", tails=("", "\r\n", "\n"))],
     ),
-    "gizmopy.server.framing:_TRAILER": Pattern(
+    "gizmopy.server.http.connection.framing:_TRAILER": Pattern(
         lambda text: _TRAILER(text.encode()), pumps("a", ":", "a:", " ", tails=("", "\r\n", "\n"))
     ),
-    "gizmopy.server.http:_SANE_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
-    "gizmopy.server.proxies:_WRITTEN": Pattern(
+    "gizmopy.server.http.handler:_SANE_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
+    "gizmopy.server.http.proxies:_WRITTEN": Pattern(
         "fullmatch",
         [
             *pumps("1", "1.", ":", "a:", "%", "::"),
@@ -190,13 +192,13 @@ PATTERNS: Mapping[str, Pattern] = {
         pumps("a", "a.", ".", "example.com", ".a", "a.a.a.com", head="https://"),
     ),
     "gizmopy.web.cors:_REGISTRY": Pattern("fullmatch", pumps("co", "c", "gov")),
-    "gizmopy.web.openapi:_VARIABLE": Pattern(
+    "gizmopy.web.openapi.document:_VARIABLE": Pattern(
         "sub", pumps("a", "{", "{a", "{}", ":", "{a:{", "{a:{}", "{a:{1}}", head="{")
     ),
-    "gizmopy.web.openapi:_PYTHON_ONLY": Pattern(
+    "gizmopy.web.openapi.document:_PYTHON_ONLY": Pattern(
         "search", pumps("(?", "(?a", "a", "\\", "*", "(?a:")
     ),
-    "gizmopy.web.openapi:_SENTENCE_END": Pattern(
+    "gizmopy.web.openapi.document:_SENTENCE_END": Pattern(
         "split", pumps(" ", "\n", ". ", " \n", ".", "\n ", ". a", head="x.", tails=("", "a", "A"))
     ),
     "gizmopy.web.router:_SEGMENT": Pattern(
@@ -225,7 +227,7 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.web.segments:_groups_in": Pattern(
         lambda text: parse_template(f"/{{a:{re.escape(text)}}}"), pumps("a", "(a)", "a|"), True
     ),
-    "gizmopy.web.values:_WRITTEN_DATE": Pattern("fullmatch", pumps("1", "1-", "2024-01-01")),
+    "gizmopy.web.types:_WRITTEN_DATE": Pattern("fullmatch", pumps("1", "1-", "2024-01-01")),
 }
 """The hostile texts of every regular expression in the packages."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from gizmopy.errors import UndecodableMessage
-from tests.endurance.fuzz_parsers import Findings, examine, fuzz
+from tests.endurance.fuzz.parsers import Findings, examine, fuzz
 from tests.test_linear_time import PARSERS
 
 _EXAMPLES = 8

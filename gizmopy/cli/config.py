@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load, report
-from gizmopy.config.revealing import value_of
-from gizmopy.untrusted import escape
+from gizmopy.config.secrets.revealing import value_of
+from gizmopy.untrusted.text import escape
 
 MARKDOWN = """\
 # Settings

@@ -11,8 +11,8 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from gizmopy.cli.parser import Parser
-from gizmopy.config.showing import url_start
-from gizmopy.untrusted import as_lines, escape
+from gizmopy.config.secrets.shown_fields import url_start
+from gizmopy.untrusted.text import as_lines, escape
 
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
 _UNIX = "unix:"

@@ -10,7 +10,7 @@ from importlib import import_module
 import gizmopy
 from gizmopy.cli.parser import Parser
 from gizmopy.errors import GizmoError
-from gizmopy.untrusted import as_lines
+from gizmopy.untrusted.text import as_lines
 
 COMMANDS = {
     "run": "run a service: gizmopy run module:Service [--http-port 9000 ...]",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from gizmopy.hidden import MASK
+from gizmopy.untrusted.hidden import MASK
 
 _UNKNOWN = "unrecognized arguments: "
 

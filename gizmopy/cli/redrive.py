@@ -14,15 +14,15 @@ from dataclasses import replace
 from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load
-from gizmopy.config.kafka import ungrouped
+from gizmopy.config.backends.kafka import ungrouped
 from gizmopy.errors import UsageError
 from gizmopy.pubsub.driver import Driver
-from gizmopy.pubsub.drivers import open_driver, redact
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import REDRIVEN, Plan, Redrive
+from gizmopy.pubsub.registry import open_driver, redact
 from gizmopy.pubsub.subscription import collect_subscriptions
 from gizmopy.server import Service, make_service
-from gizmopy.untrusted import quoted
+from gizmopy.untrusted.text import quoted
 
 INTERRUPTED = 130
 COLUMNS = (

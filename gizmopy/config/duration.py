@@ -10,8 +10,8 @@ from typing import Annotated, TypeGuard
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-from gizmopy.config.refusal import refusal
-from gizmopy.untrusted import cut
+from gizmopy.config.validation import refusal
+from gizmopy.untrusted.text import cut
 
 _MICROSECONDS = {
     "ns": Fraction(1, 1000),

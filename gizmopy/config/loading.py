@@ -23,8 +23,8 @@ from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import fault
 from gizmopy.config.reasons import Reasons
 from gizmopy.config.schema import Section, read_schema
+from gizmopy.config.secrets.shown_fields import quotable_text
 from gizmopy.config.settings import Settings
-from gizmopy.config.showing import quotable_text
 from gizmopy.config.sources import (
     CONFIG,
     Finding,
@@ -35,7 +35,7 @@ from gizmopy.config.sources import (
     unreadable,
 )
 from gizmopy.errors import ConfigError, ConfigProblem
-from gizmopy.hidden import size
+from gizmopy.untrusted.hidden import size
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -14,10 +14,10 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import ImportString
 from pydantic.fields import FieldInfo
 
-from gizmopy.config.kafka import KafkaSettings
+from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.config.marks import NamesCode
-from gizmopy.config.masking import alias_names
-from gizmopy.config.showing import hints
+from gizmopy.config.secrets.masking import alias_names
+from gizmopy.config.secrets.shown_fields import hints
 
 _IMPORT: Any = ImportString
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import SecretBytes, SecretStr
 
-from gizmopy.config.refusal import refusal
+from gizmopy.config.validation import refusal
 
 _MAX_DEPTH = 64
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -12,12 +12,12 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel
 
-from gizmopy.config.masking import SECRET_TYPES
 from gizmopy.config.schema import Section, Setting
-from gizmopy.config.showing import quotable_text
+from gizmopy.config.secrets.masking import SECRET_TYPES
+from gizmopy.config.secrets.shown_fields import quotable_text
 from gizmopy.config.sources import Given
-from gizmopy.hidden import MASK, masked
-from gizmopy.untrusted import cut
+from gizmopy.untrusted.hidden import MASK, masked
+from gizmopy.untrusted.text import cut
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

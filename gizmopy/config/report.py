@@ -9,12 +9,12 @@ from itertools import groupby
 from typing import Any
 
 from gizmopy.config.loading import Loaded
-from gizmopy.config.masking import is_secret_name
 from gizmopy.config.origin import Origin
 from gizmopy.config.schema import Section, Setting, read_schema
+from gizmopy.config.secrets.masking import is_secret_name
+from gizmopy.config.secrets.shown_fields import MISSING, View, as_line, shown
 from gizmopy.config.settings import Settings
-from gizmopy.config.showing import MISSING, View, as_line, shown
-from gizmopy.untrusted import cut, escape
+from gizmopy.untrusted.text import cut, escape
 
 
 @dataclass(frozen=True, slots=True)

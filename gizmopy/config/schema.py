@@ -19,10 +19,15 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
-from gizmopy.config.masking import alias_names, holds_secret, is_secret_field, is_secret_name
 from gizmopy.config.named_code import code_keys, field_names_code
+from gizmopy.config.secrets.masking import (
+    alias_names,
+    holds_secret,
+    is_secret_field,
+    is_secret_name,
+)
+from gizmopy.config.secrets.shown_fields import MISSING, is_marked_field, is_quotable, members
 from gizmopy.config.settings import FromPrefix, channel_key
-from gizmopy.config.showing import MISSING, is_marked_field, is_quotable, members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

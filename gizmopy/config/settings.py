@@ -24,14 +24,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gizmopy.config.broker_url import BrokerUrl
+from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.config.duration import Duration
 from gizmopy.config.hosts import HostNames
-from gizmopy.config.kafka import KafkaSettings
 from gizmopy.config.marks import Shown
 from gizmopy.config.plain_text import plain
-from gizmopy.config.refusal import refusal
-from gizmopy.config.showing import show_model
+from gizmopy.config.secrets.shown_fields import show_model
+from gizmopy.config.urls import BrokerUrl
+from gizmopy.config.validation import refusal
 from gizmopy.config.words import Words, split
 
 _GIZMO_HEALTH_CHECKS = {"": "simple", "esx": "lb"}

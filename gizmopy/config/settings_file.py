@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from gizmopy.untrusted import escape
+from gizmopy.untrusted.text import escape
 
 logger = logging.getLogger(__name__)
 

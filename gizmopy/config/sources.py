@@ -21,14 +21,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gizmopy.config.masking import is_secret_name
 from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import fault
 from gizmopy.config.schema import Section, Setting
+from gizmopy.config.secrets.masking import is_secret_name
 from gizmopy.config.settings import channel_key
 from gizmopy.config.settings_file import read_settings
 from gizmopy.errors import ConfigProblem
-from gizmopy.hidden import size
+from gizmopy.untrusted.hidden import size
 
 REMOVE = "remove it"
 """The remedy for a name that is like no known one."""

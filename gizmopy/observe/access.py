@@ -19,9 +19,9 @@ from typing import Literal, NamedTuple, Protocol
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from gizmopy.observe.log_writer import Writer, open_writer
 from gizmopy.observe.logs import Fields, Timestamps
-from gizmopy.observe.writing import Writer, open_writer
-from gizmopy.untrusted import MAX_CHARACTERS, cut, escape_json
+from gizmopy.untrusted.text import MAX_CHARACTERS, cut, escape_json
 
 _FLUSH_SECONDS = 0.1
 _FLUSH_LINES = 128

@@ -22,10 +22,10 @@ from typing import Any, Literal
 from pydantic_core import PydanticSerializationError, to_json
 
 from gizmopy.observe.context import carried, message_id, request_id
-from gizmopy.observe.masking import MaskingFormatter
-from gizmopy.observe.repeats import Repeats
-from gizmopy.observe.writing import open_writer
-from gizmopy.untrusted import as_lines, cut, escape, escape_json
+from gizmopy.observe.log_masking import MaskingFormatter
+from gizmopy.observe.log_writer import open_writer
+from gizmopy.observe.rate_limit import Repeats
+from gizmopy.untrusted.text import as_lines, cut, escape, escape_json
 
 Fields = Literal["plain", "gcp"]
 """The names of a JSON line's fields: plain ones, or those that Google Cloud's agents read."""

@@ -31,7 +31,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from gizmopy.untrusted import cut
+from gizmopy.untrusted.text import cut
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bucket bounds for durations, as OpenTelemetry's semantic conventions advise them."""
@@ -280,7 +280,7 @@ class Metrics(Collector):
     def render(self) -> bytes:
         """Return everything in Prometheus' text format, whose type is ``CONTENT_TYPE``.
 
-        It takes its time; a server asks a :class:`~gizmopy.observe.scrape.Scraper`.
+        It takes its time; a server asks a :class:`~gizmopy.observe.exposition.Scraper`.
         """
         return generate_latest(self.registry)
 

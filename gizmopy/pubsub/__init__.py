@@ -7,10 +7,10 @@ it is found (drivers), and what a service holds of all this (channels).
 
 from gizmopy.pubsub.channels import ChannelRow, Channels
 from gizmopy.pubsub.driver import Capabilities, Driver, Receiver, Sender, Status
-from gizmopy.pubsub.drivers import open_driver
+from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.publisher import Publisher
+from gizmopy.pubsub.registry import open_driver
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import (

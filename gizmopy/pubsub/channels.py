@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from gizmopy.config.settings import channel_key
-from gizmopy.error_text import named
 from gizmopy.errors import (
     DriverNotInstalled,
     GizmoError,
@@ -25,14 +24,15 @@ from gizmopy.errors import (
     UsageError,
 )
 from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub import drivers
-from gizmopy.pubsub.dead_letter import DeadLetter
+from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.driver import Driver, Results
-from gizmopy.pubsub.outcome import DrainReport, OnSettle
+from gizmopy.pubsub.engine.dead_letter import DeadLetter
+from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.pubsub.supervisor import Supervisor
+from gizmopy.untrusted.error_text import named
 
 logger = logging.getLogger(__name__)
 

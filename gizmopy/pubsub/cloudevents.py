@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.observe.context import new_id
 from gizmopy.pubsub.message import CONTENT_TYPE
-from gizmopy.untrusted import cut
+from gizmopy.untrusted.text import cut
 
 _PREFIX = "ce-"
 _VERSION = "1.0"

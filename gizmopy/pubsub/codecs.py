@@ -18,11 +18,11 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic_core import PydanticSerializationError
 
-from gizmopy.early_stop import json_validator
-from gizmopy.error_text import text_of, too_many
 from gizmopy.errors import UndecodableMessage, UsageError
-from gizmopy.untrusted import cut
-from gizmopy.wrong_input import details_of, field_of, message_of
+from gizmopy.untrusted.early_stop import json_validator
+from gizmopy.untrusted.error_text import text_of, too_many
+from gizmopy.untrusted.input_errors import details_of, field_of, message_of
+from gizmopy.untrusted.text import cut
 
 
 class Codec(Protocol):

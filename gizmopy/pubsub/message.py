@@ -8,7 +8,7 @@ from time import time
 from types import MappingProxyType
 
 from gizmopy.errors import UsageError
-from gizmopy.untrusted import cut
+from gizmopy.untrusted.text import cut
 
 CONTENT_TYPE = "content-type"
 """The attribute that says how a body is encoded."""

@@ -15,17 +15,17 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Self
 
-from gizmopy.error_text import text_of
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.context import carried, new_id
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.codecs import BytesCodec, encode
 from gizmopy.pubsub.driver import Capabilities, Results, Sender
+from gizmopy.pubsub.engine.batcher import Item, Lane, SendBuffer
+from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message
-from gizmopy.pubsub.metrics import PublisherMetrics
 from gizmopy.pubsub.retry import RetryPolicy
-from gizmopy.pubsub.send_buffer import Item, Lane, SendBuffer
-from gizmopy.untrusted import cut
+from gizmopy.untrusted.error_text import text_of
+from gizmopy.untrusted.text import cut
 
 logger = logging.getLogger(__name__)
 

@@ -22,19 +22,19 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from gizmopy.config.settings import channel_key
-from gizmopy.error_text import text_of
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub import drivers
+from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.channels import Channels
-from gizmopy.pubsub.destinations import Destinations, topic_of
 from gizmopy.pubsub.driver import Capabilities, Driver
+from gizmopy.pubsub.engine.dead_letter_topics import Destinations, topic_of
+from gizmopy.pubsub.engine.sizes import size_of
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
-from gizmopy.pubsub.sizes import size_of
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
-from gizmopy.untrusted import cut
+from gizmopy.untrusted.error_text import text_of
+from gizmopy.untrusted.text import cut
 
 REDRIVEN = "dl-redriven"
 """The attribute that counts how often a message was moved back."""

@@ -14,17 +14,17 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-from gizmopy.error_text import named
 from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub.dead_letter import DeadLetter
 from gizmopy.pubsub.driver import Capabilities, Receiver
+from gizmopy.pubsub.engine.dead_letter import DeadLetter
+from gizmopy.pubsub.engine.metrics import SubscriberMetrics
+from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
+from gizmopy.pubsub.engine.pipeline import WAIT, Pipeline
+from gizmopy.pubsub.engine.settler import Tally
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.metrics import SubscriberMetrics
-from gizmopy.pubsub.outcome import DrainReport, OnSettle
-from gizmopy.pubsub.pipeline import WAIT, Pipeline
-from gizmopy.pubsub.settling import Tally
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.untrusted.error_text import named
 
 logger = logging.getLogger(__name__)
 

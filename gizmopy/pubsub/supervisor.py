@@ -12,12 +12,12 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from gizmopy.error_text import named, shortened
 from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub.outcome import DrainReport
+from gizmopy.pubsub.engine.outcome import DrainReport
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.untrusted.error_text import named, shortened
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
 """The process: what a service is, and how it starts, works, drains and ends."""
 
-from gizmopy.server.health import health_check
+from gizmopy.server.health.checks import health_check
+from gizmopy.server.lifecycle.signals import Signals, Stop
 from gizmopy.server.run import run
 from gizmopy.server.servable import make_service
 from gizmopy.server.server import SimpleServer, State
 from gizmopy.server.service import Service
-from gizmopy.server.signals import Signals, Stop
 
 __all__ = [
     "Service",

@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from gizmopy.config import Loaded, Settings, load, report
-from gizmopy.config.known_secrets import known_secrets
-from gizmopy.error_text import named
+from gizmopy.config.secrets.known import known_secrets
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
 from gizmopy.observe.uncaught import logging_uncaught
-from gizmopy.server.budget import Budget
-from gizmopy.server.descriptors import raise_limit
-from gizmopy.server.last_resort import LastResort
+from gizmopy.server.http.listening.descriptors import raise_limit
+from gizmopy.server.lifecycle.shutdown_budget import Budget
+from gizmopy.server.lifecycle.signals import Signals, Stop
+from gizmopy.server.lifecycle.standard_streams import occupy
+from gizmopy.server.lifecycle.watchdog import LastResort
 from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
-from gizmopy.server.signals import Signals, Stop
-from gizmopy.server.standard_streams import occupy
-from gizmopy.untrusted import as_lines
+from gizmopy.untrusted.error_text import named
+from gizmopy.untrusted.text import as_lines
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from gizmopy.errors import (
     StartError,
 )
 from gizmopy.observe.access import AccessLog
+from gizmopy.observe.exposition import Scraper
 from gizmopy.observe.levels import Levels
 from gizmopy.observe.metrics import MAX_CELLS, Metrics
 from gizmopy.observe.runtime import Runtime
-from gizmopy.observe.scrape import Scraper
 from gizmopy.pubsub import (
     Channels,
     Driver,
@@ -36,28 +36,33 @@ from gizmopy.pubsub import (
     collect_subscriptions,
     open_driver,
 )
-from gizmopy.server import mounting
-from gizmopy.server.balancers import Balancers
-from gizmopy.server.browsers import Browsers, browsers_of
-from gizmopy.server.budget import CANCEL_SECONDS, CLEANUP_SECONDS, HURRIED_SECONDS, Budget
-from gizmopy.server.debug_guard import DebugGuard, is_served
-from gizmopy.server.descriptors import ADMIN_CONNECTIONS
-from gizmopy.server.health import (
+from gizmopy.server.admin.access import DebugGuard, is_served
+from gizmopy.server.health.checks import (
     Health,
     collect_health_checks,
     publisher_check,
     subscription_checks,
 )
-from gizmopy.server.http import HTTPDoor
-from gizmopy.server.port import Port
-from gizmopy.server.probes import probe_endpoints
-from gizmopy.server.proxied import connections_of
-from gizmopy.server.proxies import Proxies
+from gizmopy.server.health.load_balancers import Balancers
+from gizmopy.server.health.probes import probe_endpoints
+from gizmopy.server.http import builtin_routes as mounting
+from gizmopy.server.http.browser_rules import Browsers, browsers_of
+from gizmopy.server.http.connection.proxied import connections_of
+from gizmopy.server.http.handler import HTTPDoor
+from gizmopy.server.http.listening.descriptors import ADMIN_CONNECTIONS
+from gizmopy.server.http.listening.listener import Port
+from gizmopy.server.http.listening.shedding import Shedding
+from gizmopy.server.http.listening.tls import Certificate
+from gizmopy.server.http.proxies import Proxies
+from gizmopy.server.lifecycle.loop_stalls import StallWatch
+from gizmopy.server.lifecycle.shutdown_budget import (
+    CANCEL_SECONDS,
+    CLEANUP_SECONDS,
+    HURRIED_SECONDS,
+    Budget,
+)
+from gizmopy.server.lifecycle.signals import Stop
 from gizmopy.server.servable import Servable
-from gizmopy.server.shedding import Shedding
-from gizmopy.server.signals import Stop
-from gizmopy.server.stalls import StallWatch
-from gizmopy.server.tls import Certificate
 from gizmopy.web import Handler, collect_routes
 from gizmopy.web.hosts import AllowedHosts
 
@@ -214,7 +219,7 @@ class SimpleServer:
             yield from mounting.debug(self._debug_guard, self._debug)
 
     def _debug(self) -> Iterator[tuple[str, str, Handler]]:
-        from gizmopy.server.debug import Debug, debug_endpoints  # when it is asked for first
+        from gizmopy.server.admin.debug import Debug, debug_endpoints  # when it is asked for first
 
         return debug_endpoints(
             Debug(

@@ -1,16 +1,12 @@
 """The words of HTTP: routes, parameters, answers and problems. No sockets here."""
 
 from gizmopy.web.annotations import Header, Query
-from gizmopy.web.answers import Answer, Plain, json_response
 from gizmopy.web.authority import is_host
 from gizmopy.web.binding import Answering, compile_answer, compile_endpoint, responding
 from gizmopy.web.body import UNREADABLE_BODY
 from gizmopy.web.caching import no_cache
 from gizmopy.web.cors import CORS
-from gizmopy.web.problems import Problem, problem_from, problem_response
-from gizmopy.web.request import Handler, Middleware, Request
-from gizmopy.web.router import NoRoute, RouteConflict, Router, WrongMethod
-from gizmopy.web.routing import (
+from gizmopy.web.decorators import (
     Endpoints,
     Options,
     Route,
@@ -21,7 +17,11 @@ from gizmopy.web.routing import (
     post,
     put,
 )
-from gizmopy.web.values import (
+from gizmopy.web.problems import Problem, problem_from, problem_response
+from gizmopy.web.request import Handler, Middleware, Request
+from gizmopy.web.responses import Answer, Plain, json_response
+from gizmopy.web.router import NoRoute, RouteConflict, Router, WrongMethod
+from gizmopy.web.types import (
     Int64,
     ISODate,
     Truthy,

@@ -20,13 +20,13 @@ from aiohttp import web
 from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError
 from gizmopy.web.annotations import Header, Query, is_structure, marks_of
-from gizmopy.web.answers import JSON, Answer, Plain, answer_encoder
 from gizmopy.web.body import JSONBody
+from gizmopy.web.decorators import Route
 from gizmopy.web.parameters import Place, RequestParameter, TextParameter
 from gizmopy.web.problems import FieldError, wrong_values
 from gizmopy.web.request import Handler, Request
+from gizmopy.web.responses import JSON, Answer, Plain, answer_encoder
 from gizmopy.web.router import parse_template
-from gizmopy.web.routing import Route
 
 Answering = Callable[[web.Request], Awaitable[Answer]]
 """What answers a request, plain answers being left plain."""

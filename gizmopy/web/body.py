@@ -10,7 +10,7 @@ from multidict import istr
 from pydantic_core import ValidationError
 
 from gizmopy.declaration import Parameter
-from gizmopy.early_stop import json_validator
+from gizmopy.untrusted.early_stop import json_validator
 from gizmopy.web.parameters import Function, type_adapter
 from gizmopy.web.problems import FieldError, Problem, wrong_fields
 

@@ -10,9 +10,9 @@ from aiohttp import web
 from multidict import CIMultiDict
 from pydantic_core import ValidationError, to_jsonable_python
 
-from gizmopy.error_text import too_many
-from gizmopy.untrusted import cut
-from gizmopy.wrong_input import details_of, field_of, message_of
+from gizmopy.untrusted.error_text import too_many
+from gizmopy.untrusted.input_errors import details_of, field_of, message_of
+from gizmopy.untrusted.text import cut
 
 CONTENT_TYPE = "application/problem+json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from gizmopy.errors import UsageError
-from pubsubtest.conformance.bench import Bench
 from pubsubtest.conformance.checking import CheckFailed, Checks, expect
+from pubsubtest.conformance.context import Bench
 
 check = Checks()
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable
 
 from gizmopy.errors import NotFound, PubSubError
 from gizmopy.pubsub import Status
-from pubsubtest.conformance.bench import UNKNOWN, Bench, let_go
 from pubsubtest.conformance.checking import (
     ORDER,
     OUTAGE,
@@ -17,6 +16,7 @@ from pubsubtest.conformance.checking import (
     Checks,
     expect,
 )
+from pubsubtest.conformance.context import UNKNOWN, Bench, let_go
 
 check = Checks()
 

@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 
 from gizmopy.pubsub import Message
-from pubsubtest.conformance.bench import Bench
 from pubsubtest.conformance.checking import LEASES, OUTAGE, SHORT_LEASE, Checks, expect
+from pubsubtest.conformance.context import Bench
 from pubsubtest.conformance.observing import DoomedReceiver, WatchedReceiver
 
 check = Checks()

@@ -10,7 +10,6 @@ from contextvars import ContextVar
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.subscription import Order, Outcomes
-from pubsubtest.conformance.bench import Bench
 from pubsubtest.conformance.checking import (
     CAP,
     LASTING,
@@ -20,6 +19,7 @@ from pubsubtest.conformance.checking import (
     Checks,
     expect,
 )
+from pubsubtest.conformance.context import Bench
 from pubsubtest.conformance.observing import WatchedReceiver
 
 check = Checks()

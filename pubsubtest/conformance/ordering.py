@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 
 from gizmopy.pubsub import Message
-from pubsubtest.conformance.bench import Bench
 from pubsubtest.conformance.checking import (
     NACK,
     ORDER,
@@ -15,6 +14,7 @@ from pubsubtest.conformance.checking import (
     Checks,
     expect,
 )
+from pubsubtest.conformance.context import Bench
 
 check = Checks()
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from gizmopy.errors import NotFound, PubSubError
 from gizmopy.pubsub import Message, Sender
 from gizmopy.pubsub.message import CONTENT_TYPE
-from pubsubtest.conformance.bench import UNKNOWN, Bench, is_transient
 from pubsubtest.conformance.checking import OUTAGE, REFUSES_UNKNOWN, CheckFailed, Checks, expect
+from pubsubtest.conformance.context import UNKNOWN, Bench, is_transient
 
 check = Checks()
 

@@ -18,16 +18,25 @@ from pubsubtest.conformance import (
     draining,
     handling,
     ordering,
-    publisher,
+    portable_publisher,
     publishing,
     settling,
 )
-from pubsubtest.conformance.bench import Bench, bounded
 from pubsubtest.conformance.checking import Check, CheckFailed, Harness
+from pubsubtest.conformance.context import Bench, bounded
 
 _GRACE = 5.0
 """Seconds that a check which is cancelled may take to end."""
-_FILES = (publishing, consuming, settling, ordering, handling, draining, publisher, closing)
+_FILES = (
+    publishing,
+    consuming,
+    settling,
+    ordering,
+    handling,
+    draining,
+    portable_publisher,
+    closing,
+)
 
 Outcome = Literal["passed", "failed", "not applicable"]
 

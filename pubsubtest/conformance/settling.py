@@ -6,7 +6,6 @@ import asyncio
 
 from gizmopy.pubsub import Message, Receiver
 from gizmopy.pubsub.driver import Results
-from pubsubtest.conformance.bench import Bench, is_refused
 from pubsubtest.conformance.checking import (
     CAP,
     COUNT,
@@ -20,6 +19,7 @@ from pubsubtest.conformance.checking import (
     Checks,
     expect,
 )
+from pubsubtest.conformance.context import Bench, is_refused
 
 check = Checks()
 

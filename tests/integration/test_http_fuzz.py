@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.endurance.fuzz_http import fuzz, statuses
+from tests.endurance.fuzz.http import fuzz, statuses
 
 _INPUTS = 4000
 

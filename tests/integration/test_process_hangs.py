@@ -16,7 +16,7 @@ SERVICE = """
 import asyncio, ctypes, re, sys, time
 from contextlib import asynccontextmanager
 from gizmopy import Service, get
-from gizmopy.server import budget
+from gizmopy.server.lifecycle import shutdown_budget as budget
 
 run = sys.modules["gizmopy.server.run"]
 run._FLUSH_SECONDS = budget.CANCEL_SECONDS = budget.CLEANUP_SECONDS = budget._CLOSE_SECONDS = 0.1

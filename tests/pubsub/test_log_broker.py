@@ -12,7 +12,7 @@ from gizmopy.errors import NotFound, PubSubError, UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.driver import Driver
 from tests.pubsub.log_broker import LogBroker, LogReceiver, Record
-from tests.pubsub.pubsub_fakes import turns, until
+from tests.pubsub.support import turns, until
 
 
 class Member:

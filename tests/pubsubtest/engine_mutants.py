@@ -39,7 +39,7 @@ def subscriber(
         given["dead_letter"] = dead_letter(given["dead_letter"])
         return Subscriber(receiver(end), declared, **given)
 
-    return lambda patch: patch.setattr("pubsubtest.conformance.bench.Subscriber", make)
+    return lambda patch: patch.setattr("pubsubtest.conformance.context.Subscriber", make)
 
 
 def handler_that(change: Callable[[BaseException], BaseException | None]) -> Plant:
@@ -103,12 +103,12 @@ class CancellingReceiver:
 def shared_contexts(patch: pytest.MonkeyPatch) -> None:
     """Let all handlings run in one context."""
     context = copy_context()
-    patch.setattr("gizmopy.pubsub.pipeline.copy_context", lambda: context)
+    patch.setattr("gizmopy.pubsub.engine.pipeline.copy_context", lambda: context)
 
 
 def publisher(kind: type[Publisher]) -> Plant:
     """Return what plants a publisher."""
-    return lambda patch: patch.setattr("pubsubtest.conformance.bench.Publisher", kind)
+    return lambda patch: patch.setattr("pubsubtest.conformance.context.Publisher", kind)
 
 
 class AllOrNothing(Publisher):

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage
 from gizmopy.pubsub import Message, Receiver, Sender, Status
+from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Results, Revoke
-from gizmopy.pubsub.memory import MemoryDriver
 from pubsubtest.conformance import Harness
 from tests.pubsub.log_broker import LogBroker
 from tests.pubsubtest.engine_mutants import (

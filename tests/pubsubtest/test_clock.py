@@ -7,7 +7,7 @@ import pytest
 
 from gizmopy.errors import UsageError
 from gizmopy.pubsub import Message
-from gizmopy.pubsub.memory import MemoryDriver
+from gizmopy.pubsub.brokers.memory import MemoryDriver
 from pubsubtest import Clock
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from gizmopy.pubsub import Driver
-from gizmopy.pubsub.memory import MemoryDriver
+from gizmopy.pubsub.brokers.memory import MemoryDriver
 from pubsubtest.__main__ import main
 from pubsubtest.conformance import Check, Harness, Report, checks, run, run_check
-from pubsubtest.conformance.bench import UNKNOWN
 from pubsubtest.conformance.checking import CAP, CheckFailed, Checks, expect
+from pubsubtest.conformance.context import UNKNOWN
 from tests.pubsub.log_broker import LogBroker
 
 ALL = checks()
@@ -367,7 +367,7 @@ def test_the_command_refuses_a_flag_that_cannot_be(
 
 IMMORTAL = """
 import asyncio, sys
-from gizmopy.pubsub.memory import MemoryReceiver
+from gizmopy.pubsub.brokers.memory import MemoryReceiver
 from pubsubtest.__main__ import main
 from pubsubtest.conformance import runner
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gizmopy.pubsub.memory import MemoryDriver
+from gizmopy.pubsub.brokers.memory import MemoryDriver
 from pubsubtest.conformance import Harness, checks, run_check
 from tests.pubsubtest.mutants import ENGINE_MUTANTS, MUTANTS, Mutant
 

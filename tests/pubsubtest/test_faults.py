@@ -21,10 +21,10 @@ from gizmopy.pubsub import (
     Subscription,
     collect_subscriptions,
 )
-from gizmopy.pubsub.memory import MemoryDriver
+from gizmopy.pubsub.brokers.memory import MemoryDriver
 from pubsubtest import Clock, Faults, FaultyDriver, Rates
 from tests.pubsub.log_broker import LogBroker
-from tests.pubsub.pubsub_fakes import turns, until
+from tests.pubsub.support import turns, until
 
 
 async def _revoke(partitions: Collection[Hashable], seconds: float) -> None: ...

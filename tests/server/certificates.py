@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trustme
 
-from gizmopy.server.tls import Certificate
+from gizmopy.server.http.listening.tls import Certificate
 
 AUTHORITY = trustme.CA()
 EXPIRES = datetime(2049, 5, 6, 7, 8, 9, tzinfo=UTC)

@@ -11,7 +11,7 @@ wraps: two handlers, or two services in one process, do not share it.
 from gizmopy.pubsub.middleware.circuit_breaker import circuit_breaker
 from gizmopy.pubsub.middleware.correlation import correlation
 from gizmopy.pubsub.middleware.idempotency import Begun, State, Store, idempotent
-from gizmopy.pubsub.middleware.memory_store import MemoryStore
+from gizmopy.pubsub.middleware.stores.memory import MemoryStore
 from gizmopy.pubsub.middleware.throttle import throttle
 from gizmopy.pubsub.middleware.timeout import timeout
 

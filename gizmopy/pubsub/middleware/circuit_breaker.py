@@ -13,10 +13,10 @@ import random as randomness
 import time
 from collections.abc import Callable
 
-from gizmopy.error_text import named
 from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Handler, MessageMiddleware
+from gizmopy.untrusted.error_text import named
 
 logger = logging.getLogger(__name__)
 

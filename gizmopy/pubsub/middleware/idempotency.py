@@ -19,11 +19,11 @@ from enum import Enum
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
-from gizmopy.error_text import named, text_of
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Handler, MessageMiddleware
-from gizmopy.untrusted import quoted
+from gizmopy.untrusted.error_text import named, text_of
+from gizmopy.untrusted.text import quoted
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Which settings are secrets, and how they are masked."""

@@ -1,0 +1,392 @@
+"""Decide which values may be shown, by an allowlist: the declaration of a field, not its name.
+
+A value is shown if one of these is true; all else is ``*** (12 characters, from the environment)``:
+
+- its field is marked: ``Annotated[str, Shown]``
+- it is a number, a boolean, a duration, a date, an address or a network, or one of the choices that
+  its type names (an enumeration, a Literal)
+- it is the default in the source, which is no secret
+- it is in a field named like ``db_host`` or ``address``, and is ``host:port``
+
+Of a URL the scheme, the host and the port are shown. A value typed as a secret (pydantic's
+SecretStr, SecretBytes, Secret) is never shown. A number and a default are not shown in a field that
+is named like a secret (``pin``, ``api_key``), unless it is marked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, RootModel
+
+from gizmopy.config.duration import format_duration
+from gizmopy.config.marks import Shown, has_mark
+from gizmopy.config.origin import Origin
+from gizmopy.config.secrets.masking import SECRET_TYPES, is_secret_field, is_secret_name, mask_text
+from gizmopy.untrusted.hidden import hidden, size
+from gizmopy.untrusted.text import MAX_CHARACTERS, cut
+
+MISSING = object()
+"""The default of a field that has none, or none that can be known ahead."""
+
+CHOICES = (bool, Enum, timedelta)
+"""Types with so few values, or so plain ones, that no secret has them."""
+_NUMBERS = (int, float, complex, Decimal, Fraction, date, time)
+_ADDRESSES = (IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface)
+_SHOWN_TYPES = (*CHOICES, *_NUMBERS, *_ADDRESSES)
+
+_HOST_NAMES = frozenset(
+    (
+        *("addr", "address", "broker", "endpoint", "host", "server"),
+        *("addrs", "addresses", "brokers", "endpoints", "hosts", "servers"),
+    )
+)
+_HOST = r"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,31}\.?|\[[0-9A-Fa-f:.]{2,45}\])"
+_HOST_PORT = re.compile(rf"{_HOST}:[0-9]{{1,5}}")
+_HOST_IN_URL = re.compile(rf"{_HOST}(?::[0-9]{{1,5}})?")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://")
+_MAX_QUOTED = 64
+"""The number of characters of a wrong value that an error quotes: no number or choice is longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The facts about a value that follow from its place."""
+
+    path: tuple[str, ...] = ()
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Where each value came from, by its path."""
+    marked: bool = False
+    secret: bool = False
+    """Whether it is named like a secret, or stands below such a name."""
+    default: Any = MISSING
+    is_default: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        """The origin of the value, or of the setting that it is a part of; empty if unknown."""
+        paths = (".".join(self.path[:end]) for end in range(len(self.path), 0, -1))
+        return next((self.origins[path] for path in paths if path in self.origins), Origin(""))
+
+    def inner(
+        self,
+        name: str,
+        *,
+        secret: bool = False,
+        marked: bool = False,
+        default: Any = MISSING,
+    ) -> View:
+        """Return the view of a value within this one."""
+        return replace(
+            self,
+            path=(*self.path, name),
+            marked=self.marked or marked,
+            secret=self.secret or secret,
+            default=default,
+        )
+
+
+def shown(value: Any, annotation: Any, view: View) -> Any:
+    """Return ``value`` as plain data (dicts, lists, numbers, text), each possible secret hidden.
+
+    None and empty values stay as they are: that a secret is not set is worth knowing.
+    """
+    if isinstance(value, SECRET_TYPES):
+        inner = value.get_secret_value()
+        return "" if inner in ("", b"") else _hide(inner, view)
+    if value is None or value in ("", b""):
+        return None if value is None else ""
+    if view.origin.secret:
+        return _hide(value, view)
+    view = replace(
+        view,
+        marked=view.marked or is_marked(annotation),
+        is_default=view.is_default or _is_default(value, view),
+    )
+    if (inner := _of_structure(value, annotation, view)) is not MISSING:
+        return inner
+    return _leaf(value, annotation, view)
+
+
+def is_marked(annotation: Any) -> bool:
+    """Return whether ``annotation`` is Annotated with Shown, itself or as the member of a union."""
+    return has_mark(_marks(annotation), Shown)
+
+
+def is_quotable(annotation: Any) -> bool:
+    """Return whether an error may quote the value of a field of this type."""
+    if is_marked(annotation):
+        return True
+    return all(map(_is_quotable, members(annotation)))
+
+
+def quotable_text(value: Any, *, marked: bool = False) -> str | None:
+    """Return a wrong value as text for an error; None if it must be a mistake for a secret.
+
+    It is of a type that is shown, or of a field that is ``marked``.
+    """
+    text = "" if value is None else value if isinstance(value, str) else as_line(value)
+    if len(text) > (MAX_CHARACTERS if marked else _MAX_QUOTED) or mask_text(text) != text:
+        return None
+    return text
+
+
+def as_line(plain: Any) -> str:
+    """Return plain data as one line of text; None is the empty text."""
+    if plain is None:
+        return ""
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
+
+
+def is_marked_field(model: type[BaseModel], name: str) -> bool:
+    """Return whether a field is marked where it is declared; a new default keeps the mark."""
+    declared = (getattr(base, "model_fields", {}).get(name) for base in model.__mro__)
+    return any(info is not None and has_mark(info.metadata, Shown) for info in declared)
+
+
+def show_model(
+    model: BaseModel, origins: Mapping[str, Origin] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return the values of a model by name, as plain data; ``origins`` are by a setting's path."""
+    return dict(_of_model(model, View(origins=origins)))
+
+
+def hints(kind: type) -> Mapping[str, Any]:
+    """Return the types of a class's fields by name, with their marks; none if one is unknown."""
+    try:
+        return get_type_hints(kind, include_extras=True)
+    except (NameError, TypeError):  # a name that is declared elsewhere: all of it is hidden then
+        return {}
+
+
+def members(annotation: Any) -> Iterator[Any]:
+    """Yield the types that ``annotation`` allows, without Annotated and type aliases."""
+    return (member for member, _ in _marked_members(annotation))
+
+
+def choices(annotation: Any) -> list[Any]:
+    """Return the values that a Literal in ``annotation`` names."""
+    found: list[Any] = []
+    for member in members(annotation):
+        if get_origin(member) is Literal:
+            found += get_args(member)
+    return found
+
+
+def url_start(text: str) -> str:
+    """Return scheme and hosts of a URL, ``kafka://a:9092,b:9092``; "" if it may be no URL.
+
+    After an ``@`` behind the hosts, a password may have an unescaped ``/``: then nothing of it is
+    known to be a host.
+    """
+    found = _SCHEME.match(text)
+    if found is None or not (text.isascii() and text.isprintable()) or "\\" in text:
+        return ""
+    rest = text[found.end() :]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in rest[len(authority) :]:
+        return ""
+    hosts = authority.rpartition("@")[2]
+    if hosts and not all(map(_HOST_IN_URL.fullmatch, hosts.split(","))):
+        return ""
+    return f"{found[0]}{hosts}"
+
+
+def _marked_members(
+    annotation: Any, marks: tuple[Any, ...] = ()
+) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield each type that ``annotation`` allows, with the marks of every Annotated around it."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *own = get_args(annotation)
+        yield from _marked_members(inner, (*marks, *own))
+    elif origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _marked_members(member, marks)
+    elif hasattr(annotation, "__value__"):
+        yield from _marked_members(annotation.__value__, marks)
+    else:
+        yield annotation, marks
+
+
+def _marks(annotation: Any) -> Iterator[Any]:
+    for _, marks in _marked_members(annotation):
+        yield from marks
+
+
+def _is_quotable(member: Any) -> bool:
+    kind = get_origin(member) or member
+    if kind in (Literal, NoneType):
+        return True
+    if not isinstance(kind, type):
+        return False
+    if issubclass(kind, SECRET_TYPES):
+        return False
+    if issubclass(kind, _SHOWN_TYPES):
+        return True
+    if issubclass(kind, (str, bytes)) or not issubclass(kind, (Mapping, Sequence, Set)):
+        return False
+    items = [item for item in get_args(member) if item is not Ellipsis]
+    return bool(items) and all(map(is_quotable, items))
+
+
+def _is_default(value: Any, view: View) -> bool:
+    if view.default is MISSING or view.secret:
+        return False
+    return type(value) is type(view.default) and bool(value == view.default)
+
+
+def _leaf(value: Any, annotation: Any, view: View) -> Any:
+    if isinstance(value, Enum):
+        choice = value.value
+        return choice if isinstance(choice, (bool, int, float)) else str(choice)
+    if isinstance(value, CHOICES):
+        return _plain(value)
+    if value in choices(annotation):
+        return value
+    if view.secret and not view.marked:
+        return _hide(value, view)
+    if isinstance(value, (*_NUMBERS, *_ADDRESSES)):
+        return _plain(value)
+    if isinstance(value, (bytes, bytearray)):
+        return _hide(value, view)
+    text = str(value)
+    if view.marked or view.is_default:
+        return mask_text(cut(text))
+    if _names_host(view.path) and all(map(_HOST_PORT.fullmatch, text.split(","))):
+        return text
+    return _url(text, view) or _hide(value, view)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, timedelta) and value >= timedelta(0):
+        return format_duration(value)
+    return str(value)
+
+
+def _hide(value: Any, view: View) -> str:
+    return hidden(size(value), view.origin.source)
+
+
+def _url(text: str, view: View) -> str:
+    """Return scheme and hosts of a URL, and a mask of the rest; "" if ``text`` is not one."""
+    start = url_start(text)
+    if not start:
+        return ""
+    return start if text.rstrip("/") == start.rstrip("/") else f"{start} {_hide(text, view)}"
+
+
+def _names_host(path: tuple[str, ...]) -> bool:
+    return bool(path) and path[-1].lower().rpartition("_")[2] in _HOST_NAMES
+
+
+def _of_structure(value: Any, annotation: Any, view: View) -> Any:
+    """Return a model, a mapping or a list with its parts shown or hidden; MISSING of a leaf."""
+    if isinstance(value, RootModel):
+        info = type(value).model_fields["root"]
+        return shown(value.root, info.annotation, view)
+    if isinstance(value, BaseModel):
+        return dict(_of_model(value, view))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        parts = {name: getattr(value, name) for name in names}
+        return dict(_of_fields(parts, hints(type(value)), view))
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return dict(_of_fields(value._asdict(), hints(type(value)), view))
+    if isinstance(value, Mapping):
+        return _of_mapping(value, annotation, view)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [
+            shown(item, item_type, replace(view, default=MISSING))
+            for item, item_type in zip(value, _item_types(value, annotation), strict=False)
+        ]
+    return MISSING
+
+
+def _of_model(value: BaseModel, view: View) -> Iterator[tuple[str, Any]]:
+    fields = type(value).model_fields
+    extras: dict[str, Any] = {}
+    for name, item in value:
+        if name not in fields:
+            extras[name] = item
+            continue
+        info = fields[name]
+        inner = view.inner(
+            name,
+            secret=is_secret_field(name, info),
+            marked=is_marked_field(type(value), name),
+            default=MISSING if info.is_required() or info.default_factory else info.default,
+        )
+        yield name, shown(item, info.annotation, inner)
+    if extras:  # their names are chosen by the one who gives them
+        yield "...", _of_mapping(extras, Any, view)
+
+
+def _of_fields(
+    parts: Mapping[str, Any], hints: Mapping[str, Any], view: View
+) -> Iterator[tuple[str, Any]]:
+    for name, item in parts.items():
+        yield name, shown(item, hints.get(name, Any), view.inner(name, secret=is_secret_name(name)))
+
+
+def _of_mapping(value: Mapping[Any, Any], annotation: Any, view: View) -> Any:
+    for member in members(annotation):
+        if isinstance(member, type) and hasattr(member, "__total__"):  # a TypedDict
+            types = hints(member)
+            if all(name in types for name in value):
+                return dict(_of_fields(value, types, view))
+    if not value:
+        return {}
+    key_type, item_type = _mapping_types(annotation)
+    if not view.marked and not all(_key_is_shown(key, key_type) for key in value):
+        return _hide(value, view)
+    parts = {}
+    for key, item in value.items():
+        inner = view.inner(str(key), secret=is_secret_name(str(key)))
+        if inner.secret and not view.secret:  # the mark was made without knowing of this name
+            inner = replace(inner, marked=False, is_default=False)
+        parts[mask_text(cut(str(key)))] = shown(item, item_type, inner)
+    return parts
+
+
+def _key_is_shown(key: Any, key_type: Any) -> bool:
+    return is_marked(key_type) or isinstance(key, _SHOWN_TYPES) or key in choices(key_type)
+
+
+def _mapping_types(annotation: Any) -> tuple[Any, Any]:
+    for member in members(annotation):
+        kind, arguments = get_origin(member) or member, get_args(member)
+        if isinstance(kind, type) and issubclass(kind, Mapping) and len(arguments) == 2:
+            return arguments[0], arguments[1]
+    return Any, Any
+
+
+def _item_types(value: Any, annotation: Any) -> list[Any]:
+    for member in members(annotation):
+        kind, arguments = get_origin(member) or member, get_args(member)
+        if not (isinstance(kind, type) and issubclass(kind, (Sequence, Set)) and arguments):
+            continue
+        if issubclass(kind, tuple) and arguments[-1] is not Ellipsis:
+            return [*arguments, *[Any] * len(value)]
+        return [arguments[0]] * len(value)
+    return [Any] * len(value)

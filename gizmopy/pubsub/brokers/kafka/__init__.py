@@ -1,0 +1,1 @@
+"""``kafka://``: publish to, and consume from, Apache Kafka."""

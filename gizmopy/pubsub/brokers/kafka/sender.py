@@ -1,0 +1,236 @@
+"""Publish to Kafka: whole batches to each partition, confirmed by all replicas, in order.
+
+What is used beyond the documented methods of aiokafka's classes: ``client._request_timeout_ms``, as
+one time-out is for batches and for brokers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import murmur2
+
+from gizmopy.config.backends.kafka import KafkaSettings
+from gizmopy.errors import PubSubError, UsageError
+from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
+    CLOSE_SECONDS,
+    PATIENCE_MS,
+    cancel,
+    stop_producer,
+)
+from gizmopy.pubsub.brokers.kafka.cluster import Cluster, milliseconds, translated
+from gizmopy.pubsub.driver import Results
+from gizmopy.pubsub.message import Message
+
+_REQUEST_BYTES = 128 * 1024
+"""What one batch to a partition holds, or one message that is larger; a topic may take less than
+the brokers' 1 MiB at a time."""
+_KEYS_REMEMBERED = 10_000
+_LONGEST_KEY_REMEMBERED = 64
+"""How many characters a key may have whose hash is remembered: a key may be as long as a message,
+and 10,000 of those would fill the memory. 64 hold a UUID or a SHA-256 in hex."""
+_START_PATIENCE_MS = 3_000
+"""What one broker may take while it does, of those that are asked one after the other."""
+_START_SECONDS = 15.0
+"""What a producer may take to start."""
+
+
+class KafkaSender:
+    """Publish to one topic with a producer of its own: idempotent, confirmed by all replicas."""
+
+    def __init__(self, cluster: Cluster, settings: KafkaSettings, topic: str) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._topic = topic
+        self._producer: AIOKafkaProducer | None = None
+        self._is_broken = False
+        self._turn = 0
+        self._remembered_hash = lru_cache(maxsize=_KEYS_REMEMBERED)(_hash)
+        self._preparing: asyncio.Task[list[int]] | None = None
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def connect(self) -> None:
+        """Find the topic, and start the producer."""
+        await self._cluster.find(self._topic)
+        await self._renew()
+
+    async def _renew(self) -> AIOKafkaProducer:
+        """Return a producer that works, a new one where there is none or it is broken.
+
+        aiokafka counts a batch that a broker refuses, the broker does not: from then on everything
+        for that partition is out of sequence.
+        """
+        if self._producer is not None and not self._is_broken:
+            return self._producer
+        if self._is_broken:
+            await self._end_producer()
+            await self._cluster.find_again(self._topic)  # aiokafka would not say what is wrong
+        compression = self._settings.compression
+        try:
+            producer = AIOKafkaProducer(
+                **self._cluster.options(),
+                acks="all",
+                enable_idempotence=True,
+                compression_type=None if compression == "none" else compression,
+                max_batch_size=min(_REQUEST_BYTES, self._settings.max_message_bytes),
+                request_timeout_ms=milliseconds(self._settings.delivery_timeout),
+            )
+        except RuntimeError as error:  # the codec is not installed
+            reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
+            raise PubSubError(reason, transient=False) from error
+        self._producer, self._is_broken = producer, True
+        # What it was told is how long a batch may live; a broker is not waited for as long.
+        producer.client._request_timeout_ms = _START_PATIENCE_MS
+        with translated("the producer cannot start"):
+            async with asyncio.timeout(_START_SECONDS):
+                await producer.start()
+        producer.client._request_timeout_ms = PATIENCE_MS
+        for connection in producer.client._conns.values():
+            connection._request_timeout = PATIENCE_MS / 1000
+        self._is_broken = False
+        return producer
+
+    async def send(self, batch: Sequence[Message]) -> Results:
+        """Send a batch to each partition, and wait for what the brokers say."""
+        if self._closed:
+            raise UsageError("this sender is closed; send before aclose")
+        seconds = self._settings.delivery_timeout.total_seconds()
+        partitions = None if self._is_broken else self._partitions()
+        if not partitions:
+            partitions = await self._prepared(seconds)
+        producer = self._producer
+        assert producer is not None
+        reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
+        results: list[Exception | None] = [PubSubError(reason, transient=True)] * len(batch)
+        self._deliveries = {
+            asyncio.create_task(self._deliver(producer, number, places, batch, results))
+            for number, places in self._places(producer, batch, partitions).items()
+        }
+        late = self._deliveries
+        try:
+            ended, late = await asyncio.wait(self._deliveries, timeout=seconds)
+        finally:
+            self._is_broken |= bool(late)  # what comes of those is not heard of
+            await cancel(late)
+        for delivery in ended:
+            if not delivery.cancelled():
+                delivery.result()
+        return results
+
+    def _partitions(self) -> list[int]:
+        """Return the partitions of the topic as far as they are known, in order."""
+        producer, topic = self._producer, self._topic
+        cluster = None if producer is None else producer.client.cluster
+        return sorted(() if cluster is None else cluster.partitions_for_topic(topic) or ())
+
+    async def _prepared(self, seconds: float) -> list[int]:
+        """Return the partitions once there is a producer that works, and knows them."""
+        self._preparing = asyncio.create_task(self._prepare(seconds))
+        try:
+            _, late = await asyncio.wait((self._preparing,), timeout=seconds)
+        finally:
+            self._preparing.cancel()  # does nothing to what is done
+        if late:
+            reason = f"no broker of {self._topic!r} is ready within {seconds:g} s; nothing was sent"
+            raise PubSubError(reason, transient=True)
+        if self._preparing.cancelled():
+            reason = f"the sender to {self._topic!r} was closed; nothing was sent"
+            raise PubSubError(reason, transient=False)
+        return self._preparing.result()
+
+    async def _prepare(self, seconds: float) -> list[int]:
+        producer = await self._renew()
+        with translated(f"topic {self._topic!r} cannot be published to"):
+            async with asyncio.timeout(min(_START_SECONDS, seconds)):
+                return sorted(await producer.partitions_for(self._topic))
+
+    def _places(
+        self, producer: AIOKafkaProducer, batch: Sequence[Message], partitions: Sequence[int]
+    ) -> Mapping[int, list[int]]:
+        """Return which messages of ``batch`` go to which partition.
+
+        As with the Java client: a key's partition by its hash; the rest of a batch to one partition
+        that has a leader, the next one with the next batch.
+        """
+        places: defaultdict[int, list[int]] = defaultdict(list)
+        led = sorted(producer.client.cluster.available_partitions_for_topic(self._topic) or ())
+        self._turn += 1
+        turn = (led or partitions)[self._turn % len(led or partitions)]
+        for place, message in enumerate(batch):
+            key = message.key
+            if key is None:
+                number = turn
+            elif len(key) <= _LONGEST_KEY_REMEMBERED:
+                number = partitions[self._remembered_hash(key) % len(partitions)]
+            else:
+                number = partitions[_hash(key) % len(partitions)]
+            places[number].append(place)
+        return places
+
+    async def _deliver(
+        self,
+        producer: AIOKafkaProducer,
+        number: int,
+        places: Sequence[int],
+        batch: Sequence[Message],
+        results: list[Exception | None],
+    ) -> None:
+        """Send what goes to one partition, in batches, and note the results."""
+        done = 0
+        try:
+            while done < len(places):
+                builder = producer.create_batch()
+                end = done
+                while end < len(places) and _append(builder, batch[places[end]]):
+                    end += 1
+                with translated(f"partition {number} of {self._topic!r} has not taken it"):
+                    confirmed = await producer.send_batch(builder, self._topic, partition=number)
+                    await confirmed
+                for place in places[done:end]:
+                    results[place] = None
+                done = end
+        except PubSubError as error:
+            self._is_broken = True
+            for place in places[done:]:
+                results[place] = error
+
+    async def aclose(self) -> None:
+        """Flush and close, in bounded time."""
+        self._closed = True
+        if self._preparing is not None:
+            await cancel((self._preparing,))
+        if self._deliveries:
+            await asyncio.wait(self._deliveries, timeout=CLOSE_SECONDS)
+        await cancel(self._deliveries)
+        await self._end_producer()
+
+    async def _end_producer(self) -> None:
+        if self._producer is not None:
+            await stop_producer(self._producer)
+            self._producer = None  # not before: where this is cancelled, the close does it again
+
+
+def _hash(key: str) -> int:
+    """Return what the Java client makes of a key, before the modulus."""
+    return int(murmur2(key.encode("utf-8", "surrogateescape"))) & 0x7FFFFFFF
+
+
+def _append(builder: Any, message: Message) -> bool:
+    """Add a message to a batch; return False where it is full."""
+    key = message.key
+    headers = [
+        (name, text.encode("utf-8", "surrogateescape")) for name, text in message.attributes.items()
+    ]
+    added = builder.append(
+        timestamp=None,
+        key=None if key is None else key.encode("utf-8", "surrogateescape"),
+        value=message.body,
+        headers=headers,
+    )
+    return added is not None

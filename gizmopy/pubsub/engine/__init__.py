@@ -1,0 +1,1 @@
+"""How messages are handled and published: the parts of Subscriber and Publisher."""

@@ -1,0 +1,1 @@
+"""Where idempotency keeps its marks."""

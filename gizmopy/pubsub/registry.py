@@ -1,0 +1,90 @@
+"""Find the driver for a broker's URL by its scheme, and import it only then."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
+from typing import Any
+from urllib.parse import urlsplit
+
+from gizmopy.config.secrets.shown_fields import url_start
+from gizmopy.config.urls import checked
+from gizmopy.errors import DriverNotInstalled, UnknownScheme, UsageError
+from gizmopy.pubsub.driver import Driver
+from gizmopy.untrusted.hidden import MASK
+
+GROUP = "gizmopy.pubsub"
+"""The entry-point group in which third parties register: ``nats = gizmo_nats:open_driver``."""
+
+PROVISION_GROUP = "gizmopy.pubsub.provision"
+"""The entry-point group for what makes topics for tests: ``nats = gizmo_nats:provision``."""
+
+_BUILT_IN = {
+    "kafka": "gizmopy.pubsub.brokers.kafka.receiver:open_driver",
+    "memory": "gizmopy.pubsub.brokers.memory:open_driver",
+}
+_BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.brokers.kafka.cluster:provision"}
+
+
+def open_driver(url: str) -> Driver:
+    """Return a new driver for ``url``; it does not connect yet.
+
+    Raises UsageError where ``url`` cannot be read, UnknownScheme where no driver is registered for
+    the scheme, and DriverNotInstalled where the driver's library is missing.
+    """
+    try:
+        scheme = urlsplit(checked(url)).scheme
+    except ValueError as error:
+        raise UsageError(f"the URL of the broker {error}") from error
+    known = _known(GROUP, _BUILT_IN)
+    if scheme not in known:
+        raise UnknownScheme(redact(url), list(known))
+    driver: Driver = _load(scheme, known[scheme])(url)
+    return driver
+
+
+@asynccontextmanager
+async def provision(url: str, topic: str, subscriptions: Sequence[str] = ()) -> AsyncIterator[None]:
+    """Make a topic and its subscriptions for tests and development, and remove them after.
+
+    Does nothing where the driver registers no ``provision(url, topic, subscriptions)`` in the group
+    ``gizmopy.pubsub.provision``: its broker makes them when they are first used.
+    """
+    scheme = urlsplit(url).scheme
+    known = _known(PROVISION_GROUP, _BUILT_IN_PROVISION)
+    if scheme not in known:
+        yield
+        return
+    async with _load(scheme, known[scheme])(url, topic, subscriptions):
+        yield
+
+
+def has_provision(url: str) -> bool:
+    """Return whether topics of this broker have to be made, and ``provision`` makes them."""
+    return urlsplit(url).scheme in _known(PROVISION_GROUP, _BUILT_IN_PROVISION)
+
+
+def _known(group: str, built_in: dict[str, str]) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=group)} | built_in
+
+
+def _load(scheme: str, target: str) -> Any:
+    """Import ``module:function`` and return the function."""
+    module, _, function = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing.partition(".")[0] in ("", module.partition(".")[0]):
+            raise  # the driver itself is at fault, not what it needs
+        raise DriverNotInstalled(scheme, missing) from error
+
+
+def redact(url: str) -> str:
+    """Return the scheme and the hosts of ``url``, to be shown; ``***`` if it may be no URL."""
+    scheme, colon, rest = url.partition(":")
+    if colon and rest[:1] in ("", "?"):  # urlsplit().geturl() leaves out the slashes of memory://
+        url = f"{scheme}://{rest}"
+    return url_start(url) or MASK

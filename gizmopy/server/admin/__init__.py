@@ -1,0 +1,1 @@
+"""The debug endpoints, and who may use them."""

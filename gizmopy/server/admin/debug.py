@@ -1,0 +1,201 @@
+"""Show and control a running daemon: ``/debug/``. ``debug_guard`` checks the token of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+import gizmopy
+from gizmopy.config import Duration, Settings
+from gizmopy.config.duration import format_duration
+from gizmopy.config.origin import Origin
+from gizmopy.config.secrets.shown_fields import show_model
+from gizmopy.config.settings import LogLevel
+from gizmopy.observe.levels import Levels
+from gizmopy.observe.tasks import as_data, as_text, snapshot
+from gizmopy.pubsub.channels import ChannelRow
+from gizmopy.server.admin.access import PROFILES
+from gizmopy.web import (
+    Handler,
+    Problem,
+    Route,
+    collect_routes,
+    compile_endpoint,
+    get,
+    put,
+)
+
+logger = logging.getLogger("gizmopy.server.debug")
+
+
+class Level(BaseModel):
+    """A level to set; null inherits it from the logger above."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    level: LogLevel | None
+    ttl: Annotated[Duration, Field(gt=timedelta(0))] | None = timedelta(minutes=10)
+    """After what time the level is what it was; null: when the daemon ends."""
+
+
+class LoggerLevel(Level):
+    """A level to set, and the logger to set it of."""
+
+    logger: str
+
+
+@dataclass(frozen=True, slots=True)
+class Debug:
+    """Hold what is told of a daemon, and tell it: its methods are the endpoints."""
+
+    name: str
+    settings: Settings
+    routes: Sequence[Route]
+    subscriptions: Callable[[], Sequence[ChannelRow]]
+    """Gives what is consumed now; ``Channels.describe`` does."""
+    levels: Levels
+    started: datetime
+    """When the daemon started; aware of its time zone."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Where each setting came from, as ``load`` returns it."""
+
+    @get("/debug/")
+    async def index(self) -> web.Response:
+        """Tell what there is to see: this page."""
+        lines = (
+            f"{route.method:<4} {route.path:<24} {_summary(route)}"
+            for route in collect_routes(self)
+        )
+        return web.Response(text="\n".join((f"{self.name}: /debug", "", *lines, "")))
+
+    @get("/debug/config")
+    async def config(self) -> Mapping[str, Any]:
+        """Tell the value of every setting, secrets hidden."""
+        return show_model(self.settings, self.origins)
+
+    @get("/debug/routes")
+    async def served(self) -> Mapping[str, Any]:
+        """Tell what answers each endpoint and handles each subscription."""
+        rows = self.subscriptions()
+        return {
+            "routes": [_route(route) for route in self.routes],
+            "subscriptions": [row._asdict() for row in rows],
+        }
+
+    @get("/debug/info")
+    async def info(self) -> Mapping[str, Any]:
+        """Tell versions, the process and how long it runs."""
+        loop = type(asyncio.get_running_loop())
+        return {
+            "name": self.name,
+            "version": self.settings.service_version,
+            "gizmopy": gizmopy.__version__,
+            "python": platform.python_version(),
+            "libraries": await asyncio.to_thread(_libraries),
+            "loop": f"{loop.__module__}.{loop.__qualname__}",
+            "hostname": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": self.started.astimezone(UTC),
+            "uptime_seconds": round((datetime.now(UTC) - self.started).total_seconds(), 3),
+        }
+
+    @get("/debug/loggers")
+    async def loggers(self) -> Mapping[str, Any]:
+        """Tell the level of every logger."""
+        return self.levels.report()
+
+    @put("/debug/loggers")
+    async def set_level(self, request: web.Request, change: LoggerLevel) -> Mapping[str, Any]:
+        """Set a logger's level: {"logger": "gizmopy.pubsub", "level": "debug", "ttl": "10m"}."""
+        return self._set(change.logger, change, request)
+
+    @put("/debug/loggers/{name}")
+    async def set_level_of(
+        self, request: web.Request, name: str, change: Level
+    ) -> Mapping[str, Any]:
+        """Set the level of the logger in the path: {"level": "debug", "ttl": "10m"}."""
+        return self._set(name, change, request)
+
+    @get("/debug/tasks")
+    async def tasks(self, request: web.Request) -> object:
+        """Tell where every task awaits; JSON with Accept: application/json."""
+        seen = await snapshot()
+        if "application/json" in request.headers.get("Accept", ""):
+            return as_data(seen)
+        return web.Response(text=as_text(seen))
+
+    def _set(self, name: str, change: Level, request: web.Request) -> Mapping[str, Any]:
+        if not any(f"{known}.".startswith(f"{name}.") for known in self.levels.report()):
+            raise Problem(404, f"There is no logger {name}; GET /debug/loggers lists them.")
+        # Ahead of the change, which may be to log nothing any more.
+        logger.warning(
+            "%s asks for the log level of %s to be %s for %s",
+            request.remote or "a local client",
+            name,
+            change.level or "inherited",
+            "as long as it runs" if change.ttl is None else format_duration(change.ttl),
+        )
+        try:
+            self.levels.set(name, change.level, change.ttl)
+        except ValueError as error:
+            raise Problem(422, str(error)) from error
+        return {name: self.levels.report().get(name)}
+
+
+def debug_endpoints(debug: Debug) -> Iterator[tuple[str, str, Handler]]:
+    """Yield method, path and handler of each endpoint below ``/debug/``; none is guarded here."""
+    read_timeout = debug.settings.read_timeout.total_seconds()
+    for route in collect_routes(debug):
+        yield route.method, route.path, compile_endpoint(route, read_timeout=read_timeout)
+    if debug.settings.enable_pprof:
+        yield "GET", f"{PROFILES}{{profile:.*}}", _no_profile
+
+
+async def _no_profile(request: web.Request) -> web.StreamResponse:
+    raise Problem(501, "This version makes no profiles.")
+
+
+def _summary(route: Route) -> str:
+    return (route.function.__doc__ or "").partition("\n")[0]
+
+
+def _route(route: Route) -> Mapping[str, Any]:
+    code = getattr(route.function, "__code__", None)
+    return {
+        "method": route.method,
+        "path": route.path,
+        "function": route.name,
+        "module": getattr(route.function, "__module__", None),
+        "line": None if code is None else code.co_firstlineno,
+        "timeout": route.options.timeout,
+        "cross_origin": route.options.cross_origin,
+    }
+
+
+@cache
+def _libraries() -> Mapping[str, str]:
+    """Return the version of each library that gizmopy uses and finds installed. Reads files."""
+    from importlib import metadata  # takes longer to import than most daemons need it
+
+    versions = {}
+    for requirement in metadata.requires("gizmopy") or ():
+        found = re.match(r"[\w.-]+", requirement)
+        if found is None or 'extra == "dev"' in requirement or found[0] == "gizmopy":
+            continue
+        try:
+            versions[found[0]] = metadata.version(found[0])
+        except metadata.PackageNotFoundError:  # an extra's
+            pass
+    return versions

@@ -1,0 +1,1 @@
+"""Health checks, and the endpoints that answer with them."""

@@ -1,0 +1,1 @@
+"""The HTTP server: requests are routed, run, measured, answered and logged."""

@@ -1,0 +1,169 @@
+"""Put a service's endpoints behind a door, and beside them those that every daemon has.
+
+A service's own route beats a built-in one of the same path. What only few ask for is made when
+somebody does: the start of a daemon does not pay for its documentation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from aiohttp import web
+
+from gizmopy.errors import StartError
+from gizmopy.observe.exposition import Scraper
+from gizmopy.observe.metrics import CONTENT_TYPE
+from gizmopy.server.admin.access import ROOT, DebugGuard
+from gizmopy.server.http.endpoint import Endpoint, compose
+from gizmopy.server.servable import Servable
+from gizmopy.web import Handler, Request, Route, Router, compile_answer
+from gizmopy.web.router import parse_template
+from gizmopy.web.same_origin import SAFE_METHODS
+from gizmopy.web.segments import MAX_BACKTRACKING
+
+logger = logging.getLogger("gizmopy.server.mounting")
+
+_READING = ("GET", "HEAD")
+
+Builtin = tuple[str, str, Endpoint]
+"""Method, path and endpoint."""
+
+
+def mount(
+    service: Servable, routes: Sequence[Route], builtin: Iterable[Builtin]
+) -> Router[Endpoint]:
+    """Return a router to the ``routes`` of ``service``, and to ``builtin`` where it has none.
+
+    A route of the service that takes the place of a probe is asked for by the same platforms, by
+    IP address. Raises StartError if a built-in path matches the same paths as one of the service's.
+    """
+    router: Router[Endpoint] = Router()
+    own: dict[tuple[str, str], Endpoint] = {}
+    for route in routes:
+        endpoint = own[route.method, route.path] = _endpoint(service, route)
+        router.add(route.method, route.path, endpoint, unsafe=route.options.unsafe_path)
+        _warn_of_backtracking(route)
+    for method, path, endpoint in builtin:
+        if (mine := own.get((method, path))) is not None:
+            mine.any_host = endpoint.any_host
+            continue
+        endpoint.is_guarded |= method not in SAFE_METHODS
+        try:
+            # No built-in endpoint joins a parameter to a path; /debug is 404 for odd paths itself.
+            router.add(method, path, endpoint, unsafe=True)
+        except ValueError as error:
+            raise StartError(f"built-in endpoint {path!r}: {error}") from error
+    return router
+
+
+def _warn_of_backtracking(route: Route) -> None:
+    """Warn of a route whose pattern a client can make slow with a text that does not match."""
+    for segment in parse_template(route.path):
+        if segment.pattern is not None and segment.pattern.growth:
+            logger.warning(
+                "%s %s of %s: the pattern %s backtracks: its time is %s in the length of the text, "
+                "so a segment of more than %d characters does not match; write it so that a text "
+                "matches in one way only, as in {name:[^-]+}-{version:[0-9]+}",
+                route.method,
+                route.path,
+                route.place,
+                " ".join(segment.pattern.regexes),
+                segment.pattern.growth,
+                MAX_BACKTRACKING,
+            )
+
+
+def _endpoint(service: Servable, route: Route) -> Endpoint:
+    settings, options = service.settings, route.options
+    answer = compile_answer(
+        route,
+        read_timeout=settings.read_timeout.total_seconds(),
+        json_content_type=settings.json_content_type,
+    )
+    timeout, cancel = options.timeout, options.cancel_on_disconnect
+    is_custom_probe = settings.health_check_type == "custom" and route.method == "GET"
+    return Endpoint(
+        route.path,
+        compose(answer, service.middleware),
+        timeout=settings.handler_timeout.total_seconds() if timeout is None else timeout,
+        cancellable=route.method in _READING if cancel is None else cancel,
+        any_host=is_custom_probe and route.path == settings.health_check_path,
+        cross_origin=options.cross_origin,
+        is_guarded=route.method not in SAFE_METHODS,
+        max_body=options.max_body_bytes,
+        min_send_rate=options.min_send_rate,
+    )
+
+
+def probes(handlers: Iterable[tuple[str, Handler]], *, quiet: bool) -> Iterator[Builtin]:
+    """Yield the endpoints of probes."""
+    for path, handler in handlers:
+        yield "GET", path, Endpoint(path, handler, builtin=True, quiet=quiet, any_host=True)
+
+
+def scrape(scraper: Scraper, path: str, *, quiet: bool) -> Iterator[Builtin]:
+    """Yield the endpoint of the metrics."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=await scraper.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    yield "GET", path, Endpoint(path, metrics, builtin=True, quiet=quiet, any_host=True)
+
+
+def documentation(service: Servable, routes: Sequence[Route]) -> Iterator[Builtin]:
+    """Yield the endpoints of the OpenAPI document and of the page that shows it."""
+    settings, name = service.settings, service.service_name()
+    made: asyncio.Future[bytes] | None = None
+
+    def write() -> bytes:
+        from pydantic_core import to_json
+
+        from gizmopy.web.openapi.document import openapi_document
+
+        document = openapi_document(
+            routes,
+            title=name,
+            version=settings.service_version or "0",
+            description=inspect.cleandoc(type(service).__doc__ or ""),
+            json_content_type=settings.json_content_type,
+        )
+        return to_json(document)
+
+    async def openapi(request: web.Request) -> web.Response:
+        nonlocal made
+        if made is None:  # it takes some milliseconds for each route: not on the loop, and once
+            made = asyncio.get_running_loop().run_in_executor(None, write)
+        body = await asyncio.shield(made)
+        return web.Response(body=body, headers={"Content-Type": "application/json"})
+
+    async def docs(request: web.Request) -> web.Response:
+        from gizmopy.web.openapi.page import docs_headers, docs_page
+
+        return web.Response(body=docs_page(name, "/openapi.json").encode(), headers=docs_headers())
+
+    yield "GET", "/openapi.json", Endpoint("/openapi.json", openapi, builtin=True)
+    yield "GET", "/docs", Endpoint("/docs", docs, builtin=True)
+
+
+def debug(
+    guard: DebugGuard, make: Callable[[], Iterator[tuple[str, str, Handler]]]
+) -> Iterator[Builtin]:
+    """Yield the endpoints below /debug, behind ``guard``; ``make`` makes them when asked."""
+    router: Router[Handler] | None = None
+
+    async def ask(request: web.Request) -> web.StreamResponse:
+        nonlocal router
+        if router is None:
+            router = Router()
+            for method, path, handler in make():
+                router.add(method, path, handler)
+        assert isinstance(request, Request)
+        handler, request.path_parameters = router.match(request.method, request.rel_url.raw_path)
+        return await handler(request)
+
+    endpoint = Endpoint("/debug", guard(ask), builtin=True)
+    for method in ("GET", "PUT"):
+        yield method, f"{ROOT}{{path:.*}}", endpoint

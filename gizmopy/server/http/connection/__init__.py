@@ -1,0 +1,1 @@
+"""One HTTP connection: requests are read and responses are written."""

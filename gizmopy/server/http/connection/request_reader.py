@@ -1,0 +1,289 @@
+"""Receive requests on a connection: each is parsed once the one before it is answered.
+
+Of aiohttp's private parts this uses:
+
+- ``RequestHandler._messages`` and the module's ``_ErrInfo``: the request that was parsed and is not
+  served yet, or the stand-in for one that could not be.
+- ``RequestHandler._parser.feed_data``, and ``message_consumed``, without which the parser stops
+  after 32 requests; ``_upgraded``: whether the request asked for a WebSocket.
+- ``RequestHandler._payload_parser`` and ``set_parser``: the reader of a WebSocket.
+- ``BaseProtocol._pause_reading_for_buffer``, ``_resume_reading_for_buffer`` and ``_buffer_paused``:
+  how reading stops while too much is held, without disturbing a body's own flow control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+from multidict import istr
+
+from gizmopy.server.http.connection.body_limit import BodyReader, too_large
+from gizmopy.server.http.connection.framing import END_OF_HEAD, Framing
+from gizmopy.server.http.connection.head_checks import check_host, check_message
+from gizmopy.server.http.connection.head_limits import HeadLimits
+from gizmopy.server.http.connection.websocket_frames import MaskedFrames
+
+_HOST = istr("Host")
+_CONTENT_LENGTH = istr("Content-Length")
+_TRANSFER_ENCODING = istr("Transfer-Encoding")
+_END_SIZE = len(END_OF_HEAD)
+_LINE_END = b"\r\n"
+_MOST_AHEAD = 64 * 1024
+"""How many bytes of later requests are held before reading stops."""
+_MOST_UNREAD = 4 * 1024 * 1024
+"""How many bytes are read after the last answer; bytes beyond that have to wait."""
+
+
+class Receiver(web.RequestHandler):
+    """Parse the bytes of one connection."""
+
+    __slots__ = (
+        "framing",
+        "heard",
+        "host",
+        "is_ready",
+        "leaving",
+        "limits",
+        "max_body",
+        "served",
+        "since",
+        "task",
+        "unread",
+        "wire",
+    )
+
+    def __init__(self, server: web.Server, max_head: int, **options: Any) -> None:
+        super().__init__(server, **options)
+        self.limits = HeadLimits(max_head)
+        self.wire: asyncio.Transport | None = None
+        """The transport, until it is closed for good; aiohttp forgets its own earlier."""
+        self.framing = Framing()
+        self.max_body = 0
+        """How many bytes the body at hand may have; 0: any, or its endpoint is not known yet."""
+        self.host = ""
+        """The last Host that was found well-formed."""
+        self.is_ready = True
+        """Whether the next byte begins a request, and nothing has to be finished before."""
+        self.heard = False
+        """Whether something came that is no whole request yet."""
+        self.since = 0.0
+        """Since when it has been seen between two requests as it is now; 0: not yet."""
+        self.served = 0
+        """The number of requests that it was served."""
+        self.task: asyncio.Task[Any] | None = None
+        """The task that serves the request at hand."""
+        self.leaving: asyncio.TimerHandle | None = None
+        """The timer that closes it, once it has ended its answers."""
+        self.unread = 0
+        """How many bytes came since."""
+
+    @abstractmethod
+    def _serve_next(self) -> None:
+        """Serve the request that was parsed."""
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and serve the request that has come, if one has."""
+        if self.is_ready and data:
+            self._begin(data)
+            return
+        framing = self.framing
+        if self.leaving is not None:
+            self.unread += len(data)
+            if self.unread > _MOST_UNREAD and self.wire is not None:
+                self.wire.pause_reading()  # to close now would destroy the answer on its way
+        elif self._payload_parser is not None:
+            super().data_received(data)  # of a WebSocket
+        elif self._close or self._force_close or framing.is_broken:
+            pass
+        elif not data:  # a reader has room for more of a body
+            if not framing.reader.is_eof():
+                self._feed_body(data)
+        elif framing.waiting:
+            self._hold(data, 0)
+        else:
+            self._parse(data, 0)
+
+    def _parse(self, data: bytes, at: int) -> None:
+        """Parse one request of ``data`` from ``at`` on, or a part of one, and hold the rest."""
+        framing, end = self.framing, len(data)
+        while at < end and not framing.is_broken:
+            if framing.in_body:
+                at = self._parse_body(data, at)
+            elif self.task is None and not self._messages:
+                at = self._parse_head(data, at)
+            else:
+                self._hold(data, at)
+                break
+        if self.task is None:
+            if self._messages:
+                self._serve_next()
+            elif not self.heard:
+                self.heard = True
+                if self.served:  # else the time to read runs since it was accepted
+                    self.since = 0.0
+
+    def _hold(self, data: bytes, at: int) -> None:
+        """Keep the bytes of the requests after the one at hand."""
+        self.framing.hold(data, at)
+        self.heard = True
+        if self.framing.waiting > _MOST_AHEAD and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def _begin(self, data: bytes) -> None:
+        """Parse the first bytes of a request: nearly always all of it, and nothing else.
+
+        This has the effect of ``_parse`` for such bytes, in half of its time.
+        """
+        self.is_ready = False
+        end = data.find(END_OF_HEAD) + _END_SIZE
+        if not _END_SIZE <= end <= self.limits.max_line or data[0] in _LINE_END:
+            self._parse(data, 0)
+            return
+        framing, rest = self.framing, len(data) - end
+        try:
+            if not self._feed_head(data[:end] if rest else data, is_whole=True):
+                raise BadHttpMessage("the end of the head is not clear")
+        except HttpProcessingError as error:
+            self._refuse(error)
+        if not rest:
+            self._serve_next()
+        elif framing.in_body and framing.left == rest:
+            framing.end_body()
+            self._feed_body(data[end:])
+            self._serve_next()
+        else:
+            self._parse(data, end)
+
+    def _parse_head(self, data: bytes, at: int) -> int:
+        """Parse a head as far as it has come; return where in ``data`` that ends."""
+        framing, size, limits = self.framing, len(data), self.limits
+        end = framing.head(data, at)
+        piece = data if at == 0 and end in (0, size) else data[at : end or size]
+        try:
+            limits.add(piece, is_last=end > 0)
+            if self._feed_head(piece, is_whole=end > 0):
+                limits.end(self._messages[0][0])
+        except HttpProcessingError as error:
+            self._refuse(error)
+        return end or size
+
+    def _feed_head(self, piece: bytes, *, is_whole: bool) -> bool:
+        """Give the parser a piece of a head; return whether the head is complete.
+
+        Raises HttpProcessingError if it is malformed.
+        """
+        parser = self._parser
+        assert parser is not None
+        parser.message_consumed()
+        try:
+            messages, self._upgraded, _ = parser.feed_data(piece)
+        except (ValueError, LookupError) as error:
+            # yarl's, for the target http://[]@/, or of aiohttp's parser in Python, for a number of
+            # 5,000 digits.
+            raise BadHttpMessage("the head is malformed") from error
+        if not messages:
+            return False  # a part of a head, or empty lines before one
+        if not is_whole or len(messages) > 1:
+            raise BadHttpMessage("the end of the head is not clear")
+        message, payload = messages[0]
+        headers = message.headers
+        host = headers.get(_HOST, "")
+        if host != self.host:  # nearly always that of the last request
+            check_host(host)
+            self.host = host
+        check_message(message)
+        if (
+            payload is not EMPTY_PAYLOAD
+            or _CONTENT_LENGTH in headers
+            or _TRANSFER_ENCODING in headers
+        ):
+            self.framing.begin_body(message, payload)
+            self.max_body = 0
+            # Of a body that is sent as it is the length says all.
+            if payload is not EMPTY_PAYLOAD and (message.chunked or message.compression):
+                payload.__class__ = BodyReader
+        self._messages.append(messages[0])
+        return True
+
+    def _parse_body(self, data: bytes, at: int) -> int:
+        """Parse a body as far as it has come; return where in ``data`` that ends."""
+        try:
+            piece, end = self.framing.body(data, at)
+        except BadHttpMessage as error:
+            self._break_body(error)
+            return len(data)
+        if piece:
+            self._feed_body(piece)
+        return end
+
+    def _feed_body(self, piece: bytes) -> None:
+        """Give the parser a piece of the body at hand; empty: let it go on with its own bytes."""
+        if self._parser is None:
+            return
+        try:
+            messages, self._upgraded, _ = self._parser.feed_data(piece)
+        except HttpProcessingError as error:
+            self._break_body(error)
+        else:
+            if messages:
+                self._break_body(BadHttpMessage("the end of the body is not clear"))
+
+    def _refuse(self, error: HttpProcessingError) -> None:
+        """Answer the request that was parsed as one that is no HTTP, and read no other."""
+        self.framing.is_broken = True
+        self._messages.clear()
+        self._messages.append((_ErrInfo(error.code, error, error.message), EMPTY_PAYLOAD))
+
+    def _break_body(self, error: BaseException) -> None:
+        """Raise RequestPayloadError in the body's reader, and read no request after it.
+
+        The parser does not: the reader would wait until the read timeout. A request
+        that is not being served yet is refused instead.
+        """
+        self.framing.is_broken = True
+        if self._messages:
+            self._refuse(BadHttpMessage(str(error)))
+            return
+        body = self.framing.reader
+        if body.exception() is None:
+            body.set_exception(web.RequestPayloadError(str(error)))
+        if not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def refuse_body(self) -> None:
+        """Raise a Problem (413) in the body's reader, and read no request after it."""
+        self.framing.is_broken = True
+        self.framing.reader.set_exception(too_large(self.max_body))
+        if not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        """Read a WebSocket from now on, and first its bytes that have come already."""
+        super().set_parser(cast(Any, MaskedFrames(parser, self)), data_received_cb)
+        data, at = self.framing.release()
+        if data:
+            super().data_received(data[at:])
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on, as the handler has read; a WebSocket first with the frames that have come."""
+        super().resume_reading(resume_parser)
+        if self._payload_parser is not None:
+            self._payload_parser.go_on()
+
+    def _read_on(self) -> None:
+        """Parse the next of the requests that are held, and serve it."""
+        if self.task is not None or self.transport is None or self._close:
+            return
+        framing = self.framing
+        data, at = framing.release()
+        if data:
+            self._parse(data, at)
+        if self._buffer_paused and not framing.is_broken and framing.waiting <= _MOST_AHEAD:
+            self._resume_reading_for_buffer()

@@ -1,0 +1,1 @@
+"""The process: signals, the time a shutdown may take, and the watchdog."""

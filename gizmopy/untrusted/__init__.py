@@ -1,0 +1,1 @@
+"""Check text and values from outside, and describe them without repeating them."""

@@ -1,0 +1,112 @@
+"""Write the text of an error in at most 1,024 characters.
+
+An error of pydantic makes its text when it is asked for it, a line for each wrong value: the text
+of a body of 1 MB had 59 MB. An error of a handler may quote a whole message.
+"""
+
+from __future__ import annotations
+
+from pydantic_core import ValidationError
+
+from gizmopy.untrusted.text import MAX_CHARACTERS, cut
+
+MOST_LISTED = 100
+"""The number of wrong values that are named one by one; of more, only the number is given."""
+
+_MOST_LINKED = 100
+"""The number of errors that ``shortened`` follows: causes, contexts, members of groups."""
+
+
+def too_many(error: ValidationError) -> str:
+    """Return the number of wrong values and the type's name, or "" if each can be listed."""
+    count = error.error_count()
+    if count <= MOST_LISTED:
+        return ""
+    return f"{count} values are wrong in {cut(error.title)}, too many to list"
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of ``error``, cut to 1,024 characters.
+
+    Of an error of pydantic with more than ``MOST_LISTED`` wrong values only their number is given.
+    """
+    try:
+        if isinstance(error, ValidationError) and (summary := too_many(error)):
+            return summary
+        return cut(str(error))
+    except Exception:  # noqa: BLE001 - an error without a text must not hide its place
+        return "(its text cannot be had)"
+
+
+def named(error: BaseException) -> str:
+    """Return the type of ``error`` and its text, if it has one: ``ValueError: no such cat``.
+
+    Never log the ``repr`` of an error that gizmopy did not raise: that of a UnicodeEncodeError
+    holds all of the text that could not be encoded, for example a password.
+    """
+    name, text = type(error).__name__, text_of(error)
+    return f"{name}: {text}" if text else name
+
+
+def shortened(error: BaseException) -> BaseException:
+    """Return ``error`` for a log that writes its traceback.
+
+    If its text or a note is longer than 1,024 characters, or one of its causes, contexts or group
+    members has such a text, return a copy of it and of its causes and contexts: with the same
+    names and tracebacks, and with short texts. The copy of a group names its members in its text.
+    A traceback asks every one of them for its text.
+    """
+    linked = _linked(error)
+    if len(linked) < _MOST_LINKED and all(_is_short(each) for each in linked.values()):
+        return error
+    copies = {key: _copy(each) for key, each in linked.items()}
+    for key, each in linked.items():
+        copy = copies[key]
+        copy.__cause__ = copies.get(id(each.__cause__))
+        copy.__context__ = copies.get(id(each.__context__))
+        copy.__suppress_context__ = each.__suppress_context__
+    return copies[id(error)]
+
+
+def _linked(error: BaseException) -> dict[int, BaseException]:
+    """Return ``error`` and the errors that its traceback shows beside it, by id."""
+    found: dict[int, BaseException] = {}
+    waiting = [error]
+    while waiting and len(found) < _MOST_LINKED:
+        each = waiting.pop()
+        if id(each) in found:
+            continue
+        found[id(each)] = each
+        waiting += [e for e in (each.__cause__, each.__context__) if e is not None]
+        waiting += _members(each)
+    return found
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+
+
+def _is_short(error: BaseException) -> bool:
+    if isinstance(error, ValidationError) and too_many(error):
+        return False
+    try:
+        return all(len(str(t)) <= MAX_CHARACTERS for t in (error, *_notes(error)))
+    except Exception:  # noqa: BLE001 - the traceback says that it has no text
+        return True
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = getattr(error, "__notes__", ())
+    return [str(note) for note in notes] if isinstance(notes, list | tuple) else []
+
+
+def _copy(error: BaseException) -> BaseException:
+    """Return an error with the name of ``error``, and the beginning of its text."""
+    kind = type(error)
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    members = "".join(f"\n{named(member)}" for member in _members(error)[:10])
+    copy: BaseException = type(kind.__name__, (Exception,), names)(cut(text_of(error) + members))
+    copy.__traceback__ = error.__traceback__
+    for note in _notes(error):
+        copy.add_note(cut(note))
+    return copy

@@ -1,0 +1,409 @@
+"""What Kafka is told: by settings, by a URL, by both; what is refused, and what is never shown."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import pubsubtest
+from gizmopy import Service
+from gizmopy.cli.main import main
+from gizmopy.config import Settings, load, report
+from gizmopy.config.backends.kafka import KafkaSettings, shown, ungrouped
+from gizmopy.errors import ConfigError, UsageError
+
+PASSWORD = "hunter@:/%?#[]&=,+ 2"
+URL = "kafka://b1"
+
+
+def settings(**environ: str) -> Settings:
+    """Load the settings that an environment gives."""
+    return load(Settings, environ=environ, dotenv=None).settings
+
+
+def url_of(**environ: str) -> KafkaSettings:
+    """Return what the driver makes of the URL of all that an environment gives."""
+    return KafkaSettings.from_url(settings(**environ).broker_url)
+
+
+def refusal(url: str) -> str:
+    """Return what is said of a URL that is refused; nothing is chained to it that says more."""
+    with pytest.raises(UsageError) as caught:
+        KafkaSettings.from_url(url)
+    return "".join(traceback.format_exception(caught.value))
+
+
+# What is given.
+
+ALL: dict[str, tuple[str, Any]] = {
+    "broker_hosts": ("b1, b2:1,[::1]:2", ("b1:9092", "b2:1", "[::1]:2")),
+    "topic": ("cats", "cats"),
+    "group": ("keepers", "keepers"),
+    "client_id": ("cats-1", "cats-1"),
+    "auto_offset_reset": ("Latest", "latest"),
+    "group_instance_id": ("pod-0", "pod-0"),
+    "session_timeout": ("10s", timedelta(seconds=10)),
+    "rebalance_timeout": ("2m", timedelta(minutes=2)),
+    "commit_interval": ("500ms", timedelta(milliseconds=500)),
+    "commit_every": ("10", 10),
+    "partition_ahead": ("20", 20),
+    "metadata_max_age": ("5m", timedelta(minutes=5)),
+    "delivery_timeout": ("30", timedelta(seconds=30)),
+    "compression": ("ZSTD", "zstd"),
+    "max_message_bytes": ("5000", 5000),
+    "security_protocol": ("sasl_ssl", "SASL_SSL"),
+    "sasl_mechanism": ("scram-sha-512", "SCRAM-SHA-512"),
+    "sasl_username": ("tom", "tom"),
+    "sasl_password": (PASSWORD, PASSWORD),
+    "sasl_token_provider": ("cats.auth:token", "cats.auth:token"),
+    "tls_ca": ("ca.pem", "ca.pem"),
+    "tls_cert": ("cert.pem", "cert.pem"),
+    "tls_key": ("key.pem", "key.pem"),
+    "partitions": ("7", 7),
+    "replication_factor": ("3", 3),
+    "isolation_level": ("read_committed", "read_committed"),
+}
+EXPECTED = {name: value for name, (_, value) in ALL.items()}
+
+
+def told(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return all values, the password in the clear."""
+    return kafka.model_dump() | {"sasl_password": kafka.sasl_password.get_secret_value()}
+
+
+def test_each_setting_has_its_environment_name() -> None:
+    """KAFKA_ and the name of the setting, for every one of them."""
+    assert ALL.keys() == KafkaSettings.model_fields.keys()
+    environ = {f"KAFKA_{name.upper()}": text for name, (text, _) in ALL.items()}
+    assert told(settings(**environ).kafka) == EXPECTED
+
+
+@pytest.mark.parametrize("hosts", ["b1,b2:1", '["b1", "b2:1"]'])
+def test_hosts_come_from_any_source(hosts: str, tmp_path: Path) -> None:
+    """With commas between or as JSON, in a variable, a flag or a file."""
+    path = tmp_path / "settings.json"
+    path.write_text('{"kafka": {"broker_hosts": ["b1", "b2:1"]}}')
+    for argv in (["--kafka.broker-hosts", hosts], ["--config", str(path)]):
+        found = load(Settings, argv, environ={}, dotenv=None).settings
+        assert found.broker_url == "kafka://b1:9092,b2:1"
+    assert settings(KAFKA_BROKER_HOSTS=hosts).broker_url == "kafka://b1:9092,b2:1"
+
+
+def test_each_setting_may_be_a_parameter_of_the_url() -> None:
+    """The same names, in lower case, behind the question mark."""
+    query = "&".join(f"{name}={quote(text, safe='')}" for name, (text, _) in ALL.items())
+    assert told(KafkaSettings.from_url(f"kafka://?{query}")) == EXPECTED
+
+
+def test_settings_reach_the_driver_by_the_url() -> None:
+    """What the environment gives is in the URL of all, so that the driver needs only that."""
+    environ = {f"KAFKA_{name.upper()}": text for name, (text, _) in ALL.items()}
+    assert told(url_of(**environ)) == EXPECTED
+
+
+def test_the_url_beats_the_settings() -> None:
+    """One by one, its parts too; even where what it says is the default."""
+    kafka = url_of(
+        GIZMO_PUBSUB_URL="kafka://jerry:b@b2/mice?group=mice&auto_offset_reset=earliest",
+        KAFKA_BROKER_HOSTS="b1",
+        KAFKA_TOPIC="cats",
+        KAFKA_GROUP="cats",
+        KAFKA_AUTO_OFFSET_RESET="latest",
+        KAFKA_COMMIT_EVERY="5",
+        KAFKA_SECURITY_PROTOCOL="SASL_SSL",
+        KAFKA_SASL_USERNAME="tom",
+        KAFKA_SASL_PASSWORD="a",
+    )
+    assert told(kafka) == told(KafkaSettings()) | {
+        "broker_hosts": ("b2:9092",),
+        "topic": "mice",
+        "group": "mice",
+        "commit_every": 5,
+        "security_protocol": "SASL_SSL",
+        "sasl_username": "jerry",
+        "sasl_password": "b",
+    }
+
+
+def test_what_is_empty_in_the_url_is_not_given() -> None:
+    """As with variables, an empty value is none."""
+    assert url_of(GIZMO_PUBSUB_URL=f"{URL}?group=", KAFKA_GROUP="cats").group == "cats"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "memory://"),
+        ({"KAFKA_BROKER_HOSTS": "b1,b2:1"}, "kafka://b1:9092,b2:1"),
+        ({"KAFKA_BROKER_HOSTS": "b1", "GIZMO_PUBSUB_URL": "memory://"}, "memory://"),
+        ({"KAFKA_BROKER_HOSTS": "b1", "GIZMO_PUBSUB_URL": "kafka://b2"}, "kafka://b2"),
+        ({"KAFKA_BROKER_HOSTS": "b1", "KAFKA_TOPIC": "cats"}, "kafka://b1:9092/cats"),
+        ({"KAFKA_TOPIC": "cats", "KAFKA_GROUP": "cats"}, "memory://"),
+    ],
+)
+def test_hosts_alone_make_kafka_the_broker(environ: dict[str, str], expected: str) -> None:
+    """As in Gizmo; a URL of all beats them, and without hosts the broker is what it was."""
+    assert settings(**environ).broker_url == expected
+
+
+def test_channels_with_urls_of_their_own_are_completed_but_for_the_topic() -> None:
+    """KAFKA_TOPIC is for the URL of all: a dead letter channel must not become what it is for."""
+    found = settings(
+        KAFKA_BROKER_HOSTS="b1",
+        KAFKA_TOPIC="cats",
+        KAFKA_GROUP="g",
+        GIZMO_TOPIC_DEAD="kafka://",
+        GIZMO_TOPIC_FAR="sns://far",
+        GIZMO_SUBSCRIPTION_BIRDS="kafka:///birds?group=h",
+    )
+    assert found.topic_urls == {"DEAD": "kafka://b1:9092?group=g", "FAR": "sns://far"}
+    assert found.subscription_urls == {"BIRDS": "kafka://b1:9092/birds?group=h"}
+
+
+def test_what_kubernetes_says_of_a_service_named_kafka_does_no_harm() -> None:
+    """It sets KAFKA_PORT and more in every pod; none of it is a setting."""
+    environ = {
+        "KAFKA_PORT": "tcp://10.0.0.1:9092",
+        "KAFKA_SERVICE_HOST": "10.0.0.1",
+        "KAFKA_SERVICE_PORT": "9092",
+        "KAFKA_PORT_9092_TCP": "tcp://10.0.0.1:9092",
+        "KAFKA_PORT_9092_TCP_ADDR": "10.0.0.1",
+        "KAFKA_SERVICE_PORT_CLIENTS": "9092",
+    }
+    assert settings(**environ) == Settings()
+
+
+@pytest.mark.parametrize("hosts", ["[::1]", "[::1]:9093", "[::1]:1,[fe80::2]:2", "b1,[::1]:2"])
+def test_hosts_may_be_addresses_of_ipv6(hosts: str) -> None:
+    """In brackets, with and without a port, in the URL as in the settings."""
+    first = KafkaSettings.model_validate({"broker_hosts": hosts})
+    assert KafkaSettings.from_url(first.completed("kafka://")) == first
+
+
+LOGIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+"""What settings take: no lone surrogate, and no NUL (which SASL PLAIN forbids, RFC 4616)."""
+
+
+@given(
+    password=LOGIN,
+    user=LOGIN,
+    topic=st.text("abc._-/ %?#@é", max_size=5).filter(lambda text: text == text.strip("/")),
+)
+def test_whatever_is_in_a_password_survives(password: str, user: str, topic: str) -> None:
+    """From settings into the URL, and out of it again; completing it twice changes nothing."""
+    kafka = KafkaSettings.model_validate(
+        {
+            "broker_hosts": "b1",
+            "sasl_username": user,
+            "sasl_password": password,
+            "security_protocol": "SASL_SSL",
+        }
+    )
+    url = kafka.completed("kafka://", topic)
+    assert told(KafkaSettings.from_url(url)) == told(kafka) | {"topic": topic}
+    assert kafka.completed(url) == url
+
+
+def test_a_url_is_completed_once() -> None:
+    """What is complete, stays as it is, and so do URLs of other brokers."""
+    kafka = settings(**{f"KAFKA_{name.upper()}": text for name, (text, _) in ALL.items()}).kafka
+    url = kafka.completed("kafka://tom:a%40b@b9/x%20y?group=z")
+    assert kafka.completed(url) == url
+    assert KafkaSettings().completed(url) == url
+    for other in ("memory://?cap=3", "sqs://a/b?c=d", ""):
+        assert kafka.completed(other) == other
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("kafka://", "kafka://: names no broker; write kafka://host:port, or set KAFKA_BROKER"),
+        (f"{URL}?grup=x", "kafka://b1: grup is no parameter of kafka://; use one of: auto_offset"),
+        (f"{URL}/t?commit_every=0", "kafka://b1/t: commit_every=0 should be greater than 0"),
+        (f"{URL}?commit_every=x", "commit_every=x should be a valid integer"),
+        (f"{URL}?commit_interval=0", "commit_interval=0 is 0; write a duration like 30s"),
+        (f"{URL}?commit_interval=1y", "'1y' is not a duration; write it like '1m30s'"),
+        (f"{URL}?auto_offset_reset=first", "should be 'earliest', 'latest' or 'none'"),
+        (f"{URL}?compression=rar", "compression=rar should be 'none', 'gzip'"),
+        (f"{URL}?sasl_mechanism=GSSAPI", "should be 'PLAIN', 'SCRAM-SHA-256'"),
+        (f"{URL}?session_timeout=0&partitions=0", "session_timeout=0 is 0; write"),
+        (f"{URL}?session_timeout=0&partitions=0", "; partitions=0 should be greater than 0"),
+        ("kafka://b1:x", "host 1 is not host:port; write it like broker-1:9092,[::1]:9092"),
+        ("kafka://b1:", "host 1 is not host:port"),
+        ("kafka://b1:0", "host 1 is not host:port"),
+        ("kafka://b1:65536", "host 1 is not host:port"),
+        ("kafka://b1,::1", "host 2 is not host:port"),
+        ("kafka://b 1", "host 1 is not host:port"),
+        ("kafka://?broker_hosts=tcp%3A%2F%2Fb1", "host 1 is not host:port"),
+        ("kafka://tom:pw@b1", "security_protocol=PLAINTEXT; use sasl_ssl, or sasl_plaintext"),
+        (f"{URL}?sasl_password=pw", "somebody is to log in, and security_protocol=PLAINTEXT"),
+        (f"{URL}?sasl_token_provider=a:b&security_protocol=ssl", "security_protocol=SSL; use"),
+        (f"{URL}?security_protocol=sasl_ssl", "PLAIN needs a user and a password; set KAFKA_SASL_"),
+        ("kafka://tom@b1?security_protocol=sasl_ssl", "PLAIN needs a user and a password"),
+        ("kafka://:pw@b1?security_protocol=sasl_ssl", "PLAIN needs a user and a password"),
+        (
+            "kafka://tom:pw@b1?security_protocol=sasl_ssl&sasl_mechanism=oauthbearer",
+            "OAUTHBEARER needs a token; set sasl_token_provider=module:function",
+        ),
+        (f"{URL}?security_protocol=ssl&tls_cert=c", "one of tls_cert and tls_key is set; set both"),
+        (f"{URL}?security_protocol=ssl&tls_key=k", "one of tls_cert and tls_key is set"),
+        (f"{URL}?tls_ca=ca.pem", "security_protocol=PLAINTEXT; use ssl or sasl_ssl"),
+        (f"{URL}?tls_cert=c&tls_key=k", "security_protocol=PLAINTEXT; use ssl or sasl_ssl"),
+        (f"{URL}?rebalance_timeout=7s", "rebalance_timeout is so short beside session_timeout"),
+        ("kafka://[::1", "the URL of the broker cannot be read as a URL; in a name or a password"),
+        ("kafka://tom:p/w@b1", "has an @ after its hosts; in a name or a password write %40"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused(url: str, said: str) -> None:
+    """It is named up to its parameters, with what is wrong and what to do."""
+    assert said in refusal(url)
+
+
+def test_a_token_needs_no_user() -> None:
+    """OAUTHBEARER logs in with what the token says."""
+    query = "security_protocol=sasl_ssl&sasl_mechanism=oauthbearer&sasl_token_provider=a:b"
+    assert KafkaSettings.from_url(f"{URL}?{query}").sasl_username == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("KAFKA_BROKER_HOSTS", "b1:x", "host 1 is not host:port; write it like broker-1:9092"),
+        ("KAFKA_BROKER_HOSTS", "tom:pw@b1", "hosts hold no login; set KAFKA_SASL_USERNAME"),
+        ("KAFKA_COMMIT_INTERVAL", "0s", "is 0; write a duration like 30s"),
+        ("KAFKA_COMPRESSION", "rar", "should be 'none'"),
+        ("GIZMO_PUBSUB_URL", "kafka://t:p/w@b1", "has an @ after its hosts; in a name or a"),
+        ("GIZMO_TOPIC_CATS", "kafka://t:p[w@b1", "cannot be read as a URL; in a name or a pass"),
+        ("GIZMO_SUBSCRIPTION_CATS", "kafka://t:p?w@b1", "has an @ after its hosts"),
+    ],
+)
+def test_settings_that_cannot_be_are_in_the_report_of_all(name: str, value: str, said: str) -> None:
+    """Each with its variable and its remedy, as any other setting."""
+    with pytest.raises(ConfigError) as caught:
+        settings(**{name: value, "HTTP_PORT": "x"})
+    text = str(caught.value)
+    assert "2 settings cannot be used" in text
+    assert name in text
+    assert said in text
+
+
+# What is never shown.
+
+SECRET = "hunter2"
+WITH_SECRET = [
+    f"kafka://tom:{SECRET}@b1",
+    f"kafka://tom:{SECRET}@b1:x/t",
+    f"kafka://tom:{SECRET}@b1?grup=x",
+    f"kafka://:{SECRET}@",
+    f"kafka://b1?sasl_password={SECRET}",
+    f"kafka://b1?sasl_password={SECRET}&commit_every=x",
+    f"kafka://tom:p/{SECRET}@b1",
+    f"kafka://tom:{SECRET}/w@b1",
+    f"kafka://tom:p?{SECRET}@b1",
+    f"kafka://tom:{SECRET}?w@b1",
+    f"kafka://tom:p#{SECRET}@b1",
+    f"kafka://tom:{SECRET}#w@b1",
+    f"kafka://tom:{SECRET}[@b1",
+    f"kafka://tom:{SECRET}\N{ACCOUNT OF}@b1",
+    f"kafka://tom:{SECRET}@b1,tom:{SECRET}@b2:x",
+]
+
+
+ESCAPED = [f"kafka://?broker_hosts=tom:{SECRET}%40b", f"kafka://?broker_hosts=tom:p,{SECRET}%40b"]
+
+
+@pytest.mark.parametrize("url", [*WITH_SECRET, *ESCAPED])
+def test_no_refusal_shows_a_password(url: str) -> None:
+    """However it was written: neither the error does, nor its cause."""
+    assert SECRET not in refusal(url)
+
+
+@pytest.mark.parametrize("url", WITH_SECRET)
+def test_no_report_shows_the_password_of_a_url(url: str) -> None:
+    """Neither that of a URL that cannot be, nor the values of one that can."""
+    assert SECRET not in reported({"GIZMO_PUBSUB_URL": url})
+
+
+def reported(environ: dict[str, str]) -> str:
+    """Return all that is shown of settings, or of why they cannot be used."""
+    try:
+        loaded = load(Settings, environ=environ, dotenv=None)
+    except ConfigError as error:
+        return "".join(traceback.format_exception(error))
+    return f"{report.as_text(report.rows(loaded))} {loaded.settings!r}"
+
+
+@pytest.mark.parametrize("hosts", [f"tom:{SECRET}@b1", f"tom:p,{SECRET}@b1", f"b1,tom:{SECRET}@b"])
+def test_no_report_shows_a_password_among_the_hosts(hosts: str) -> None:
+    """Other tools take a login there; here it is refused without being shown."""
+    text = reported({"KAFKA_BROKER_HOSTS": hosts})
+    assert "hosts hold no login" in text
+    assert SECRET not in text
+
+
+def test_the_values_show_no_password() -> None:
+    """Neither their repr, nor pydantic's own error, nor what is shown of a URL."""
+    kafka = KafkaSettings.model_validate({"sasl_password": SECRET})
+    assert SECRET not in f"{kafka!r} {kafka}"
+    assert SECRET not in repr(Settings(kafka=kafka))
+    with pytest.raises(ValidationError) as caught:
+        KafkaSettings.model_validate({"sasl_password": [SECRET]})
+    assert SECRET not in str(caught.value)
+    assert shown(f"kafka://tom:{SECRET}@b1:1,b2:2/t?group=g") == "kafka://b1:1,b2:2/t"
+
+
+class Cats(Service):
+    """Has nothing, and is told much."""
+
+
+def test_gizmopy_config_shows_that_a_password_is_set_and_not_which(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table has three stars in its place."""
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", SECRET)
+    assert main(["config"]) == 0
+    text = capsys.readouterr().out
+    assert SECRET not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("kafka.sasl_password ")]
+    assert "***" in line
+
+
+async def test_a_daemon_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither /debug/config does, nor what it logs as it starts."""
+    kafka = KafkaSettings.model_validate({"sasl_username": "tom", "sasl_password": SECRET})
+    with caplog.at_level(logging.DEBUG):
+        settings = Settings(kafka=kafka, debug_token="s3cret")
+        async with pubsubtest.serve(Cats, settings=settings) as cats:
+            bearer = {"Authorization": "Bearer s3cret"}
+            response = await cats.http.get("/debug/config", headers=bearer)
+            found = await response.json()
+    assert found["kafka"]["sasl_password"].startswith("*** (")
+    assert found["kafka"]["sasl_username"] == "*** (3 characters)"
+    assert SECRET not in caplog.text
+
+
+async def test_hosts_in_the_settings_do_not_move_a_daemon_under_test() -> None:
+    """serve() is on memory://, whatever its settings say."""
+    kafka = KafkaSettings.model_validate({"broker_hosts": "nowhere"})
+    async with pubsubtest.serve(Cats, settings=Settings(kafka=kafka)) as cats:
+        response = await cats.http.get("/readyz")
+        assert response.status == 200
+
+
+def test_what_reads_beside_a_daemon_leaves_its_group() -> None:
+    """Without group and instance the rest of a URL stays as it is; other brokers' URLs too."""
+    url = "kafka://u:p%40w@b1:9092/cats?group=g&group_instance_id=me&session_timeout=6s"
+    assert ungrouped(url) == "kafka://u:p%40w@b1:9092/cats?session_timeout=6s"
+    assert ungrouped("memory://?group=g") == "memory://?group=g"

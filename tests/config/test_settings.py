@@ -1,0 +1,284 @@
+"""Settings are values: what they take, what they refuse, how they look."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, SecretStr, ValidationError
+
+import gizmopy.config
+from gizmopy.config import Settings
+from gizmopy.config.backends.kafka import KafkaSettings
+from gizmopy.config.settings import channel_key
+
+
+def test_defaults() -> None:
+    """Without any value, a daemon listens on the loopback's port 8080 and uses memory."""
+    assert Settings().model_dump() == {
+        "service_name": "",
+        "service_version": "",
+        "http_addr": "127.0.0.1",
+        "http_port": 8080,
+        "log_level": "info",
+        "log_json": None,
+        "log_file": "",
+        "http_access_log": "",
+        "max_header_bytes": 65536,
+        "max_body_bytes": 1_048_576,
+        "min_send_rate": 2048,
+        "read_timeout": timedelta(seconds=10),
+        "idle_timeout": timedelta(seconds=120),
+        "publish_linger": timedelta(0),
+        "shutdown_timeout": timedelta(seconds=18),
+        "drain_delay": None,
+        "health_check_path": "/status.txt",
+        "metrics_path": "/metrics",
+        "tls_cert": "",
+        "tls_key": "",
+        "tls_client_ca": "",
+        "trusted_proxies": (),
+        "proxy_protocol": False,
+        "log_fields": "plain",
+        "access_log_format": "own",
+        "log_probes": False,
+        "max_concurrent_requests": 0,
+        "max_connections": None,
+        "max_requests_per_connection": 0,
+        "max_connection_age": timedelta(0),
+        "handler_timeout": timedelta(0),
+        "write_timeout": timedelta(seconds=10),
+        "termination_grace": timedelta(seconds=30),
+        "health_check_type": "simple",
+        "health_interval": timedelta(seconds=10),
+        "liveness_stall": timedelta(seconds=30),
+        "admin_port": None,
+        "admin_addr": "127.0.0.1",
+        "debug": None,
+        "debug_token": SecretStr(""),
+        "enable_pprof": False,
+        "openapi": True,
+        "cors_origins": (),
+        "allowed_hosts": (),
+        "hsts": "",
+        "json_content_type": "application/json",
+        "loop": "auto",
+        "pubsub_url": "memory://",
+        "topics": {},
+        "subscriptions": {},
+        "kafka": KafkaSettings().model_dump(),
+    }
+
+
+def test_construction_reads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the environment nor a .env file reaches settings that are made by hand."""
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("HTTP_PORT=1\n")
+    monkeypatch.setenv("HTTP_PORT", "2")
+    monkeypatch.setenv("SERVICE_NAME", "other")
+    assert Settings(http_addr="::").http_port == 8080
+    assert Settings().service_name == ""
+
+
+def test_fields_go_by_their_name_and_their_environment_name() -> None:
+    """A field's name, its environment name and its second environment name mean the same."""
+    assert Settings(http_port=0).http_port == 0
+    for name in ("HTTP_PORT", "PORT"):
+        given: dict[str, Any] = {name: 0}
+        assert Settings(**given).http_port == 0
+
+
+def test_unknown_arguments_are_errors() -> None:
+    """A typo in an argument is refused, not ignored."""
+    given: dict[str, Any] = {"htp_port": 0}
+    with pytest.raises(ValidationError, match="htp_port"):
+        Settings(**given)
+
+
+def test_settings_do_not_change() -> None:
+    """Assigning to a field fails."""
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, "http_port", 1)  # noqa: B010  mypy knows it, too
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        ("INFO", "info"),
+        ("warn", "warning"),
+        ("Warning", "warning"),
+        ("error", "error"),
+        ("critical", "critical"),
+        ("fatal", "critical"),
+        ("PANIC", "critical"),
+        ("trace", "debug"),
+        (" debug ", "debug"),
+    ],
+)
+def test_log_levels_of_gizmo_and_python_are_understood(given: Any, level: str) -> None:
+    """A level goes in any case, and Gizmo's levels become the nearest of Python's."""
+    assert Settings(log_level=given).log_level == level
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"http_port": -1},
+        {"http_port": 65536},
+        {"http_port": "http"},
+        {"log_level": "loud"},
+        {"log_level": 3},
+        {"max_header_bytes": 0},
+        {"max_connections": 0},
+        {"max_connection_age": "-1s"},
+        {"max_body_bytes": 0},
+        {"read_timeout": "-1s"},
+        {"drain_delay": "soon"},
+        {"loop": "curio"},
+        {"health_check_path": "status"},
+        {"metrics_path": ""},
+        {"topics": "kafka://"},
+        {"topics": {"cats": 5}},
+        {"topics": {"a.b": "x", "a-b": "y"}},
+    ],
+)
+def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
+    """Each field keeps to its range."""
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_channels_are_spelled_as_the_environment_spells_them() -> None:
+    """A channel's key is upper case with an underscore for all that is no letter and no digit."""
+    settings = Settings(topics={"cats.v1-new": "memory://"})
+    assert settings.topics == {"CATS_V1_NEW": "memory://"}
+    assert channel_key("cats.é/1") == "CATS___1"
+
+
+def test_a_subclass_default_for_channels_is_spelled_so_too() -> None:
+    """Declaring other default topics does not lose the normalising of their names."""
+
+    class Cats(Settings):
+        topics: dict[str, str] = {"cats": "memory://"}  # noqa: RUF012  pydantic copies it
+
+    assert Cats().topics == {"CATS": "memory://"}
+
+
+def test_every_field_is_described_in_one_line() -> None:
+    """The generated docs have a sentence for each setting."""
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert "\n" not in field.description
+        assert field.description.endswith("."), name
+
+
+def test_a_field_that_its_flag_could_not_reach_is_refused() -> None:
+    """A field named config would have the flag that names the file."""
+    with pytest.raises(TypeError, match=r"Cats\.config: --config names the file"):
+        type("Cats", (Settings,), {"__annotations__": {"config": str}, "config": ""})
+
+
+class Database(BaseModel):
+    host: str = "db"
+    password: str = ""
+    pin: SecretStr = SecretStr("")
+    options: dict[str, str] = {}
+
+
+class CatsSettings(Settings):
+    database: Database = Database()
+    api_key: str = ""
+    credentials: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
+
+
+def test_the_repr_masks_secrets() -> None:
+    """Secrets in fields, nested models, dicts and URLs do not show in repr and str."""
+    settings = CatsSettings(
+        database=Database(
+            password="hunter1", pin=SecretStr("hunter2"), options={"token": "hunter3"}
+        ),
+        api_key="hunter4",
+        credentials={"user": "hunter5"},
+        pubsub_url="kafka://cat:hunter6@b1",
+        topics={"cats": "https://cat:hunter7@feed/x"},
+    )
+    for text in (repr(settings), str(settings), f"{settings}"):
+        assert "hunter" not in text
+        assert "pubsub_url='kafka://b1 *** (22 characters)'" in text
+        assert "'host': 'db'" in text
+        assert "api_key='*** (7 characters)'" in text
+        assert "http_port=8080" in text
+
+
+def test_an_error_of_construction_does_not_show_the_values() -> None:
+    """pydantic's own error for wrong arguments hides what was given."""
+    given: dict[str, Any] = {"api_key": ["hunter1"], "database": {"password": ["hunter2"]}}
+    with pytest.raises(ValidationError) as caught:
+        CatsSettings(**given)
+    assert "hunter" not in f"{caught.value} {caught.value!r}"
+
+
+def test_the_names_of_the_room() -> None:
+    """What the room offers is what it lists, in order."""
+    names = gizmopy.config.__all__
+    assert names == sorted(names)
+    assert all(hasattr(gizmopy.config, name) for name in names)
+
+
+def test_tls_takes_a_certificate_and_its_key() -> None:
+    """One of TLS_CERT and TLS_KEY without the other is refused, naming both."""
+    with pytest.raises(ValidationError, match="TLS_CERT is set without TLS_KEY"):
+        Settings(tls_cert="cert.pem")
+    with pytest.raises(ValidationError, match="TLS_KEY is set without TLS_CERT"):
+        Settings(tls_key="key.pem")
+    with pytest.raises(ValidationError, match="TLS_CLIENT_CA is set without TLS_CERT and TLS_KEY"):
+        Settings(tls_client_ca="clients.pem")
+
+
+def test_the_proxy_protocol_needs_proxies_and_no_tls() -> None:
+    """GIZMO_PROXY_PROTOCOL without a trusted proxy, or with TLS on the same port, is refused."""
+    with pytest.raises(ValidationError, match="set without GIZMO_TRUSTED_PROXIES"):
+        Settings(proxy_protocol=True)
+    environ = {"proxy_protocol": True, "GIZMO_TRUSTED_PROXIES": "10.0.0.0/8"}
+    assert Settings.model_validate(environ).proxy_protocol
+    with pytest.raises(ValidationError, match="end TLS in the proxy"):
+        Settings.model_validate(environ | {"tls_cert": "cert.pem", "tls_key": "key.pem"})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "max-age=0", "Max-Age=31536000;includeSubDomains", "preload ; max-age=1"]
+)
+def test_hsts_is_a_headers_value(text: str) -> None:
+    """GIZMO_HSTS is taken as RFC 6797 lets it be written."""
+    assert Settings(hsts=text).hsts == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1", "365d", "max-age", "max-age=", "max-age=-1", "max-age=1;max-age=2", "preload"),
+        *("max-age=1;preload;preload", "max-age=1;", "max-age=1, preload", "max-age=1;sub"),
+        *("max-age=1\r\nX: y", "max-age=1;\r\n preload", "max-age=\u0661", "max-age=99999999999"),
+    ],
+)
+def test_hsts_that_a_browser_would_not_read_is_refused(text: str) -> None:
+    """A typing mistake in GIZMO_HSTS ends the start: a browser would pass over the header."""
+    with pytest.raises(ValidationError, match="is no value of"):
+        Settings(hsts=text)
+
+
+def test_gizmos_esx_check_is_called_lb() -> None:
+    """GIZMO_HEALTH_CHECK_TYPE=esx, and an empty one, mean what they meant in Gizmo."""
+    environ = {"GIZMO_HEALTH_CHECK_TYPE": "ESX"}
+    assert Settings.model_validate(environ).health_check_type == "lb"
+    assert Settings.model_validate({"health_check_type": ""}).health_check_type == "simple"
+
+
+@pytest.mark.parametrize("name", ["read_timeout", "write_timeout", "idle_timeout"])
+def test_a_client_has_some_time(name: str) -> None:
+    """No time at all would cut every connection: it is refused, as no limit is none either."""
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Settings.model_validate({name: "0s"})

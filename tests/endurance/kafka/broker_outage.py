@@ -1,0 +1,96 @@
+"""Cases of a cluster of three nodes that fail under load."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from tests.endurance.http.clients import ask, request
+from tests.endurance.kafka.scene import Scene, scene
+from tests.endurance.kafka.verdict import Counts, Handling, out_of_order
+from tests.pubsub.brokers.kafka.cluster import Cluster
+
+_NODES = (1, 2, 3)
+_DOWN = 4.0
+"""Seconds that a node is down."""
+_UP = 4.0
+"""Seconds until the next one dies."""
+_NOTICED_SECONDS = 10.0
+"""How long a daemon may take to notice that the nodes are gone (docs/kafka.md)."""
+_RATE = 200
+
+
+async def nodes_die(cluster: Cluster, seconds: float) -> Counts:
+    """One node after the other is killed and started again, for so long; the daemons go on.
+
+    Nothing that was confirmed is lost, and each key's first handlings are in order.
+    """
+    finding = Counts(counts={"nodes died": 0})
+    async with scene(cluster, "Ordered", partitions=6) as here:
+        until = monotonic() + seconds
+        async with here.load.running(_RATE):
+            await _two_join(here)
+            await asyncio.sleep(2)
+            while monotonic() < until:
+                for node in _NODES:
+                    await asyncio.to_thread(cluster.kill, node)
+                    await asyncio.sleep(_DOWN)
+                    await asyncio.to_thread(cluster.start, node)
+                    finding.counts["nodes died"] += 1
+                    await asyncio.sleep(_UP)
+                    if monotonic() > until:
+                        break
+        await _finish(here, finding)
+    return finding
+
+
+async def all_nodes_down(cluster: Cluster, seconds: float) -> Counts:
+    """All nodes are down for so many seconds: the daemons are unready, and go on by themselves."""
+    finding = Counts()
+    async with scene(cluster, "Ordered", partitions=6) as here:
+        async with here.load.running(_RATE):
+            await _two_join(here)
+            await asyncio.sleep(2)
+            await asyncio.gather(*(asyncio.to_thread(cluster.kill, node) for node in _NODES))
+            killed = monotonic()
+            await asyncio.sleep(seconds)
+            down = await _readiness_by(here, killed + _NOTICED_SECONDS)
+            await asyncio.gather(*(asyncio.to_thread(cluster.start, node) for node in _NODES))
+            back = monotonic()
+            await asyncio.sleep(2)
+            up = await _readiness(here)
+        handlings = await _finish(here, finding)
+    finding.require(down == [503, 503], f"readiness while all nodes are down: {down}")
+    finding.require(up == [200, 200], f"readiness once they are back: {up}")
+    again = min((each.started for each in handlings if each.started > back), default=back + 999)
+    finding.counts["s until handled again"] = round(again - back, 1)
+    return finding
+
+
+async def _two_join(here: Scene) -> None:
+    await here.members.join()
+    await here.members.join()
+
+
+async def _readiness(here: Scene) -> list[int]:
+    """Return what each daemon answers when it is asked whether it is ready."""
+    asked = request("GET", "/readyz")
+    return [(await ask(member.port, asked)).status for member in here.members.alive.values()]
+
+
+async def _readiness_by(here: Scene, deadline: float) -> list[int]:
+    """Return the answers once all daemons are unready, or those at the deadline."""
+    down = await _readiness(here)
+    while down != [503, 503] and monotonic() < deadline:
+        await asyncio.sleep(0.5)
+        down = await _readiness(here)
+    return down
+
+
+async def _finish(here: Scene, finding: Counts) -> list[Handling]:
+    handlings = await here.finish(finding, within=90)
+    finding.require_none("out of order", out_of_order(handlings))
+    finding.counts["tried again"] = here.load.failures.total()
+    places = {(each.partition, each.offset) for each in handlings}
+    finding.counts["published twice"] = int(len(places) - finding.counts["handled"])
+    return handlings

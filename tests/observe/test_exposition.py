@@ -1,0 +1,282 @@
+"""Scrapes that share a run, keep the loop free, and lose nothing to a collector that fails."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import Counter, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from gizmopy.observe.exposition import Scraper
+from gizmopy.observe.metrics import Metrics
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Broken(Collector):
+    """A collector that cannot tell its values."""
+
+    def collect(self) -> Iterator[Metric]:
+        raise RuntimeError("the database is gone")
+
+
+class Slow(Collector):
+    """A collector that tells its values when it is let."""
+
+    def __init__(self) -> None:
+        self.let = threading.Event()
+        self.calls = 0
+
+    def collect(self) -> Iterator[Metric]:
+        self.calls += 1
+        self.let.wait(timeout=30)
+        yield GaugeMetricFamily("slow", "Slow.", value=self.calls)
+
+
+def _families(text: bytes) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(text.decode())}
+
+
+_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+_numbers = st.floats(allow_nan=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cells=st.dictionaries(st.tuples(_texts, _texts), _numbers, max_size=4),
+    seconds=st.lists(st.floats(0, 100), max_size=5),
+    help_text=_texts,
+)
+async def test_the_text_is_what_prometheus_client_would_write(
+    cells: dict[tuple[str, str], float], seconds: list[float], help_text: str
+) -> None:
+    """Whatever labels, values and help hold, both texts are the same families with a parser."""
+    metrics = Metrics()
+    labels = ("colour", "name")
+    moods = metrics.gauge("mood", help_text, labels)
+    cats = metrics.counter("cats", help_text, labels)
+    naps = metrics.histogram("nap_seconds", help_text, labels, bounds=(0.1, 1, 2.5e9))
+    alone = metrics.histogram("alone_seconds", help_text).cell()
+    metrics.counter("unused", "No cells.", labels)
+    for values, number in cells.items():
+        moods.cell(*values).value = number
+        cats.cell(*values).value += abs(number)
+        for duration in seconds:
+            naps.cell(*values).observe(duration)
+            alone.observe(duration)
+
+    async with Scraper(metrics) as scraper:
+        families = _families(await scraper.render())
+    for name, family in _families(generate_latest(metrics)).items():
+        assert families[name] == family
+
+
+async def test_numbers_are_written_as_the_format_has_them() -> None:
+    """Infinity, what is no number, and large numbers are written as Prometheus writes them."""
+    metrics = Metrics()
+    numbers = metrics.gauge("number", "Numbers.", ("of",))
+    for text in ("inf", "-inf", "nan", "1e300", "7"):
+        numbers.cell(text).value = float(text)
+
+    async with Scraper(metrics) as scraper:
+        lines = (await scraper.render()).decode().splitlines()
+
+    assert [line.split()[1] for line in lines if line.startswith("number{")] == [
+        "+Inf",
+        "-Inf",
+        "NaN",
+        "1e+300",
+        "7.0",
+    ]
+
+
+async def test_a_label_of_bytes_that_are_no_text_is_written_too() -> None:
+    """Lone surrogates, which cannot be encoded, are escaped, and stay distinct."""
+    metrics = Metrics()
+    cats = metrics.counter("cats", "Cats.", ("name",))
+    for name in ("\udcfe", "\udcff"):
+        cats.cell(name).value += 1
+
+    async with Scraper(metrics) as scraper:
+        samples = _families(await scraper.render())["cats"].samples
+
+    assert [sample.labels["name"] for sample in samples] == [r"\udcfe", r"\udcff"]
+
+
+async def test_what_prometheus_client_collects_comes_along() -> None:
+    """The process, the garbage collector and the service's own instruments are in a scrape."""
+    metrics = Metrics()
+    Counter("own", "Own.", registry=metrics.registry).inc()
+
+    async with Scraper(metrics) as scraper:
+        families = _families(await scraper.render())
+
+    assert {"own", "process_resident_memory_bytes", "python_gc_collections"} <= families.keys()
+
+
+async def test_scrapes_at_one_time_share_a_run() -> None:
+    """Five scrapers that come together get the same text, made once."""
+    metrics = Metrics()
+    runs = metrics.counter("runs", "Runs.").cell()
+    metrics.before_scrape(lambda: setattr(runs, "value", runs.value + 1))
+
+    async with Scraper(metrics) as scraper:
+        texts = await asyncio.gather(*(scraper.render() for _ in range(5)))
+
+    assert len(set(texts)) == 1
+    assert runs.value == 1
+
+
+async def test_a_text_serves_for_a_second_and_no_longer() -> None:
+    """A value that changes is seen when its text is a second old, and not before."""
+    metrics, clock = Metrics(), Clock()
+    mood = metrics.gauge("mood", "Mood.").cell()
+    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
+        await scraper.render()
+        mood.value = 7
+        clock.now = 0.9
+        assert b"\nmood 0.0\n" in await scraper.render()
+        clock.now = 1.0
+        assert b"\nmood 7.0\n" in await scraper.render()
+
+
+async def test_a_text_is_as_old_as_the_begin_of_its_run() -> None:
+    """A run that took longer than a second serves those who waited for it, and nobody after."""
+    metrics, clock = Metrics(), Clock()
+    runs = metrics.counter("runs", "Runs.").cell()
+
+    def refresh() -> None:
+        runs.value += 1
+        clock.now += 2
+
+    metrics.before_scrape(refresh)
+    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
+        await asyncio.gather(scraper.render(), scraper.render())
+        assert runs.value == 1
+        await scraper.render()
+        assert runs.value == 2
+
+
+async def test_the_loop_turns_during_a_run_and_cells_may_come() -> None:
+    """Other tasks run between the slices of a long run, and may add cells meanwhile."""
+    metrics = Metrics(max_cells=100_000)
+    naps = metrics.histogram("nap_seconds", "Naps.", ("cat",))
+    for number in range(5_000):
+        naps.cell(str(number))
+    turns = -1
+
+    def begin() -> None:
+        nonlocal turns
+        turns = 0
+
+    async def live() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+            naps.cell(f"new {turns}")
+            metrics.gauge(f"new_{turns}", "New.")
+
+    metrics.before_scrape(begin)
+    async with Scraper(metrics) as scraper:
+        other = asyncio.create_task(live())
+        text = await scraper.render()
+        other.cancel()
+        await asyncio.wait((other,))
+
+    assert turns > 2
+    assert b'nap_seconds_count{cat="4999"} 0\n' in text
+
+
+@pytest.mark.parametrize("broken", ["collector", "refresh"])
+async def test_what_fails_takes_nothing_with_it(
+    broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A collector or a refresh that raises is logged once and counted; all others are there."""
+    metrics, clock = Metrics(), Clock()
+
+    def refresh() -> None:
+        raise RuntimeError("the database is gone")
+
+    if broken == "collector":
+        metrics.registry.register(Broken())
+    else:
+        metrics.before_scrape(refresh)
+    Counter("own", "Own.", registry=metrics.registry).inc()
+    mood = metrics.gauge("mood", "Mood.").cell()
+    metrics.before_scrape(lambda: setattr(mood, "value", 7.0))
+    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
+        for clock.now in (0.0, 10.0):
+            families = _families(await scraper.render())
+
+    assert families["own"].samples[0].value == 1
+    assert families["mood"].samples[0].value == 7
+    (failures,) = families["gizmo_metrics_failures"].samples
+    assert failures.value == 2
+    assert failures.labels["source"].endswith("Broken" if broken == "collector" else "refresh")
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert "the database is gone" in str(record.exc_info[1])
+
+
+async def test_a_collector_that_hangs_is_left_out_until_it_is_done() -> None:
+    """Its scrape comes without it and counts it, and no second thread asks it meanwhile.
+
+    What it told when nobody waited any more is too old for the next scrape, which asks again.
+    """
+    metrics, clock, slow = Metrics(), Clock(), Slow()
+    metrics.registry.register(slow)
+    async with Scraper(metrics, clock=clock, patience=0.01) as scraper:
+        for clock.now in (10.0, 20.0):
+            families = _families(await scraper.render())
+            assert "slow" not in families
+        assert families["gizmo_metrics_failures"].samples[0].value == 2
+        assert slow.calls <= 1  # none, where its thread has yet to begin
+
+        slow.let.set()
+        for thread in threading.enumerate():
+            if thread.name == "gizmopy-scrape":
+                thread.join()
+        while b"\nslow " not in (text := await scraper.render()):
+            clock.now += 10
+        assert b"\nslow 1.0\n" not in text
+
+
+async def test_who_gives_up_does_not_end_the_run_of_others() -> None:
+    """A scrape that is cancelled leaves the shared run to the one that still waits."""
+    metrics, slow = Metrics(), Slow()
+    metrics.registry.register(slow)
+    async with Scraper(metrics) as scraper:
+        one, other = (asyncio.create_task(scraper.render()) for _ in range(2))
+        await asyncio.sleep(0)
+        one.cancel()
+        await asyncio.wait((one,))
+        slow.let.set()
+        assert b"\nslow 1.0\n" in await other
+
+
+async def test_leaving_ends_a_run_under_way() -> None:
+    """Whoever waits for a run is told that it is cancelled when the scraper is left."""
+    metrics, slow = Metrics(), Slow()
+    metrics.registry.register(slow)
+    async with Scraper(metrics) as scraper:
+        waiting = asyncio.create_task(scraper.render())
+        await asyncio.sleep(0)
+    slow.let.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -1,0 +1,159 @@
+"""Short proofs of the life of daemons on Kafka, and of their judge; long ones: endurance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import pytest
+
+from tests.endurance.kafka import broker_outage, handling, starting, stopping, storm
+from tests.endurance.kafka.verdict import (
+    Commit,
+    Counts,
+    Handling,
+    Kill,
+    explain,
+    judge,
+    oldest_uncommitted,
+    out_of_order,
+    parse,
+)
+from tests.pubsub.brokers.kafka.cluster import Cluster, kafka_cluster
+
+Case = Callable[[Cluster, float], Awaitable[Counts]]
+
+# The judge, on records that are made up: one key, one partition.
+
+
+def handled(number: int, at: float, member: str = "a") -> Handling:
+    """Return a handling of message ``number``, whose offset is one less, that takes a second."""
+    return Handling(member, 0, 0, number - 1, "k", number, 1, at, at + 1)
+
+
+def problems(
+    handlings: Sequence[Handling], commits: Sequence[Commit] = (), kills: Sequence[Kill] = ()
+) -> list[str]:
+    """Return what the judge says of records where three messages were confirmed."""
+    finding = Counts()
+    judge(finding, {"k": 3}, handlings, commits)
+    finding.require_none("out of order", out_of_order(handlings))
+    explain(finding, handlings, kills)
+    return [problem.partition(":")[0] for problem in finding.problems]
+
+
+GOOD = [handled(1, at=1), handled(2, at=2), handled(3, at=3)]
+
+
+def test_the_judge_finds_nothing_where_all_is_well() -> None:
+    """Each message handled once, in order, above the commits: there is no problem."""
+    assert problems(GOOD, [Commit(0.5, {0: 0}), Commit(2.5, {0: 1})]) == []
+
+
+def test_the_judge_reads_what_a_member_writes() -> None:
+    """A line of the records is the handling that it tells."""
+    assert parse("a", ["0 0 2 k 3 1 3.0 4.0"]) == [handled(3, at=3)]
+
+
+def test_the_judge_finds_what_is_lost() -> None:
+    """A message that was confirmed and never handled is lost."""
+    assert problems(GOOD[:2]) == ["1 lost"]
+
+
+def test_the_judge_finds_what_is_out_of_order() -> None:
+    """A first handling that begins before that of its predecessor has ended is out of order."""
+    assert problems([handled(1, at=1), handled(3, at=2), handled(2, at=3)]) == ["1 out of order"]
+    assert problems([handled(1, at=1), handled(2, at=1.5), handled(3, at=3)]) == ["1 out of order"]
+
+
+def test_the_judge_finds_what_is_repeated_below_the_commit() -> None:
+    """A handling of what the broker had as committed when it began is below the commit."""
+    killed = Kill("a", Commit(3.9, {0: 0}))  # it explains every repeat
+    repeat = handled(2, at=5, member="b")
+    assert problems([*GOOD, repeat], [Commit(4, {0: 2})], [killed]) == ["1 below the commit"]
+    assert problems([*GOOD, repeat], [Commit(4, {0: 1})], [killed]) == []
+
+
+def test_the_judge_finds_what_no_kill_explains() -> None:
+    """A repeat needs a killed member that had handled it above the commit, for each time."""
+    repeat = handled(3, at=6, member="b")
+    killed = Kill("a", Commit(4.5, {0: 2}))
+    assert problems([*GOOD, repeat]) == ["1 not explained"]
+    assert problems([*GOOD, repeat], kills=[Kill("b", killed.commit)]) == ["1 not explained"]
+    assert problems([*GOOD, repeat], kills=[Kill("a", Commit(4.5, {0: 3}))]) == ["1 not explained"]
+    assert problems([*GOOD, repeat], kills=[killed]) == []
+    again = handled(3, at=8, member="c")
+    assert problems([*GOOD, repeat, again], kills=[killed]) == ["1 not explained"]
+
+
+def test_the_judge_knows_what_no_position_can_tell() -> None:
+    """A repeat is explained by an offset below it that its holder had not finished."""
+    gap, above = handled(2, at=5, member="b"), handled(3, at=2)
+    finding = Counts()
+    explain(finding, [GOOD[0], above, gap, handled(3, at=6, member="b")])
+    assert not finding.problems
+    assert finding.counts["repeated above a gap"] == 1
+    explain(finding, [GOOD[0], above, handled(2, at=5), handled(3, at=8, member="b")])
+    assert finding.counts["not explained"] == 1  # there was no gap any more
+
+
+def test_the_judge_tells_how_late_a_commit_is() -> None:
+    """A commit is due from when its next offset was handled, not from what is above a gap."""
+    late = Kill("a", Commit(10.0, {0: 1}))
+    assert oldest_uncommitted([late], GOOD) == 7.0
+    assert oldest_uncommitted([late], [GOOD[0], GOOD[2]]) == 0.0
+
+
+# The daemons. Each case says what has to hold; here they are short.
+
+CASES: dict[Case, float] = {
+    starting.topic_missing: 0,
+    starting.broker_away: 2,
+    starting.cats_by_a_url: 0,
+    handling.poison: 0,
+    handling.partition_added: 3,
+    handling.slow_handler: 15,
+    stopping.restarts_one_at_a_time: 6,
+    stopping.restarts_many_at_a_time: 6,
+    stopping.stopped_above_unfinished: 0,
+}
+"""How many seconds each case lasts. They wait most of the time, so they run beside each other."""
+
+
+@pytest.fixture(scope="module")
+def three_nodes(real_kafka: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Give a cluster of three nodes, where a real one can be had."""
+    with kafka_cluster(tmp_path_factory.mktemp("three"), nodes=3) as cluster:
+        yield cluster
+
+
+async def hold(case: Case, cluster: Cluster, seconds: float) -> None:
+    """Require that a case has found no problem; its figures are shown if it has."""
+    finding = await case(cluster, seconds)
+    assert not finding.problems, f"{case.__name__}: {finding}"
+
+
+@pytest.mark.timeout(120)
+async def test_daemons_on_kafka(real_kafka: Cluster) -> None:
+    """Daemons start, stop, fail and wait as each case says, and lose nothing."""
+    async with asyncio.TaskGroup() as group:
+        for case, seconds in CASES.items():
+            group.create_task(hold(case, real_kafka, seconds))
+
+
+@pytest.mark.timeout(120)
+async def test_a_rebalance_storm(real_kafka: Cluster) -> None:
+    """Members join, leave and die: nothing lost, all in order, repeats above commits only."""
+    await hold(storm.rebalance_storm, real_kafka, 12)
+
+
+@pytest.mark.timeout(120)
+async def test_all_nodes_down(three_nodes: Cluster) -> None:
+    """Daemons go on by themselves once their cluster is back."""
+    await hold(broker_outage.all_nodes_down, three_nodes, 6)
+
+
+@pytest.mark.timeout(120)
+async def test_a_node_dies(three_nodes: Cluster) -> None:
+    """A node of three is killed and started again under load: nothing lost, all in order."""
+    await hold(broker_outage.nodes_die, three_nodes, 1)

@@ -1,0 +1,399 @@
+"""Publishing to Kafka: where messages go, what arrives of them, and what is said of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import NewTopic
+
+from gizmopy.errors import PubSubError
+from gizmopy.pubsub import Message
+from gizmopy.pubsub import registry as drivers
+from gizmopy.pubsub.driver import Results
+from tests.pubsub.brokers.kafka.cluster import AnyCluster, Cluster
+from tests.pubsub.brokers.kafka.mock_cluster import MockCluster, mock_cluster
+from tests.pubsub.brokers.kafka.test_receiver import an_admin
+
+PRODUCE = 0
+NOT_LEADER, TIMED_OUT, TOO_LARGE, NOT_ENOUGH_REPLICAS = 6, 7, 10, 19
+BOUND = 8.0
+"""Seconds after which what is bounded has taken far too long."""
+KIB = 1024
+
+HASHES = {
+    "21": -973932308,
+    "foobar": -790332482,
+    "a-little-bit-long-string": -985981536,
+    "a-little-bit-longer-string": -1486304829,
+    "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+    "abc": 479470107,
+}
+"""What murmur2 makes of keys, from the tests of Kafka's own ``Utils``."""
+
+
+@dataclass
+class Topic:
+    """A topic, and who publishes to it and looks at what has arrived."""
+
+    cluster: AnyCluster
+    name: str
+    partitions: int
+
+    @asynccontextmanager
+    async def sender(self, **settings: Any) -> AsyncIterator[Any]:
+        """Have a sender of the driver's."""
+        url = f"{self.cluster.url}?{urlencode(settings)}"
+        sender = drivers.open_driver(url).sender(self.name)
+        try:
+            await sender.connect()
+            yield sender
+        finally:
+            await sender.aclose()
+
+    def message(self, body: bytes | None, key: str | None = None, **fields: Any) -> Message:
+        """Return a message to this topic."""
+        return Message(self.name, body, key=key, **fields)
+
+    async def records(self, count: int) -> list[Any]:
+        """Return the first so many records, in order within each partition, as aiokafka has it."""
+        return await self._read(lambda records: len(records) >= count)
+
+    async def values(self, count: int) -> list[bytes | None]:
+        """Return what the first so many records hold."""
+        return [record.value for record in await self.records(count)]
+
+    async def values_to(self, last: bytes) -> list[bytes | None]:
+        """Return what the records hold up to one that holds a certain value."""
+        records = await self._read(lambda some: last in [record.value for record in some])
+        return [record.value for record in records]
+
+    async def _read(self, is_enough: Callable[[list[Any]], bool]) -> list[Any]:
+        servers = self.cluster.bootstrap
+        consumer = AIOKafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest")
+        records: list[Any] = []
+        async with asyncio.timeout(20), consumer:
+            consumer.assign([TopicPartition(self.name, each) for each in range(self.partitions)])
+            while not is_enough(records):
+                for some in (await consumer.getmany(timeout_ms=200)).values():
+                    records += some
+        return records
+
+
+@asynccontextmanager
+async def a_topic(
+    cluster: AnyCluster, partitions: int = 1, settings: dict[str, str] | None = None
+) -> AsyncIterator[Topic]:
+    """Make a topic of a name that is new; only a real cluster gives it settings."""
+    topic = Topic(cluster, f"cats-{uuid4().hex[:8]}", partitions)
+    if isinstance(cluster, MockCluster):
+        cluster.create_topic(topic.name, partitions)
+        yield topic
+        return
+    async with an_admin(cluster) as admin:
+        new = NewTopic(topic.name, partitions, 1, topic_configs=settings or {})
+        await admin.create_topics([new])
+        while not (await admin.describe_topics([topic.name]))[0]["partitions"]:
+            pass  # it is made before it is known
+        yield topic
+        await admin.delete_topics([topic.name])
+
+
+@pytest.fixture
+def mock(tmp_path: Path) -> Iterator[MockCluster]:
+    """Give two brokers that fail on demand."""
+    with mock_cluster(tmp_path, nodes=2) as cluster:
+        yield cluster
+
+
+async def sent(sender: Any, *messages: Message) -> None:
+    """Send messages, each of which has to be confirmed."""
+    assert list(await sender.send(messages)) == [None] * len(messages)
+
+
+def transience(results: Results) -> list[bool | None]:
+    """Return for each item None where it is confirmed, else whether its error is transient."""
+    return [each.transient if isinstance(each, PubSubError) else each for each in results]  # type: ignore[misc]  # an error of another kind fails the comparison
+
+
+async def soon(awaitable: Any) -> Any:
+    """Wait for something that is bounded."""
+    async with asyncio.timeout(BOUND):
+        return await awaitable
+
+
+def key_of(partition: int, partitions: int) -> str:
+    """Return a key whose messages go to a partition."""
+    known = {(hash_ & 0x7FFFFFFF) % partitions: key for key, hash_ in HASHES.items()}
+    return known[partition]
+
+
+# Where messages go, and as what they arrive.
+
+
+async def test_keys_go_where_the_java_client_puts_them(mock: MockCluster) -> None:
+    """The partition is murmur2 of the key, as services in other languages have it."""
+    async with a_topic(mock, partitions=50) as topic, topic.sender() as sender:
+        await sent(sender, *(topic.message(b"x", key) for key in HASHES))
+        placed = {record.key.decode(): record.partition for record in await topic.records(6)}
+    assert placed == {key: (hash_ & 0x7FFFFFFF) % 50 for key, hash_ in HASHES.items()}
+
+
+async def test_messages_without_a_key_are_spread(mock: MockCluster) -> None:
+    """Sends that follow each other go to one partition after the other."""
+    async with a_topic(mock, partitions=3) as topic, topic.sender() as sender:
+        for _ in range(6):
+            await sent(sender, topic.message(b"x"))
+        placed = sorted(record.partition for record in await topic.records(6))
+    assert placed == [0, 0, 1, 1, 2, 2]
+
+
+async def test_a_message_is_a_record(kafka: AnyCluster) -> None:
+    """Body, key and attributes are value, key and headers, also where they are no text."""
+    key = b"\xfe\x00".decode("utf-8", "surrogateescape")
+    attributes = {"colour": "gr\u00fcn", "raw": b"\xfd".decode("utf-8", "surrogateescape")}
+    async with a_topic(kafka) as topic, topic.sender() as sender:
+        message = topic.message(b"\xff\x00", key, attributes=attributes)
+        await sent(sender, message, topic.message(b"", ""))
+        first, second = await topic.records(2)
+    assert (first.key, first.value) == (b"\xfe\x00", b"\xff\x00")
+    assert dict(first.headers) == {"colour": "gr\u00fcn".encode(), "raw": b"\xfd"}
+    assert (second.key, second.value, second.headers) == (b"", b"", ())
+
+
+async def test_a_tombstone_is_a_null(kafka: AnyCluster) -> None:
+    """A body of None deletes its key from a compacted topic; an empty one does not."""
+    async with a_topic(kafka) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"", "k"), topic.message(None, "k"))
+        assert await topic.values(2) == [b"", None]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+async def test_batches_are_compressed(real_kafka: Cluster, compression: str) -> None:
+    """With each codec, what would be too large for the broker is not, and arrives whole."""
+    body = b"meow" * 25_000
+    small = {"max.message.bytes": "20000"}
+    async with a_topic(real_kafka, 1, small) as topic:
+        async with topic.sender(compression=compression) as sender:
+            await sent(sender, topic.message(body), topic.message(body))
+        assert await topic.values(2) == [body, body]
+
+
+async def test_a_send_may_be_larger_than_a_request(kafka: AnyCluster) -> None:
+    """It is cut into batches that the broker takes, and all of it arrives in its order."""
+    count = 40
+    async with a_topic(kafka) as topic, topic.sender() as sender:
+        bodies = [b"%03d" % number + bytes(90_000) for number in range(count)]
+        await sent(sender, *(topic.message(body, "k") for body in bodies))
+        assert await topic.values(count) == bodies
+
+
+# What a broker refuses.
+
+
+async def test_a_message_that_is_too_large_fails_with_its_partition(real_kafka: Cluster) -> None:
+    """Other partitions have theirs, the error is permanent, and the next send works everywhere."""
+    settings = {"max.message.bytes": "2000"}
+    async with a_topic(real_kafka, 2, settings) as topic, topic.sender() as sender:
+        zero, one = key_of(0, 2), key_of(1, 2)
+        await sent(sender, topic.message(b"0", zero), topic.message(b"0", one))
+        for _ in range(2):
+            large = topic.message(bytes(5 * KIB), zero)
+            results = await sender.send([topic.message(b"1", one), large, topic.message(b"2", one)])
+            assert transience(results) == [None, False, None]
+            assert "MessageSizeTooLarge" in str(results[1])
+        await sent(sender, topic.message(b"3", zero), topic.message(b"3", one))
+        records = await topic.records(8)
+    assert [record.value for record in records if record.partition == 0] == [b"0", b"3"]
+    assert [r.value for r in records if r.partition == 1] == [b"0", b"1", b"2", b"1", b"2", b"3"]
+
+
+async def test_what_follows_a_refused_batch_is_refused(mock: MockCluster) -> None:
+    """Of one partition, what was confirmed before it is, and nothing overtakes it."""
+    async with a_topic(mock) as topic, topic.sender(max_message_bytes=100_000) as sender:
+        messages = [topic.message(b"%d" % number + bytes(90_000), "k") for number in range(4)]
+        mock.fail(PRODUCE, 0, TOO_LARGE)
+        assert transience(await sender.send(messages)) == [None, False, False, False]
+        await sent(sender, topic.message(b"next", "k"))
+        assert await topic.values(2) == [messages[0].body, b"next"]
+
+
+@pytest.mark.parametrize("error", [NOT_LEADER, TIMED_OUT, NOT_ENOUGH_REPLICAS])
+async def test_what_fails_for_now_is_tried_again(mock: MockCluster, error: int) -> None:
+    """An error that passes is not heard of, and each message arrives once and in order."""
+    async with a_topic(mock) as topic, topic.sender() as sender:
+        for number in range(3):
+            mock.fail(PRODUCE, error, error)
+            await sent(sender, topic.message(b"%d" % number, "k"))
+        assert await topic.values(3) == [b"0", b"1", b"2"]
+
+
+async def test_sends_are_idempotent(real_kafka: Cluster) -> None:
+    """A batch on the disk names its producer: what is tried again is not written twice."""
+    async with a_topic(real_kafka) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"x"))
+        (log,) = real_kafka._nodes[1].folder.glob(f"data/{topic.name}-0/*.log")
+        assert int.from_bytes(log.read_bytes()[43:51], signed=True) >= 0  # -1: nobody
+
+
+# Brokers that are away.
+
+
+async def test_a_send_waits_for_a_broker_that_returns(mock: MockCluster) -> None:
+    """Within ``delivery_timeout`` an outage is only a delay."""
+    async with a_topic(mock) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"0", "k"))
+        down(mock)
+        sending = asyncio.create_task(sent(sender, topic.message(b"1", "k")))
+        await asyncio.wait((sending,), timeout=0.2)
+        assert not sending.done()
+        up(mock)
+        await soon(sending)
+        assert await topic.values(2) == [b"0", b"1"]
+
+
+async def test_a_send_does_not_wait_for_ever(mock: MockCluster) -> None:
+    """After ``delivery_timeout`` it is open whether it arrives; later sends work, in order."""
+    async with a_topic(mock) as topic, topic.sender(delivery_timeout="300ms") as sender:
+        await sent(sender, topic.message(b"0", "k"))
+        down(mock)
+        results = await soon(sender.send([topic.message(b"1", "k")]))
+        assert transience(results) == [True]
+        assert "not confirmed within 0.3 s" in str(results[0])
+        up(mock)
+        await until_sent(sender, topic.message(b"2", "k"))
+        values = await topic.values_to(b"2")
+    assert [value for value in values if value != b"1"] == [b"0", b"2"]
+
+
+async def until_sent(sender: Any, message: Message) -> None:
+    """Send a message until it is confirmed; errors on the way have to be transient."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                (result,) = await sender.send([message])
+            except PubSubError as error:
+                result = error
+            if result is None:
+                return
+            assert transience([result]) == [True]
+
+
+async def test_a_send_can_be_cancelled(mock: MockCluster) -> None:
+    """Whether it arrives is open, and the next send works."""
+    async with a_topic(mock) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"0", "k"))
+        for node in (1, 2):
+            mock.delay(node, 0.3)
+        await cancelled(sender.send([topic.message(b"1", "k")]))
+        for node in (1, 2):
+            mock.delay(node, 0)
+        await sent(sender, topic.message(b"2", "k"))
+        values = await topic.values_to(b"2")
+    assert [value for value in values if value != b"1"] == [b"0", b"2"]
+
+
+async def test_a_send_may_be_refused_once_it_was_cancelled(real_kafka: Cluster) -> None:
+    """What nobody hears of leaves a gap in what aiokafka counts; the next send works."""
+    async with a_topic(real_kafka, 1, {"max.message.bytes": "2000"}) as topic:
+        async with topic.sender() as sender:
+            await sent(sender, topic.message(b"0"))
+            with paused(real_kafka):
+                await cancelled(sender.send([topic.message(bytes(5 * KIB))]))
+            await sent(sender, topic.message(b"1"))
+        assert await topic.values(2) == [b"0", b"1"]
+
+
+@contextmanager
+def paused(cluster: Cluster) -> Iterator[None]:
+    """Have a node answer nothing while the context lasts, from its first line on."""
+    cluster.pause(1)
+    try:
+        os.waitid(os.P_PID, cluster._running(1).pid, os.WSTOPPED)  # a signal takes its time
+        yield
+    finally:
+        cluster.resume(1)
+
+
+async def cancelled(awaitable: Any) -> None:
+    """Begin something, and cancel it midway."""
+    running = asyncio.ensure_future(awaitable)
+    await asyncio.wait((running,), timeout=0.05)
+    running.cancel()
+    await asyncio.wait((running,))
+    assert running.cancelled()
+
+
+async def test_a_key_keeps_its_order_while_its_leader_moves(mock: MockCluster) -> None:
+    """Each message arrives once and in order, however often another node becomes the leader."""
+    async with a_topic(mock) as topic, topic.sender() as sender:
+        for number in range(12):
+            if number % 3 == 0:
+                mock.move_leader(topic.name, 0, 1 + number // 3 % 2)
+            await sent(sender, *(topic.message(b"%d-%d" % (number, each), "k") for each in (0, 1)))
+        expected = [b"%d-%d" % (number, each) for number in range(12) for each in (0, 1)]
+        assert await topic.values(24) == expected
+
+
+async def test_no_broker_at_all_is_named(kafka: AnyCluster) -> None:
+    """Connecting to where nobody listens is a transient error that says where."""
+    sender = drivers.open_driver("kafka://127.0.0.1:1,127.0.0.1:2").sender("cats")
+    with pytest.raises(PubSubError, match=r"127\.0\.0\.1:1: .*127\.0\.0\.1:2: ") as caught:
+        await soon(sender.connect())
+    assert caught.value.transient
+    await sender.aclose()
+
+
+def down(mock: MockCluster) -> None:
+    """Make both nodes unreachable."""
+    for node in (1, 2):
+        mock.kill(node)
+
+
+def up(mock: MockCluster) -> None:
+    """Let both nodes be reached again."""
+    for node in (1, 2):
+        mock.start(node)
+
+
+@pytest.mark.parametrize("outage", ["dead", "silent"])
+async def test_the_close_is_bounded_without_a_broker(mock: MockCluster, outage: str) -> None:
+    """A sender with something unconfirmed ends within seconds, whatever the broker does."""
+    async with a_topic(mock) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"0"))
+        if outage == "dead":
+            down(mock)
+        else:
+            for node in (1, 2):
+                mock.delay(node, 3600)
+        await cancelled(sender.send([topic.message(b"1")]))
+        await soon(sender.aclose())
+
+
+async def test_a_close_ends_a_send(mock: MockCluster) -> None:
+    """A send that waits for a broker ends with the close, and nothing of it is confirmed."""
+    async with a_topic(mock) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"0"))
+        down(mock)
+        sending = asyncio.create_task(sender.send([topic.message(b"1")]))
+        await asyncio.wait((sending,), timeout=0.05)
+        await soon(sender.aclose())
+        assert transience(await soon(sending)) != [None]
+
+
+async def test_the_close_is_bounded_while_the_broker_is_paused(real_kafka: Cluster) -> None:
+    """A sender with something unconfirmed ends within seconds though its connection stays."""
+    async with a_topic(real_kafka) as topic, topic.sender() as sender:
+        await sent(sender, topic.message(b"0"))
+        with paused(real_kafka):
+            await cancelled(sender.send([topic.message(b"1")]))
+            await soon(sender.aclose())

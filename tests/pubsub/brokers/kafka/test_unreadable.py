@@ -1,0 +1,214 @@
+"""A record with odd header names is marked; one that cannot be read holds up its partition."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.producer import message_accumulator
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+
+from gizmopy import Service, Settings, SimpleServer, subscribe
+from gizmopy.errors import PubSubError
+from gizmopy.pubsub import Message
+from gizmopy.pubsub import registry as drivers
+from gizmopy.pubsub.brokers.kafka.lenient_records import LenientReader
+from tests.pubsub.brokers.kafka.cluster import Cluster
+from tests.pubsub.brokers.kafka.test_offsets import NotUtf8
+from tests.pubsub.brokers.kafka.test_receiver import (
+    Topic,
+    a_topic,
+    an_admin,
+    bodies,
+    let_go,
+    soon,
+    until,
+)
+
+
+@asynccontextmanager
+async def joined(receiver: Any) -> AsyncIterator[Any]:
+    """Have a receiver in its group."""
+    try:
+        await receiver.connect(let_go)
+        yield receiver
+    finally:
+        await receiver.aclose()
+
+
+async def publish_unreadable(
+    topic: Topic, partition: int, patch: pytest.MonkeyPatch, compression: str = "none"
+) -> None:
+    """Publish a record whose header has a name that is no text, as other clients can."""
+    with patch.context() as context:
+        builder = _DefaultRecordBatchBuilderPy
+        context.setattr(message_accumulator, "DefaultRecordBatchBuilder", builder)
+        batch = topic.producer.create_batch()
+        if compression == "gzip":
+            batch._builder._compression_type = _DefaultRecordBatchBuilderPy.CODEC_GZIP
+        batch.append(timestamp=None, key=None, value=b"bad", headers=[(NotUtf8("name"), b"x")])
+    await (await topic.producer.send_batch(batch, topic.name, partition=partition))
+
+
+async def received(receiver: Any, *expected: bytes) -> set[bytes | None]:
+    """Receive until all that is expected was, and return what was."""
+    found: set[bytes | None] = set()
+    while not found >= set(expected):
+        found.update(bodies(await receiver.receive(100, 0.1)))
+    return found
+
+
+async def refused(receiver: Any) -> None:
+    """Receive until that is refused; what comes before is dropped."""
+    with pytest.raises(PubSubError, match="'utf-8' codec"):
+        await until(lambda: False, receiver)
+
+
+@pytest.fixture
+def nothing_is_lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a record with a header's name unreadable by any means."""
+    monkeypatch.setattr(LenientReader, "use", lambda self, tp: False)
+
+
+async def test_a_name_that_is_no_text_is_marked_and_holds_up_nothing(
+    real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records around them come in order; they come marked, with the name escaped."""
+    async with a_topic(real_kafka, partitions=2) as topic:
+        await topic.publish(b"before", partition=1)
+        for number in range(3):
+            await publish_unreadable(topic, 1, monkeypatch)
+            await topic.publish(b"behind %d" % number, partition=1)
+        await topic.publish(b"a", partition=0)
+        driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
+        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            await soon(refused(receiver))
+        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            found: list[Message] = []
+            while len(found) < 8:
+                found += await soon(receiver.receive(100, 0.1))
+            mine = [message for message in found if str(message.partition) == "1"]
+            odd = [b"bad", b"behind %d"]
+            assert bodies(mine) == [
+                b"before",
+                *(body.replace(b"%d", b"%d" % n) for n in range(3) for body in odd),
+            ]
+            for message in mine:
+                assert bool(message.unreadable) is (message.body == b"bad")
+            assert mine[1].attributes == {r"\udcff\udcfe": "x"}
+            assert mine[1].unreadable == r"the name of a header is not UTF-8: \udcff\udcfe"
+            assert await receiver.ack(found) == [None] * 8
+            assert receiver.status().problem == ""
+            await topic.publish(b"later", partition=1)
+            assert await soon(received(receiver, b"later")) == {b"later"}
+            assert not receiver._suspect
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+async def test_it_becomes_a_dead_letter(
+    real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    """The engine publishes it as undecodable, and goes on with the next record."""
+    handled: list[bytes | None] = []
+
+    class Cats(Service):
+        @subscribe("cats", dead_letter="dead", order="partition")
+        async def on_cat(self, message: Message) -> None:
+            handled.append(message.body)
+
+    async with a_topic(real_kafka) as topic, a_topic(real_kafka) as dead:
+        await publish_unreadable(topic, 0, monkeypatch, compression)
+        await topic.publish(b"behind")
+        topics = {"cats": f"kafka:///{topic.name}", "dead": f"kafka:///{dead.name}"}
+        settings = Settings(
+            pubsub_url=f"{real_kafka.url}?session_timeout=6s",
+            topics={
+                name: f"{real_kafka.url}/{url.rpartition('/')[2]}" for name, url in topics.items()
+            },
+            http_port=0,
+            http_access_log="off",
+        )
+        async with SimpleServer(Cats(settings)):
+            async with asyncio.timeout(60):  # the engine joins the group once more, first
+                await _until(lambda: handled)
+            assert handled == [b"behind"]
+        driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
+        async with joined(driver.receiver(dead.name, dead.name, ordered=True)) as receiver:
+            (letter,) = await soon(receiver.receive(10, 10))
+    assert letter.body == b"bad"
+    assert letter.attributes[r"\udcff\udcfe"] == "x"
+    assert letter.attributes["dl-reason"] == "undecodable"
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - the condition is anything at all
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("nothing_is_lenient")
+async def test_the_other_partitions_go_on(
+    real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next receiver gets all but what is at and behind it; the status says where it is."""
+    async with a_topic(real_kafka, partitions=3) as topic:
+        await topic.publish(b"a", b"b", partition=0)
+        await topic.publish(b"before", partition=1)
+        await publish_unreadable(topic, 1, monkeypatch)
+        await topic.publish(b"behind", partition=1)
+        await topic.publish(b"c", b"d", partition=2)
+        driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
+        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            await soon(refused(receiver))
+        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            found = await soon(received(receiver, b"a", b"b", b"before", b"c", b"d"))
+            assert b"behind" not in found
+            await until(lambda: receiver.status().problem, receiver)
+            assert receiver.status().problem.startswith(f"{topic.name}-1 cannot be read at 1: ")
+            await topic.publish(b"e", partition=0)
+            assert await soon(received(receiver, b"e")) == {b"e"}
+
+
+@pytest.mark.usefixtures("nothing_is_lenient")
+async def test_it_is_tried_again(real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the record is gone, what was behind it comes, and nothing is told any more."""
+    monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._LOOK_AGAIN", 0.02)
+    monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._LOOK_SECONDS", 0.02)
+    async with a_topic(real_kafka) as topic, an_admin(real_kafka) as admin:
+        await publish_unreadable(topic, 0, monkeypatch)
+        await topic.publish(b"behind")
+        driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
+        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            await soon(refused(receiver))
+        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            await until(lambda: receiver.status().problem, receiver)
+            gone = {TopicPartition(topic.name, 0): RecordsToDelete(before_offset=1)}
+            await admin.delete_records(gone)
+            assert await soon(received(receiver, b"behind")) == {b"behind"}
+            assert receiver.status().problem == ""
+
+
+async def test_where_the_latest_begins_is_ahead_of_what_was_dropped(
+    real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka drops what it took of others with it; the group has not begun behind that."""
+    settings = "session_timeout=6s&auto_offset_reset=latest"
+    async with a_topic(real_kafka, partitions=6) as topic:
+        first = drivers.open_driver(f"{real_kafka.url}?{settings}")
+        async with joined(first.receiver(topic.name, topic.name, ordered=True)):
+            pass  # it commits where it begins
+        good = [b"%d" % number for number in range(30)]
+        await publish_unreadable(topic, 3, monkeypatch)
+        for number, body in enumerate(good):
+            await topic.publish(body, partition=(0, 1, 2, 4, 5)[number % 5])
+        after_restart = drivers.open_driver(f"{real_kafka.url}?{settings}")
+        receiver = after_restart.receiver(topic.name, topic.name, ordered=True)
+        async with joined(receiver):
+            await soon(refused(receiver))  # what came before is not acked
+        receiver = after_restart.receiver(topic.name, topic.name, ordered=True)
+        async with joined(receiver):
+            assert await soon(received(receiver, *good)) == {*good}

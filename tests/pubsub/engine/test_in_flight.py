@@ -1,0 +1,280 @@
+"""What is received and not settled: how much room it leaves, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import Message
+from gizmopy.pubsub.engine.in_flight import InFlight
+from gizmopy.pubsub.engine.metrics import SubscriberMetrics
+from gizmopy.pubsub.engine.sizes import ATTRIBUTE_BYTES, MESSAGE_BYTES, size_of
+from tests.pubsub.engine.test_rebalance import Gates, Member, broker_of, send
+from tests.pubsub.support import message, turns, until
+from tests.pubsub.test_subscriber import Bench, Gate, running
+
+
+def in_flight(most: int = 10, most_bytes: int = 10**6) -> tuple[InFlight, SubscriberMetrics]:
+    """Return a new one, and its metrics."""
+    metrics = SubscriberMetrics(Metrics(), "t", "s")
+    return InFlight(most, most_bytes, metrics), metrics
+
+
+def gauge(bench: Bench, name: str) -> float:
+    """Return a gauge of a subscriber as it is now."""
+    bench.subscriber.measure()
+    return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").cell("t", "s").value
+
+
+def test_room_is_what_is_left_of_the_count() -> None:
+    """It is used up by what comes in, and given back by what leaves."""
+    held, _ = in_flight(most=3)
+    first, second = message(), message()
+    held.add([first, second])
+    assert held.room == 1
+    held.remove([first])
+    assert held.room == 2
+
+
+def test_there_is_no_room_while_messages_take_too_much() -> None:
+    """One receive may exceed the bytes; then nothing is received until they are below again."""
+    held, _ = in_flight(most_bytes=MESSAGE_BYTES + 100)
+    small, large = message(b"x" * 99), message(b"x" * 5000)
+    held.add([small])
+    assert held.room == 9
+    held.add([large])
+    assert held.room == 0
+    held.remove([small])
+    assert held.room == 0
+    held.remove([large])
+    assert (held.room, held.bytes) == (10, 0)
+
+
+def test_who_leaves_twice_is_counted_once() -> None:
+    """What was lost is settled late, or the other way round."""
+    held, _ = in_flight()
+    one, other = message(b"abc"), message(b"de")
+    held.add([one, other])
+    assert list(held.remove([one])) == []
+    assert list(held.remove([one, other])) == [one]
+    assert (held.bytes, held.room) == (0, 10)
+
+
+def test_whoever_waits_is_told_that_messages_have_left() -> None:
+    """Also where it was for nothing: who waits looks again."""
+    held, _ = in_flight()
+    held.remove([message()])
+    assert held.changed.is_set()
+
+
+def test_the_oldest_is_the_one_that_came_first() -> None:
+    """Its age is measured, and is none where nothing is in flight."""
+    held, metrics = in_flight()
+    old, young = message(), message()
+    held.add([old])
+    held.add([young])
+    held.since[old] -= 60
+    held.since[young] -= 5
+    held.measure()
+    assert 60 <= metrics.oldest_in_flight_seconds.value < 65
+    assert held.age(young) >= 5
+    held.remove([old])
+    held.measure()
+    assert 5 <= metrics.oldest_in_flight_seconds.value < 60
+    held.remove([young])
+    held.measure()
+    assert metrics.oldest_in_flight_seconds.value == 0
+
+
+@given(
+    st.lists(
+        st.builds(
+            message,
+            st.none() | st.binary(max_size=5),
+            key=st.none() | st.text(max_size=5),
+            attributes=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+        ),
+        max_size=12,
+    ),
+    st.lists(st.integers(0, 11), max_size=30),
+)
+def test_what_is_counted_is_what_is_held(batch: list[Message], leaves: list[int]) -> None:
+    """In whatever order, tombstones included."""
+    held, metrics = in_flight(most=12)
+    held.add(batch)
+    for number in leaves:
+        held.remove(batch[number : number + 1])
+    left = [each for n, each in enumerate(batch) if n not in leaves]
+    held.measure()
+    assert metrics.in_flight.value == len(left)
+    assert metrics.in_flight_bytes.value == sum(size_of(each) for each in left)
+    assert held.room == 12 - len(left)
+
+
+MANY = {f"name{n}": "" for n in range(1000)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "bytes_"),
+    [
+        ({"body": None}, 0),
+        ({"key": "k" * 10**6}, 10**6),
+        ({"key": "k" * 10**6 + "🐈"}, 4 * 10**6),
+        ({"attributes": {"n": "v" * 10**6}}, 10**6),
+        ({"attributes": {"n" * 10**6: "v"}}, 10**6),
+        ({"attributes": {"n": "v" * 10**6 + "🐈"}}, 4 * 10**6),
+        ({"attributes": MANY}, 1000 * ATTRIBUTE_BYTES),
+        ({"body": b"x" * 10**6}, 10**6),
+    ],
+)
+def test_all_that_a_sender_chooses_is_counted(fields: dict[str, Any], bytes_: int) -> None:
+    """Body, key, names and values of attributes count as the memory that they take."""
+    held, _ = in_flight()
+    one = message(**{"body": b"", **fields})
+    held.add([message(b""), one])
+    size = held.bytes - MESSAGE_BYTES
+    assert size == size_of(one)
+    assert MESSAGE_BYTES + bytes_ <= size <= MESSAGE_BYTES + 1.01 * bytes_ + 1000 + len(MANY) * 10
+    held.remove([one])
+    assert held.bytes == MESSAGE_BYTES
+
+
+def test_attributes_that_change_are_counted_as_they_came() -> None:
+    """A handler that adds to them, or empties them, does not move the count."""
+    held, _ = in_flight()
+    attributes = {"n": "v" * 10**5}
+    one = message(b"", attributes=attributes)
+    held.add([one])
+    attributes.clear()
+    held.remove([one])
+    assert held.bytes == 0
+
+
+async def test_the_engine_receives_no_more_than_its_bytes() -> None:
+    """With large bodies in flight it waits, though there is room by their count."""
+    gate = Gate()
+    async with running(gate, max_in_flight_bytes=1100) as bench:
+        bench.receiver.put(message(b"x" * 200, id="1"))
+        await until(lambda: gate.started)
+        bench.receiver.put(message(id="2"))
+        assert gauge(bench, "in_flight") == 1
+        assert gauge(bench, "in_flight_bytes") == MESSAGE_BYTES + 200
+        assert len(bench.receiver.queue) == 1
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 2)
+    assert gauge(bench, "in_flight_bytes") == 0
+
+
+async def test_the_engine_receives_no_more_than_its_bytes_in_attributes() -> None:
+    """A megabyte in an attribute counts as one in a body."""
+    gate = Gate()
+    async with running(gate, max_in_flight_bytes=2 * 10**6, concurrency=9) as bench:
+        for number in range(5):
+            attributes = {"a": "x" * 10**6}
+            bench.receiver.put(message(b"", id=str(number), attributes=attributes))
+            await turns()
+        assert gauge(bench, "in_flight") == 2
+        assert len(bench.receiver.queue) == 3
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 5)
+    assert gauge(bench, "in_flight_bytes") == 0
+
+
+async def test_what_waits_behind_its_key_is_measured() -> None:
+    """A slow key is to be seen before it has used up the room of the others."""
+    gate = Gate()
+    async with running(gate, order="key", concurrency=4) as bench:
+        bench.receiver.put(*(message(id=str(n), key="slow") for n in range(4)), message(key="k"))
+        await until(lambda: len(gate.started) == 2)
+        assert gauge(bench, "waiting_in_order") == 3
+        assert gauge(bench, "in_flight") == 5
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 5)
+        assert gauge(bench, "waiting_in_order") == 0
+
+
+@pytest.mark.parametrize("order", ["key", "partition"])
+async def test_what_waits_behind_a_slow_message_starves_no_other_partition(order: str) -> None:
+    """On a broker with positions it takes up no room, however much of it there is."""
+    gates = Gates()
+    slow, behind, others = "a0", [f"a{n}" for n in range(1, 20)], [f"d{n}" for n in range(20)]
+    gates.open(*behind, *others)
+    async with broker_of(partitions=2) as broker:
+        await send(broker, slow, *behind)
+        async with Member(broker, gates, order=order, concurrency=2, max_in_flight=3) as member:
+            await until(lambda: gates.started == [slow])
+            await turns()
+            await send(broker, *others)
+            await until(lambda: broker.committed("t", "s") == {0: 20})
+            assert gates.started == [slow, *others]
+            gates.open(slow)
+            await until(lambda: broker.is_consumed("t", "s"))
+            assert member.metric("lost") == 0
+
+
+async def test_what_waits_behind_a_slow_message_starves_no_other_key() -> None:
+    """A key of the same partition goes on, as far as the driver hands out ahead."""
+    gates = Gates()
+    slow, behind, others = "a0", [f"a{n}" for n in range(1, 20)], [f"b{n}" for n in range(20)]
+    gates.open(*behind, *others)
+    async with broker_of(partitions=1, ahead=40) as broker:
+        await send(broker, slow, *behind, *others)
+        async with Member(broker, gates, order="key", concurrency=2, max_in_flight=3):
+            await until(lambda: len(gates.finished) == 20)
+            assert gates.finished == others
+            gates.open(slow)
+            await until(lambda: broker.is_consumed("t", "s"))
+
+
+async def test_a_few_are_not_received_as_long_as_there_is_other_work() -> None:
+    """A quarter of the room is waited for then."""
+    permits = asyncio.Semaphore(0)
+
+    async def handle(message: Message) -> None:
+        await permits.acquire()
+
+    async with running(handle, max_in_flight=8) as bench:
+        limits, acked = bench.receiver.limits, bench.receiver.acked
+        bench.receiver.put(*(message(id=str(n)) for n in range(10)))
+        permits.release()
+        await until(lambda: len(acked) == 1)
+        await turns()
+        assert limits == [8]
+        permits.release()
+        await until(lambda: len(acked) == 2)
+        await until(lambda: limits == [8, 2])
+        for _ in range(8):
+            permits.release()
+        await until(lambda: len(acked) == 10)
+
+
+async def test_what_waits_takes_up_room_as_long_as_there_is_other_work() -> None:
+    """A backlog is not received all at once, though all but its first waits for its turn."""
+    gates = Gates()
+    first, second = [f"a{n}" for n in range(20)], [f"d{n}" for n in range(20)]
+    async with broker_of(partitions=2) as broker:
+        await send(broker, *first)
+        async with Member(broker, gates, order="partition", max_in_flight=3) as member:
+            await until(lambda: member.metric("in_flight") == 20)  # nothing else is ready
+            await send(broker, *second)
+            await turns()
+            assert member.metric("in_flight") < 25
+            gates.open(*first, *second)
+            await until(lambda: broker.is_consumed("t", "s"))
+
+
+async def test_what_waits_behind_its_key_takes_up_room_where_nobody_else_bounds_it() -> None:
+    """On a broker without positions no more is held than ``max_in_flight``."""
+    gate = Gate()
+    async with running(gate, order="key", max_in_flight=3) as bench:
+        bench.receiver.put(*(message(id=str(n), key="slow") for n in range(6)))
+        await until(lambda: gate.started)
+        await turns()
+        assert gauge(bench, "in_flight") == 3
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 6)

@@ -1,0 +1,341 @@
+"""Acks and nacks on their way to the broker: in which calls, tried how often, and told to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gizmopy.errors import PubSubError
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import Message
+from gizmopy.pubsub.engine.in_flight import InFlight
+from gizmopy.pubsub.engine.metrics import SubscriberMetrics
+from gizmopy.pubsub.engine.settler import Settler, Stopped
+from tests.pubsub.support import CallFails, FakeReceiver, capabilities, message, turns, until
+
+TRANSIENT = PubSubError("throttled", transient=True)
+PERMANENT = PubSubError("lease is over", transient=False)
+
+
+class Settling:
+    """A settler on a fake receiver, and what it told."""
+
+    def __init__(self, *, silent: bool = False, **can: Any) -> None:
+        self.receiver = FakeReceiver()
+        self.metrics = SubscriberMetrics(Metrics(), "t", "s")
+        self.in_flight = InFlight(100, 10**6, self.metrics)
+        self.told: list[tuple[str, str, BaseException | None]] = []
+        self.sleeps: list[float] = []
+        self.settler = Settler(
+            self.receiver,
+            capabilities(**can),
+            self.in_flight,
+            self.metrics,
+            name="t/s",
+            on_settle=None if silent else lambda m, *what: self.told.append((m.id, *what)),
+            sleep=self._sleep,
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        await asyncio.sleep(0)
+
+    def received(self, count: int, **fields: Any) -> list[Message]:
+        """Return messages that are in flight, with ids from 0."""
+        batch = [message(id=str(n), **fields) for n in range(count)]
+        self.in_flight.add(batch)
+        if (positions := self.settler.positions) is not None:
+            for each in batch:
+                positions.received(each.partition, each)
+        return batch
+
+    @property
+    def acked(self) -> list[str]:
+        return [each.id for each in self.receiver.acked]
+
+
+@asynccontextmanager
+async def settling(**options: Any) -> AsyncIterator[Settling]:
+    """Settle while the context lasts, then what is left."""
+    bench = Settling(**options)
+    task = asyncio.create_task(bench.settler.run())
+    yield bench
+    bench.receiver.ack_gate.set()
+    bench.settler.close()
+    await asyncio.wait_for(task, 5)
+
+
+async def test_what_ends_during_a_call_goes_with_the_next() -> None:
+    """Calls are as few as they can be without anything waiting for company."""
+    async with settling() as bench:
+        bench.receiver.ack_gate.clear()
+        first, *others = bench.received(6)
+        bench.settler.ack(first)
+        await until(lambda: bench.receiver.ack_batches)
+        for each in others:
+            bench.settler.ack(each)
+        await turns()
+        bench.receiver.ack_gate.set()
+        await until(lambda: not bench.in_flight.since)
+    assert bench.receiver.ack_batches == [1, 5]
+
+
+async def test_a_call_holds_what_the_broker_takes() -> None:
+    """More than that is cut into several."""
+    async with settling(batch_messages=3) as bench:
+        for each in bench.received(7):
+            bench.settler.ack(each)
+    assert bench.receiver.ack_batches == [3, 3, 1]
+    assert bench.told == [(str(n), "ack", None) for n in range(7)]
+
+
+async def test_nacks_of_one_delay_go_together() -> None:
+    """A call has one delay."""
+    async with settling() as bench:
+        error = ValueError()
+        for each, delay in zip(bench.received(4), (0, 5, 0, 5), strict=True):
+            bench.settler.give_back(each, "nack", error, delay)
+    assert [(m.id, delay) for m, delay in bench.receiver.nacked] == [
+        ("0", 0),
+        ("2", 0),
+        ("1", 5),
+        ("3", 5),
+    ]
+    assert {told[1:] for told in bench.told} == {("nack", error)}
+
+
+async def test_what_is_closed_settles_what_it_has() -> None:
+    """All that was handed in before is settled, and then the run ends."""
+    bench = Settling(batch_messages=1)
+    for each in bench.received(3):
+        bench.settler.ack(each)
+    bench.settler.close()
+    await asyncio.wait_for(bench.settler.run(), 5)
+    assert bench.acked == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("as_call", [True, False])
+async def test_a_failure_for_now_is_tried_three_times(
+    as_call: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Then the message is let go of, counted and logged: it comes again."""
+    async with settling() as bench:
+        errors = [TRANSIENT] * 3
+        bench.receiver.ack_errors = [CallFails(e) for e in errors] if as_call else [*errors]
+        (each,) = bench.received(1)
+        bench.settler.ack(each)
+        await until(lambda: not bench.in_flight.since)
+    assert bench.receiver.ack_batches == [1, 1, 1]
+    assert len(bench.sleeps) == 2
+    assert (bench.acked, bench.told) == ([], [])
+    assert bench.metrics.settle_failures.value == 1
+    assert bench.settler.tally.failed_to_settle == 1
+    assert "the ack of message 0 of t/s failed, it will come again: throttled" in caplog.text
+
+
+async def test_only_what_failed_for_now_is_tried_again() -> None:
+    """What was confirmed and what was refused are not part of the next call."""
+    async with settling() as bench:
+        bench.receiver.ack_errors = [TRANSIENT, PERMANENT]
+        for each in bench.received(3):
+            bench.settler.ack(each)
+    assert bench.receiver.ack_batches == [3, 1]
+    assert bench.acked == ["2", "0"]
+    assert [id_ for id_, *_ in bench.told] == ["2", "0"]
+    assert bench.metrics.settle_failures.value == 1
+
+
+async def test_a_refused_nack_is_no_nack() -> None:
+    """It is counted as a failure, and nobody is told that it was given back."""
+    async with settling() as bench:
+        bench.receiver.nack_errors = [PERMANENT]
+        (each,) = bench.received(1)
+        bench.settler.give_back(each, "nack", ValueError())
+    assert bench.told == []
+    assert bench.settler.tally.failed_to_settle == 1
+    assert bench.metrics.settled["nack"].value == 0
+
+
+async def test_a_broker_that_takes_nothing_back_is_not_asked() -> None:
+    """What is not acked comes again by itself."""
+    async with settling(can_nack=False) as bench:
+        (each,) = bench.received(1)
+        bench.settler.give_back(each, "released")
+    assert bench.receiver.nacked == []
+    assert bench.told == [("0", "released", None)]
+    assert not bench.in_flight.since
+
+
+async def test_each_outcome_is_counted_by_its_name() -> None:
+    """Metrics, the tally of a drain and who listens agree."""
+    async with settling() as bench:
+        acked, buried, nacked, released, stopped = bench.received(5)
+        error = ValueError()
+        bench.settler.ack(acked)
+        bench.settler.ack(buried, error)
+        bench.settler.give_back(nacked, "nack", error)
+        bench.settler.give_back(released, "released")
+        bench.settler.give_back(stopped, "nack", Stopped())
+    assert [outcome for _, outcome, _ in bench.told] == [
+        "ack",
+        "dead_letter",
+        "nack",
+        "released",
+        "nack",
+    ]
+    counts = {outcome: cell.value for outcome, cell in bench.metrics.settled.items()}
+    assert counts == {"ack": 1, "dead_letter": 1, "nack": 2, "released": 1}
+    tally = bench.settler.tally
+    assert (tally.finished, tally.released, tally.cancelled) == (3, 1, 1)
+
+
+async def test_acks_are_counted_where_nobody_listens() -> None:
+    """Without a listener the counts are the same."""
+    async with settling(silent=True) as bench:
+        for each in bench.received(3):
+            bench.settler.ack(each)
+    assert bench.metrics.settled["ack"].value == 3
+    assert bench.settler.tally.finished == 3
+
+
+async def test_it_has_a_message_from_its_hand_over_until_it_is_settled() -> None:
+    """In the queue, in the call, behind the call, and between two tries."""
+    bench = Settling(batch_messages=1)
+    seen: list[list[bool]] = []
+
+    async def see(_: float) -> None:
+        seen.append([each in bench.settler.pending() for each in batch])
+
+    bench.settler._sleep = see
+    batch = acked, given_back, _ = bench.received(3)
+    assert acked not in bench.settler.pending()
+    bench.settler.ack(acked)
+    bench.settler.give_back(given_back, "nack")
+    assert [each in bench.settler.pending() for each in batch] == [True, True, False]
+    bench.receiver.ack_errors = [TRANSIENT]
+    bench.settler.close()
+    await bench.settler.run()
+    assert seen == [[True, True, False]]
+    assert not any(each in bench.settler.pending() for each in batch)
+
+
+async def test_what_is_lost_meanwhile_is_not_told_twice() -> None:
+    """Its settling is neither a success nor a failure, whatever the broker says."""
+    async with settling() as bench:
+        bench.receiver.ack_gate.clear()
+        acked, refused = bench.received(2)
+        bench.receiver.ack_errors = []
+        bench.settler.ack(acked)
+        bench.settler.ack(refused, ValueError())
+        await until(lambda: bench.receiver.ack_batches)
+        bench.in_flight.remove([acked, refused])
+        bench.receiver.ack_errors = [PERMANENT]
+    assert bench.told == []
+    assert bench.settler.tally.finished == bench.settler.tally.failed_to_settle == 0
+    assert bench.metrics.settle_failures.value == 0
+
+
+class _Odd(FakeReceiver):
+    async def ack(self, batch: Sequence[Message]) -> list[Exception | None]:
+        raise RuntimeError("a bug")
+
+
+async def test_a_bug_of_a_driver_is_not_taken_for_an_answer() -> None:
+    """Its error ends the settler, with the message still in flight."""
+    bench = Settling()
+    bench.settler._receiver = _Odd()
+    (each,) = bench.received(1)
+    bench.settler.ack(each)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await bench.settler.run()
+    assert each in bench.in_flight.since
+    assert bench.told == []
+
+
+# Positions
+
+
+POSITIONS: dict[str, Any] = {"positions": True, "can_nack": False, "delivery_count": False}
+
+
+async def test_a_position_is_handed_over_once_for_each_partition() -> None:
+    """Of all that was handled only the last one without a gap before it."""
+    async with settling(**POSITIONS, batch_messages=1) as bench:
+        left, right = bench.received(3, partition=0), bench.received(3, partition=1)
+        for each in (left[2], left[0], left[1], right[1], right[0]):
+            bench.settler.ack(each)
+    assert bench.receiver.acked == [left[2], right[1]]
+    assert bench.receiver.ack_batches == [2]
+    assert len(bench.told) == 5
+
+
+async def test_behind_a_gap_nothing_is_handed_over() -> None:
+    """What is handled above it is settled all the same, as far as the engine is concerned."""
+    async with settling(**POSITIONS) as bench:
+        first, second, third = bench.received(3, partition=0)
+        bench.settler.ack(second)
+        bench.settler.ack(third)
+        await until(lambda: len(bench.told) == 2)
+        assert bench.receiver.ack_batches == []
+        assert bench.settler.positions is not None
+        assert bench.settler.positions.above_mark == 2
+        bench.settler.ack(first)
+    assert bench.receiver.acked == [third]
+
+
+async def test_what_was_given_back_is_a_gap() -> None:
+    """Nothing above it is ever handed over in this assignment."""
+    async with settling(**POSITIONS) as bench:
+        first, second = bench.received(2, partition=0)
+        bench.settler.give_back(first, "released")
+        bench.settler.ack(second)
+    assert bench.receiver.acked == []
+    assert [outcome for _, outcome, _ in bench.told] == ["ack", "released"]
+
+
+async def test_a_commit_that_failed_is_part_of_the_next() -> None:
+    """Also when the engine has let go of the messages that it was for."""
+    async with settling(**POSITIONS) as bench:
+        bench.receiver.ack_errors = [PERMANENT]
+        left, right = bench.received(1, partition=0), bench.received(1, partition=1)
+        for each in (*left, *right):
+            bench.settler.ack(each)
+        await until(lambda: not bench.in_flight.since)
+        assert bench.receiver.acked == right
+        assert bench.settler.tally.failed_to_settle == 1
+        later = bench.received(1, partition=1)
+        bench.settler.ack(later[0])
+    assert bench.receiver.acked == [*right, *left, *later]
+
+
+async def test_a_commit_that_failed_for_now_is_tried_again() -> None:
+    """Until then its messages are not settled."""
+    async with settling(**POSITIONS) as bench:
+        bench.receiver.ack_errors = [CallFails(TRANSIENT), TRANSIENT]
+        (each,) = bench.received(1, partition=0)
+        bench.settler.ack(each)
+    assert bench.receiver.ack_batches == [1, 1, 1]
+    assert bench.told == [("0", "ack", None)]
+
+
+async def test_a_revoked_partition_is_not_handed_over(caplog: pytest.LogCaptureFixture) -> None:
+    """What was handled of it too late is dropped, even where the partition is assigned again."""
+    caplog.set_level(logging.DEBUG)
+    async with settling(**POSITIONS) as bench:
+        positions = bench.settler.positions
+        assert positions is not None
+        (old,) = bench.received(1, partition=0)
+        positions.revoke([0])
+        bench.in_flight.remove([old])
+        (new,) = bench.received(1, partition=0)
+        bench.settler.ack(old)
+        await turns()
+        assert bench.receiver.acked == []
+        bench.settler.ack(new)
+    assert bench.receiver.acked == [new]
+    assert bench.told == [("0", "ack", None)]

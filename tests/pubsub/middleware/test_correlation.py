@@ -1,0 +1,61 @@
+"""One id for all that belongs to one piece of work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from gizmopy.observe.context import carried
+from gizmopy.pubsub import Message
+from gizmopy.pubsub.middleware import correlation
+from tests.pubsub.support import message, until
+from tests.pubsub.test_subscriber import running
+
+
+class Seen:
+    """A handler that remembers what would be carried by what it publishes."""
+
+    def __init__(self) -> None:
+        self.carried: list[Mapping[str, str]] = []
+
+    async def __call__(self, _: Message) -> None:
+        self.carried.append(carried.get())
+
+
+async def test_the_messages_correlation_is_carried_on() -> None:
+    """What the message belongs to, what is published belongs to."""
+    seen = Seen()
+    await correlation()(seen)(message(id="7", attributes={"correlation-id": "work"}))
+    assert seen.carried == [{"correlation-id": "work"}]
+
+
+async def test_a_message_without_one_begins_a_piece_of_work() -> None:
+    """The message's own id is carried, under the name that is asked for."""
+    seen = Seen()
+    await correlation("x-work")(seen)(message(id="7", attributes={"correlation-id": "other"}))
+    assert seen.carried == [{"x-work": "7"}]
+
+
+@pytest.mark.parametrize("work", ["", "x" * 257, "a\nb", "a\x1b[2J", "a\u202eb", "\udcff"])
+async def test_an_id_that_no_log_should_hold_is_not_carried(work: str) -> None:
+    """A sender chooses the attribute: one that is long or not printable counts as none."""
+    seen = Seen()
+    await correlation()(seen)(message(id="7", attributes={"correlation-id": work}))
+    assert seen.carried == [{"correlation-id": "7"}]
+
+
+async def test_messages_do_not_see_each_others_correlation() -> None:
+    """In a subscriber each message carries its own, beside its trace context."""
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    seen = Seen()
+    async with running(correlation()(seen)) as bench:
+        bench.receiver.put(
+            message(id="1", attributes={"traceparent": traceparent, "correlation-id": "work"})
+        )
+        bench.receiver.put(message(id="2"))
+        await until(lambda: len(bench.settled) == 2)
+    assert seen.carried == [
+        {"traceparent": traceparent, "correlation-id": "work"},
+        {"correlation-id": "2"},
+    ]

@@ -1,0 +1,172 @@
+"""CloudEvents: from an event to a message's attributes, and back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gizmopy.errors import UndecodableMessage, UsageError
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import Message
+from gizmopy.pubsub.brokers.memory import MemoryDriver
+from gizmopy.pubsub.cloudevents import CloudEvent
+from gizmopy.pubsub.publisher import Publisher
+
+REQUIRED = {"ce-specversion": "1.0", "ce-type": "cat.born", "ce-source": "/cats", "ce-id": "7"}
+
+
+def born(**fields: Any) -> CloudEvent:
+    """Return an event that has what is required, and ``fields``."""
+    return CloudEvent(**{"type": "cat.born", "source": "/cats", "id": "7", **fields})
+
+
+def test_an_event_is_its_required_attributes_at_least() -> None:
+    """Type, source, id and version are there; what is not given is left out."""
+    assert born().attributes() == REQUIRED
+
+
+def test_an_event_is_all_its_attributes() -> None:
+    """Each attribute has its name behind ce-, but for the content type; the time is RFC 3339."""
+    event = born(
+        subject="tom",
+        time=datetime(2018, 4, 5, 19, 31, 0, 5000, tzinfo=timezone(timedelta(hours=2))),
+        dataschema="https://cats.example/cat.json",
+        datacontenttype="application/json",
+        extensions={"partitionkey": "7", "empty": ""},
+    )
+    assert event.attributes() == {
+        **REQUIRED,
+        "ce-subject": "tom",
+        "ce-time": "2018-04-05T17:31:00.005000Z",
+        "ce-dataschema": "https://cats.example/cat.json",
+        "content-type": "application/json",
+        "ce-partitionkey": "7",
+        "ce-empty": "",
+    }
+    assert CloudEvent.from_attributes(event.attributes()) == event
+
+
+def test_each_event_has_an_id_of_its_own() -> None:
+    """Without an id one is made."""
+    one, other = (CloudEvent(type="cat.born", source="/cats") for _ in range(2))
+    assert one.id
+    assert one.id != other.id
+
+
+_text = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"]), min_size=1)
+
+
+@given(
+    type=_text,
+    source=_text,
+    id=_text,
+    subject=st.none() | _text,
+    time=st.none() | st.datetimes(timezones=st.just(UTC)),
+    extensions=st.dictionaries(st.from_regex("x[a-z0-9]*", fullmatch=True), _text),
+)
+def test_what_goes_out_comes_back(**attributes: Any) -> None:
+    """Every event that can be made is read as the same event."""
+    event = CloudEvent(**attributes)
+    assert CloudEvent.from_attributes(event.attributes()) == event
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"type": ""}, "type is empty"),
+        ({"source": ""}, "source is empty"),
+        ({"id": ""}, "id is empty"),
+        ({"subject": ""}, "subject is empty"),
+        ({"dataschema": ""}, "dataschema is empty"),
+        ({"datacontenttype": ""}, "datacontenttype is empty"),
+        ({"id": 7}, r"id=7 is no text; use str"),
+        ({"type": None}, "type=None is no text"),
+        ({"subject": "a\nb"}, "do not allow"),
+        ({"subject": "\ud800"}, "do not allow"),
+        ({"subject": "\ufffe"}, "do not allow"),
+        ({"subject": "\U0010ffff"}, "do not allow"),
+        ({"time": datetime(2018, 4, 5)}, "has no zone"),  # noqa: DTZ001 - what is refused
+        ({"extensions": {"Name": "x"}}, "'Name'; use lower-case letters and digits"),
+        ({"extensions": {"with-hyphen": "x"}}, "lower-case"),
+        ({"extensions": {"name\n": "x"}}, "lower-case"),
+        ({"extensions": {"": "x"}}, "lower-case"),
+        ({"extensions": {"data": "x"}}, "'data'; use another name"),
+        ({"extensions": {"specversion": "x"}}, "use another name"),
+        ({"extensions": {"time": "x"}}, "use another name"),
+        ({"extensions": {"count": 5}}, "count=5 is no text"),
+    ],
+)
+def test_what_is_no_event_cannot_be_made(fields: dict[str, Any], problem: str) -> None:
+    """What the specification does not allow is refused, by its name."""
+    with pytest.raises(UsageError, match=problem):
+        born(**fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"ce-type": None}, "no CloudEvent: the attributes ce-type are missing"),
+        ({"ce-type": None, "ce-id": None}, "ce-type, ce-id"),
+        ({"ce-specversion": None}, "ce-specversion"),
+        ({"ce-specversion": "0.3"}, "'0.3' is not known"),
+        ({"ce-source": ""}, "source is empty"),
+        ({"ce-time": "yesterday"}, "'yesterday' is no time of RFC 3339"),
+        ({"ce-time": "2018-04-05"}, "RFC 3339"),
+        ({"ce-time": "2018-04-05T17:31:00"}, "RFC 3339"),
+        ({"ce-time": "2018-02-30T17:31:00Z"}, "RFC 3339"),
+        ({"ce-time": "20180405T173100Z"}, "RFC 3339"),
+        ({"ce-Bad": "x"}, "'Bad'"),
+        ({"ce-data": "x"}, "'data'"),
+        ({"ce-datacontenttype": "text/plain"}, "'datacontenttype'"),
+        ({"content-type": "Application/CloudEvents+json; charset=UTF-8"}, "structured mode"),
+    ],
+)
+def test_what_is_no_event_is_undecodable(changes: dict[str, str | None], problem: str) -> None:
+    """A message that is no event goes to the dead letters, and is told why."""
+    attributes = {n: text for n, text in {**REQUIRED, **changes}.items() if text is not None}
+    with pytest.raises(UndecodableMessage, match=problem):
+        CloudEvent.from_attributes(attributes)
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2018-04-05T17:31:00Z", datetime(2018, 4, 5, 17, 31, tzinfo=UTC)),
+        ("2018-04-05t17:31:00z", datetime(2018, 4, 5, 17, 31, tzinfo=UTC)),
+        ("2018-04-05T19:31:00+02:00", datetime(2018, 4, 5, 17, 31, tzinfo=UTC)),
+        ("2018-04-05T17:31:00.123456789Z", datetime(2018, 4, 5, 17, 31, 0, 123456, UTC)),
+    ],
+)
+def test_times_of_others_are_read(text: str, time: datetime) -> None:
+    """All that RFC 3339 allows is read, to the microsecond."""
+    assert CloudEvent.from_attributes({**REQUIRED, "ce-time": text}).time == time
+
+
+def test_other_attributes_are_no_part_of_the_event() -> None:
+    """What is not named ce- is the message's, not the event's."""
+    attributes = {**REQUIRED, "correlation-id": "1", "content-type": ""}
+    assert CloudEvent.from_attributes(attributes) == born()
+
+
+async def test_an_event_travels_with_its_message() -> None:
+    """Published with a value, the event is read at the other end, its content type the codec's."""
+    driver = MemoryDriver()
+    receiver = driver.receiver("cats", "s", ordered=False)
+    await receiver.connect(revoke=_keep)
+    async with Publisher(
+        driver.sender("cats"), "cats", limits=driver.capabilities, metrics=Metrics()
+    ) as publisher:
+        await publisher.publish({"name": "Tom"}, attributes=born().attributes())
+    received: list[Message] = list(await receiver.receive(1, 1))
+    await receiver.aclose()
+    event = CloudEvent.from_attributes(received[0].attributes)
+    assert event == born(datacontenttype="application/json")
+    assert received[0].body == b'{"name":"Tom"}'
+
+
+async def _keep(partitions: object, seconds: float) -> None:
+    """Have no partitions to let go of."""

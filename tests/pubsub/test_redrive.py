@@ -1,0 +1,630 @@
+"""Moving dead letters back to where they came from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+
+from gizmopy.errors import NotFound, PubSubError, UsageError
+from gizmopy.pubsub.brokers.memory import MemoryDriver
+from gizmopy.pubsub.driver import Driver, Receiver, Results, Sender
+from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.redrive import REDRIVEN, REDRIVEN_AT, Plan, Redrive, revived
+from tests.pubsub.log_broker import LogBroker
+from tests.pubsub.support import until
+
+QUIET = 0.1
+_numbers = count(1)
+
+
+class Queues:
+    """A broker that outlives its connections, with topics that may refuse what is published."""
+
+    def __init__(self, lease: float = 30.0) -> None:
+        self._memory = MemoryDriver(lease=lease)
+        self.capabilities = replace(
+            self._memory.capabilities, process_local=False, client_retries=True
+        )
+        self.refused: dict[str, Exception] = {}
+        """Topics that take nothing, and why."""
+        self.gate = asyncio.Event()
+        """What a send waits for."""
+        self.gate.set()
+        self.ack_error: Exception | None = None
+        """What becomes of every ack."""
+        self.extended = 0
+
+    def sender(self, topic: str) -> Sender:
+        return GatedSender(self._memory.sender(topic), self, topic)
+
+    def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
+        return WatchedReceiver(self._memory.receiver(topic, subscription, ordered=ordered), self)
+
+    async def aclose(self) -> None:
+        """Let go of the connection: the broker stays."""
+
+
+class GatedSender:
+    def __init__(self, sender: Sender, queues: Queues, topic: str) -> None:
+        self.connect, self.aclose, self._send = sender.connect, sender.aclose, sender.send
+        self._queues, self._topic = queues, topic
+
+    async def send(self, batch: Sequence[Message]) -> Results:
+        await self._queues.gate.wait()
+        if self._topic in self._queues.refused:
+            raise self._queues.refused[self._topic]
+        return await self._send(batch)
+
+
+class WatchedReceiver:
+    def __init__(self, receiver: Receiver, queues: Queues) -> None:
+        self.connect, self.receive, self.nack = receiver.connect, receiver.receive, receiver.nack
+        self.status, self.aclose = receiver.status, receiver.aclose
+        self._receiver, self._queues = receiver, queues
+
+    async def ack(self, batch: Sequence[Message]) -> Results:
+        error = self._queues.ack_error
+        return await self._receiver.ack(batch) if error is None else [error] * len(batch)
+
+    async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
+        self._queues.extended += 1
+        return await self._receiver.extend(batch, seconds)
+
+
+async def none_revoked(partitions: object, seconds: float) -> None:
+    """Let go of nothing: there is nothing in hand."""
+
+
+class Reader:
+    """Read a topic as a subscription does that was there from the beginning."""
+
+    def __init__(self, driver: Driver, topic: str, subscription: str = "reader") -> None:
+        self._driver, self._topic, self._subscription = driver, topic, subscription
+
+    async def begin(self) -> None:
+        """Make the subscription."""
+        await self.read()
+
+    async def read(self) -> list[Message]:
+        """Return what there is, and leave it there."""
+        receiver = self._driver.receiver(self._topic, self._subscription, ordered=False)
+        await receiver.connect(none_revoked)
+        messages = list(await receiver.receive(1000, 0))
+        await receiver.aclose()
+        return messages
+
+    async def bodies(self) -> list[bytes | None]:
+        return [message.body for message in await self.read()]
+
+
+def dead(body: bytes = b"cat", *, source: str = "cats", key: str | None = None, **more: str) -> Any:
+    """Return a dead letter as the engine makes them."""
+    attributes = {
+        "colour": "red",
+        "dl-reason": "exhausted",
+        "dl-exception": "builtins.ValueError: no",
+        "dl-source-topic": source,
+        "dl-message-id": "7",
+    }
+    number = str(next(_numbers))
+    named = {name.replace("_", "-"): text for name, text in more.items()}
+    return Message("dead", body, key=key, attributes=attributes | named, id=number)
+
+
+async def fill(driver: Driver, *messages: Message, topic: str = "dead") -> Reader:
+    """Publish dead letters to a subscription that exists; return what reads it."""
+    reader = Reader(driver, topic, "redrive")
+    await reader.begin()
+    sender = driver.sender(topic)
+    await sender.connect()
+    await sender.send(messages)
+    await sender.aclose()
+    return reader
+
+
+class Run(Redrive):
+    """A run that remembers what it was told."""
+
+    def __init__(
+        self,
+        driver: Driver | Callable[[str], Driver],
+        *,
+        topics: dict[str, str] | None = None,
+        subscriptions: dict[str, str] | None = None,
+        **plan: Any,
+    ) -> None:
+        self.listed: list[Message] = []
+        self.reasons: list[str] = []
+        allowed = frozenset(("cats", "dogs", "dead"))
+        defaults: dict[str, Any] = {"channel": "dead", "wait": QUIET, "from_topics": allowed}
+        super().__init__(
+            Plan(**defaults | plan),
+            "queues://",
+            topics=topics or {},
+            subscriptions=subscriptions or {},
+            on_listed=self.listed.append,
+            on_failed=lambda _, reason: self.reasons.append(reason),
+            open_driver=driver if callable(driver) else lambda url: driver,
+        )
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        return self.redriven, self.left, self.failed
+
+
+async def test_a_dead_letter_goes_back_as_it_was() -> None:
+    """Body, key and other attributes are kept; of dl-* only how often and when it was moved."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    letters = await fill(queues, dead(b"tom", key="k"))
+
+    run = Run(queues)
+    await run.run()
+
+    (message,) = await cats.read()
+    stamp = message.attributes[REDRIVEN_AT]
+    assert (message.body, message.key) == (b"tom", "k")
+    assert message.attributes == {"colour": "red", REDRIVEN: "1", REDRIVEN_AT: stamp}
+    assert run.counts == (1, 0, 0)
+    assert await letters.read() == []
+
+
+async def test_a_tombstone_goes_back() -> None:
+    """A dead letter without a body is published without one."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    await fill(queues, Message("dead", None, key="k", attributes={"dl-source-topic": "cats"}))
+
+    await Run(queues).run()
+
+    assert await cats.bodies() == [None]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "count"),
+    [
+        ("", "1"),
+        ("1", "2"),
+        ("nonsense", "1"),
+        ("-1", "1"),
+        ("9" * 5000, "1"),
+        ("٣", "1"),
+        ("²", "1"),
+        ("999999", "1000000"),
+        ("1000000", "1000000"),
+        ("1000001", "1000000"),
+    ],
+)
+def test_a_loop_is_counted(earlier: str, count: str) -> None:
+    """Each redrive adds one to dl-redriven, up to a million; a text that is no number counts 0."""
+    again = revived(dead(dl_redriven=earlier), "now")
+    assert again.attributes[REDRIVEN] == count
+
+
+async def test_messages_of_a_key_keep_their_order() -> None:
+    """Dead letters of one key are published in the order in which they are received."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    bodies = [str(number).encode() for number in range(200)]
+    await fill(queues, *(dead(body, key="k") for body in bodies))
+
+    await Run(queues).run()
+
+    assert await cats.bodies() == bodies
+
+
+async def test_a_dead_letter_is_acked_only_when_its_publish_is_confirmed() -> None:
+    """A run that is interrupted while the broker has not confirmed leaves the dead letter."""
+    queues = Queues()
+    letters = await fill(queues, dead())
+    queues.gate.clear()
+    run = Run(queues)
+    running = asyncio.create_task(run.run())
+    await until(lambda: run._at_work)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert run.counts == (0, 1, 0)
+    assert await letters.bodies() == [b"cat"]
+
+
+async def test_a_failed_publish_is_reported_and_gives_its_dead_letter_back() -> None:
+    """One that cannot be published stays, once; the others move."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    queues.refused["dogs"] = NotFound("topic 'dogs' does not exist")
+    letters = await fill(queues, dead(b"rex", source="dogs"), dead(b"tom"), dead(b"kit"))
+
+    run = Run(queues)
+    await run.run()
+
+    assert run.counts == (2, 0, 1)
+    assert run.reasons == ["it was not published to 'dogs': topic 'dogs' does not exist"]
+    assert await cats.bodies() == [b"tom", b"kit"]
+    assert await letters.bodies() == [b"rex"]
+
+
+async def test_a_fault_of_a_driver_is_a_failure_too() -> None:
+    """An error that is none of ours neither ends the run nor loses the dead letter."""
+    queues = Queues()
+    queues.refused["cats"] = ZeroDivisionError("a bug")
+    letters = await fill(queues, dead())
+
+    run = Run(queues)
+    await run.run()
+
+    assert run.counts == (0, 0, 1)
+    assert await letters.bodies() == [b"cat"]
+
+
+async def test_what_came_from_nowhere_stays() -> None:
+    """Without dl-source-topic the run says so, and moves it where it is told to."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    letters = await fill(queues, Message("dead", b"stray"))
+
+    run = Run(queues)
+    await run.run()
+    assert run.counts == (0, 0, 1)
+    assert "no dl-source-topic" in run.reasons[0]
+    assert await letters.bodies() == [b"stray"]
+
+    run = Run(queues, to="cats")
+    await run.run()
+    assert run.counts == (1, 0, 0)
+    assert await cats.bodies() == [b"stray"]
+
+
+async def test_an_ack_that_does_not_arrive_is_a_failure() -> None:
+    """What was published and will come again is not counted as moved."""
+    queues = Queues()
+    await fill(queues, dead())
+    queues.ack_error = PubSubError("the lease is over", transient=False)
+
+    run = Run(queues)
+    await run.run()
+
+    assert run.counts == (0, 0, 1)
+    assert "published, but not acked" in run.reasons[0]
+
+
+async def test_a_dry_run_lists_each_once_and_moves_nothing() -> None:
+    """All are listed, none is published, and all are there afterwards."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    letters = await fill(queues, dead(b"tom"), dead(b"kit"))
+
+    run = Run(queues, dry_run=True)
+    await run.run()
+
+    assert [message.body for message in run.listed] == [b"tom", b"kit"]
+    assert run.counts == (0, 2, 0)
+    assert await cats.read() == []
+    assert await letters.bodies() == [b"tom", b"kit"]
+
+
+async def test_only_what_matches_moves() -> None:
+    """The match is looked for in reason and exception; the others stay."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    letters = await fill(
+        queues,
+        dead(b"tom", dl_exception="builtins.KeyError: 'age'"),
+        dead(b"kit"),
+        dead(b"leo", dl_reason="no KeyError"),
+    )
+
+    run = Run(queues, match="KeyError")
+    await run.run()
+
+    assert run.counts == (2, 1, 0)
+    assert await cats.bodies() == [b"tom", b"leo"]
+    assert await letters.bodies() == [b"kit"]
+
+
+@pytest.mark.parametrize("more", [{}, {"match": "ValueError"}, {"dry_run": True}])
+async def test_a_limit_ends_the_run(more: dict[str, Any]) -> None:
+    """Not more than that are moved, or listed, and the run says that there may be more."""
+    queues = Queues()
+    letters = await fill(queues, *(dead(str(number).encode()) for number in range(50)))
+
+    run = Run(queues, limit=3, wait=3600, **more)
+    await run.run()
+
+    moved, listed = (0, 3) if "dry_run" in more else (3, 0)
+    assert (run.redriven, len(run.listed)) == (moved, listed)
+    assert run.stopped == "the limit of 3 is reached"
+    assert len(await letters.read()) == 50 - moved
+
+
+async def test_what_fails_counts_towards_the_limit() -> None:
+    """A topic that is gone does not make a limited run look at everything."""
+    queues = Queues()
+    queues.refused["cats"] = NotFound("topic 'cats' does not exist")
+    await fill(queues, dead(), dead(), dead())
+
+    run = Run(queues, limit=2, wait=3600)
+    await run.run()
+
+    assert run.failed == 2
+
+
+async def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends when it holds as much as it may, and says so."""
+    monkeypatch.setattr("gizmopy.pubsub.redrive._HELD", 5)
+    queues = Queues()
+    letters = await fill(queues, *(dead(str(number).encode()) for number in range(9)))
+
+    run = Run(queues, match="nothing like that", wait=3600)
+    await run.run()
+
+    assert run.stopped.startswith("5 messages with 12000 bytes did not move")
+    assert run.counts == (0, 5, 0)
+    assert len(await letters.read()) == 9
+
+
+async def test_a_slow_publish_is_waited_for_with_its_lease() -> None:
+    """A publish that takes longer than the lease, and than the quiet, moves its message once."""
+    queues = Queues(lease=0.4)
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    await fill(queues, dead(b"tom"))
+    queues.gate.clear()
+    run = Run(queues)
+    running = asyncio.create_task(run.run())
+    await until(lambda: queues.extended >= 5)  # at least 0.08 s apart
+
+    assert not running.done()
+    queues.gate.set()
+    await running
+    assert run.counts == (1, 0, 0)
+    assert await cats.bodies() == [b"tom"]
+
+
+async def test_what_fails_again_is_not_moved_again_by_the_same_run() -> None:
+    """A handler that still fails does not make the run go on forever."""
+    queues = Queues()
+    letters = await fill(queues, dead(source="dead"))  # what is published comes back at once
+
+    run = Run(queues)
+    await run.run()
+
+    assert run.counts == (1, 1, 0)
+    (message,) = await letters.read()
+    assert message.attributes[REDRIVEN] == "1"
+
+    again = Run(queues, to="dead")
+    await again.run()
+    assert again.counts == (1, 1, 0)
+    (message,) = await letters.read()
+    assert message.attributes[REDRIVEN] == "2"
+
+
+# Where dead letters may go
+
+
+async def test_a_topic_that_nothing_names_gets_nothing() -> None:
+    """The dead letter of a topic that is not allowed stays, and is counted; the others move."""
+    queues = Queues()
+    cats, passwords = Reader(queues, "cats"), Reader(queues, "passwords")
+    await cats.begin()
+    await passwords.begin()
+    forged = [dead(b"forged", source="passwords") for _ in range(2)]
+    letters = await fill(queues, dead(b"tom"), *forged, dead(b"kit"))
+
+    run = Run(queues, from_topics=frozenset(("cats",)))
+    await run.run()
+
+    assert run.counts == (2, 2, 0)
+    assert run.refused == {"passwords": 2}
+    assert await cats.bodies() == [b"tom", b"kit"]
+    assert await passwords.bodies() == []
+    assert await letters.bodies() == [b"forged", b"forged"]
+
+
+async def test_without_any_topic_all_are_counted_and_none_moves() -> None:
+    """That is so on a broker that keeps positions, too, which otherwise stops at the first."""
+    letters = [
+        Message("dead", b"x", attributes={"dl-source-topic": source}, id=str(number))
+        for number, source in enumerate(("cats", "dogs", "cats"))
+    ]
+    broker = LogBroker(partitions=1)
+    for letter in letters:
+        broker.append(letter)
+    for driver in (Queues(), broker):
+        if isinstance(driver, Queues):
+            await fill(driver, *letters)
+        run = Run(driver, from_topics=frozenset())
+        await run.run()
+        assert run.refused == {"cats": 2, "dogs": 1}
+        assert run.counts == (0, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("topics", "subscriptions"),
+    [
+        ({"CATS": "queues://host/cats"}, {}),
+        ({"ANYTHING": "queues://host/cats"}, {}),
+        ({"CATS": "queues://host"}, {}),
+        ({}, {"CATS": "queues://host/cats"}),
+        ({}, {"ANYTHING": "queues://host/cats"}),
+    ],
+)
+async def test_a_topic_that_the_settings_name_gets_its_dead_letters(
+    topics: dict[str, str], subscriptions: dict[str, str]
+) -> None:
+    """A place of a channel to publish to, or to consume from, is allowed."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    await fill(queues, dead(b"tom"), dead(b"rex", source="dogs"))
+
+    run = Run(queues, topics=topics, subscriptions=subscriptions, from_topics=frozenset())
+    await run.run()
+
+    assert await cats.bodies() == [b"tom"]
+    assert run.refused == {"dogs": 1}
+
+
+async def test_what_is_counted_by_topic_is_bounded() -> None:
+    """The sender of dead letters chooses the number of their topics, and the length of each."""
+    queues = Queues()
+    names = [f"topic-{number}" for number in range(150)]
+    await fill(queues, *(dead(source=name) for name in (*names, "x" * 10**6, names[0])))
+
+    run = Run(queues, from_topics=frozenset())
+    await run.run()
+
+    assert len(run.refused) == 101
+    assert run.refused[names[0]] == 2
+    assert run.refused[""] == 51
+    assert sum(run.refused.values()) == 152
+
+
+async def test_channels_lead_where_settings_say() -> None:
+    """The dead letters and the target of --to are channels, as a service addresses them."""
+    brokers = {"queues:": Queues(), "a://host": Queues(), "b://host?x=1": Queues()}
+    moved = Reader(brokers["b://host?x=1"], "cats-v2")
+    await moved.begin()
+    letters = await fill(brokers["a://host"], dead(), topic="graveyard")
+
+    run = Run(
+        lambda url: brokers[url.rstrip("/")],
+        topics={"CATS": "b://host/cats-v2?x=1", "DEAD": "b://host/elsewhere?x=1"},
+        subscriptions={"DEAD": "a://host/graveyard"},
+        to="cats",
+    )
+    await run.run()
+
+    assert run.counts == (1, 0, 0)
+    assert await moved.bodies() == [b"cat"]
+    assert await letters.read() == []
+
+
+@pytest.mark.parametrize("kind", ["topics", "subscriptions"])
+async def test_a_source_topic_is_found_on_its_own_broker(kind: str) -> None:
+    """A topic that one channel's URL names is published to there: dead letters know no channel."""
+    brokers = {"queues:": Queues(), "b://host": Queues()}
+    cats = Reader(brokers["b://host"], "cats-v2")
+    await cats.begin()
+    await fill(brokers["queues:"], dead(source="cats-v2"))
+
+    run = Run(lambda url: brokers[url.rstrip("/")], **{kind: {"CATS": "b://host/cats-v2"}})
+    await run.run()
+
+    assert run.counts == (1, 0, 0)
+    assert await cats.bodies() == [b"cat"]
+
+
+# Brokers that keep positions.
+
+
+async def test_positions_move_to_the_end() -> None:
+    """On a log, everything is published and committed."""
+    broker = LogBroker(partitions=2)
+    await fill(broker, *(dead(str(n).encode(), key=str(n % 7)) for n in range(40)))
+
+    run = Run(broker)
+    await run.run()
+
+    assert run.counts == (40, 0, 0)
+    assert broker.is_consumed("dead", "redrive")
+    assert sum(len(log.messages) for log in broker.logs("cats")) == 40
+
+
+async def test_a_partition_stops_at_what_fails() -> None:
+    """What fails is not skipped: the rest of its partition stays, and the next run moves it."""
+    broker = LogBroker(partitions=1)
+    broker.missing.add("dogs")
+    await fill(broker, dead(b"tom"), dead(b"rex", source="dogs"), dead(b"kit"))
+
+    run = Run(broker)
+    await run.run()
+
+    assert run.counts == (1, 1, 1)
+    assert broker.committed("dead", "redrive") == {0: 1}
+    assert [message.body for message in broker.logs("cats")[0].messages] == [b"tom"]
+
+    broker.missing.clear()
+    again = Run(broker)
+    await again.run()
+    assert again.counts == (2, 0, 0)
+    assert [message.body for message in broker.logs("cats")[0].messages] == [b"tom", b"kit"]
+
+
+async def test_a_dry_run_on_a_log_lists_all_and_commits_nothing() -> None:
+    """What is listed does not hold up what comes after it."""
+    broker = LogBroker(partitions=1)
+    await fill(broker, dead(b"tom"), dead(b"kit"))
+
+    run = Run(broker, dry_run=True)
+    await run.run()
+
+    assert [message.body for message in run.listed] == [b"tom", b"kit"]
+    assert run.counts == (0, 2, 0)
+    assert not broker.committed("dead", "redrive")
+
+
+async def test_a_limit_on_a_log_commits_as_much() -> None:
+    """The next run begins behind the last that was moved."""
+    broker = LogBroker(partitions=1)
+    await fill(broker, *(dead(str(number).encode()) for number in range(5)))
+
+    run = Run(broker, limit=2, wait=3600)
+    await run.run()
+
+    assert run.redriven == 2
+    assert broker.committed("dead", "redrive") == {0: 2}
+
+
+async def test_a_log_cannot_be_filtered() -> None:
+    """Where nothing can be skipped, a match is refused before anything moves."""
+    broker = LogBroker()
+    with pytest.raises(UsageError, match="keeps positions"):
+        await Run(broker, match="KeyError").run()
+
+
+# Trouble.
+
+
+async def test_dead_letters_that_do_not_exist_are_an_error() -> None:
+    """A topic that is not there is no empty one."""
+    broker = LogBroker()
+    broker.missing.add("dead")
+    with pytest.raises(NotFound, match="'dead'"):
+        await Run(broker).run()
+
+
+async def test_a_broker_that_is_away_is_not_taken_for_an_empty_one() -> None:
+    """A run that has reached nobody ends with an error."""
+    broker = LogBroker()
+    with broker.outage(), pytest.raises(PubSubError, match="cannot be reached"):
+        await Run(broker).run()
+
+
+async def test_an_interrupted_run_gives_back_what_it_holds() -> None:
+    """Cancelling it leaves what has not moved where it was."""
+    queues = Queues()
+    letters = await fill(queues, dead(b"tom"), dead(b"kit"))
+    run = Run(queues, dry_run=True, wait=3600)
+    running = asyncio.create_task(run.run())
+    await until(lambda: len(run.listed) == 2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert run.left == 2
+    assert sorted(await letters.bodies(), key=str) == [b"kit", b"tom"]

@@ -1,0 +1,333 @@
+"""A subscription stays consumed: who dies or hangs is replaced, and health says so meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gizmopy.errors import NotFound, PubSubError
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import DrainReport, Status, Subscriber
+from gizmopy.pubsub.supervisor import Supervisor
+from tests.pubsub.support import FakeReceiver, capabilities, message, turns, until
+from tests.pubsub.test_subscriber import (
+    Gate,
+    HandlerBody,
+    _subscription,
+    always,
+    nothing,
+)
+
+TRANSIENT = PubSubError("the broker is away", transient=True)
+SOON = 0.005
+"""Seconds between two looks."""
+
+
+class Receiver(FakeReceiver):
+    """Says that it is stalled, if the test says so."""
+
+    stalled = ""
+    backlog: int | None = None
+
+    def status(self) -> Status:
+        return Status(stalled=self.stalled, backlog=self.backlog)
+
+
+class Watch:
+    """A supervisor, with all the receivers that its subscribers have had."""
+
+    def __init__(self, handler: HandlerBody, connects: list[list[Exception]]) -> None:
+        self.handler = handler
+        self.connects = connects
+        self.receivers: list[Receiver] = []
+        self.metrics = Metrics()
+        self.sleeps: list[float] = []
+        self.wait = asyncio.Event()
+        self.wait.set()
+        self.supervisor = Supervisor(
+            self.make, metrics=self.metrics, sleep=self.sleep, check_every=SOON
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        await self.wait.wait()
+
+    def make(self) -> Subscriber:
+        receiver = Receiver()
+        if self.connects:
+            receiver.connects = self.connects.pop(0)
+        self.receivers.append(receiver)
+        return Subscriber(
+            receiver,
+            _subscription(self.handler, order="key"),
+            topic="t",
+            capabilities=capabilities(),
+            metrics=self.metrics,
+            sleep=self.sleep,
+        )
+
+    @property
+    def current(self) -> Receiver:
+        return self.receivers[-1]
+
+    @property
+    def restarts(self) -> float:
+        counter = self.metrics.counter("gizmo_pubsub_restarts", "", ("topic", "subscription"))
+        return counter.cell("t", "s").value
+
+    async def kill(self, error: Exception) -> None:
+        """Let the subscriber that runs die."""
+        dying = self.current
+        await until(lambda: dying.limits)
+        dying.fail_receive(error)
+        await until(lambda: dying.closed)
+
+
+@asynccontextmanager
+async def watching(
+    handler: HandlerBody = nothing, connects: list[list[Exception]] | None = None
+) -> AsyncIterator[Watch]:
+    """Run a supervisor while the context lasts, and drain it."""
+    watch = Watch(handler, connects or [])
+    async with watch.supervisor:
+        task = asyncio.create_task(watch.supervisor.run())
+        yield watch
+        await watch.supervisor.drain(5)
+        await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("a bug"), PubSubError("no permission", transient=False), NotFound("no queue")],
+)
+async def test_who_dies_is_replaced(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever it dies of: its receiver is closed, the next one consumes, and it is counted."""
+    async with watching() as watch:
+        await watch.kill(error)
+        await until(lambda: len(watch.receivers) == 2)
+        watch.current.put(message())
+        await until(lambda: watch.current.acked)
+        assert watch.restarts == 1
+        assert watch.receivers[0].closed
+        assert not watch.current.closed
+    assert "the subscriber of t/s died" in caplog.text
+    assert str(error) in caplog.text
+
+
+async def test_what_a_dying_subscriber_holds_is_given_back() -> None:
+    """Nothing is acked because of it."""
+    gate = Gate()
+    async with watching(gate) as watch:
+        watch.current.put(message(id="1"))
+        await until(lambda: gate.started)
+        await watch.kill(RuntimeError("a bug"))
+        assert [m.id for m, _ in watch.receivers[0].nacked] == ["1"]
+        assert watch.receivers[0].acked == []
+
+
+async def test_a_failure_is_a_problem_until_the_next_is_seen_to_work() -> None:
+    """Health says why nothing is consumed, and is well again afterwards."""
+    async with watching() as watch:
+        assert watch.supervisor.problem == ""
+        watch.wait.clear()
+        await watch.kill(RuntimeError("a bug"))
+        await until(lambda: watch.sleeps)
+        assert watch.supervisor.problem == "RuntimeError: a bug"
+        assert watch.supervisor.connected  # it was
+        watch.wait.set()
+        await until(lambda: watch.supervisor.problem == "")
+        assert len(watch.receivers) == 2
+
+
+async def test_the_wait_grows_with_each_failure() -> None:
+    """Who dies again and again does not keep the broker busy."""
+    async with watching() as watch:
+        for _ in range(7):
+            await watch.kill(RuntimeError("a bug"))
+            await until(lambda: not watch.current.closed)
+    assert len(watch.sleeps) == 7
+    for number, delay in enumerate(watch.sleeps):
+        assert 0 <= delay <= min(60, 2**number)
+
+
+async def test_a_stalled_subscriber_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    """Its driver has said why; it is drained, and the next one begins."""
+    async with watching() as watch:
+        first = watch.current
+        first.stalled = "the group has lost this member"
+        await until(lambda: len(watch.receivers) == 2)
+        assert first.closed
+        await until(lambda: watch.supervisor.problem == "")
+        assert watch.restarts == 1
+    assert "the subscriber of t/s is stuck: the group has lost this member" in caplog.text
+
+
+async def test_a_stalled_subscriber_finishes_what_it_handles() -> None:
+    """What was received is handled, if that does not take long."""
+    gate = Gate()
+    async with watching(gate) as watch:
+        first = watch.current
+        first.put(message(id="1"))
+        await until(lambda: gate.started)
+        first.stalled = "its client died"
+        await until(lambda: watch.supervisor.problem)
+        gate.open.set()
+        await until(lambda: len(watch.receivers) == 2)
+        assert [m.id for m in first.acked] == ["1"]
+
+
+async def test_a_receive_that_does_not_return_is_a_stall() -> None:
+    """Though it was asked to wait for 10 s only."""
+    async with watching() as watch:
+        await until(lambda: watch.current.limits)
+        pipeline = watch.supervisor._subscriber._pipeline
+        assert pipeline.receiving_since is not None
+        pipeline.receiving_since -= 41
+        await until(lambda: len(watch.receivers) == 2)
+
+
+async def test_a_broker_that_is_away_is_no_stall() -> None:
+    """The subscriber tries again by itself; health says why, and connected whether ever."""
+    async with watching(connects=[[TRANSIENT, TRANSIENT]]) as watch:
+        await until(lambda: watch.current.limits)
+        watch.current.put(message())
+        await until(lambda: watch.current.acked and not watch.supervisor.problem)
+        assert watch.restarts == 0
+
+
+async def test_a_broker_that_was_never_reached_is_said_so() -> None:
+    """Until it is."""
+    watch = Watch(nothing, [[TRANSIENT, TRANSIENT]])
+    watch.wait.clear()
+    async with watch.supervisor:
+        assert not watch.supervisor.connected
+        assert watch.supervisor.problem == "the broker is not reached yet: the broker is away"
+
+
+async def test_a_fatal_error_at_the_start_is_raised() -> None:
+    """And its receiver is closed: nobody leaves the context."""
+    watch = Watch(nothing, [[NotFound("no queue")]])
+    with pytest.raises(NotFound):
+        await watch.supervisor.__aenter__()
+    assert watch.current.closed
+    assert watch.restarts == 0
+
+
+async def test_a_fatal_error_later_on_is_tried_again() -> None:
+    """Queues are made anew while a daemon runs; those that failed are closed."""
+    connects: list[list[Exception]] = [[], [NotFound("no queue")], [NotFound("no queue")], []]
+    async with watching(connects=connects) as watch:
+        await watch.kill(NotFound("no queue"))
+        await until(lambda: len(watch.receivers) == 4)
+        watch.current.put(message())
+        await until(lambda: watch.current.acked)
+        assert [receiver.closed for receiver in watch.receivers] == [True, True, True, False]
+        assert watch.restarts == 3
+
+
+@pytest.mark.parametrize("end", ["drain", "stop_receiving", "begin_drain"])
+async def test_the_end_comes_while_no_subscriber_runs(end: str) -> None:
+    """The wait for the next one is cut short, and no other one is made."""
+    watch = Watch(nothing, [])
+    async with watch.supervisor:
+        task = asyncio.create_task(watch.supervisor.run())
+        watch.wait.clear()
+        await watch.kill(RuntimeError("a bug"))
+        await until(lambda: watch.sleeps)
+        if end == "drain":
+            assert await watch.supervisor.drain(5) == DrainReport()
+        else:
+            getattr(watch.supervisor, end)()
+        await asyncio.wait_for(task, 5)
+        assert len(watch.receivers) == 1
+
+
+async def test_who_dies_while_it_is_drained_is_not_replaced() -> None:
+    """The end is the end."""
+    gate = Gate()
+    async with watching(gate) as watch:
+        watch.current.put(message())
+        await until(lambda: gate.started)
+        drain = asyncio.create_task(watch.supervisor.drain(60))
+        await turns()
+        watch.current.fail_receive(RuntimeError("a bug"))
+        gate.open.set()
+        await asyncio.wait_for(drain, 5)
+    assert len(watch.receivers) == 1
+
+
+async def test_a_drain_ends_the_run_and_reports() -> None:
+    """As the subscriber's own; a second one has the same report."""
+    gate = Gate()
+    watch = Watch(gate, [])
+    async with watch.supervisor:
+        task = asyncio.create_task(watch.supervisor.run())
+        watch.current.put(message(id="1", key="k"), message(id="2", key="k"))
+        await until(lambda: gate.started)
+        drain = asyncio.create_task(watch.supervisor.drain(60))
+        await turns()
+        gate.open.set()
+        assert await drain == await watch.supervisor.drain(0) == (1, 1, 0, 0)
+        await asyncio.wait_for(task, 5)
+    assert watch.restarts == 0
+
+
+async def test_a_run_that_is_cancelled_ends_its_subscriber() -> None:
+    """What it holds is given back before the cancellation is done."""
+    gate = Gate()
+    watch = Watch(gate, [])
+    async with watch.supervisor:
+        task = asyncio.create_task(watch.supervisor.run())
+        watch.current.put(message())
+        await until(lambda: gate.started)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert watch.current.closed
+        assert len(watch.current.nacked) == 1
+
+
+async def test_a_scrape_measures_the_subscriber_that_runs() -> None:
+    """Not the one that was first."""
+    gate = Gate()
+    async with watching(gate) as watch:
+        await watch.kill(RuntimeError("a bug"))
+        await until(lambda: len(watch.receivers) == 2)
+        watch.current.put(message(), message())
+        await until(lambda: gate.started)
+        assert float(_line(watch, "gizmo_pubsub_in_flight{").rpartition(" ")[2]) == 2
+        gate.open.set()
+
+
+def _line(watch: Watch, start: str) -> str:
+    lines = watch.metrics.render().decode().splitlines()
+    return next(line for line in lines if line.startswith(start))
+
+
+async def test_stuck_messages_are_those_of_the_subscriber_that_runs() -> None:
+    """What the one before could not handle comes again to its successor."""
+    async with watching(always(ValueError())) as watch:
+        watch.current.put(message(key="k"))
+        await until(lambda: watch.supervisor.stuck == 1)
+        await watch.kill(RuntimeError("a bug"))
+        await until(lambda: len(watch.receivers) == 2)
+        assert watch.supervisor.stuck == 0
+
+
+async def test_idle_is_who_has_nothing_in_flight() -> None:
+    """And nothing queued as far as its driver knows."""
+    gate = Gate()
+    async with watching(gate) as watch:
+        watch.current.put(message())
+        await until(lambda: gate.started)
+        assert not watch.supervisor.is_idle
+        gate.open.set()
+        async with asyncio.timeout(5):
+            await watch.supervisor.idle()
+        assert watch.supervisor.is_idle
+        watch.current.backlog = 1
+        assert not watch.supervisor.is_idle
+        watch.current.backlog = 0

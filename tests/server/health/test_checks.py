@@ -1,0 +1,374 @@
+"""Whether the daemon lives and is ready, and the checks that say so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import pubsubtest
+from gizmopy import Service, Settings, get, health_check
+from gizmopy.errors import DeclarationError
+from gizmopy.server import State
+from gizmopy.server.health import checks as health_module
+from gizmopy.server.health.checks import Health, HealthCheck, collect_health_checks
+from tests.server.health.asking_health import problems, report
+
+
+class Check:
+    """A check that says what a test wants, and counts its runs."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.held: asyncio.Event | None = None
+        self.deaf = False
+        self.runs = 0
+        self.ended = asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.runs += 1
+        try:
+            await self._wait()
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.ended.set()
+
+    async def _wait(self) -> None:
+        while self.held is not None and not self.held.is_set():
+            try:
+                await self.held.wait()
+            except asyncio.CancelledError:
+                if not self.deaf:
+                    raise
+
+
+def named(name: str, function: Callable[[], Awaitable[None]], **options: Any) -> HealthCheck:
+    """Return a critical check that has ample time, unless ``options`` say otherwise."""
+    return HealthCheck(name, function, **{"critical": True, "timeout": 30.0, **options})
+
+
+@asynccontextmanager
+async def entered(
+    *checks: HealthCheck, clock: pubsubtest.Clock | None = None
+) -> AsyncIterator[Health]:
+    """Hold the health of a daemon that wants work, refreshed when the clock is advanced."""
+    clock = clock or pubsubtest.Clock()
+    async with Health(checks, clock=clock.time, sleep=clock.sleep) as health:
+        health.accepting = True
+        yield health
+
+
+class Ill(Service):
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.failing: set[str] = set()
+
+    def _check(self, name: str) -> None:
+        if name in self.failing:
+            raise ConnectionError("postgres://user:hunter2@db is away")
+
+    @health_check(critical=True)
+    async def database(self) -> None:
+        self._check("database")
+
+    @health_check
+    async def cache(self) -> None:
+        self._check("cache")
+
+    @health_check(critical=True, timeout=0.01)
+    async def slow(self) -> None:
+        if "slow" in self.failing:
+            await asyncio.Event().wait()
+
+
+async def _get(served: pubsubtest.Served[Ill], path: str) -> tuple[int, str]:
+    async with served.http.get(path) as response:
+        return response.status, await response.text()
+
+
+async def _until(served: pubsubtest.Served[Ill], path: str, text: str) -> int:
+    """Ask until the answer holds ``text``, and return its status."""
+    async with asyncio.timeout(10):
+        while True:
+            status, answer = await _get(served, path)
+            if text in answer:
+                return status
+
+
+SETTINGS = Settings(http_port=0, http_access_log="off", health_interval=0.01)
+
+
+async def test_a_well_daemon_says_so() -> None:
+    """All probes are green; status.txt has Gizmo's words."""
+    async with pubsubtest.serve(Ill) as served:
+        assert await _get(served, "/livez") == (200, "ok\n")
+        assert await _get(served, "/readyz") == (200, "ok\n")
+        assert await _get(served, "/status.txt") == (200, "ok-ill")
+
+
+async def test_a_critical_check_makes_it_unready_but_not_dead() -> None:
+    """A failing critical check is red on /readyz, by name alone, and never on /livez."""
+    async with pubsubtest.serve(Ill, settings=SETTINGS) as served:
+        served.service.failing = {"database", "slow", "cache"}
+
+        expected = "not ready: database failed, slow timed out\n"
+        assert await _until(served, "/readyz", expected) == 503
+        assert await _get(served, "/status.txt") == (503, "service unavailable")
+        assert (await _get(served, "/livez"))[0] == 200
+
+
+async def test_a_check_that_is_not_critical_only_reports() -> None:
+    """A shared dependency that is away does not take every replica out of service."""
+    async with pubsubtest.serve(Ill, settings=SETTINGS) as served:
+        served.service.failing = {"cache"}
+
+        assert await _until(served, "/readyz?verbose", "cache failed") == 200
+        assert await _get(served, "/readyz") == (200, "ok\n")
+
+
+async def test_it_is_not_ready_before_it_accepts() -> None:
+    """A daemon that starts or drains is not ready, whatever its checks say."""
+    health = Health([])
+
+    assert await problems(health) == ["starting"]
+    health.accepting = True
+    assert await problems(health) == []
+
+
+def test_a_check_takes_no_arguments() -> None:
+    """A check with an argument fails when the service is read, with its name."""
+
+    class Wrong(Service):
+        @health_check
+        async def check(self, database: str) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"Wrong\.check: a health check takes no arguments"):
+        collect_health_checks(Wrong())
+
+
+def test_a_check_that_no_time_is_given_to_is_refused() -> None:
+    """timeout=0 would time every run out."""
+
+    class Wrong(Service):
+        @health_check(timeout=0)
+        async def check(self) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"Wrong\.check: timeout=0 lets no check pass"):
+        collect_health_checks(Wrong())
+
+
+def test_an_unknown_group_is_refused() -> None:
+    """A misspelt group would count always, or never."""
+
+    class Wrong(Service):
+        @health_check(group="start")  # type: ignore[call-overload,untyped-decorator]  # the mistake
+        async def check(self) -> None: ...
+
+    with pytest.raises(
+        DeclarationError, match=r"group='start' is unknown; use 'ready' or 'startup'"
+    ):
+        collect_health_checks(Wrong())
+
+
+def test_what_a_check_is_declared_with_is_kept() -> None:
+    """Criticality, timeout and group come from the decorator; plain, it has their defaults."""
+
+    class Right(Service):
+        @health_check(critical=True, timeout=5.0, group="startup")
+        async def a(self) -> None: ...
+
+        @health_check
+        async def b(self) -> None: ...
+
+    found = [(c.name, c.critical, c.timeout, c.group) for c in collect_health_checks(Right())]
+    assert found == [("a", True, 5.0, "startup"), ("b", False, 2.0, "ready")]
+
+
+async def test_a_question_is_answered_from_what_was_said_last() -> None:
+    """Checks run once for each interval, however often somebody asks."""
+    clock, check = pubsubtest.Clock(), Check()
+    async with entered(named("database", check), clock=clock) as health:
+        assert await problems(health) == []
+        check.error = ConnectionError()
+        await clock.advance(9)
+        assert (check.runs, await problems(health)) == (1, [])
+        await clock.advance(1)
+        assert (check.runs, await problems(health)) == (2, ["database failed"])
+
+
+async def test_the_first_question_waits_for_the_first_run() -> None:
+    """Nothing is said of a check before it has run."""
+    check = Check()
+    check.held = asyncio.Event()
+    async with entered(named("database", check)) as health:
+        asked = asyncio.create_task(problems(health))
+        await pubsubtest.Clock().advance(0)
+        assert not asked.done()
+        check.held.set()
+        assert await asked == []
+
+
+async def test_nothing_is_waited_for_while_no_work_is_wanted() -> None:
+    """While it starts or drains, the answer is known without the checks."""
+    check = Check()
+    check.held = asyncio.Event()
+    async with entered(named("database", check)) as health:
+        health.accepting, health.reason = False, "draining"
+        assert await problems(health) == ["draining"]
+        assert await report(health) == [("database", "database not run yet")]
+
+
+async def test_a_check_that_cannot_be_cancelled_holds_no_other_up() -> None:
+    """It has timed out, is not begun again, and the others are refreshed as before."""
+    clock, deaf, other = pubsubtest.Clock(), Check(), Check()
+    deaf.held, deaf.deaf = asyncio.Event(), True
+    checks = named("deaf", deaf, timeout=0.01), named("other", other)
+    async with entered(*checks, clock=clock) as health:
+        assert await problems(health) == ["deaf timed out"]
+        await clock.advance(20)
+        assert (deaf.runs, other.runs) == (1, 3)
+        deaf.held.set()
+        await deaf.ended.wait()
+        await clock.advance(10)
+        assert (deaf.runs, await problems(health)) == (2, [])
+
+
+async def test_a_check_that_survives_the_end_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the daemon does not wait for it for long."""
+    monkeypatch.setattr(health_module, "_END_SECONDS", 0.01)
+    deaf = Check()
+    deaf.held, deaf.deaf = asyncio.Event(), True
+    async with entered(named("deaf", deaf, timeout=0.01)) as health:
+        await problems(health)
+    assert "health check deaf was cancelled, and goes on" in caplog.messages
+    deaf.held.set()
+    await deaf.ended.wait()
+
+
+async def test_the_end_cancels_what_runs() -> None:
+    """A check that is under way does not hold the end of the daemon."""
+    check, clock = Check(), pubsubtest.Clock()
+    check.held = asyncio.Event()
+    async with entered(named("database", check), clock=clock):
+        await clock.advance(0)
+        assert not check.ended.is_set()
+    assert check.ended.is_set()
+
+
+async def test_a_check_of_the_start_counts_until_it_has_passed() -> None:
+    """It is tried each second, and not run any more once it has passed."""
+    clock, warm = pubsubtest.Clock(), Check()
+    warm.error = ConnectionError()
+    async with entered(named("warm", warm, group="startup"), clock=clock) as health:
+        assert await problems(health) == ["warm failed"]
+        warm.error = None
+        await clock.advance(1)
+        assert (warm.runs, await problems(health)) == (2, [])
+        warm.error = ConnectionError()
+        await clock.advance(30)
+        assert (warm.runs, await problems(health)) == (2, [])
+
+
+async def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A check that stays ill, or well, says so no more."""
+    caplog.set_level(logging.INFO)
+    clock, check = pubsubtest.Clock(), Check()
+    async with entered(named("database", check), clock=clock):
+        for check.error in (None, OSError("away"), TimeoutError("late"), OSError("away"), None):
+            await clock.advance(10)
+        await clock.advance(20)
+    assert caplog.messages == [
+        "health check database failed: OSError: away",
+        "health check database is well again",
+    ]
+
+
+async def test_a_live_check_is_read_at_each_question() -> None:
+    """What is cheap to read is never out of date."""
+    check = Check()
+    async with entered(named("brokers", check, live=True)) as health:
+        assert await problems(health) == []
+        check.error = ConnectionError()
+        assert await problems(health) == ["brokers failed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (TimeoutError(), "timed out"),
+        (ValueError(), "failed"),
+        (asyncio.CancelledError(), "failed"),
+    ],
+)
+async def test_whatever_a_check_raises_means_ill(error: BaseException, failure: str) -> None:
+    """A library that lets a cancellation of its own out ends neither the check nor the others."""
+    clock, check = pubsubtest.Clock(), Check()
+    async with entered(named("database", check), clock=clock) as health:
+        check.error = error
+        await clock.advance(10)
+        assert await problems(health) == [f"database {failure}"]
+        check.error = None
+        await clock.advance(10)
+        assert await problems(health) == []
+
+
+async def test_two_checks_of_one_name_both_count() -> None:
+    """A service may name a check like one of ours; neither hides the other."""
+    ill, well = Check(), Check()
+    ill.error = ConnectionError()
+    async with entered(named("brokers", ill), named("brokers", well)) as health:
+        assert await problems(health) == ["brokers failed"]
+        assert await report(health) == [("brokers", "brokers failed"), ("brokers", "ok")]
+
+
+async def test_nothing_runs_before_what_the_checks_look_at_is_open() -> None:
+    """A probe during the start neither runs a check nor waits for one: it hears that it starts."""
+    check = Check()
+    health = Health([named("database", check)])
+    assert await problems(health) == ["starting"]
+    assert await report(health) == [("database", "database not run yet")]
+    assert check.runs == 0
+
+
+async def test_a_services_own_route_beats_a_built_in_one() -> None:
+    """A service may answer /status.txt itself, and move the others by settings."""
+
+    class Own(Service):
+        @get("/status.txt")
+        async def status(self) -> str:
+            return "mine"
+
+    settings = Settings(http_port=0, http_access_log="off", metrics_path="/own/metrics")
+    async with pubsubtest.serve(Own, settings=settings) as served:
+        async with served.http.get("/status.txt") as response:
+            assert await response.json() == "mine"
+        async with served.http.get("/own/metrics") as response:
+            assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        async with served.http.get("/metrics") as response:
+            assert response.status == 404
+
+
+async def test_it_is_red_while_it_drains() -> None:
+    """During the drain delay, readiness is red, requests are served, and connections close."""
+    settings = Settings(http_port=0, http_access_log="off", drain_delay=30)
+    async with pubsubtest.serve(Ill, settings=settings) as served:
+
+        async def look() -> tuple[tuple[int, str], tuple[int, str], str]:
+            while served.server.state is not State.DRAINING:  # noqa: ASYNC110 -- no event tells
+                await asyncio.sleep(0)
+            ready, alive = await _get(served, "/readyz"), await _get(served, "/livez")
+            async with served.http.get("/livez") as response:
+                connection = response.headers["Connection"]
+            served.server.stop.hurried.set()  # nobody wants to wait 30 s
+            return ready, alive, connection
+
+        looking = asyncio.create_task(look())
+
+    assert await looking == ((503, "not ready: draining\n"), (200, "ok\n"), "close")

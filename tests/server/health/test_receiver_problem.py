@@ -1,0 +1,37 @@
+"""A client that tries again in silence is not a client that works: /readyz tells the difference."""
+
+from __future__ import annotations
+
+import pytest
+
+from gizmopy.pubsub import Status
+from gizmopy.server import Service
+from tests.server.health.test_subscription_health import (
+    Critical,
+    WithEndpoints,
+    WithoutEndpoints,
+    daemon,
+)
+
+PROBLEM = "the coordinator of group 'friends' is not reached"
+
+
+@pytest.mark.parametrize(
+    ("service", "status"), [(WithEndpoints, 200), (Critical, 503), (WithoutEndpoints, 503)]
+)
+async def test_a_problem_of_the_receiver_takes_down_only_whom_it_must(
+    service: type[Service],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log says what it is; once it is over all is well again."""
+    async with daemon(service) as running:
+        assert await running.status() == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(running.broker.receiver_, "status", lambda: Status(problem=PROBLEM))
+            await running.until(lambda text: "failed" in text)
+            assert PROBLEM in caplog.text
+            assert await running.status() == status
+        await running.until(lambda text: "failed" not in text)
+        assert await running.status() == 200

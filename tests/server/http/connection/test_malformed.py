@@ -1,0 +1,342 @@
+"""Nothing that a client sends is an error of the server: no 500, traceback or dead connection."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+import pubsubtest
+from gizmopy import Problem, Service, Settings, get, post, put
+from tests.server.support import request, talk, until
+
+BOTH_LOOPS = True
+
+
+class Desk(Service):
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.begun = asyncio.Event()
+
+    @get("/url")
+    async def url(self, request: web.Request) -> str:
+        return f"{request.url} {request.host} {request.path} {request.query_string}"
+
+    @get("/socket")
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        return socket
+
+    @get("/conditions")
+    async def conditions(self, request: web.Request) -> str:
+        dates = request.if_modified_since, request.if_unmodified_since, request.if_range
+        return f"{dates} {request.if_match} {request.if_none_match} {request.cookies}"
+
+    @get("/range")
+    async def range(self, request: web.Request) -> str:
+        return str(request.http_range)
+
+    @get("/file")
+    async def file(self) -> web.StreamResponse:
+        return web.FileResponse(__file__)
+
+    @put("/bytes")
+    async def bytes(self, request: web.Request) -> int:
+        self.begun.set()
+        return len(await request.read())
+
+    @put("/line")
+    async def line(self, request: web.Request) -> int:
+        return len(await request.content.readline(max_line_length=10))
+
+    @put("/text")
+    async def text(self, request: web.Request) -> int:
+        return len(await request.text())
+
+    @put("/json")
+    async def json(self, request: web.Request) -> str:
+        return type(await request.json()).__name__
+
+    @put("/form")
+    async def form(self, request: web.Request) -> int:
+        return len(await request.post())
+
+    @put("/parts")
+    async def parts(self, request: web.Request) -> int:
+        return len([part async for part in await request.multipart()])
+
+    @put("/model")
+    async def model(self, body: dict[str, Any]) -> int:
+        return len(body)
+
+    @post("/unread")
+    async def unread(self) -> str:
+        self.begun.set()
+        return "no thanks"
+
+    @get("/wrong/{kind}")
+    async def wrong(self, kind: str) -> web.StreamResponse:
+        headers = {"X-Wrong": "a\r\nb" if kind.endswith("break") else "\udc80"}
+        if kind.startswith("problem"):
+            raise Problem(400, "wrong", headers=headers)
+        if kind.startswith("exception"):
+            raise web.HTTPConflict(headers=headers)
+        return web.Response(text="wrong", headers=headers)
+
+
+@asynccontextmanager
+async def desk(**settings: Any) -> AsyncIterator[pubsubtest.Served[Desk]]:
+    """Serve the desk of this file."""
+    async with pubsubtest.serve(Desk, settings=Settings(**settings)) as served:
+        yield served
+
+
+async def _ask(sent: bytes, **settings: Any) -> int:
+    """Return the status of the answer to one request."""
+    async with desk(**settings) as served, talk(served.url) as client:
+        client.send(sent)
+        status = (await client.answer()).status
+        await until(lambda: not served.server._door.under_way)
+        await asyncio.get_running_loop().shutdown_default_executor()
+    return status
+
+
+_HANDSHAKE = {
+    "Connection": b"Upgrade",
+    "Upgrade": b"websocket",
+    "Sec-WebSocket-Version": b"13",
+    "Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+def _handshake(changes: Mapping[str, bytes]) -> bytes:
+    fields = {"Host": b"x", **_HANDSHAKE, **changes}
+    lines = b"".join(name.encode() + b": " + value + b"\r\n" for name, value in fields.items())
+    return b"GET /socket HTTP/1.1\r\n" + lines + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "name", [*_HANDSHAKE, "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"]
+)
+@pytest.mark.parametrize(
+    "value", [b"\xff", b"websocket\xe9", b"websocket\xc2\xa0", b"\xe2\x84\xaa"]
+)
+async def test_a_handshake_that_is_not_ascii_is_refused(
+    name: str, value: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is 400, whichever of its fields it is, and nothing is logged."""
+    assert await _ask(_handshake({name: value})) == 400
+    assert "failed" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Sec-WebSocket-Key": b"x"},
+        {"Sec-WebSocket-Key": b"===="},
+        {"Sec-WebSocket-Key": b""},
+        {"Sec-WebSocket-Version": b"99"},
+        {"Upgrade": b"websocket, x"},
+        {"Connection": b"close"},
+        {"Sec-WebSocket-Extensions": b"permessage-deflate; server_max_window_bits=" + b"9" * 5000},
+    ],
+)
+async def test_a_handshake_that_is_wrong_is_refused(
+    changes: Mapping[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is 400, and nothing is logged."""
+    assert await _ask(_handshake(changes)) == 400
+    assert "failed" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"http://[::1",
+        b"http://[::1/url",
+        b"http://[zz]/url",
+        b"http://[]@/url",
+        b"http://[::1]@/url",
+        b"http://x:abc/url",
+        b"http://x:65536/url",
+        b"http://x:80:80/url",
+        b"http://a@x/url",
+        b"http://a:b@x/url",
+        b"http://xn--/url",
+        b"http:///url",
+        b"http://",
+        b"ftp://x/url",
+        b"://x/url",
+        b"x:80",
+        b"url",
+        b"*",
+        b"?a",
+        b"#",
+    ],
+)
+async def test_a_target_that_is_none_is_refused(
+    target: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is 400, and nothing is logged."""
+    assert await _ask(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n") == 400
+    assert "failed" not in caplog.text
+
+
+_STRANGE = {
+    "percent": (b"GET", b"/%", b"", b""),
+    "percent zz": (b"GET", b"/url?a=%zz", b"", b""),
+    "not UTF-8": (b"GET", b"/url?\xff", b"", b""),
+    "not UTF-8, encoded": (b"GET", b"/%ff?%ff", b"", b""),
+    "absolute": (b"GET", b"http://x:65535/url?a#b", b"", b""),
+    "OPTIONS *": (b"OPTIONS", b"*", b"", b""),
+    "unknown method": (b"PROPFIND", b"/url", b"", b""),
+    "expectation": (b"GET", b"/url", b"Expect: \xff", b""),
+    "cookies": (b"GET", b"/conditions", b'Cookie: \xff=\xff; ;; a="\\777; =', b""),
+    "year": (b"GET", b"/conditions", b"If-Modified-Since: Thu, 01 Jan %d 0:0:0 GMT" % 10**20, b""),
+    "range year": (b"GET", b"/conditions", b"If-Range: Thu, 01 Jan %d 0:0:0 GMT" % 10**20, b""),
+    "tags": (b"GET", b"/conditions", b'If-None-Match: "\xff, W/', b""),
+    "range": (b"GET", b"/range", b"Range: bytes=5-1", b""),
+    "range of digits": (b"GET", b"/range", b"Range: bytes=" + b"9" * 5000 + b"-", b""),
+    "range of a file": (b"GET", b"/file", b"Range: bytes=5-1", b""),
+    "year of a file": (
+        b"GET",
+        b"/file",
+        b"If-Modified-Since: Thu, 01 Jan %d 0:0:0 GMT" % 10**20,
+        b"",
+    ),
+    "identity": (b"GET", b"/url", b"X-Request-ID: \xff\r\ntraceparent: \xff", b""),
+    "agent": (b"GET", b"/url", b"User-Agent: \xff\r\nReferer: \xff\r\nOrigin: \xff", b""),
+    "charset": (b"PUT", b"/text", b"Content-Type: text/plain; charset=unknown-xyz", b"x"),
+    "charset of bytes": (b"PUT", b"/text", b"Content-Type: text/plain; charset=hex", b"x"),
+    "slow charset": (b"PUT", b"/text", b"Content-Type: text/plain; charset=punycode", b"x"),
+    "charset of controls": (b"PUT", b"/text", b"Content-Type: text/plain; charset=\xff", b"x"),
+    "text not UTF-8": (b"PUT", b"/text", b"X: y", b"\xff"),
+    "text not UTF-16": (b"PUT", b"/text", b"Content-Type: text/plain; charset=utf-16", b"xyz"),
+    "no JSON": (b"PUT", b"/json", b"X: y", b"{"),
+    "deep JSON": (b"PUT", b"/json", b"X: y", b"[" * 100_000),
+    "digits in JSON": (b"PUT", b"/json", b"X: y", b"1" * 5000),
+    "empty JSON": (b"PUT", b"/json", b"X: y", b""),
+    "no model": (b"PUT", b"/model", b"Content-Type: application/json", b"\xff"),
+    "deep model": (b"PUT", b"/model", b"Content-Type: application/json", b"[" * 100_000),
+    "model in UTF-16": (b"PUT", b"/model", b"Content-Type: application/json;charset=utf-16", b"{}"),
+    "form not UTF-8": (
+        b"PUT",
+        b"/form",
+        b"Content-Type: application/x-www-form-urlencoded",
+        b"\xff",
+    ),
+    "form without boundary": (b"PUT", b"/form", b"Content-Type: multipart/form-data", b"x"),
+    "form without part": (b"PUT", b"/form", b"Content-Type: multipart/form-data; boundary=x", b"x"),
+    "form cut": (b"PUT", b"/form", b"Content-Type: multipart/form-data; boundary=x", b"--x\r\n"),
+    "parts without boundary": (b"PUT", b"/parts", b"Content-Type: multipart/mixed", b"x"),
+    "part without colon": (
+        b"PUT",
+        b"/parts",
+        b"Content-Type: multipart/mixed; boundary=x",
+        b"--x\r\nbad\r\n\r\n",
+    ),
+    "long line": (b"PUT", b"/line", b"X: y", b"x" * 100),
+    "deflate": (b"PUT", b"/bytes", b"Content-Encoding: deflate", b"garbage"),
+    "gzip cut": (b"PUT", b"/bytes", b"Content-Encoding: gzip", gzip.compress(b"x" * 100)[:-9]),
+    "unknown coding": (b"PUT", b"/bytes", b"Content-Encoding: \xff", b"x"),
+}
+
+
+@pytest.mark.parametrize(("method", "target", "field", "body"), _STRANGE.values(), ids=_STRANGE)
+async def test_what_a_client_sends_is_no_error_of_the_server(
+    method: bytes, target: bytes, field: bytes, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is served, or refused with 4xx, and nothing is logged as an error."""
+    lines = b"".join((b"Host: x\r\n", field, b"\r\n" if field else b""))
+    length = b"Content-Length: %d\r\n" % len(body) if method == b"PUT" else b""
+    sent = b"".join((method, b" ", target, b" HTTP/1.1\r\n", lines, length, b"\r\n", body))
+    assert 200 <= await _ask(sent) < 500
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("kind", ["problem", "exception", "response"])
+@pytest.mark.parametrize("wrong", ["break", "surrogate"])
+async def test_an_answer_that_cannot_be_sent_is_an_answer_of_500(
+    kind: str, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line break in a header of an error's own is logged, answered, and the connection goes on.
+
+    A lone surrogate in a header is sent as a question mark by aiohttp.
+    """
+    async with desk() as served, talk(served.url) as client:
+        client.ask("GET", f"/wrong/{kind}-{wrong}")
+        answer = await client.answer()
+        if wrong == "break":
+            assert answer.status == 500
+            assert answer.problem["detail"].startswith("The server failed")
+            assert "Forbidden control character" in caplog.text
+        assert "X-Wrong: a" not in str(answer.headers)
+        client.ask("GET", "/url")
+        assert (await client.answer()).status == 200
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request("PUT", "/bytes", b"12345")[:-2],
+        request("POST", "/unread", b"12345")[:-2],
+        request("PUT", "/model", b"12345")[:-2],
+        request("PUT", "/bytes", b"12", "Transfer-Encoding: chunked").replace(
+            b"Content-Length: 2\r\n", b""
+        ),
+        request(
+            "POST", "/unread", b"", "Expect: 100-continue", "Transfer-Encoding: chunked"
+        ).replace(b"Content-Length: 0\r\n", b""),
+        _handshake({}) + b"\x81",
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_client_that_leaves_amid_its_body_is_met_with_silence(
+    sent: bytes, reset: bool, late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may leave at once or while the body is read: nothing is logged, nothing is left behind."""
+    async with desk() as served:
+        async with talk(served.url) as client:
+            client.send(sent)
+            await client.writer.drain()
+            if late:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.02):  # no sign that the body is read
+                        await asyncio.Event().wait()
+            if reset:
+                options = client.writer.get_extra_info("socket")
+                options.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server = served.server._ports[0]._server
+        await until(lambda: not server.open() and not served.server._door.under_way)
+        loop_errors = [each for each in caplog.records if each.levelno >= 30]
+    assert not loop_errors
+
+
+@pytest.mark.parametrize("error", [None, TimeoutError("by TCP")])
+@pytest.mark.parametrize("target", ["/bytes", "/text", "/model"])
+async def test_a_client_that_leaves_before_its_request_is_begun_is_met_with_silence(
+    target: str, error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part of its body has come; the connection is lost in the same turn of the loop."""
+    async with desk() as served, talk(served.url):
+        server = served.server._ports[0]._server
+        await until(server.open)
+        (connection,) = server.open()
+        assert connection.wire is not None
+        wire = connection.wire
+        connection.data_received(
+            request("PUT", target, b"12345", "Content-Type: application/json")[:-2]
+        )
+        connection.connection_lost(error)
+        wire.abort()
+        await until(lambda: not served.server._door.under_way and connection.task is None)
+    assert not [each for each in caplog.records if each.levelno >= 30]

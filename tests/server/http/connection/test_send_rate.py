@@ -1,0 +1,216 @@
+"""A client takes an answer at a least rate, or its connection is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+import pubsubtest
+from gizmopy import Service, Settings, get
+from gizmopy.server.http.connection.protocol import Patience
+from gizmopy.server.http.connection.send_rate import SendRate
+from tests.server.support import PATIENCE, Talk, request, talk, until
+
+BOTH_LOOPS = True
+
+SIZE = 20_000_000
+RATE, GRACE = 1000, 10.0
+
+
+def test_a_client_that_takes_nothing_is_slow_after_the_grace() -> None:
+    """Not before, and not at once."""
+    rate, source = SendRate(), object()
+    slow = [rate.is_slow(now, RATE, GRACE, source, 5000) for now in range(12)]
+    assert slow == [False] * 11 + [True]
+
+
+def test_a_client_at_half_of_the_rate_is_slow_after_twice_the_grace() -> None:
+    """Its bytes may come in one piece or in small ones."""
+    for piece in (1, 4):
+        rate, source = SendRate(), object()
+        taken = [500 * piece * (now // piece) for now in range(40)]
+        slow = [rate.is_slow(now, RATE, GRACE, source, taken[now]) for now in range(40)]
+        assert 17 < slow.index(True) < 25
+
+
+def test_a_client_at_the_rate_is_never_slow() -> None:
+    """A day long, and with pauses that it makes up for."""
+    rate, source = SendRate(), object()
+    assert not any(rate.is_slow(now, RATE, GRACE, source, RATE * now) for now in range(86_400))
+    rate = SendRate()
+    bursts = (RATE * (now - now % 9) for now in range(1000))
+    assert not any(
+        rate.is_slow(now, RATE, GRACE, source, taken) for now, taken in enumerate(bursts)
+    )
+
+
+def test_a_fast_beginning_is_no_excuse() -> None:
+    """A fast part allows a pause of the grace, and no more."""
+    rate, source = SendRate(), object()
+    assert not rate.is_slow(0, RATE, GRACE, source, 0)
+    assert not rate.is_slow(1, RATE, GRACE, source, 1_000_000_000)
+    slow = [rate.is_slow(now, RATE, GRACE, source, 1_000_000_000) for now in range(2, 20)]
+    assert slow.index(True) == 10
+
+
+def test_time_without_anything_to_send_does_not_count() -> None:
+    """Nor does another answer continue the count of the one before it."""
+    rate, source = SendRate(), object()
+    assert not rate.is_slow(0, RATE, GRACE, source, 0)
+    rate.rest()
+    assert not rate.is_slow(1000, RATE, GRACE, source, 0)
+    assert not rate.is_slow(1009, RATE, GRACE, source, 0)
+    assert not rate.is_slow(1019, RATE, GRACE, object(), 0)
+
+
+class Desk(Service):
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.ended: list[str] = []
+        self.path = Path()
+
+    @get("/whole")
+    async def whole(self) -> bytes:
+        return bytes(SIZE)
+
+    @get("/patient", min_send_rate=0)
+    async def patient(self) -> bytes:
+        return bytes(SIZE)
+
+    @get("/stream")
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        for _ in range(SIZE // 10_000):
+            await stream.write(bytes(10_000))
+        return stream
+
+    @get("/file")
+    async def file(self) -> web.StreamResponse:
+        return web.FileResponse(self.path)
+
+    @get("/socket")
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(compress=False)
+        await socket.prepare(request)
+        while not socket.closed:
+            await socket.send_bytes(bytes(10_000))
+        return socket
+
+    @get("/events")
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(b"data: 1\n\n")
+        await asyncio.Event().wait()
+        return stream
+
+
+@asynccontextmanager
+async def desk(path: Path, **settings: Any) -> AsyncIterator[pubsubtest.Served[Desk]]:
+    """Serve the desk of this file, and a large file at ``path``."""
+    await asyncio.to_thread(path.write_bytes, bytes(SIZE))
+    async with pubsubtest.serve(Desk, settings=Settings(**settings)) as served:
+        served.service.path = path
+        yield served
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
+@asynccontextmanager
+async def _narrow(url: str) -> AsyncIterator[Talk]:
+    """Connect with little room for bytes that are not read yet."""
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.setblocking(False)
+    port = int(url.rpartition(":")[2])
+    await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=narrow, limit=2048)
+    client = Talk(reader, writer)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def _connection(served: pubsubtest.Served[Any]) -> Any:
+    server = served.server._ports[0]._server
+    await until(server.open)
+    (connection,) = server.open()
+    return connection
+
+
+_HANDSHAKE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+_ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not say")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/whole",
+        "/stream",
+        pytest.param("/file", marks=_ON_LINUX),
+        pytest.param("/socket", marks=_ON_LINUX),
+    ],
+)
+async def test_a_reader_that_takes_a_little_now_and_then_is_cut(
+    path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes bytes within each write timeout, but less than the rate. No error is logged."""
+    limits = {"min_send_rate": 10**9, "write_timeout": "200ms"}
+    async with desk(tmp_path / "file", **limits) as served, _narrow(served.url) as client:
+        client.send(request("GET", path, b"", *(_HANDSHAKE if path == "/socket" else ())))
+        connection = await _connection(served)
+        async with asyncio.timeout(PATIENCE):
+            while connection.wire is not None:
+                await client.reader.read(2048)
+                await asyncio.sleep(0.01)  # slow is what this is about
+        await until(lambda: not served.server._door.under_way)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("path", ["/whole", "/stream", "/file"])
+async def test_a_reader_at_the_rate_is_not_cut(path: str, tmp_path: Path) -> None:
+    """It has the whole answer, and may ask again."""
+    limits = {"min_send_rate": 1, "write_timeout": "5s"}
+    async with desk(tmp_path / "file", **limits) as served, talk(served.url) as client:
+        for _ in range(2):
+            client.ask("GET", path)
+            assert len((await client.answer()).body) == SIZE
+
+
+async def test_an_endpoint_may_be_patient(tmp_path: Path) -> None:
+    """min_send_rate=0 leaves the write timeout alone in force."""
+    limits = {"min_send_rate": 10**9, "write_timeout": "10s"}
+    async with desk(tmp_path / "file", **limits) as served, _narrow(served.url) as client:
+        client.ask("GET", "/patient")
+        connection = await _connection(served)
+        await until(lambda: connection.clogged)
+        patience = Patience(10.0, 10.0, 10.0, 10**9)
+        looks = [connection.overdue(0.5 * now, patience) for now in range(19)]
+        assert looks == [""] * 19
+        connection.rate = None
+        assert connection.overdue(100.0, patience) == "answer"
+
+
+async def test_a_stream_that_is_silent_is_not_slow(tmp_path: Path) -> None:
+    """A stream of events with nothing to send, and a connection without request, are not judged."""
+    limits = {"min_send_rate": 10**9, "write_timeout": "10s"}
+    async with desk(tmp_path / "file", **limits) as served, talk(served.url) as client:
+        client.ask("GET", "/events")
+        await client.reader.readuntil(b"data: 1\n\n")
+        connection = await _connection(served)
+        patience = Patience(10.0, 10.0, 10**6, 10**9)
+        assert [connection.overdue(float(now), patience) for now in range(100)] == [""] * 100

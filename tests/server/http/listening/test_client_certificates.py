@@ -1,0 +1,269 @@
+"""TLS_CLIENT_CA: which clients get in, what handlers see of them, and how the file is followed."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trustme
+from aiohttp import web
+
+from gizmopy import Service, Settings, SimpleServer, get
+from gizmopy.cli import main
+from gizmopy.errors import StartError
+from tests.server.certificates import AUTHORITY, Files, Ticks, echo
+from tests.server.support import PATIENCE, talk
+
+BOTH_LOOPS = True
+
+Result = TypeVar("Result")
+
+REFUSED = r"alert|reset|EOF|closed"
+CLIENTS, OTHERS = trustme.CA(), trustme.CA()
+VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+
+
+class Club(Service):
+    """Serve who shows a certificate."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.asked = 0
+
+    @get("/who")
+    async def who(self, request: web.Request) -> dict[str, Any]:
+        self.asked += 1
+        shown = request.get_extra_info("peercert")
+        return {"names": [name for _, name in shown["subjectAltName"]]}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """The server's pair."""
+    return Files(tmp_path).issue()
+
+
+@pytest.fixture
+def client_ca(tmp_path: Path) -> Path:
+    """The file of the clients' authorities."""
+    path = tmp_path / "clients.pem"
+    CLIENTS.cert_pem.write_to_path(str(path))
+    return path
+
+
+def settings(files: Files, client_ca: Path, **changes: object) -> Settings:
+    """Return the settings of a daemon that asks for clients' certificates."""
+    return Settings.model_validate(
+        {
+            "http_port": 0,
+            "http_access_log": "off",
+            "tls_cert": str(files.cert),
+            "tls_key": str(files.key),
+            "tls_client_ca": str(client_ca),
+        }
+        | changes
+    )
+
+
+def trusting(
+    authority: trustme.CA | None, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> ssl.SSLContext:
+    """Return a client's context; it shows a certificate that ``authority`` signed."""
+    context = ssl.create_default_context()
+    context.maximum_version = version
+    AUTHORITY.configure_trust(context)
+    if authority is not None:
+        authority.issue_cert("tom@example.com").configure_cert(context)
+    return context
+
+
+async def ask(url: str, path: str, context: ssl.SSLContext) -> tuple[int, bytes]:
+    """Return the answer to a GET."""
+    async with talk(url, ssl=context) as client:
+        client.ask("GET", path)
+        answer = await client.answer()
+    return answer.status, answer.body
+
+
+@VERSIONS
+async def test_a_client_with_a_certificate_gets_in(
+    files: Files, client_ca: Path, version: ssl.TLSVersion
+) -> None:
+    """A handler sees the certificate as Python's ssl module gives it."""
+    async with SimpleServer(Club(settings(files, client_ca))) as server:
+        answer = await ask(server.url, "/who", trusting(CLIENTS, version))
+
+    assert answer == (200, b'{"names":["tom@example.com"]}')
+
+
+@VERSIONS
+@pytest.mark.parametrize("authority", [None, OTHERS], ids=["none", "another authority's"])
+async def test_a_client_without_one_is_not_served(
+    files: Files,
+    client_ca: Path,
+    version: ssl.TLSVersion,
+    authority: trustme.CA | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its request is never executed, on probes' paths neither, and the log is not filled by it."""
+    club = Club(settings(files, client_ca))
+    async with SimpleServer(club) as server:
+        for path in ("/who", "/livez"):
+            with pytest.raises((OSError, asyncio.IncompleteReadError)):
+                await ask(server.url, path, trusting(authority, version))
+
+    assert club.asked == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_the_admin_port_asks_for_no_certificate(files: Files, client_ca: Path) -> None:
+    """Probes without a certificate are answered on the admin port, and not on the main one."""
+    async with SimpleServer(Club(settings(files, client_ca, admin_port=0))) as server:
+        assert (await ask(server.admin_url, "/livez", trusting(None)))[0] == 200
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await ask(server.url, "/livez", trusting(None))
+
+
+async def test_healthcheck_shows_a_certificate(
+    files: Files, client_ca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It shows the one that it is given, with its key in the same file or in another one."""
+    pair = CLIENTS.issue_cert("probe@example.com")
+    both, cert, key = (str(tmp_path / name) for name in ("both.pem", "cert.pem", "key.pem"))
+    pair.private_key_and_cert_chain_pem.write_to_path(both)
+    pair.cert_chain_pems[0].write_to_path(cert)
+    pair.private_key_pem.write_to_path(key)
+    async with SimpleServer(Club(settings(files, client_ca))) as server:
+
+        async def check(*options: str) -> int:
+            return await apart(main, ["healthcheck", server.url, *options])
+
+        assert await check("--cert", both) == 0
+        assert await check("--cert", cert, "--key", key) == 0
+        assert await check() == 1
+        with pytest.raises(SystemExit):
+            await check("--cert", key)
+
+    assert f"--cert {key}: cannot be used: " in capsys.readouterr().err
+
+
+async def test_healthcheck_asks_the_admin_port(
+    files: Files, client_ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the main port wants a certificate, healthcheck asks the admin port, if there is one."""
+    async with SimpleServer(Club(settings(files, client_ca, admin_port=0))) as server:
+        monkeypatch.setenv("TLS_CERT", str(files.cert))
+        monkeypatch.setenv("TLS_CLIENT_CA", str(client_ca))
+        monkeypatch.setenv("HTTP_PORT", server.url.rpartition(":")[2])
+        assert await apart(main, ["healthcheck"]) == 1
+        monkeypatch.setenv("GIZMO_ADMIN_PORT", server.admin_url.rpartition(":")[2])
+        assert await apart(main, ["healthcheck"]) == 0
+
+
+async def apart(function: Callable[..., Result], *arguments: object) -> Result:
+    """Return what ``function`` returns, which blocks, in a thread that is gone afterwards."""
+    with ThreadPoolExecutor(1) as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+def shake_hands(
+    port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[bool, ssl.SSLSession | None]:
+    """Return whether an earlier session was taken up, and the session of this connection."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw,
+        context.wrap_socket(raw, server_hostname="localhost", session=session) as connection,
+    ):
+        connection.sendall(b"hello\n")
+        if connection.recv(6) != b"hello\n":
+            raise ConnectionResetError("the server closed the connection")
+        reused, session = bool(connection.session_reused), connection.session
+        connection.unwrap().close()  # OpenSSL forgets the session of a connection that is just cut
+        return reused, session
+
+
+def write(path: Path, content: str | None) -> None:
+    """Write a file, or remove it."""
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+
+
+@VERSIONS
+async def test_the_authorities_are_followed(
+    files: Files, client_ca: Path, version: ssl.TLSVersion
+) -> None:
+    """Once the file has changed, clients of a new authority get in, those of the old one do not."""
+    ticks, old, new = Ticks(), trusting(CLIENTS, version), trusting(OTHERS, version)
+    certificate = files.certificate(ticks, client_ca=str(client_ca))
+    async with certificate, echo(certificate) as port:
+        await apart(shake_hands, port, old)
+        OTHERS.cert_pem.write_to_path(str(client_ca))
+        await ticks.tick(2)
+        await apart(shake_hands, port, new)
+        with pytest.raises(OSError, match=REFUSED):
+            await apart(shake_hands, port, old)
+
+
+async def test_a_session_does_not_outlive_its_authority(files: Files, client_ca: Path) -> None:
+    """A session of TLS 1.2 lets a client in with no look at its certificate: not after a change."""
+    ticks, old = Ticks(), trusting(CLIENTS, ssl.TLSVersion.TLSv1_2)
+    certificate = files.certificate(ticks, client_ca=str(client_ca))
+    async with certificate, echo(certificate) as port:
+        _, session = await apart(shake_hands, port, old)
+        reused, session = await apart(shake_hands, port, old, session)
+        assert reused
+        files.issue()
+        await ticks.tick(2)
+        reused, session = await apart(shake_hands, port, old, session)
+        assert reused  # a new certificate of the server changes nothing for its clients
+        OTHERS.cert_pem.write_to_path(str(client_ca))
+        await ticks.tick(2)
+        with pytest.raises(OSError, match=REFUSED):
+            await apart(shake_hands, port, old, session)
+
+
+async def test_there_are_no_tickets(files: Files, client_ca: Path) -> None:
+    """A ticket would let a client in for hours, also after a change of its authority."""
+    certificate = files.certificate(client_ca=str(client_ca))
+    async with certificate, echo(certificate) as port:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = trusting(CLIENTS, version)
+            _, session = await apart(shake_hands, port, context)
+            assert session is None or not session.has_ticket
+
+
+async def test_a_broken_file_of_authorities_changes_nothing(
+    files: Files, client_ca: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The certificates in use stay, and the log names the file."""
+    ticks, context = Ticks(), trusting(CLIENTS)
+    certificate = files.certificate(ticks, client_ca=str(client_ca))
+    async with certificate, echo(certificate) as port:
+        write(client_ca, "")
+        await ticks.tick(2)
+        await apart(shake_hands, port, context)
+        with pytest.raises(OSError, match=REFUSED):
+            await apart(shake_hands, port, trusting(None))
+
+    (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert f"TLS_CLIENT_CA={client_ca}: is not what it should be" in error.getMessage()
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
+)
+async def test_a_file_that_cannot_be_used_ends_the_start(
+    files: Files, client_ca: Path, content: str | None
+) -> None:
+    """A daemon does not start with a file that holds no authority: it would be open, or closed."""
+    write(client_ca, content)
+    with pytest.raises(StartError, match=f"TLS_CLIENT_CA={client_ca}: .*; (give|write) "):
+        async with files.certificate(client_ca=str(client_ca)):
+            pass

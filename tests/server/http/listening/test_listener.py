@@ -1,0 +1,101 @@
+"""What is listened on: addresses that are taken, TLS, and how connections are counted."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp import ClientSession, TCPConnector
+
+from gizmopy import Service, Settings, SimpleServer, get
+from gizmopy.errors import StartError
+from tests.server.support import talk, until
+
+BOTH_LOOPS = True
+
+
+class Inn(Service):
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    @get("/slow")
+    async def slow(self) -> str:
+        self.begun.set()
+        await self.go_on.wait()
+        return "done"
+
+    @get("/large")
+    async def large(self) -> bytes:
+        return bytes(5_000_000)
+
+
+def _settings(**changes: object) -> Settings:
+    return Settings.model_validate({"http_port": 0, "http_access_log": "off"} | changes)
+
+
+def _issue(authority: trustme.CA, directory: Path) -> dict[str, object]:
+    pair = authority.issue_cert("127.0.0.1")
+    cert, key = directory / "tls.crt", directory / "tls.key"
+    key.write_bytes(pair.private_key_pem.bytes())
+    cert.write_bytes(b"".join(part.bytes() for part in pair.cert_chain_pems))
+    return {"tls_cert": str(cert), "tls_key": str(key)}
+
+
+async def test_two_daemons_do_not_share_an_address() -> None:
+    """The second is told which port is taken; the first goes on, and its port is free after it."""
+    async with SimpleServer(Inn(_settings())) as first:
+        taken = _settings(http_port=int(first.url.rpartition(":")[2]))
+        with pytest.raises(StartError, match="is taken by another process"):
+            await SimpleServer(Inn(taken)).__aenter__()
+        async with ClientSession(first.url) as http, http.get("/livez") as response:
+            assert response.status == 200
+    async with SimpleServer(Inn(taken)) as second:
+        assert second.url == first.url
+
+
+async def test_an_admin_port_that_is_taken_frees_the_main_one() -> None:
+    """Nothing stays bound after a start that failed; the message names the admin port's setting."""
+    async with SimpleServer(Inn(_settings())) as first:
+        port = int(first.url.rpartition(":")[2])
+        failing = SimpleServer(Inn(_settings(admin_port=port)))
+        with pytest.raises(StartError, match=f"GIZMO_ADMIN_PORT={port}"):
+            await failing.__aenter__()
+    assert all(each._listener.fileno() == -1 for each in failing._ports)
+
+
+async def test_https_is_served_on_both_ports(tmp_path: Path) -> None:
+    """With a certificate the URLs are https, and requests know it; plain HTTP is not answered."""
+    authority = trustme.CA()
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    settings = _settings(admin_port=0, **_issue(authority, tmp_path))
+    async with SimpleServer(Inn(settings)) as server:
+        assert server.url.startswith("https://")
+        assert server.admin_url.startswith("https://")
+        async with ClientSession(connector=TCPConnector(ssl=trust)) as http:
+            async with http.get(f"{server.url}/large") as response:
+                assert len(await response.read()) == 5_000_000
+            async with http.get(f"{server.admin_url}/metrics") as response:
+                assert "gizmo_tls_certificate_not_after_seconds" in await response.text()
+        async with talk(server.url) as client:
+            client.ask("GET", "/livez")
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await client.answer()
+
+
+async def test_connections_are_counted_by_what_they_do() -> None:
+    """Each one is active, idle or a websocket, at the moment of the scrape."""
+    service = Inn(_settings())
+    async with SimpleServer(service) as server:
+        (port,) = server._ports
+        async with talk(server.url) as busy, talk(server.url):
+            busy.ask("GET", "/slow")
+            await service.begun.wait()
+            await until(lambda: sorted(port.connection_states()) == ["active", "idle"])
+            service.go_on.set()
+            await busy.answer()
+            await until(lambda: list(port.connection_states()) == ["idle", "idle"])
+        await until(lambda: list(port.connection_states()) == [])

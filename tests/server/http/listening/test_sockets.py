@@ -1,0 +1,219 @@
+"""The listening socket, and why it cannot be had."""
+
+import asyncio
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import uvloop
+from aiohttp import ClientSession, UnixConnector, web
+
+from gizmopy.errors import StartError
+from gizmopy.server.http.listening.sockets import bind, is_loopback, url_of
+
+
+def test_port_0_takes_a_free_one() -> None:
+    """A port of 0 gives a socket on some free port of the address asked for, and no other."""
+    with bind("127.0.0.1", 0) as listener:
+        host, port = listener.getsockname()
+
+    assert host == "127.0.0.1"
+    assert port > 0
+
+
+def test_a_taken_port_is_named() -> None:
+    """The error says which setting, which address, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(StartError) as raised:
+            bind("127.0.0.1", port)
+
+    assert str(raised.value) == (
+        f"HTTP_PORT={port}: 127.0.0.1:{port} is taken by another process; stop it, or choose "
+        "another port (0 takes a free one)"
+    )
+
+
+def test_a_foreign_address_is_named() -> None:
+    """An address of another machine cannot be listened on."""
+    with pytest.raises(StartError, match=r"192\.0\.2\.1 is no address of this machine"):
+        bind("192.0.2.1", 0)
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    """A typo in HTTP_ADDR is an error of HTTP_ADDR."""
+    with pytest.raises(StartError, match=r"^HTTP_ADDR=no such host: "):
+        bind("no such host", 0)
+
+
+def test_the_settings_of_another_listener_are_named() -> None:
+    """An error speaks of the settings that the address came from."""
+    with pytest.raises(StartError, match=r"^GIZMO_ADMIN_PORT=0: .* set GIZMO_ADMIN_ADDR to one"):
+        bind("192.0.2.1", 0, prefix="GIZMO_ADMIN")
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    """A path for a socket, short enough for every system."""
+    with TemporaryDirectory(prefix="gizmopy-") as directory:
+        yield Path(directory) / "socket"
+
+
+def test_a_unix_socket_is_the_users_and_groups(path: Path) -> None:
+    """Its user and its group may connect, nobody else; when it is closed its path is gone."""
+    with bind(f"unix:{path}", 8080) as listener:
+        mode = path.stat().st_mode
+        assert stat.S_ISSOCK(mode)
+        assert stat.S_IMODE(mode) == 0o660
+        assert not listener.getblocking()
+
+    assert not path.exists()
+
+
+def test_a_stale_socket_is_replaced(path: Path) -> None:
+    """What a killed process left is taken over."""
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+        killed.listen()
+
+    with bind(f"unix:{path}", 0) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.listen()
+        client.connect(str(path))
+
+
+@pytest.mark.parametrize("backlog", [8, 0])
+def test_a_live_socket_is_left_alone(path: Path, backlog: int) -> None:
+    """A path where somebody listens is refused, even if its queue is full."""
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as client:
+        other.bind(str(path))
+        other.listen(backlog)
+        client.connect(str(path))
+        with pytest.raises(StartError, match=rf"^HTTP_ADDR=unix:{path}: is taken by another"):
+            bind(f"unix:{path}", 0)
+
+        assert path.exists()
+
+
+def test_a_file_is_no_stale_socket(path: Path) -> None:
+    """A path that is no socket is refused and kept, what it leads to as well."""
+    target = path.with_name("precious")
+    target.write_text("precious")
+    path.symlink_to(target)
+
+    for taken in (path, target):
+        with pytest.raises(StartError, match="by a file that is no socket"):
+            bind(f"unix:{taken}", 0)
+
+    assert path.read_text() == "precious"
+
+
+def test_a_path_that_is_anothers_by_now_is_kept(path: Path) -> None:
+    """Closing removes the path only while it is the socket's own; twice is once."""
+    first = bind(f"unix:{path}", 0)
+    path.unlink()
+    second = bind(f"unix:{path}", 0)
+    first.close()
+    assert path.exists()
+
+    second.close()
+    path.touch()
+    second.close()
+    assert path.exists()
+
+
+def test_a_path_may_be_gone_when_its_socket_is_closed(path: Path) -> None:
+    """A path that somebody removed is no trouble at the end."""
+    with bind(f"unix:{path}", 0):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "names no socket; write unix:/path"),
+        ("@", "names no socket; write unix:/path"),
+        ("/nowhere/at/all", "its directory is not there; make it, or choose another path"),
+        ("/dev/null/socket", "its directory is not there; make it, or choose another path"),
+        ("/long" * 100, "cannot be listened on: AF_UNIX path too long"),
+    ],
+)
+def test_a_path_that_cannot_be_had_is_named(name: str, reason: str) -> None:
+    """The error says which setting, which address, and what to do."""
+    with pytest.raises(StartError) as raised:
+        bind(f"unix:{name}", 0)
+
+    assert str(raised.value).startswith(f"HTTP_ADDR=unix:{name}: {reason}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+def test_an_abstract_socket_has_no_path(path: Path) -> None:
+    """An abstract name is taken while its socket is open, and no longer."""
+    name = f"unix:@{path}"
+    with bind(name, 0) as listener:
+        assert url_of(listener, "http") == name
+        with pytest.raises(StartError, match="is taken by another process"):
+            bind(name, 0)
+
+    bind(name, 0).close()
+    assert not path.exists()
+
+
+def test_a_listeners_url_can_be_called(path: Path) -> None:
+    """A URL has the port that was free, brackets around IPv6, and no scheme of HTTP for a path."""
+    with bind("127.0.0.1", 0) as four, bind("::1", 0) as six, bind(f"unix:{path}", 0) as local:
+        assert url_of(four, "http") == f"http://127.0.0.1:{four.getsockname()[1]}"
+        assert url_of(six, "https") == f"https://[::1]:{six.getsockname()[1]}"
+        assert url_of(local, "https") == f"unix:{path}"
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_loop_removes_the_path_with_its_server(
+    factory: Callable[[], asyncio.AbstractEventLoop], path: Path
+) -> None:
+    """aiohttp serves a unix socket like any other on both loops, and closing ends its path."""
+
+    async def scenario() -> str:
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(text="ok")
+
+        runner = web.ServerRunner(web.Server(handle))
+        await runner.setup()
+        await web.SockSite(runner, bind(f"unix:{path}", 0)).start()
+        try:
+            async with ClientSession(connector=UnixConnector(str(path))) as client:
+                async with client.get("http://localhost/") as response:
+                    return await response.text()
+        finally:
+            await runner.cleanup()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(scenario()) == "ok"
+
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.10", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("localhost", True),
+        ("unix:/run/socket", True),
+        ("unix:@socket", True),
+        ("", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("::ffff:192.0.2.1", False),
+        ("192.0.2.1", False),
+        ("localhost.example", False),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(address: str, loopback: bool) -> None:
+    """An address that others may reach, or that nobody knows, is no loopback."""
+    assert is_loopback(address) is loopback

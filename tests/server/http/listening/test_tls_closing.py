@@ -1,0 +1,140 @@
+"""Close connections over TLS whose clients read nothing, and so never answer close_notify."""
+
+import asyncio
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+import pubsubtest
+from gizmopy import Service, Settings, SimpleServer, get, put
+from gizmopy.server import State, Stop
+from tests.server.certificates import AUTHORITY, Files
+from tests.server.support import PATIENCE, request, talk, until
+
+BOTH_LOOPS = True
+_ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not say")
+
+SIZE = 20_000_000
+
+
+class Hall(Service):
+    @get("/whole")
+    async def whole(self) -> bytes:
+        return bytes(SIZE)
+
+    @put("/length")
+    async def length(self, request: web.Request) -> int:
+        return len(await request.read())
+
+    @get("/small")
+    async def small(self) -> str:
+        return "small"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    """What serves HTTPS."""
+    files = Files(tmp_path).issue()
+    return {"tls_cert": str(files.cert), "tls_key": str(files.key), "http_port": 0}
+
+
+@asynccontextmanager
+async def _deaf(url: str, sent: bytes = b"") -> AsyncIterator[ssl.SSLSocket]:
+    """Shake hands, send, and read nothing more, not even the end."""
+    context = ssl.create_default_context()
+    AUTHORITY.configure_trust(context)
+
+    def connect() -> ssl.SSLSocket:
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        client = context.wrap_socket(plain, server_hostname="localhost")
+        client.sendall(sent)
+        return client
+
+    client = await asyncio.to_thread(connect)
+    try:
+        yield client
+    finally:
+        client.close()
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def _connection(server: Any) -> Any:
+    server = server._ports[0]._server
+    await until(server.open)
+    (connection,) = server.open()
+    return connection
+
+
+@_ON_LINUX
+@pytest.mark.parametrize("sent", [b"", b"GET /sm", request("GET", "/small")])
+async def test_a_client_that_reads_nothing_does_not_hold_the_shutdown(
+    sent: bytes, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has all that was written, so nothing is left to wait for."""
+    settings |= {"http_access_log": "off", "drain_delay": "0s", "shutdown_timeout": "5s"}
+    server = SimpleServer(Hall(Settings(**settings)))
+    serving = asyncio.create_task(server.serve(Stop()))
+    await until(lambda: server.state is State.READY)
+    async with _deaf(server._ports[0].url, sent):
+        connection = await _connection(server)
+        await until(lambda: not sent or connection.heard or connection.is_ready)
+        server.stop.request("SIGTERM")
+        assert await asyncio.wait_for(serving, PATIENCE) == 0
+    assert "answers are cut" not in caplog.text
+
+
+@_ON_LINUX
+async def test_a_client_that_does_not_answer_the_end_is_left(settings: dict[str, Any]) -> None:
+    """asyncio would keep its connection for 30 s."""
+    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+        asked = request("GET", "/small", b"", "Connection: close")
+        async with _deaf(served.url, asked):
+            connection = await _connection(served.server)
+            await until(lambda: connection.wire is None)
+
+
+async def test_a_client_that_takes_nothing_of_an_answer_is_cut(settings: dict[str, Any]) -> None:
+    """The buffer below TLS does not take the whole answer, which would hide that it waits."""
+    settings |= {"write_timeout": "200ms"}
+    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+        async with _deaf(served.url, request("GET", "/whole")):
+            connection = await _connection(served.server)
+            await until(lambda: connection.clogged)
+            assert connection.wire.get_write_buffer_size() > 0
+            await until(lambda: connection.wire is None)
+
+
+async def test_a_client_that_reads_has_the_whole_answer(settings: dict[str, Any]) -> None:
+    """An answer that is written in pieces has all of them, also before the connection ends."""
+    context = ssl.create_default_context()
+    AUTHORITY.configure_trust(context)
+    tls = {"ssl": context, "server_hostname": "localhost"}
+    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+        async with talk(served.url, **tls) as client:
+            for lines in ((), ("Connection: close",)):
+                client.ask("GET", "/whole", b"", *lines)
+                assert (await client.answer()).body == bytes(SIZE)
+            assert await client.rest() == b""
+
+
+async def test_a_record_that_cannot_be_decrypted_is_no_error_of_the_server(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that sends garbage amid its body has left, and nothing is logged."""
+    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+        asked = request("PUT", "/length", b"12345")[:-2]
+        async with _deaf(served.url, asked) as client:
+            connection = await _connection(served.server)
+            await until(lambda: connection.request is not None)
+            socket.socket.send(client, b"\x17\x03\x03\x00\x20" + bytes(32))
+            await until(lambda: connection.wire is None and connection.request is None)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]

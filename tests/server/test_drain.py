@@ -1,0 +1,352 @@
+"""How the daemon ends: in which phases, what becomes of streams, and what is counted as lost."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, WSMsgType, web
+
+from gizmopy import Service, Settings, SimpleServer, get, put, subscribe
+from gizmopy.server import State, Stop
+from tests.server.support import PATIENCE, talk, until
+
+BOTH_LOOPS = True
+
+
+class Pond(Service):
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.closed: list[str] = []
+
+    @get("/hello")
+    async def hello(self) -> str:
+        return "hello"
+
+    @get("/slow")
+    async def slow(self) -> str:
+        self.begun.set()
+        await self.go_on.wait()
+        return "done"
+
+    @get("/stubborn")
+    async def stubborn(self) -> str:
+        self.begun.set()
+        while True:
+            try:
+                await self.go_on.wait()
+            except asyncio.CancelledError:
+                self.closed.append("ignored")
+            else:
+                return "done"
+
+    @get("/events")
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(b"data: 1\n\n")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.closed.append("events")
+        return stream
+
+    @get("/finite")
+    async def finite(self, request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        await stream.write(b"first ")
+        self.begun.set()
+        await self.go_on.wait()
+        await stream.write(b"last")
+        return stream
+
+    @get("/socket")
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        self.closed.append("socket")
+        return socket
+
+    @put("/length")
+    async def length(self, request: web.Request) -> int:
+        self.begun.set()
+        return len(await request.read())
+
+
+class Life:
+    """A daemon and its clients."""
+
+    def __init__(self, service: Pond, server: SimpleServer, serving: asyncio.Task[int]) -> None:
+        self.service = service
+        self.server = server
+        self.serving = serving
+
+    async def stop(self, state: State = State.STOPPING) -> None:
+        """Ask it to stop, and wait until it is that far."""
+        self.server.stop.request("SIGTERM")
+        await until(lambda: self.server.state is state)
+
+    async def exit_code(self) -> int:
+        """Wait for its end."""
+        return await asyncio.wait_for(self.serving, PATIENCE)
+
+
+@asynccontextmanager
+async def living(kind: type[Pond] = Pond, **settings: Any) -> AsyncIterator[Life]:
+    """Run a daemon until it was asked to stop."""
+    values: dict[str, Any] = {"http_port": 0, "http_access_log": "off", "drain_delay": "0s"}
+    service = kind(Settings(**(values | settings)))
+    server = SimpleServer(service)
+    serving = asyncio.create_task(server.serve(Stop()))
+    await until(lambda: server.state is State.READY or serving.done())
+    life = Life(service, server, serving)
+    try:
+        yield life
+    finally:
+        server.stop.request("the test ends")
+        server.stop.request("the test ends")
+        service.go_on.set()
+        await life.exit_code()
+
+
+async def test_the_phases_follow_each_other(caplog: pytest.LogCaptureFixture) -> None:
+    """Each phase is one line of the log, in order, and nothing but a quick end follows a stop."""
+    caplog.set_level(logging.INFO, "gizmopy.server.server")
+    async with living() as life:
+        await life.stop()
+        assert await life.exit_code() == 0
+    phases = [each.value for each in State if each is not State.STARTING]
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if line in {f"pond: {each}" for each in phases}] == [
+        f"pond: {each}" for each in phases
+    ]
+
+
+async def test_the_phase_is_a_metric() -> None:
+    """The admin port tells how far the shutdown is, even once the main port is closed."""
+    async with living(admin_port=0, drain_delay="1h") as life:
+
+        async def phase() -> str:
+            async with ClientSession(life.server.admin_url) as http, http.get("/metrics") as answer:
+                lines = (await answer.text()).splitlines()
+            return next(line for line in lines if line.startswith("gizmo_shutdown_phase "))
+
+        async with talk(life.server.url) as client:
+            client.ask("GET", "/slow")
+            await life.service.begun.wait()
+            assert await phase() == "gizmo_shutdown_phase 0.0"
+            await life.stop(State.DRAINING)
+            assert await phase() == "gizmo_shutdown_phase 1.0"
+            life.server.stop.hurried.set()
+            await until(lambda: life.server.state is State.STOPPING)
+            assert await phase() == "gizmo_shutdown_phase 2.0"
+            life.service.go_on.set()
+            assert (await client.answer()).body == b'"done"'
+
+
+async def test_while_it_drains_requests_are_served_but_readiness_is_red() -> None:
+    """In the drain delay new connections are served, and each is closed with its answer."""
+    async with living(drain_delay="1h") as life:
+        await life.stop(State.DRAINING)
+        for path, status in (("/hello", 200), ("/readyz", 503), ("/livez", 200)):
+            async with talk(life.server.url) as client:
+                client.ask("GET", path)
+                answer = await client.answer()
+                assert (path, answer.status) == (path, status)
+                assert answer.headers["Connection"] == "close"
+                assert await client.rest() == b""
+
+
+async def test_an_idle_daemon_needs_no_time_to_stop() -> None:
+    """With no time at all for requests, a daemon without any exits with 0."""
+    async with living(shutdown_timeout="0s") as life:
+        async with talk(life.server.url) as client:
+            client.ask("GET", "/hello")
+            await client.answer()
+            await life.stop()
+            assert await life.exit_code() == 0
+            assert await client.rest() == b""
+
+
+async def test_a_websocket_is_told_that_the_daemon_goes_away() -> None:
+    """Its handler's loop ends, the client reads 1001, and the exit code is 0."""
+    async with living() as life, ClientSession(life.server.url) as http:
+        async with http.ws_connect("/socket") as socket:
+            await socket.send_str("hello")
+            assert await socket.receive_str() == "hello"
+            await life.stop()
+            message = await socket.receive()
+            assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
+            assert await life.exit_code() == 0
+    assert life.service.closed == ["socket"]
+
+
+async def test_a_websocket_whose_client_says_nothing_does_not_hold_the_daemon() -> None:
+    """Who does not answer the goodbye is left behind after a moment."""
+    async with living() as life, talk(life.server.url) as client:
+        upgrade = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
+        client.ask("GET", "/socket", b"", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["Server"]) == (101, "gizmopy")
+        assert answer.headers["X-Request-ID"]
+        await life.stop()
+        assert await life.exit_code() == 0
+        assert await client.rest() == b"\x88\x12\x03\xe9the server stops"
+
+
+async def test_an_event_stream_is_ended_as_if_it_had_an_end() -> None:
+    """Its handler is cancelled, and its client reads the last chunk."""
+    async with living() as life, talk(life.server.url) as client:
+        client.ask("GET", "/events")
+        await client.reader.readuntil(b"data: 1\n\n\r\n")
+        await life.stop()
+        assert await client.rest() == b"0\r\n\r\n"
+        assert await life.exit_code() == 0
+    assert life.service.closed == ["events"]
+
+
+async def test_a_stream_with_an_end_is_sent_to_it() -> None:
+    """What is no stream of events is not cut short by a stop."""
+    async with living() as life, talk(life.server.url) as client:
+        client.ask("GET", "/finite")
+        await life.service.begun.wait()
+        await life.stop()
+        life.service.go_on.set()
+        assert (await client.answer()).body == b"first last"
+        assert await life.exit_code() == 0
+
+
+@pytest.mark.parametrize("path", ["/events", "/socket"])
+async def test_a_stream_that_begins_after_the_others_were_ended_is_ended_too(path: str) -> None:
+    """On a connection that was idle then, a late stream does not hold the daemon to its last."""
+    async with living() as life, talk(life.server.url) as slow, talk(life.server.url) as late:
+        slow.ask("GET", "/slow")
+        await life.service.begun.wait()
+        late.ask("GET", "/hello")
+        await late.answer()
+        async with ClientSession(life.server.url) as http, http.ws_connect("/socket") as socket:
+            await life.stop()
+            assert (await socket.receive()).data == 1001  # so streams have been ended
+        upgrade = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
+        late.ask("GET", path, b"", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+        await late.reader.readuntil(b"\r\n\r\n")
+        end = b"0\r\n\r\n" if path == "/events" else b"\x88\x12\x03\xe9the server stops"
+        assert (await late.rest()).endswith(end)
+        life.service.go_on.set()
+        assert (await slow.answer()).status == 200
+        assert await life.exit_code() == 0
+
+
+async def test_requests_out_of_time_are_counted() -> None:
+    """Each one that is cancelled is in gizmo_shutdown_dropped_total, and the exit code is 70."""
+    async with living(shutdown_timeout="10ms") as life:
+        async with talk(life.server.url) as one, talk(life.server.url) as two:
+            for client in (one, two):
+                client.ask("GET", "/slow")
+            await until(lambda: life.server._door.under_way == 2)
+            await life.stop()
+            for client in (one, two):
+                answer = await client.answer()
+                assert answer.status == 503
+                assert answer.problem["title"] == "Service Unavailable"
+                assert answer.headers["Connection"] == "close"
+        assert await life.exit_code() == 70
+    cell = life.server.metrics.counter("gizmo_shutdown_dropped", "", ("work",)).cell("requests")
+    assert cell.value == 2
+
+
+async def test_messages_out_of_time_are_counted() -> None:
+    """A message whose handler is cancelled is lost work of this daemon, and counted."""
+
+    class Fishing(Pond):
+        @subscribe("fish")
+        async def on_fish(self, name: str) -> None:
+            self.begun.set()
+            await asyncio.Event().wait()
+
+    async with living(Fishing, shutdown_timeout="10ms") as life:
+        await life.service.publish("fish", "Nemo")
+        await life.service.begun.wait()
+        await life.stop()
+        assert await life.exit_code() == 70
+    cell = life.server.metrics.counter("gizmo_shutdown_dropped", "", ("work",)).cell("messages")
+    assert cell.value == 1
+
+
+async def test_a_handler_that_ignores_its_cancellation_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The daemon ends in spite of it, with 70, and its client is not left waiting."""
+    monkeypatch.setattr("gizmopy.server.server.CANCEL_SECONDS", 0.01)
+    async with living(shutdown_timeout="10ms") as life, talk(life.server.url) as client:
+        client.ask("GET", "/stubborn")
+        await life.service.begun.wait()
+        await life.stop()
+        assert await life.exit_code() == 70
+        assert await client.rest() == b""
+    assert "ignored" in life.service.closed
+    life.service.go_on.set()
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+async def test_a_second_signal_shortens_both_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked a second time, the daemon waits neither for the delay nor for its requests."""
+    monkeypatch.setattr("gizmopy.server.lifecycle.shutdown_budget.HURRIED_SECONDS", 0.01)
+    async with living(drain_delay="1h", shutdown_timeout="1h") as life:
+        async with talk(life.server.url) as client:
+            client.ask("GET", "/slow")
+            await life.service.begun.wait()
+            await life.stop(State.DRAINING)
+            life.server.stop.request("SIGTERM")
+            assert (await client.answer()).status == 503
+        assert await life.exit_code() == 70
+
+
+async def test_an_upload_that_began_is_received_while_the_listener_is_closed() -> None:
+    """A body that arrives after the stop is read to its end, and answered."""
+    async with living() as life, talk(life.server.url) as client:
+        client.send(b"PUT /length HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
+        await life.service.begun.wait()
+        await life.stop()
+        client.send(b"67890")
+        assert (await client.answer()).body == b"10"
+        assert await life.exit_code() == 0
+
+
+async def test_a_client_that_reads_late_has_its_whole_answer() -> None:
+    """The daemon does not end before the kernel has taken the last byte of every answer."""
+
+    class Large(Pond):
+        @get("/large")
+        async def large(self) -> bytes:
+            return bytes(20_000_000)
+
+    async with living(Large) as life, talk(life.server.url) as client:
+        client.ask("GET", "/large")
+        await client.reader.readuntil(b"200 OK\r\n")
+        await life.stop()
+        rest = await client.rest()
+        assert len(rest.partition(b"\r\n\r\n")[2]) == 20_000_000
+        assert await life.exit_code() == 0
+
+
+async def test_pipelined_requests_behind_a_closing_answer_are_not_begun() -> None:
+    """The answer that closes its connection is the last one: nothing is half done behind it."""
+    async with living(drain_delay="1h") as life, talk(life.server.url) as client:
+        client.ask("GET", "/slow")
+        client.ask("PUT", "/length", b"12345")
+        await life.service.begun.wait()
+        life.service.begun.clear()
+        await life.stop(State.DRAINING)
+        life.service.go_on.set()
+        answer = await client.answer()
+        assert (answer.body, answer.headers["Connection"]) == (b'"done"', "close")
+        assert await client.rest() == b""
+        assert not life.service.begun.is_set()

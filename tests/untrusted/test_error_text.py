@@ -1,0 +1,106 @@
+"""The text of an error is bounded, for any quote and in each way to log it."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from gizmopy.untrusted.error_text import named, shortened, text_of, too_many
+
+LIMIT = 1100
+"""1,024 characters, and the note that says how many there were."""
+
+
+def wrong(count: int) -> ValidationError:
+    """Return pydantic's error of a list with ``count`` wrong values."""
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(list[int]).validate_python(["secret"] * count)
+    return caught.value
+
+
+def written(error: BaseException) -> str:
+    """Return the log's text of an error."""
+    return "".join(traceback.format_exception(shortened(error)))
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    """Return ``error`` as it is once it was raised."""
+    try:
+        raise error from cause
+    except BaseException as caught:  # noqa: BLE001 - it is returned
+        return caught
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_long_text_is_cut() -> None:
+    """An error that quotes a megabyte says a kilobyte."""
+    assert text_of(ValueError("x" * 10**6)) == "x" * 1024 + "… (1000000 characters)"
+    assert named(ValueError("no such cat")) == "ValueError: no such cat"
+    assert named(TimeoutError()) == "TimeoutError"
+
+
+def test_an_error_without_a_text_is_named() -> None:
+    """An error whose text cannot be had does not hide that it was raised."""
+    assert named(Speechless()) == "Speechless: (its text cannot be had)"
+    assert "Speechless" in written(Speechless())
+
+
+def test_many_wrong_values_are_counted() -> None:
+    """Up to a hundred wrong values may be listed; of more only the number and the type are said."""
+    assert too_many(wrong(100)) == ""
+    assert text_of(wrong(101)) == "101 values are wrong in list[int], too many to list"
+
+
+def test_a_short_error_is_logged_as_it_is() -> None:
+    """Nothing is copied if every text is short."""
+    error = raised(ValueError("short"), raised(KeyError("also short")))
+    assert shortened(error) is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x" * 10**6),
+        wrong(1000),
+        raised(ValueError("short"), ValueError("x" * 10**6)),
+        raised(ValueError("short"), wrong(1000)),
+        ExceptionGroup("short", [ValueError("short"), wrong(1000)]),
+        ExceptionGroup("x" * 10**6, [ExceptionGroup("short", [ValueError("x" * 10**6)])]),
+    ],
+)
+def test_a_traceback_is_short(error: BaseException) -> None:
+    """Neither an error's text, nor a cause's, nor a member's makes a traceback of a megabyte."""
+    text = written(raised(error))
+    assert len(text) < 8 * LIMIT
+
+
+def test_a_shortened_error_says_where_it_was_raised() -> None:
+    """The names, the tracebacks and the causes of a long error stay."""
+    text = written(raised(LookupError("short"), raised(ValueError("x" * 10**6))))
+    assert "\nValueError: xxx" in text
+    assert "direct cause" in text
+    assert text.endswith("\nLookupError: short\n")
+    assert text.count("in raised") == 2
+
+
+def test_notes_are_cut() -> None:
+    """A note that quotes a megabyte is cut as well."""
+    error = ValueError("short")
+    error.add_note("n" * 10**6)
+    assert "ValueError: short\nnnn" in written(error)
+    assert len(written(error)) < 2 * LIMIT
+
+
+def test_a_chain_without_end_is_cut() -> None:
+    """A loop that raised from its last error ten thousand times makes no log of all of them."""
+    error = ValueError("first")
+    for number in range(10_000):
+        last, error = error, ValueError(str(number))
+        error.__cause__ = last
+    assert written(error).count("ValueError: ") == 100
