@@ -1,16 +1,25 @@
-"""Messages in and out, alike on every broker: nothing is lost, and one handler serves any of them.
+"""Messages in and out: the same code on every broker.
 
-The listing is the table of contents: what travels (message), how it is declared (subscription) and
-encoded (codecs), the way out (publisher) and in (subscriber), what a broker must do (driver), how
-it is found (drivers), and what a service holds of all this (channels).
+A reader's way through the package: the message that travels (``message``), how a subscription is
+declared (``subscription``) and a body encoded (``codecs``, ``cloudevents``), publishing
+(``publisher``) and consuming (``subscriber``), the contract of a broker's driver (``driver``), how
+a driver is found (``registry``), and the channels that a service holds (``channels``). ``engine/``
+has the parts of publisher and subscriber, ``middleware/`` wraps handlers, ``brokers/`` has a module
+for each broker.
+
+Names whose modules need a library that is optional, or that few programs use, are imported when
+they are first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from gizmopy.pubsub.channels import ChannelRow, Channels
 from gizmopy.pubsub.driver import Capabilities, Driver, Receiver, Sender, Status
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.publisher import Publisher
-from gizmopy.pubsub.registry import open_driver
+from gizmopy.pubsub.registry import open_driver, provision
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import (
@@ -22,19 +31,33 @@ from gizmopy.pubsub.subscription import (
     subscribe,
 )
 
+if TYPE_CHECKING:
+    from gizmopy.pubsub.cloudevents import CloudEvent as CloudEvent
+    from gizmopy.pubsub.middleware.stores.memory import MemoryStore as MemoryStore
+    from gizmopy.pubsub.middleware.stores.redis import RedisStore as RedisStore
+
+_LAZY = {
+    "CloudEvent": "cloudevents",
+    "MemoryStore": "middleware.stores.memory",
+    "RedisStore": "middleware.stores.redis",
+}
+
 __all__ = [
     "BatchHandler",
     "Capabilities",
     "ChannelRow",
     "Channels",
+    "CloudEvent",
     "DrainReport",
     "Driver",
     "Handler",
+    "MemoryStore",
     "Message",
     "MessageMiddleware",
     "OnSettle",
     "Publisher",
     "Receiver",
+    "RedisStore",
     "RetryPolicy",
     "Sender",
     "Status",
@@ -42,5 +65,18 @@ __all__ = [
     "Subscription",
     "collect_subscriptions",
     "open_driver",
+    "provision",
     "subscribe",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value  # later uses do not call __getattr__
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
