@@ -22,7 +22,7 @@ run: $(RUN)  ## Start the example daemon on 127.0.0.1:8080 (HTTP_PORT=9000 make 
 # Most tests wait for a broker, a process or a timer: more workers than cores. Each file stays with one worker, so
 # that its fixtures, such as a Kafka cluster, are made once.
 test: $(DEV)  ## Run the tests side by side (ARGS='-k drain -x'; WORKERS=0: one after the other)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10 $(ARGS)
 
 check: $(DEV)  ## Lint, check formatting, types and import contracts
 	$(BIN)/ruff check .
@@ -33,9 +33,12 @@ check: $(DEV)  ## Lint, check formatting, types and import contracts
 bench: $(DEV)  ## Measure the cost of a request and of a message
 	$(BIN)/python -m benchmarks
 
-endurance: $(DEV)  ## Send a million hostile inputs to the HTTP port, and half a million to parsers (20 minutes)
+endurance: $(DEV)  ## Prove with real daemons and brokers, for hours, that nothing is lost, and fuzz what reads input
+	$(BIN)/python -m tests.endurance.http
+	$(BIN)/python -m tests.endurance.memory.soak
+	$(BIN)/python -m tests.endurance.kafka
 	$(BIN)/python -m tests.endurance.fuzz.parsers
-	$(BIN)/python -m tests.endurance.fuzz.http $(ARGS)
+	$(BIN)/python -m tests.endurance.fuzz.http
 
 docs: $(DEV)  ## Write docs/settings.md from the settings' declarations
 	$(BIN)/gizmopy config --markdown > docs/settings.md

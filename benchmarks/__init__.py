@@ -1,1 +1,1 @@
-"""What things cost, as CPU time for a unit of work, beside what they are compared to."""
+"""Measure CPU time per unit of work, beside other libraries in the same run."""

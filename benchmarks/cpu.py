@@ -18,9 +18,9 @@ def cpu_seconds(pid: int) -> float:
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Keep this process, and those that it starts meanwhile, on one core, where there are several.
+    """Pin this process to one core, with every process that it starts meanwhile.
 
-    A child is born on the core its parent is on, and stays there.
+    A child inherits the affinity of its parent. A machine with one core pins nothing.
     """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {_CORES[core % len(_CORES)]})

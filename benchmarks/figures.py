@@ -1,4 +1,4 @@
-"""Print figures with their spread, and beside them what they should be."""
+"""Print figures with their spread, beside their targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Target(NamedTuple):
         return f"≥ {self.least:g}" if self.most == inf else f"{self.least:g} to {self.most:g}"
 
     def judge(self, figures: Sequence[float]) -> str:
-        """Return what was asked for, and whether the median of ``figures`` meets it."""
+        """Return the target, and whether the median of ``figures`` meets it."""
         met = self.least <= median(figures) <= self.most
         return f"({self}: {'met' if met else 'MISSED'})"
 

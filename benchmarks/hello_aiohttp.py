@@ -1,16 +1,16 @@
-"""What ``benchmarks.start`` compares with: the least that a daemon with settings and metrics needs.
+"""The reference of ``benchmarks.start``: the least that a daemon with settings and metrics needs.
 
 It reads settings and serves one route by aiohttp on uvloop; of metrics it has the library only.
 """
 
-import prometheus_client  # noqa: F401 -- what it costs to have it is measured
+import prometheus_client  # noqa: F401 -- the cost of its import is measured
 import uvloop
 from aiohttp import web
 from pydantic_settings import BaseSettings
 
 
 class Settings(BaseSettings):
-    """Say where to listen."""
+    """Settings of the reference: where it listens."""
 
     http_port: int = 8080
 

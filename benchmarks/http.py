@@ -4,8 +4,8 @@
 
 ``aiohttp`` answers by ``json_response``, ``aiohttp-orjson`` reads and writes with orjson; neither
 logs, measures or validates anything. ``gizmopy`` has everything on and writes its access log to a
-file, ``gizmopy-pipe`` to a pipe. ``aiohttp-again`` is aiohttp measured against itself: how far it
-is from 1 is how far to trust the rest. Figures are medians, with the lowest and highest round.
+file, ``gizmopy-pipe`` to a pipe. ``aiohttp-again`` is aiohttp measured against itself: its distance
+from 1 is the error of the other ratios. Figures are medians, with the lowest and highest round.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TARGETS = {
 
 
 def _report(method: str, servers: Sequence[str], rounds: Sequence[dict[str, float]]) -> None:
-    """Print the cost of a request by server, and its work in a CPU second beside references."""
+    """Print the CPU time of a request by server, and the ratio to each reference."""
     references = [name for name in REFERENCES if name in servers] or servers[-1:]
     for name in servers:
         line = f"  {name:<15} {median(each[name] for each in rounds):6.1f} µs"
@@ -51,7 +51,7 @@ def _report(method: str, servers: Sequence[str], rounds: Sequence[dict[str, floa
 
 
 def compare(servers: dict[str, Server], seconds: float) -> None:
-    """Print, for each kind of request, what each of ``servers`` spends on one, and the ratios."""
+    """Print the CPU time of each kind of request on each server, and the ratios."""
     for method, request in REQUESTS.items():
         loads = {name: Load(server, [request]) for name, server in servers.items()}
         rounds = measure(loads, rounds=ROUNDS, seconds=seconds)
@@ -60,10 +60,10 @@ def compare(servers: dict[str, Server], seconds: float) -> None:
 
 
 def main(argv: Sequence[str] = ()) -> None:
-    """Compare the servers that the arguments name, or all."""
+    """Compare the servers that the arguments name; without arguments, all."""
     parser = ArgumentParser("python -m benchmarks.http")
     parser.add_argument("servers", nargs="*", metavar="SERVER", help=", ".join(SERVERS))
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long a round takes")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="duration of a round")
     options = parser.parse_args(argv)
     names = options.servers or list(SERVERS)
     if unknown := set(names) - set(SERVERS):

@@ -26,16 +26,16 @@ from gizmopy import Service, Settings, SimpleServer, get, put
 
 
 async def announce(port: int) -> None:
-    """Print the port, and wait for the signal to end."""
-    told = asyncio.Event()
+    """Print the port, and wait for SIGINT or SIGTERM."""
+    stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     print(port, flush=True)
-    await told.wait()
+    await stop.wait()
 
 
 class NewCat(BaseModel):
-    """What a client sends."""
+    """The body of a PUT."""
 
     name: str
     colour: str
@@ -51,7 +51,7 @@ class Cats(Service):
 
     @put("/cats/{id}")
     async def put_cat(self, id: int, new: NewCat) -> NewCat:
-        """Take a validated body, and give it back."""
+        """Return the validated body."""
         return new
 
 
@@ -86,7 +86,7 @@ async def aiohttp(
     read: Callable[[web.Request], Awaitable[Any]],
     access_log: logging.Logger | None = None,
 ) -> None:
-    """Serve with aiohttp's application, and nothing on but, where given, its access log."""
+    """Serve with aiohttp's application; only its access log is on, if one is given."""
 
     async def get_cat(request: web.Request) -> web.Response:
         return answer({"id": int(request.match_info["id"]), "name": "Tom", "colour": "black"})

@@ -1,7 +1,7 @@
-"""Put servers under load, all at the same time, and tell the CPU time of a request on each.
+"""Put servers under load at the same time, and measure the CPU time of a request on each.
 
-The servers share one core; all load comes from another. CPU time is divided by requests, so what
-disturbs the machine disturbs every server alike: ratios hold where microseconds do not.
+The servers share one core; all load comes from another. CPU time is divided by requests, so a
+disturbance of the machine affects every server alike: ratios hold even if microseconds do not.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from benchmarks.cpu import cpu_seconds, pinned
 SERVERS_CORE, LOAD_CORE = 0, 1
 _LENGTH = re.compile(rb"[Cc]ontent-[Ll]ength: (\d+)")
 _WARM_UP = 2_000
-"""How many requests every server answers, at least, before it is measured."""
+"""Requests that every server answers before the measurement begins, at least."""
 
 
 class Server(NamedTuple):
-    """A process that is measured."""
+    """The process of a server under measurement."""
 
     pid: int
     port: int
@@ -39,8 +39,8 @@ class Server(NamedTuple):
 def served(commands: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Server]]:
     """Run ``python -m`` with each command, all on one core, and yield the servers by name.
 
-    A server writes its port as the first line of its standard output. What comes after it is
-    drained by a process of its own, whose CPU time is nobody's.
+    A server writes its port as the first line of its standard output. A separate process drains
+    the rest of the output, so that the measured server does not pay for it.
     """
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a thousand connections each
@@ -71,7 +71,7 @@ def _served(command: Sequence[str]) -> Iterator[Server]:
 
 
 class Load:
-    """Keep ``in_flight`` requests going at a server, over all its connections in turn.
+    """Keep ``in_flight`` requests in flight at a server, over all its connections in turn.
 
     It waits for an answer, then sends the next of ``requests`` over the connection that has been
     idle longest. As an async context manager it opens the connections, and closes them.
@@ -86,7 +86,7 @@ class Load:
         in_flight: int = 8,
     ) -> None:
         self.count = 0
-        """How many answers came."""
+        """Answers received."""
         self._server = server
         self._warm_up = max(_WARM_UP, len(requests), connections)
         self._requests = cycle(requests)
@@ -102,7 +102,7 @@ class Load:
             await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._server.port)
         self._all = tuple(self._free)
         for _ in range(self._in_flight):
-            self._ask()
+            self._send_next()
         return self
 
     async def __aexit__(
@@ -115,7 +115,7 @@ class Load:
             connection.close()
 
     def opened(self, connection: _Connection) -> None:
-        """Take a new connection into the turn."""
+        """Add a new connection to the rotation."""
         self._free.append(connection)
 
     def answered(self, connection: _Connection) -> None:
@@ -124,24 +124,24 @@ class Load:
         if self.count == self._warm_up:
             self._warm.set()
         self._free.append(connection)
-        self._ask()
+        self._send_next()
 
-    def _ask(self) -> None:
-        self._free.popleft().ask(next(self._requests))
+    def _send_next(self) -> None:
+        self._free.popleft().send(next(self._requests))
 
     def fail(self, reason: str) -> None:
-        """Keep why what is measured is worthless."""
+        """Record why the measurement is void."""
         self._failure = self._failure or reason
         self._warm.set()
 
     async def warm(self) -> None:
-        """Wait until every request has been asked, and every connection used, or it has failed."""
+        """Wait until every request was sent and every connection used, or the load failed."""
         await self._warm.wait()
 
     def reading(self) -> tuple[float, int]:
         """Return the CPU seconds that the server has used, and the answers that it has given.
 
-        Raises RuntimeError once it has answered anything but 200, or closed a connection.
+        Raises RuntimeError if it answered anything but 200, or closed a connection.
         """
         if self._failure:
             raise RuntimeError(self._failure)
@@ -149,17 +149,17 @@ class Load:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection of a load, with at most one request under way."""
+    """One connection of a load, with at most one request in flight."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport is not a subclass
         self._load.opened(self)
 
-    def ask(self, request: bytes) -> None:
+    def send(self, request: bytes) -> None:
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -182,9 +182,9 @@ class _Connection(asyncio.Protocol):
 
 
 def measure(loads: Mapping[str, Load], *, rounds: int, seconds: float) -> list[dict[str, float]]:
-    """Return, for each round, the CPU microseconds of a request by name, all under way at once.
+    """Return the CPU microseconds of a request by server, for each round; all loads run at once.
 
-    Raises RuntimeError where a server answers anything but 200, or closes a connection.
+    Raises RuntimeError if a server answers anything but 200, or closes a connection.
     """
     with pinned(LOAD_CORE), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_measure(loads, rounds, seconds))
@@ -202,10 +202,12 @@ async def _measure(
 
 
 async def _round(loads: Mapping[str, Load], seconds: float) -> dict[str, float]:
-    begun = {name: load.reading() for name, load in loads.items()}
+    before = {name: load.reading() for name, load in loads.items()}
     await asyncio.sleep(seconds)
     costs = {}
     for name, load in loads.items():
-        used, answered = (now - then for now, then in zip(load.reading(), begun[name], strict=True))
+        used, answered = (
+            now - then for now, then in zip(load.reading(), before[name], strict=True)
+        )
         costs[name] = used / answered * 1e6
     return costs

@@ -15,12 +15,12 @@ BODY = b"x" * 1024
 
 
 class Shape(NamedTuple):
-    """How messages are consumed."""
+    """The options of a subscription, and the keys of its messages."""
 
     concurrency: int = 1
     order: Literal["none", "key"] = "none"
     keys: int = 0
-    """How many keys they have in turn; 0: none."""
+    """Number of different keys, used in turn; 0: messages have no key."""
     max_in_flight: int = 1000
     batch_size: int = 0
 
@@ -48,7 +48,7 @@ def _service(shape: Shape) -> Service:
     }
 
     class Single(Service):
-        @subscribe("cats", **options)  # type: ignore[arg-type]  # a dict forgets its types
+        @subscribe("cats", **options)  # type: ignore[arg-type]  # the dict has lost the types
         async def on_cat(self, body: bytes) -> None:
             pass
 
@@ -65,16 +65,16 @@ async def _measure(shape: Shape) -> float:
     """Return the CPU microseconds of a message: published, received, handled and acked."""
     service = _service(shape)
     async with SimpleServer(service) as server:
-        begun = time.process_time()
+        started = time.process_time()
         for number in range(COUNT):
             key = str(number % shape.keys) if shape.keys else None
             await service.publish("cats", BODY, key=key)
         await server.channels.idle()
-        return (time.process_time() - begun) / COUNT * 1e6
+        return (time.process_time() - started) / COUNT * 1e6
 
 
 async def main() -> None:
-    """Print the cost of a message for a few shapes of work."""
+    """Print the CPU time of a message for each shape."""
     print(f"memory://, 1 KiB, {COUNT:,} messages, median of {ROUNDS} rounds, µs CPU a message")
     print("  concurrency  order     keys  max_in_flight  batch_size")
     for shape in SHAPES:
@@ -83,7 +83,7 @@ async def main() -> None:
             f"  {shape.concurrency:>11}  {shape.order:<5} {shape.keys:>8,} "
             f"{shape.max_in_flight:>14,} {shape.batch_size or '':>11} {cost:8.1f}"
         )
-    print("  max_in_flight=1 makes a round of receive, hand over and ack for every message")
+    print("  with max_in_flight=1, every message takes its own receive and ack")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The CPU time of a publish on memory:// that nobody consumes: the publisher's own cost."""
+"""The CPU time of a publish on memory:// without a consumer: the cost of the publisher alone."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ async def _measure(work: Callable[[Publisher], Awaitable[None]]) -> float:
     best = float("inf")
     async with Publisher(sender, "cats", metrics=Metrics(), limits=driver.capabilities) as out:
         for _ in range(ROUNDS):
-            begun = time.process_time()
+            started = time.process_time()
             await work(out)
-            best = min(best, time.process_time() - begun)
+            best = min(best, time.process_time() - started)
     return best / COUNT * 1e6
 
 
 async def main() -> None:
-    """Print the cost of a message, published alone, in one call with others, and beside others."""
+    """Print the CPU time of a message: published alone, in one call, and concurrently."""
     print(f"publish to memory://, 1 KiB, {COUNT:,} messages, best of {ROUNDS} rounds")
     for name, work in (
         ("publish", _alone),

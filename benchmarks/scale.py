@@ -1,11 +1,11 @@
-"""What a request costs as routes and connections grow: it should cost the same.
+"""The CPU time of a request with few and with many routes and connections: it should not grow.
 
-Both sides of a comparison have as many requests in flight, and ask for as many different URLs, so
-that neither batches its system calls better nor finds more in a cache. Over one connection only one
-request can be under way (nobody pipelines), hence one over a thousand connections beside it; eight
-over eight, and over a thousand, is the same on a busier server. aiohttp, measured in the same way,
-shows what the kernel and aiohttp pay for connections that have grown cold in the processor's
-caches.
+Both sides of a comparison have the same number of requests in flight and request the same number of
+different URLs, so that neither side batches system calls better or finds more in a cache. Without
+pipelining, one connection carries one request at a time; it is compared with one request in flight
+over a thousand connections. Eight in flight over eight connections, and over a thousand, repeat
+this on a busier server. The same measurement of aiohttp shows the share of the kernel and of
+aiohttp: idle connections leave the processor's caches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TARGET = Target(most=1.1)
 
 
 class Kinds(Service):
-    """A service of many routes, which all do the same."""
+    """A service of many routes with one handler."""
 
     count = 0
 
@@ -53,24 +53,24 @@ async def _serve(routes: int) -> None:
 
 
 def _requests(routes: int) -> list[bytes]:
-    """Return requests for the routes in turn: as many URLs, however many ``routes`` there are."""
+    """Return requests for the routes in turn; the number of URLs does not depend on ``routes``."""
     return [
         b"GET /kind%05d/%05d HTTP/1.1\r\nHost: x\r\nUser-Agent: bench\r\n\r\n" % (n % routes, n)
         for n in range(MANY_ROUTES)
     ]
 
 
-def _compare(what: str, loads: Mapping[str, Load], target: Target | None = None) -> None:
-    """Measure the loads ``few`` and ``many``, and print their costs and how they compare."""
+def _compare(label: str, loads: Mapping[str, Load], target: Target | None = None) -> None:
+    """Measure the loads ``few`` and ``many``, and print their costs and the ratio."""
     rounds = measure(loads, rounds=ROUNDS, seconds=SECONDS)
     few, many = (median(each[side] for each in rounds) for side in ("few", "many"))
     ratios = [each["many"] / each["few"] for each in rounds]
     verdict = "" if target is None else f" {target.judge(ratios)}"
-    print(f"  {what:<50} {few:6.1f} and {many:6.1f} µs, {spread(ratios)}{verdict}")
+    print(f"  {label:<50} {few:6.1f} and {many:6.1f} µs, {spread(ratios)}{verdict}")
 
 
 def compare_routes() -> None:
-    """Print what a request costs with few routes and with many, all of them asked for in turn."""
+    """Print the CPU time of a request with few and with many routes, requested in turn."""
     counts = {"few": FEW_ROUTES, "many": MANY_ROUTES}
     commands = {side: ("benchmarks.scale", str(count)) for side, count in counts.items()}
     with served(commands) as servers:
@@ -79,7 +79,7 @@ def compare_routes() -> None:
 
 
 def compare_connections(kind: str, target: Target | None = None) -> None:
-    """Print what a request costs over few connections and over many, all of them used in turn."""
+    """Print the CPU time of a request over few and over many connections, all used in turn."""
     request = [REQUESTS["GET"]]
     with served(dict.fromkeys(("few", "many"), ("benchmarks.http_servers", kind))) as servers:
         for in_flight in (1, 8):
@@ -88,14 +88,14 @@ def compare_connections(kind: str, target: Target | None = None) -> None:
                 side: Load(servers[side], request, connections=count, in_flight=in_flight)
                 for side, count in counts.items()
             }
-            what = (
+            label = (
                 f"{in_flight} and {MANY_CONNECTIONS:,} connections, {in_flight} in flight, {kind}"
             )
-            _compare(what, loads, target)
+            _compare(label, loads, target)
 
 
 def main() -> None:
-    """Print what a request costs with few and with many, and the ratio."""
+    """Print every comparison."""
     print("CPU time of a request, few and many")
     compare_routes()
     compare_connections("gizmopy-pipe", TARGET)

@@ -1,9 +1,10 @@
-"""How long a scrape holds the event loop of a busy daemon, beside prometheus_client's own way.
+"""The time that a scrape blocks the event loop of a busy daemon, beside prometheus_client.
 
-A daemon with 600 histograms answers work without a pause while it is scraped; what counts is how
-late a tick of its loop is at worst: usually (the median of 30 scrapes), and of all. What another
-process takes from this one counts too, so the first row is the floor. Run it as
-``python -m benchmarks.scrape``.
+    python -m benchmarks.scrape
+
+A daemon with 600 histograms works without a pause while it is scraped. The figure is the worst
+lateness of a tick of its loop: the median of 30 scrapes, and the maximum. Other processes delay
+ticks, too; the first row, without a scrape, shows by how much.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def _daemon() -> tuple[Metrics, list[HistogramCell]]:
 
 
 async def _serve(cells: list[HistogramCell]) -> None:
-    """Answer one request after the other, each of which keeps the loop as a real one does."""
+    """Simulate requests, one after the other, each of which occupies the loop."""
     for number in count():
-        began = perf_counter()
-        while perf_counter() - began < REQUEST_SECONDS:
+        started = perf_counter()
+        while perf_counter() - started < REQUEST_SECONDS:
             pass
         cells[number % len(cells)].observe(REQUEST_SECONDS)
         await asyncio.sleep(0)
@@ -60,7 +61,7 @@ async def _tick(lateness: list[float]) -> None:
 
 
 async def _measure(cells: list[HistogramCell], scrape: Scrape) -> tuple[float, float, float]:
-    """Return the worst lateness of a usual scrape and of all, and a scrape's mean seconds."""
+    """Return the median and the maximum of the worst lateness, and the mean seconds of a scrape."""
     lateness: list[float] = []
     worst: list[float] = []
     took = 0.0
@@ -69,9 +70,9 @@ async def _measure(cells: list[HistogramCell], scrape: Scrape) -> tuple[float, f
         for _ in range(SCRAPES):
             await asyncio.sleep(BETWEEN_SECONDS)
             lateness.clear()
-            began = perf_counter()
+            started = perf_counter()
             await scrape()
-            took += perf_counter() - began
+            took += perf_counter() - started
             await asyncio.sleep(2 * TICK_SECONDS)  # the tick that was due meanwhile
             worst.append(max(lateness))
         for task in background:
@@ -96,13 +97,13 @@ async def main() -> None:
         }
         size = len(await scraper.render())
         print(f"{HISTOGRAMS} histograms, {size / 1e6:.2f} MB a scrape, {SCRAPES} scrapes each")
-        print(f"{'':28} {'usual hold':>11} {'worst hold':>11} {'a scrape':>11}")
+        print(f"{'':28} {'median':>11} {'maximum':>11} {'a scrape':>11}")
         gc.collect()
-        gc.freeze()  # what the imports left behind is not collected by any of them
+        gc.freeze()  # no measurement collects the garbage of the imports
         for name, scrape in ways.items():
             usual, worst, took = await _measure(cells, scrape)
             print(f"{name:28} {usual * 1e3:8.1f} ms {worst * 1e3:8.1f} ms {took * 1e3:8.1f} ms")
-    print(f"target: the loop is held for at most {TARGET_SECONDS * 1e3:g} ms by gizmopy")
+    print(f"target: gizmopy blocks the loop for at most {TARGET_SECONDS * 1e3:g} ms")
 
 
 if __name__ == "__main__":

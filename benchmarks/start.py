@@ -1,8 +1,9 @@
-"""What a daemon costs before it does anything: the CPU time to its first answer, and memory.
+"""The CPU time and the memory of a hello daemon up to its first answer.
 
-Two hello daemons and two of bare aiohttp on uvloop, which have imported pydantic-settings and
-prometheus_client too, start at the same time on one core: what disturbs one disturbs all, and each
-has a twin to share pages with. How far aiohttp is from its twin is how far to trust the rest.
+Two hello daemons and two of bare aiohttp on uvloop, which import pydantic-settings and
+prometheus_client too, start at the same time on one core, so that a disturbance affects all of
+them, and each shares pages with its twin. The ratio of aiohttp to its twin is the error of the
+other ratios.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from benchmarks.cpu import cpu_seconds, pinned
 from benchmarks.figures import Target, spread
 
 STARTS = 11
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 TARGET = Target(most=1.15)
 GIZMOPY = ("gizmopy", "run", "benchmarks.hello_gizmopy:Hello")
 AIOHTTP = ("benchmarks.hello_aiohttp",)
 
 
 class Cost(NamedTuple):
-    """What a daemon has used by its first answer."""
+    """CPU time and memory of a daemon at its first answer."""
 
     cpu: float
     """In milliseconds."""
     resident: float
-    """Every page of it in memory, in MiB."""
+    """Resident set, in MiB."""
     proportional: float
-    """The same, a page that n processes share counted as an nth; nan where Linux does not tell."""
+    """Proportional set (a page shared by n processes counts 1/n), in MiB; nan if not reported."""
 
 
 def _free_port() -> int:
@@ -46,14 +47,14 @@ def _free_port() -> int:
 
 
 def _environment(port: int) -> dict[str, str]:
-    """Return the environment of a daemon. Its modules are to be compiled once, not each time."""
+    """Return the environment of a daemon. HOME stays, so that compiled modules are found again."""
     kept = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
     return kept | {"HTTP_PORT": str(port)}
 
 
 def _await_answer(port: int) -> None:
-    """Ask until there is an answer. Raises RuntimeError where it is no 200, or none comes."""
-    deadline = time.monotonic() + PATIENCE
+    """Poll until the daemon answers. Raises RuntimeError if that is not 200, or too late."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         try:
             connection = socket.create_connection(("127.0.0.1", port))
@@ -66,18 +67,18 @@ def _await_answer(port: int) -> None:
         if b" 200 " not in answer[:13]:
             raise RuntimeError(f"the daemon answered {answer!r}")
         return
-    raise RuntimeError(f"the daemon did not answer within {PATIENCE:g} s")
+    raise RuntimeError(f"the daemon did not answer within {TIMEOUT_SECONDS:g} s")
 
 
 def _mebibytes(file: Path, field: str) -> float:
-    """Return a field of a file of /proc, which has it in kB; nan where there is none."""
+    """Return a field of a file of /proc, converted from kB; nan if the file lacks it."""
     lines = file.read_text().splitlines() if file.exists() else []
     sizes = (float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
     return next(sizes, float("nan"))
 
 
 def _start(command: Sequence[str]) -> Cost:
-    """Start a daemon, and return what it has used when it has answered."""
+    """Start a daemon, and return its costs at its first answer."""
     port = _free_port()
     with pinned(0):
         daemon = subprocess.Popen(
@@ -103,16 +104,16 @@ def _start_together() -> tuple[Cost, ...]:
 
 
 def main() -> None:
-    """Print what the daemons use, how they compare, and how aiohttp compares with its twin."""
-    _start_together()  # what it compiles and what is read from disk is there from now on
+    """Print the costs of the daemons, their ratio, and the ratio of aiohttp to its twin."""
+    _start_together()  # warms the file cache and compiles the modules
     with pinned(1):
         starts = [_start_together() for _ in range(STARTS)]
     print(f"A hello daemon up to its first answer, beside bare aiohttp, {STARTS} starts")
-    for index, what in enumerate(("ms of CPU", "MiB resident", "MiB proportional")):
+    for index, unit in enumerate(("ms of CPU", "MiB resident", "MiB proportional")):
         ours, bare, again, twin = zip(
             *([cost[index] for cost in each] for each in starts), strict=True
         )
-        costs = f"{median(ours):.1f} and {median(bare):.1f} {what}"
+        costs = f"{median(ours):.1f} and {median(bare):.1f} {unit}"
         ratios = [(a + b) / (c + d) for a, b, c, d in zip(ours, again, bare, twin, strict=True)]
         control = [one / other for one, other in zip(twin, bare, strict=True)]
         print(f"  {costs:<32} {spread(ratios)} {TARGET.judge(ratios)}; twin {spread(control)}")

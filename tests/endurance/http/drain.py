@@ -1,9 +1,9 @@
-"""Count the requests that a drain loses: python -m benchmarks.drain [ROUNDS].
+"""Count the requests that a drain loses: python -m tests.endurance.http.drain [ROUNDS].
 
-Raw sockets send requests to the example daemon without a pause, over connections that are kept or
-made anew, while it gets a SIGTERM. A request is lost when it was sent and its connection ended
-without an answer; a connection that is refused is not. HTTP clients hide such losses: they send
-again what they may.
+Raw sockets send requests to the example daemon without a pause, over kept-alive or
+new connections, while it receives SIGTERM. A request is lost if it was sent and its connection
+ended without an answer. A refused connection loses nothing. HTTP clients would hide such losses,
+because they retry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REQUEST = b"GET /svc/cats/stats HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Send a request, read its answer, and return whether the connection goes on."""
+    """Send a request, read its answer, and return whether the connection stays open."""
     writer.write(REQUEST)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
@@ -39,9 +39,9 @@ async def _client(port: int, keep: bool, counts: Counter[str], stop: asyncio.Eve
             await asyncio.sleep(0.002)
             continue
         try:
-            goes_on = True
-            while goes_on and not stop.is_set():
-                goes_on = await _ask(reader, writer) and keep
+            stays_open = True
+            while stays_open and not stop.is_set():
+                stays_open = await _ask(reader, writer) and keep
                 counts["answered"] += 1
         except (ConnectionError, asyncio.IncompleteReadError):
             counts["lost"] += 1
@@ -50,7 +50,7 @@ async def _client(port: int, keep: bool, counts: Counter[str], stop: asyncio.Eve
 
 
 async def _measure(loop: str, keep: bool, delay: str) -> Counter[str]:
-    """Drain a daemon under load, and return what became of the requests."""
+    """Drain a daemon under load, and count the requests by their outcome."""
     settings = {"HTTP_PORT": "0", "HTTP_ACCESS_LOG": "off", "APP_LOG_JSON_FMT": "true"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gizmopy", "run", "examples.cats.service:Cats"),
@@ -74,7 +74,7 @@ async def _measure(loop: str, keep: bool, delay: str) -> Counter[str]:
 
 
 async def main(rounds: int) -> int:
-    """Print the counts of every round, and return 1 where a request was lost."""
+    """Print the counts of every round, and return 1 if a request was lost."""
     lost = 0
     for _ in range(rounds):
         for loop, keep, delay in product(("asyncio", "auto"), (True, False), ("0", "500ms")):
