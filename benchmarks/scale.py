@@ -22,7 +22,7 @@ from benchmarks.http import REQUESTS
 from benchmarks.http_servers import announce
 from benchmarks.load import Load, measure, served
 from gizmopy import Service, Settings, SimpleServer
-from gizmopy.web import Endpoints
+from gizmopy.web import EndpointTable
 
 ROUNDS = 3
 SECONDS = 4.0
@@ -36,7 +36,7 @@ class Kinds(Service):
 
     count = 0
 
-    def endpoints(self) -> Endpoints:
+    def endpoints(self) -> EndpointTable:
         """Serve a route for each kind."""
         return {f"/kind{n:05}/{{id}}": {"GET": self.get_one} for n in range(self.count)}
 

@@ -50,10 +50,10 @@ from gizmopy.server.http.listening.sockets import is_loopback
 from gizmopy.server.http.proxies import Proxies
 from gizmopy.server.service import Service
 from gizmopy.untrusted.text import cut, escape
-from gizmopy.web import CORS, NoRoute, Request, Router
+from gizmopy.web import CORS, Request
 from gizmopy.web.backtracking import growth
 from gizmopy.web.body import _check_content_type
-from gizmopy.web.router import parse_template
+from gizmopy.web.router import RouteNotFound, Router, parse_template
 from gizmopy.web.types import ISODate, Truthy
 from tests.hostile import ANYWHERE, MAX_RATIO, Hostile, Run, Times, pumps, worst
 from tests.patterns import patterns_in
@@ -82,7 +82,7 @@ def match_with(*templates: str) -> Run:
     """Return what matches a path below each template."""
 
     def match(text: str) -> object:
-        with suppress(NoRoute):
+        with suppress(RouteNotFound):
             router.match("GET", f"/f/{text}")
         return router.allowed(f"/f/{text}")
 

@@ -11,14 +11,14 @@ from gizmopy.config import Settings
 from gizmopy.errors import DeclarationError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Channels
-from gizmopy.web import Endpoints, Middleware
+from gizmopy.web import EndpointTable, HTTPMiddleware
 
 
 class Servable(Protocol):
     """Declare endpoints, subscriptions and health checks by methods; Service says how."""
 
     prefix: ClassVar[str]
-    middleware: Sequence[Middleware]
+    middleware: Sequence[HTTPMiddleware]
     settings: Settings
 
     def __init__(self, settings: Settings | None = None) -> None: ...
@@ -30,7 +30,7 @@ class Servable(Protocol):
     def service_name(self) -> str:
         """Return its name."""
 
-    def endpoints(self) -> Endpoints:
+    def endpoints(self) -> EndpointTable:
         """Return its table of endpoints."""
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:

@@ -63,7 +63,8 @@ from gizmopy.server.lifecycle.shutdown_budget import (
 )
 from gizmopy.server.lifecycle.signals import Stop
 from gizmopy.server.servable import Servable
-from gizmopy.web import Handler, collect_routes
+from gizmopy.web import Handler
+from gizmopy.web.decorators import collect_routes
 from gizmopy.web.hosts import AllowedHosts
 
 logger = logging.getLogger(__name__)

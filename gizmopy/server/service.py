@@ -14,7 +14,7 @@ from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Channels, MessageMiddleware
 from gizmopy.server.run import run
-from gizmopy.web import Endpoints, Middleware
+from gizmopy.web import EndpointTable, HTTPMiddleware
 
 
 class Service:
@@ -34,7 +34,7 @@ class Service:
 
     name: ClassVar[str] = ""
     prefix: ClassVar[str] = ""
-    middleware: Sequence[Middleware] = ()
+    middleware: Sequence[HTTPMiddleware] = ()
     message_middleware: Sequence[MessageMiddleware] = ()
     settings: Settings
 
@@ -53,7 +53,7 @@ class Service:
         """Keep ``settings``; without any, take the defaults of the class that is annotated."""
         self.settings = self.settings_class()() if settings is None else settings
 
-    def endpoints(self) -> Endpoints:
+    def endpoints(self) -> EndpointTable:
         """Return more endpoints as a table ``{path: {method: handler}}``, as in Gizmo."""
         return {}
 

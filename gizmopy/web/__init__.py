@@ -1,26 +1,16 @@
-"""The words of HTTP: routes, parameters, answers and problems. No sockets here."""
+"""HTTP without sockets: routes, parameters, responses and problems.
 
+The names here are those that a service uses. The server compiles and serves the routes.
+"""
+
+from gizmopy._deprecated import renamed
 from gizmopy.web.annotations import Header, Query
-from gizmopy.web.authority import is_host
-from gizmopy.web.binding import Answering, compile_answer, compile_endpoint, responding
-from gizmopy.web.body import UNREADABLE_BODY
 from gizmopy.web.caching import no_cache
 from gizmopy.web.cors import CORS
-from gizmopy.web.decorators import (
-    Endpoints,
-    Options,
-    Route,
-    collect_routes,
-    delete,
-    get,
-    patch,
-    post,
-    put,
-)
-from gizmopy.web.problems import Problem, problem_from, problem_response
-from gizmopy.web.request import Handler, Middleware, Request
-from gizmopy.web.responses import Answer, Plain, json_response
-from gizmopy.web.router import NoRoute, RouteConflict, Router, WrongMethod
+from gizmopy.web.decorators import EndpointTable, delete, get, patch, post, put
+from gizmopy.web.problems import Problem
+from gizmopy.web.request import Handler, HTTPMiddleware, Request
+from gizmopy.web.responses import json_response
 from gizmopy.web.types import (
     Int64,
     ISODate,
@@ -32,34 +22,20 @@ from gizmopy.web.types import (
 )
 
 __all__ = [
-    "Answer",
-    "Answering",
     "CORS",
-    "Endpoints",
+    "EndpointTable",
+    "HTTPMiddleware",
     "Handler",
     "Header",
     "ISODate",
     "Int64",
-    "Middleware",
-    "NoRoute",
-    "Options",
-    "Plain",
     "Problem",
     "Query",
     "Request",
-    "Route",
-    "RouteConflict",
-    "Router",
     "Truthy",
-    "UNREADABLE_BODY",
     "UInt64",
-    "WrongMethod",
-    "collect_routes",
-    "compile_answer",
-    "compile_endpoint",
     "delete",
     "get",
-    "is_host",
     "json_response",
     "no_cache",
     "parse_date_range",
@@ -67,8 +43,30 @@ __all__ = [
     "parse_iso_date",
     "patch",
     "post",
-    "problem_from",
-    "problem_response",
     "put",
-    "responding",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Answer": "gizmopy.web.responses:Response",
+        "Answering": "gizmopy.web.binding:EndpointCall",
+        "Endpoints": "gizmopy.web:EndpointTable",
+        "Middleware": "gizmopy.web:HTTPMiddleware",
+        "NoRoute": "gizmopy.web.router:RouteNotFound",
+        "Options": "gizmopy.web.decorators:RouteOptions",
+        "Plain": "gizmopy.web.responses:RawResponse",
+        "Route": "gizmopy.web.decorators:Route",
+        "RouteConflict": "gizmopy.web.router:RouteConflict",
+        "Router": "gizmopy.web.router:Router",
+        "UNREADABLE_BODY": "gizmopy.web.body:UNREADABLE_BODY",
+        "WrongMethod": "gizmopy.web.router:MethodNotAllowed",
+        "collect_routes": "gizmopy.web.decorators:collect_routes",
+        "compile_answer": "gizmopy.web.binding:compile_call",
+        "compile_endpoint": "gizmopy.web.binding:compile_endpoint",
+        "is_host": "gizmopy.web.authority:is_host",
+        "problem_from": "gizmopy.web.problems:problem_from",
+        "problem_response": "gizmopy.web.problems:problem_response",
+        "responding": "gizmopy.web.binding:as_handler",
+    },
+)

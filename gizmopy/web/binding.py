@@ -25,10 +25,10 @@ from gizmopy.web.decorators import Route
 from gizmopy.web.parameters import Place, RequestParameter, TextParameter
 from gizmopy.web.problems import FieldError, wrong_values
 from gizmopy.web.request import Handler, Request
-from gizmopy.web.responses import JSON, Answer, Plain, answer_encoder
+from gizmopy.web.responses import JSON, RawResponse, Response, answer_encoder
 from gizmopy.web.router import parse_template
 
-Answering = Callable[[web.Request], Awaitable[Answer]]
+EndpointCall = Callable[[web.Request], Awaitable[Response]]
 """What answers a request, plain answers being left plain."""
 
 _REQUESTS = (Request, web.Request, web.BaseRequest)
@@ -45,30 +45,30 @@ def compile_endpoint(
     100, their number). Raises DeclarationError if the endpoint is declared so that no request
     could be served.
     """
-    return responding(
-        compile_answer(route, read_timeout=read_timeout, json_content_type=json_content_type)
+    return as_handler(
+        compile_call(route, read_timeout=read_timeout, json_content_type=json_content_type)
     )
 
 
-def responding(answer: Answering) -> Handler:
+def as_handler(answer: EndpointCall) -> Handler:
     """Return ``answer`` as a handler, whose answers are aiohttp's responses."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         given = await answer(request)
-        return given.response() if isinstance(given, Plain) else given
+        return given.response() if isinstance(given, RawResponse) else given
 
     return handle
 
 
-def compile_answer(
+def compile_call(
     route: Route, *, read_timeout: float = 10.0, json_content_type: str = JSON
-) -> Answering:
+) -> EndpointCall:
     """Return what ``compile_endpoint`` does, with plain answers left plain."""
     function = route.function
     parameters, body = bind_parameters(route, read_timeout)
     encode = answer_encoder(route, json_content_type)
 
-    async def answer(request: web.Request) -> Answer:
+    async def answer(request: web.Request) -> Response:
         arguments: dict[str, Any] = {}
         errors: list[FieldError] = []
         for parameter in parameters:

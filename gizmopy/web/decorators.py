@@ -13,7 +13,7 @@ from gizmopy.web.router import RouteConflict, Router, parse_template
 Endpoint = Callable[..., Awaitable[object]]
 EndpointT = TypeVar("EndpointT", bound=Endpoint)
 
-Endpoints = Mapping[str, Mapping[str, Endpoint]]
+EndpointTable = Mapping[str, Mapping[str, Endpoint]]
 """Gizmo's table of endpoints: path, method, and what answers."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -22,7 +22,7 @@ _ROUTES = "__gizmo_routes__"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RouteOptions:
     """Say how a route is served, where that is not as the settings say.
 
     ``timeout`` is how many seconds the endpoint may take to begin its answer (None: as
@@ -47,8 +47,8 @@ class Options:
     min_send_rate: int | None = None
 
 
-class RouteOptions(TypedDict, total=False):
-    """Name the Options that a decorator takes."""
+class RouteKeywords(TypedDict, total=False):
+    """Name the RouteOptions that a decorator takes."""
 
     timeout: float | None
     cancel_on_disconnect: bool | None
@@ -65,7 +65,7 @@ class Route:
     method: str
     path: str
     function: Endpoint
-    options: Options = Options()
+    options: RouteOptions = RouteOptions()
 
     @property
     def name(self) -> str:
@@ -78,36 +78,36 @@ class Route:
         return _place(self.function)
 
 
-Declared = tuple[str, str, Endpoint, Options]
+Declared = tuple[str, str, Endpoint, RouteOptions]
 """Method, path, function and options, as they were declared."""
 
 
-def get(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
+def get(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve GET (and HEAD) at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("GET", path, Options(**options))
+    return _declare("GET", path, RouteOptions(**options))
 
 
-def put(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
+def put(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve PUT at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("PUT", path, Options(**options))
+    return _declare("PUT", path, RouteOptions(**options))
 
 
-def post(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
+def post(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve POST at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("POST", path, Options(**options))
+    return _declare("POST", path, RouteOptions(**options))
 
 
-def delete(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
+def delete(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve DELETE at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("DELETE", path, Options(**options))
+    return _declare("DELETE", path, RouteOptions(**options))
 
 
-def patch(path: str, **options: Unpack[RouteOptions]) -> Callable[[EndpointT], EndpointT]:
+def patch(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve PATCH at ``path``, a template such as ``/cats/{id}``, with these Options."""
-    return _declare("PATCH", path, Options(**options))
+    return _declare("PATCH", path, RouteOptions(**options))
 
 
-def _declare(method: str, path: str, options: Options) -> Callable[[EndpointT], EndpointT]:
+def _declare(method: str, path: str, options: RouteOptions) -> Callable[[EndpointT], EndpointT]:
     if callable(path):
         name = method.lower()
         raise DeclarationError(path, f'is decorated without a path; write @{name}("/path")')
@@ -148,7 +148,7 @@ def collect_routes(service: object, prefix: str = "") -> list[Route]:
 
 def _decorated(service: object) -> Iterator[Declared]:
     """Yield what decorators declare; an override comes in the place of what it overrides."""
-    declared: dict[str, tuple[tuple[str, str, Options], ...]] = {}
+    declared: dict[str, tuple[tuple[str, str, RouteOptions], ...]] = {}
     for kind in reversed(type(service).__mro__):
         for name, member in vars(kind).items():
             function = getattr(member, "__func__", member)  # within a static or class method
@@ -170,10 +170,10 @@ def _tabled(service: object) -> Iterator[Declared]:
         if not isinstance(methods, Mapping):
             raise DeclarationError(endpoints, "must return a table {path: {method: handler}}")
         for method, handler in methods.items():
-            yield method, path, handler, Options()
+            yield method, path, handler, RouteOptions()
 
 
-def _check(method: str, path: str, function: Endpoint, options: Options) -> None:
+def _check(method: str, path: str, function: Endpoint, options: RouteOptions) -> None:
     if options.timeout is not None and not 0 <= options.timeout < math.inf:
         reason = f"timeout={options.timeout!r} is no number of seconds; use 0 for no limit"
         raise DeclarationError(function, reason)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 """What answers a request."""
 
-Middleware = Callable[[Handler], Handler]
+HTTPMiddleware = Callable[[Handler], Handler]
 """What wraps a handler in another one; composed once, at start."""
 
 

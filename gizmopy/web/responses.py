@@ -22,14 +22,14 @@ def json_response(value: object, status: int = 200, content_type: str = JSON) ->
 
     Models use their serialization aliases; NaN and the infinities, which JSON lacks, are null.
     """
-    return Plain(_encoded(value), status, content_type).response()
+    return RawResponse(_encoded(value), status, content_type).response()
 
 
 def _encoded(value: object) -> bytes:
     return to_json(value, by_alias=True, inf_nan_mode="null")
 
 
-class Plain:
+class RawResponse:
     """Hold an answer that is bytes of one type and nothing else, as most answers are.
 
     The door can write it in one piece, without aiohttp's response, which ``response`` makes of it.
@@ -48,7 +48,7 @@ class Plain:
         return web.Response(body=self.body, status=self.status, headers=headers)
 
 
-Answer = web.StreamResponse | Plain
+Response = web.StreamResponse | RawResponse
 """What an endpoint's answer is encoded as."""
 
 
@@ -58,7 +58,7 @@ def _is_response(kind: type[Any]) -> bool:
     return issubclass(kind, web.StreamResponse)
 
 
-def answer_encoder(route: Route, content_type: str = JSON) -> Callable[[object], Answer]:
+def answer_encoder(route: Route, content_type: str = JSON) -> Callable[[object], Response]:
     """Return the function that makes an answer of what the endpoint of ``route`` returns.
 
     A response of aiohttp stands as it is; None is 204; bytes are ``application/octet-stream``; all
@@ -68,7 +68,7 @@ def answer_encoder(route: Route, content_type: str = JSON) -> Callable[[object],
     """
     endpoint = f"{route.method} {route.path}: {route.name}"
 
-    def encode(answer: object) -> Answer:
+    def encode(answer: object) -> Response:
         if _is_response(type(answer)):  # type: ignore[arg-type]  # mypy asks its instances' hash
             return cast(web.StreamResponse, answer)
         status, value = _split(answer) if answer is None or type(answer) is tuple else (200, answer)
@@ -77,9 +77,9 @@ def answer_encoder(route: Route, content_type: str = JSON) -> Callable[[object],
         if value is None or status in _WITHOUT_BODY:
             return web.Response(status=status)
         if isinstance(value, (bytes, bytearray)):
-            return Plain(bytes(value), status, "application/octet-stream")
+            return RawResponse(bytes(value), status, "application/octet-stream")
         try:
-            return Plain(_encoded(value), status, content_type)
+            return RawResponse(_encoded(value), status, content_type)
         except PydanticSerializationError as error:
             name = type(value).__qualname__
             reason = f"{endpoint} returned a {name}, which has no JSON form: {error}"

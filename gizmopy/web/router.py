@@ -36,11 +36,11 @@ _DOT_SEGMENTS = frozenset((".", ".."))
 _SAFE = "!$&'()*+,;=:@~"  # what clients leave as it is in a segment
 
 
-class NoRoute(LookupError):
+class RouteNotFound(LookupError):
     """Report that nothing is served at a path."""
 
 
-class WrongMethod(LookupError):
+class MethodNotAllowed(LookupError):
     """Report that a path is served, but not by this method; ``allow`` lists those that are."""
 
     def __init__(self, allow: tuple[str, ...]) -> None:
@@ -256,9 +256,9 @@ class Router(Generic[T]):
     def match(self, method: str, raw_path: str) -> tuple[T, dict[str, str]]:
         """Return the target for a percent-encoded path, and the decoded values of its variables.
 
-        HEAD is served by GET where nothing else is declared. Raises NoRoute, for what is no UTF-8
-        too, and WrongMethod where a template matches, but none that serves ``method``; and Problem
-        (400) if a variable of the one that does has a value that ``leads_out``.
+        GET's target serves HEAD if no target is declared for HEAD. Raises RouteNotFound if no
+        template matches, or the path is not UTF-8; MethodNotAllowed if templates match, but none
+        serves ``method``; and Problem (400) if a value of the route's variables ``leads_out``.
         """
         leaf = self._static.get(raw_path)
         if leaf is not None and method in leaf.targets:
@@ -279,18 +279,18 @@ class Router(Generic[T]):
                 leaf.refuse(served, values)
             return leaf.targets[served], dict(zip(leaf.names, values, strict=True))
         if not allow:
-            raise NoRoute(raw_path)
+            raise RouteNotFound(raw_path)
         if "GET" in allow:
             allow.add("HEAD")
-        raise WrongMethod(tuple(sorted(allow)))
+        raise MethodNotAllowed(tuple(sorted(allow)))
 
     def allowed(self, raw_path: str) -> tuple[str, ...]:
         """Return the methods that are served at a path, HEAD with GET; none for an unknown one."""
         try:
             self.match("", raw_path)
-        except WrongMethod as error:
+        except MethodNotAllowed as error:
             return error.allow
-        except NoRoute:
+        except RouteNotFound:
             pass
         return ()
 
@@ -335,11 +335,11 @@ def leads_out(value: str) -> bool:
 def _segments(raw_path: str) -> list[str]:
     """Return the decoded segments of a path."""
     if not raw_path.startswith("/"):  # the "*" of OPTIONS, a CONNECT
-        raise NoRoute(raw_path)
+        raise RouteNotFound(raw_path)
     segments = raw_path[1:].split("/")
     if "%" not in raw_path:
         return segments
     try:
         return [unquote(segment, errors="strict") for segment in segments]
     except UnicodeDecodeError as error:
-        raise NoRoute(raw_path) from error
+        raise RouteNotFound(raw_path) from error

@@ -9,15 +9,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 from aiohttp import ClientSession, web
 
-from gizmopy.web import (
-    Handler,
-    Problem,
-    Request,
-    Route,
-    Router,
-    compile_endpoint,
-    problem_response,
-)
+from gizmopy.web import Handler, Problem, Request
+from gizmopy.web.binding import compile_endpoint
+from gizmopy.web.decorators import Route
+from gizmopy.web.problems import problem_response
+from gizmopy.web.router import Router
 from tests.request_factory import request_factory
 
 Serve = Callable[..., AbstractAsyncContextManager[ClientSession]]

@@ -21,8 +21,10 @@ from pydantic import AfterValidator, BaseModel, Field, JsonValue
 from typing_extensions import TypeAliasType, TypedDict
 
 from gizmopy.errors import DeclarationError
-from gizmopy.web import Header, Query, Request, Route, compile_endpoint
+from gizmopy.web import Header, Query, Request
+from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.body import read_body
+from gizmopy.web.decorators import Route
 
 Serve = Any  # the fixture of conftest.py
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gizmopy.errors import DeclarationError
-from gizmopy.web import Route, collect_routes, delete, get, patch, post, put
+from gizmopy.web import delete, get, patch, post, put
+from gizmopy.web.decorators import Route, collect_routes
 
 
 class Base:

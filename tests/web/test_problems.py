@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gizmopy.web import Problem, problem_from, problem_response
+from gizmopy.web import Problem
+from gizmopy.web.problems import problem_from, problem_response
 
 
 def members(response: web.Response) -> Any:

@@ -10,7 +10,8 @@ import pytest
 from aiohttp import FormData, WSMsgType, web
 
 from gizmopy.errors import UsageError
-from gizmopy.web import Request, Route
+from gizmopy.web import Request
+from gizmopy.web.decorators import Route
 
 Serve = Any  # the fixture of conftest.py
 

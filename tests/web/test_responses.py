@@ -15,7 +15,9 @@ from aiohttp import web
 from pydantic import BaseModel, Field
 
 from gizmopy.errors import UsageError
-from gizmopy.web import Route, compile_endpoint, json_response
+from gizmopy.web import json_response
+from gizmopy.web.binding import compile_endpoint
+from gizmopy.web.decorators import Route
 
 Serve = Any  # the fixture of conftest.py
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gizmopy.web import NoRoute, Problem, RouteConflict, Router, WrongMethod
+from gizmopy.web import Problem
+from gizmopy.web.router import MethodNotAllowed, RouteConflict, RouteNotFound, Router
 
 
 def router(*templates: str) -> Router[str]:
@@ -77,7 +78,7 @@ def test_a_template_matches(template: str, path: str, values: dict[str, str]) ->
 )
 def test_a_template_does_not_match(template: str, path: str) -> None:
     """Case, slashes, empty segments and encoded slashes are significant; so is valid UTF-8."""
-    with pytest.raises(NoRoute):
+    with pytest.raises(RouteNotFound):
         router(template).match("GET", path)
 
 
@@ -123,11 +124,11 @@ def test_wrong_methods_are_told_which_are_right() -> None:
     made = router("/cats/new")
     made.add("PUT", "/cats/{id}", "put")
 
-    with pytest.raises(WrongMethod) as refused:
+    with pytest.raises(MethodNotAllowed) as refused:
         made.match("PATCH", "/cats/new")
     assert refused.value.allow == ("GET", "HEAD", "PUT")
 
-    with pytest.raises(WrongMethod) as refused:
+    with pytest.raises(MethodNotAllowed) as refused:
         made.match("HEAD", "/cats/1")
     assert refused.value.allow == ("PUT",)
 
@@ -288,9 +289,9 @@ def test_the_trie_agrees_with_a_naive_matcher(
     expected = naive(declared, method, path)
     try:
         found: str | set[str] | None = made.match(method, path)[0]
-    except WrongMethod as refused:
+    except MethodNotAllowed as refused:
         found = set(refused.allow)
-    except NoRoute:
+    except RouteNotFound:
         found = None
 
     assert found == expected

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gizmopy.web import NoRoute, Router
+from gizmopy.web.router import RouteNotFound, Router
 from gizmopy.web.segments import MAX_BACKTRACKING, SegmentPattern
 
 LITERALS = ("", "", "-", ".", "--", "a", "a-")
@@ -60,7 +60,7 @@ def test_a_pattern_that_backtracks_matches_no_long_segment() -> None:
     router.add("GET", "/slow/{id:(a|b+)+}", "slow")
     router.add("GET", "/quick/{id:[ab]+}", "quick")
     assert router.match("GET", f"/slow/{'a' * MAX_BACKTRACKING}")[0] == "slow"
-    with pytest.raises(NoRoute):
+    with pytest.raises(RouteNotFound):
         router.match("GET", f"/slow/{'a' * (MAX_BACKTRACKING + 1)}")
     assert router.match("GET", f"/quick/{'a' * 10_000}")[0] == "quick"
 

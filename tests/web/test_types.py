@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from gizmopy.web import Header, Route
+from gizmopy.web import Header
+from gizmopy.web.decorators import Route
 from gizmopy.web.types import (
     Int64,
     ISODate,

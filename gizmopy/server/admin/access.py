@@ -17,7 +17,8 @@ from multidict import istr
 from gizmopy.config import Settings
 from gizmopy.errors import StartError
 from gizmopy.server.http.listening.sockets import UNIX, is_loopback
-from gizmopy.web import Handler, NoRoute, Problem
+from gizmopy.web import Handler, Problem
+from gizmopy.web.router import RouteNotFound
 
 logger = logging.getLogger("gizmopy.server.debug_guard")
 
@@ -153,7 +154,7 @@ def _password(credentials: str) -> bytes:
 
 
 def _check_path(target: str) -> None:
-    """Raise NoRoute unless a request's target is the canonical spelling of a path.
+    """Raise RouteNotFound unless a request's target is the canonical spelling of a path.
 
     A proxy that keeps ``/debug/`` from its clients compares text: ``/%64ebug/`` and
     ``/x/../debug/`` must not be other names for it.
@@ -167,7 +168,7 @@ def _check_path(target: str) -> None:
         or "" in segments[1:-1]
         or not {".", ".."}.isdisjoint(segments)
     ):
-        raise NoRoute(path)
+        raise RouteNotFound(path)
 
 
 def _refusal(request: web.Request) -> web.StreamResponse:

@@ -27,15 +27,9 @@ from gizmopy.observe.levels import Levels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
 from gizmopy.server.admin.access import PROFILES
-from gizmopy.web import (
-    Handler,
-    Problem,
-    Route,
-    collect_routes,
-    compile_endpoint,
-    get,
-    put,
-)
+from gizmopy.web import Handler, Problem, get, put
+from gizmopy.web.binding import compile_endpoint
+from gizmopy.web.decorators import Route, collect_routes
 
 logger = logging.getLogger("gizmopy.server.debug")
 

@@ -10,9 +10,10 @@ from multidict import istr
 
 from gizmopy.config import Settings
 from gizmopy.errors import ConfigError, ConfigProblem, UsageError
-from gizmopy.web import CORS, Problem, Router
+from gizmopy.web import CORS, Problem
 from gizmopy.web.hosts import AllowedHosts
 from gizmopy.web.hsts import StrictTransport
+from gizmopy.web.router import Router
 from gizmopy.web.same_origin import SAFE_METHODS, is_same_origin
 
 if TYPE_CHECKING:

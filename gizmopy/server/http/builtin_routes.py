@@ -19,8 +19,10 @@ from gizmopy.observe.metrics import CONTENT_TYPE
 from gizmopy.server.admin.access import ROOT, DebugGuard
 from gizmopy.server.http.endpoint import Endpoint, compose
 from gizmopy.server.servable import Servable
-from gizmopy.web import Handler, Request, Route, Router, compile_answer
-from gizmopy.web.router import parse_template
+from gizmopy.web import Handler, Request
+from gizmopy.web.binding import compile_call
+from gizmopy.web.decorators import Route
+from gizmopy.web.router import Router, parse_template
 from gizmopy.web.same_origin import SAFE_METHODS
 from gizmopy.web.segments import MAX_BACKTRACKING
 
@@ -78,7 +80,7 @@ def _warn_of_backtracking(route: Route) -> None:
 
 def _endpoint(service: Servable, route: Route) -> Endpoint:
     settings, options = service.settings, route.options
-    answer = compile_answer(
+    answer = compile_call(
         route,
         read_timeout=settings.read_timeout.total_seconds(),
         json_content_type=settings.json_content_type,

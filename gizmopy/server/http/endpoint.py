@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gizmopy.observe.metrics import HistogramCell
-from gizmopy.web import Answering, Handler, Middleware, responding
+from gizmopy.web import Handler, HTTPMiddleware
+from gizmopy.web.binding import EndpointCall, as_handler
 
 
 class Endpoint:
@@ -30,7 +31,7 @@ class Endpoint:
     def __init__(
         self,
         template: str,
-        answer: Answering,
+        answer: EndpointCall,
         *,
         timeout: float = 0.0,
         cancellable: bool = True,
@@ -79,11 +80,11 @@ class Exchange:
         self.access = access
 
 
-def compose(answer: Answering, middleware: Sequence[Middleware]) -> Answering:
+def compose(answer: EndpointCall, middleware: Sequence[HTTPMiddleware]) -> EndpointCall:
     """Wrap ``answer`` in each middleware, the first outermost; without any it stays as it is."""
     if not middleware:
         return answer
-    handler: Handler = responding(answer)
+    handler: Handler = as_handler(answer)
     for wrap in reversed(middleware):
         handler = wrap(handler)
     return handler

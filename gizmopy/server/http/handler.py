@@ -45,16 +45,11 @@ from gizmopy.server.http.endpoint import Endpoint, Exchange
 from gizmopy.server.http.proxies import Proxies
 from gizmopy.untrusted.error_text import shortened
 from gizmopy.untrusted.text import cut
-from gizmopy.web import (
-    UNREADABLE_BODY,
-    NoRoute,
-    Plain,
-    Problem,
-    Router,
-    WrongMethod,
-    problem_from,
-    problem_response,
-)
+from gizmopy.web import Problem
+from gizmopy.web.body import UNREADABLE_BODY
+from gizmopy.web.problems import problem_from, problem_response
+from gizmopy.web.responses import RawResponse
+from gizmopy.web.router import MethodNotAllowed, RouteNotFound, Router
 from gizmopy.web.same_origin import ORIGIN, SITE
 
 logger = logging.getLogger("gizmopy.server.http")
@@ -99,7 +94,7 @@ _CLOSED = Written(keep_alive=False)
 
 
 async def _nothing(request: web.Request) -> web.StreamResponse:
-    raise NoRoute(request.path)
+    raise RouteNotFound(request.path)
 
 
 class HTTPDoor:
@@ -211,7 +206,7 @@ class HTTPDoor:
                 connection.rate = endpoint.min_send_rate
                 request.is_builtin = endpoint.builtin
                 if endpoint.builtin and "%" in path and "%" not in endpoint.template:
-                    raise NoRoute(path)  # a proxy that keeps /metrics to itself compares text
+                    raise RouteNotFound(path)  # a proxy that keeps /metrics to itself compares text
                 if request.content is not EMPTY_PAYLOAD:
                     connection.limit_body(endpoint.max_body)
                 if (endpoint.is_guarded or not request.is_plain) and (  # no upgrade is plain
@@ -230,7 +225,7 @@ class HTTPDoor:
                 answer = await endpoint.answer(request)
                 if connection.prepared is not None and connection.prepared is not answer:
                     raise UsageError("a value was returned after a response had begun; return that")
-                if type(answer) is Plain:
+                if type(answer) is RawResponse:
                     if request.is_plain and self._is_plain and len(answer.body) < _ONE_WRITE:
                         self._write(connection, request, answer)
                         if connection.clogged:
@@ -312,7 +307,7 @@ class HTTPDoor:
         if enforced < math.inf:
             self._deadlines.watch(connection, connection.began + enforced)
 
-    def _write(self, connection: Connection, request: ServedRequest, answer: Plain) -> None:
+    def _write(self, connection: Connection, request: ServedRequest, answer: RawResponse) -> None:
         """Write a plain answer, head and body in one."""
         transport = connection.transport
         if transport is None or transport.is_closing():
@@ -403,9 +398,9 @@ class HTTPDoor:
                 problem = Problem(503, detail, headers={"Connection": "close"})
             case Problem():
                 problem = error
-            case NoRoute():
+            case RouteNotFound():
                 problem = Problem(404, f"Nothing is served at {cut(request.path)}.")
-            case WrongMethod():
+            case MethodNotAllowed():
                 request.is_builtin = self._browsers.is_builtin(
                     self._router, _path(request.raw_path), error.allow
                 )

@@ -16,15 +16,10 @@ from gizmopy import Settings
 from gizmopy.observe.levels import Levels
 from gizmopy.pubsub.channels import ChannelRow
 from gizmopy.server.admin.debug import Debug, debug_endpoints
-from gizmopy.web import (
-    Handler,
-    Problem,
-    Request,
-    Route,
-    Router,
-    problem_response,
-)
-from gizmopy.web.decorators import Options
+from gizmopy.web import Handler, Problem, Request
+from gizmopy.web.decorators import Route, RouteOptions
+from gizmopy.web.problems import problem_response
+from gizmopy.web.router import Router
 from tests.request_factory import request_factory
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -40,7 +35,7 @@ async def _plain() -> None: ...
 
 ROUTES = (
     Route("GET", "/cats/{id}", Cats().get_cat),
-    Route("PUT", "/plain", _plain, Options(timeout=2.5)),
+    Route("PUT", "/plain", _plain, RouteOptions(timeout=2.5)),
 )
 ROW = ChannelRow("cats", "kafka://broker/cats", "svc", "Cats.on_cat", 10, "key")
 

@@ -13,14 +13,9 @@ from aiohttp import ClientSession, web
 from gizmopy import Settings
 from gizmopy.server.health.checks import Health, HealthCheck
 from gizmopy.server.health.probes import OnStatus, probe_endpoints
-from gizmopy.web import (
-    Handler,
-    NoRoute,
-    Problem,
-    Request,
-    Router,
-    problem_response,
-)
+from gizmopy.web import Handler, Problem, Request
+from gizmopy.web.problems import problem_response
+from gizmopy.web.router import RouteNotFound, Router
 from tests.request_factory import request_factory
 
 READINESS = ("/readyz", "/status.txt", "/healthz", "/health", "/health/ready")
@@ -100,7 +95,7 @@ async def serving(
             handler, values = router.match(request.method, request.rel_url.raw_path)
             request.path_parameters = values
             return await handler(request)
-        except NoRoute:
+        except RouteNotFound:
             return web.Response(status=404)
         except Problem as problem:
             return problem_response(problem)

@@ -12,7 +12,7 @@ from aiohttp import ClientSession, web
 
 import pubsubtest
 from gizmopy import Service, Settings, get, post, put
-from gizmopy.web import CORS, Endpoints, delete, patch
+from gizmopy.web import CORS, EndpointTable, delete, patch
 from tests.server.support import Answer, talk
 
 EVIL = "Origin: http://evil.example"
@@ -56,7 +56,7 @@ class Shop(Service):
         await socket.close()
         return socket
 
-    def endpoints(self) -> Endpoints:
+    def endpoints(self) -> EndpointTable:
         return {"/table": {"POST": self.empty}}
 
 

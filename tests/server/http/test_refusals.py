@@ -13,7 +13,7 @@ from aiohttp import WSMsgType, web
 import pubsubtest
 from gizmopy import Service, Settings, get
 from gizmopy.server.http.connection.websocket_frames import MaskedFrames
-from gizmopy.web import is_host
+from gizmopy.web.authority import is_host
 from tests.server.support import Talk, request, talk
 
 BOTH_LOOPS = True

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from typing_extensions import TypeAliasType, TypedDict
 
 from gizmopy.errors import DeclarationError
-from gizmopy.web import Header, Query, Route, collect_routes, get, put
-from gizmopy.web.decorators import Options
+from gizmopy.web import Header, Query, get, put
+from gizmopy.web.decorators import Route, RouteOptions, collect_routes
 from gizmopy.web.openapi.document import openapi_document
 
 Function = Callable[..., Any]
@@ -597,7 +597,7 @@ def test_errors_are_those_that_can_be() -> None:
         Route("GET", "/", nothing),
         Route("GET", "/q", query),
         Route("GET", "/{a}", variable),
-        Route("GET", "/any/{a}", variable, Options(unsafe_path=True)),
+        Route("GET", "/any/{a}", variable, RouteOptions(unsafe_path=True)),
         Route("PUT", "/b", body),
     ]
     general = {"500", "503", "504", "default"}

@@ -6,7 +6,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMessage
 from multidict import istr
 
-from gizmopy.web import is_host
+from gizmopy.web.authority import is_host
 
 _CONNECTION = istr("Connection")
 _UPGRADE = istr("Upgrade")

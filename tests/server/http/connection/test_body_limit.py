@@ -16,7 +16,7 @@ from aiohttp import web
 import pubsubtest
 from gizmopy import Service, Settings, get, post, put
 from gizmopy.errors import DeclarationError
-from gizmopy.web import collect_routes
+from gizmopy.web.decorators import collect_routes
 from tests.server.support import request, talk
 
 BOTH_LOOPS = True

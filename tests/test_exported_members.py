@@ -1,0 +1,69 @@
+"""The public names of each package: those that it lists, and no others."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+import pytest
+
+import gizmopy.web
+
+PACKAGES = ("gizmopy.config", "gizmopy.pubsub", "gizmopy.server", "gizmopy.web")
+
+DEPRECATED_IN_WEB = {
+    "Answer",
+    "Answering",
+    "Endpoints",
+    "Middleware",
+    "NoRoute",
+    "Options",
+    "Plain",
+    "Route",
+    "RouteConflict",
+    "Router",
+    "UNREADABLE_BODY",
+    "WrongMethod",
+    "collect_routes",
+    "compile_answer",
+    "compile_endpoint",
+    "is_host",
+    "problem_from",
+    "problem_response",
+    "responding",
+}
+"""The names that were in ``gizmopy.web.__all__`` of 0.1."""
+
+IN_WEB = {
+    *("CORS", "EndpointTable", "HTTPMiddleware", "Handler", "Header", "ISODate", "Int64"),
+    *("Problem", "Query", "Request", "Truthy", "UInt64", "delete", "get", "json_response"),
+    *("no_cache", "parse_date_range", "parse_full_day_range", "parse_iso_date", "patch"),
+    *("post", "put"),
+}
+"""The names that a service uses."""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_exports_each_name_that_it_imports(package: str) -> None:
+    """A name that a package imports is in ``__all__``: there are no undeclared public names."""
+    module = import_module(package)
+    imported = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and getattr(value, "__module__", package) not in ("__future__", "gizmopy._deprecated")
+    }
+    assert imported - {"TYPE_CHECKING"} <= set(module.__all__)
+
+
+def test_the_public_names_for_http_are_those_that_a_service_uses() -> None:
+    """The server's machinery (router, binding, responses) is imported from its own modules."""
+    assert set(gizmopy.web.__all__) == IN_WEB
+
+
+@pytest.mark.parametrize("name", sorted(DEPRECATED_IN_WEB))
+def test_a_name_of_the_last_release_is_deprecated(name: str) -> None:
+    """A name that left ``gizmopy.web`` is found there until 0.3, with a warning."""
+    with pytest.warns(DeprecationWarning, match=rf"gizmopy\.web\.{name} is deprecated"):
+        assert getattr(gizmopy.web, name) is not None
