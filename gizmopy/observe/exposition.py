@@ -22,6 +22,7 @@ from prometheus_client import generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from gizmopy._aio import cancel_and_wait
 from gizmopy.observe.metrics import CounterCell, GaugeCell, HistogramCell, Instrument, Metrics
 
 _SLICE_SECONDS = 0.001
@@ -72,8 +73,7 @@ class Scraper:
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._run is not None:
-            self._run.cancel()
-            await asyncio.wait((self._run,))
+            await cancel_and_wait((self._run,))
 
     async def render(self) -> bytes:
         """Return the metrics in Prometheus' text format, no value older than about a second."""

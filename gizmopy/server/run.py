@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from gizmopy._aio import background
 from gizmopy.config import Loaded, Settings, load, report
 from gizmopy.config.secrets.known import known_secrets
 from gizmopy.errors import GizmoError, StartError
@@ -122,12 +123,10 @@ async def _serve(server: SimpleServer, stop: Stop, last_resort: LastResort) -> i
         await stop.wait()
         last_resort.arm(_longest(server.settings, stop))
 
-    limiting = asyncio.create_task(limit(), name="gizmopy-last-resort")
     try:
-        return await server.serve(stop)
+        async with background(limit(), name="gizmopy-watchdog"):
+            return await server.serve(stop)
     finally:
-        limiting.cancel()
-        await asyncio.wait((limiting,))
         last_resort.arm(_LATE_SECONDS)
 
 

@@ -17,6 +17,7 @@ from itertools import chain
 from time import perf_counter
 from types import MappingProxyType, TracebackType
 
+from gizmopy._aio import background
 from gizmopy.config.origin import Origin
 from gizmopy.errors import (
     ConfigError,
@@ -288,13 +289,10 @@ class SimpleServer:
             logger.info("stopped while starting: %s", stop.reason)
             return self.exit_code
         async with self._lifetime:
-            asked = asyncio.create_task(stop.wait())
-            try:
-                # Without subscriptions that job has ended already, and is no reason to stop.
-                jobs = (asked, self._subscribers) if self.subscriptions else (asked,)
-                await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                asked.cancel()
+            async with background(stop.wait()) as requested:
+                # Without subscriptions that task has ended already, which is not a reason to stop.
+                tasks = (requested, self._subscribers) if self.subscriptions else (requested,)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             logger.info("stopping: %s", stop.reason or "the subscribers ended")
         return self.exit_code
 
@@ -438,12 +436,8 @@ class SimpleServer:
         Those of a broker within this process go on until its queues are empty, since nobody else
         could handle what is in them: that is why this comes after the last request.
         """
-        hurrying = asyncio.create_task(self._hurry_messages())
-        try:
+        async with background(self._hurry_messages()):
             report = await self.channels.drain(self._budget.remaining())
-        finally:
-            hurrying.cancel()
-            await asyncio.wait((hurrying,))
         logger.info("%s: subscribers drained", self.name, extra=report._asdict())
         if report.cancelled or report.failed_to_settle:
             self._lost.cell("messages").value += report.cancelled + report.failed_to_settle

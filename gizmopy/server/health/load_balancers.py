@@ -10,6 +10,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from gizmopy._aio import background
+
 _FORGET_SECONDS = 60.0
 _ADDRESSES = 1000
 
@@ -57,12 +59,8 @@ class Balancers:
         if not self._untold:
             return
         self._all_told.clear()
-        forgetting = asyncio.create_task(self._forget_untold(), name="gizmopy-balancers")
-        try:
+        async with background(self._forget_untold(), name="gizmopy-load-balancers"):
             await self._all_told.wait()
-        finally:
-            forgetting.cancel()
-            await asyncio.wait((forgetting,))
 
     async def _forget_untold(self) -> None:
         """Forget who stops asking, each when it is time."""

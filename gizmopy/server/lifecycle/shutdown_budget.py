@@ -8,6 +8,7 @@ import os
 from collections.abc import Coroutine
 from typing import Any
 
+from gizmopy._aio import background
 from gizmopy.config import Settings
 from gizmopy.config.duration import format_duration
 from gizmopy.server.lifecycle.signals import Stop
@@ -94,16 +95,10 @@ class Budget:
 
     async def within(self, seconds: float, condition: Coroutine[Any, Any, object]) -> bool:
         """Wait for ``condition`` at most ``seconds``, less once hurried; return whether it held."""
-        waiting = asyncio.create_task(condition)
-        hurried = asyncio.create_task(self._stop.hurried.wait())
-        try:
+        async with background(condition) as waiting, background(self._stop.hurried.wait()) as hurry:
             await asyncio.wait(
-                (waiting, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+                (waiting, hurry), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
-            if hurried.done() and not waiting.done():
+            if hurry.done() and not waiting.done():
                 await asyncio.wait((waiting,), timeout=min(seconds, HURRIED_SECONDS))
             return waiting.done()
-        finally:
-            for task in (waiting, hurried):
-                task.cancel()
-            await asyncio.gather(waiting, hurried, return_exceptions=True)
