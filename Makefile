@@ -40,8 +40,10 @@ endurance: $(DEV)  ## Prove with real daemons and brokers, for hours, that nothi
 	$(BIN)/python -m tests.endurance.fuzz.parsers
 	$(BIN)/python -m tests.endurance.fuzz.http
 
-docs: $(DEV)  ## Write docs/settings.md from the settings' declarations
+# A warning is an error: a link to a page or a heading that does not exist, a docstring that Sphinx cannot read.
+docs: $(DEV)  ## Write docs/settings.md and build the site in docs/_build/html
 	$(BIN)/gizmopy config --markdown > docs/settings.md
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 
 # A pin that its range allows stays, unless ARGS=--upgrade.
 lock: $(UV)  ## Pin the development dependencies by hash (ARGS=--upgrade: to newer ones)
@@ -54,7 +56,7 @@ audit: $(DEV)  ## Search the pinned dependencies for known vulnerabilities (need
 		echo 'make audit: FAILED: a package is vulnerable, or could not be looked up: see above' >&2; exit 1; }
 
 clean:  ## Remove the virtual environment and every cache
-	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lock build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "gizmopy needs Python 3.11 or newer on PATH (or: make PYTHON=/path/to/python3)"; exit 1; }
