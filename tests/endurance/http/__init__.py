@@ -1,1 +1,1 @@
-"""The proof under load: what a daemon must survive, as real processes against raw sockets."""
+"""Proofs of the HTTP server and the shutdown: real processes, real signals and raw sockets."""

@@ -1,8 +1,8 @@
 """Prove the life of a daemon: python -m tests.endurance.http [ROUNDS] [CASE …].
 
-Runs every case, or those that are named, ROUNDS times (default 1) on either event loop, prints how
-often each failed and its worst figure, and ends with 1 where one failed. What went wrong is printed
-as it happens.
+Runs every case, or the named ones, ROUNDS times (default 1) on both event loops. Prints each
+problem when it occurs, then how often each case failed and its worst figure. The exit code is 1 if
+a case failed.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ CASES: dict[Case, str] = {
     shutdown_cases.third_signal: "s to exit",
     shutdown_cases.balancers: "s to exit",
     shutdown_cases.silent_balancer: "s to exit",
-    slow_clients.slow_headers: "s until cut",
-    slow_clients.slow_body: "s until cut",
+    slow_clients.slow_headers: "s until closed",
+    slow_clients.slow_body: "s until closed",
     slow_clients.idle_connections: "KiB for each",
     slow_clients.huge_body: "MiB of memory",
     slow_clients.huge_header: "MiB of memory",
-    slow_clients.unread_answer: "s until cut",
+    slow_clients.unread_answer: "s until closed",
     slow_clients.slow_but_right: "s",
     description.described: "s",
 }
-"""The cases, and what the figure of each is."""
+"""The cases, with the unit of their figures."""
 
 _CASE_SECONDS = 180.0
-"""How long a case may take."""
+"""Time limit of one case, in seconds."""
 
 
 async def _run(case: Case, loop: str) -> Finding:
-    """Return what a case found; one that breaks, or takes for ever, has a problem itself."""
+    """Return the finding of a case; an exception or a time-out in the case itself is a problem."""
     try:
         async with asyncio.timeout(_CASE_SECONDS):
             return await case(loop)
-    except Exception as error:  # noqa: BLE001 -- it is reported, and the other cases are run
+    except Exception as error:  # noqa: BLE001 -- reported; the other cases still run
         return Finding([f"{type(error).__name__}: {error}"])
 
 
 async def _prove(case: Case, unit: str, rounds: int) -> int:
-    """Run a case on either loop, print a line for each, and return how often it failed."""
+    """Run a case on both loops, print a line for each, and return how often it failed."""
     name, failures = case.__name__, 0
     for loop in LOOPS:
         failed, worst = 0, 0.0
@@ -72,7 +72,7 @@ async def _prove(case: Case, unit: str, rounds: int) -> int:
 
 
 async def main(rounds: int, names: Sequence[str] = ()) -> int:
-    """Run the cases, and return 1 where one failed."""
+    """Run the cases, and return 1 if one failed."""
     print(f"{'case':<26} {'loop':<8} {'rounds':>6} {'failures':>8}  {'worst':>8}")
     failures = 0
     for case, unit in CASES.items():

@@ -1,4 +1,4 @@
-"""Clients on raw sockets: HTTP clients hide losses, since they send again what they may."""
+"""Clients on raw sockets: HTTP clients would hide losses, because they retry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 LOST = (ConnectionError, asyncio.IncompleteReadError)
-"""What says that a connection ended before its answer."""
+"""Errors of a connection that ended before its answer."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n")
 
@@ -37,7 +37,7 @@ _UPGRADE = (
 
 
 class Answer(NamedTuple):
-    """An answer that came to its end."""
+    """A complete answer."""
 
     status: int
     head: bytes
@@ -46,12 +46,12 @@ class Answer(NamedTuple):
 
     @property
     def closes(self) -> bool:
-        """Whether the server said that it closes the connection."""
+        """Whether the answer has Connection: close."""
         return b"\r\nconnection: close\r\n" in self.head
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
-    """Read an answer to its end. Raises one of ``LOST`` where it has none."""
+    """Read a whole answer. Raises one of ``LOST`` if the connection ends before."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status = int(head.split(b" ", 2)[1])
     length = _LENGTH.search(head)
@@ -93,7 +93,7 @@ async def _connect(
 async def connected(
     port: int, source: str = "127.0.0.1", limit: int = 65536
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Give a connection that is closed at the end, whatever state it is in."""
+    """Open a connection, and abort it at the end, in any state."""
     reader, writer = await _connect(port, source, limit)
     try:
         yield reader, writer
@@ -104,7 +104,7 @@ async def connected(
 async def open_websocket(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str
 ) -> None:
-    """Make a WebSocket of a connection. Raises ConnectionRefusedError where it is not to be had."""
+    """Upgrade to a WebSocket. Raises ConnectionRefusedError if the answer is not 101."""
     writer.write(request("GET", path, headers=_UPGRADE))
     answer = await reader.readuntil(b"\r\n\r\n")
     if b" 101 " not in answer:
@@ -112,7 +112,7 @@ async def open_websocket(
 
 
 async def ask(port: int, sent: bytes = QUICK, source: str = "127.0.0.1") -> Answer:
-    """Send one request over a connection of its own, and return its answer."""
+    """Send one request over a new connection, and return its answer."""
     async with asyncio.timeout(30), connected(port, source) as (reader, writer):
         writer.write(sent)
         return await read_answer(reader)
@@ -120,11 +120,11 @@ async def ask(port: int, sent: bytes = QUICK, source: str = "127.0.0.1") -> Answ
 
 @dataclass
 class Load:
-    """Clients that send one request after another over connections that are kept.
+    """Clients that send one request after another over kept-alive connections.
 
-    They connect anew where an answer closes the connection. Between its requests, each client
-    pauses for one of ``pauses``, in seconds. A request is lost when it was sent, or begun to be,
-    and its connection ended without an answer; a connection that is refused is not.
+    A client connects again if an answer closes the connection. Between its requests it pauses for
+    one of ``pauses``, in seconds. A request is lost if at least a part of it was sent and its
+    connection ended without an answer. A refused connection loses nothing.
     """
 
     port: int
@@ -133,29 +133,29 @@ class Load:
     source: str = "127.0.0.1"
     pauses: Sequence[float] = (0.0, 0.001, 0.005)
     counts: Counter[str] = field(default_factory=Counter)
-    _leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Load:
         self._tasks = [asyncio.create_task(self._client(n)) for n in range(self.clients)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.leave()
+        await self.stop()
 
-    async def leave(self) -> None:
-        """Have every client leave once it has its answer."""
-        self._leaving.set()
+    async def stop(self) -> None:
+        """Stop every client after its current answer."""
+        self._stopping.set()
         await asyncio.gather(*self._tasks)
 
     @property
     def problems(self) -> list[str]:
-        """What became of requests, other than an answer with 200, and how often."""
-        return [f"{count} {what}" for what, count in self.counts.items() if what != "200"]
+        """Every outcome but 200, with its count."""
+        return [f"{count} {outcome}" for outcome, count in self.counts.items() if outcome != "200"]
 
     async def _client(self, number: int) -> None:
         requests = islice(cycle(self.requests), number % len(self.requests), None)
         pause = self.pauses[number % len(self.pauses)]
-        while not self._leaving.is_set():
+        while not self._stopping.is_set():
             try:
                 reader, writer = await _connect(self.port, self.source)
             except ConnectionError:  # reset, too: nothing was sent on it
@@ -177,7 +177,7 @@ class Load:
         pause: float,
     ) -> None:
         """Send requests over one connection until an answer closes it."""
-        while not self._leaving.is_set():
+        while not self._stopping.is_set():
             writer.write(next(requests))
             answer = await read_answer(reader)
             self.counts[str(answer.status)] += 1

@@ -1,4 +1,4 @@
-"""A daemon as a process: start it, read its log and memory, send it signals, see it end."""
+"""Run a daemon as a process: start it, read its log and memory, send signals, wait for its end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Ended(NamedTuple):
     """How a process ended."""
 
     code: int | None
-    """None: it had to be killed."""
+    """None if the process had to be killed."""
     seconds: float
-    """How long it took, counted from the last signal that it was sent."""
+    """Seconds from the last signal to the end."""
 
 
 class Daemon:
@@ -39,12 +39,12 @@ class Daemon:
 
     @property
     def port(self) -> int:
-        """Where it listens, once it has logged so."""
+        """The port that the daemon logged."""
         url = next(record["url"] for record in self.records if "url" in record)
         return int(url.rpartition(":")[2])
 
     async def read_log(self) -> None:
-        """Keep every record until the process closes its log."""
+        """Collect every record until the process closes its log."""
         assert self.process.stderr is not None
         async for line in self.process.stderr:
             async with self._changed:
@@ -61,7 +61,7 @@ class Daemon:
     async def logged(self, text: str, within: float = 30.0) -> None:
         """Wait until a record's message holds ``text``.
 
-        Raises TimeoutError, or RuntimeError with the log where the process has ended before.
+        Raises TimeoutError, or RuntimeError with the log if the process ended before.
         """
         async with asyncio.timeout(within), self._changed:
             await self._changed.wait_for(lambda: self._log_ended or self.has_logged(text))
@@ -74,7 +74,7 @@ class Daemon:
         self.process.send_signal(number)
 
     async def ended(self, within: float = 60.0) -> Ended:
-        """Wait until the process has ended; kill it where it does not."""
+        """Wait until the process has ended; kill it after ``within`` seconds."""
         try:
             code: int | None = await asyncio.wait_for(self.process.wait(), within)
         except TimeoutError:
@@ -83,13 +83,13 @@ class Daemon:
         return Ended(code, monotonic() - self._signalled)
 
     def memory(self, kind: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:
-        """Return its resident memory, now or (``VmHWM``) the most that it has been, in bytes."""
+        """Return the resident memory in bytes: the current one, or (``VmHWM``) its peak."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition(f"{kind}:")[2].split()[0]) * 1024
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """Return what a line of the log says; a line that is no JSON is a message as it is."""
+    """Parse a line of the log; a line that is not JSON becomes the message."""
     try:
         record: dict[str, Any] = json.loads(line)
     except ValueError:
@@ -104,9 +104,10 @@ async def daemon(
     ready: str = ": ready",
     **environment: str,
 ) -> AsyncIterator[Daemon]:
-    """Start a service on a free port, in an environment of its own, until it has logged ``ready``.
+    """Start a service on a free port, and wait until it has logged ``ready``.
 
-    The process is killed at the end, where it has not ended by itself.
+    Its environment holds only PATH and the given settings. The process is killed at the end if it
+    still runs.
     """
     base = {"PATH": os.environ["PATH"], "HTTP_PORT": "0", "HTTP_ACCESS_LOG": "off"}
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""The case of the description: what a daemon says of itself in /openapi.json is what it does."""
+"""The case of the description: the daemon behaves as its /openapi.json says."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ async def described(loop: str, *options: str) -> Finding:
 
 
 async def _schemathesis(url: str, *options: str) -> tuple[int, str]:
-    """Run schemathesis, and return its exit code and what it printed."""
-    with tempfile.TemporaryDirectory() as folder:  # it leaves its data base where it runs
+    """Run schemathesis, and return its exit code and its output."""
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # schemathesis writes its database to the working directory
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "schemathesis.cli", "run", url, *options),
             cwd=folder,

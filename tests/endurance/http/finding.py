@@ -1,4 +1,4 @@
-"""What a case found."""
+"""The result of a case."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.endurance.http.daemon import Ended
 
 @dataclass
 class Finding:
-    """The problems that a case found, none where it holds, and the figure that it measured."""
+    """The problems that a case found (none if it passed), and the figure that it measured."""
 
     problems: list[str] = field(default_factory=list)
     figure: float = 0.0
@@ -20,7 +20,7 @@ class Finding:
             self.problems.append(otherwise)
 
     def require_end(self, ended: Ended, code: int, within: float) -> None:
-        """Note what differs from a process that ends with ``code`` ``within`` seconds."""
+        """Add a problem if the process did not end with ``code`` ``within`` seconds."""
         self.figure = max(self.figure, ended.seconds)
         self.require(ended.code == code, f"exit code {ended.code}, not {code}")
         self.require(

@@ -22,7 +22,7 @@ _PIECE = bytes(64 * 1024)
 
 
 class Thing(BaseModel):
-    """What a client puts."""
+    """The body of a PUT."""
 
     name: str
 
@@ -38,13 +38,13 @@ class LifeSettings(Settings):
 
 
 class Life(Service):
-    """Serves what is hard to stop."""
+    """A service whose endpoints are hard to stop."""
 
     settings: LifeSettings
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Take its time to start, and log that what it has opened is closed."""
+        """Start slowly, and log that the resource was closed."""
         logger.info("opening")
         try:
             await asyncio.sleep(self.settings.start_time.total_seconds())
@@ -59,7 +59,7 @@ class Life(Service):
 
     @get("/work")
     async def work(self) -> str:
-        """Answer after 5 ms: such requests are under way at any moment of a load."""
+        """Answer after 5 ms, so that under load some requests are always in flight."""
         await asyncio.sleep(0.005)
         return "done"
 
@@ -70,7 +70,7 @@ class Life(Service):
 
     @post("/read")
     async def read(self, request: web.Request) -> int:
-        """Read the body by itself, and tell its length."""
+        """Read the raw body, and return its length."""
         return len(await request.read())
 
     @get("/sleep/{seconds}")
@@ -103,7 +103,7 @@ class Life(Service):
 
     @get("/echo")
     async def echo(self, request: web.Request) -> web.StreamResponse:
-        """Send back what comes over a WebSocket."""
+        """Echo the messages of a WebSocket."""
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         async for message in socket:
@@ -122,7 +122,7 @@ class Life(Service):
 
     @get("/stream")
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Stream a large answer, piece by piece, and log when that ends, cut or whole."""
+        """Stream a large answer in pieces, and log the end, complete or not."""
         response = web.StreamResponse()
         await response.prepare(request)
         try:

@@ -1,4 +1,4 @@
-"""Cases of stopping: what clients, and the process that is asked to stop, go through."""
+"""Cases of shutdown: real clients are connected while the process gets a signal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ECHO = 0.6
 
 
 async def lagging_balancer(loop: str) -> Finding:
-    """A balancer that goes on sending for 1 s after SIGTERM sees no error; figure: s to exit."""
+    """A load balancer that still sends for 1 s after SIGTERM sees no error; figure: s to exit."""
     finding = Finding()
     async with daemon(loop, GIZMO_DRAIN_DELAY="1200ms") as life:
         async with Load(life.port, REQUESTS) as load:
@@ -108,7 +108,7 @@ async def _events(life: Daemon, finding: Finding) -> None:
             events = [event async for event in read_chunks(reader)]
             finding.require(len(events) > 1, "no event came")
         except LOST as error:
-            finding.problems.append(f"the SSE stream was cut ({type(error).__name__})")
+            finding.problems.append(f"the SSE stream was broken ({type(error).__name__})")
 
 
 async def _websocket(life: Daemon, path: str, finding: Finding, *, answers: bool = True) -> None:
@@ -120,9 +120,9 @@ async def _websocket(life: Daemon, path: str, finding: Finding, *, answers: bool
             finding.require(code == 1001, f"{path} was closed with {code}, not 1001")
             if answers:
                 writer.write(b"\x88\x82\0\0\0\0" + code.to_bytes(2, "big"))
-            finding.require(await has_ended(reader), f"{path}: the connection goes on")
+            finding.require(await has_ended(reader), f"{path}: the connection stays open")
         except LOST as error:
-            finding.problems.append(f"{path} was cut before 1001 ({type(error).__name__})")
+            finding.problems.append(f"{path} was closed before 1001 ({type(error).__name__})")
 
 
 async def _close_code(reader: asyncio.StreamReader) -> int:
@@ -157,11 +157,11 @@ async def _closed_by_answer(life: Daemon, path: str, finding: Finding) -> None:
         writer.write(request("GET", path))
         answer = await read_answer(reader)
         finding.require(answer.closes, f"{path}: the answer lacks Connection: close")
-        finding.require(await has_ended(reader, 0.5), f"{path}: the connection goes on")
+        finding.require(await has_ended(reader, 0.5), f"{path}: the connection stays open")
 
 
 async def download(loop: str) -> Finding:
-    """A download that is under way comes whole: its end is not the server's to choose.
+    """A download in progress completes during the drain.
 
     Figure: s to exit.
     """
@@ -175,13 +175,13 @@ async def download(loop: str) -> Finding:
             size = sum([len(chunk) async for chunk in read_chunks(reader)])
             finding.require(size == LARGE, f"{size} bytes seem whole, of {LARGE}")
         except LOST as error:
-            finding.problems.append(f"the download was cut ({type(error).__name__})")
+            finding.problems.append(f"the download was broken ({type(error).__name__})")
         finding.require_end(await life.ended(), code=0, within=3)
     return finding
 
 
 async def last_bytes(loop: str) -> Finding:
-    """What waits in the process for a client to read is sent before the process ends.
+    """Bytes in the send buffer reach a slow client before the process ends.
 
     Figure: s to exit.
     """
@@ -202,7 +202,7 @@ async def last_bytes(loop: str) -> Finding:
 
 
 async def download_out_of_time(loop: str) -> Finding:
-    """A download that is cut, out of time, does not look whole; figure: s to exit."""
+    """A download that the deadline breaks does not look complete; figure: s to exit."""
     finding = Finding()
     async with daemon(loop, GIZMO_SHUTDOWN_TIMEOUT="500ms") as life:
         async with connected(life.port) as (reader, writer):
@@ -224,12 +224,12 @@ async def signal_in_start_up(loop: str) -> Finding:
     async with daemon(loop, ready="opening", LIFE_START_TIME="60s") as life:
         life.signal()
         finding.require_end(await life.ended(), code=0, within=1.5)
-    finding.require(life.has_logged("closed"), "what was opened is not closed")
+    finding.require(life.has_logged("closed"), "the resource was not closed")
     return finding
 
 
 async def second_signal(loop: str) -> Finding:
-    """A second signal hurries: exit within 1.5 s, whatever is under way; figure: s to exit."""
+    """A second signal ends the drain within 1.5 s, with requests in flight; figure: s to exit."""
     finding = Finding()
     async with daemon(loop, GIZMO_DRAIN_DELAY="30s") as life, connected(life.port) as (_, writer):
         writer.write(request("GET", "/sleep/30"))
@@ -282,11 +282,11 @@ async def _balance(life: Daemon, source: str, interval: float, finding: Finding)
                 await asyncio.sleep(interval)
         finding.problems += load.problems
     except (OSError, asyncio.IncompleteReadError) as error:
-        finding.problems.append(f"the balancer {source} was not waited for ({error!r})")
+        finding.problems.append(f"the balancer {source} lost its connection ({error!r})")
 
 
 async def silent_balancer(loop: str) -> Finding:
-    """A balancer that never asks again is waited for no longer than the budget.
+    """The drain waits for a load balancer that never polls again no longer than the budget.
 
     Figure: s to exit, of a budget of 1 s.
     """
@@ -295,6 +295,6 @@ async def silent_balancer(loop: str) -> Finding:
         await ask(life.port, request("GET", "/status.txt"))
         life.signal()
         ended = await life.ended()
-        finding.require(ended.seconds > 0.8, "it was not waited for")
+        finding.require(ended.seconds > 0.8, "the drain did not wait for it")
         finding.require_end(ended, code=0, within=2.5)
     return finding

@@ -1,4 +1,4 @@
-"""Cases of abuse: clients that are slow, idle, too large, or read nothing; others are served."""
+"""Cases of abuse: some clients are slow, idle, too large or do not read; others are served."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 _TIMEOUT = 1.0
 """The read and write timeouts, in seconds, of the daemons that are attacked."""
 _SLACK = 1.0
-"""How much later a connection may be cut: the machine may be busy."""
+"""Seconds that a connection may be closed late, because the machine may be busy."""
 _LONG = 2.5
-"""How long what is slow but right takes."""
+"""Duration of slow but legal requests, in seconds."""
 _PACE = 0.1
-"""How long a slow client waits between two bytes: no timeout that each byte renews would cut it."""
+"""Seconds between two bytes of a slow client; less than the timeout, so that bytes keep coming."""
 _MEMORY = 32 * MIB
-"""How much memory an attack may cost."""
+"""Memory that an attack may cost, in bytes."""
 _PIECE = bytes(64 * KIB)
 
 
 @asynccontextmanager
 async def _attacked(loop: str, finding: Finding, **environment: str) -> AsyncIterator[Daemon]:
-    """Start a daemon that has to serve another client meanwhile, and to stop cleanly at the end."""
+    """Start a daemon that must serve another client during the attack, and then stop cleanly."""
     async with daemon(loop, **environment) as life:
         async with Load(life.port, clients=1, pauses=(0.05,)) as other:
             yield life
@@ -56,9 +56,9 @@ async def _attacked(loop: str, finding: Finding, **environment: str) -> AsyncIte
 
 
 async def slow_headers(loop: str) -> Finding:
-    """Headers that come byte by byte are cut at the read timeout, on a kept connection as well.
+    """Headers sent byte by byte are refused at the read timeout, also on a kept-alive connection.
 
-    Figure: s until cut, of a timeout of 1 s.
+    Figure: s until closed, of a timeout of 1 s.
     """
     finding = Finding()
     head = b"GET /quick HTTP/1.1\r\nHost: x\r\nX-Slow: "
@@ -71,9 +71,9 @@ async def slow_headers(loop: str) -> Finding:
 
 
 async def slow_body(loop: str) -> Finding:
-    """A body that comes byte by byte is 408 at the read timeout, whoever reads it.
+    """A body sent byte by byte is 408 at the read timeout, if gizmopy or the handler reads it.
 
-    Figure: s until cut, of a timeout of 1 s.
+    Figure: s until closed, of a timeout of 1 s.
     """
     finding = Finding()
     headers = (
@@ -96,9 +96,9 @@ async def _trickle(
     finding: Finding,
     before: bytes = b"",
 ) -> None:
-    """Send ``begin``, then a byte at a time, until the server answers or cuts the connection.
+    """Send ``begin``, then a byte at a time, until the server answers or closes the connection.
 
-    ``before`` is a whole request that goes ahead on the same connection.
+    ``before`` is a whole request that is sent first on the same connection.
     """
     async with connected(life.port) as (reader, writer):
         if before:
@@ -113,13 +113,13 @@ async def _trickle(
         except LOST:
             status = None
         except TimeoutError:
-            finding.problems.append(f"{what}: not cut within {_TIMEOUT + _SLACK} s")
+            finding.problems.append(f"{what}: not closed within {_TIMEOUT + _SLACK} s")
             return
         finally:
             seconds = monotonic() - began
             finding.figure = max(finding.figure, seconds)
         finding.require(status in statuses, f"{what}: {status}, not one of {statuses}")
-        finding.require(seconds > _TIMEOUT / 2, f"{what}: cut after {seconds:.2f} s already")
+        finding.require(seconds > _TIMEOUT / 2, f"{what}: closed after only {seconds:.2f} s")
         finding.require(await has_ended(reader, 2), f"{what}: open for 2 s after the answer")
         dripping.cancel()
 
@@ -133,10 +133,10 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
 async def idle_connections(loop: str, number: int = 10_000) -> Finding:
     """Ten thousand idle connections cost a bounded memory; figure: KiB for each.
 
-    Half of them have sent a request before. They are open still when the daemon stops.
+    Half of them have sent a request before. They are still open when the daemon stops.
     """
     finding = Finding()
-    spare = 200  # what else is open, here and in the daemon
+    spare = 200  # other open files, here and in the daemon
     with open_files(number + spare) as allowed, ExitStack() as idle:
         if allowed < number + spare:
             print(f"  ulimit -n allows {allowed} open files: fewer than {number} connections")
@@ -152,7 +152,7 @@ async def idle_connections(loop: str, number: int = 10_000) -> Finding:
 
 
 async def _connect(client: socket.socket, life: Daemon, *, speak: bool) -> None:
-    """Connect, and where it is to ``speak``, send a request and read the answer."""
+    """Connect; with ``speak``, send a request and read the answer."""
     loop = asyncio.get_running_loop()
     client.setblocking(False)
     async with asyncio.timeout(10):
@@ -165,13 +165,13 @@ async def _connect(client: socket.socket, life: Daemon, *, speak: bool) -> None:
 async def huge_body(loop: str) -> Finding:
     """A body of 1 GiB is 413 long before it is sent, at bounded memory; figure: MiB of memory."""
     finding = Finding()
-    told = f"Content-Type: application/json\r\nContent-Length: {GIB}\r\n\r\n"
+    sized = f"Content-Type: application/json\r\nContent-Length: {GIB}\r\n\r\n"
     chunked = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n%b\r\n" % (len(_PIECE), _PIECE)
     async with _attacked(loop, finding) as life:
         before = life.memory()
         for line in ("PUT /things/7", "POST /read"):
-            for headers, piece in ((told, _PIECE), (chunked, chunk)):
+            for headers, piece in ((sized, _PIECE), (chunked, chunk)):
                 head = f"{line} HTTP/1.1\r\nHost: x\r\n{headers}".encode()
                 what = f"{line}, {headers.split()[2]}"
                 await _pour(life, what, head, piece, (413,), finding)
@@ -236,9 +236,9 @@ def _require_memory(life: Daemon, before: int, finding: Finding) -> None:
 
 
 async def unread_answer(loop: str) -> Finding:
-    """A client that reads nothing of a large answer is cut at the write timeout.
+    """A client that does not read a large answer is disconnected at the write timeout.
 
-    Figure: s until cut, of a timeout of 1 s.
+    Figure: s until closed, of a timeout of 1 s.
     """
     finding = Finding()
     async with _attacked(loop, finding, GIZMO_WRITE_TIMEOUT=f"{_TIMEOUT}s") as life:
@@ -249,13 +249,13 @@ async def unread_answer(loop: str) -> Finding:
             try:
                 await life.logged("stream ended", within=_TIMEOUT + _SLACK)
             except TimeoutError:
-                finding.problems.append("/stream: its handler goes on")
+                finding.problems.append("/stream: its handler still runs")
             finding.figure = monotonic() - began
     return finding
 
 
 async def _read_nothing(life: Daemon, path: str, finding: Finding) -> None:
-    """Ask for a large answer, read nothing for longer than is allowed, then what there is."""
+    """Request a large answer, read nothing for longer than allowed, then read the rest."""
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setblocking(False)
@@ -266,11 +266,11 @@ async def _read_nothing(life: Daemon, path: str, finding: Finding) -> None:
             read = await _read_all(client)
         except ConnectionError:
             return
-        finding.require(read < LARGE, f"{path}: not cut")
+        finding.require(read < LARGE, f"{path}: not closed")
 
 
 async def _read_all(client: socket.socket, pause: float = 0.0, until: float = 0.0) -> int:
-    """Return how many bytes came until the server closed; pause between reads ``until`` then."""
+    """Count the bytes until the server closes; pause between reads until the time ``until``."""
     loop = asyncio.get_running_loop()
     count = 0
     while data := await loop.sock_recv(client, MIB):
@@ -283,9 +283,10 @@ async def _read_all(client: socket.socket, pause: float = 0.0, until: float = 0.
 
 
 async def slow_but_right(loop: str) -> Finding:
-    """What takes longer than every timeout, but gives no cause, is not cut; figure: s that it took.
+    """Slow but legal requests are not closed, even if they take longer than every timeout.
 
-    That is a handler at work, a client that reads slowly, an SSE stream and a silent WebSocket.
+    They are a handler that runs, a client that reads slowly, an SSE stream and a silent WebSocket.
+    Figure: s that they took.
     """
     finding = Finding()
     short = dict.fromkeys(
@@ -300,17 +301,17 @@ async def slow_but_right(loop: str) -> Finding:
             ("an SSE stream", _listen(life)),
             ("a silent WebSocket", _keep_silent(life)),
         ):
-            clients.create_task(_not_cut(name, client, finding))
+            clients.create_task(_stays_open(name, client, finding))
     finding.figure = monotonic() - began
     return finding
 
 
-async def _not_cut(name: str, client: Coroutine[Any, Any, None], finding: Finding) -> None:
+async def _stays_open(name: str, client: Coroutine[Any, Any, None], finding: Finding) -> None:
     try:
         async with asyncio.timeout(20):
             await client
     except (*LOST, TimeoutError) as error:
-        finding.problems.append(f"{name} was cut ({type(error).__name__})")
+        finding.problems.append(f"{name} was closed ({type(error).__name__})")
 
 
 async def _wait_for_handler(life: Daemon) -> None:

@@ -1,11 +1,11 @@
-"""Whether anything is lost: python -m tests.endurance.memory.soak [SECONDS] [--seed N].
+"""Prove that no message is lost: python -m tests.endurance.memory.soak [SECONDS] [--seed N].
 
-Numbered messages are published to memory:// and to a broker that keeps positions, both of which
-fail in every way they can, and consumed by subscribers that are drained or killed at random and
-started again. In the end every message whose publish was confirmed has been handled or
-dead-lettered, each key's messages have begun in order where order is kept, and the memory is what
-it was at half time; the exit code is 1 if not. Duplicates are counted: at least once is what is
-promised. The seed chooses what goes wrong; the timing is the machine's.
+Numbered messages are published to memory:// and to a broker that keeps positions. Both inject every
+fault that they can. Subscribers are drained or killed at random, and started again. At the end
+every message whose publish was confirmed was handled or dead-lettered, each key's messages started
+in order if order is kept, and the memory has not grown since half time; else the exit code is 1.
+Duplicates are counted only, because delivery is at least once. The seed chooses the faults; their
+timing depends on the machine.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ LIFE = 5.0
 """Seconds that a subscriber lives on average."""
 REPORT_EVERY = 10.0
 SETTLE_SECONDS = 60.0
-"""How long what is left may take in the end, without faults."""
+"""Seconds for the remaining messages at the end, without faults."""
 RATES = Rates(fail=0.01, unconfirmed=0.01, duplicate=0.005, lose=0.02, delay=0.01, outage=0.0003)
 GIVE_UP: Any = {
     "dead_letter": "buried",
     "retry": RetryPolicy(attempts=2, base=0.02, cap=0.2),
     "max_deliveries": 3,
 }
-"""Options of the subscriptions: who gives up slower than he lives never does."""
+"""Options of the subscriptions. Retries must end sooner than a subscriber lives, or never do."""
 GROWTH = 1.2
 """How much more memory there may be in the end than at half time."""
 
@@ -77,7 +77,7 @@ Id = tuple[int, int]
 
 
 class State(Enum):
-    """What the publisher knows of a message that is not handled yet."""
+    """A published message that is not handled yet."""
 
     SENT = "sent"
     CONFIRMED = "confirmed"
@@ -86,7 +86,7 @@ class State(Enum):
 
 
 class Ledger:
-    """What one subscription owes: every message, until it is handled or buried."""
+    """The messages that one subscription still has to handle or dead-letter."""
 
     def __init__(self) -> None:
         self.owed: dict[Id, State] = {}
@@ -150,13 +150,13 @@ class Ledger:
 
     @property
     def adds_up(self) -> bool:
-        """Whether what was confirmed is what was handled, buried or lost."""
+        """Whether confirmed = handled + dead-lettered + lost."""
         ended = self.counts["handled"] + self.counts["buried"] + len(self.lost)
         return ended == self.counts["confirmed"] + self.counts["open ones that arrived"]
 
 
 class Line:
-    """A driver over a broker that can be cut: what is held then is neither settled nor given back.
+    """A driver whose broker can be disconnected: messages held then are neither acked nor released.
 
     A group that keeps positions is told, as it has no lease that runs out.
     """
@@ -175,7 +175,7 @@ class Line:
                 self._broker.kill(receiver)
 
     def check(self) -> None:
-        """Raise where the line is cut."""
+        """Raise if the broker is disconnected."""
         if self.is_cut:
             raise PubSubError("this process is dead", transient=False)
 
@@ -221,7 +221,7 @@ class _LineReceiver:
 
     async def receive(self, limit: int, wait: float) -> Sequence[Message]:
         self._line.check()
-        batch = await self._receiver.receive(limit, min(wait, 0.5))  # a cut does not wake it
+        batch = await self._receiver.receive(limit, min(wait, 0.5))  # a disconnect does not wake it
         self._line.check()
         return batch
 
@@ -241,12 +241,12 @@ class _LineReceiver:
         return self._receiver.status()
 
     async def aclose(self) -> None:
-        if not self._line.is_cut:  # else the broker does not learn of it
+        if not self._line.is_cut:  # otherwise the broker is not notified
             await self._receiver.aclose()
 
 
 class Handlers:
-    """What a service does with the numbers: mostly well, sometimes not, with poison never."""
+    """Handlers that mostly succeed, sometimes fail, and always fail for poison messages."""
 
     def __init__(self, ledgers: dict[str, Ledger], chance: random.Random) -> None:
         self._ledgers = ledgers
@@ -290,7 +290,7 @@ class Handlers:
 
 
 class Undertaker:
-    """What consumes the dead letters."""
+    """The consumer of the dead letters."""
 
     def __init__(self, ledgers: dict[str, Ledger]) -> None:
         self._ledgers = ledgers
@@ -317,14 +317,14 @@ def _id(body: bytes) -> Id:
 
 
 class World:
-    """A broker, what is published to it, and who consumes that."""
+    """A broker with its publishers and subscribers."""
 
     def __init__(self, name: str, broker: Driver, chance: random.Random) -> None:
         self.name = name
         self.ledgers = {group: Ledger() for group in ("free", "keys", "batches")}
         self.lives: Counter[str] = Counter()
         self.deaths: list[str] = []
-        """What subscribers have died of by themselves."""
+        """Errors that ended subscribers unexpectedly."""
         self.failing = True
         """Whether publishers publish, and subscribers are killed."""
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -385,7 +385,7 @@ class World:
         """Return a publisher that has connected in the end."""
         sender = FaultyDriver(line, self._faults).sender(topic)
         publisher = Publisher(sender, topic, metrics=self._metrics, limits=line.capabilities)
-        while not await _connects(publisher):  # noqa: ASYNC110 - the broker tells nobody
+        while not await _connects(publisher):  # noqa: ASYNC110 - the broker has no notification
             await asyncio.sleep(PAUSE)
         try:
             yield publisher
@@ -459,7 +459,7 @@ class World:
         )
 
     def problems(self) -> list[str]:
-        """Return what should not be."""
+        """List the violations."""
         found = [f"{self.name}: a subscriber died of {death}" for death in self.deaths]
         for group, ledger in self.ledgers.items():
             if ledger.lost:
@@ -534,10 +534,10 @@ async def main(seconds: float, seed: int) -> bool:
 
 
 async def _settle(worlds: Sequence[World]) -> None:
-    """Wait until nothing confirmed is owed any more, for a while."""
+    """Wait, up to a limit, until no confirmed message is outstanding."""
     try:
         async with asyncio.timeout(SETTLE_SECONDS):
-            while any(world.lost for world in worlds):  # noqa: ASYNC110 - it is a benchmark
+            while any(world.lost for world in worlds):  # noqa: ASYNC110 - it polls
                 await asyncio.sleep(0.2)
     except TimeoutError:
         print(f"not all arrived in {SETTLE_SECONDS:g} s")
