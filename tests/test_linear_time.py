@@ -21,20 +21,18 @@ from yarl import URL
 import gizmopy
 import pubsubtest
 from gizmopy.config import Duration
-from gizmopy.config.backends.kafka import KafkaSettings, shown, ungrouped
+from gizmopy.config.backends.kafka import KafkaSettings, ungrouped
 from gizmopy.config.duration import parse_duration
 from gizmopy.config.secrets.masking import is_secret_name, mask_text
-from gizmopy.config.secrets.shown_fields import View, url_start
-from gizmopy.config.secrets.shown_fields import shown as show
+from gizmopy.config.secrets.shown_fields import View, shown
 from gizmopy.config.settings import Networks, channel_key
 from gizmopy.config.sources import _parse_dotenv
-from gizmopy.config.urls import checked
-from gizmopy.config.words import split
+from gizmopy.config.urls import mask_login, redacted_url, scheme_and_hosts, validated_url
+from gizmopy.config.validation import comma_list
 from gizmopy.observe import logs
 from gizmopy.observe.access import _escape, _quote
 from gizmopy.observe.exposition import _escaped
 from gizmopy.observe.trace import trace_context
-from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.brokers.memory import open_driver
 from gizmopy.pubsub.cloudevents import CloudEvent
 from gizmopy.pubsub.codecs import codec_for
@@ -119,21 +117,24 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.config.secrets.masking:_PEM_END": Pattern(
         "findall", pumps("-----END ", "-----END a", "-", "a", "-----END a-----")
     ),
-    "gizmopy.config.secrets.masking:_mask_logins": Pattern(
-        mask_text, pumps("a", " ", ":", head="a:", tails=("@", " @"))
-    ),
     "gizmopy.config.plain_text:_SURROGATE": Pattern("search", pumps("a", "\u00e9", "\ud7ff")),
     "gizmopy.config.reasons:_WORD": Pattern("findall", pumps("a", "a ", "aaa ", "_")),
     "gizmopy.config.settings:channel_key": Pattern(channel_key, pumps("a", "-", "\u0149", "A_")),
     "gizmopy.config.secrets.shown_fields:_HOST_PORT": Pattern(
         "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
     ),
-    "gizmopy.config.secrets.shown_fields:_HOST_IN_URL": Pattern(
+    "gizmopy.config.urls:_HOST_IN_URL": Pattern(
         "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
     ),
-    "gizmopy.config.secrets.shown_fields:_SCHEME": Pattern("match", pumps("a", "a:", "://")),
-    "gizmopy.config.secrets.shown_fields:url_start": Pattern(
-        url_start, pumps("a", "a,", "/", "?", "@", ":1,", "[::1],", head="a://")
+    "gizmopy.config.urls:_URL": Pattern(
+        "fullmatch",
+        [
+            *pumps("a", "a:", "://"),
+            *pumps("a", "a,", "/", "?", "@", ":1,", "[::1],", head="a://", tails=("", "\n")),
+        ],
+    ),
+    "gizmopy.config.urls:_BLANK": Pattern(
+        mask_login, pumps("a", " ", ":", head="a:", tails=("@", " @"))
     ),
     "gizmopy.config.sources:_QUOTED": Pattern(
         "sub", pumps(" ", "'", '"', " '", "' ", "'a", "\"'", "''\"", head="x", tails=("", "x", "'"))
@@ -397,12 +398,15 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
         ],
     ),
     "text": (lambda text: codec_for(str).decode(text.encode()), pumps("a", "\u00e9")),
-    "a list of words": (split, pumps(",", " ", "a,", " ,")),
+    "a list of words": (comma_list, pumps(",", " ", "a,", " ,")),
     "networks": (typed(Networks), pumps("10.0.0.0/8,", ",", "::", "1.", "/")),
     "an address": (is_loopback, pumps("::", "1.", ":", "0", "%", "unix:")),
-    "a broker's URL": (checked, pumps("://", "@", "a@", "?", "#", "[", "a:", head="kafka://")),
-    "a broker's URL, shown": (shown, pumps("@", "a:", "/", head="kafka://")),
-    "a broker's URL, redacted": (drivers.redact, pumps("@", "a:", "/", head="kafka://")),
+    "a broker's URL": (
+        validated_url,
+        pumps("://", "@", "a@", "?", "#", "[", "a:", head="kafka://"),
+    ),
+    "a broker's URL, its start": (scheme_and_hosts, pumps("@", "a:", "/", head="kafka://")),
+    "a broker's URL, redacted": (redacted_url, pumps("@", "a:", "/", head="kafka://")),
     "a broker's URL without its group": (
         ungrouped,
         pumps("&a=b", "a=b;", "%25", "@", ":", head="kafka://a?", tails=("", "%")),
@@ -417,7 +421,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "masked parameters": (mask_text, pumps("?a=b&", "key=", "token='", "a ", 'key="a', "&", " =")),
     "a masked key": (mask_text, pumps("-----BEGIN ", "-----END a-----", "-", "-----END ")),
     "a value that may be shown": (
-        lambda text: show(text, str, View(path=("host",))),
+        lambda text: shown(text, str, View(path=("host",))),
         pumps("a,", "a:1,", "a.", "://", "@", "/", tails=("", "!", ":1")),
     ),
     "a secret's name": (is_secret_name, pumps("a_", "aA", "_", "key_")),

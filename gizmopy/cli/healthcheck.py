@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from gizmopy.cli.parser import Parser
-from gizmopy.config.secrets.shown_fields import url_start
+from gizmopy.config.urls import scheme_and_hosts
 from gizmopy.untrusted.text import as_lines, escape
 
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
@@ -54,7 +54,7 @@ def _shown(url: str) -> str:
     """Return an address without a login, a path and parameters."""
     if url.startswith(_UNIX):
         return url
-    return url_start(url) or "the URL"
+    return scheme_and_hosts(url) or "the URL"
 
 
 def _parse(text: str, timeout: float, context: ssl.SSLContext) -> tuple[HTTPConnection | None, str]:

@@ -15,11 +15,12 @@ from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load
 from gizmopy.config.backends.kafka import ungrouped
+from gizmopy.config.urls import redacted_url
 from gizmopy.errors import UsageError
 from gizmopy.pubsub.driver import Driver
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import REDRIVEN, Plan, Redrive
-from gizmopy.pubsub.registry import open_driver, redact
+from gizmopy.pubsub.registry import open_driver
 from gizmopy.pubsub.subscription import collect_subscriptions
 from gizmopy.server import Service, make_service
 from gizmopy.untrusted.text import quoted
@@ -187,8 +188,9 @@ def _open_driver(url: str) -> Driver:
     driver = open_driver(ungrouped(url))  # in the daemon's group it would take its partitions
     if driver.capabilities.process_local:
         raise UsageError(
-            f"{redact(url)} lives in the process of its daemon, and its dead letters are gone with "
-            "it; name a broker that others can reach with --url or GIZMO_PUBSUB_URL"
+            f"{redacted_url(url)} keeps its messages in the memory of the daemon's process, so "
+            "another process cannot read its dead letters; name a broker that both can reach with "
+            "--url or GIZMO_PUBSUB_URL"
         )
     return driver
 

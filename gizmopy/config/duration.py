@@ -10,7 +10,7 @@ from typing import Annotated, TypeGuard
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-from gizmopy.config.validation import refusal
+from gizmopy.config.validation import validation_error
 from gizmopy.untrusted.text import cut
 
 _MICROSECONDS = {
@@ -43,7 +43,7 @@ def parse_duration(text: str) -> timedelta:
     stripped = text.strip()
     if len(stripped) > _MAX_CHARACTERS:
         reason = f"{cut(stripped, _MAX_CHARACTERS)!r} is not a duration: it is too long"
-        raise refusal(reason, _REMEDY)
+        raise validation_error(reason, _REMEDY)
     if _SECONDS.fullmatch(stripped):
         stripped += "s"
     if not _PARTS.fullmatch(stripped):
@@ -51,12 +51,14 @@ def parse_duration(text: str) -> timedelta:
             stripped[1:].removesuffix("s") + "s"
         )
         quoted = cut(text, _MAX_CHARACTERS)  # it may have more characters of white space
-        raise refusal(f"{quoted!r} is {'negative' if negative else 'not a duration'}", _REMEDY)
+        raise validation_error(
+            f"{quoted!r} is {'negative' if negative else 'not a duration'}", _REMEDY
+        )
     try:
         parts = (Fraction(n) * _MICROSECONDS[unit] for n, unit in _PART.findall(stripped))
         return timedelta(microseconds=round(sum(parts, Fraction(0))))
     except OverflowError:
-        raise refusal("it is longer than any duration can be", _REMEDY) from None
+        raise validation_error("it is longer than any duration can be", _REMEDY) from None
 
 
 def format_duration(duration: timedelta) -> str:
@@ -65,7 +67,7 @@ def format_duration(duration: timedelta) -> str:
     ``parse_duration`` makes ``duration`` of it again. Raises ValueError where it is negative.
     """
     if duration < timedelta(0):
-        raise refusal(f"{duration} is negative", _REMEDY)
+        raise validation_error(f"{duration} is negative", _REMEDY)
     microseconds = duration // timedelta(microseconds=1)
     if 0 < microseconds < 1_000:
         return f"{microseconds}µs"
@@ -91,14 +93,14 @@ def _read(value: object) -> timedelta:
         try:
             duration = timedelta(seconds=value)
         except OverflowError:
-            raise refusal("it is longer than any duration can be", _REMEDY) from None
+            raise validation_error("it is longer than any duration can be", _REMEDY) from None
     else:
         # An object from outside may have any size, and its repr too: only small ones are quoted.
         small = value is None or isinstance(value, (bool, float))
         quoted = repr(value) if small else f"an object of type {type(value).__name__}"
-        raise refusal(f"{quoted} is not a duration", _REMEDY)
+        raise validation_error(f"{quoted} is not a duration", _REMEDY)
     if duration < timedelta(0):
-        raise refusal(f"{value} is negative", _REMEDY)
+        raise validation_error(f"{value} is negative", _REMEDY)
     return duration
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
-from gizmopy.config.validation import refusal
-from gizmopy.config.words import split
+from gizmopy.config.validation import comma_list, validation_error
 
 _NAME = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]").fullmatch
 
@@ -17,7 +16,7 @@ def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return ``names`` in lower case. Raises ValueError if one is no host's."""
     lower = tuple(name.lower().removesuffix(".") for name in names)
     if not all(map(_NAME, lower)):
-        raise refusal(
+        raise validation_error(
             "has an entry that is no name of a host",
             "write names without scheme, port and path: cats.example, *.cats.example, 10.0.0.1 "
             "or [::1]; leave it unset to allow every host",
@@ -25,5 +24,5 @@ def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return lower
 
 
-HostNames = Annotated[tuple[str, ...], BeforeValidator(split), AfterValidator(_host_names)]
+HostNames = Annotated[tuple[str, ...], BeforeValidator(comma_list), AfterValidator(_host_names)]
 """Names of hosts; ``*.`` before one stands for every name below it."""

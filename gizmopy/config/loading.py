@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from gizmopy.config.flags import read_flags
 from gizmopy.config.named_code import REASON, holds_key, value_names_code
 from gizmopy.config.origin import Origin
-from gizmopy.config.plain_text import fault
+from gizmopy.config.plain_text import text_problem
 from gizmopy.config.reasons import Reasons
 from gizmopy.config.schema import Section, read_schema
 from gizmopy.config.secrets.shown_fields import quotable_text
@@ -76,7 +76,7 @@ def load(
     )
     findings = [*found]
     config = {found.name: found for found in findings if isinstance(found, Given)}.get(CONFIG.name)
-    if config is not None and config.value and not fault(config.value):
+    if config is not None and config.value and not text_problem(config.value):
         findings = [*read_file(schema, config), *findings]
     problems = [found for found in findings if isinstance(found, ConfigProblem)]
     given = {found.name: found for found in findings if isinstance(found, Given)}

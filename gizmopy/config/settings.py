@@ -28,11 +28,10 @@ from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.config.duration import Duration
 from gizmopy.config.hosts import HostNames
 from gizmopy.config.marks import Shown
-from gizmopy.config.plain_text import plain
+from gizmopy.config.plain_text import validated_text
 from gizmopy.config.secrets.shown_fields import show_model
 from gizmopy.config.urls import BrokerUrl
-from gizmopy.config.validation import refusal
-from gizmopy.config.words import Words, split
+from gizmopy.config.validation import CommaList, comma_list, validation_error
 
 _GIZMO_HEALTH_CHECKS = {"": "simple", "esx": "lb"}
 _GIZMO_LEVELS = {"warn": "warning", "fatal": "critical", "panic": "critical", "trace": "debug"}
@@ -54,7 +53,9 @@ def _health_check(value: object) -> object:
 
 def _header_value(text: str) -> str:
     if not (text.isascii() and text.isprintable()):
-        raise refusal("is no value of a header", "write printable ASCII, as in application/json")
+        raise validation_error(
+            "is no value of a header", "write printable ASCII, as in application/json"
+        )
     return text
 
 
@@ -65,7 +66,7 @@ def _hsts(text: str) -> str:
     flags = [part for part in parts if part in ("includesubdomains", "preload")]
     is_age = len(ages) == 1 and ages[0].isdecimal() and len(ages[0]) <= 10
     if text and not (is_age and 1 + len(set(flags)) == len(parts)):
-        raise refusal(
+        raise validation_error(
             "is no value of Strict-Transport-Security",
             "write max-age=31536000, or max-age=31536000; includeSubDomains",
         )
@@ -79,12 +80,14 @@ def _network(value: object) -> object:
     try:
         return ip_network(value)
     except ValueError as error:
-        raise refusal(str(error), "write networks like 10.0.0.0/8, with commas between") from None
+        raise validation_error(
+            str(error), "write networks like 10.0.0.0/8, with commas between"
+        ) from None
 
 
 def _rooted(path: str) -> str:
     if not path.startswith("/"):
-        raise refusal("does not begin with a slash", f"write /{path}")
+        raise validation_error("does not begin with a slash", f"write /{path}")
     return path
 
 
@@ -98,7 +101,9 @@ def _by_channel(urls: Mapping[str, Any]) -> dict[str, Any]:
     for name in urls:
         key = channel_key(str(name))
         if key in names:
-            raise refusal(f"{names[key]!r} and {name!r} are both {key}", "keep one of them")
+            raise validation_error(
+                f"{names[key]!r} and {name!r} are both {key}", "keep one of them"
+            )
         names[key] = name
     return {key: urls[name] for key, name in names.items()}
 
@@ -108,7 +113,7 @@ LogLevel = Annotated[
 ]
 HealthCheckType = Annotated[Literal["simple", "custom", "lb"], BeforeValidator(_health_check)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Networks = Annotated[tuple[Network, ...], BeforeValidator(split)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(comma_list)]
 Text = Annotated[str, Shown]
 """Text that is no secret: an address, a path, a name."""
 UrlPath = Annotated[Text, AfterValidator(_rooted)]
@@ -363,7 +368,7 @@ class Settings(BaseSettings):
         validation_alias="GIZMO_OPENAPI",
         description="Whether /openapi.json and /docs are served.",
     )
-    cors_origins: Annotated[Words, Shown] = Field(
+    cors_origins: Annotated[CommaList, Shown] = Field(
         default=(),
         validation_alias="GIZMO_CORS_ORIGINS",
         description="Origins whose pages may call: https://a.example, https://*.b.example, or *.",
@@ -427,25 +432,29 @@ class Settings(BaseSettings):
     def _tls_in_pairs(self) -> Settings:
         if bool(self.tls_cert) != bool(self.tls_key):
             given, other = ("TLS_CERT", "TLS_KEY") if self.tls_cert else ("TLS_KEY", "TLS_CERT")
-            raise refusal(f"{given} is set without {other}", "set both, or neither")
+            raise validation_error(f"{given} is set without {other}", "set both, or neither")
         if self.tls_client_ca and not self.tls_cert:
             reason = "TLS_CLIENT_CA is set without TLS_CERT and TLS_KEY"
-            raise refusal(reason, "set all three, or none: a client's certificate needs TLS")
+            raise validation_error(
+                reason, "set all three, or none: a client's certificate needs TLS"
+            )
         return self
 
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: object) -> object:
-        return plain(value)
+        return validated_text(value)
 
     @model_validator(mode="after")
     def _proxy_protocol_is_possible(self) -> Settings:
         if self.proxy_protocol and not self.trusted_proxies:
             reason = "GIZMO_PROXY_PROTOCOL is set without GIZMO_TRUSTED_PROXIES"
-            raise refusal(reason, "set the proxies' networks: every other address is refused")
+            raise validation_error(
+                reason, "set the proxies' networks: every other address is refused"
+            )
         if self.proxy_protocol and self.tls_cert:
             reason = "GIZMO_PROXY_PROTOCOL and TLS_CERT are set, and both begin a connection"
-            raise refusal(reason, "end TLS in the proxy, or unset GIZMO_PROXY_PROTOCOL")
+            raise validation_error(reason, "end TLS in the proxy, or unset GIZMO_PROXY_PROTOCOL")
         return self
 
     @field_validator("topics", "subscriptions", mode="before")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gizmopy.config.origin import Origin
-from gizmopy.config.plain_text import fault
+from gizmopy.config.plain_text import text_problem
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.secrets.masking import is_secret_name
 from gizmopy.config.settings import channel_key
@@ -73,7 +73,7 @@ Finding = Given | ConfigProblem
 
 def unreadable(found: Given) -> ConfigProblem | None:
     """Return the problem of a value that is no plain text, without the value; None if it is."""
-    if (why := fault(found.value)) is None:
+    if (why := text_problem(found.value)) is None:
         return None
     name, source = found.origin.name, found.origin.source
     return ConfigProblem(name, *why, source=source, size=size(found.value))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from gizmopy.config.settings import channel_key
+from gizmopy.config.urls import redacted_url
 from gizmopy.errors import (
     DriverNotInstalled,
     GizmoError,
@@ -60,7 +61,7 @@ class _Place(NamedTuple):
 
     @property
     def shown(self) -> str:
-        return f"{drivers.redact(self.driver_url)}/{self.topic}"
+        return f"{redacted_url(self.driver_url)}/{self.topic}"
 
 
 class _Engine(NamedTuple):
@@ -399,7 +400,7 @@ class Channels:
         """Refuse a second channel to the topic that the URL of all names."""
         self._only = self._only or channel
         if channel != self._only:
-            place = f"{drivers.redact(self._url)}{urlsplit(self._url).path}"
+            place = redacted_url(self._url, with_path=True)
             raise StartError(
                 f"channels {self._only!r} and {channel!r} would both be {place}"
                 "; leave the topic out there, or give one of them a URL of its own with "

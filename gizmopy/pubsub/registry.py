@@ -9,11 +9,9 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
-from gizmopy.config.secrets.shown_fields import url_start
-from gizmopy.config.urls import checked
+from gizmopy.config.urls import redacted_url, validated_url
 from gizmopy.errors import DriverNotInstalled, UnknownScheme, UsageError
 from gizmopy.pubsub.driver import Driver
-from gizmopy.untrusted.hidden import MASK
 
 GROUP = "gizmopy.pubsub"
 """The entry-point group in which third parties register: ``nats = gizmo_nats:open_driver``."""
@@ -35,12 +33,12 @@ def open_driver(url: str) -> Driver:
     the scheme, and DriverNotInstalled where the driver's library is missing.
     """
     try:
-        scheme = urlsplit(checked(url)).scheme
+        scheme = urlsplit(validated_url(url)).scheme
     except ValueError as error:
         raise UsageError(f"the URL of the broker {error}") from error
     known = _known(GROUP, _BUILT_IN)
     if scheme not in known:
-        raise UnknownScheme(redact(url), list(known))
+        raise UnknownScheme(redacted_url(url), list(known))
     driver: Driver = _load(scheme, known[scheme])(url)
     return driver
 
@@ -80,11 +78,3 @@ def _load(scheme: str, target: str) -> Any:
         if missing.partition(".")[0] in ("", module.partition(".")[0]):
             raise  # the driver itself is at fault, not what it needs
         raise DriverNotInstalled(scheme, missing) from error
-
-
-def redact(url: str) -> str:
-    """Return the scheme and the hosts of ``url``, to be shown; ``***`` if it may be no URL."""
-    scheme, colon, rest = url.partition(":")
-    if colon and rest[:1] in ("", "?"):  # urlsplit().geturl() leaves out the slashes of memory://
-        url = f"{scheme}://{rest}"
-    return url_start(url) or MASK

@@ -237,7 +237,7 @@ def test_a_broker_within_a_process_is_refused(
     """memory:// is another broker in each process: there is nothing to find in it from here."""
     monkeypatch.delenv("GIZMO_PUBSUB_URL")
     assert main(["redrive", "dead", *QUICK]) == 1
-    assert "lives in the process of its daemon" in capsys.readouterr().err
+    assert "keeps its messages in the memory of the daemon's process" in capsys.readouterr().err
 
 
 def test_what_a_log_cannot_do_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,19 +26,17 @@ from pydantic_settings import SettingsConfigDict
 
 from gizmopy.config.duration import Duration, format_duration
 from gizmopy.config.marks import NamesCode, Shown
-from gizmopy.config.plain_text import plain
+from gizmopy.config.plain_text import validated_text
 from gizmopy.config.secrets.shown_fields import (
     is_marked_field,
     is_quotable,
     quotable_text,
     show_model,
-    url_start,
 )
-from gizmopy.config.urls import checked
-from gizmopy.config.validation import refusal
-from gizmopy.config.words import Words
+from gizmopy.config.urls import redacted_url, validated_url
+from gizmopy.config.validation import CommaList, validation_error
 from gizmopy.errors import UsageError
-from gizmopy.untrusted.hidden import MASK, hidden, size
+from gizmopy.untrusted.hidden import hidden, size
 
 SCHEME = "kafka"
 _OF_A_GROUP = ("group", "group_instance_id")
@@ -62,20 +60,22 @@ def _host(number: int, text: str) -> str:
     found = _HOST.fullmatch(text)
     port = int(found["port"] or 9092) if found else 0
     if not (found and 0 < port < 65536):
-        raise refusal(f"host {number} is not host:port", "write it like broker-1:9092,[::1]:9092")
+        raise validation_error(
+            f"host {number} is not host:port", "write it like broker-1:9092,[::1]:9092"
+        )
     return f"{found['name']}:{port}"
 
 
 def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     if any("@" in host for host in hosts):
         remedy = "set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or begin a URL with it"
-        raise refusal("hosts hold no login", remedy)
+        raise validation_error("hosts hold no login", remedy)
     return tuple(map(_host, count(1), hosts))
 
 
 def _long(duration: timedelta) -> timedelta:
     if not duration:
-        raise refusal("is 0", "write a duration like 30s")
+        raise validation_error("is 0", "write a duration like 30s")
     return duration
 
 
@@ -96,7 +96,7 @@ class KafkaSettings(BaseModel):
         hide_input_in_errors=True,  # an error's text would otherwise hold the password
     )
 
-    broker_hosts: Annotated[Words, AfterValidator(_hosts)] = Field(
+    broker_hosts: Annotated[CommaList, AfterValidator(_hosts)] = Field(
         default=(), description="Where to ask for the cluster: host:port, with commas between."
     )
     topic: Annotated[str, Shown] = Field(
@@ -196,7 +196,7 @@ class KafkaSettings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: object) -> object:
-        return plain(value)
+        return validated_text(value)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         yield from show_model(self).items()
@@ -216,7 +216,7 @@ class KafkaSettings(BaseModel):
             problem = _inconsistency(settings)
             if not problem:
                 return settings
-        raise UsageError(f"{shown(url)}: {problem}")
+        raise UsageError(f"the Kafka URL {redacted_url(url, with_path=True)}: {problem}")
 
     def completed(self, url: str, topic: str = "") -> str:
         """Return a ``kafka://`` URL with what it leaves out and is set here; others as they are.
@@ -264,12 +264,6 @@ def _inconsistency(settings: KafkaSettings) -> str:
     return ""
 
 
-def shown(url: str) -> str:
-    """Return scheme, hosts and topic of ``url``; ``***`` in place of hosts that are none."""
-    start = url_start(url)
-    return f"{start}{urlsplit(url).path}" if start else f"{SCHEME}://{MASK}"
-
-
 def ungrouped(url: str) -> str:
     """Return a ``kafka://`` URL without the daemon's place in a group; others as they are."""
     parts = urlsplit(url)
@@ -282,7 +276,7 @@ def ungrouped(url: str) -> str:
 
 def _split(url: str) -> SplitResult:
     try:
-        return urlsplit(checked(url))
+        return urlsplit(validated_url(url))
     except ValueError as error:
         raise UsageError(f"the URL of the broker {error}") from error
 

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import AliasChoices, BaseModel, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
+from gizmopy.config.urls import logins_in, mask_login
 from gizmopy.untrusted.hidden import MASK
 
 SECRET_TYPES = (SecretStr, SecretBytes, Secret)
@@ -104,7 +105,7 @@ def holds_secret(annotation: Any, seen: frozenset[Any] = frozenset()) -> bool:
 
 def mask_text(text: str) -> str:
     """Return ``text`` without likely secrets: logins of URLs, named values, PEM keys."""
-    text = _SCHEMES.sub(rf"\1 {MASK}", _mask_logins(_mask_pem(text)))
+    text = _SCHEMES.sub(rf"\1 {MASK}", mask_login(_mask_pem(text)))
     parts, at = [], 0
     while found := _NAME.search(text, at):
         parts.append(text[at : found.end()])
@@ -119,13 +120,7 @@ def mask_text(text: str) -> str:
 
 def secrets_in(text: str) -> Iterator[str]:
     """Yield the likely secrets in a URL or a list of parameters: logins and named values."""
-    last = text.rfind("@")
-    scheme = text.find("://", 0, max(last, 0))
-    if scheme >= 0:
-        login = text[scheme + 3 : last]
-        yield from (login, login.partition(":")[2])
-        for host in login.split(","):  # in a URL of several hosts each may have one
-            yield host.rpartition("@")[0].partition(":")[2] or host.partition(":")[2]
+    yield from logins_in(text)
     at = 0
     while found := _NAME.search(text, at):
         at = found.end()
@@ -142,18 +137,3 @@ def _mask_pem(text: str) -> str:
         return text
     ends = [*_PEM_END.finditer(rest)]
     return f"{before}{MASK}{rest[ends[-1].end() :] if ends else ''}"
-
-
-def _mask_logins(text: str) -> str:
-    """Mask from the first login to the last ``@``.
-
-    A password may hold any character that its writer forgot to escape, so all between is masked.
-    Without a scheme, as in a list of hosts, a login has to be in a text without blanks.
-    """
-    last = text.rfind("@")
-    scheme = text.find("://", 0, max(last, 0))
-    if scheme >= 0:
-        return f"{text[: scheme + 3]}{MASK}{text[last:]}"
-    if 0 <= text.find(":") < last and not re.search(r"\s", text):
-        return f"{MASK}{text[last:]}"
-    return text

@@ -41,6 +41,7 @@ from gizmopy.config.duration import format_duration
 from gizmopy.config.marks import Shown, has_mark
 from gizmopy.config.origin import Origin
 from gizmopy.config.secrets.masking import SECRET_TYPES, is_secret_field, is_secret_name, mask_text
+from gizmopy.config.urls import HOST_PATTERN, scheme_and_hosts
 from gizmopy.untrusted.hidden import hidden, size
 from gizmopy.untrusted.text import MAX_CHARACTERS, cut
 
@@ -59,10 +60,7 @@ _HOST_NAMES = frozenset(
         *("addrs", "addresses", "brokers", "endpoints", "hosts", "servers"),
     )
 )
-_HOST = r"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,31}\.?|\[[0-9A-Fa-f:.]{2,45}\])"
-_HOST_PORT = re.compile(rf"{_HOST}:[0-9]{{1,5}}")
-_HOST_IN_URL = re.compile(rf"{_HOST}(?::[0-9]{{1,5}})?")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://")
+_HOST_PORT = re.compile(rf"{HOST_PATTERN}:[0-9]{{1,5}}")
 _MAX_QUOTED = 64
 """The number of characters of a wrong value that an error quotes: no number or choice is longer."""
 
@@ -191,25 +189,6 @@ def choices(annotation: Any) -> list[Any]:
     return found
 
 
-def url_start(text: str) -> str:
-    """Return scheme and hosts of a URL, ``kafka://a:9092,b:9092``; "" if it may be no URL.
-
-    After an ``@`` behind the hosts, a password may have an unescaped ``/``: then nothing of it is
-    known to be a host.
-    """
-    found = _SCHEME.match(text)
-    if found is None or not (text.isascii() and text.isprintable()) or "\\" in text:
-        return ""
-    rest = text[found.end() :]
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    if "@" in rest[len(authority) :]:
-        return ""
-    hosts = authority.rpartition("@")[2]
-    if hosts and not all(map(_HOST_IN_URL.fullmatch, hosts.split(","))):
-        return ""
-    return f"{found[0]}{hosts}"
-
-
 def _marked_members(
     annotation: Any, marks: tuple[Any, ...] = ()
 ) -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -290,7 +269,7 @@ def _hide(value: Any, view: View) -> str:
 
 def _url(text: str, view: View) -> str:
     """Return scheme and hosts of a URL, and a mask of the rest; "" if ``text`` is not one."""
-    start = url_start(text)
+    start = scheme_and_hosts(text)
     if not start:
         return ""
     return start if text.rstrip("/") == start.rstrip("/") else f"{start} {_hide(text, view)}"

@@ -177,7 +177,7 @@ def test_a_nul_and_a_deep_value_are_refused(tmp_path: Path) -> None:
     """A NUL, which no path can hold, and lists in lists without end are problems, not errors."""
     file = tmp_path / "settings.json"
     for value, reason in (
-        (f'"{LEFT}\\u0000"', "holds a NUL character"),
+        (f'"{LEFT}\\u0000"', "contains a NUL character"),
         ("[" * 100 + f'"{LEFT}"' + "]" * 100, "is nested too deep"),
         ("[" * 100_000, "is not JSON: "),
     ):
@@ -339,7 +339,7 @@ def test_no_command_and_no_debug_page_shows_it(
     assert codes == [0, 0, 1], told.err
     assert_unseen(told.out + told.err)
     assert "memory://host *** (" in told.out
-    assert "memory://host lives in the process" in told.err
+    assert "memory://host keeps its messages in the memory of" in told.err
 
 
 async def test_debug_config_shows_none_of_it() -> None:

@@ -17,7 +17,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from gizmopy.cli import main
 from gizmopy.config import Duration, Settings, Shown, load, report
-from gizmopy.config.secrets.shown_fields import is_quotable, show_model, url_start
+from gizmopy.config.secrets.shown_fields import is_quotable, show_model
 from gizmopy.errors import ConfigError
 
 SECRET = "Qz-hunter2"
@@ -336,26 +336,6 @@ def test_an_error_quotes_only_what_would_be_shown(environ: dict[str, str], probl
     text = problem_of(**environ)
     assert text.startswith(problem)
     assert "hunter" not in text
-
-
-@pytest.mark.parametrize(
-    ("text", "start"),
-    [
-        ("https://host", "https://host"),
-        ("memory://", "memory://"),
-        ("kafka://a:1,[::1]:2/x", "kafka://a:1,[::1]:2"),
-        ("kafka://u:p@a:1/x", "kafka://a:1"),
-        ("kafka://u:p@a:1/x@y", ""),
-        ("https://a:b", ""),
-        ("https://a b", ""),
-        ("https://a\\@b", ""),
-        ("https://é", ""),
-        ("no url", ""),
-    ],
-)
-def test_of_a_url_only_what_is_certain_is_known(text: str, start: str) -> None:
-    """Scheme and hosts of a URL that parses, and nothing of one that may have a broken login."""
-    assert url_start(text) == start
 
 
 @pytest.mark.parametrize("name", ["debug_token", "GIZMO_DEBUG_TOKEN", "--debug-token"])

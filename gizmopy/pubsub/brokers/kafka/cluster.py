@@ -36,7 +36,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from gizmopy.config.backends.kafka import KafkaSettings, shown
+from gizmopy.config.backends.kafka import KafkaSettings
+from gizmopy.config.urls import redacted_url
 from gizmopy.errors import NotFound, PubSubError, UsageError
 from gizmopy.pubsub.brokers.kafka.aiokafka_compat import CLOSE_SECONDS, ended
 from gizmopy.untrusted.error_text import text_of
@@ -168,7 +169,7 @@ class Cluster:
 async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> AsyncIterator[None]:
     """Make a topic, and remove it after: for tests and development. Groups make themselves."""
     settings = KafkaSettings.from_url(url)
-    admin = AIOKafkaAdminClient(**Cluster(settings, shown(url)).options())
+    admin = AIOKafkaAdminClient(**Cluster(settings, redacted_url(url, with_path=True)).options())
     replicas = settings.replication_factor
     new = NewTopic(topic, settings.partitions, replicas, {} if replicas < 0 else None)
     with translated(f"topic {topic!r} cannot be made"):

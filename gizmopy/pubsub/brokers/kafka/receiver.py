@@ -47,7 +47,8 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
-from gizmopy.config.backends.kafka import KafkaSettings, shown
+from gizmopy.config.backends.kafka import KafkaSettings
+from gizmopy.config.urls import redacted_url
 from gizmopy.errors import PubSubError, StartError, UsageError
 from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
     PATIENCE_MS,
@@ -86,7 +87,7 @@ def open_driver(url: str) -> KafkaDriver:
 
     Raises UsageError on a parameter that is unknown or cannot be, and on files that cannot be read.
     """
-    return KafkaDriver(KafkaSettings.from_url(url), shown(url))
+    return KafkaDriver(KafkaSettings.from_url(url), redacted_url(url, with_path=True))
 
 
 class KafkaDriver:

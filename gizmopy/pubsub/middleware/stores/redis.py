@@ -11,12 +11,12 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
-from gizmopy.config.plain_text import fault
+from gizmopy.config.plain_text import text_problem
 from gizmopy.config.secrets.known import known_secrets
+from gizmopy.config.urls import redacted_url
 from gizmopy.errors import DriverNotInstalled, PubSubError, UsageError
 from gizmopy.observe.context import new_id
 from gizmopy.pubsub.middleware.idempotency import Begun, State
-from gizmopy.pubsub.registry import redact
 from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.hidden import masked
 
@@ -128,13 +128,13 @@ class RedisStore:
 
 def _connect(url: str) -> Redis:
     """Return a client that connects when it is first used."""
-    if fault(url) is None:
+    if text_problem(url) is None:
         try:
             return Redis.from_url(url)
         except ValueError:  # not chained: its text may have the password in it
             pass
     remedy = "use redis://host:6379/0, rediss://… or unix://…"
-    raise UsageError(f"{redact(url)!r} is no URL of Redis; {remedy}")
+    raise UsageError(f"{redacted_url(url)!r} is no URL of Redis; {remedy}")
 
 
 def _milliseconds(seconds: float) -> int:
