@@ -20,7 +20,7 @@ from time import perf_counter
 import uvloop
 
 from gizmopy.observe.exposition import Scraper
-from gizmopy.observe.metrics import HistogramCell, Metrics
+from gizmopy.observe.metrics import HistogramChild, Metrics
 
 HISTOGRAMS = 600
 SCRAPES = 30
@@ -32,24 +32,24 @@ TARGET_SECONDS = 0.005
 Scrape = Callable[[], Awaitable[object]]
 
 
-def _daemon() -> tuple[Metrics, list[HistogramCell]]:
+def _daemon() -> tuple[Metrics, list[HistogramChild]]:
     metrics = Metrics()
     durations = metrics.histogram(
         "http_server_request_duration_seconds",
         "Time to answer a request.",
         ("http_request_method", "http_route", "http_response_status_code"),
     )
-    cells = [durations.cell("GET", f"/cats/{n}/{{id}}", "200") for n in range(HISTOGRAMS)]
-    return metrics, cells
+    children = [durations.child("GET", f"/cats/{n}/{{id}}", "200") for n in range(HISTOGRAMS)]
+    return metrics, children
 
 
-async def _serve(cells: list[HistogramCell]) -> None:
+async def _serve(children: list[HistogramChild]) -> None:
     """Simulate requests, one after the other, each of which occupies the loop."""
     for number in count():
         started = perf_counter()
         while perf_counter() - started < REQUEST_SECONDS:
             pass
-        cells[number % len(cells)].observe(REQUEST_SECONDS)
+        children[number % len(children)].observe(REQUEST_SECONDS)
         await asyncio.sleep(0)
 
 
@@ -60,13 +60,13 @@ async def _tick(lateness: list[float]) -> None:
         lateness.append(perf_counter() - due)
 
 
-async def _measure(cells: list[HistogramCell], scrape: Scrape) -> tuple[float, float, float]:
+async def _measure(children: list[HistogramChild], scrape: Scrape) -> tuple[float, float, float]:
     """Return the median and the maximum of the worst lateness, and the mean seconds of a scrape."""
     lateness: list[float] = []
     worst: list[float] = []
     took = 0.0
     async with asyncio.TaskGroup() as group:
-        background = [group.create_task(_serve(cells)), group.create_task(_tick(lateness))]
+        background = [group.create_task(_serve(children)), group.create_task(_tick(lateness))]
         for _ in range(SCRAPES):
             await asyncio.sleep(BETWEEN_SECONDS)
             lateness.clear()
@@ -82,7 +82,7 @@ async def _measure(cells: list[HistogramCell], scrape: Scrape) -> tuple[float, f
 
 async def main() -> None:
     """Measure each way to scrape, and print a table."""
-    metrics, cells = _daemon()
+    metrics, children = _daemon()
     ticks = count()
 
     async def on_the_loop() -> bytes:
@@ -101,7 +101,7 @@ async def main() -> None:
         gc.collect()
         gc.freeze()  # no measurement collects the garbage of the imports
         for name, scrape in ways.items():
-            usual, worst, took = await _measure(cells, scrape)
+            usual, worst, took = await _measure(children, scrape)
             print(f"{name:28} {usual * 1e3:8.1f} ms {worst * 1e3:8.1f} ms {took * 1e3:8.1f} ms")
     print(f"target: gizmopy blocks the loop for at most {TARGET_SECONDS * 1e3:g} ms")
 

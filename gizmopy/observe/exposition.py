@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from gizmopy._aio import cancel_and_wait
-from gizmopy.observe.metrics import CounterCell, GaugeCell, HistogramCell, Instrument, Metrics
+from gizmopy.observe.metrics import CounterChild, GaugeChild, HistogramChild, Instrument, Metrics
 
 _SLICE_SECONDS = 0.001
 _APART_SECONDS = 0.01
@@ -34,7 +34,7 @@ _PATIENCE_SECONDS = 5.0
 """How long other collectors are waited for: Prometheus itself gives up after 10 s."""
 
 _SLOT = "\0"
-"""Where the label text of a cell goes in the text of its family."""
+"""Where the label text of a child goes in the text of its family."""
 
 _Rendered = tuple[bytes, list[tuple[str, Exception]]]
 """A text, and the name of each collector that is missing in it, with its error."""
@@ -163,17 +163,17 @@ class _Family:
         self._instrument = instrument
         self._head = _head(instrument).encode()
         self._labels: dict[tuple[str, ...], str] = {}
-        self._template = ""  # of a cell; the first one tells a histogram's bounds
+        self._template = ""  # of a child; the first one tells a histogram's bounds
 
     def texts(self) -> Iterator[bytes]:
-        """Yield the family's head, then the lines of each cell, which belong to one moment."""
+        """Yield the family's head, then the lines of each child, which belong to one moment."""
         yield self._head
-        for values, cell in self._instrument.cells():
+        for values, child in self._instrument.children():
             labels = self._labels.get(values)
             if labels is None:
                 labels = self._labels[values] = _label_text(self._instrument.labels, values)
-            template = self._template = self._template or _template(self._instrument, cell)
-            yield (template.replace(_SLOT, labels) % _numbers(cell)).encode()
+            template = self._template = self._template or _template(self._instrument, child)
+            yield (template.replace(_SLOT, labels) % _numbers(child)).encode()
 
 
 def _head(instrument: Instrument[Any]) -> str:
@@ -182,22 +182,24 @@ def _head(instrument: Instrument[Any]) -> str:
     return f"# HELP {name} {help_text}\n# TYPE {name} {instrument.kind}\n"
 
 
-def _template(instrument: Instrument[Any], cell: CounterCell | GaugeCell | HistogramCell) -> str:
-    """Return a cell's lines, with ``_SLOT`` for its labels and a ``%`` for each number."""
+def _template(
+    instrument: Instrument[Any], child: CounterChild | GaugeChild | HistogramChild
+) -> str:
+    """Return a child's lines, with ``_SLOT`` for its labels and a ``%`` for each number."""
     name = instrument.name
     braces = f"{{{_SLOT}}}" if instrument.labels else ""
-    if not isinstance(cell, HistogramCell):
+    if not isinstance(child, HistogramChild):
         return f"{name}{'_total' if instrument.kind == 'counter' else ''}{braces} %s\n"
     before = f"{name}_bucket{{{_SLOT}," if instrument.labels else f"{name}_bucket{{"
-    buckets = [f'{before}le="{_number(b)}"}} %d\n' for b in (*cell.bounds, float("inf"))]
+    buckets = [f'{before}le="{_number(b)}"}} %d\n' for b in (*child.bounds, float("inf"))]
     return f"{''.join(buckets)}{name}_count{braces} %d\n{name}_sum{braces} %s\n"
 
 
-def _numbers(cell: CounterCell | GaugeCell | HistogramCell) -> tuple[int | str, ...]:
-    if not isinstance(cell, HistogramCell):
-        return (_number(cell.value),)
-    cumulative = (*accumulate(cell.counts),)
-    return (*cumulative, cumulative[-1], _number(cell.total))
+def _numbers(child: CounterChild | GaugeChild | HistogramChild) -> tuple[int | str, ...]:
+    if not isinstance(child, HistogramChild):
+        return (_number(child.value),)
+    cumulative = (*accumulate(child.counts),)
+    return (*cumulative, cumulative[-1], _number(child.total))
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,7 @@
 """Count and time, at the cost of an addition, and speak Prometheus when asked.
 
 prometheus_client's own children take a lock for every observation (0.4 to 2.2 µs). A daemon's
-standard instruments are written from one event loop only, so a cell here is a plain attribute
+standard instruments are written from one event loop only, so a child here is a plain attribute
 (0.05 to 0.2 µs), and becomes a Prometheus family when somebody scrapes.
 
 Each server has its own :class:`Metrics`, hence its own registry: two servers in one process do not
@@ -39,18 +39,18 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 OVERFLOW = "_OVERFLOW"
-"""The value of every label of the cell that combinations beyond the limit share."""
+"""The value of every label of the child that combinations beyond the limit share."""
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*").fullmatch
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*").fullmatch
-MAX_CELLS = 2_000
+MAX_CHILDREN = 2_000
 _MAX_VALUE = 256
 """How many characters of a label's value are kept; a longer value is cut and says so."""
 
 
-class CounterCell:
+class CounterChild:
     """One counter with its labels chosen: add to ``value``."""
 
     __slots__ = ("value",)
@@ -59,7 +59,7 @@ class CounterCell:
         self.value = 0.0
 
 
-class GaugeCell:
+class GaugeChild:
     """One gauge with its labels chosen: set ``value``, or add to it."""
 
     __slots__ = ("value",)
@@ -68,7 +68,7 @@ class GaugeCell:
         self.value = 0.0
 
 
-class HistogramCell:
+class HistogramChild:
     """One histogram with its labels chosen."""
 
     __slots__ = ("bounds", "counts", "total")
@@ -93,15 +93,15 @@ class HistogramCell:
         self.total += sum(values)
 
 
-CellT = TypeVar("CellT", CounterCell, GaugeCell, HistogramCell)
+ChildT = TypeVar("ChildT", CounterChild, GaugeChild, HistogramChild)
 Kind = Literal["counter", "gauge", "histogram"]
 
 
-class Instrument(Generic[CellT]):
-    """One metric: a name, its labels, and a cell for every combination of their values seen.
+class Instrument(Generic[ChildT]):
+    """One metric: a name, its labels, and a child for every combination of their values seen.
 
-    It takes ``max_cells`` combinations. Each look-up of a further one is counted in ``overflows``
-    and gets one cell that they all share, so that labels taken from input cannot fill the memory.
+    It takes ``max_children`` combinations. Each look-up of a further one is counted in ``overflows``
+    and gets one child that they all share, so that labels taken from input cannot fill the memory.
     Raises ValueError for a name or a label that Prometheus forbids.
     """
 
@@ -111,8 +111,8 @@ class Instrument(Generic[CellT]):
         name: str,
         help_text: str,
         labels: Sequence[str],
-        make: Callable[[], CellT],
-        max_cells: int,
+        make: Callable[[], ChildT],
+        max_children: int,
     ) -> None:
         if not _NAME(name):
             raise ValueError(f"a metric's name is letters, digits and underscores, not {name!r}")
@@ -124,29 +124,29 @@ class Instrument(Generic[CellT]):
         self.help_text = help_text
         self.labels = tuple(labels)
         self.overflows = 0
-        self._make: Callable[[], CellT] = make
-        self._max_cells = max_cells
-        self._cells: dict[tuple[str, ...], CellT] = {}
+        self._make: Callable[[], ChildT] = make
+        self._max_children = max_children
+        self._children: dict[tuple[str, ...], ChildT] = {}
 
-    def cell(self, *values: str) -> CellT:
-        """Return the cell for these label values, in the order of ``labels``.
+    def child(self, *values: str) -> ChildT:
+        """Return the child for these label values, in the order of ``labels``.
 
         Look it up once and keep it: its low cost depends on that. A value is cut to 256
         characters. Raises ValueError if the number of values is not the number of labels.
         """
-        cell = self._cells.get(values)
-        if cell is None:
+        child = self._children.get(values)
+        if child is None:
             if len(values) != len(self.labels):
                 raise ValueError(f"{self.name} has the labels {self.labels}, not {values}")
             values = tuple([cut(value, _MAX_VALUE) for value in values])
-            if len(self._cells) >= self._max_cells and values not in self._cells:
+            if len(self._children) >= self._max_children and values not in self._children:
                 values = self._turn_away(values)
-            cell = self._cells.setdefault(values, self._make())
-        return cell
+            child = self._children.setdefault(values, self._make())
+        return child
 
-    def cells(self) -> list[tuple[tuple[str, ...], CellT]]:
-        """Return every cell with its label values, as they are now."""
-        return list(self._cells.items())
+    def children(self) -> list[tuple[tuple[str, ...], ChildT]]:
+        """Return every child with its label values, as they are now."""
+        return list(self._children.items())
 
     def _turn_away(self, values: tuple[str, ...]) -> tuple[str, ...]:
         """Count a combination too many, and return the one that stands for all of them."""
@@ -154,15 +154,15 @@ class Instrument(Generic[CellT]):
             logger.warning(
                 "%s has %d combinations of label values; %s and further ones count as %s; "
                 "use labels with few values",
-                *(self.name, len(self._cells), values, OVERFLOW),
+                *(self.name, len(self._children), values, OVERFLOW),
             )
         self.overflows += 1
         return (OVERFLOW,) * len(values)
 
 
-Counter = Instrument[CounterCell]
-Gauge = Instrument[GaugeCell]
-Histogram = Instrument[HistogramCell]
+Counter = Instrument[CounterChild]
+Gauge = Instrument[GaugeChild]
+Histogram = Instrument[HistogramChild]
 
 
 class Registry(CollectorRegistry):
@@ -188,16 +188,16 @@ class Metrics(Collector):
 
     Asking for a name a second time gives the same instrument, its labels need not be told again;
     it raises ValueError where it was made as another kind or with other labels. An instrument takes
-    ``max_cells`` combinations of label values (2,000 unless told); look-ups beyond are counted in
+    ``max_children`` combinations of label values (2,000 unless told); look-ups beyond are counted in
     ``gizmo_metrics_overflow_total``.
     """
 
-    def __init__(self, *, max_cells: int = MAX_CELLS) -> None:
+    def __init__(self, *, max_children: int = MAX_CHILDREN) -> None:
         self.registry = Registry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self._max_cells = max_cells
+        self._max_children = max_children
         self._instruments: dict[str, Instrument[Any]] = {}
         self._before_scrape: list[Callable[[], None]] = []
         self._overflows = self.counter(
@@ -212,11 +212,11 @@ class Metrics(Collector):
     def counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
         """Return the counter ``name`` (without the ``_total`` that Prometheus adds)."""
         name = name.removesuffix("_total")
-        return self._instrument("counter", name, help_text, labels, CounterCell)
+        return self._instrument("counter", name, help_text, labels, CounterChild)
 
     def gauge(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Gauge:
         """Return the gauge ``name``."""
-        return self._instrument("gauge", name, help_text, labels, GaugeCell)
+        return self._instrument("gauge", name, help_text, labels, GaugeChild)
 
     def histogram(
         self,
@@ -226,7 +226,9 @@ class Metrics(Collector):
         bounds: Sequence[float] = SECONDS,
     ) -> Histogram:
         """Return the histogram ``name`` with buckets up to each of ``bounds``, ascending."""
-        return self._instrument("histogram", name, help_text, labels, lambda: HistogramCell(bounds))
+        return self._instrument(
+            "histogram", name, help_text, labels, lambda: HistogramChild(bounds)
+        )
 
     def _instrument(
         self,
@@ -234,11 +236,11 @@ class Metrics(Collector):
         name: str,
         help_text: str,
         labels: Sequence[str],
-        make: Callable[[], CellT],
-    ) -> Instrument[CellT]:
-        known: Instrument[CellT] | None = self._instruments.get(name)
+        make: Callable[[], ChildT],
+    ) -> Instrument[ChildT]:
+        known: Instrument[ChildT] | None = self._instruments.get(name)
         if known is None:
-            known = Instrument(kind, name, help_text, labels, make, self._max_cells)
+            known = Instrument(kind, name, help_text, labels, make, self._max_children)
             self._instruments[name] = known
         if known.kind != kind or (labels and known.labels != tuple(labels)):
             raise ValueError(
@@ -260,11 +262,11 @@ class Metrics(Collector):
                 self.count_failure(getattr(refresh, "__qualname__", "before_scrape"), error)
         for instrument in self.instruments():
             if instrument.overflows:
-                self._overflows.cell(instrument.name).value = instrument.overflows
+                self._overflows.child(instrument.name).value = instrument.overflows
 
     def count_failure(self, source: str, error: Exception) -> None:
         """Count that ``source`` could not be read, and log the first time."""
-        failures = self._failures.cell(source)
+        failures = self._failures.child(source)
         if not failures.value:
             logger.error("metrics are missing: %s failed", source, exc_info=error)
         failures.value += 1
@@ -297,24 +299,24 @@ class Metrics(Collector):
 
 def _counter_family(counter: Counter) -> CounterMetricFamily:
     family = CounterMetricFamily(counter.name, counter.help_text, labels=counter.labels)
-    for values, cell in counter.cells():
-        family.add_metric(values, cell.value)
+    for values, child in counter.children():
+        family.add_metric(values, child.value)
     return family
 
 
 def _gauge_family(gauge: Gauge) -> GaugeMetricFamily:
     family = GaugeMetricFamily(gauge.name, gauge.help_text, labels=gauge.labels)
-    for values, cell in gauge.cells():
-        family.add_metric(values, cell.value)
+    for values, child in gauge.children():
+        family.add_metric(values, child.value)
     return family
 
 
 def _histogram_family(histogram: Histogram) -> HistogramMetricFamily:
     family = HistogramMetricFamily(histogram.name, histogram.help_text, labels=histogram.labels)
-    for values, cell in histogram.cells():
-        uppers = (*map(floatToGoString, cell.bounds), "+Inf")
-        buckets = list(zip(uppers, accumulate(cell.counts), strict=True))
-        family.add_metric(values, buckets, cell.total)
+    for values, child in histogram.children():
+        uppers = (*map(floatToGoString, child.bounds), "+Inf")
+        buckets = list(zip(uppers, accumulate(child.counts), strict=True))
+        family.add_metric(values, buckets, child.total)
     return family
 
 

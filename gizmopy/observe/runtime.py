@@ -43,17 +43,17 @@ class Runtime:
                 "How late the event loop runs what is due.",
                 bounds=_LAGS,
             )
-            .cell()
+            .child()
             .observe
         )
-        self._tasks = metrics.gauge("gizmo_event_loop_tasks", "Tasks that are not done.").cell()
+        self._tasks = metrics.gauge("gizmo_event_loop_tasks", "Tasks that are not done.").child()
         pauses = metrics.histogram(
             "gizmo_gc_pause_seconds",
             "How long a garbage collection held the process.",
             ("generation",),
             _PAUSES,
         )
-        self._observe_pause = [pauses.cell(str(number)).observe for number in _GENERATIONS]
+        self._observe_pause = [pauses.child(str(number)).observe for number in _GENERATIONS]
 
     async def __aenter__(self) -> Runtime:
         self._loop = asyncio.get_running_loop()

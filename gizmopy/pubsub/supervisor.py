@@ -58,7 +58,7 @@ class Supervisor:
         restarts = metrics.counter(
             "gizmo_pubsub_restarts", "Subscribers that were replaced: they died or hung", labels
         )
-        self._restarts = restarts.cell(self._subscriber.topic, self.subscription.subscription)
+        self._restarts = restarts.child(self._subscriber.topic, self.subscription.subscription)
         metrics.before_scrape(lambda: self._subscriber.measure())
 
     async def __aenter__(self) -> Supervisor:

@@ -28,7 +28,7 @@ from gizmopy.errors import (
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.exposition import Scraper
 from gizmopy.observe.levels import Levels
-from gizmopy.observe.metrics import MAX_CELLS, Metrics
+from gizmopy.observe.metrics import MAX_CHILDREN, Metrics
 from gizmopy.observe.runtime import Runtime
 from gizmopy.pubsub import (
     Channels,
@@ -88,7 +88,7 @@ class State(Enum):
 _PHASES = {State.DRAINING: 1.0, State.STOPPING: 2.0, State.CLEANUP: 3.0}
 _LAST_ANSWER_SECONDS = 0.1
 """How long a balancer may take to read what it was told, and send no more."""
-_CELLS_OF_A_ROUTE = 20
+_CHILDREN_OF_A_ROUTE = 20
 """How many pairs of method and status a route may well answer with."""
 
 
@@ -117,7 +117,7 @@ class SimpleServer:
         self.exit_code = 0
         self.routes = collect_routes(service, service.prefix)
         # The service's own routes are no growth that strangers could cause.
-        self.metrics = Metrics(max_cells=MAX_CELLS + _CELLS_OF_A_ROUTE * len(self.routes))
+        self.metrics = Metrics(max_children=MAX_CHILDREN + _CHILDREN_OF_A_ROUTE * len(self.routes))
         self.subscriptions = collect_subscriptions(service, self.name)
         self.channels = Channels(
             settings.broker_url,
@@ -244,7 +244,7 @@ class SimpleServer:
         metrics, settings = self.metrics, self.settings
         labels = ("service_name", "service_version")
         info = metrics.gauge("target_info", "What is measured here.", labels)
-        info.cell(self.name, settings.service_version).value = 1.0
+        info.child(self.name, settings.service_version).value = 1.0
         dropped = metrics.counter(
             "gizmo_log_dropped", "Lines of the logs that were lost.", ("log",)
         )
@@ -252,25 +252,25 @@ class SimpleServer:
         active = metrics.gauge("http_server_active_requests", "Requests being answered.", labels)
         connections = metrics.gauge("gizmo_connections", "Connections that are open.", ("state",))
         phase = "How far the shutdown is: 0 not begun, 1 draining, 2 stopping, 3 cleaning up."
-        self._phase = metrics.gauge("gizmo_shutdown_phase", phase).cell()
+        self._phase = metrics.gauge("gizmo_shutdown_phase", phase).child()
         lost = "Requests and messages that were cancelled, out of time."
         self._lost = metrics.counter("gizmo_shutdown_dropped", lost, ("work",))
         if settings.tls_cert:
             until = "When the certificate expires, in seconds since 1970."
-            expiry = metrics.gauge("gizmo_tls_certificate_not_after_seconds", until).cell()
+            expiry = metrics.gauge("gizmo_tls_certificate_not_after_seconds", until).child()
 
         def refresh() -> None:
-            dropped.cell("access").value = self._access.dropped
+            dropped.child("access").value = self._access.dropped
             handlers = logging.getLogger().handlers
-            dropped.cell("log").value = sum(getattr(each, "dropped", 0) for each in handlers)
+            dropped.child("log").value = sum(getattr(each, "dropped", 0) for each in handlers)
             states = Counter(state for port in self._ports for state in port.connection_states())
             for state in ("active", "idle", "websocket"):
-                connections.cell(state).value = states[state]
+                connections.child(state).value = states[state]
             requests = Counter(request for port in self._ports for request in port.door.active())
-            for _, cell in active.cells():
-                cell.value = 0.0
+            for _, child in active.children():
+                child.value = 0.0
             for request, number in requests.items():
-                active.cell(*request).value = number
+                active.child(*request).value = number
             if self._certificate is not None:
                 expiry.value = self._certificate.not_after
 
@@ -420,7 +420,7 @@ class SimpleServer:
         await self._ports[0].stop_listening()
         if not await budget.within(budget.remaining(), door.wait_idle()):
             logger.error("requests are cancelled, out of time: %d", door.under_way)
-            self._lost.cell("requests").value += door.under_way
+            self._lost.child("requests").value += door.under_way
             self.exit_code = EXIT_FORCED
             door.cancel()
         door.shut()
@@ -440,7 +440,7 @@ class SimpleServer:
             report = await self.channels.drain(self._budget.remaining())
         logger.info("%s: subscribers drained", self.name, extra=report._asdict())
         if report.cancelled or report.failed_to_settle:
-            self._lost.cell("messages").value += report.cancelled + report.failed_to_settle
+            self._lost.child("messages").value += report.cancelled + report.failed_to_settle
             self.exit_code = EXIT_FORCED
         await self._subscribers  # raises what ended them, where it was not the drain
 

@@ -57,12 +57,12 @@ _numbers = st.floats(allow_nan=False)
 
 @settings(max_examples=60, deadline=None)
 @given(
-    cells=st.dictionaries(st.tuples(_texts, _texts), _numbers, max_size=4),
+    children=st.dictionaries(st.tuples(_texts, _texts), _numbers, max_size=4),
     seconds=st.lists(st.floats(0, 100), max_size=5),
     help_text=_texts,
 )
 async def test_the_text_is_what_prometheus_client_would_write(
-    cells: dict[tuple[str, str], float], seconds: list[float], help_text: str
+    children: dict[tuple[str, str], float], seconds: list[float], help_text: str
 ) -> None:
     """Whatever labels, values and help hold, both texts are the same families with a parser."""
     metrics = Metrics()
@@ -70,13 +70,13 @@ async def test_the_text_is_what_prometheus_client_would_write(
     moods = metrics.gauge("mood", help_text, labels)
     cats = metrics.counter("cats", help_text, labels)
     naps = metrics.histogram("nap_seconds", help_text, labels, bounds=(0.1, 1, 2.5e9))
-    alone = metrics.histogram("alone_seconds", help_text).cell()
-    metrics.counter("unused", "No cells.", labels)
-    for values, number in cells.items():
-        moods.cell(*values).value = number
-        cats.cell(*values).value += abs(number)
+    alone = metrics.histogram("alone_seconds", help_text).child()
+    metrics.counter("unused", "No children.", labels)
+    for values, number in children.items():
+        moods.child(*values).value = number
+        cats.child(*values).value += abs(number)
         for duration in seconds:
-            naps.cell(*values).observe(duration)
+            naps.child(*values).observe(duration)
             alone.observe(duration)
 
     async with Scraper(metrics) as scraper:
@@ -90,7 +90,7 @@ async def test_numbers_are_written_as_the_format_has_them() -> None:
     metrics = Metrics()
     numbers = metrics.gauge("number", "Numbers.", ("of",))
     for text in ("inf", "-inf", "nan", "1e300", "7"):
-        numbers.cell(text).value = float(text)
+        numbers.child(text).value = float(text)
 
     async with Scraper(metrics) as scraper:
         lines = (await scraper.render()).decode().splitlines()
@@ -109,7 +109,7 @@ async def test_a_label_of_bytes_that_are_no_text_is_written_too() -> None:
     metrics = Metrics()
     cats = metrics.counter("cats", "Cats.", ("name",))
     for name in ("\udcfe", "\udcff"):
-        cats.cell(name).value += 1
+        cats.child(name).value += 1
 
     async with Scraper(metrics) as scraper:
         samples = _families(await scraper.render())["cats"].samples
@@ -131,7 +131,7 @@ async def test_what_prometheus_client_collects_comes_along() -> None:
 async def test_scrapes_at_one_time_share_a_run() -> None:
     """Five scrapers that come together get the same text, made once."""
     metrics = Metrics()
-    runs = metrics.counter("runs", "Runs.").cell()
+    runs = metrics.counter("runs", "Runs.").child()
     metrics.before_scrape(lambda: setattr(runs, "value", runs.value + 1))
 
     async with Scraper(metrics) as scraper:
@@ -144,7 +144,7 @@ async def test_scrapes_at_one_time_share_a_run() -> None:
 async def test_a_text_serves_for_a_second_and_no_longer() -> None:
     """A value that changes is seen when its text is a second old, and not before."""
     metrics, clock = Metrics(), Clock()
-    mood = metrics.gauge("mood", "Mood.").cell()
+    mood = metrics.gauge("mood", "Mood.").child()
     async with Scraper(metrics, clock=clock, cheap=0) as scraper:
         await scraper.render()
         mood.value = 7
@@ -157,7 +157,7 @@ async def test_a_text_serves_for_a_second_and_no_longer() -> None:
 async def test_a_text_is_as_old_as_the_begin_of_its_run() -> None:
     """A run that took longer than a second serves those who waited for it, and nobody after."""
     metrics, clock = Metrics(), Clock()
-    runs = metrics.counter("runs", "Runs.").cell()
+    runs = metrics.counter("runs", "Runs.").child()
 
     def refresh() -> None:
         runs.value += 1
@@ -171,12 +171,12 @@ async def test_a_text_is_as_old_as_the_begin_of_its_run() -> None:
         assert runs.value == 2
 
 
-async def test_the_loop_turns_during_a_run_and_cells_may_come() -> None:
-    """Other tasks run between the slices of a long run, and may add cells meanwhile."""
-    metrics = Metrics(max_cells=100_000)
+async def test_the_loop_turns_during_a_run_and_children_may_come() -> None:
+    """Other tasks run between the slices of a long run, and may add children meanwhile."""
+    metrics = Metrics(max_children=100_000)
     naps = metrics.histogram("nap_seconds", "Naps.", ("cat",))
     for number in range(5_000):
-        naps.cell(str(number))
+        naps.child(str(number))
     turns = -1
 
     def begin() -> None:
@@ -188,7 +188,7 @@ async def test_the_loop_turns_during_a_run_and_cells_may_come() -> None:
         while True:
             await asyncio.sleep(0)
             turns += 1
-            naps.cell(f"new {turns}")
+            naps.child(f"new {turns}")
             metrics.gauge(f"new_{turns}", "New.")
 
     metrics.before_scrape(begin)
@@ -217,7 +217,7 @@ async def test_what_fails_takes_nothing_with_it(
     else:
         metrics.before_scrape(refresh)
     Counter("own", "Own.", registry=metrics.registry).inc()
-    mood = metrics.gauge("mood", "Mood.").cell()
+    mood = metrics.gauge("mood", "Mood.").child()
     metrics.before_scrape(lambda: setattr(mood, "value", 7.0))
     async with Scraper(metrics, clock=clock, cheap=0) as scraper:
         for clock.now in (0.0, 10.0):

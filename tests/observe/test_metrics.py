@@ -1,4 +1,4 @@
-"""Cheap cells that Prometheus can read."""
+"""Cheap children that Prometheus can read."""
 
 import pytest
 from prometheus_client import Counter as PrometheusCounter
@@ -20,9 +20,9 @@ def _samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], f
 def test_what_is_counted_is_scraped() -> None:
     """Counters, gauges and histograms come out with their labels, buckets being cumulative."""
     metrics = Metrics()
-    metrics.counter("cats", "Cats.", ("colour",)).cell("black").value += 2
-    metrics.gauge("mood", "Mood.").cell().value = 0.5
-    naps = metrics.histogram("nap_seconds", "Naps.", bounds=(1.0, 10.0)).cell()
+    metrics.counter("cats", "Cats.", ("colour",)).child("black").value += 2
+    metrics.gauge("mood", "Mood.").child().value = 0.5
+    naps = metrics.histogram("nap_seconds", "Naps.", bounds=(1.0, 10.0)).child()
     for seconds in (0.5, 1.0, 3.0, 60.0):
         naps.observe(seconds)
 
@@ -40,8 +40,8 @@ def test_what_is_counted_is_scraped() -> None:
 def test_many_observed_at_once_count_like_one_by_one(values: tuple[float, ...]) -> None:
     """A histogram's buckets and sum are the same either way."""
     metrics = Metrics()
-    at_once = metrics.histogram("at_once", "Naps.", bounds=(1.0, 10.0)).cell()
-    one_by_one = metrics.histogram("one_by_one", "Naps.", bounds=(1.0, 10.0)).cell()
+    at_once = metrics.histogram("at_once", "Naps.", bounds=(1.0, 10.0)).child()
+    one_by_one = metrics.histogram("one_by_one", "Naps.", bounds=(1.0, 10.0)).child()
     at_once.observe_all(values)
     for value in values:
         one_by_one.observe(value)
@@ -49,7 +49,7 @@ def test_many_observed_at_once_count_like_one_by_one(values: tuple[float, ...]) 
 
 
 def test_the_same_name_is_the_same_instrument() -> None:
-    """Two rooms that ask for a name share its cells."""
+    """Two rooms that ask for a name share its children."""
     metrics = Metrics()
 
     assert metrics.counter("cats", "Cats.") is metrics.counter("cats", "Cats.")
@@ -57,17 +57,17 @@ def test_the_same_name_is_the_same_instrument() -> None:
     assert metrics.histogram("naps", "Naps.") is metrics.histogram("naps", "Naps.")
 
 
-def test_a_cell_has_as_many_values_as_labels() -> None:
-    """A cell with the wrong number of label values is refused by name."""
+def test_a_child_has_as_many_values_as_labels() -> None:
+    """A child with the wrong number of label values is refused by name."""
     with pytest.raises(ValueError, match=r"cats has the labels \('colour',\), not \(\)"):
-        Metrics().counter("cats", "Cats.", ("colour",)).cell()
+        Metrics().counter("cats", "Cats.", ("colour",)).child()
 
 
 def test_two_servers_do_not_mix() -> None:
     """Each Metrics has its own registry, shared with the service's own instruments."""
     mine, yours = Metrics(), Metrics()
     PrometheusCounter("own", "Own.", registry=mine.registry).inc()
-    mine.counter("cats", "Cats.").cell().value += 1
+    mine.counter("cats", "Cats.").child().value += 1
 
     assert ("own_total", frozenset()) in _samples(mine)
     assert not {"own_total", "cats_total"} & {name for name, _ in _samples(yours)}
@@ -76,8 +76,8 @@ def test_two_servers_do_not_mix() -> None:
 def test_gauges_are_refreshed_before_a_scrape() -> None:
     """A gauge that is dear to keep is set when somebody looks."""
     metrics = Metrics()
-    cell = metrics.gauge("age", "Age.").cell()
-    metrics.before_scrape(lambda: setattr(cell, "value", 7.0))
+    child = metrics.gauge("age", "Age.").child()
+    metrics.before_scrape(lambda: setattr(child, "value", 7.0))
 
     assert _samples(metrics)["age", frozenset()] == 7.0
 
@@ -101,14 +101,14 @@ def test_ids_are_long_and_never_the_same() -> None:
 def test_label_combinations_are_limited_and_what_is_turned_away_is_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Beyond the limit, combinations share a cell, are counted, and are told of once."""
-    metrics = Metrics(max_cells=2)
+    """Beyond the limit, combinations share a child, are counted, and are told of once."""
+    metrics = Metrics(max_children=2)
     cats = metrics.counter("cats", "Cats.", ("colour", "name"))
     for number in range(5):
-        cats.cell("black", str(number)).value += 1
+        cats.child("black", str(number)).value += 1
 
-    assert len(cats.cells()) == 3
-    assert cats.cell("black", "1").value == 1
+    assert len(cats.children()) == 3
+    assert cats.child("black", "1").value == 1
     samples = _samples(metrics)
     overflow = frozenset({("colour", "_OVERFLOW"), ("name", "_OVERFLOW")})
     assert samples["cats_total", overflow] == 3
@@ -119,20 +119,20 @@ def test_label_combinations_are_limited_and_what_is_turned_away_is_counted(
 
 def test_the_count_of_overflows_is_limited_too() -> None:
     """More metrics that overflow than one metric takes combinations are counted together."""
-    metrics = Metrics(max_cells=1)
+    metrics = Metrics(max_children=1)
     for name in ("cats", "dogs", "cows"):
         for colour in ("black", "white"):
-            metrics.gauge(name, "Animals.", ("colour",)).cell(colour)
+            metrics.gauge(name, "Animals.", ("colour",)).child(colour)
 
     counted = {labels for name, labels in _samples(metrics) if name.endswith("overflow_total")}
     assert counted == {frozenset({("metric", name)}) for name in ("cats", "_OVERFLOW")}
 
 
 def test_an_instrument_without_labels_never_overflows() -> None:
-    """The only cell of an instrument is the same at each look-up."""
-    cats = Metrics(max_cells=1).counter("cats", "Cats.")
+    """The only child of an instrument is the same at each look-up."""
+    cats = Metrics(max_children=1).counter("cats", "Cats.")
 
-    assert cats.cell() is cats.cell()
+    assert cats.child() is cats.child()
     assert cats.overflows == 0
 
 
@@ -148,22 +148,22 @@ def test_a_name_stands_for_one_thing() -> None:
 
 
 def test_a_long_value_is_cut() -> None:
-    """A label's value has 256 characters at most, and is the same cell each time."""
+    """A label's value has 256 characters at most, and is the same child each time."""
     cats = Metrics().counter("cats", "Cats.", ("name",))
     for _ in range(2):
-        cats.cell("Tom" * 1000).value += 1
+        cats.child("Tom" * 1000).value += 1
 
-    ((values, cell),) = cats.cells()
+    ((values, child),) = cats.children()
     assert values == (f"{('Tom' * 1000)[:256]}… (3000 characters)",)
-    assert cell.value == 2
+    assert child.value == 2
 
 
 def test_a_long_value_that_is_known_is_not_turned_away() -> None:
-    """A cell that is there is found when there is room for no other."""
-    cats = Metrics(max_cells=1).counter("cats", "Cats.", ("name",))
-    known = cats.cell("Tom" * 1000)
+    """A child that is there is found when there is room for no other."""
+    cats = Metrics(max_children=1).counter("cats", "Cats.", ("name",))
+    known = cats.child("Tom" * 1000)
 
-    assert cats.cell("Tom" * 1000) is known
+    assert cats.child("Tom" * 1000) is known
     assert cats.overflows == 0
 
 
@@ -183,9 +183,9 @@ def test_names_that_prometheus_forbids_are_refused() -> None:
 def test_a_counter_may_be_given_the_ending_that_prometheus_adds() -> None:
     """``cats_total`` and ``cats`` are one counter."""
     metrics = Metrics()
-    metrics.counter("cats_total", "Cats.").cell().value += 1
+    metrics.counter("cats_total", "Cats.").child().value += 1
 
-    assert metrics.counter("cats", "Cats.").cell().value == 1
+    assert metrics.counter("cats", "Cats.").child().value == 1
 
 
 def test_what_is_unregistered_is_not_collected() -> None:

@@ -5,7 +5,7 @@ import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from gizmopy.observe.metrics import HistogramCell, Metrics
+from gizmopy.observe.metrics import HistogramChild, Metrics
 from gizmopy.observe.runtime import Runtime
 
 
@@ -19,14 +19,14 @@ class Clock:
         return self.now
 
 
-def _lag(metrics: Metrics) -> HistogramCell:
-    return metrics.histogram("gizmo_event_loop_lag_seconds", "").cell()
+def _lag(metrics: Metrics) -> HistogramChild:
+    return metrics.histogram("gizmo_event_loop_lag_seconds", "").child()
 
 
 def _pauses(metrics: Metrics) -> list[int]:
     """Return how many collections of each generation were timed."""
     pauses = metrics.histogram("gizmo_gc_pause_seconds", "", ("generation",))
-    return [sum(pauses.cell(generation).counts) for generation in "012"]
+    return [sum(pauses.child(generation).counts) for generation in "012"]
 
 
 async def _beats(metrics: Metrics, number: int) -> None:
@@ -75,7 +75,7 @@ async def test_tasks_are_counted_when_somebody_looks() -> None:
     release = asyncio.Event()
     async with Runtime(metrics):
         tasks = [asyncio.create_task(release.wait()) for _ in range(3)]
-        counted = metrics.gauge("gizmo_event_loop_tasks", "").cell()
+        counted = metrics.gauge("gizmo_event_loop_tasks", "").child()
         metrics.refresh()
         assert counted.value == 4  # and this one
         release.set()

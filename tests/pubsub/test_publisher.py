@@ -95,12 +95,12 @@ def bodies(sender: GatedSender) -> list[str]:
 def failures(metrics: Metrics) -> dict[str, float]:
     """Return how many failures of each kind were counted."""
     counter = metrics.counter("gizmo_pubsub_publish_failures", "")
-    return {kind: cell.value for (_, kind), cell in counter.cells() if cell.value}
+    return {kind: child.value for (_, kind), child in counter.children() if child.value}
 
 
 def buffered(metrics: Metrics) -> float:
     """Return how many messages the publisher says that it holds."""
-    return metrics.gauge("gizmo_pubsub_publish_buffered", "").cell("t").value
+    return metrics.gauge("gizmo_pubsub_publish_buffered", "").child("t").value
 
 
 class HandClock:
@@ -185,7 +185,7 @@ async def test_results_reach_the_right_caller() -> None:
         assert await asyncio.gather(*calls, return_exceptions=True) == [None, PERMANENT, None]
     assert failures(metrics) == {"permanent": 1}
     seconds = metrics.histogram("gizmo_pubsub_publish_seconds", "")
-    assert sum(seconds.cell("t").counts) == 2
+    assert sum(seconds.child("t").counts) == 2
 
 
 @pytest.mark.parametrize("error", [PERMANENT, RuntimeError("a bug"), UsageError("closed")])
@@ -847,7 +847,7 @@ async def test_failures_are_counted_by_kind() -> None:
     kinds = {"transient", "permanent", "oversize", "encode", "closed"}
     out = publisher(sender, metrics, message_bytes=100, retry=RetryPolicy(attempts=1))
     counter = metrics.counter("gizmo_pubsub_publish_failures", "")
-    assert {values for values, _ in counter.cells()} == {("t", kind) for kind in kinds}
+    assert {values for values, _ in counter.children()} == {("t", kind) for kind in kinds}
     verdicts: list[tuple[Any, Exception | None]] = [
         ("1", TRANSIENT),
         ("1", PERMANENT),

@@ -79,7 +79,7 @@ class Bench:
 
     def metric(self, name: str, *labels: str) -> float:
         instrument = self.metrics.counter(f"gizmo_pubsub_{name}", "")
-        return instrument.cell("t", "s", *labels).value
+        return instrument.child("t", "s", *labels).value
 
 
 def _subscription(handler: HandlerBody, **options: Any) -> Subscription:

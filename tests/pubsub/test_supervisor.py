@@ -76,7 +76,7 @@ class Watch:
     @property
     def restarts(self) -> float:
         counter = self.metrics.counter("gizmo_pubsub_restarts", "", ("topic", "subscription"))
-        return counter.cell("t", "s").value
+        return counter.child("t", "s").value
 
     async def kill(self, error: Exception) -> None:
         """Let the subscriber that runs die."""

@@ -258,8 +258,8 @@ async def test_requests_out_of_time_are_counted() -> None:
                 assert answer.problem["title"] == "Service Unavailable"
                 assert answer.headers["Connection"] == "close"
         assert await life.exit_code() == 70
-    cell = life.server.metrics.counter("gizmo_shutdown_dropped", "", ("work",)).cell("requests")
-    assert cell.value == 2
+    child = life.server.metrics.counter("gizmo_shutdown_dropped", "", ("work",)).child("requests")
+    assert child.value == 2
 
 
 async def test_messages_out_of_time_are_counted() -> None:
@@ -276,8 +276,8 @@ async def test_messages_out_of_time_are_counted() -> None:
         await life.service.begun.wait()
         await life.stop()
         assert await life.exit_code() == 70
-    cell = life.server.metrics.counter("gizmo_shutdown_dropped", "", ("work",)).cell("messages")
-    assert cell.value == 1
+    child = life.server.metrics.counter("gizmo_shutdown_dropped", "", ("work",)).child("messages")
+    assert child.value == 1
 
 
 async def test_a_handler_that_ignores_its_cancellation_is_left_behind(

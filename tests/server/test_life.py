@@ -332,9 +332,9 @@ async def test_a_subscriber_that_dies_is_replaced_and_the_daemon_lives() -> None
         recorder, open_driver=lambda url: Broken(open_driver(url)), sleep=lambda _: asyncio.sleep(0)
     )
     async with server:
-        restarts = server.metrics.counter("gizmo_pubsub_restarts", "").cell("cats", "recorder")
+        restarts = server.metrics.counter("gizmo_pubsub_restarts", "").child("cats", "recorder")
         async with asyncio.timeout(10):
-            while not restarts.value:  # noqa: ASYNC110 - a cell tells nobody when it changes
+            while not restarts.value:  # noqa: ASYNC110 - a child tells nobody when it changes
                 await asyncio.sleep(0)
         await recorder.publish("cats", "after it")
         await server.channels.idle()

@@ -1,14 +1,14 @@
-"""What publishers and subscribers count: the ``gizmo_pubsub_*`` metrics, a cell for each."""
+"""What publishers and subscribers count: the ``gizmo_pubsub_*`` metrics, a child for each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gizmopy.observe.metrics import CounterCell, GaugeCell, HistogramCell, Metrics
+from gizmopy.observe.metrics import CounterChild, GaugeChild, HistogramChild, Metrics
 
 
 class PublisherMetrics:
-    """The cells of one topic."""
+    """The children of one topic."""
 
     def __init__(self, metrics: Metrics, topic: str) -> None:
         failures = metrics.counter(
@@ -17,34 +17,34 @@ class PublisherMetrics:
             ("topic", "kind"),
         )
         kinds = ("transient", "permanent", "oversize", "encode", "closed")
-        self.failures = {kind: failures.cell(topic, kind) for kind in kinds}
+        self.failures = {kind: failures.child(topic, kind) for kind in kinds}
         self.seconds = metrics.histogram(
             "gizmo_pubsub_publish_seconds",
             "Seconds from the call of publish to the broker's confirmation",
             ("topic",),
-        ).cell(topic)
+        ).child(topic)
         self.buffered = metrics.gauge(
             "gizmo_pubsub_publish_buffered",
             "Messages that wait to be sent, are being sent, or wait to be sent again",
             ("topic",),
-        ).cell(topic)
+        ).child(topic)
 
 
 class SubscriberMetrics:
-    """The cells of one subscription."""
+    """The children of one subscription."""
 
     def __init__(self, metrics: Metrics, topic: str, subscription: str) -> None:
         labels = ("topic", "subscription")
         values = (topic, subscription)
 
-        def counter(name: str, text: str) -> CounterCell:
-            return metrics.counter(f"gizmo_pubsub_{name}", text, labels).cell(*values)
+        def counter(name: str, text: str) -> CounterChild:
+            return metrics.counter(f"gizmo_pubsub_{name}", text, labels).child(*values)
 
-        def gauge(name: str, text: str) -> GaugeCell:
-            return metrics.gauge(f"gizmo_pubsub_{name}", text, labels).cell(*values)
+        def gauge(name: str, text: str) -> GaugeChild:
+            return metrics.gauge(f"gizmo_pubsub_{name}", text, labels).child(*values)
 
-        def histogram(name: str, text: str) -> HistogramCell:
-            return metrics.histogram(f"gizmo_pubsub_{name}", text, labels).cell(*values)
+        def histogram(name: str, text: str) -> HistogramChild:
+            return metrics.histogram(f"gizmo_pubsub_{name}", text, labels).child(*values)
 
         self.received = counter("received", "Messages received")
         self.redelivered = counter("redelivered", "Messages that the broker had delivered before")
@@ -75,7 +75,7 @@ class SubscriberMetrics:
             "gizmo_pubsub_settled", "Messages settled, by outcome", (*labels, "outcome")
         )
         outcomes = ("ack", "nack", "dead_letter", "released")
-        self.settled = {outcome: settled.cell(*values, outcome) for outcome in outcomes}
+        self.settled = {outcome: settled.child(*values, outcome) for outcome in outcomes}
         self._values = values
         self._dead_lettered = metrics.counter(
             "gizmo_pubsub_dead_lettered", "Messages dead-lettered, by reason", (*labels, "reason")
@@ -96,20 +96,20 @@ class SubscriberMetrics:
 
     def count_dead_letter(self, reason: str) -> None:
         """Count a dead letter that is confirmed."""
-        self._dead_lettered.cell(*self._values, reason).value += 1
+        self._dead_lettered.child(*self._values, reason).value += 1
 
     def count_stuck(self, reason: str) -> None:
         """Count a message that should be dead-lettered and cannot."""
-        self._stuck.cell(*self._values, reason).value += 1
+        self._stuck.child(*self._values, reason).value += 1
 
     def count_extension(self, result: str) -> None:
         """Count a lease extended (``ok``), refused (``failed``) or too old (``capped``)."""
-        self._extensions.cell(*self._values, result).value += 1
+        self._extensions.child(*self._values, result).value += 1
 
     def set_consumer_lag(self, lag: Mapping[str, int]) -> None:
         """Set how far behind each partition is; those that are consumed elsewhere now count 0."""
-        for (*values, partition), cell in self._consumer_lag.cells():
+        for (*values, partition), child in self._consumer_lag.children():
             if tuple(values) == self._values and partition not in lag:
-                cell.value = 0
+                child.value = 0
         for partition, messages in lag.items():
-            self._consumer_lag.cell(*self._values, partition).value = messages
+            self._consumer_lag.child(*self._values, partition).value = messages

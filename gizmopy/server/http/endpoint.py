@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gizmopy.observe.metrics import HistogramCell
+from gizmopy.observe.metrics import HistogramChild
 from gizmopy.web import Handler, HTTPMiddleware
 from gizmopy.web.binding import EndpointCall, as_handler
 
@@ -73,7 +73,7 @@ class Exchange:
 
     __slots__ = ("access", "duration", "method", "status")
 
-    def __init__(self, method: str, status: int, duration: HistogramCell, access: str) -> None:
+    def __init__(self, method: str, status: int, duration: HistogramChild, access: str) -> None:
         self.method = method
         self.status = status
         self.duration = duration

@@ -1,7 +1,7 @@
 """The door that requests come in by: one coroutine routes, runs, measures, answers and logs.
 
 Instrumentation is no stack of middlewares but part of that coroutine, and what a kind of request
-shares (its metric cells, the fixed part of its access line) is looked up once, not each time. A
+shares (its metric children, the fixed part of its access line) is looked up once, not each time. A
 plain answer leaves in one write; aiohttp's own way to send is for all others.
 """
 
@@ -133,7 +133,7 @@ class HTTPDoor:
             "Time to answer a request.",
             ("http_request_method", "http_route", "http_response_status_code"),
         )
-        self._panics = metrics.counter("gizmo_panics", "Errors that no endpoint handled.").cell()
+        self._panics = metrics.counter("gizmo_panics", "Errors that no endpoint handled.").child()
 
     def open(self) -> None:
         """Serve the service's own endpoints, too: those that are built in always are."""
@@ -473,7 +473,7 @@ class HTTPDoor:
         exchange = Exchange(
             method,
             status,
-            self._durations.cell(known, endpoint.template, str(status)),
+            self._durations.child(known, endpoint.template, str(status)),
             self._access.fixed_part(known, endpoint.template, status),
         )
         if known == method:  # an endless supply of made-up methods must not fill the memory

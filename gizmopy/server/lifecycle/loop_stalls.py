@@ -31,7 +31,7 @@ class StallWatch:
         self._ended = threading.Event()
         self._stalls = metrics.counter(
             "gizmo_event_loop_stalls", "Times that the event loop stood still for too long."
-        ).cell()
+        ).child()
 
     def __enter__(self) -> StallWatch:
         watched = threading.get_ident()

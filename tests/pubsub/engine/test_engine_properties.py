@@ -238,7 +238,7 @@ class Run:
     def gauge(self, name: str) -> float:
         self.bench.subscriber.measure()
         instrument = self.bench.metrics.gauge(f"gizmo_pubsub_{name}", "")
-        return instrument.cell("t", "s").value
+        return instrument.child("t", "s").value
 
     def check(self) -> None:
         """See that each message is acked only if it may be, told of once, and in order."""

@@ -28,7 +28,7 @@ def in_flight(most: int = 10, most_bytes: int = 10**6) -> tuple[InFlight, Subscr
 def gauge(bench: Bench, name: str) -> float:
     """Return a gauge of a subscriber as it is now."""
     bench.subscriber.measure()
-    return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").cell("t", "s").value
+    return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").child("t", "s").value
 
 
 def test_room_is_what_is_left_of_the_count() -> None:

@@ -43,10 +43,12 @@ class Keeping:
     def __init__(self, **can: Any) -> None:
         self.receiver = Receiver()
         self.metrics = Metrics()
-        cells = SubscriberMetrics(self.metrics, "t", "s")
-        self.in_flight = InFlight(100, 10**6, cells)
+        children = SubscriberMetrics(self.metrics, "t", "s")
+        self.in_flight = InFlight(100, 10**6, children)
         self.lost: list[tuple[str, str]] = []
-        self.leases = Leases(self.receiver, capabilities(**can), self.in_flight, cells, self._lose)
+        self.leases = Leases(
+            self.receiver, capabilities(**can), self.in_flight, children, self._lose
+        )
 
     def _lose(self, lost: Message, reason: str) -> None:
         self.lost.append((lost.id, reason))
@@ -59,7 +61,7 @@ class Keeping:
 
     def extensions(self, result: str) -> float:
         counter = self.metrics.counter("gizmo_pubsub_lease_extensions", "")
-        return counter.cell("t", "s", result).value
+        return counter.child("t", "s", result).value
 
 
 def extensions(bench: Bench, result: str) -> float:

@@ -67,7 +67,7 @@ class Member:
         self.subscriber.measure()
         instruments = {"commit_lag": self.metrics.gauge, "in_flight": self.metrics.gauge}
         instrument = instruments.get(name, self.metrics.counter)(f"gizmo_pubsub_{name}", "")
-        return instrument.cell("t", "s").value
+        return instrument.child("t", "s").value
 
 
 def _subscription(handle: Handle, **options: Any) -> Subscription:

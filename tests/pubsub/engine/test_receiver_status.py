@@ -19,7 +19,7 @@ class Telling(FakeReceiver):
 def gauge(bench: Bench, name: str) -> float:
     """Return a gauge as it is now."""
     bench.subscriber.measure()
-    return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").cell("t", "s").value
+    return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").child("t", "s").value
 
 
 async def test_a_problem_of_the_receiver_is_one_of_the_subscriber() -> None:

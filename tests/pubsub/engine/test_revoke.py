@@ -32,7 +32,7 @@ def acked(bench: Bench) -> list[str]:
 def gauge(bench: Bench, name: str) -> float:
     """Return a gauge as it is now."""
     bench.subscriber.measure()
-    return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").cell("t", "s").value
+    return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").child("t", "s").value
 
 
 async def test_what_is_not_started_is_dropped_at_once() -> None:

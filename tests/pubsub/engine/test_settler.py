@@ -188,7 +188,7 @@ async def test_each_outcome_is_counted_by_its_name() -> None:
         "released",
         "nack",
     ]
-    counts = {outcome: cell.value for outcome, cell in bench.metrics.settled.items()}
+    counts = {outcome: child.value for outcome, child in bench.metrics.settled.items()}
     assert counts == {"ack": 1, "dead_letter": 1, "nack": 2, "released": 1}
     tally = bench.settler.tally
     assert (tally.finished, tally.released, tally.cancelled) == (3, 1, 1)

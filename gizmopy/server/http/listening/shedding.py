@@ -19,13 +19,13 @@ class Shedding:
     def __init__(self, metrics: Metrics) -> None:
         help_text = "Connections that were closed for new ones, or refused, at the limit."
         counter = metrics.counter("gizmo_connections_shed", help_text, ("reason",))
-        self._cells = {name: counter.cell(name) for name in ("silent", "idle", "refused")}
-        self._told = dict.fromkeys(self._cells, 0.0)
+        self._children = {name: counter.child(name) for name in ("silent", "idle", "refused")}
+        self._told = dict.fromkeys(self._children, 0.0)
         self._next_line = 0.0
 
     def add(self, reason: str, cause: str) -> None:
         """Count one connection: ``silent`` or ``idle``, which was closed, or ``refused``."""
-        self._cells[reason].value += 1
+        self._children[reason].value += 1
         self.warn(cause)
 
     def warn(self, cause: str) -> None:
@@ -34,7 +34,7 @@ class Shedding:
         if now < self._next_line:
             return
         self._next_line = now + _LINE_SECONDS
-        totals = {name: cell.value for name, cell in self._cells.items()}
+        totals = {name: child.value for name, child in self._children.items()}
         counts = [int(total - self._told[name]) for name, total in totals.items()]
         self._told = totals
         logger.warning(
