@@ -14,9 +14,11 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 message_id: ContextVar[str] = ContextVar("message_id", default="")
 """The id of the message being handled, or an empty string."""
 
-carried: ContextVar[Mapping[str, str]] = ContextVar("carried", default=MappingProxyType({}))
-"""Attributes for every message that the running code publishes, unless the call gives its own: the
-trace context (``traceparent``, ``tracestate``) and whatever else goes along with the work."""
+propagated_attributes: ContextVar[Mapping[str, str]] = ContextVar(
+    "propagated_attributes", default=MappingProxyType({})
+)
+"""Attributes that are added to every message that the current task publishes, unless the call sets
+them itself: the trace context (``traceparent``, ``tracestate``), a correlation id."""
 
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 """When the work at hand has to be done (``time.monotonic()``), or None where nothing bounds it."""

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from gizmopy.observe.context import carried, message_id, request_id
+from gizmopy.observe.context import message_id, propagated_attributes, request_id
 from gizmopy.observe.log_masking import MaskingFormatter
 from gizmopy.observe.log_writer import open_writer
 from gizmopy.observe.rate_limit import Repeats
@@ -77,7 +77,7 @@ class ContextFilter(logging.Filter):
         if not hasattr(record, "message_id"):
             record.message_id = message_id.get()
         if not hasattr(record, "trace_id"):
-            record.trace_id = trace_id(carried.get())
+            record.trace_id = trace_id(propagated_attributes.get())
         return True
 
 

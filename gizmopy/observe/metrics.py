@@ -98,11 +98,11 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 
 class Instrument(Generic[ChildT]):
-    """One metric: a name, its labels, and a child for every combination of their values seen.
+    """A metric: a name, its labels, and a child for each combination of label values.
 
-    It takes ``max_children`` combinations. Each look-up of a further one is counted in ``overflows``
-    and gets one child that they all share, so that labels taken from input cannot fill the memory.
-    Raises ValueError for a name or a label that Prometheus forbids.
+    It has at most ``max_children`` children. Each look-up of a further combination is counted in
+    ``overflows`` and returns one shared child, so that labels taken from input cannot fill the
+    memory. Raises ValueError for a name or a label that Prometheus forbids.
     """
 
     def __init__(
@@ -186,10 +186,10 @@ class Registry(CollectorRegistry):
 class Metrics(Collector):
     """Hold a server's instruments and the Prometheus registry that shows them.
 
-    Asking for a name a second time gives the same instrument, its labels need not be told again;
-    it raises ValueError where it was made as another kind or with other labels. An instrument takes
-    ``max_children`` combinations of label values (2,000 unless told); look-ups beyond are counted in
-    ``gizmo_metrics_overflow_total``.
+    Asking for a name a second time returns the same instrument; its labels may be left out then.
+    Raises ValueError if it was made as another kind or with other labels. An instrument has at most
+    ``max_children`` combinations of label values (default 2,000); look-ups beyond that are counted
+    in ``gizmo_metrics_overflow_total``.
     """
 
     def __init__(self, *, max_children: int = MAX_CHILDREN) -> None:

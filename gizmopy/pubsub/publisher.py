@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from gizmopy.errors import PubSubError, UsageError
-from gizmopy.observe.context import carried, new_id
+from gizmopy.observe.context import new_id, propagated_attributes
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.codecs import BytesCodec, encode
 from gizmopy.pubsub.driver import Capabilities, Results, Sender
@@ -110,8 +110,8 @@ class Publisher:
         ``value`` is a pydantic model, a dataclass, a dict, a list or the like (sent as JSON), a
         protobuf message, str, bytes, or None (a tombstone). A Message is sent on as it stands:
         body, key and attributes, with ``key`` and ``attributes`` added where given. Messages with
-        the same ``key`` are sent in the order of their calls. What ``observe.context.carried``
-        holds is added to the attributes, unless they have it.
+        the same ``key`` are sent in the order of their calls. The attributes
+        in ``observe.context.propagated_attributes`` are added, unless the message has them.
 
         Raises UsageError on a closed publisher and on what cannot be encoded, and PubSubError where
         the message is too large or the broker does not take it, transient failures having been
@@ -237,7 +237,7 @@ class Publisher:
                 known = _content_type(content_type)
             if key is not None:
                 _check_key(key)
-            if along := carried.get():
+            if along := propagated_attributes.get():
                 known = {**along, **known}
             if attributes:
                 known = {**known, **_checked(attributes)}

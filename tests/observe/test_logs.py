@@ -13,7 +13,7 @@ from typing import IO
 import pytest
 
 from gizmopy.observe import logs
-from gizmopy.observe.context import carried, message_id, request_id
+from gizmopy.observe.context import message_id, propagated_attributes, request_id
 
 logger = logging.getLogger("tests.observe")
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -190,9 +190,9 @@ def test_google_cloud_finds_its_fields(tmp_path: Path) -> None:
     """A record has the names that Google Cloud reads; a level of one's own has a known severity."""
     path = tmp_path / "log"
     with logs.configured(destination=str(path), fields="gcp"):
-        token = carried.set({"traceparent": TRACEPARENT})
+        token = propagated_attributes.set({"traceparent": TRACEPARENT})
         logger.log(35, "hello %s", "Tom", extra={"cats": 3})
-        carried.reset(token)
+        propagated_attributes.reset(token)
 
     (line,) = _lines(path)
     assert str(line.pop("time")).endswith("Z")
@@ -244,9 +244,11 @@ def test_a_record_carries_the_trace_it_belongs_to(
     """The trace id is taken out of the trace context that the running code carries."""
     path = tmp_path / "log"
     with logs.configured(destination=str(path)):
-        token = carried.set({} if traceparent is None else {"traceparent": traceparent})
+        token = propagated_attributes.set(
+            {} if traceparent is None else {"traceparent": traceparent}
+        )
         logger.info("hello")
-        carried.reset(token)
+        propagated_attributes.reset(token)
 
     assert _lines(path)[0].get("trace_id") == trace
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gizmopy.errors import PubSubError, UsageError
-from gizmopy.observe.context import carried
+from gizmopy.observe.context import propagated_attributes
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Message, Publisher, RetryPolicy
 from tests.pubsub.support import capabilities, no_wait, turns, until
@@ -826,14 +826,16 @@ async def test_what_the_client_retries_is_not_retried() -> None:
 async def test_what_is_carried_goes_along() -> None:
     """The running code's attributes are added; the message's and the call's own win."""
     sender = GatedSender()
-    token = carried.set({"traceparent": "00-1", "content-type": "odd", "a": "carried"})
+    token = propagated_attributes.set(
+        {"traceparent": "00-1", "content-type": "odd", "a": "carried"}
+    )
     try:
         async with publisher(sender) as out:
             await out.publish(b"1", attributes={"a": "call"})
             await out.publish(Message("x", b"2", attributes={"traceparent": "own"}))
             await out.publish_many([b"3"])
     finally:
-        carried.reset(token)
+        propagated_attributes.reset(token)
     first, second, third = (dict(m.attributes) for m in sender.sent)
     octets = {"content-type": "application/octet-stream"}
     assert first == {"traceparent": "00-1", "a": "call"} | octets

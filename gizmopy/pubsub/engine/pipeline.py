@@ -25,7 +25,7 @@ from time import perf_counter
 from typing import Any
 
 from gizmopy.errors import PubSubError, UndecodableMessage
-from gizmopy.observe.context import carried, message_id, request_id
+from gizmopy.observe.context import message_id, propagated_attributes, request_id
 from gizmopy.observe.trace import trace_context
 from gizmopy.pubsub.driver import Capabilities, Receiver, Revoke
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
@@ -259,7 +259,8 @@ class Pipeline:
         waited: list[float] = []
         ran: list[float] = []
         messages, since, failed = self.ready.messages, self.in_flight.since, self.failures.first
-        handle, begin, carries = self.subscription.handler, runner.begin, carried.get()
+        handle, begin = self.subscription.handler, runner.begin
+        carries = propagated_attributes.get()
         started = perf_counter()
         until = started + _BURST
         while messages and started < until:
@@ -271,7 +272,7 @@ class Pipeline:
             attributes = message.attributes
             carry = trace_context(attributes) if "traceparent" in attributes else NO_ATTRIBUTES
             if carry is not carries:
-                carried.set(carry)
+                propagated_attributes.set(carry)
                 carries = carry
             run = copy_context().run
             try:
@@ -320,7 +321,7 @@ class Pipeline:
         for message in batch:
             message.attempt += 1
         message_id.set("")
-        carried.set(NO_ATTRIBUTES)
+        propagated_attributes.set(NO_ATTRIBUTES)
         assert self.subscription.batch_handler is not None
         return batch, started, _isolated(runner, self.subscription.batch_handler(batch))
 

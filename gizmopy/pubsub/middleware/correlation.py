@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gizmopy.observe.context import carried
+from gizmopy.observe.context import propagated_attributes
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Handler, MessageMiddleware
 
@@ -22,7 +22,8 @@ def correlation(attribute: str = "correlation-id") -> MessageMiddleware:
             work = message.attributes.get(attribute, "")
             if not (0 < len(work) <= _LONGEST and work.isprintable()):
                 work = message.id
-            carried.set({**carried.get(), attribute: work})  # the next message does not see it
+            # The context is this message's own: the next message does not see the change.
+            propagated_attributes.set({**propagated_attributes.get(), attribute: work})
             await handler(message)
 
         return handle

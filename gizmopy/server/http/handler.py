@@ -27,7 +27,7 @@ from yarl import URL
 from gizmopy.errors import UsageError
 from gizmopy.observe import logs
 from gizmopy.observe.access import AccessLog
-from gizmopy.observe.context import carried, deadline, new_id, request_id
+from gizmopy.observe.context import deadline, new_id, propagated_attributes, request_id
 from gizmopy.observe.metrics import Metrics
 from gizmopy.observe.trace import trace_context
 from gizmopy.server.http.browser_rules import Browsers
@@ -287,7 +287,7 @@ class HTTPDoor:
             raise Problem(503, detail, headers={"Retry-After": "1"})
         if _TRACEPARENT in headers:
             context = trace_context(headers)
-            carried.set(context)
+            propagated_attributes.set(context)
             request.trace_id = logs.trace_id(context)
         if endpoint.timeout or REQUEST_TIMEOUT in headers or GRPC_TIMEOUT in headers:
             self._bound(connection, request, endpoint)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from gizmopy.observe.context import carried
+from gizmopy.observe.context import propagated_attributes
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.middleware import correlation
 from tests.pubsub.support import message, until
@@ -20,7 +20,7 @@ class Seen:
         self.carried: list[Mapping[str, str]] = []
 
     async def __call__(self, _: Message) -> None:
-        self.carried.append(carried.get())
+        self.carried.append(propagated_attributes.get())
 
 
 async def test_the_messages_correlation_is_carried_on() -> None:

@@ -14,7 +14,7 @@ from aiohttp import ClientSession, UnixConnector, WSMsgType, web
 import pubsubtest
 from gizmopy import Service, Settings, SimpleServer, get, post, put, time_left
 from gizmopy.errors import ConfigError
-from gizmopy.observe.context import carried
+from gizmopy.observe.context import propagated_attributes
 from gizmopy.server import Stop
 from gizmopy.server.http.connection.protocol import Connection
 from gizmopy.web import CORS
@@ -86,8 +86,8 @@ class Door(Service):
 
     @get("/who")
     async def who(self, request: web.Request) -> dict[str, Any]:
-        before = dict(carried.get())
-        carried.set({"left": "behind"})
+        before = dict(propagated_attributes.get())
+        propagated_attributes.set({"left": "behind"})
         return {"remote": request.remote, "scheme": request.scheme, "carried": before}
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 import pubsubtest
 from gizmopy import Service, Settings, get, post, put, time_left
-from gizmopy.observe.context import carried
+from gizmopy.observe.context import propagated_attributes
 from gizmopy.web import Handler
 from tests.server.support import request, talk, until
 
@@ -34,7 +34,7 @@ class Desk(Service):
 
     @get("/context")
     async def context(self) -> dict[str, Any]:
-        return {"carried": dict(carried.get()), "left": time_left() is not None}
+        return {"carried": dict(propagated_attributes.get()), "left": time_left() is not None}
 
     @get("/slow")
     async def slow(self) -> str:
