@@ -1,11 +1,11 @@
 """Messages in and out: the same code on every broker.
 
 A reader's way through the package: the message that travels (``message``), how a subscription is
-declared (``subscription``) and a body encoded (``codecs``, ``cloudevents``), publishing
-(``publisher``) and consuming (``subscriber``), the contract of a broker's driver (``driver``), how
-a driver is found (``registry``), and the channels that a service holds (``channels``). ``engine/``
-has the parts of publisher and subscriber, ``middleware/`` wraps handlers, ``brokers/`` has a module
-for each broker.
+declared (``subscription``, ``handlers``) and a body encoded (``codecs``, ``cloudevents``),
+publishing (``publisher``) and consuming (``subscriber``), the contract of a broker's driver
+(``driver``), how a driver is found (``registry``), and the channels that a service holds
+(``channels``). ``engine/`` has the parts of publisher and subscriber, ``middleware/`` wraps
+handlers, ``brokers/`` has a module for each broker.
 
 Names whose modules need a library that is optional, or that few programs use, are imported when
 they are first used.
@@ -17,19 +17,13 @@ from typing import TYPE_CHECKING
 from gizmopy.pubsub.channels import ChannelRow, Channels
 from gizmopy.pubsub.driver import Capabilities, Driver, Receiver, Sender, Status
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
+from gizmopy.pubsub.handlers import BatchHandler, Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.registry import open_driver, provision
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
-from gizmopy.pubsub.subscription import (
-    BatchHandler,
-    Handler,
-    MessageMiddleware,
-    Subscription,
-    collect_subscriptions,
-    subscribe,
-)
+from gizmopy.pubsub.subscription import Subscription, collect_subscriptions, subscribe
 
 if TYPE_CHECKING:
     from gizmopy.pubsub.cloudevents import CloudEvent as CloudEvent

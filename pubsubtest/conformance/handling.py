@@ -9,7 +9,8 @@ from contextvars import ContextVar
 
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub import Message
-from gizmopy.pubsub.subscription import Order, Outcomes
+from gizmopy.pubsub.handlers import BatchResults
+from gizmopy.pubsub.subscription import Order
 from pubsubtest.conformance.checking import (
     CAP,
     LASTING,
@@ -259,7 +260,7 @@ async def a_batch_handler_settles_each(bench: Bench) -> None:
     async def one(message: Message) -> None:
         raise UsageError("this subscription handles batches")
 
-    async def handle(messages: Sequence[Message]) -> Outcomes:
+    async def handle(messages: Sequence[Message]) -> BatchResults:
         return [Reject("odd") if int(m.body or b"") % 2 else None for m in messages]
 
     running = await bench.run(

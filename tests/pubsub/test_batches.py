@@ -24,7 +24,7 @@ from gizmopy.pubsub import (
     collect_subscriptions,
     subscribe,
 )
-from gizmopy.pubsub.subscription import Outcomes
+from gizmopy.pubsub.handlers import BatchResults
 from tests.pubsub.support import capabilities, message, turns, until
 from tests.pubsub.test_subscriber import Bench, nothing, running
 
@@ -42,7 +42,7 @@ class Batches:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def __call__(self, batch: Sequence[Message]) -> Outcomes:
+    async def __call__(self, batch: Sequence[Message]) -> BatchResults:
         self.seen.append([each.id for each in batch])
         await self.open.wait()
         return [self.errors.get(each.id) for each in batch]
@@ -114,7 +114,7 @@ async def test_what_is_tried_again_joins_a_later_batch() -> None:
     """It has its own attempts, and is handled with whatever is there then."""
     attempts: list[dict[str, int]] = []
 
-    async def handler(batch: Sequence[Message]) -> Outcomes:
+    async def handler(batch: Sequence[Message]) -> BatchResults:
         attempts.append({each.id: each.attempt for each in batch})
         return [ValueError() if each.id == "1" and each.attempt < 3 else None for each in batch]
 
@@ -129,7 +129,7 @@ async def test_a_message_that_is_put_off_is_not_counted() -> None:
     attempts: list[int] = []
     errors: list[BaseException | None] = [Retry(counted=False)] * 5 + [None]
 
-    async def handler(batch: Sequence[Message]) -> Outcomes:
+    async def handler(batch: Sequence[Message]) -> BatchResults:
         attempts.append(batch[0].attempt)
         return [errors.pop(0)]
 
@@ -144,7 +144,7 @@ async def test_raising_is_a_failure_of_each() -> None:
     """A batch that fails as a whole is tried again."""
     errors = [ValueError(), ValueError()]
 
-    async def handler(batch: Sequence[Message]) -> Outcomes:
+    async def handler(batch: Sequence[Message]) -> BatchResults:
         if errors:
             raise errors.pop()
         return [None] * len(batch)
@@ -180,7 +180,7 @@ async def test_a_failed_message_of_a_batch_holds_its_key() -> None:
     """The others of its batch do not wait for it, and its successor does."""
     attempts: list[str] = []
 
-    async def handler(batch: Sequence[Message]) -> Outcomes:
+    async def handler(batch: Sequence[Message]) -> BatchResults:
         attempts.extend(each.id for each in batch)
         return [ValueError() if each.id == "a1" and each.attempt < 3 else None for each in batch]
 
@@ -252,7 +252,7 @@ async def test_a_batch_has_no_message_id() -> None:
     """Its log lines are of none of its messages."""
     seen: list[str] = []
 
-    async def handler(batch: Sequence[Message]) -> Outcomes:
+    async def handler(batch: Sequence[Message]) -> BatchResults:
         seen.append(message_id.get())
         message_id.set("mine")
         return [None] * len(batch)
@@ -284,7 +284,7 @@ def compiled(method: Callable[..., Any], **options: Any) -> Subscription:
     return subscription
 
 
-async def outcomes(subscription: Subscription, *bodies: bytes | None) -> Outcomes:
+async def outcomes(subscription: Subscription, *bodies: bytes | None) -> BatchResults:
     """Handle messages with these bodies as one batch."""
     assert subscription.batch_handler is not None
     return await subscription.batch_handler([message(body) for body in bodies])
@@ -436,14 +436,14 @@ def test_a_batch_is_declared_as_a_list(method: Callable[..., Any], reason: str) 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"batch_size": -1}, "batch_size= and batch_wait= count from 0"),
-        ({"batch_wait": -0.1}, "batch_size= and batch_wait= count from 0"),
-        ({"batch_size": 0, "batch_wait": 1}, "batch_wait=1 waits for a batch; give batch_size="),
+        ({"batch_size": -1}, "neither may be negative"),
+        ({"batch_wait": -0.1}, "neither may be negative"),
+        ({"batch_size": 0, "batch_wait": 1}, "batch_wait=1 has no effect without batch_size="),
         (
             {"concurrency": 3, "max_in_flight": 29},
-            "max_in_flight=29 starves concurrency=3 with batch_size=10; use 30 or more",
+            "max_in_flight=29 is too small for concurrency=3 with batch_size=10; use 30 or more",
         ),
-        ({"middleware": [lambda handler: handler]}, "middleware= wraps the handling of one"),
+        ({"middleware": [lambda handler: handler]}, "middleware= wraps handlers of one message"),
     ],
 )
 def test_options_of_batches_that_cannot_be_are_refused(

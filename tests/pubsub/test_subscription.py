@@ -129,11 +129,11 @@ def test_one_method_may_handle_two_channels() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"concurrency": 0}, "concurrency=0 would handle nothing"),
-        ({"order": "keys"}, "order='keys' is not known"),
-        ({"concurrency": 5, "max_in_flight": 4}, "max_in_flight=4 starves concurrency=5"),
+        ({"concurrency": 0}, "concurrency=0 would run no handler"),
+        ({"order": "keys"}, "order='keys' does not exist"),
+        ({"concurrency": 5, "max_in_flight": 4}, "max_in_flight=4 is too small for concurrency=5"),
         ({"max_deliveries": 0}, "max_deliveries=0"),
-        ({"dead_letter": "cats"}, "it would never end"),
+        ({"dead_letter": "cats"}, "would return forever"),
     ],
 )
 def test_options_that_cannot_be_are_refused_where_they_stand(
@@ -186,7 +186,7 @@ def not_async(self: object, a: Cat) -> None:
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        (nothing, "takes nothing"),
+        (nothing, "has no parameters"),
         (two_payloads, "'a' and 'b' both take the payload"),
         (two_messages, "takes the Message twice"),
         (no_codec, "parameter 'a': Opaque has no codec"),
@@ -219,5 +219,5 @@ def test_two_handlers_of_one_subscription_are_refused() -> None:
             pass
 
     assert len(collect_subscriptions(Twins(), "default")) == 3
-    with pytest.raises(DeclarationError, match=r"two: Twins.one handles 'cats'.*another"):
+    with pytest.raises(DeclarationError, match=r"two: Twins.one already handles 'cats'.*another"):
         collect_subscriptions(Twins(), "s")

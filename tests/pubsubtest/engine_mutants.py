@@ -13,7 +13,7 @@ import pytest
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Publisher, Receiver, Subscriber
 from gizmopy.pubsub.driver import Results
-from gizmopy.pubsub.subscription import Outcomes
+from gizmopy.pubsub.handlers import BatchResults
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 """Plants a fault, for as long as a test lasts."""
@@ -71,7 +71,7 @@ def unconfirmed(publish: Any) -> Any:
     return bury
 
 
-async def all_handled(messages: Sequence[Message]) -> Outcomes:
+async def all_handled(messages: Sequence[Message]) -> BatchResults:
     """Take all of a batch for handled."""
     return [None] * len(messages)
 

@@ -39,9 +39,10 @@ from gizmopy.pubsub.engine.ready_queue import Ready
 from gizmopy.pubsub.engine.retry_decision import Action, judge, stays
 from gizmopy.pubsub.engine.settler import Settler, Stopped
 from gizmopy.pubsub.engine.worker import ENDED, Runner, uncancel
+from gizmopy.pubsub.handlers import BatchResults
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 from gizmopy.pubsub.retry import RetryPolicy
-from gizmopy.pubsub.subscription import Outcomes, Subscription
+from gizmopy.pubsub.subscription import Subscription
 from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.text import cut
 
@@ -52,7 +53,7 @@ WAIT = 10.0
 _BURST = 0.01
 """Seconds that a worker whose handlers never wait keeps the event loop at most."""
 _RECEIVE_RETRY = RetryPolicy(base=0.5)
-_HANDLED: Outcomes = (None,)
+_HANDLED: BatchResults = (None,)
 _partition = attrgetter("partition")
 _key = attrgetter("key")
 _partition_of_topic = attrgetter("topic", "partition")
@@ -66,11 +67,11 @@ async def _failing(error: BaseException) -> None:
     raise error
 
 
-async def _isolated(runner: Runner, coroutine: Coroutine[Any, Any, Outcomes]) -> Outcomes:
+async def _isolated(runner: Runner, coroutine: Coroutine[Any, Any, BatchResults]) -> BatchResults:
     """Await a coroutine in a context of its own."""
     run = copy_context().run
     await runner.rest(run, run(runner.begin, coroutine))
-    outcomes: Outcomes = runner.result
+    outcomes: BatchResults = runner.result
     return outcomes
 
 
@@ -230,7 +231,7 @@ class Pipeline:
                 continue
             batch, started, rest = begun
             self.at_work[worker] = batch
-            errors: Outcomes = _HANDLED
+            errors: BatchResults = _HANDLED
             try:
                 result = await rest
                 if self._in_batches:
@@ -335,7 +336,7 @@ class Pipeline:
             self.settler.ack(message, error)
 
     async def _conclude(
-        self, worker: asyncio.Task[Any], batch: Sequence[Message], errors: Outcomes
+        self, worker: asyncio.Task[Any], batch: Sequence[Message], errors: BatchResults
     ) -> None:
         """Have messages settled as their handling ended, and the worker work on."""
         if not self.cancelling:

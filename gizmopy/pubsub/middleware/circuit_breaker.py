@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError
+from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.subscription import Handler, MessageMiddleware
 from gizmopy.untrusted.error_text import named
 
 logger = logging.getLogger(__name__)

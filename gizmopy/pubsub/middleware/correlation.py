@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gizmopy.observe.context import propagated_attributes
+from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.subscription import Handler, MessageMiddleware
 
 _LONGEST = 256
 

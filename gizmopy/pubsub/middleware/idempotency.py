@@ -20,8 +20,8 @@ from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 from gizmopy.errors import PubSubError, Retry, UsageError
+from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.subscription import Handler, MessageMiddleware
 from gizmopy.untrusted.error_text import named, text_of
 from gizmopy.untrusted.text import quoted
 

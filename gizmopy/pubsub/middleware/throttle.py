@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gizmopy.errors import UsageError
+from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.subscription import Handler, MessageMiddleware
 
 
 def throttle(

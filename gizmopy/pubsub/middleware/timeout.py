@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from gizmopy.errors import UsageError
+from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.subscription import Handler, MessageMiddleware
 
 
 def timeout(seconds: float) -> MessageMiddleware:
