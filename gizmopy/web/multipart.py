@@ -2,9 +2,6 @@
 
 aiohttp bounds the number of bytes only. One megabyte of ``;`` in the Content-Disposition of 60
 parts held the event loop for 9 s in ``request.post()``, and wrote a megabyte into the log.
-
-Of aiohttp's private parts this uses ``MultipartReader._get_part_reader`` and ``_readline``, which
-make the reader of a part and read a line.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from aiohttp.hdrs import CONTENT_DISPOSITION, CONTENT_TYPE
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 
+from gizmopy._aiohttp import BaseMultipartReader
 from gizmopy.web.problems import Problem
 
 _MULTIPART = "a multipart body"
@@ -124,7 +122,7 @@ class PartReader(BodyPartReader):
         return charset
 
 
-class Reader(MultipartReader):
+class Reader(BaseMultipartReader):
     """Read the parts of a body, and of bodies within it."""
 
     part_reader_cls = PartReader
@@ -143,7 +141,8 @@ class Reader(MultipartReader):
         with reading_parts():
             return await super().next()
 
-    def _get_part_reader(self, headers: CIMultiDictProxy[str]) -> MultipartReader | BodyPartReader:
+    def make_part_reader(self, headers: CIMultiDictProxy[str]) -> MultipartReader | BodyPartReader:
+        """Return the reader of a part. Raises Problem (413) after 1,000 parts."""
         self._left[0] -= 1
         if self._left[0] < 0:
             raise Problem(413, f"The request body has more than {_MAX_PARTS} parts.")
@@ -151,13 +150,14 @@ class Reader(MultipartReader):
             raise ValueError("the Content-Type of a part is too long")
         if headers.get(CONTENT_DISPOSITION, "").count(";") > _MAX_PARAMETERS:
             raise ValueError("the Content-Disposition of a part has too many parameters")
-        part = super()._get_part_reader(headers)
+        part = super().make_part_reader(headers)
         if isinstance(part, Reader):
             part._left = self._left
         return part
 
-    async def _readline(self) -> bytes:
+    async def read_line(self) -> bytes:
+        """Read a line of the body."""
         self._lines += 1
         if self._lines % _TURN == 0:  # lines that have come already are read without a wait
             await asyncio.sleep(0)
-        return await super()._readline()
+        return await super().read_line()

@@ -1,9 +1,4 @@
-"""A request as handlers see it: aiohttp's own, without aiohttp's application around it.
-
-Of aiohttp's private parts this uses ``BaseRequest._read_bytes``, the body that was read;
-``_client_max_size``, the most bytes that it may have; and ``_headers``, ``_payload`` and
-``_protocol``, from which a reader of multipart bodies is made.
-"""
+"""A request as handlers see it: aiohttp's own, without aiohttp's application around it."""
 
 from __future__ import annotations
 
@@ -18,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from aiohttp import MultipartReader, web
 from multidict import MultiDictProxy
 
+from gizmopy._aiohttp import BaseRequest
 from gizmopy.errors import UsageError
 from gizmopy.web.multipart import (
     MAX_CONTENT_TYPE,
@@ -45,7 +41,7 @@ class BadRange(Problem, ValueError):
     """Refuse a malformed Range; aiohttp's FileResponse expects ValueError."""
 
 
-class Request(web.Request):
+class Request(BaseRequest):
     """Stand for one HTTP request: ``aiohttp.web.Request`` with path parameters of our router."""
 
     ATTRS = web.Request.ATTRS | {"path_parameters"}  # aiohttp's debug mode warns of others
@@ -126,12 +122,12 @@ class Request(web.Request):
         A body that has come whole is taken at once, which costs half of aiohttp's loop over pieces.
         """
         content = self.content
-        if self._read_bytes is None and content.is_eof():
+        if not self.has_read_body and content.is_eof():
             body = content.read_nowait()
-            limit = self._client_max_size
+            limit = self.client_max_size
             if limit and len(body) > limit:
                 raise web.HTTPRequestEntityTooLarge(limit)
-            self._read_bytes = body
+            self.set_body(body)
         return await super().read()
 
     async def text(self) -> str:
@@ -169,11 +165,11 @@ class Request(web.Request):
         """
         with reading_parts():
             return Reader(
-                self._headers,
-                self._payload,
-                client_max_size=self._client_max_size,
-                max_field_size=self._protocol.max_field_size,
-                max_headers=self._protocol.max_headers,
+                self.headers,
+                self.content,
+                client_max_size=self.client_max_size,
+                max_field_size=self.protocol.max_field_size,
+                max_headers=self.protocol.max_headers,
                 max_size_error_cls=web.HTTPRequestEntityTooLarge,
             )
 

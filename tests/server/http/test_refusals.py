@@ -241,14 +241,16 @@ class Owner:
     """A connection, as far as frames need one."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._buffer_paused = self._reading_paused = self.closed = False
+        self.loop = asyncio.get_running_loop()
+        self.is_input_paused = self.is_body_paused = self.closed = False
 
-    def _pause_reading_for_buffer(self) -> None:
-        self._buffer_paused = True
+    def pause_input(self) -> None:
+        """Note that reading stops."""
+        self.is_input_paused = True
 
-    def _resume_reading_for_buffer(self) -> None:
-        self._buffer_paused = False
+    def resume_input(self) -> None:
+        """Note that reading goes on."""
+        self.is_input_paused = False
 
     def close(self) -> None:
         """Note that it is closed."""
@@ -272,19 +274,19 @@ async def test_small_frames_give_other_connections_their_turn() -> None:
     frames.feed_data(_frame(1, b"") * 500)
     frames.feed_data(_frame(1, b"") * 498 + b"\x81")
     assert len(heard[-1]) == 128 * size
-    assert owner._buffer_paused
+    assert owner.is_input_paused
     await asyncio.sleep(0)
     assert list(map(len, heard[1:])) == [128 * size] * 2
-    owner._reading_paused = True
+    owner.is_body_paused = True
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(heard) == 3
-    owner._reading_paused = False
+    owner.is_body_paused = False
     frames.go_on()
     for _ in range(10):
         await asyncio.sleep(0)
     assert b"".join(heard) == _frame(1, b"") * 998
-    assert not owner._buffer_paused
+    assert not owner.is_input_paused
     frames.feed_data(_frame(1, b"")[1:] + _frame(1, b"") * 1000)
     frames.feed_eof()
     assert b"".join(heard) == _frame(1, b"") * 1999 + b"eof"

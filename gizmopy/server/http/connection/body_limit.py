@@ -2,17 +2,13 @@
 
 aiohttp bounds ``request.read()`` only. A reader of ``request.content`` got a gigabyte from one
 megabyte of gzip, which ``content.read()`` decompressed in one go.
-
-Of aiohttp's private parts this uses ``StreamReader._protocol``, the connection that a body comes
-on, and ``StreamReader._exception``, the error that its readers get.
 """
 
 from __future__ import annotations
 
 from typing import Protocol, cast
 
-from aiohttp.streams import StreamReader
-
+from gizmopy._aiohttp import BaseBodyReader
 from gizmopy.web import Problem
 
 _AT_ONCE = 1024 * 1024
@@ -33,7 +29,7 @@ class BodyOwner(Protocol):
         """Raise a Problem (413) in the reader of the body, and read no more of it."""
 
 
-class BodyReader(StreamReader):
+class BodyReader(BaseBodyReader):
     """Hold the bytes of a body that have come.
 
     The parser makes its readers itself. Those of a body that is compressed or comes in chunks
@@ -45,12 +41,12 @@ class BodyReader(StreamReader):
 
     def set_read_chunk_size(self, n: int) -> None:
         """Let ``n`` bytes wait to be read, but not more than the limit: ``read()`` asks for all."""
-        limit = cast(BodyOwner, self._protocol).max_body
+        limit = cast(BodyOwner, self.connection).max_body
         super().set_read_chunk_size(min(n, max(limit, _AT_ONCE)))
 
     def feed_data(self, data: bytes, size: int = 0) -> bool:
         """Take bytes that have come. Raises BodyTooLarge if they exceed the limit."""
-        owner = cast(BodyOwner, self._protocol)
+        owner = cast(BodyOwner, self.connection)
         if 0 < owner.max_body < self.total_bytes + len(data):
             owner.refuse_body()
             raise BodyTooLarge
@@ -58,7 +54,7 @@ class BodyReader(StreamReader):
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Raise ``exc`` in the reader, but a Problem stays: the parser has its own error for it."""
-        if not isinstance(self._exception, Problem):
+        if not isinstance(self.exception(), Problem):
             super().set_exception(exc, *cause)
 
 

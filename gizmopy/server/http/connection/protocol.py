@@ -1,26 +1,9 @@
-"""A connection as the door needs it, and a list of the private parts of aiohttp that it uses.
+"""Serve the requests of one connection, one at a time.
 
 aiohttp parses and writes; which request is served when is decided here. aiohttp has a task for each
 connection, which makes a task for each request and waits for it. Here the request's task is made
 when the request has come, and nothing waits in between: half of the cost of a small request was in
-those hand-overs. What is used beyond the documented methods of aiohttp's classes:
-
-- ``RequestHandler.start``: aiohttp's loop over the requests of a connection; it does nothing here.
-- ``RequestHandler._messages`` and ``_make_error_handler``, and the module's ``ERROR`` and
-  ``_ErrInfo``: the request that was parsed and is not served yet, and the stand-in and the answer
-  of one that could not be.
-- ``RequestHandler._upgraded`` and ``_parser.set_upgraded``: whether a WebSocket was asked for.
-- the parts that ``receiving`` names, which parses that request.
-- ``RequestHandler._current_request``, ``_task_handler``, ``_close`` and ``_force_close``: what is
-  being served, and whether the connection ends; ``_loop``.
-- ``RequestHandler.handle_error`` and ``finish_response``: aiohttp's own answers, and its way to
-  send one; ``BaseRequest._finish``: the cleanup after it.
-- ``BaseRequest._client_max_size``: how much of its body ``read`` takes.
-- ``BaseProtocol._reading_paused``: whether the handler has more of the body than it has read.
-- the parts that ``served_request`` names, the request with its answer.
-
-If one of them changes its meaning, the tests of this package fail; they run on the oldest and on
-the newest aiohttp that setup.cfg allows, which stops before the next minor version.
+those hand-overs.
 """
 
 from __future__ import annotations
@@ -31,10 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
-from aiohttp.http import HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import ERROR, _ErrInfo
 
+from gizmopy._aiohttp import UNPARSED, UNPARSED_HTTP11, ParseError
 from gizmopy.server.http.connection.request_reader import Receiver
 from gizmopy.server.http.connection.send_rate import SendRate, acknowledged, unacknowledged
 from gizmopy.server.http.connection.served_request import ServedRequest, new_writer
@@ -49,9 +31,7 @@ _LEAVE_SECONDS = 1.0
 """How long a client may take to close its end, after the server has ended its answers."""
 _REST_SECONDS = 10.0
 """How long a body that its handler did not read is discarded, before the connection is closed."""
-_LATE = _ErrInfo(status=408, exc=TimeoutError(), message="")
-_LATE_MESSAGE = ERROR._replace(version=HttpVersion11)
-"""What stands for a request whose head does not come: its client may well speak HTTP/1.1."""
+_LATE = ParseError(status=408, exc=TimeoutError(), message="")
 _UNCOUNTED = (web.WebSocketResponse, web.FileResponse)
 _OVER = web.PayloadAccessError()
 """What reading a body raises once its request is over."""
@@ -169,24 +149,21 @@ class Connection(Receiver):
         if self.task is not None and (self.cancellable or self.stream is not None):
             self.cancel("gone")
 
-    async def start(self) -> None:
-        """Do nothing: requests are served as they come."""
-
     def _serve_next(self) -> None:
         """Begin to serve the next request, unless one is being served or there is none to serve."""
-        if self.task is not None or not self._messages or self.transport is None:
+        if self.task is not None or not self.parsed_requests or self.transport is None:
             return
         self.heard = False
         self.quiet.pop(self, None)
         self.served += 1
-        message, payload = self._messages.popleft()
+        message, payload = self.parsed_requests.popleft()
         serving = self._serve(message, payload)
         # Not at once, though Python 3.12 could: requests that come together are answered together,
         # which costs a fifth less than turn by turn.
         # Nor in the context at hand, which may be that of the request before.
-        task = self._loop.create_task(serving, context=self.server.context.copy())
+        task = self.loop.create_task(serving, context=self.server.context.copy())
         if not task.done():  # with asyncio's eager task factory it may have been at once
-            self.task = self._task_handler = task
+            self.task = self.handler_task = task
 
     def pause_writing(self) -> None:
         """Note that the other end reads slowly."""
@@ -218,9 +195,9 @@ class Connection(Receiver):
     async def _serve(self, message: Any, payload: StreamReader) -> None:
         """Serve one request, then say what becomes of the connection."""
         refuse: Callable[[web.BaseRequest], Awaitable[Any]] | None = None
-        if isinstance(message, _ErrInfo):
-            refuse = self._make_error_handler(message)
-            message = _LATE_MESSAGE if message is _LATE else ERROR
+        if isinstance(message, ParseError):
+            refuse = self.make_error_handler(message)
+            message = UNPARSED_HTTP11 if message is _LATE else UNPARSED
         task = self.task or asyncio.current_task()
         assert task is not None
         self.task = task
@@ -228,14 +205,14 @@ class Connection(Receiver):
         try:
             writer = new_writer(self, message.method)
             request = self.server.make_request(message, payload, self, writer, task)
-            self._current_request = self.request = request
+            self.current_request = self.request = request
             if self.transport is None and not payload.is_eof():
                 payload.set_exception(_gone())  # else its reader raises RuntimeError
             if self.lifetime is not None and self.lifetime.is_over(self.served):
                 self.is_last, request.is_plain = True, False
             if refuse is None:
                 answer = await self.door.handle(request)
-                request._finish()
+                request.finish()
                 keep_alive = bool(answer.keep_alive)
             else:
                 await self.finish_response(request, await refuse(request), None)
@@ -248,7 +225,7 @@ class Connection(Receiver):
         except Exception as error:  # noqa: BLE001 -- the connection's own door: nobody is above it
             self.log_exception("a connection failed", exc_info=error)
         finally:
-            self.task = self.request = self._current_request = self._task_handler = None
+            self.task = self.request = self.current_request = self.handler_task = None
             self.since = 0.0
             if self.is_counted:
                 self.quiet = self.server.idle
@@ -260,7 +237,8 @@ class Connection(Receiver):
         assert self.request is not None
         if limit is None:
             limit = self.server.client_max_size
-        self.max_body = self.request._client_max_size = limit
+        self.max_body = limit
+        self.request.set_max_body(limit)
         framing = self.framing
         if limit and (limit < framing.length or limit < framing.reader.total_bytes):
             self.refuse_body()
@@ -283,25 +261,25 @@ class Connection(Receiver):
 
     def _go_on(self, keep_alive: bool) -> None:
         """Serve what waits, wait for more, or close."""
-        if self._force_close or self.transport is None:
+        if self.is_force_closing or self.transport is None:
             return
         framing = self.framing
-        if self._close or not keep_alive or framing.is_broken or framing.in_body:
+        if self.is_closing or not keep_alive or framing.is_broken or framing.in_body:
             self.leave()
             return
-        if self._upgraded:  # a WebSocket was asked for, and declined
-            self._upgraded = False
-            if self._parser is not None:
-                self._parser.set_upgraded(False)
+        if self.is_upgraded:  # a WebSocket was asked for, and declined
+            self.is_upgraded = False
+            if self.parser is not None:
+                self.parser.set_upgraded(False)
         if framing.waiting:
-            self._loop.call_soon(self._read_on)
+            self.loop.call_soon(self._read_on)
         else:
             self.is_ready = True
 
     def refuse_late(self) -> None:
         """Answer a request whose head does not come as one that is no HTTP, and close."""
         self.is_ready = False
-        self._messages.append((_LATE, EMPTY_PAYLOAD))
+        self.parsed_requests.append((_LATE, EMPTY_PAYLOAD))
         self._serve_next()
 
     def leave(self) -> None:
@@ -310,15 +288,15 @@ class Connection(Receiver):
         To close while there is something unread resets the connection, which destroys the answer on
         its way: the client is told that no more comes, and has a moment to go first.
         """
-        self._close = True  # what comes now is read, and not looked at
-        self._resume_transport_reading()
+        self.is_closing = True  # what comes now is read, and not looked at
+        self.resume_transport()
         if self.leaving is None and self.transport is not None and self.transport.can_write_eof():
             try:
                 self.transport.write_eof()
             except OSError:  # it was reset meanwhile
                 self.force_close()
                 return
-            self.leaving = self._loop.call_later(_LEAVE_SECONDS, self.force_close)
+            self.leaving = self.loop.call_later(_LEAVE_SECONDS, self.force_close)
         else:
             self.force_close()
 
@@ -352,20 +330,20 @@ class Connection(Receiver):
         """
         super().force_close()
         if self._is_closing_tls and self.leaving is None:
-            self.leaving = self._loop.call_later(_LEAVE_SECONDS, self._abandon)
+            self.leaving = self.loop.call_later(_LEAVE_SECONDS, self._abandon)
 
     def _abandon(self) -> None:
         """Abort, once the client has all that was written."""
         if self.wire is None:
             return
         if self.has_unsent:
-            self.leaving = self._loop.call_later(_LEAVE_SECONDS, self._abandon)
+            self.leaving = self.loop.call_later(_LEAVE_SECONDS, self._abandon)
         else:
             self.wire.abort()
 
     @property
     def _is_closing_tls(self) -> bool:
-        return self._force_close and self.wire is not None and not self.wire.can_write_eof()
+        return self.is_force_closing and self.wire is not None and not self.wire.can_write_eof()
 
     def close(self) -> None:
         """Close after the request at hand, or at once where there is none."""
@@ -410,7 +388,7 @@ class Connection(Receiver):
 
     def _is_late(self, now: float, seconds: float) -> bool:
         body = self.request.content if self.request is not None else None
-        if body is None or body.is_eof() or self._reading_paused or self.stream is not None:
+        if body is None or body.is_eof() or self.is_body_paused or self.stream is not None:
             return False
         # Bytes as they are sent: a kilobyte of gzip, a megabyte in all, gained 17 minutes.
         return (

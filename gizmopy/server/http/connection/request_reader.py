@@ -1,15 +1,4 @@
-"""Receive requests on a connection: each is parsed once the one before it is answered.
-
-Of aiohttp's private parts this uses:
-
-- ``RequestHandler._messages`` and the module's ``_ErrInfo``: the request that was parsed and is not
-  served yet, or the stand-in for one that could not be.
-- ``RequestHandler._parser.feed_data``, and ``message_consumed``, without which the parser stops
-  after 32 requests; ``_upgraded``: whether the request asked for a WebSocket.
-- ``RequestHandler._payload_parser`` and ``set_parser``: the reader of a WebSocket.
-- ``BaseProtocol._pause_reading_for_buffer``, ``_resume_reading_for_buffer`` and ``_buffer_paused``:
-  how reading stops while too much is held, without disturbing a body's own flow control.
-"""
+"""Parse the requests of a connection: each one once the one before it is answered."""
 
 from __future__ import annotations
 
@@ -21,9 +10,9 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import _ErrInfo
 from multidict import istr
 
+from gizmopy._aiohttp import ConnectionProtocol, ParseError
 from gizmopy.server.http.connection.body_limit import BodyReader, too_large
 from gizmopy.server.http.connection.framing import END_OF_HEAD, Framing
 from gizmopy.server.http.connection.head_checks import check_host, check_message
@@ -41,7 +30,7 @@ _MOST_UNREAD = 4 * 1024 * 1024
 """How many bytes are read after the last answer; bytes beyond that have to wait."""
 
 
-class Receiver(web.RequestHandler):
+class Receiver(ConnectionProtocol):
     """Parse the bytes of one connection."""
 
     __slots__ = (
@@ -98,9 +87,9 @@ class Receiver(web.RequestHandler):
             self.unread += len(data)
             if self.unread > _MOST_UNREAD and self.wire is not None:
                 self.wire.pause_reading()  # to close now would destroy the answer on its way
-        elif self._payload_parser is not None:
+        elif self.websocket_reader is not None:
             super().data_received(data)  # of a WebSocket
-        elif self._close or self._force_close or framing.is_broken:
+        elif self.is_closing or self.is_force_closing or framing.is_broken:
             pass
         elif not data:  # a reader has room for more of a body
             if not framing.reader.is_eof():
@@ -116,13 +105,13 @@ class Receiver(web.RequestHandler):
         while at < end and not framing.is_broken:
             if framing.in_body:
                 at = self._parse_body(data, at)
-            elif self.task is None and not self._messages:
+            elif self.task is None and not self.parsed_requests:
                 at = self._parse_head(data, at)
             else:
                 self._hold(data, at)
                 break
         if self.task is None:
-            if self._messages:
+            if self.parsed_requests:
                 self._serve_next()
             elif not self.heard:
                 self.heard = True
@@ -133,8 +122,8 @@ class Receiver(web.RequestHandler):
         """Keep the bytes of the requests after the one at hand."""
         self.framing.hold(data, at)
         self.heard = True
-        if self.framing.waiting > _MOST_AHEAD and not self._buffer_paused:
-            self._pause_reading_for_buffer()
+        if self.framing.waiting > _MOST_AHEAD and not self.is_input_paused:
+            self.pause_input()
 
     def _begin(self, data: bytes) -> None:
         """Parse the first bytes of a request: nearly always all of it, and nothing else.
@@ -169,7 +158,7 @@ class Receiver(web.RequestHandler):
         try:
             limits.add(piece, is_last=end > 0)
             if self._feed_head(piece, is_whole=end > 0):
-                limits.end(self._messages[0][0])
+                limits.end(self.parsed_requests[0][0])
         except HttpProcessingError as error:
             self._refuse(error)
         return end or size
@@ -179,11 +168,11 @@ class Receiver(web.RequestHandler):
 
         Raises HttpProcessingError if it is malformed.
         """
-        parser = self._parser
+        parser = self.parser
         assert parser is not None
         parser.message_consumed()
         try:
-            messages, self._upgraded, _ = parser.feed_data(piece)
+            messages, self.is_upgraded, _ = parser.feed_data(piece)
         except (ValueError, LookupError) as error:
             # yarl's, for the target http://[]@/, or of aiohttp's parser in Python, for a number of
             # 5,000 digits.
@@ -209,7 +198,7 @@ class Receiver(web.RequestHandler):
             # Of a body that is sent as it is the length says all.
             if payload is not EMPTY_PAYLOAD and (message.chunked or message.compression):
                 payload.__class__ = BodyReader
-        self._messages.append(messages[0])
+        self.parsed_requests.append(messages[0])
         return True
 
     def _parse_body(self, data: bytes, at: int) -> int:
@@ -225,10 +214,10 @@ class Receiver(web.RequestHandler):
 
     def _feed_body(self, piece: bytes) -> None:
         """Give the parser a piece of the body at hand; empty: let it go on with its own bytes."""
-        if self._parser is None:
+        if self.parser is None:
             return
         try:
-            messages, self._upgraded, _ = self._parser.feed_data(piece)
+            messages, self.is_upgraded, _ = self.parser.feed_data(piece)
         except HttpProcessingError as error:
             self._break_body(error)
         else:
@@ -238,8 +227,8 @@ class Receiver(web.RequestHandler):
     def _refuse(self, error: HttpProcessingError) -> None:
         """Answer the request that was parsed as one that is no HTTP, and read no other."""
         self.framing.is_broken = True
-        self._messages.clear()
-        self._messages.append((_ErrInfo(error.code, error, error.message), EMPTY_PAYLOAD))
+        self.parsed_requests.clear()
+        self.parsed_requests.append((ParseError(error.code, error, error.message), EMPTY_PAYLOAD))
 
     def _break_body(self, error: BaseException) -> None:
         """Raise RequestPayloadError in the body's reader, and read no request after it.
@@ -248,21 +237,21 @@ class Receiver(web.RequestHandler):
         that is not being served yet is refused instead.
         """
         self.framing.is_broken = True
-        if self._messages:
+        if self.parsed_requests:
             self._refuse(BadHttpMessage(str(error)))
             return
         body = self.framing.reader
         if body.exception() is None:
             body.set_exception(web.RequestPayloadError(str(error)))
-        if not self._buffer_paused:
-            self._pause_reading_for_buffer()
+        if not self.is_input_paused:
+            self.pause_input()
 
     def refuse_body(self) -> None:
         """Raise a Problem (413) in the body's reader, and read no request after it."""
         self.framing.is_broken = True
         self.framing.reader.set_exception(too_large(self.max_body))
-        if not self._buffer_paused:
-            self._pause_reading_for_buffer()
+        if not self.is_input_paused:
+            self.pause_input()
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Read a WebSocket from now on, and first its bytes that have come already."""
@@ -274,16 +263,16 @@ class Receiver(web.RequestHandler):
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Go on, as the handler has read; a WebSocket first with the frames that have come."""
         super().resume_reading(resume_parser)
-        if self._payload_parser is not None:
-            self._payload_parser.go_on()
+        if self.websocket_reader is not None:
+            self.websocket_reader.go_on()
 
     def _read_on(self) -> None:
         """Parse the next of the requests that are held, and serve it."""
-        if self.task is not None or self.transport is None or self._close:
+        if self.task is not None or self.transport is None or self.is_closing:
             return
         framing = self.framing
         data, at = framing.release()
         if data:
             self._parse(data, at)
-        if self._buffer_paused and not framing.is_broken and framing.waiting <= _MOST_AHEAD:
-            self._resume_reading_for_buffer()
+        if self.is_input_paused and not framing.is_broken and framing.waiting <= _MOST_AHEAD:
+            self.resume_input()

@@ -1,10 +1,4 @@
-"""A request on a connection of the server, and the writer of its answer.
-
-Of aiohttp's private parts this uses ``BaseRequest._payload_writer``, the writer of the answer;
-``BaseRequest._prepare_hook(response)``, which is awaited when the head of an answer is about to be
-sent, whoever sends it: it is the one place that sees the answers that a handler sends itself; and
-the connection's ``_loop``.
-"""
+"""A request on a connection of the server, and the writer of its answer."""
 
 from __future__ import annotations
 
@@ -21,7 +15,7 @@ if TYPE_CHECKING:
 
 def new_writer(connection: Connection, method: str) -> AnswerWriter:
     """Return what writes the answer to a request."""
-    writer = AnswerWriter(connection, connection._loop)
+    writer = AnswerWriter(connection, connection.loop)
     if method == "HEAD":
         writer.is_bodiless = True
     return writer
@@ -63,7 +57,7 @@ class ServedRequest(Request):
     @property
     def writer(self) -> AnswerWriter:
         """The writer of its answer."""
-        writer: AnswerWriter = self._payload_writer  # type: ignore[assignment]  # of new_writer
+        writer: AnswerWriter = self.response_writer  # type: ignore[assignment]  # of new_writer
         return writer
 
     @property
@@ -78,7 +72,7 @@ class ServedRequest(Request):
 
     def start_over(self) -> None:
         """Forget an answer whose head could not be written, and how its body would have been."""
-        self._payload_writer = new_writer(self.connection, self.method)
+        self.response_writer = new_writer(self.connection, self.method)
         self.connection.prepared = None
 
     def clone(self, **changes: Any) -> ServedRequest:
@@ -94,5 +88,6 @@ class ServedRequest(Request):
         copy.is_builtin = self.is_builtin
         return copy
 
-    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+    def before_response(self, response: web.StreamResponse) -> None:
+        """Have the handler complete the head of ``response``."""
         self.connection.door.prepare(self, response)

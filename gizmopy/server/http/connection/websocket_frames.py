@@ -22,16 +22,18 @@ _AT_ONCE = 128
 
 
 class FrameOwner(Protocol):
-    """The connection that frames come on, as aiohttp's protocol names its parts."""
+    """The connection that frames come on."""
 
-    _loop: asyncio.AbstractEventLoop
-    _buffer_paused: bool
-    _reading_paused: bool
+    loop: asyncio.AbstractEventLoop
+    is_input_paused: bool
+    is_body_paused: bool
     """Whether the handler has enough messages."""
 
-    def _pause_reading_for_buffer(self) -> None: ...
+    def pause_input(self) -> None:
+        """Stop reading from the transport."""
 
-    def _resume_reading_for_buffer(self) -> None: ...
+    def resume_input(self) -> None:
+        """Read from the transport again."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -78,18 +80,18 @@ class MaskedFrames:
     def go_on(self) -> None:
         """Hand on the frames that are held, in the next turn of the loop."""
         if self._held and self._turn is None:
-            self._turn = self._owner._loop.call_soon(self._take_turn)
+            self._turn = self._owner.loop.call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn = None
-        if self._owner._reading_paused:  # it goes on once the handler has read
+        if self._owner.is_body_paused:  # it goes on once the handler has read
             return
         held, self._held = self._held, b""
         is_over, _ = self._hand_on(held, _AT_ONCE)
         if is_over:
             self._owner.close()
         elif not self._held:
-            self._owner._resume_reading_for_buffer()
+            self._owner.resume_input()
 
     def _hand_on(self, data: bytes, most: int) -> tuple[bool, bytes]:
         """Check and hand on ``most`` frames of ``data``, and hold the rest."""
@@ -111,8 +113,8 @@ class MaskedFrames:
             most -= 1
             if most <= 0 and at < size:
                 data, self._held, size = data[:at], data[at:], at
-                if not self._owner._buffer_paused:
-                    self._owner._pause_reading_for_buffer()
+                if not self._owner.is_input_paused:
+                    self._owner.pause_input()
                 self.go_on()
         self._left = max(at - size, 0)
         answer: tuple[bool, bytes] = self._reader.feed_data(data)
