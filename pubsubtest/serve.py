@@ -17,6 +17,7 @@ from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Results
 from gizmopy.server import Service, SimpleServer, make_service
+from gizmopy.server.service import settings_class
 from pubsubtest.clock import Clock
 from pubsubtest.faults import Faults, FaultyDriver
 from pubsubtest.publisher import Recorded
@@ -46,7 +47,7 @@ async def serve(
     otherwise: a message that never succeeds, or waits for the clock, would hold it to the end.
     """
     if isinstance(service, type):
-        service = make_service(service, settings or service.settings_class()())
+        service = make_service(service, settings or settings_class(service)())
     service.settings = _hermetic(service.settings)
     broker = _Broker(clock, faults)
     server = SimpleServer(

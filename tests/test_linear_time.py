@@ -46,7 +46,7 @@ from gizmopy.server.http.connection.proxy_protocol import read_header
 from gizmopy.server.http.handler import _path
 from gizmopy.server.http.listening.sockets import is_loopback
 from gizmopy.server.http.proxies import Proxies
-from gizmopy.server.service import Service
+from gizmopy.server.service import Service, service_name
 from gizmopy.untrusted.text import cut, escape
 from gizmopy.web import CORS, Request
 from gizmopy.web.backtracking import growth
@@ -73,7 +73,7 @@ class Classes:
     def name(self, text: str) -> str:
         service = Service()
         made = type(text.replace("\x00", "_") or "_", (Service,), {"settings": service.settings})
-        return Service.service_name(object.__new__(made))
+        return service_name(object.__new__(made))
 
 
 def match_with(*templates: str) -> Run:
@@ -179,7 +179,7 @@ PATTERNS: Mapping[str, Pattern] = {
             *pumps("a", "%", "]", "]:1", head="[", tails=("",)),
         ],
     ),
-    "gizmopy.server.service:Service.service_name": Pattern(
+    "gizmopy.server.service:service_name": Pattern(
         Classes().name, pumps("a", "A", "Aa", "aA", "AAa")
     ),
     "gizmopy.web.authority:_HOST": Pattern(

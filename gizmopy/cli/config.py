@@ -9,6 +9,7 @@ from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load, report
 from gizmopy.config.secrets.revealing import value_of
+from gizmopy.server.service import settings_class
 from gizmopy.untrusted.text import escape
 
 MARKDOWN = """\
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--show", metavar="NAME", help="print one value in full, a secret too")
     target = argv[0] if argv and not argv[0].startswith("-") else ""
     chosen, flags = parser.parse_known_args(argv[1:] if target else argv)
-    kind = find_service(target).settings_class() if target else Settings
+    kind = settings_class(find_service(target)) if target else Settings
     if chosen.markdown:
         print(MARKDOWN + report.as_markdown(report.rows(kind)))
     elif chosen.show is not None:

@@ -23,6 +23,7 @@ from gizmopy.pubsub.redrive import REDRIVEN, Plan, Redrive
 from gizmopy.pubsub.registry import open_driver
 from gizmopy.pubsub.subscription import collect_subscriptions
 from gizmopy.server import Service, make_service
+from gizmopy.server.service import settings_class
 from gizmopy.untrusted.text import quoted
 
 INTERRUPTED = 130
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if chosen.limit is not None and chosen.limit < 1:
         parser.error(f"--limit {chosen.limit}: give 1 or more")
     service = find_service(target) if target else None
-    settings = load(service.settings_class() if service else Settings, flags).settings
+    settings = load(settings_class(service) if service else Settings, flags).settings
     url = settings.kafka.completed(chosen.url) if chosen.url else settings.broker_url
     del chosen.url
     chosen.from_topics = frozenset(chosen.from_topics)

@@ -8,6 +8,7 @@ from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import load
 from gizmopy.server import SimpleServer, make_service
+from gizmopy.server.service import settings_class
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("target", metavar="module:Service")
     chosen = parser.parse_args(argv[:1])
     service = find_service(chosen.target)
-    settings = load(service.settings_class(), argv[1:]).settings
+    settings = load(settings_class(service), argv[1:]).settings
     server = SimpleServer(make_service(service, settings))
     rows = [(route.method, route.path, route.name) for route in server.routes]
     rows += [

@@ -3,9 +3,8 @@
 from gizmopy.server.health.checks import health_check
 from gizmopy.server.lifecycle.signals import Signals, Stop
 from gizmopy.server.run import run
-from gizmopy.server.servable import make_service
 from gizmopy.server.server import SimpleServer, State
-from gizmopy.server.service import Service
+from gizmopy.server.service import Service, make_service
 
 __all__ = [
     "Service",

@@ -22,8 +22,8 @@ from gizmopy.server.lifecycle.shutdown_budget import Budget
 from gizmopy.server.lifecycle.signals import Signals, Stop
 from gizmopy.server.lifecycle.standard_streams import occupy
 from gizmopy.server.lifecycle.watchdog import LastResort
-from gizmopy.server.servable import Servable, make_service
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
+from gizmopy.server.service import Service, make_service, settings_class
 from gizmopy.untrusted.error_text import named
 from gizmopy.untrusted.text import as_lines
 
@@ -36,7 +36,7 @@ _LATE_SECONDS = 2.0
 
 
 def run(
-    service: type[Servable], argv: Sequence[str] | None = None, signals: Signals | None = None
+    service: type[Service], argv: Sequence[str] | None = None, signals: Signals | None = None
 ) -> int:
     """Run ``service`` until a signal stops it, and return the process's exit code.
 
@@ -50,9 +50,9 @@ def run(
     argv = sys.argv[1:] if argv is None else argv
     try:
         if {"-h", "--help"} & set(argv):
-            print(report.as_text(report.rows(service.settings_class())))  # noqa: T201 -- asked for
+            print(report.as_text(report.rows(settings_class(service))))  # noqa: T201 -- asked for
             return 0
-        loaded = load(service.settings_class(), argv)
+        loaded = load(settings_class(service), argv)
         with _logging(loaded.settings):
             return _run(service, loaded, signals)
     except GizmoError as error:
@@ -83,7 +83,7 @@ def _logging(settings: Settings) -> Iterator[None]:
         configured.__exit__(None, None, None)
 
 
-def _run(service: type[Servable], loaded: Loaded[Settings], signals: Signals) -> int:
+def _run(service: type[Service], loaded: Loaded[Settings], signals: Signals) -> int:
     """Run with logging set up; whatever ends the daemon is logged here, once."""
 
     raise_limit()

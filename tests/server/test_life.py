@@ -13,6 +13,7 @@ from gizmopy import Service, Settings, SimpleServer, get, put, subscribe
 from gizmopy.errors import DeclarationError, PubSubError, StartError, UsageError
 from gizmopy.pubsub import Driver, Receiver, open_driver
 from gizmopy.server import State, Stop, make_service
+from gizmopy.server.service import service_name, settings_class
 
 
 class Recorder(Service):
@@ -124,7 +125,7 @@ async def test_an_upload_under_way_is_received_to_its_end() -> None:
     server, serving = await _serving(Hello(_settings()))
     reader, writer = await asyncio.open_connection("127.0.0.1", _port(server))
     writer.write(b"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
-    await _until(lambda: server._door.under_way)
+    await _until(lambda: server.application.handler.under_way)
     server.stop.request("test")
     await _until(lambda: server.state is State.STOPPING)
     writer.write(b"67890")
@@ -365,16 +366,16 @@ async def test_a_service_is_served_once() -> None:
     """The same object in two servers would mix their channels: it is refused."""
     recorder = Recorder(_settings())
     SimpleServer(recorder)
-    with pytest.raises(UsageError, match="is served already"):
+    with pytest.raises(UsageError, match="already has a server"):
         SimpleServer(recorder)
 
 
 async def test_a_service_that_is_not_served_cannot_publish() -> None:
     """Publishing and metrics come with a server; without one the error says so."""
     recorder = Recorder(_settings())
-    with pytest.raises(UsageError, match="Recorder does not run"):
+    with pytest.raises(UsageError, match="Recorder is not running"):
         await recorder.publish("cats", "x")
-    with pytest.raises(UsageError, match="Recorder does not run"):
+    with pytest.raises(UsageError, match="Recorder has no metrics yet"):
         _ = recorder.metrics
 
 
@@ -392,7 +393,7 @@ def test_a_service_has_a_name(class_name: str, own: str, setting: str, expected:
     """The setting beats the class's own name, which beats the name of the class."""
     kind = type(class_name, (Service,), {"name": own})
 
-    assert kind(Settings(service_name=setting)).service_name() == expected
+    assert service_name(kind(Settings(service_name=setting))) == expected
 
 
 class CatsSettings(Settings):
@@ -408,8 +409,8 @@ def test_the_annotation_chooses_the_settings() -> None:
     class Derived(Own):
         pass
 
-    assert Service.settings_class() is Settings
-    assert Derived.settings_class() is CatsSettings
+    assert settings_class(Service) is Settings
+    assert settings_class(Derived) is CatsSettings
     assert Derived().settings.greeting == "miaow"
 
 
@@ -424,7 +425,7 @@ def test_an_annotation_that_is_no_settings_class_is_refused() -> None:
 
     for kind in (Wrong, Unknown):
         with pytest.raises(DeclarationError, match=r"use a subclass of gizmopy\.Settings"):
-            kind.settings_class()
+            settings_class(kind)
 
 
 async def test_streams_are_served_and_a_long_one_is_cut_at_the_deadline() -> None:
@@ -474,8 +475,8 @@ async def test_a_lifespan_that_is_no_context_manager_is_a_mistake_in_the_declara
         async def lifespan(self) -> AsyncIterator[None]:  # type: ignore[override]  # the mistake
             yield
 
-    with pytest.raises(DeclarationError, match=r"Wrong\.lifespan: is no async context manager"):
-        await SimpleServer(Wrong(_settings())).__aenter__()  # type: ignore[arg-type]
+    with pytest.raises(DeclarationError, match=r"Wrong\.lifespan: is not an async context"):
+        await SimpleServer(Wrong(_settings())).__aenter__()
 
 
 def test_an_init_that_takes_no_settings_is_a_mistake_in_the_declaration() -> None:
@@ -495,13 +496,13 @@ def test_an_init_that_takes_no_settings_is_a_mistake_in_the_declaration() -> Non
         make_service(Forgetful, Settings())
 
 
-@pytest.mark.parametrize("name", ["publish", "name", "settings_class"])
+@pytest.mark.parametrize("name", ["publish", "name", "lifespan"])
 def test_an_endpoint_does_not_take_a_name_that_service_needs(name: str) -> None:
     """An endpoint named like a part of Service would break it: it is refused, by name."""
 
     async def endpoint(self: Service) -> None: ...
 
-    with pytest.raises(DeclarationError, match=f"'{name}' is Service's own; rename the method"):
+    with pytest.raises(DeclarationError, match=f"'{name}' is a member of Service; rename"):
         type("Wrong", (Service,), {name: get("/wrong")(endpoint)})
 
 

@@ -18,7 +18,7 @@ from gizmopy.web.same_origin import SAFE_METHODS, is_same_origin
 
 if TYPE_CHECKING:
     from gizmopy.server.http.endpoint import Endpoint
-    from gizmopy.server.servable import Servable
+    from gizmopy.server.service import Service
 
 _UPGRADE = istr("Upgrade")
 
@@ -100,7 +100,7 @@ class Browsers:
             raise Problem(421, "The request is for a host that GIZMO_ALLOWED_HOSTS does not list.")
 
 
-def browsers_of(service: Servable) -> Browsers:
+def browsers_of(service: Service) -> Browsers:
     """Return the rules of ``service`` and its settings for browsers.
 
     Raises ConfigError if an origin in GIZMO_CORS_ORIGINS is none.
@@ -110,7 +110,7 @@ def browsers_of(service: Servable) -> Browsers:
     return Browsers(_cors(service, settings), AllowedHosts(settings.allowed_hosts), transport)
 
 
-def _cors(service: Servable, settings: Settings) -> CORS | None:
+def _cors(service: Service, settings: Settings) -> CORS | None:
     """Return the CORS of the setting, else the service's own middleware.
 
     A middleware sees no preflight and no request without an endpoint: the door shows it both.

@@ -18,7 +18,7 @@ from gizmopy.observe.exposition import Scraper
 from gizmopy.observe.metrics import CONTENT_TYPE
 from gizmopy.server.admin.access import ROOT, DebugGuard
 from gizmopy.server.http.endpoint import Endpoint, compose
-from gizmopy.server.servable import Servable
+from gizmopy.server.service import Service, service_name
 from gizmopy.web import Handler, Request
 from gizmopy.web.binding import compile_call
 from gizmopy.web.decorators import Route
@@ -35,7 +35,7 @@ Builtin = tuple[str, str, Endpoint]
 
 
 def mount(
-    service: Servable, routes: Sequence[Route], builtin: Iterable[Builtin]
+    service: Service, routes: Sequence[Route], builtin: Iterable[Builtin]
 ) -> Router[Endpoint]:
     """Return a router to the ``routes`` of ``service``, and to ``builtin`` where it has none.
 
@@ -78,7 +78,7 @@ def _warn_of_backtracking(route: Route) -> None:
             )
 
 
-def _endpoint(service: Servable, route: Route) -> Endpoint:
+def _endpoint(service: Service, route: Route) -> Endpoint:
     settings, options = service.settings, route.options
     answer = compile_call(
         route,
@@ -115,9 +115,9 @@ def scrape(scraper: Scraper, path: str, *, quiet: bool) -> Iterator[Builtin]:
     yield "GET", path, Endpoint(path, metrics, builtin=True, quiet=quiet, any_host=True)
 
 
-def documentation(service: Servable, routes: Sequence[Route]) -> Iterator[Builtin]:
+def documentation(service: Service, routes: Sequence[Route]) -> Iterator[Builtin]:
     """Yield the endpoints of the OpenAPI document and of the page that shows it."""
-    settings, name = service.settings, service.service_name()
+    settings, name = service.settings, service_name(service)
     made: asyncio.Future[bytes] | None = None
 
     def write() -> bytes:

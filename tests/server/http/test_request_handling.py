@@ -303,7 +303,7 @@ async def test_websockets_and_event_streams_end_with_the_daemon() -> None:
             async with door.http.get("/events") as events:
                 assert events.headers["Server"] == "gizmopy"
                 await door.service.begun.wait()
-                stopping = asyncio.create_task(door.server._lifetime.aclose())
+                stopping = asyncio.create_task(door.server.__aexit__(None, None, None))
                 message = await socket.receive()
                 assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
                 assert await events.read() == b"data: 1\n\n"

@@ -104,7 +104,7 @@ async def _ask(sent: bytes, **settings: Any) -> int:
     async with desk(**settings) as served, talk(served.url) as client:
         client.send(sent)
         status = (await client.answer()).status
-        await until(lambda: not served.server._door.under_way)
+        await until(lambda: not served.server.application.handler.under_way)
         await asyncio.get_running_loop().shutdown_default_executor()
     return status
 
@@ -316,7 +316,7 @@ async def test_a_client_that_leaves_amid_its_body_is_met_with_silence(
                 options = client.writer.get_extra_info("socket")
                 options.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         server = served.server._ports[0]._server
-        await until(lambda: not server.open() and not served.server._door.under_way)
+        await until(lambda: not server.open() and not served.server.application.handler.under_way)
         loop_errors = [each for each in caplog.records if each.levelno >= 30]
     assert not loop_errors
 
@@ -338,5 +338,7 @@ async def test_a_client_that_leaves_before_its_request_is_begun_is_met_with_sile
         )
         connection.connection_lost(error)
         wire.abort()
-        await until(lambda: not served.server._door.under_way and connection.task is None)
+        await until(
+            lambda: not served.server.application.handler.under_way and connection.task is None
+        )
     assert not [each for each in caplog.records if each.levelno >= 30]

@@ -399,7 +399,7 @@ async def test_connections_leave_nothing_behind() -> None:
                 await asyncio.sleep(0)
         server = served.server._ports[0]._server
         await until(lambda: not server.open() and len(asyncio.all_tasks()) <= before)
-        assert served.server._door.under_way == 0
+        assert served.server.application.handler.under_way == 0
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ async def test_a_reader_that_takes_a_little_now_and_then_is_cut(
             while connection.wire is not None:
                 await client.reader.read(2048)
                 await asyncio.sleep(0.01)  # slow is what this is about
-        await until(lambda: not served.server._door.under_way)
+        await until(lambda: not served.server.application.handler.under_way)
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 

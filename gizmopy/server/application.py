@@ -1,0 +1,310 @@
+"""Assemble a service: its endpoints, subscriptions, health checks and instruments.
+
+Nothing here runs: ``gizmopy.server.server`` starts and stops the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from types import MappingProxyType
+
+from gizmopy.config import Settings
+from gizmopy.config.origin import Origin
+from gizmopy.errors import ConfigError, ConfigProblem, StartError
+from gizmopy.observe.access import AccessLog
+from gizmopy.observe.exposition import Scraper
+from gizmopy.observe.levels import Levels
+from gizmopy.observe.metrics import MAX_CHILDREN, Metrics
+from gizmopy.observe.runtime import Runtime
+from gizmopy.pubsub import (
+    Channels,
+    Driver,
+    OnSettle,
+    Subscription,
+    collect_subscriptions,
+    open_driver,
+)
+from gizmopy.server.admin.access import DebugGuard, is_served
+from gizmopy.server.health.checks import (
+    Health,
+    collect_health_checks,
+    publisher_check,
+    subscription_checks,
+)
+from gizmopy.server.health.load_balancers import Balancers
+from gizmopy.server.health.probes import probe_endpoints
+from gizmopy.server.http import builtin_routes
+from gizmopy.server.http.browser_rules import Browsers, browsers_of
+from gizmopy.server.http.connection.proxied import connections_of
+from gizmopy.server.http.handler import HTTPDoor
+from gizmopy.server.http.listening.descriptors import ADMIN_CONNECTIONS
+from gizmopy.server.http.listening.listener import Port
+from gizmopy.server.http.listening.shedding import Shedding
+from gizmopy.server.http.proxies import Proxies
+from gizmopy.server.lifecycle.loop_stalls import StallWatch
+from gizmopy.server.service import Service, service_name
+from gizmopy.web import Handler
+from gizmopy.web.decorators import Route, collect_routes
+from gizmopy.web.hosts import AllowedHosts
+
+_CHILDREN_OF_A_ROUTE = 20
+"""The pairs of method and status that one route may answer with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """The access log, the metrics' exposition, and measurements of the process."""
+
+    access_log: AccessLog
+    exposition: Scraper
+    levels: Levels
+    runtime: Runtime
+    stalls: StallWatch
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run them while the context lasts. Raises StartError if the access log cannot open."""
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self.access_log)
+            except OSError as error:
+                raise StartError(f"HTTP_ACCESS_LOG: {error}") from error
+            stack.enter_context(self.levels)
+            await stack.enter_async_context(self.exposition)
+            await stack.enter_async_context(self.runtime)
+            stack.enter_context(self.stalls)
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A service and all that serves it, assembled and not started."""
+
+    service: Service
+    name: str
+    routes: Sequence[Route]
+    subscriptions: Sequence[Subscription]
+    metrics: Metrics
+    channels: Channels
+    health: Health
+    instruments: Instruments
+    load_balancers: Balancers
+    debug_guard: DebugGuard | None
+    """None if /debug is not served."""
+    handler: HTTPDoor
+    """Answers the requests of the main port."""
+    admin_handler: HTTPDoor | None
+    """Answers those of the admin port; None without one."""
+
+
+def assemble(
+    service: Service,
+    *,
+    open_driver: Callable[[str], Driver] = open_driver,
+    origins: Mapping[str, Origin] = MappingProxyType({}),
+    on_settle: OnSettle | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Application:
+    """Read every declaration of ``service`` and make the parts that serve it.
+
+    Raises DeclarationError if a declaration is wrong, and ConfigError if the settings contradict
+    the declarations. /debug/config shows the source of each setting that is in ``origins``.
+    """
+    settings, name = service.settings, service_name(service)
+    routes = collect_routes(service, service.prefix)
+    # Clients cannot add routes, so each route raises the limit on label combinations.
+    metrics = Metrics(max_children=MAX_CHILDREN + _CHILDREN_OF_A_ROUTE * len(routes))
+    subscriptions = collect_subscriptions(service, name)
+    channels = Channels(
+        settings.broker_url,
+        service=name,
+        topics=settings.topic_urls,
+        subscriptions=settings.subscription_urls,
+        metrics=metrics,
+        linger=settings.publish_linger.total_seconds(),
+        on_settle=on_settle,
+        sleep=sleep,
+        open_driver=open_driver,
+    )
+    health = Health(
+        [
+            *collect_health_checks(service),
+            *subscription_checks(channels, subscriptions, critical=not routes),
+            publisher_check(channels),
+        ],
+        interval=settings.health_interval.total_seconds(),
+    )
+    service._attach(channels, metrics)
+    builtin = _BuiltinEndpoints(
+        service=service,
+        name=name,
+        routes=routes,
+        channels=channels,
+        health=health,
+        instruments=_make_instruments(settings, metrics),
+        load_balancers=Balancers(),
+        debug_guard=DebugGuard(settings) if is_served(settings) else None,
+        started=datetime.now(UTC),
+        origins=origins,
+    )
+    handler, admin_handler = _make_handlers(builtin, metrics)
+    return Application(
+        service=service,
+        name=name,
+        routes=routes,
+        subscriptions=subscriptions,
+        metrics=metrics,
+        channels=channels,
+        health=health,
+        instruments=builtin.instruments,
+        load_balancers=builtin.load_balancers,
+        debug_guard=builtin.debug_guard,
+        handler=handler,
+        admin_handler=admin_handler,
+    )
+
+
+def _make_instruments(settings: Settings, metrics: Metrics) -> Instruments:
+    access_log = AccessLog(
+        settings.http_access_log or settings.log_file,
+        log_json=settings.log_json,
+        format=settings.access_log_format,
+        fields=settings.log_fields,
+    )
+    runtime = Runtime(metrics)
+    stalls = StallWatch(runtime.beat_age, settings.liveness_stall.total_seconds(), metrics)
+    return Instruments(access_log, Scraper(metrics), Levels(), runtime, stalls)
+
+
+def _make_handlers(
+    builtin: _BuiltinEndpoints, metrics: Metrics
+) -> tuple[HTTPDoor, HTTPDoor | None]:
+    """Compile the endpoints of the main port, and those of the admin port if there is one."""
+    service, routes, settings = builtin.service, builtin.routes, builtin.service.settings
+    access_log, proxies = builtin.instruments.access_log, Proxies(settings.trusted_proxies)
+    has_admin_port = settings.admin_port is not None
+    probes = list(builtin.probes())
+    operations = list(builtin.operations())
+    on_main_port = chain(probes, () if has_admin_port else operations, builtin.documentation())
+    handler = HTTPDoor(
+        builtin_routes.mount(service, routes, on_main_port),
+        metrics,
+        access_log,
+        max_concurrent=settings.max_concurrent_requests,
+        proxies=proxies,
+        browsers=browsers_of(service),
+    )
+    if not has_admin_port:
+        return handler, None
+    admin_handler = HTTPDoor(
+        builtin_routes.mount(service, (), chain(probes, operations)),
+        metrics,
+        access_log,
+        proxies=proxies,
+        browsers=Browsers(hosts=AllowedHosts(settings.allowed_hosts)),
+    )
+    return handler, admin_handler
+
+
+def bind_ports(app: Application) -> Iterator[Port]:
+    """Bind the address of the main port, and of the admin port if there is one.
+
+    Yields each port as soon as it is bound, so that the caller can close it if a later one fails.
+    Raises StartError if an address cannot be bound.
+    """
+    settings, shedding = app.service.settings, Shedding(app.metrics)
+    yield Port(
+        app.handler,
+        settings.http_addr,
+        settings.http_port,
+        settings,
+        shedding,
+        make_connection=connections_of(settings),
+    )
+    if app.admin_handler is not None and settings.admin_port is not None:
+        yield Port(
+            app.admin_handler,
+            settings.admin_addr,
+            settings.admin_port,
+            settings,
+            shedding,
+            prefix="GIZMO_ADMIN",
+            limit=ADMIN_CONNECTIONS,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _BuiltinEndpoints:
+    """The endpoints that every daemon has, and the parts that they show."""
+
+    service: Service
+    name: str
+    routes: Sequence[Route]
+    channels: Channels
+    health: Health
+    instruments: Instruments
+    load_balancers: Balancers
+    debug_guard: DebugGuard | None
+    started: datetime
+    origins: Mapping[str, Origin]
+
+    def probes(self) -> Iterator[builtin_routes.Builtin]:
+        """Yield the health probes. Raises ConfigError if the service's own probe is missing."""
+        settings = self.service.settings
+        self._check_custom_probe()
+        handlers = probe_endpoints(
+            self.name,
+            settings.service_version,
+            settings,
+            self.health,
+            self.instruments.runtime.beat_age,
+            self.load_balancers.note if settings.health_check_type == "lb" else None,
+        )
+        return builtin_routes.probes(handlers, quiet=not settings.log_probes)
+
+    def _check_custom_probe(self) -> None:
+        settings = self.service.settings
+        path = settings.health_check_path
+        if settings.health_check_type != "custom" or any(
+            route.method == "GET" and route.path == path for route in self.routes
+        ):
+            return
+        reason = f"{self.name} serves no GET {path}"
+        remedy = "declare it, or set GIZMO_HEALTH_CHECK_PATH to a path that it serves"
+        problem = ConfigProblem("GIZMO_HEALTH_CHECK_TYPE", reason, remedy, value="custom")
+        raise ConfigError([problem])
+
+    def operations(self) -> Iterator[builtin_routes.Builtin]:
+        """Yield the endpoints for operators: /metrics and /debug."""
+        settings = self.service.settings
+        yield from builtin_routes.scrape(
+            self.instruments.exposition, settings.metrics_path, quiet=not settings.log_probes
+        )
+        if self.debug_guard is not None:
+            yield from builtin_routes.debug(self.debug_guard, self._debug)
+
+    def _debug(self) -> Iterator[tuple[str, str, Handler]]:
+        # Imported by the first request for /debug: a start does not pay for it.
+        from gizmopy.server.admin.debug import Debug, debug_endpoints
+
+        return debug_endpoints(
+            Debug(
+                self.name,
+                self.service.settings,
+                self.routes,
+                self.channels.describe,
+                self.instruments.levels,
+                self.started,
+                self.origins,
+            )
+        )
+
+    def documentation(self) -> Iterator[builtin_routes.Builtin]:
+        """Yield /openapi.json and /docs, unless GIZMO_OPENAPI is off."""
+        if self.service.settings.openapi and self.routes:
+            yield from builtin_routes.documentation(self.service, self.routes)
