@@ -22,10 +22,11 @@ import gizmopy
 import pubsubtest
 from gizmopy.config import Duration
 from gizmopy.config.backends.kafka import KafkaSettings, ungrouped
+from gizmopy.config.channel_names import channel_key
 from gizmopy.config.duration import parse_duration
 from gizmopy.config.secrets.masking import is_secret_name, mask_text
 from gizmopy.config.secrets.shown_fields import View, shown
-from gizmopy.config.settings import Networks, channel_key
+from gizmopy.config.sections.http import Networks
 from gizmopy.config.sources import _parse_dotenv
 from gizmopy.config.urls import mask_login, redacted_url, scheme_and_hosts, validated_url
 from gizmopy.config.validation import comma_list
@@ -119,7 +120,9 @@ PATTERNS: Mapping[str, Pattern] = {
     ),
     "gizmopy.config.plain_text:_SURROGATE": Pattern("search", pumps("a", "\u00e9", "\ud7ff")),
     "gizmopy.config.reasons:_WORD": Pattern("findall", pumps("a", "a ", "aaa ", "_")),
-    "gizmopy.config.settings:channel_key": Pattern(channel_key, pumps("a", "-", "\u0149", "A_")),
+    "gizmopy.config.channel_names:channel_key": Pattern(
+        channel_key, pumps("a", "-", "\u0149", "A_")
+    ),
     "gizmopy.config.secrets.shown_fields:_HOST_PORT": Pattern(
         "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
     ),

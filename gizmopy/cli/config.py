@@ -15,16 +15,17 @@ from gizmopy.untrusted.text import escape
 MARKDOWN = """\
 # Settings
 
-What every daemon can be told. A service's own settings come on top: `gizmopy config module:Service`
-shows both, with each value and where it came from. This page is written by `make docs`.
+Every daemon has these settings, and those that its service adds. `gizmopy config module:Service`
+prints all of them, each with its value and the source of the value. `make docs` writes this page.
 
-Defaults < a file < `.env` < the environment < flags. `--config FILE` or `GIZMO_CONFIG` names the
-file: JSON, TOML or YAML by its suffix, with the names of the first column. An empty variable counts
-as unset. A secret has no flag. Durations are written `1m30s`, `500ms`, or as seconds; in variables
-and flags, lists and tables are JSON. A setting that is a model has a variable and a flag for each
-of its fields: `DATABASE__HOST`, `--database.host`. The settings of a broker, in a section of their
-own below, may as well stand behind the `?` of its URL, under the names of their fields:
-[kafka.md](kafka.md).
+Each source overrides the ones before it: defaults, a file, `.env`, the environment, flags.
+`--config FILE` or `GIZMO_CONFIG` names the file. It is JSON, TOML or YAML, by its suffix, and uses
+the names of the first column. An empty variable counts as unset. A secret has no flag.
+
+Write a duration as `1m30s`, `500ms`, or as a number of seconds. In variables and flags, write lists
+and tables as JSON. A setting that is a model has a variable and a flag for each of its fields:
+`DATABASE__HOST`, `--database.host`. Each setting of a broker, in a section of its own below, can
+also be a parameter in the broker's URL, by the last part of its name: see [kafka.md](kafka.md).
 
 """
 

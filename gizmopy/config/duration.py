@@ -8,7 +8,7 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import Annotated, TypeGuard
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 from gizmopy.config.validation import validation_error
 from gizmopy.untrusted.text import cut
@@ -117,3 +117,13 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "examples": ["1m30s"]}),
 ]
 """A timedelta that is written ``1m30s``, or as a number of seconds; never negative."""
+
+
+def _positive(duration: timedelta) -> timedelta:
+    if not duration:
+        raise validation_error("is 0", "write a duration above 0, like 30s")
+    return duration
+
+
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+"""A ``Duration`` above zero."""

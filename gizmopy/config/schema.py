@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
+from gizmopy.config.channel_names import FromPrefix, channel_key
 from gizmopy.config.named_code import code_keys, field_names_code
 from gizmopy.config.secrets.masking import (
     alias_names,
@@ -27,7 +28,6 @@ from gizmopy.config.secrets.masking import (
     is_secret_name,
 )
 from gizmopy.config.secrets.shown_fields import MISSING, is_marked_field, is_quotable, members
-from gizmopy.config.settings import FromPrefix, channel_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from gizmopy.config.channel_names import channel_key
 from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import text_problem
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.secrets.masking import is_secret_name
-from gizmopy.config.settings import channel_key
 from gizmopy.config.settings_file import read_settings
 from gizmopy.errors import ConfigProblem
 from gizmopy.untrusted.hidden import size

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from gizmopy.config.settings import channel_key
+from gizmopy.config.channel_names import channel_key
 from gizmopy.config.urls import redacted_url
 from gizmopy.errors import (
     DriverNotInstalled,

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from gizmopy.config.settings import channel_key
+from gizmopy.config.channel_names import channel_key
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import registry as drivers

@@ -85,7 +85,7 @@ def test_a_row_says_how_to_set_it() -> None:
         flag="--http-port",
         type="integer",
         default="8080",
-        description="The port to listen on; 0 takes a free one.",
+        description="Port to listen on. 0: any free port.",
     )
     assert found["database.host"].environment == ("DATABASE__HOST",)
     assert found["database.host"].flag == "--database.host"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from urllib.parse import unquote, urlsplit
 
-from gizmopy.config.settings import channel_key
+from gizmopy.config.channel_names import channel_key
 
 _MOST_TOPICS = 100
 """The number of topics that are counted by name."""

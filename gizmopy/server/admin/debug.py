@@ -22,7 +22,7 @@ from gizmopy.config import Duration, Settings
 from gizmopy.config.duration import format_duration
 from gizmopy.config.origin import Origin
 from gizmopy.config.secrets.shown_fields import show_model
-from gizmopy.config.settings import LogLevel
+from gizmopy.config.sections.logs import LogLevel
 from gizmopy.observe.levels import Levels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow

@@ -1,0 +1,1 @@
+"""The standard settings by subject. ``gizmopy.config.Settings`` inherits from every section."""
