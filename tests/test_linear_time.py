@@ -188,14 +188,14 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.web.authority:_HOST": Pattern(
         "fullmatch", [*pumps("a", "%41", "%", ":", ":1", "."), *pumps(":", "f", ".", head="[")]
     ),
-    "gizmopy.web.cors:_WRITTEN": Pattern(
+    "gizmopy.web.cors:_ORIGIN_SYNTAX": Pattern(
         "fullmatch", [*pumps("a", "a.", "a:"), *pumps("a", "a.", "*.", ":1", head="https://")]
     ),
     "gizmopy.web.cors:CORS.__init__": Pattern(
-        CORS_OF_MANY._allowed,
+        CORS_OF_MANY._matches,
         pumps("a", "a.", ".", "example.com", ".a", "a.a.a.com", head="https://"),
     ),
-    "gizmopy.web.cors:_REGISTRY": Pattern("fullmatch", pumps("co", "c", "gov")),
+    "gizmopy.web.cors:_SECOND_LEVEL_REGISTRY": Pattern("fullmatch", pumps("co", "c", "gov")),
     "gizmopy.web.openapi.document:_VARIABLE": Pattern(
         "sub", pumps("a", "{", "{a", "{}", ":", "{a:{", "{a:{}", "{a:{1}}", head="{")
     ),
@@ -209,7 +209,7 @@ PATTERNS: Mapping[str, Pattern] = {
         "findall", pumps("a", "{", "{a", "{}", "/{", "/{{}", "{{}", "{a:{1}}", "/", head="/{")
     ),
     "gizmopy.web.router:_VARIABLES": Pattern("split", pumps("{", "{a", "{}", "{{}", "a", head="{")),
-    "gizmopy.web.backtracking:_CATEGORIES": Pattern(
+    "gizmopy.web.regex_automaton:_CATEGORIES": Pattern(
         lambda text: growth(f"[{re.escape(text)}\\d]+"), pumps("a", "\u0663"), True
     ),
     "gizmopy.web.backtracking:growth": Pattern(
@@ -231,7 +231,7 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.web.segments:_groups_in": Pattern(
         lambda text: parse_template(f"/{{a:{re.escape(text)}}}"), pumps("a", "(a)", "a|"), True
     ),
-    "gizmopy.web.types:_WRITTEN_DATE": Pattern("fullmatch", pumps("1", "1-", "2024-01-01")),
+    "gizmopy.web.types:_ISO_DATE": Pattern("fullmatch", pumps("1", "1-", "2024-01-01")),
 }
 """The hostile texts of every regular expression in the packages."""
 
@@ -305,7 +305,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     ),
     "a peer's address": (lambda text: PROXIES.client_address(text, ()), pumps("::", "1.", "1:")),
     "Origin": (
-        header("Origin", lambda r: CORS_OF_MANY._write(r, CIMultiDict())),
+        header("Origin", lambda r: CORS_OF_MANY._add_headers(r, CIMultiDict())),
         pumps("https://"),
     ),
     "a preflight": (
@@ -325,7 +325,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
         pumps("a,", ","),
     ),
     "Vary": (
-        lambda text: CORS_OF_MANY._write(REQUEST, CIMultiDict({"Vary": text})),
+        lambda text: CORS_OF_MANY._add_headers(REQUEST, CIMultiDict({"Vary": text})),
         pumps(",", "a,", " ,"),
     ),
     "Content-Type": (

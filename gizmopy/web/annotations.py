@@ -1,4 +1,4 @@
-"""Tell from a type where a parameter of an endpoint comes from."""
+"""Classify the annotation of a parameter: which part of a request it can come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 UNIONS = (Union, types.UnionType)
 _COLLECTIONS = (list, tuple, set, frozenset, Sequence, Set)
-_WORDLESS = (bytes, bytearray, memoryview, Any, object)
+_NON_TEXT_TYPES = (bytes, bytearray, memoryview, Any, object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,33 +24,38 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Take a parameter from the query by that name: ``Annotated[int, Query("page-size")]``."""
+    """Take a parameter from the query by this name: ``Annotated[int, Query("page-size")]``."""
 
     name: str = ""
 
 
 def parts(annotation: Any) -> list[Any]:
-    """Return ``annotation`` and all that it is made of: arguments, metadata, aliased types."""
+    """Return ``annotation`` and every part of it: type arguments, metadata, targets of aliases."""
     found: list[Any] = []
     rest = [annotation]
     while rest:
         part = rest.pop()
-        if part is None or any(part is known for known in found):  # aliases may be recursive
+        # A type alias may refer to itself (``type Tree = list[Tree]``): visit each part once.
+        if part is None or any(part is known for known in found):
             continue
         found.append(part)
-        rest += [get_origin(part), *get_args(part), aliased(part)]
+        rest += [get_origin(part), *get_args(part), alias_target(part)]
     return found
 
 
 def marks_of(annotation: Any) -> list[Header | Query]:
-    """Return the marks of ``annotation``; a class that is not called is one without a name."""
+    """Return the Header and Query marks of ``annotation``.
+
+    The class itself, ``Annotated[str, Header]``, counts as a mark without a name, so that the
+    caller can report the missing name.
+    """
     found = parts(annotation)
     marks: list[Header | Query] = [part for part in found if isinstance(part, (Header, Query))]
     return marks + [part() for part in found if part is Header or part is Query]
 
 
 def is_structure(annotation: Any) -> bool:
-    """Whether it is, or holds, what only a body can give: a model, a dataclass, a mapping."""
+    """Return whether a type is, or contains, a model, a dataclass or a mapping: a JSON object."""
     return any(
         isinstance(part, type) and (issubclass(part, (BaseModel, Mapping)) or is_dataclass(part))
         for part in parts(annotation)
@@ -58,18 +63,22 @@ def is_structure(annotation: Any) -> bool:
 
 
 def is_repeated(annotation: Any) -> bool:
-    """Whether it is a list, tuple or set, hence takes a name that is given several times."""
+    """Return whether a type is a list, tuple or set, and so takes each value of its name."""
     return any(_is_collection(each) for each in _alternatives(annotation))
 
 
-def wordless_part(annotation: Any) -> Any | None:
-    """Return the part of ``annotation`` that no text can give, or None where there is none."""
+def non_text_part(annotation: Any) -> Any | None:
+    """Return the part of ``annotation`` that cannot be read from text, or None.
+
+    Text is a string, or a list of strings if the name is repeated. It gives neither bytes nor a
+    list of lists; and in a union of a list and another type, one value could be either.
+    """
     for part in parts(annotation):
-        if part in _WORDLESS or _lacks_text(part):
+        if part in _NON_TEXT_TYPES or _rejects_text(part):
             return part
     alternatives = [each for each in _alternatives(annotation) if each is not types.NoneType]
     if len(alternatives) > 1 and is_repeated(annotation):
-        return annotation  # one text, or several?
+        return annotation
     for each in alternatives:
         for inner in get_args(each):
             if _is_collection(each) and any(map(_is_collection, parts(inner))):
@@ -77,14 +86,16 @@ def wordless_part(annotation: Any) -> Any | None:
     return None
 
 
-def _lacks_text(part: Any) -> bool:
-    """Whether no text is ever valid for it."""
+def _rejects_text(part: Any) -> bool:
+    """Return whether pydantic accepts no text for ``part``."""
     if get_origin(part) is Literal:
         return not all(isinstance(value, str) for value in get_args(part) if value is not None)
     kind = get_origin(part) or part
     if not isinstance(kind, type) or kind in (*_COLLECTIONS, *UNIONS, Annotated):
         return False
-    if issubclass(kind, Enum) and not issubclass(kind, (int, float)):  # pydantic reads those
+    # pydantic reads the members of an IntEnum or a float enum from text, but of no other enum
+    # whose values are numbers.
+    if issubclass(kind, Enum) and not issubclass(kind, (int, float)):
         return not all(isinstance(member.value, str) for member in kind)
     return kind is not part or issubclass(kind, (list, tuple, set, frozenset))
 
@@ -95,16 +106,16 @@ def _is_collection(part: Any) -> bool:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """Return the members of a union, or the one type there is, without aliases and metadata."""
+    """Return the members of a union, or the one type, with aliases and metadata removed."""
     if get_origin(annotation) is Annotated:
         return _alternatives(get_args(annotation)[0])
-    if (meant := aliased(annotation)) is not None:
-        return _alternatives(meant)
+    if (target := alias_target(annotation)) is not None:
+        return _alternatives(target)
     if get_origin(annotation) in UNIONS:
         return [each for member in get_args(annotation) for each in _alternatives(member)]
     return [annotation]
 
 
-def aliased(annotation: Any) -> Any | None:
-    """Return what a ``type`` statement or NewType stands for, or None where it is neither."""
+def alias_target(annotation: Any) -> Any | None:
+    """Return the type that a ``type`` alias or a NewType refers to; None if it is neither."""
     return getattr(annotation, "__value__", None) or getattr(annotation, "__supertype__", None)

@@ -1,4 +1,4 @@
-"""Check the form of a host, as the Host header and an absolute target name it."""
+"""Validate ``host[:port]``: the Host header, and the authority of an absolute request target."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ipaddress import IPv6Address
 from yarl import URL
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-"""The ports that a browser leaves out, by scheme."""
+"""The port that a browser leaves out, by scheme."""
 
-_MAX_HOST = 255 + len(":65535")
-"""The length that a host with its port may have: a domain name has 253 characters at most."""
+_MAX_LENGTH = 255 + len(":65535")
+"""The maximum length of a host with its port: a domain name has at most 253 characters."""
 
 _HOST = re.compile(
     r"(\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::([0-9]{0,5}))?"
@@ -22,23 +22,25 @@ _HOST = re.compile(
 def is_host(text: str) -> bool:
     """Return whether ``text`` is ``host`` or ``host:port`` (RFC 9112 section 3.2, RFC 3986 3.2.2).
 
-    The host is a name, an IPv4 address, or an IPv6 address in brackets; it may be empty. It has no
-    user information, no characters outside of ASCII, no label of IDNA that cannot be decoded
-    (``xn--``), and 261 characters at most with its port.
+    The host is a name, an IPv4 address, or an IPv6 address in brackets; it may be empty. User
+    information, characters outside of ASCII, an IDNA label (``xn--``) that cannot be decoded, and
+    more than 261 characters make it invalid.
     """
-    return len(text) <= _MAX_HOST and _name(text) is not None
+    return len(text) <= _MAX_LENGTH and _normalized_host(text) is not None
 
 
 def host_name(text: str) -> str:
-    """Return the host in ``text``, in lower case, without its port and a dot at its end.
+    """Return the host in ``text`` in lower case, without the port and a trailing dot.
 
-    Empty if ``is_host`` is false.
+    Returns an empty string if ``is_host`` is false.
     """
-    return (_name(text) or "") if len(text) <= _MAX_HOST else ""
+    return (_normalized_host(text) or "") if len(text) <= _MAX_LENGTH else ""
 
 
-@lru_cache(64)  # the same few come with every request; bounded in bytes by _MAX_HOST
-def _name(text: str) -> str | None:
+# Nearly every request of a daemon has one of a few hosts. Clients choose the keys of this cache:
+# 64 entries of at most _MAX_LENGTH characters bound its memory.
+@lru_cache(64)
+def _normalized_host(text: str) -> str | None:
     match = _HOST(text)
     if match is None:
         return None
@@ -51,9 +53,11 @@ def _name(text: str) -> str | None:
         except ValueError:
             return None
     name = str(host).lower().removesuffix(".")
+    # yarl decodes IDNA labels when a handler reads request.url.host, and raises UnicodeError (a
+    # ValueError) there for a malformed one. Decode it here, so that the request is refused instead.
     if "xn--" in name:
         try:
             _ = URL.build(scheme="http", host=name, encoded=True).host
-        except ValueError:  # UnicodeError is one: request.url.host would raise it in a handler
+        except ValueError:
             return None
     return name

@@ -12,14 +12,16 @@ from pydantic_core import ValidationError
 from gizmopy.declaration import Parameter
 from gizmopy.untrusted.early_stop import json_validator
 from gizmopy.web.parameters import Function, type_adapter
-from gizmopy.web.problems import FieldError, Problem, wrong_fields
+from gizmopy.web.problems import FieldError, Problem, field_errors
 
 _CONTENT_TYPE = istr("Content-Type")
-UNREADABLE_BODY = "The request body cannot be decoded: its compression or chunks are broken."
+UNREADABLE_BODY = (
+    "The request body cannot be decoded: its compression or chunked encoding is invalid."
+)
 
 
 class JSONBody:
-    """Give an endpoint the JSON body of a request, as the parameter's type."""
+    """Bind a parameter to the JSON body of a request, validated as the parameter's type."""
 
     __slots__ = ("_read_timeout", "_validate", "declared", "name", "required")
 
@@ -34,11 +36,11 @@ class JSONBody:
     async def bind(
         self, request: web.Request, arguments: dict[str, Any], errors: list[FieldError]
     ) -> None:
-        """Put the body into ``arguments``, or what is wrong with its fields into ``errors``.
+        """Put the body into ``arguments``, or the fault of each field into ``errors``.
 
-        Raises Problem if it is no JSON (400) or has no content type of JSON (415), is too large
-        (413) or does not arrive in time (408). If there is none and need not be, the function's
-        own default applies.
+        If the body is empty and the parameter has a default, both stay unchanged, so that the
+        function's own default applies. Raises Problem if the body is not JSON (400), its content
+        type is not JSON (415), it is too large (413), or it does not arrive in time (408).
         """
         data = await read_body(request, self._read_timeout)
         if not data:
@@ -49,21 +51,22 @@ class JSONBody:
         try:
             arguments[self.name] = self._validate(data)
         except ValidationError as error:
-            _refuse_malformed(error)
-            errors += wrong_fields("body", "", error)
+            _raise_if_malformed(error)
+            errors += field_errors("body", "", error)
 
 
 async def read_body(request: web.Request, timeout: float) -> bytes:
     """Return the body of ``request``, decompressed.
 
-    Raises Problem where it is not complete within ``timeout`` seconds (408), is larger than the
-    server's limit (413), or cannot be decoded (400), and ConnectionError where the client is gone.
+    Raises Problem if it is not complete within ``timeout`` seconds (408), exceeds the server's
+    limit (413), or cannot be decoded (400); and ConnectionError if the client has disconnected.
     """
     try:
-        if request.content.is_eof():  # it came with the head, as most do: a timer would cost more
+        # Most bodies arrive with the head of the request: save them the cost of a timer.
+        if request.content.is_eof():
             return await request.read()
         if request.transport is None:
-            raise ConnectionResetError("the client is gone")
+            raise ConnectionResetError("the client has disconnected")
         async with asyncio.timeout(timeout):
             return await request.read()
     except TimeoutError as error:
@@ -77,22 +80,23 @@ async def read_body(request: web.Request, timeout: float) -> bytes:
 
 
 def _check_content_type(request: web.Request) -> None:
-    """Raise Problem 415 unless the body says that it is JSON.
+    """Raise Problem (415) unless Content-Type is JSON.
 
-    A browser sends a body of any other type, or without a type, for a page of any site without
-    asking beforehand (Fetch standard, CORS-safelisted request-header): none of them is JSON.
+    Without this check a page of any site could send JSON as ``text/plain``: browsers send bodies
+    of such a type, or without a type, to another origin without a preflight (Fetch standard,
+    CORS-safelisted request-header). JSON's own types always need one.
     """
-    given = request.headers.get(_CONTENT_TYPE, "")
-    if given == "application/json":
+    content_type = request.headers.get(_CONTENT_TYPE, "")
+    if content_type == "application/json":
         return
-    kind = given.partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        detail = "The request body has to be JSON; send it with Content-Type: application/json."
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        detail = "The request body must be JSON; send it with Content-Type: application/json."
         raise Problem(415, detail, headers={"Accept-Post": "application/json"})
 
 
-def _refuse_malformed(error: ValidationError) -> None:
-    """Raise Problem where the body is no JSON at all, which is then all that is wrong."""
+def _raise_if_malformed(error: ValidationError) -> None:
+    """Raise Problem (400) if the body is not JSON: then there are no fields to report."""
     if error.error_count() > 1:
         return
     (first,) = error.errors(include_url=False, include_input=False)

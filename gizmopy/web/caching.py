@@ -1,4 +1,4 @@
-"""Keep answers out of caches."""
+"""Forbid caches to store responses."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _NO_CACHE = {
 
 
 def no_cache(handler: Handler) -> Handler:
-    """Forbid every cache to keep what ``handler`` answers, problems too: a middleware.
+    """Forbid every cache to store the responses of ``handler``, problems included: a middleware.
 
-    An answer that the handler has begun to send itself, a stream, is out before this is told.
+    A response that the handler has already begun to send, such as a stream, is not changed: its
+    headers are on the wire.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:

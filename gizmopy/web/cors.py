@@ -1,4 +1,4 @@
-"""Let pages of other origins call: the CORS protocol of the Fetch standard."""
+"""Let pages of other origins call the service: the CORS protocol of the Fetch standard."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gizmopy.web.request import Handler
 
 _ORIGIN = istr("Origin")
 _VARY = istr("Vary")
-_ASKED_METHOD = istr("Access-Control-Request-Method")
-_ASKED_HEADERS = istr("Access-Control-Request-Headers")
+_REQUEST_METHOD = istr("Access-Control-Request-Method")
+_REQUEST_HEADERS = istr("Access-Control-Request-Headers")
 _ALLOW_ORIGIN = istr("Access-Control-Allow-Origin")
 _ALLOW_CREDENTIALS = istr("Access-Control-Allow-Credentials")
 _ALLOW_METHODS = istr("Access-Control-Allow-Methods")
@@ -24,34 +24,37 @@ _ALLOW_HEADERS = istr("Access-Control-Allow-Headers")
 _EXPOSE_HEADERS = istr("Access-Control-Expose-Headers")
 _MAX_AGE = istr("Access-Control-Max-Age")
 
-_WRITTEN = re.compile(
+_ORIGIN_SYNTAX = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
     r"(?P<any>\*\.)?(?P<host>[a-z0-9_][a-z0-9_.-]*|\[[0-9a-f:.]+\])"
     r"(?P<port>:[0-9]{1,5})?"
 ).fullmatch
 _ANY_LABELS = r"[a-z0-9_.-]+\."
-_REGISTRY = re.compile(
+_SECOND_LEVEL_REGISTRY = re.compile(
     "ac|co|com|edu|go|gob|gouv|gov|ltd|me|mil|ne|net|nhs|nom|or|org|plc|sch"
 ).fullmatch
-"""Second-level labels that countries register names under: ``co.uk``, ``com.au``, ``or.jp``."""
+"""Second-level labels that anyone can register names under: ``co.uk``, ``com.au``, ``or.jp``."""
 
 
 class CORS:
-    """Say which pages may call, and tell their browsers: a middleware.
+    """Allow pages of other origins to call the service: a middleware.
 
-    An origin is written as a browser sends it, ``https://app.example.com``; with ``*.`` before the
-    host it is every name below that (not the name itself); ``*`` alone is every page there is.
-    ``allow_methods`` are all that a path serves, unless named; ``allow_headers`` all that a page
-    asks for. ``expose_headers`` are those of an answer that a page may read beside the usual ones.
-    ``allow_credentials`` lets a page call with its visitor's cookies. Browsers may remember what
-    they were told for ``max_age`` seconds.
+    An origin is written as a browser sends it, ``https://app.example.com``. With ``*.`` before the
+    host it matches every subdomain, but not the host itself. ``*`` alone matches every page.
 
-    Raises UsageError if an origin cannot be one, or credentials are allowed for every page, or
-    for every name below a domain that anyone can register names under: ``https://*.com``,
-    ``https://*.co.uk``. Domains of hosting companies, such as ``github.io``, are not known here.
+    ``allow_methods``: the methods that pages may use (default: all that the path serves).
+    ``allow_headers``: the request headers that pages may send (default: all that they ask for).
+    ``expose_headers``: response headers that pages may read, beside the safelisted ones.
+    ``allow_credentials``: whether pages may call with cookies. ``max_age``: seconds for which
+    browsers may cache the result of a preflight.
 
-    A middleware sees neither what no endpoint answers nor a browser's question beforehand, whose
-    OPTIONS nobody declares: whoever routes asks ``preflight``, and lets ``decorate`` do the rest.
+    Raises UsageError if an origin is malformed, or if credentials are allowed for every page, or
+    for every name below a public suffix such as ``https://*.com`` or ``https://*.co.uk``. The
+    suffixes of hosting companies, such as ``github.io``, are not detected.
+
+    A middleware wraps endpoints only. It sees neither a preflight, since no endpoint serves its
+    OPTIONS, nor a request without an endpoint. The server calls ``preflight`` and ``decorate`` for
+    these.
     """
 
     def __init__(
@@ -65,13 +68,13 @@ class CORS:
         max_age: int = 600,
     ) -> None:
         origins = {origin.lower() for origin in allow_origins}
-        self._every_page = "*" in origins
-        if self._every_page and allow_credentials:
+        self._any_origin = "*" in origins
+        if self._any_origin and allow_credentials:
             raise UsageError(
-                "allow_credentials with the origin '*' would let every page in the world act as "
-                "its visitor; list the origins that may"
+                "allow_credentials with the origin '*' would let every web page act as its "
+                "visitor; list the allowed origins"
             )
-        self._allowed = re.compile("|".join(map(_pattern, origins - {"*"}))).fullmatch
+        self._matches = re.compile("|".join(map(_pattern, origins - {"*"}))).fullmatch
         if allow_credentials:
             for origin in sorted(origins):
                 _check_registrable(origin)
@@ -82,15 +85,15 @@ class CORS:
         self._max_age = str(max_age)
 
     def __call__(self, handler: Handler) -> Handler:
-        """Return ``handler`` with what it answers decorated, problems too."""
+        """Return ``handler`` with the CORS headers added to its responses, and to its errors."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 response = await handler(request)
             except (Problem, web.HTTPException) as error:
-                self._write(request, error.headers)
+                self._add_headers(request, error.headers)
                 raise
-            self._write(request, response.headers)
+            self._add_headers(request, response.headers)
             return response
 
         return handle
@@ -98,12 +101,12 @@ class CORS:
     def preflight(
         self, request: web.BaseRequest, allowed_methods: Iterable[str]
     ) -> web.Response | None:
-        """Answer a browser that asks before it calls a path serving ``allowed_methods``.
+        """Return the response to a preflight for a path that serves ``allowed_methods``.
 
-        Returns None where ``request`` is no such question.
+        Returns None if ``request`` is not a preflight.
         """
         headers = request.headers
-        if request.method != "OPTIONS" or _ORIGIN not in headers or _ASKED_METHOD not in headers:
+        if request.method != "OPTIONS" or _ORIGIN not in headers or _REQUEST_METHOD not in headers:
             return None
         response = web.Response(status=204)
         self.decorate(request, response)
@@ -112,33 +115,36 @@ class CORS:
                 self._methods.intersection(allowed_methods) if self._methods else allowed_methods
             )
             response.headers[_ALLOW_METHODS] = ", ".join(sorted(methods))
-            if asked := self._headers or headers.get(_ASKED_HEADERS, ""):
-                response.headers[_ALLOW_HEADERS] = asked
+            if allowed := self._headers or headers.get(_REQUEST_HEADERS, ""):
+                response.headers[_ALLOW_HEADERS] = allowed
             response.headers[_MAX_AGE] = self._max_age
         return response
 
     def permits(self, request: web.BaseRequest) -> bool:
-        """Return whether ``request``'s method may be sent by a page of its origin."""
+        """Return whether a page of the request's origin may use the request's method."""
         origins = request.headers.getall(_ORIGIN, ())
         if self._methods and request.method not in self._methods:
             return False
-        listed = len(origins) == 1 and bool(origins[0]) and bool(self._allowed(origins[0]))
-        return self._every_page or listed
+        if self._any_origin:
+            return True
+        return len(origins) == 1 and bool(origins[0]) and bool(self._matches(origins[0]))
 
     def decorate(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Tell the browser whether the page that sent ``request`` may read ``response``.
+        """Add the headers that let the page which sent ``request`` read ``response``.
 
-        Nothing is told of an answer that is being sent already. Doing it twice is doing it once.
+        A response whose headers have been sent is not changed. To call this twice is to call it
+        once.
         """
-        self._write(request, response.headers)
+        self._add_headers(request, response.headers)
 
-    def _write(self, request: web.BaseRequest, headers: CIMultiDict[str]) -> None:
+    def _add_headers(self, request: web.BaseRequest, headers: CIMultiDict[str]) -> None:
         origin = request.headers.get(_ORIGIN, "")
-        if self._every_page:
-            headers[_ALLOW_ORIGIN] = "*"  # whoever asks, as a cache may keep it for a page
+        if self._any_origin:
+            # Also without an Origin: a cache may store this response and serve it to a page.
+            headers[_ALLOW_ORIGIN] = "*"
         else:
             _vary_by_origin(headers)
-            if not origin or not self._allowed(origin):
+            if not origin or not self._matches(origin):
                 return
             headers[_ALLOW_ORIGIN] = origin
         if self._credentials:
@@ -148,24 +154,24 @@ class CORS:
 
 
 def _vary_by_origin(headers: CIMultiDict[str]) -> None:
-    """Tell caches that the answer to another page, or to none, is another one."""
-    given = [name.strip() for line in headers.getall(_VARY, ()) for name in line.split(",")]
-    if not {"*", "origin"}.intersection(map(str.lower, given)):
-        headers[_VARY] = ", ".join((*given, "Origin"))
+    """Make caches store a response for each Origin (RFC 9110 section 12.5.5)."""
+    names = [name.strip() for line in headers.getall(_VARY, ()) for name in line.split(",")]
+    if not {"*", "origin"}.intersection(map(str.lower, names)):
+        headers[_VARY] = ", ".join((*names, "Origin"))
 
 
 def _check_registrable(origin: str) -> None:
-    """Raise UsageError if ``origin`` is every name below a domain that is open to everyone.
+    """Raise UsageError if ``origin`` matches every name below a public suffix.
 
-    That is a domain of one label, or of a country and a label that countries register names under.
-    The list of public suffixes (publicsuffix.org) has thousands, and changes each week.
+    Such a suffix has one label, or is a country with a label that it registers names under. The
+    full list (publicsuffix.org) has thousands of entries and changes each week, so it is not used.
     """
-    written = _WRITTEN(origin)
-    if written is None or not written["any"]:
+    parsed = _ORIGIN_SYNTAX(origin)
+    if parsed is None or not parsed["any"]:
         return
-    labels = [label for label in written["host"].split(".") if label]
+    labels = [label for label in parsed["host"].split(".") if label]
     is_open = len(labels) < 2 or (
-        len(labels) == 2 and len(labels[1]) == 2 and _REGISTRY(labels[0]) is not None
+        len(labels) == 2 and len(labels[1]) == 2 and _SECOND_LEVEL_REGISTRY(labels[0]) is not None
     )
     if is_open:
         raise UsageError(
@@ -176,16 +182,19 @@ def _check_registrable(origin: str) -> None:
 
 
 def _pattern(origin: str) -> str:
-    """Return the pattern that ``origin`` is. Raises UsageError where no browser could send it."""
-    written = _WRITTEN(origin)
-    if written is None:
+    """Return the regular expression of ``origin``. Raises UsageError if no browser sends it."""
+    parsed = _ORIGIN_SYNTAX(origin)
+    if parsed is None:
         raise UsageError(
-            f"origin {origin!r} is none that a browser sends; write scheme://host or "
-            "scheme://host:port and no more, such as https://app.example.com, or "
-            "https://*.example.com for every name below it, or * for every page"
+            f"origin {origin!r} is not an origin that a browser sends; write scheme://host or "
+            "scheme://host:port without a path, such as https://app.example.com; "
+            "https://*.example.com for every subdomain; or * for every page"
         )
-    scheme, port = written["scheme"], written["port"] or ""
+    scheme, port = parsed["scheme"], parsed["port"] or ""
     if port and port == DEFAULT_PORTS.get(scheme):
-        raise UsageError(f"origin {origin!r}: browsers leave out the port {port[1:]}; do the same")
-    labels = _ANY_LABELS if written["any"] else ""
-    return re.escape(f"{scheme}://") + labels + re.escape(written["host"] + port)
+        raise UsageError(
+            f"origin {origin!r} has the default port {port[1:]}, which browsers leave out; "
+            "remove it"
+        )
+    labels = _ANY_LABELS if parsed["any"] else ""
+    return re.escape(f"{scheme}://") + labels + re.escape(parsed["host"] + port)

@@ -1,4 +1,4 @@
-"""Declare what a service serves: decorators on its methods, or Gizmo's table of endpoints."""
+"""Declare the endpoints of a service: by decorators on its methods, or by Gizmo's table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from gizmopy.errors import DeclarationError
 from gizmopy.web.router import RouteConflict, Router, parse_template
 
-Endpoint = Callable[..., Awaitable[object]]
-EndpointT = TypeVar("EndpointT", bound=Endpoint)
+EndpointFunction = Callable[..., Awaitable[object]]
+EndpointT = TypeVar("EndpointT", bound=EndpointFunction)
 
-EndpointTable = Mapping[str, Mapping[str, Endpoint]]
-"""Gizmo's table of endpoints: path, method, and what answers."""
+EndpointTable = Mapping[str, Mapping[str, EndpointFunction]]
+"""Gizmo's table of endpoints: ``{path: {method: endpoint}}``."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -23,20 +23,28 @@ _ROUTES = "__gizmo_routes__"
 
 @dataclass(frozen=True, slots=True)
 class RouteOptions:
-    """Say how a route is served, where that is not as the settings say.
+    """Override settings for one route.
 
-    ``timeout`` is how many seconds the endpoint may take to begin its answer (None: as
-    GIZMO_HANDLER_TIMEOUT says, 0: no limit). ``cancel_on_disconnect`` is whether it is cancelled
-    when the client goes away (None: GET and HEAD are): what stores and then publishes must not be
-    cut in between. ``cross_origin`` is whether pages of every origin may send it requests that
-    change something, or open a WebSocket there (False: those of its own origin, and of
-    GIZMO_CORS_ORIGINS); CORS still decides about reading. ``max_body_bytes`` is how many
-    bytes of a body, decompressed, may be read (None: as GIZMO_MAX_BODY_BYTES says, 0: any).
-    ``unsafe_path`` lets path parameters hold dot segments (``..``), NUL, and a slash at the
-    beginning, which are 400 otherwise: such a value, joined to the path of a folder, names any
-    file.
-    ``min_send_rate`` is how many bytes of the answer a client has to take each second while some
-    wait to be sent (None: as GIZMO_MIN_SEND_RATE says, 0: any).
+    ``timeout``: seconds that the endpoint may take until its response begins (None: the setting
+    GIZMO_HANDLER_TIMEOUT, 0: no limit).
+
+    ``cancel_on_disconnect``: whether the endpoint is cancelled if the client disconnects (None:
+    only for GET and HEAD). Cancellation could stop an endpoint that stores and then publishes
+    between the two.
+
+    ``cross_origin``: whether pages of every origin may send requests that change something, or open
+    a WebSocket (False: only pages of the service's own origin and of GIZMO_CORS_ORIGINS). CORS
+    still decides whether a page may read the response.
+
+    ``max_body_bytes``: the maximum size of a body, decompressed, in bytes (None: the setting
+    GIZMO_MAX_BODY_BYTES, 0: no limit).
+
+    ``unsafe_path``: whether path parameters may contain dot segments (``..``) and NUL, and begin
+    with a slash. Otherwise such a request is 400, because a file name made from it could leave its
+    folder.
+
+    ``min_send_rate``: bytes of the response that a client has to accept each second while any wait
+    to be sent (None: the setting GIZMO_MIN_SEND_RATE, 0: no limit).
     """
 
     timeout: float | None = None
@@ -48,7 +56,7 @@ class RouteOptions:
 
 
 class RouteKeywords(TypedDict, total=False):
-    """Name the RouteOptions that a decorator takes."""
+    """Type the keyword arguments of a decorator: the fields of RouteOptions."""
 
     timeout: float | None
     cancel_on_disconnect: bool | None
@@ -60,50 +68,52 @@ class RouteKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Say which function answers ``method`` at the paths that the template ``path`` matches."""
+    """Serve ``method`` by ``function`` at the paths that the template ``path`` matches."""
 
     method: str
     path: str
-    function: Endpoint
+    function: EndpointFunction
     options: RouteOptions = RouteOptions()
 
     @property
     def name(self) -> str:
-        """The function as its source names it: ``Cats.get_cat``."""
+        """The qualified name of the function: ``Cats.get_cat``."""
         return getattr(self.function, "__qualname__", repr(self.function))
 
     @property
-    def place(self) -> str:
-        """The function's name, and the file and line of its source."""
-        return _place(self.function)
+    def source(self) -> str:
+        """The qualified name of the function, and the file and line of its code."""
+        code = getattr(self.function, "__code__", None)
+        location = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+        return f"{self.name}{location}"
 
 
-Declared = tuple[str, str, Endpoint, RouteOptions]
-"""Method, path, function and options, as they were declared."""
+_Declaration = tuple[str, str, EndpointFunction, RouteOptions]
+"""The method, path, function and options of an endpoint, not yet checked."""
 
 
 def get(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
-    """Serve GET (and HEAD) at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    """Serve GET, and HEAD, at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("GET", path, RouteOptions(**options))
 
 
 def put(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
-    """Serve PUT at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    """Serve PUT at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("PUT", path, RouteOptions(**options))
 
 
 def post(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
-    """Serve POST at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    """Serve POST at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("POST", path, RouteOptions(**options))
 
 
 def delete(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
-    """Serve DELETE at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    """Serve DELETE at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("DELETE", path, RouteOptions(**options))
 
 
 def patch(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
-    """Serve PATCH at ``path``, a template such as ``/cats/{id}``, with these Options."""
+    """Serve PATCH at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("PATCH", path, RouteOptions(**options))
 
 
@@ -113,7 +123,8 @@ def _declare(method: str, path: str, options: RouteOptions) -> Callable[[Endpoin
         raise DeclarationError(path, f'is decorated without a path; write @{name}("/path")')
 
     def declare(function: EndpointT) -> EndpointT:
-        # Decorators apply from the bottom up, and are read from the top down.
+        # Python applies decorators from the bottom up. Put this one first, so that routes are in
+        # the order in which a reader sees them.
         declared = ((method, path, options), *getattr(function, _ROUTES, ()))
         setattr(function, _ROUTES, declared)
         return function
@@ -122,36 +133,36 @@ def _declare(method: str, path: str, options: RouteOptions) -> Callable[[Endpoin
 
 
 def collect_routes(service: object, prefix: str = "") -> list[Route]:
-    """Return the routes of ``service``, each path behind ``prefix``, in order of declaration.
+    """Return the routes of ``service`` in order of declaration, each path after ``prefix``.
 
-    They are its decorated methods, those of its base classes first, then the table that
-    ``service.endpoints()`` returns, ``{path: {method: handler}}``. A method that overrides another
-    takes over its routes, unless it is decorated itself; one that is overridden by None is left
-    out. Raises DeclarationError where a path or method is malformed, or served twice.
+    First come its decorated methods, base classes first; then the table that
+    ``service.endpoints()`` returns. A method that overrides another takes over its routes, unless
+    it is decorated itself; an attribute None removes them. Raises DeclarationError if a path or a
+    method is malformed, or two endpoints have the same.
     """
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
         reason = f"prefix {prefix!r} must begin with '/' and not end with one"
         raise DeclarationError(type(service), reason)
     router: Router[Route] = Router()
     routes = []
-    for method, path, function, options in (*_decorated(service), *_tabled(service)):
+    for method, path, function, options in (*_from_methods(service), *_from_table(service)):
         _check(method, path, function, options)
         route = Route(method, prefix + path, function, options)
         try:
             router.add(method, route.path, route, unsafe=options.unsafe_path)
         except RouteConflict as conflict:
-            reason = f"{method} {path!r} {conflict}: by {conflict.target.place}"
+            reason = f"{method} {path!r} {conflict}; see {conflict.target.source}"
             raise DeclarationError(function, reason) from conflict
         routes.append(route)
     return routes
 
 
-def _decorated(service: object) -> Iterator[Declared]:
-    """Yield what decorators declare; an override comes in the place of what it overrides."""
+def _from_methods(service: object) -> Iterator[_Declaration]:
+    """Yield the endpoints that decorators declare; an override keeps the place of its original."""
     declared: dict[str, tuple[tuple[str, str, RouteOptions], ...]] = {}
     for kind in reversed(type(service).__mro__):
         for name, member in vars(kind).items():
-            function = getattr(member, "__func__", member)  # within a static or class method
+            function = getattr(member, "__func__", member)  # a static or class method wraps one
             routes = getattr(function, _ROUTES, None)
             if isinstance(routes, tuple):
                 declared[name] = routes
@@ -162,20 +173,21 @@ def _decorated(service: object) -> Iterator[Declared]:
                 yield method, path, function, options
 
 
-def _tabled(service: object) -> Iterator[Declared]:
+def _from_table(service: object) -> Iterator[_Declaration]:
     endpoints: Callable[[], Mapping[str, Any]] | None = getattr(service, "endpoints", None)
     if endpoints is None:
         return
     for path, methods in endpoints().items():
         if not isinstance(methods, Mapping):
-            raise DeclarationError(endpoints, "must return a table {path: {method: handler}}")
-        for method, handler in methods.items():
-            yield method, path, handler, RouteOptions()
+            raise DeclarationError(endpoints, "must return a table {path: {method: endpoint}}")
+        for method, function in methods.items():
+            yield method, path, function, RouteOptions()
 
 
-def _check(method: str, path: str, function: Endpoint, options: RouteOptions) -> None:
+def _check(method: str, path: str, function: EndpointFunction, options: RouteOptions) -> None:
+    """Raise DeclarationError if the method, the template or an option is invalid."""
     if options.timeout is not None and not 0 <= options.timeout < math.inf:
-        reason = f"timeout={options.timeout!r} is no number of seconds; use 0 for no limit"
+        reason = f"timeout={options.timeout!r} is not a number of seconds; use 0 for no limit"
         raise DeclarationError(function, reason)
     for name in ("max_body_bytes", "min_send_rate"):
         value = getattr(options, name)
@@ -183,15 +195,9 @@ def _check(method: str, path: str, function: Endpoint, options: RouteOptions) ->
             reason = f"{name}={value!r} is negative; use 0 for no limit"
             raise DeclarationError(function, reason)
     if method not in METHODS:
-        reason = f"{method!r} is no HTTP method; use one of: {', '.join(METHODS)}"
+        reason = f"{method!r} is not an HTTP method; use one of: {', '.join(METHODS)}"
         raise DeclarationError(function, reason)
     try:
         parse_template(path)
     except ValueError as error:
         raise DeclarationError(function, f"{path!r} {error}") from error
-
-
-def _place(function: Endpoint) -> str:
-    code = getattr(function, "__code__", None)
-    where = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
-    return f"{getattr(function, '__qualname__', repr(function))}{where}"

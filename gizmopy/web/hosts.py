@@ -1,7 +1,8 @@
-"""Decide whether a request names a host that the service is known by.
+"""Check that a request names a host that the service is known by.
 
-A page whose name its owner points at 127.0.0.1 (DNS rebinding) is of the same origin as the
-daemon there; only the name in ``Host`` shows it.
+This defends against DNS rebinding: the owner of a web page points the page's name at 127.0.0.1, so
+that a browser takes the daemon there for the page's own origin. Only ``Host`` shows the foreign
+name.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _HOST = istr("Host")
 
 
 class AllowedHosts:
-    """Hold names such as ``cats.example``; ``*.cats.example`` is every name below that one.
+    """Hold host names such as ``cats.example``; ``*.cats.example`` allows every subdomain of it.
 
-    Ports, upper case and a dot at the end of a host make no difference. False without any name:
-    then every host is allowed.
+    Ports, upper case and a trailing dot are ignored. Without any name, every host is allowed, and
+    the instance is false.
     """
 
     __slots__ = ("_names", "_suffixes")
@@ -35,15 +36,15 @@ class AllowedHosts:
         return bool(self._names or self._suffixes)
 
     def allow(self, request: web.BaseRequest) -> bool:
-        """Return whether ``request`` has one ``Host``, and it and the request's URL are allowed."""
+        """Return whether ``request`` has exactly one ``Host``, and it and the URL are allowed."""
         hosts = request.headers.getall(_HOST, ())
-        if len(hosts) != 1 or not self._has(hosts[0]):
+        if len(hosts) != 1 or not self._includes(hosts[0]):
             return False
         target = request.raw_path
         # The absolute form of a request's target overrides Host (RFC 9112 section 3.2.2).
-        return target.startswith("/") or self._has(URL(target, encoded=True).raw_authority)
+        return target.startswith("/") or self._includes(URL(target, encoded=True).raw_authority)
 
-    def _has(self, host: str) -> bool:
+    def _includes(self, host: str) -> bool:
         name = host_name(host)
         return name in self._names or any(
             name.endswith(suffix) and len(name) > len(suffix) for suffix in self._suffixes

@@ -1,4 +1,4 @@
-"""Have browsers come back by HTTPS only: HTTP Strict Transport Security (RFC 6797)."""
+"""Make browsers use HTTPS for later visits: HTTP Strict Transport Security (RFC 6797)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ _NAME = istr("Strict-Transport-Security")
 
 
 class StrictTransport:
-    """Give answers over TLS the header ``Strict-Transport-Security: value``; empty: none.
+    """Add ``Strict-Transport-Security: value`` to responses over TLS; an empty value adds none.
 
-    An answer by plain HTTP never has it (RFC 6797 section 7.2): anyone on the way can write that.
-    ``over_tls`` is whether requests come over TLS if no trusted proxy says otherwise.
+    A response over plain HTTP never has the header (RFC 6797 section 7.2), because anyone on the
+    network path could have written it. ``over_tls`` says whether requests arrive over TLS if no
+    trusted proxy reports a scheme.
     """
 
     __slots__ = ("_over_tls", "_value")
@@ -25,11 +26,14 @@ class StrictTransport:
         return bool(self._value)
 
     def line(self, scheme: str) -> str:
-        """Return the header's line, or nothing; ``scheme`` is a trusted proxy's, or empty."""
+        """Return the header line with its CRLF, or an empty string.
+
+        ``scheme`` is the one that a trusted proxy reported, or empty.
+        """
         over_tls = scheme == "https" if scheme else self._over_tls
         return f"{_NAME}: {self._value}\r\n" if self._value and over_tls else ""
 
     def decorate(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Add the header, unless a handler has set its own."""
+        """Add the header to ``response``, unless the handler has set it."""
         if self._value and request.scheme == "https":
             response.headers.setdefault(_NAME, self._value)

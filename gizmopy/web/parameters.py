@@ -1,4 +1,4 @@
-"""Bind the parameters of an endpoint that come as text: in the path, the query or a header."""
+"""Bind the parameters of an endpoint that come as text: from the path, the query or a header."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from pydantic_core import SchemaError, ValidationError
 
 from gizmopy.declaration import Parameter
 from gizmopy.errors import DeclarationError
-from gizmopy.web.annotations import is_repeated, is_structure, wordless_part
-from gizmopy.web.problems import FieldError, field_error, wrong_fields
+from gizmopy.web.annotations import is_repeated, is_structure, non_text_part
+from gizmopy.web.problems import FieldError, field_error, field_errors
 
-Place = Literal["path", "query", "header"]
+ParameterLocation = Literal["path", "query", "header"]
+"""The part of a request that a parameter comes from; OpenAPI calls it ``in``."""
+
 Function = Callable[..., Any]
 
 
 class RequestParameter:
-    """Give an endpoint the request itself."""
+    """Bind a parameter to the request itself."""
 
     __slots__ = ("name",)
 
@@ -36,44 +38,62 @@ class RequestParameter:
 
 
 class TextParameter:
-    """Give an endpoint what the text ``key`` in ``place`` says, as the parameter's type."""
+    """Bind a parameter to the text of ``key`` in ``location``, validated as the parameter's type.
 
-    __slots__ = ("_read", "_validate", "declared", "key", "name", "place", "repeated", "required")
+    Raises DeclarationError if the type cannot be read from text, or not be validated.
+    """
 
-    def __init__(self, function: Function, parameter: Parameter, place: Place, key: str) -> None:
-        _check_text(function, parameter, place)
+    __slots__ = (
+        "_read",
+        "_validate",
+        "declared",
+        "key",
+        "location",
+        "name",
+        "repeated",
+        "required",
+    )
+
+    def __init__(
+        self, function: Function, parameter: Parameter, location: ParameterLocation, key: str
+    ) -> None:
+        _check_type(function, parameter, location)
         validator = type_adapter(function, parameter).validator
         self.declared = parameter
         self.name = parameter.name
-        self.place = place
+        self.location = location
         self.key = key
         self.required = parameter.required
         self.repeated = is_repeated(parameter.annotation)
-        self._read = _reader(place, key, repeated=self.repeated)
-        # pydantic's rules for strings know no lists; those for Python values read strings alike.
+        self._read = _reader(location, key, repeated=self.repeated)
+        # pydantic's validate_strings does not accept lists. validate_python does, and reads each
+        # string in the list by the same rules.
         self._validate = validator.validate_python if self.repeated else validator.validate_strings
 
     def bind(
         self, request: web.Request, arguments: dict[str, Any], errors: list[FieldError]
     ) -> None:
-        """Put the value into ``arguments``, or what is wrong with it into ``errors``.
+        """Put the value into ``arguments``, or each fault into ``errors``.
 
-        Where the text is absent and need not be there, the function's own default applies.
+        If the text is absent and the parameter has a default, both stay unchanged, so that the
+        function's own default applies.
         """
         text = self._read(request)
         if text is None:
             if self.required:
-                errors.append(field_error(self.place, self.key, "Field required", "missing"))
+                errors.append(field_error(self.location, self.key, "Field required", "missing"))
             return
         whole = "".join(text) if self.repeated else text
+        # aiohttp decodes bytes that are not UTF-8 to lone surrogates. They cannot be encoded
+        # again: a log, a database or a response would fail later, far from the cause.
         if not (whole.isascii() or _is_unicode(whole)):
             message = "Input should be encoded as UTF-8"
-            errors.append(field_error(self.place, self.key, message, "string_unicode"))
+            errors.append(field_error(self.location, self.key, message, "string_unicode"))
             return
         try:
             arguments[self.name] = self._validate(text)
         except ValidationError as error:
-            errors += wrong_fields(self.place, self.key, error)
+            errors += field_errors(self.location, self.key, error)
 
 
 @lru_cache(1024)
@@ -82,37 +102,41 @@ def _shared_adapter(annotation: type) -> TypeAdapter[Any]:
 
 
 def type_adapter(function: Function, parameter: Parameter) -> TypeAdapter[Any]:
-    """Return pydantic's validator for a parameter, or raise DeclarationError if there is none."""
+    """Return pydantic's validator for a parameter. Raises DeclarationError if there is none."""
     annotation = parameter.annotation
     try:
-        # One validator for all routes that have a class: less to build, and to keep in caches. What
-        # is made of several compares equal to what is not: int | str to str | int.
+        # One validator serves every parameter of a class, which saves time and memory at start.
+        # Unions and other generic forms are not shared, because different ones compare equal:
+        # ``int | str == str | int``, yet pydantic tries the members in order.
         shared = isinstance(annotation, type)
         return _shared_adapter(annotation) if shared else TypeAdapter(annotation)
     except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError) as error:
-        why = str(error).partition("\n\n")[0]  # pydantic goes on with hints and an address
+        why = str(error).partition("\n\n")[0]  # without pydantic's hints and its link to a page
         reason = f"parameter {parameter.name!r} has a type that cannot be validated: {why}"
         raise DeclarationError(function, reason) from error
 
 
-def _check_text(function: Function, parameter: Parameter, place: Place) -> None:
+def _check_type(function: Function, parameter: Parameter, location: ParameterLocation) -> None:
     annotation, name = parameter.annotation, parameter.name
-    if is_structure(annotation) or (place == "path" and is_repeated(annotation)):
-        reason = f"{place} parameter {name!r} is one text, which cannot be a {annotation!r}"
+    if is_structure(annotation) or (location == "path" and is_repeated(annotation)):
+        reason = f"{location} parameter {name!r} is one text, which cannot be a {annotation!r}"
         raise DeclarationError(function, reason)
-    if (part := wordless_part(annotation)) is not None:
-        reason = f"{place} parameter {name!r} comes as text, which cannot give {part!r}"
-        raise DeclarationError(function, f"{reason}; declare a type that is written in words")
-    if place == "path" and not parameter.required:
-        reason = f"path parameter {name!r} has a default, but is always there; remove the default"
+    if (part := non_text_part(annotation)) is not None:
+        reason = f"{location} parameter {name!r} is read from text, which cannot give {part!r}"
+        raise DeclarationError(function, f"{reason}; use a type such as str, int or list[str]")
+    if location == "path" and not parameter.required:
+        reason = f"path parameter {name!r} has a default, but is always present; remove the default"
         raise DeclarationError(function, reason)
 
 
-def _reader(place: Place, key: str, *, repeated: bool) -> Callable[[Any], Any]:
-    """Return the function that reads ``key``: one text (the first), a list of them, or None."""
-    if place == "path":
+def _reader(location: ParameterLocation, key: str, *, repeated: bool) -> Callable[[Any], Any]:
+    """Return the function that reads ``key``.
+
+    It returns the first text, or all of them if the parameter is ``repeated``; None if absent.
+    """
+    if location == "path":
         return lambda request: request.path_parameters[key]
-    if place == "query":
+    if location == "query":
         if repeated:
             return lambda request: request.query.getall(key, None)
         return lambda request: request.query.get(key)
@@ -122,7 +146,7 @@ def _reader(place: Place, key: str, *, repeated: bool) -> Callable[[Any], Any]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether ``text`` is free of the surrogates that stand for bytes that are no UTF-8."""
+    """Return whether ``text`` has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

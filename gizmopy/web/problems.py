@@ -1,4 +1,4 @@
-"""Say what went wrong with a request: problem details, as RFC 9457 defines them."""
+"""Answer a request with an error: problem details for HTTP APIs (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from gizmopy.untrusted.text import cut
 CONTENT_TYPE = "application/problem+json"
 
 FieldError = Mapping[str, str]
-"""What is wrong with one field: ``in``, ``field``, ``message`` and ``type`` (pydantic's)."""
+"""The fault of one field: ``in``, ``field``, ``message``, and pydantic's ``type`` of the error."""
 
 
 class Problem(Exception):
-    """Answer a request with an error: ``raise Problem(404, "there is no such cat")``.
+    """Answer a request with an error: ``raise Problem(404, "There is no cat 17.")``.
 
-    ``status`` is 400 to 599 (ValueError otherwise). ``title`` names the kind of problem (default:
-    the status's phrase) and ``type`` is its URI; ``detail`` is about this occurrence. ``headers``
-    are sent too; ``extensions`` become members of the answer beside the standard ones.
+    ``status`` is 400 to 599; ValueError is raised for any other. ``title`` names the kind of
+    problem (default: the phrase of the status), and ``type`` is its URI; ``detail`` describes this
+    occurrence. ``headers`` are added to the response. ``errors`` lists wrong fields, and each of
+    ``extensions`` becomes one more member of the JSON object.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class Problem(Exception):
 
 
 def problem_response(problem: Problem, *, request_id: str = "") -> web.Response:
-    """Return the answer that ``problem`` is, with ``request_id`` as a member where there is one.
+    """Return the response for ``problem``, with ``request_id`` as a member unless it is empty.
 
-    What has no JSON form appears as text. A header ``Connection: close`` closes the connection
-    after the answer.
+    A value without a JSON form is sent as text. A header ``Connection: close`` closes the
+    connection after the response.
     """
     optional = {"detail": problem.detail, "errors": problem.errors, "request_id": request_id}
     members = {
@@ -65,11 +66,13 @@ def problem_response(problem: Problem, *, request_id: str = "") -> web.Response:
         "status": problem.status,
         **{name: value for name, value in optional.items() if value},
     }
-    plain = to_jsonable_python(
+    jsonable = to_jsonable_python(
         members, by_alias=True, bytes_mode="base64", inf_nan_mode="null", fallback=str
     )
     response = web.Response(status=problem.status, headers=problem.headers)
-    response.body = json.dumps(plain).encode()  # in ASCII: a path may hold what is no UTF-8
+    # json writes ASCII only. A detail may quote a path that is not UTF-8; pydantic's to_json would
+    # fail at its lone surrogates.
+    response.body = json.dumps(jsonable).encode()
     response.headers["Content-Type"] = CONTENT_TYPE
     if response.headers.get("Connection", "").lower() == "close":
         response.force_close()
@@ -77,10 +80,10 @@ def problem_response(problem: Problem, *, request_id: str = "") -> web.Response:
 
 
 def problem_from(error: web.HTTPException) -> Problem | None:
-    """Return ``error`` as a problem, or None where it has a body of its own, or is no error.
+    """Return the problem for an error of aiohttp; None if it has its own body, or is no error.
 
-    A plain text is no body of its own: aiohttp makes one for every error, and what a raiser says
-    in its place becomes the detail. Headers and cookies stay, except those about the content.
+    A plain text becomes the detail, unless it is the one that aiohttp writes for every error.
+    Headers and cookies are kept, except headers about the content.
     """
     if error.status < 400 or error.content_type != "text/plain":
         return None
@@ -96,35 +99,34 @@ def problem_from(error: web.HTTPException) -> Problem | None:
     return problem
 
 
-def wrong_fields(place: str, prefix: str, error: ValidationError) -> list[FieldError]:
-    """Return the faults of each field in ``place``, and not the values sent there.
+def field_errors(location: str, prefix: str, error: ValidationError) -> list[FieldError]:
+    """Return the fault of each wrong field in ``location``, without the values that were sent.
 
-    Keys of a dict that the client chose are in the name of a field, and a validator of the service
-    may quote a value.
-
-    Of more than a hundred wrong fields only their number is returned: to list the half a million
-    that a body of 1 MB may have takes a second, and hundreds of megabytes.
+    Two texts may still come from the client: the name of a field may contain keys of a dict, and
+    the service's own validator may quote a value in its message.
     """
+    # A body of 1 MB can have half a million wrong fields. To list them takes a second and hundreds
+    # of megabytes, so more than a hundred are only counted.
     if summary := too_many(error):
-        return [field_error(place, prefix, summary, "too_many_errors")]
+        return [field_error(location, prefix, summary, "too_many_errors")]
     fields: list[FieldError] = []
     for each in details_of(error):
-        location = (prefix, *each["loc"]) if prefix else each["loc"]
-        field, message = field_of(location), message_of(each)
-        fields.append({"in": place, "field": field, "message": message, "type": each["type"]})
+        path = (prefix, *each["loc"]) if prefix else each["loc"]
+        field, message = field_of(path), message_of(each)
+        fields.append({"in": location, "field": field, "message": message, "type": each["type"]})
     return fields
 
 
-def field_error(place: str, field: str, message: str, kind: str) -> FieldError:
-    """Return the fault of one field; ``kind`` is pydantic's name for such an error.
+def field_error(location: str, field: str, message: str, kind: str) -> FieldError:
+    """Return the fault of one field; ``kind`` is pydantic's type of the error.
 
-    Both texts are cut to 1,024 characters.
+    The name and the message are truncated to 1,024 characters.
     """
-    return {"in": place, "field": cut(field), "message": cut(message), "type": kind}
+    return {"in": location, "field": cut(field), "message": cut(message), "type": kind}
 
 
-def wrong_values(errors: Sequence[FieldError]) -> Problem:
-    """Return the problem of a request whose values are wrong, 422."""
+def validation_problem(errors: Sequence[FieldError]) -> Problem:
+    """Return the problem (422) of a request with wrong values."""
     return Problem(422, "The request has wrong values: see errors.", errors=errors)
 
 

@@ -1,4 +1,4 @@
-"""Encode what an endpoint returned as the answer to its request."""
+"""Encode the result of an endpoint as a response."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from gizmopy.web.decorators import Route
 
 JSON = "application/json"
 
-_WITHOUT_BODY = frozenset((204, 205, 304))
+_STATUSES_WITHOUT_BODY = frozenset((204, 205, 304))
 
 
 def json_response(value: object, status: int = 200, content_type: str = JSON) -> web.Response:
-    """Return ``value`` as JSON. Raises PydanticSerializationError where it has no JSON form.
+    """Return ``value`` as JSON. Raises PydanticSerializationError if it has no JSON form.
 
-    Models use their serialization aliases; NaN and the infinities, which JSON lacks, are null.
+    Models use their serialization aliases. NaN and the infinities, which JSON lacks, become null.
     """
-    return RawResponse(_encoded(value), status, content_type).response()
+    return RawResponse(_encode_json(value), status, content_type).to_aiohttp()
 
 
-def _encoded(value: object) -> bytes:
+def _encode_json(value: object) -> bytes:
     return to_json(value, by_alias=True, inf_nan_mode="null")
 
 
 class RawResponse:
-    """Hold an answer that is bytes of one type and nothing else, as most answers are.
+    """Hold a response that is only a status, a content type and bytes, as most responses are.
 
-    The door can write it in one piece, without aiohttp's response, which ``response`` makes of it.
+    The server writes it in one piece, without the cost of aiohttp's response.
     """
 
     __slots__ = ("body", "content_type", "status")
@@ -42,44 +42,45 @@ class RawResponse:
         self.status = status
         self.content_type = content_type
 
-    def response(self) -> web.Response:
-        """Return aiohttp's response that says the same."""
+    def to_aiohttp(self) -> web.Response:
+        """Return the same response as aiohttp's."""
         headers = {"Content-Type": self.content_type}
         return web.Response(body=self.body, status=self.status, headers=headers)
 
 
 Response = web.StreamResponse | RawResponse
-"""What an endpoint's answer is encoded as."""
+"""The encoded result of an endpoint."""
 
 
+# StreamResponse is an abstract class: issubclass takes 0.4 µs, so the result is cached by type.
 @lru_cache(1024)
-def _is_response(kind: type[Any]) -> bool:
-    """Whether a type is aiohttp's: to ask its abstract classes each time takes 0.4 µs."""
+def _is_aiohttp_response(kind: type[Any]) -> bool:
     return issubclass(kind, web.StreamResponse)
 
 
-def answer_encoder(route: Route, content_type: str = JSON) -> Callable[[object], Response]:
-    """Return the function that makes an answer of what the endpoint of ``route`` returns.
+def response_encoder(route: Route, content_type: str = JSON) -> Callable[[object], Response]:
+    """Return the function that encodes the result of the endpoint of ``route``.
 
-    A response of aiohttp stands as it is; None is 204; bytes are ``application/octet-stream``; all
-    else is JSON. A plain tuple of an int and a value is a status and one of these; there is no body
-    where the value is None or the status forbids one. The function raises UsageError where the
-    status is not 200 to 599, or the value has no JSON form.
+    A response of aiohttp is returned unchanged. None becomes 204, bytes become
+    ``application/octet-stream``, and any other value JSON of ``content_type``. A plain tuple of an
+    int and a value gives the status, too; the body is left out if the value is None or the status
+    forbids one. The function raises UsageError if the status is not 200 to 599, or the value has
+    no JSON form.
     """
     endpoint = f"{route.method} {route.path}: {route.name}"
 
-    def encode(answer: object) -> Response:
-        if _is_response(type(answer)):  # type: ignore[arg-type]  # mypy asks its instances' hash
-            return cast(web.StreamResponse, answer)
-        status, value = _split(answer) if answer is None or type(answer) is tuple else (200, answer)
+    def encode(result: object) -> Response:
+        if _is_aiohttp_response(type(result)):  # type: ignore[arg-type]  # mypy asks its instances' hash
+            return cast(web.StreamResponse, result)
+        status, value = _split(result) if result is None or type(result) is tuple else (200, result)
         if not 200 <= status <= 599:
             raise UsageError(f"{endpoint} returned the status {status}; return 200 to 599")
-        if value is None or status in _WITHOUT_BODY:
+        if value is None or status in _STATUSES_WITHOUT_BODY:
             return web.Response(status=status)
         if isinstance(value, (bytes, bytearray)):
             return RawResponse(bytes(value), status, "application/octet-stream")
         try:
-            return RawResponse(_encoded(value), status, content_type)
+            return RawResponse(_encode_json(value), status, content_type)
         except PydanticSerializationError as error:
             name = type(value).__qualname__
             reason = f"{endpoint} returned a {name}, which has no JSON form: {error}"
@@ -88,13 +89,17 @@ def answer_encoder(route: Route, content_type: str = JSON) -> Callable[[object],
     return encode
 
 
-def _split(answer: object) -> tuple[int, object]:
-    """Return the status and value that None or a plain tuple is; a named tuple is a value."""
-    if answer is None:
+def _split(result: object) -> tuple[int, object]:
+    """Return the status and the value of a result that is None or a plain tuple.
+
+    A tuple counts as ``(status, value)`` only if it has two items and the first is an int, but not
+    a bool. Any other is a value, and so is a named tuple.
+    """
+    if result is None:
         return 204, None
-    if not isinstance(answer, tuple) or len(answer) != 2:
-        return 200, answer
-    status, value = answer
+    if not isinstance(result, tuple) or len(result) != 2:
+        return 200, result
+    status, value = result
     if not isinstance(status, int) or isinstance(status, bool):
-        return 200, answer
+        return 200, result
     return int(status), value

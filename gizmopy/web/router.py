@@ -1,17 +1,18 @@
-"""Find what serves a path: a trie over the segments of path templates.
+"""Match paths with templates: a trie of path segments.
 
-A template is made of segments between slashes, in order of precedence:
+A template is made of segments between slashes. In order of precedence, a segment is:
 
-- ``cats``                         itself
-- ``{id:[0-9]+}``, ``v{a}.{b}``    a pattern within one segment; several: in order of declaration;
-                                 of several variables, the first takes as much as it can
-- ``{id}``                         any one segment that is not empty
-- ``{path:.*}``                    all that is left, slashes included; only at the end
+- ``cats``: static text
+- ``{id:[0-9]+}``, ``v{a}.{b}``: a pattern within one segment. Patterns are tried in order of
+  declaration; of several variables, the first takes as much as it can
+- ``{id}``: any one segment that is not empty
+- ``{path:.*}``: the rest of the path, slashes included; only as the last segment
 
 Paths are compared decoded, segment by segment: an encoded slash (``%2F``) is part of a value, not a
 separator. Empty segments and a trailing slash are segments like any other.
 
-Values that lead out of a folder, if one is joined with them, are refused; see ``leads_out``.
+A value that would leave a folder if it was joined to the folder's path is refused; see
+``is_path_traversal``.
 """
 
 from __future__ import annotations
@@ -29,19 +30,21 @@ from gizmopy.web.segments import SegmentPattern
 
 T = TypeVar("T")
 
-_VARIABLE = r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"  # braces within: a regex's quantifier
+# A regular expression in a variable may have a quantifier, such as {2,3}: one level of braces.
+_VARIABLE = r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
 _SEGMENT = re.compile(rf"/((?:[^/{{}}]|{_VARIABLE})*)")
 _VARIABLES = re.compile(f"({_VARIABLE})")
 _DOT_SEGMENTS = frozenset((".", ".."))
-_SAFE = "!$&'()*+,;=:@~"  # what clients leave as it is in a segment
+_UNESCAPED = "!$&'()*+,;=:@~"
+"""The reserved characters that clients do not percent-encode in a segment (RFC 3986, 3.3)."""
 
 
 class RouteNotFound(LookupError):
-    """Report that nothing is served at a path."""
+    """Report that no template matches a path."""
 
 
 class MethodNotAllowed(LookupError):
-    """Report that a path is served, but not by this method; ``allow`` lists those that are."""
+    """Report that a path is served, but not for this method; ``allow`` lists the methods."""
 
     def __init__(self, allow: tuple[str, ...]) -> None:
         super().__init__(allow)
@@ -49,14 +52,14 @@ class MethodNotAllowed(LookupError):
 
 
 class RouteConflict(ValueError):
-    """Report a template that matches what another one does; ``target`` is the other's."""
+    """Report a template that matches the same paths as another; ``target`` is the other's."""
 
     def __init__(self, message: str, target: Any) -> None:
         super().__init__(message)
         self.target = target
 
 
-class Kind(Enum):
+class SegmentKind(Enum):
     """How a segment of a template matches."""
 
     STATIC = "static"
@@ -67,26 +70,26 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment of a template; ``text`` is static text, decoded, or a pattern's source."""
+    """One segment of a template; ``text`` is decoded static text, or the source of a pattern."""
 
-    kind: Kind
+    kind: SegmentKind
     text: str = ""
     names: tuple[str, ...] = ()
     pattern: SegmentPattern | None = field(default=None, compare=False)
 
 
 def parse_template(template: str) -> tuple[Segment, ...]:
-    """Return the segments of a path template. Raises ValueError where it is malformed."""
+    """Return the segments of a path template. Raises ValueError if it is malformed."""
     texts = _SEGMENT.findall(template)
     if not texts or "".join(f"/{text}" for text in texts) != template:
-        raise ValueError("is no path template: begin with '/', and pair every '{' with a '}'")
+        raise ValueError("is not a path template: begin with '/', and close every '{' with a '}'")
     segments = tuple(_parse_segment(text) for text in texts)
     counts = Counter(name for segment in segments for name in segment.names)
     for name, count in counts.items():
         if count > 1:
             raise ValueError(f"has two variables named {name!r}; rename one")
-    if any(segment.kind is Kind.REST for segment in segments[:-1]):
-        raise ValueError("has more after the variable that takes the rest; move it to the end")
+    if any(segment.kind is SegmentKind.REST for segment in segments[:-1]):
+        raise ValueError("has a segment after {name:.*}, which takes the rest; move it to the end")
     return segments
 
 
@@ -95,32 +98,32 @@ def _parse_segment(text: str) -> Segment:
     literals = [_parse_literal(piece) for piece in pieces[::2]]
     variables = [_parse_variable(piece) for piece in pieces[1::2]]
     if not variables:
-        return Segment(Kind.STATIC, literals[0])
+        return Segment(SegmentKind.STATIC, literals[0])
     if literals == ["", ""]:
         name, pattern = variables[0]
         if pattern is None:
-            return Segment(Kind.VARIABLE, names=(name,))
+            return Segment(SegmentKind.VARIABLE, names=(name,))
         if pattern == ".*":
-            return Segment(Kind.REST, names=(name,))
+            return Segment(SegmentKind.REST, names=(name,))
     matcher = SegmentPattern(literals, variables)
-    return Segment(Kind.PATTERN, matcher.text, tuple(name for name, _ in variables), matcher)
+    return Segment(SegmentKind.PATTERN, matcher.text, tuple(name for name, _ in variables), matcher)
 
 
 def _parse_literal(text: str) -> str:
     if "?" in text or "#" in text:
-        raise ValueError("has a query or fragment; a template is a path only")
+        raise ValueError("has a query or a fragment; write the path only")
     return unquote(text)
 
 
 def _parse_variable(text: str) -> tuple[str, str | None]:
     name, colon, pattern = text[1:-1].partition(":")
     if not name.isidentifier() or (colon and not pattern):
-        raise ValueError(f"has the variable {text}; write {{name}} or {{name:regex}}")
+        raise ValueError(f"has the malformed variable {text}; write {{name}} or {{name:regex}}")
     return name, pattern or None
 
 
 class _Leaf(Generic[T]):
-    """What one template serves, by method."""
+    """The targets of one template, by method."""
 
     __slots__ = ("names", "targets", "template", "unsafe")
 
@@ -129,10 +132,10 @@ class _Leaf(Generic[T]):
         self.names = names
         self.targets: dict[str, T] = {}
         self.unsafe: set[str] = set()
-        """The methods whose targets take any value."""
+        """The methods whose targets accept any value."""
 
     def serves(self, method: str) -> str | None:
-        """Return the method whose target answers ``method``: GET's answers HEAD."""
+        """Return the method whose target serves ``method``: GET's serves HEAD, too. Else None."""
         if method in self.targets:
             return method
         return "GET" if method == "HEAD" and "GET" in self.targets else None
@@ -140,24 +143,27 @@ class _Leaf(Generic[T]):
     def add(self, method: str, template: str, target: T, *, unsafe: bool) -> None:
         other = next(iter(self.targets.values()), None)
         if template != self.template:
-            message = f"matches what {self.template!r} matches; write both alike"
+            message = f"matches the same paths as {self.template!r}: use the same template"
             raise RouteConflict(message, other)
         if method in self.targets:
-            raise RouteConflict(f"is served by {method} already", self.targets[method])
+            raise RouteConflict(f"is declared for {method} already", self.targets[method])
         self.targets[method] = target
         if unsafe:
             self.unsafe.add(method)
 
-    def refuse(self, method: str, values: Sequence[str]) -> None:
-        """Refuse values that lead out of a folder, unless the target of ``method`` takes any."""
+    def check_values(self, method: str, values: Sequence[str]) -> None:
+        """Raise Problem (400) for a path traversal, unless the target accepts any value.
+
+        One of ``values`` is a path traversal.
+        """
         if method not in self.unsafe:
-            name = next(n for n, v in zip(self.names, values, strict=True) if leads_out(v))
-            reason = "it is absolute, or holds a dot segment or NUL"
-            raise Problem(400, f"The path has no valid value for {name!r}: {reason}.")
+            name = next(n for n, v in zip(self.names, values, strict=True) if is_path_traversal(v))
+            reason = "it is an absolute path, or contains a dot segment or NUL"
+            raise Problem(400, f"The path has an invalid value for {name!r}: {reason}.")
 
 
 class _Node(Generic[T]):
-    """A place in the trie: what may follow the segments that lead here."""
+    """A node of the trie: the segments that may follow, and the template that ends here."""
 
     __slots__ = ("leaf", "patterns", "rest", "static", "variable")
 
@@ -169,17 +175,17 @@ class _Node(Generic[T]):
         self.leaf: _Leaf[T] | None = None
 
     def follow(self, segment: Segment) -> _Node[T]:
-        """Return the node that ``segment`` leads to, made where there is none yet."""
+        """Return the child node for ``segment``; make it if there is none."""
         match segment.kind:
-            case Kind.STATIC:
+            case SegmentKind.STATIC:
                 return self.static.setdefault(segment.text, _Node())
-            case Kind.PATTERN:
+            case SegmentKind.PATTERN:
                 assert segment.pattern is not None
                 return self.patterns.setdefault(segment.text, (segment.pattern, _Node()))[1]
-            case Kind.VARIABLE:
+            case SegmentKind.VARIABLE:
                 self.variable = self.variable or _Node()
                 return self.variable
-            case Kind.REST:
+            case SegmentKind.REST:
                 self.rest = self.rest or _Node()
                 return self.rest
 
@@ -193,8 +199,9 @@ class _Node(Generic[T]):
     ) -> tuple[_Leaf[T], str, tuple[str, ...]] | None:
         """Return the best leaf that serves ``method``, its method, and the values of its variables.
 
-        Where templates match that serve other methods only, those are put into ``allow``. Each node
-        is entered once at most, as it stands at one depth: no path is slow to refuse.
+        The methods of templates that match, but do not serve ``method``, are added to ``allow``.
+        Each node is visited at most once, because its depth in the trie is fixed: the time is
+        bounded by the number of templates, for a path that matches none, too.
         """
         if depth == len(segments):
             leaf = self.leaf
@@ -228,7 +235,7 @@ class _Node(Generic[T]):
 
 
 class Router(Generic[T]):
-    """Map methods and paths to targets, at a cost that does not grow with their number."""
+    """Map methods and paths to targets. The cost of a match does not grow with their number."""
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
@@ -237,10 +244,9 @@ class Router(Generic[T]):
     def add(self, method: str, template: str, target: T, *, unsafe: bool = False) -> None:
         """Serve ``method`` at every path that ``template`` matches.
 
-        ``unsafe`` lets its variables have any value, also one that ``leads_out``.
-
-        Raises ValueError where the template is malformed, and its subclass RouteConflict where the
-        same method and template were added before, or one that differs only in names.
+        ``unsafe`` accepts any value of its variables, also a path traversal. Raises ValueError if
+        the template is malformed, and its subclass RouteConflict if this method and template were
+        added before, or a template that differs only in the names of variables.
         """
         segments = parse_template(template)
         node = self._root
@@ -249,8 +255,8 @@ class Router(Generic[T]):
         if node.leaf is None:
             node.leaf = _Leaf(template, tuple(name for each in segments for name in each.names))
         node.leaf.add(method, template, target, unsafe=unsafe)
-        if all(segment.kind is Kind.STATIC for segment in segments):
-            raw = "".join(f"/{quote(segment.text, safe=_SAFE)}" for segment in segments)
+        if all(segment.kind is SegmentKind.STATIC for segment in segments):
+            raw = "".join(f"/{quote(segment.text, safe=_UNESCAPED)}" for segment in segments)
             self._static[raw] = node.leaf
 
     def match(self, method: str, raw_path: str) -> tuple[T, dict[str, str]]:
@@ -258,25 +264,27 @@ class Router(Generic[T]):
 
         GET's target serves HEAD if no target is declared for HEAD. Raises RouteNotFound if no
         template matches, or the path is not UTF-8; MethodNotAllowed if templates match, but none
-        serves ``method``; and Problem (400) if a value of the route's variables ``leads_out``.
+        serves ``method``; and Problem (400) if the value of a variable is a path traversal.
         """
         leaf = self._static.get(raw_path)
         if leaf is not None and method in leaf.targets:
             return leaf.targets[method], {}
-        if (plain := self._descend(method, raw_path)) is not None:
-            return plain
+        if (quick := self._match_first_choices(method, raw_path)) is not None:
+            return quick
         allow: set[str] = set()
         found = self._root.find(_segments(raw_path), 0, (), method, allow)
         if found is not None:
             leaf, served, values = found
+            # A raw path without these characters has no value that is a path traversal: five
+            # searches in one text are faster than a check of each value.
             if (
                 "." in raw_path
                 or "%" in raw_path
                 or "//" in raw_path
                 or "\\" in raw_path
                 or "\0" in raw_path
-            ) and any(map(leads_out, values)):
-                leaf.refuse(served, values)
+            ) and any(map(is_path_traversal, values)):
+                leaf.check_values(served, values)
             return leaf.targets[served], dict(zip(leaf.names, values, strict=True))
         if not allow:
             raise RouteNotFound(raw_path)
@@ -285,7 +293,7 @@ class Router(Generic[T]):
         raise MethodNotAllowed(tuple(sorted(allow)))
 
     def allowed(self, raw_path: str) -> tuple[str, ...]:
-        """Return the methods that are served at a path, HEAD with GET; none for an unknown one."""
+        """Return the methods that a path is served for, HEAD with GET; none for an unknown path."""
         try:
             self.match("", raw_path)
         except MethodNotAllowed as error:
@@ -294,10 +302,12 @@ class Router(Generic[T]):
             pass
         return ()
 
-    def _descend(self, method: str, raw_path: str) -> tuple[T, dict[str, str]] | None:
-        """Return what ``find`` would, where its first choice in each node is the right one.
+    def _match_first_choices(self, method: str, raw_path: str) -> tuple[T, dict[str, str]] | None:
+        """Return the result of ``match`` for most paths, faster; None if ``find`` has to decide.
 
-        So it is for nearly every path; None where it is not, or takes a closer look.
+        It takes the first choice in each node, static text before a variable, without a recursive
+        call for each segment. ``find`` decides if the first choice fails, a pattern or an encoded
+        character is involved, or a value could be a path traversal.
         """
         if "%" in raw_path or not raw_path.startswith("/"):
             return None
@@ -318,12 +328,12 @@ class Router(Generic[T]):
         return leaf.targets[method], dict(zip(leaf.names, values, strict=True))
 
 
-def leads_out(value: str) -> bool:
-    """Whether ``value``, joined to a folder's path, may lead out of the folder, or ends early.
+def is_path_traversal(value: str) -> bool:
+    """Return whether ``value``, joined to a folder's path, could name a file outside the folder.
 
-    So does an absolute path, a dot segment (RFC 3986, 3.3), and NUL, which ends a text in C. A
-    backslash counts as a slash, as on Windows and in some proxies. The value is decoded once:
-    text that was encoded twice stays encoded once.
+    An absolute path could, and one with a dot segment (RFC 3986, 3.3) or with NUL, which ends a
+    string in C. A backslash counts as a slash, as on Windows and in some proxies. ``value`` has
+    been decoded once: text that was encoded twice is still encoded once, and is not checked.
     """
     if "\\" in value:
         value = value.replace("\\", "/")
@@ -334,7 +344,8 @@ def leads_out(value: str) -> bool:
 
 def _segments(raw_path: str) -> list[str]:
     """Return the decoded segments of a path."""
-    if not raw_path.startswith("/"):  # the "*" of OPTIONS, a CONNECT
+    # Targets without a path: "*" (OPTIONS) and host:port (CONNECT), RFC 9112 section 3.2.
+    if not raw_path.startswith("/"):
         raise RouteNotFound(raw_path)
     segments = raw_path[1:].split("/")
     if "%" not in raw_path:

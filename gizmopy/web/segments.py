@@ -1,12 +1,12 @@
 """Match the variables in one segment of a path, in linear time.
 
-Variables without a pattern of their own are found from the right: the last literal between them
-first, then the last one before it. One greedy pattern would find the same, ``(.+)-(.+)``: each
-variable takes as much as it can, the first one first. But such a pattern tries all ways to place
-the literals if the segment does not match: 2.3 s for 16,000 dashes (issue 11).
+Variables without a pattern are matched from the right: first the last literal between two of them
+is searched for, then the one before it. The result is that of one greedy pattern, ``(.+)-(.+)``:
+each variable takes as much as it can, the first one first. But if a segment does not match, such a
+pattern tries every way to place the literals: 2.3 s for 16,000 dashes (issue 11).
 
-Variables with patterns are matched by ``re``, adjacent ones by one pattern, together with the end
-of the variable before them. If such a pattern backtracks, the segment is bounded.
+Variables with patterns are matched by ``re``: adjacent ones by one pattern, together with the end
+of the variable before them. If such a pattern backtracks, the length of the segment is limited.
 """
 
 from __future__ import annotations
@@ -18,44 +18,51 @@ from collections.abc import Sequence
 from gizmopy.web.backtracking import Growth, growth
 
 MAX_BACKTRACKING = 256
-"""How many characters a segment may have if its pattern backtracks; a longer one does not match."""
+"""The maximum length of a segment whose pattern backtracks; a longer one does not match."""
 
 Variable = tuple[str, str | None]
 """The name of a variable, and its pattern if it has one."""
 
 _ANY = ".+"
-_GROWTHS: tuple[Growth, ...] = ("exponential", "polynomial", "")
+_WORST_FIRST: tuple[Growth, ...] = ("exponential", "polynomial", "")
 
 
 class _Step:
-    """Find a variable, or adjacent ones that have patterns, and the literal behind."""
+    """Match one variable, or several adjacent ones with patterns, and the literal after it."""
 
-    __slots__ = ("groups", "literal", "placed", "regex")
+    __slots__ = ("groups", "literal", "matches_literal_before", "regex")
 
-    def __init__(self, literal: str, regex: re.Pattern[str] | None, groups: list[int]) -> None:
+    def __init__(
+        self,
+        literal: str,
+        regex: re.Pattern[str] | None,
+        groups: list[int],
+        *,
+        matches_literal_before: bool = False,
+    ) -> None:
         self.literal = literal
         self.regex = regex
-        """None finds a variable that has no pattern."""
+        """None if the variable has no pattern."""
         self.groups = groups
-        """The groups that hold the values, from the right."""
-        self.placed = False
-        """Whether the first group is the text up to the literal ahead of this step."""
+        """The groups of the values, from the right."""
+        self.matches_literal_before = matches_literal_before
+        """Whether ``regex`` begins with a group for the text up to the literal before this step."""
 
 
 class SegmentPattern:
-    """Match a segment that holds ``variables``, with ``literals`` ahead, between and behind.
+    """Match a segment that has ``variables``, with ``literals`` before, between and after them.
 
-    Raises ValueError if the pattern of a variable is no regular expression.
+    Raises ValueError if the pattern of a variable is not a regular expression.
     """
 
-    __slots__ = ("_longest", "_prefix", "_steps", "growth", "regexes", "text")
+    __slots__ = ("_max_length", "_prefix", "_steps", "growth", "regexes", "text")
 
     def __init__(self, literals: Sequence[str], variables: Sequence[Variable]) -> None:
         self._prefix = literals[0]
         self._steps: list[_Step] = []
-        """From the right."""
+        """The steps in the order of matching, from the right."""
         self.regexes: list[str] = []
-        """The regular expressions that segments are matched with."""
+        """The regular expressions of the steps."""
         index = 0
         while index < len(variables):
             step, index = self._parse(literals, variables, index)
@@ -65,21 +72,21 @@ class SegmentPattern:
         self.text = re.escape(literals[0]) + "".join(
             f"({pattern or _ANY}){re.escape(literal)}" for (_, pattern), literal in parts
         )
-        """One pattern that matches alike, by which segments of templates are compared."""
-        self.growth: Growth = min(map(growth, self.regexes), key=_GROWTHS.index, default="")
-        """How the time to match grows with the segment; empty: linear, as far as is known."""
-        self._longest = MAX_BACKTRACKING if self.growth else math.inf
+        """One pattern that matches the same segments: templates are compared by it."""
+        self.growth: Growth = min(map(growth, self.regexes), key=_WORST_FIRST.index, default="")
+        """How the time to match grows with the segment; empty if linear, or unknown."""
+        self._max_length = MAX_BACKTRACKING if self.growth else math.inf
 
     def _parse(
         self, literals: Sequence[str], variables: Sequence[Variable], start: int
     ) -> tuple[_Step, int]:
-        """Return the step that begins with a variable, and the index of the next variable."""
+        """Return the step that begins at variable ``start``, and the index of the next variable."""
         if _is_any(variables[start]):
             return _Step(literals[start + 1], None, []), start + 1
-        placed = start > 0
-        source = f"({_ANY}){re.escape(literals[start])}" if placed else re.escape(literals[0])
+        is_first = start == 0
+        source = re.escape(literals[0]) if is_first else f"({_ANY}){re.escape(literals[start])}"
         groups: list[int] = []
-        count, index = int(placed), start
+        count, index = int(not is_first), start
         while index < len(variables) and not _is_any(variables[index]):
             pattern = variables[index][1] or _ANY
             groups.insert(0, count + 1)
@@ -89,25 +96,27 @@ class SegmentPattern:
         self.regexes.append(source if index == len(variables) else f"{source}{_ANY}")
         try:
             regex = re.compile(source, re.DOTALL)
-        except re.error as error:  # each is valid by itself: flags or names that clash
-            raise ValueError(f"has no valid regex in {source!r}: {error}") from error
-        step = _Step(literals[index], regex, groups)
-        step.placed = placed
+        except re.error as error:
+            # Each pattern is valid, but not the sum: their flags or the names of groups conflict.
+            raise ValueError(f"has an invalid regex in {source!r}: {error}") from error
+        step = _Step(literals[index], regex, groups, matches_literal_before=not is_first)
         return step, index
 
     def match(self, segment: str) -> tuple[str, ...] | None:
         """Return the values of the variables in ``segment``, or None if it does not match."""
-        if len(segment) > self._longest:
+        if len(segment) > self._max_length:
             return None
         values: list[str] = []  # from the right
-        limit = len(segment)  # the text that is looked for ends here at the latest
-        end = -1  # where the value ends whose beginning is looked for
-        placed = -1  # where the literal stands that is looked for, if that is known
+        # The text before ``limit`` is not matched yet. ``end`` is the end of a value whose start is
+        # not known yet, or -1. ``found_at`` is the index of the next literal, if the step before
+        # has matched it already, or -1.
+        limit = len(segment)
+        end = found_at = -1
         for number, step in enumerate(self._steps):
             if step.regex is None:
                 literal = step.literal
-                if placed >= 0:
-                    begin, placed = placed, -1
+                if found_at >= 0:
+                    begin, found_at = found_at, -1
                 elif number == 0:
                     begin = limit - len(literal) if segment.endswith(literal) else -1
                 else:
@@ -125,7 +134,7 @@ class SegmentPattern:
             if end >= 0:
                 values.append(segment[found.end() : end])
             values.extend([found[group] for group in step.groups])
-            end, placed = -1, found.end(1) if step.placed else -1
+            end, found_at = -1, found.end(1) if step.matches_literal_before else -1
         if end >= 0:
             if limit < len(self._prefix) or not segment.startswith(self._prefix):
                 return None
@@ -142,4 +151,4 @@ def _groups_in(name: str, pattern: str | None) -> int:
     try:
         return re.compile(pattern or _ANY).groups
     except re.error as error:
-        raise ValueError(f"has no valid regex for {name!r}: {error}") from error
+        raise ValueError(f"has an invalid regex for {name!r}: {error}") from error

@@ -36,7 +36,7 @@ from typing_extensions import TypedDict
 from gizmopy.errors import UndecodableMessage
 from gizmopy.pubsub.codecs import codec_for
 from gizmopy.untrusted.input_errors import field_of, message_of
-from gizmopy.web.problems import wrong_fields
+from gizmopy.web.problems import field_errors
 
 SECRET = "Qzhunter2"
 
@@ -103,7 +103,7 @@ def errors_of(kind: Any, value: Any) -> ValidationError:
 def test_no_message_quotes_the_value(kind: Any, value: Any) -> None:
     """Neither does a problem of HTTP, nor an error about a message."""
     error = errors_of(kind, value)
-    assert "hunter" not in str(wrong_fields("body", "", error))
+    assert "hunter" not in str(field_errors("body", "", error))
     for each in error.errors():
         assert "hunter" not in message_of(each)
         assert message_of(each)
@@ -113,7 +113,7 @@ def test_an_email_address_is_not_quoted() -> None:
     """The reason that email-validator gives has characters of the address in it."""
     pytest.importorskip("email_validator")
     error = errors_of(NameEmail, f"cat@{SECRET} x.example")
-    assert "hunter" not in str(wrong_fields("body", "", error))
+    assert "hunter" not in str(field_errors("body", "", error))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_keys_are_escaped_and_cut() -> None:
     assert field_of(("a\x1b[31m\u202e\n",)) == r"a\x1b[31m\u202e\n"
     assert len(field_of(("k" * 9000,))) < 1100
     error = errors_of(Cat, {"\x1b[31m": 1})
-    (told,) = wrong_fields("body", "", error)
+    (told,) = field_errors("body", "", error)
     assert told["field"] == r"0.\x1b[31m"
 
 
@@ -151,7 +151,7 @@ def test_what_a_validator_says_is_escaped() -> None:
     def refuse(value: str) -> str:
         raise ValueError(f"{value} is wrong")
 
-    (told,) = wrong_fields("body", "", errors_of(Annotated[str, AfterValidator(refuse)], "a\x1b"))
+    (told,) = field_errors("body", "", errors_of(Annotated[str, AfterValidator(refuse)], "a\x1b"))
     assert told["message"] == r"Value error, a\x1b is wrong"
 
 

@@ -150,12 +150,15 @@ async def endpoint() -> None:
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        ({"cats": {"GET": endpoint}}, "endpoint: 'cats' is no path template: begin with '/'"),
-        ({"/{id": {"GET": endpoint}}, "endpoint: '/{id' is no path template"),
+        ({"cats": {"GET": endpoint}}, "endpoint: 'cats' is not a path template: begin with '/'"),
+        ({"/{id": {"GET": endpoint}}, "endpoint: '/{id' is not a path template"),
         ({"/{a}/{a}": {"GET": endpoint}}, "endpoint: '/{a}/{a}' has two variables named 'a'"),
-        ({"/": {"FETCH": endpoint}}, "endpoint: 'FETCH' is no HTTP method; use one of: GET, HEAD"),
-        ({"/": {"get": endpoint}}, "endpoint: 'get' is no HTTP method"),
-        ({"/": endpoint}, "must return a table {path: {method: handler}}"),
+        (
+            {"/": {"FETCH": endpoint}},
+            "endpoint: 'FETCH' is not an HTTP method; use one of: GET",
+        ),
+        ({"/": {"get": endpoint}}, "endpoint: 'get' is not an HTTP method"),
+        ({"/": endpoint}, "must return a table {path: {method: endpoint}}"),
     ],
 )
 def test_a_mistake_names_the_place(table: Any, reason: str) -> None:
@@ -186,7 +189,7 @@ def test_a_route_declared_twice_names_both_places() -> None:
     with pytest.raises(DeclarationError) as refused:
         collect_routes(Service())
     message = str(refused.value)
-    assert "Service.second: GET '/cats' is served by GET already: by " in message
+    assert "Service.second: GET '/cats' is declared for GET already; see " in message
     assert f"Service.first ({__file__}:" in message
 
 
@@ -200,7 +203,9 @@ def test_templates_that_differ_only_in_names_are_refused() -> None:
         @put("/cats/{cat}")
         async def write(self, cat: int) -> None: ...
 
-    with pytest.raises(DeclarationError, match=r"write: PUT '/cats/\{cat\}' matches what") as both:
+    with pytest.raises(
+        DeclarationError, match=r"write: PUT '/cats/\{cat\}' matches the same"
+    ) as both:
         collect_routes(Service())
     assert "Service.read (" in str(both.value)
 

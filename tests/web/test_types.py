@@ -131,7 +131,7 @@ def test_every_day_is_read_as_it_is_written(day: date) -> None:
 )
 def test_only_one_form_is_a_date(text: str) -> None:
     """A day has one way to be written, and the error tells it."""
-    with pytest.raises(ValueError, match="is no date; write YYYY-MM-DD, such as 2024-02-29"):
+    with pytest.raises(ValueError, match="is not a date; write YYYY-MM-DD, such as 2024-02-29"):
         parse_iso_date(text)
 
 
@@ -142,7 +142,7 @@ def test_a_range_may_be_one_day_and_never_backwards() -> None:
     assert parse_date_range("2024-02-29", "2024-02-29") == (day, day)
     with pytest.raises(ValueError, match=r"ends on 2024-02-29, before it starts on 2024-03-01"):
         parse_date_range("2024-03-01", "2024-02-29")
-    with pytest.raises(ValueError, match="'today' is no date"):
+    with pytest.raises(ValueError, match="'today' is not a date"):
         parse_full_day_range("2024-03-01", "today")
 
 

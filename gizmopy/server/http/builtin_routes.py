@@ -71,7 +71,7 @@ def _warn_of_backtracking(route: Route) -> None:
                 "matches in one way only, as in {name:[^-]+}-{version:[0-9]+}",
                 route.method,
                 route.path,
-                route.place,
+                route.source,
                 " ".join(segment.pattern.regexes),
                 segment.pattern.growth,
                 MAX_BACKTRACKING,

@@ -233,7 +233,7 @@ class HTTPDoor:
                             await request.writer.drain()
                         status, size, response = answer.status, len(answer.body), _KEPT
                         return response
-                    answer = answer.response()
+                    answer = answer.to_aiohttp()
                 response = answer
                 await _send(request, response)
             except (Exception, asyncio.CancelledError, SystemExit) as error:

@@ -1,8 +1,9 @@
-"""Make the page that shows an OpenAPI document and tries requests; it needs nothing from elsewhere.
+"""Make the page that displays an OpenAPI document and sends requests; it loads nothing else.
 
-The page is ``page.html`` beside this file. Its one script and one style stand in it and are always
-the same, so that a content security policy can name them by their hashes and forbid all else: what
-a document says is put into the page as text, and could do nothing were it more.
+The page is ``page.html`` beside this file. Its one script and its one style are inline and always
+the same, so a content security policy can allow them by their hashes and forbid all others. The
+script inserts the document's texts as text, never as HTML; if one contained a script, the policy
+would not run it.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from importlib.resources import files
 
 
 def docs_page(title: str, openapi_url: str) -> str:
-    """Return the page, HTML, for the document at ``openapi_url``, of the same origin."""
+    """Return the HTML page for the document at ``openapi_url``, which has the same origin."""
     page = _template().replace("{{openapi_url}}", escape(openapi_url))
     return page.replace("{{title}}", escape(title))
 
 
 def docs_headers() -> dict[str, str]:
-    """Return the headers to answer the page with."""
+    """Return the headers of the response with the page."""
     return page_headers(_template())
 
 
 def page_headers(page: str) -> dict[str, str]:
-    """Return the headers of a page with one script and one style: its type, and all it may do.
+    """Return the content type and the security policy of a page with one script and one style.
 
-    It may run its own script, ask its own origin, and be framed by no other page.
+    The page may run its own script and send requests to its own origin. No page may frame it.
     """
     policy = {
         "default-src": "'none'",
@@ -46,7 +47,7 @@ def page_headers(page: str) -> dict[str, str]:
 
 
 def _source(page: str, tag: str) -> str:
-    """Return the hash that a policy allows the text of the page's one ``tag`` by."""
+    """Return the policy source for the text of the page's one ``tag``: its hash."""
     text = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

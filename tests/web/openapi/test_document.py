@@ -324,7 +324,7 @@ def test_a_route_that_openapi_cannot_tell_apart_is_logged(caplog: pytest.LogCapt
     assert [item["get"]["operationId"] for item in paths.values()] == ["by_id"]
     assert caplog.messages == [
         "GET /cats/{name} is left out of the OpenAPI document: "
-        "it is /cats/{id} there, as /cats/{id:[0-9]+} is"
+        "its path there, /cats/{id}, is that of /cats/{id:[0-9]+}"
     ]
 
 
@@ -631,7 +631,7 @@ def test_a_type_without_a_schema_is_logged(kind: Any, caplog: pytest.LogCaptureF
     assert "Cat" in written["components"]["schemas"]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    start = "PUT /: its answer has no schema in the OpenAPI document: "
+    start = "PUT /: the response has no schema in the OpenAPI document: "
     assert record.getMessage().startswith(start)
 
 
@@ -642,4 +642,4 @@ def test_a_body_without_a_schema_is_a_body_still(caplog: pytest.LogCaptureFixtur
 
     operation = document(("PUT", "/", endpoint))["paths"]["/"]["put"]
     assert operation["requestBody"] == {"required": True, "content": {"application/json": {}}}
-    assert "PUT /: its body has no schema" in caplog.text
+    assert "PUT /: the body has no schema" in caplog.text

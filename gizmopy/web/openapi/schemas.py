@@ -1,0 +1,59 @@
+"""Generate the JSON schemas of types, with the components that they share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+
+logger = logging.getLogger("gizmopy.web.openapi")
+
+Schema = dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class TypeSchema:
+    """A type that the document uses at ``location``, and its schema; empty if it has none."""
+
+    location: str
+    mode: JsonSchemaMode
+    annotation: Any
+    schema: Schema = field(default_factory=dict)
+
+
+class _Generator(GenerateJsonSchema):
+    """Leave out titles that repeat a name, and ignore defaults that have no JSON form."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - its type
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Return False: only titles that a model declares are set."""
+        return False
+
+
+def fill_schemas(types: Sequence[TypeSchema]) -> Schema:
+    """Set the schema of each of ``types``, and return the components that they share.
+
+    A type without a schema is logged, and its schema stays empty.
+    """
+    inputs = []
+    for key, each in enumerate(types):
+        try:
+            adapter = TypeAdapter(each.annotation)
+            adapter.json_schema(mode=each.mode, schema_generator=_Generator)
+        except Exception as error:  # noqa: BLE001 - hooks of a type may raise any exception
+            why = str(error).partition("\n")[0]
+            logger.warning("%s has no schema in the OpenAPI document: %s", each.location, why)
+        else:
+            inputs.append((key, each.mode, adapter))
+    schemas, shared = TypeAdapter.json_schemas(
+        inputs, ref_template="#/components/schemas/{model}", schema_generator=_Generator
+    )
+    for (key, _), schema in schemas.items():
+        types[key].schema = schema
+    components: Schema = shared.get("$defs", {})
+    return components
