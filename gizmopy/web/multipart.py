@@ -1,6 +1,6 @@
-"""Read multipart bodies with bounds, and with a Problem for a malformed one.
+"""Read multipart bodies with limits, and raise Problem for malformed ones.
 
-aiohttp bounds the number of bytes only. One megabyte of ``;`` in the Content-Disposition of 60
+aiohttp limits only the number of bytes. One megabyte of ``;`` in the Content-Disposition of 60
 parts held the event loop for 9 s in ``request.post()``, and wrote a megabyte into the log.
 """
 
@@ -22,13 +22,13 @@ from gizmopy.web.problems import Problem
 
 _MULTIPART = "a multipart body"
 MAX_CONTENT_TYPE = 256
-"""How many characters of Content-Type are read: a boundary (RFC 2046, 5.1.1) has 70 at most."""
+"""The maximum length of Content-Type. A boundary (RFC 2046 section 5.1.1) has at most 70."""
 _MAX_PARTS = 1000
-"""The number of parts of a body, nested ones included, as in Go's mime/multipart."""
+"""The maximum number of parts, including nested ones, as in Go's mime/multipart."""
 _MAX_PARAMETERS = 16
-"""The number of parameters of a Content-Disposition: forms have two or three."""
-_TURN = 100
-"""How many lines are read before other tasks have their turn."""
+"""The maximum number of parameters of a Content-Disposition. Forms have two or three."""
+_LINES_PER_TURN = 100
+"""The number of lines that are read before other tasks may run."""
 _CHARSETS = frozenset(
     (
         *("utf8", "utf16", "utf16le", "utf16be", "usascii", "ascii", "latin1"),
@@ -38,41 +38,43 @@ _CHARSETS = frozenset(
         "big5",
     )
 )
-"""The charsets of bodies, without hyphens and underscores.
+"""The supported charsets, without hyphens and underscores.
 
-Python has more codecs. ``punycode`` takes quadratic time, and Python keeps each name that it does
-not find until the process ends.
+Python's other codecs are refused: ``punycode`` takes quadratic time, and Python caches each unknown
+name of a codec until the process ends.
 """
-
 
 _MALFORMED = (LookupError, RecursionError, ValueError, HttpProcessingError)
 _MALFORMED_PART = (*_MALFORMED, RuntimeError, AssertionError, zlib.error)
-"""aiohttp raises RuntimeError for an encoding, and AssertionError for a body of another type."""
+"""aiohttp raises RuntimeError for an unknown encoding, AssertionError for another content type."""
 
 
 @contextmanager
-def reading(what: str, malformed: tuple[type[Exception], ...] = _MALFORMED) -> Iterator[None]:
-    """Raise Problem (400) for an error in a body; aiohttp raises ValueError of all kinds."""
+def reading(form: str, malformed: tuple[type[Exception], ...] = _MALFORMED) -> Iterator[None]:
+    """Raise Problem (400) instead of the errors that aiohttp raises for a malformed body."""
     try:
         yield
     except malformed as error:
-        raise Problem(400, f"The request body cannot be read as {what}.") from error
+        raise Problem(400, f"The request body cannot be read as {form}.") from error
 
 
-def reading_parts(what: str = _MULTIPART) -> AbstractContextManager[None]:
-    """Return ``reading`` for code that finds and decodes parts."""
-    return reading(what, _MALFORMED_PART)
+def reading_parts(form: str = _MULTIPART) -> AbstractContextManager[None]:
+    """Return ``reading`` for code that finds or decodes parts, which raises more errors."""
+    return reading(form, _MALFORMED_PART)
 
 
 def check_charset(charset: str | None) -> None:
-    """Raise Problem (415) if a charset is not one of the usual ones; None is UTF-8."""
+    """Raise Problem (415) if a charset is not supported. None means UTF-8."""
     name = (charset or "utf8").lower().replace("-", "").replace("_", "")
     if name not in _CHARSETS:
         raise Problem(415, "The charset of the request body is not supported; send UTF-8.")
 
 
 class PartReader(BodyPartReader):
-    """Read one part. All methods raise Problem: 400 if the part is malformed, 415 for a charset."""
+    """Read one part.
+
+    All methods raise Problem: 400 if the part is malformed, 415 if its charset is not supported.
+    """
 
     async def read(self, *, decode: bool = False) -> bytes:
         """Return the content of the part."""
@@ -80,12 +82,12 @@ class PartReader(BodyPartReader):
             return await super().read(decode=decode)
 
     async def read_chunk(self, size: int = BodyPartReader.chunk_size) -> bytes:
-        """Return at most ``size`` bytes of the content."""
+        """Return the next bytes of the content, at most ``size``."""
         with reading(_MULTIPART):
             return await super().read_chunk(size)
 
     async def readline(self) -> bytes:
-        """Return a line of the content."""
+        """Return the next line of the content."""
         with reading(_MULTIPART):
             return await super().readline()
 
@@ -105,12 +107,12 @@ class PartReader(BodyPartReader):
             return await super().form(encoding=encoding)
 
     def decode(self, data: Any) -> Any:
-        """Return ``data`` without the encodings of the part."""
+        """Return ``data`` decoded by the part's transfer and content encodings."""
         with reading_parts():
             return super().decode(data)
 
     async def decode_iter(self, data: Any) -> AsyncIterator[Any]:
-        """Yield ``data`` without the encodings of the part."""
+        """Yield ``data`` decoded by the part's transfer and content encodings."""
         with reading_parts():
             async for piece in super().decode_iter(data):
                 yield piece
@@ -123,18 +125,18 @@ class PartReader(BodyPartReader):
 
 
 class Reader(BaseMultipartReader):
-    """Read the parts of a body, and of bodies within it."""
+    """Read the parts of a body, and of bodies nested in it."""
 
     part_reader_cls = PartReader
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._left = [_MAX_PARTS]
-        """The number of parts that may still come, shared with the nested bodies."""
+        self._parts_left = [_MAX_PARTS]
+        """The number of parts that may follow, in a list that nested readers share."""
         self._lines = 0
 
     async def next(self) -> MultipartReader | BodyPartReader | None:
-        """Return the next part; None at the end.
+        """Return the next part, or None at the end.
 
         Raises Problem: 400 if the body is malformed, 413 if it has more than 1,000 parts.
         """
@@ -143,8 +145,8 @@ class Reader(BaseMultipartReader):
 
     def make_part_reader(self, headers: CIMultiDictProxy[str]) -> MultipartReader | BodyPartReader:
         """Return the reader of a part. Raises Problem (413) after 1,000 parts."""
-        self._left[0] -= 1
-        if self._left[0] < 0:
+        self._parts_left[0] -= 1
+        if self._parts_left[0] < 0:
             raise Problem(413, f"The request body has more than {_MAX_PARTS} parts.")
         if len(headers.get(CONTENT_TYPE, "")) > MAX_CONTENT_TYPE:
             raise ValueError("the Content-Type of a part is too long")
@@ -152,12 +154,14 @@ class Reader(BaseMultipartReader):
             raise ValueError("the Content-Disposition of a part has too many parameters")
         part = super().make_part_reader(headers)
         if isinstance(part, Reader):
-            part._left = self._left
+            part._parts_left = self._parts_left
         return part
 
     async def read_line(self) -> bytes:
-        """Read a line of the body."""
+        """Return the next line of the body."""
         self._lines += 1
-        if self._lines % _TURN == 0:  # lines that have come already are read without a wait
+        # Lines that have arrived are read without an await that suspends: without this sleep, a
+        # body of a million empty lines would hold the event loop.
+        if self._lines % _LINES_PER_TURN == 0:
             await asyncio.sleep(0)
         return await super().read_line()

@@ -1,4 +1,4 @@
-"""A request as handlers see it: aiohttp's own, without aiohttp's application around it."""
+"""The request that handlers receive: aiohttp's, without an aiohttp application."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from gizmopy.web.problems import Problem
 T = TypeVar("T")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-"""What answers a request."""
+"""Serves a request: an endpoint with its parameters bound, or a middleware around it."""
 
 HTTPMiddleware = Callable[[Handler], Handler]
-"""What wraps a handler in another one; composed once, at start."""
+"""Wraps a handler in another one. It is called once for each endpoint, at start."""
 
-
-_UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, MessageError)
-"""The errors of Python's parser of Content-Type: ``a/b;*"`` ends in an IndexError."""
+_PARSER_ERRORS = (LookupError, ValueError, TypeError, AttributeError, MessageError)
+"""The errors that Python's parser of Content-Type raises, such as IndexError for ``a/b;*"``."""
 
 
 class BadRange(Problem, ValueError):
-    """Refuse a malformed Range; aiohttp's FileResponse expects ValueError."""
+    """Refuse a malformed Range (416). FileResponse of aiohttp catches a ValueError."""
 
 
 class Request(BaseRequest):
-    """Stand for one HTTP request: ``aiohttp.web.Request`` with path parameters of our router."""
+    """Extend ``aiohttp.web.Request`` by path parameters, and by a Problem for malformed input."""
 
-    ATTRS = web.Request.ATTRS | {"path_parameters"}  # aiohttp's debug mode warns of others
+    # In debug mode aiohttp warns about attributes that are not listed.
+    ATTRS = web.Request.ATTRS | {"path_parameters"}
 
     path_parameters: Mapping[str, str] = MappingProxyType({})
     """The decoded values of the variables in the route's template; the server sets them."""
 
     @property
-    def match_info(self) -> Mapping[str, str]:  # type: ignore[override]  # no aiohttp route to tell
+    def match_info(self) -> Mapping[str, str]:  # type: ignore[override]  # aiohttp's has its route, too
         """Return the path parameters by name."""
         return self.path_parameters
 
@@ -58,25 +58,27 @@ class Request(BaseRequest):
     def content_type(self) -> str:
         """Return the media type in Content-Type, which has at most 256 characters.
 
-        Raises Problem (400) if it is longer or has a comment. ``text()``, ``json()`` and ``post()``
-        read it, too. Python's parser, which aiohttp calls, takes 20 µs for each character. Comments
-        are not allowed (RFC 9110, 8.3.1); nested ones end in a RecursionError there.
+        Raises Problem (400) if it is longer, malformed or has a comment. ``text()``, ``json()`` and
+        ``post()`` read it, too.
         """
-        return self._bounded(lambda: super(Request, self).content_type)
+        return self._limited_content_type(lambda: super(Request, self).content_type)
 
     @property
     def charset(self) -> str | None:
         """Return the charset in Content-Type. Raises Problem as ``content_type`` does."""
-        return self._bounded(lambda: super(Request, self).charset)
+        return self._limited_content_type(lambda: super(Request, self).charset)
 
-    def _bounded(self, read: Callable[[], T]) -> T:
-        given = self.headers.get("Content-Type", "")
-        if len(given) > MAX_CONTENT_TYPE or "(" in given:
+    def _limited_content_type(self, parse: Callable[[], T]) -> T:
+        # aiohttp calls Python's parser of mail headers, which takes 20 µs for each character: a
+        # header of 16 KB held the event loop for 0.3 s. Comments, which RFC 9110 section 8.3.1 does
+        # not allow, raise RecursionError there if they are nested.
+        content_type = self.headers.get("Content-Type", "")
+        if len(content_type) > MAX_CONTENT_TYPE or "(" in content_type:
             detail = f"Content-Type is longer than {MAX_CONTENT_TYPE} characters, or has a comment."
             raise Problem(400, detail)
         try:
-            return read()
-        except _UNREADABLE as error:
+            return parse()
+        except _PARSER_ERRORS as error:
             raise Problem(400, "Content-Type is malformed.") from error
 
     @property
@@ -84,44 +86,43 @@ class Request(BaseRequest):
         """Raise UsageError: there is no ``aiohttp.web.Application``."""
         raise UsageError(
             "request.app: this request has no aiohttp Application; "
-            "keep what handlers share on the service (self)"
+            "keep objects that handlers share on the service (self)"
         )
 
     @property
     def if_modified_since(self) -> datetime | None:
         """Return the date of If-Modified-Since; None if it is absent or malformed."""
-        with suppress(OverflowError):  # a year of twenty digits
+        with suppress(OverflowError):  # a year with twenty digits
             return super().if_modified_since
         return None
 
     @property
     def if_unmodified_since(self) -> datetime | None:
         """Return the date of If-Unmodified-Since; None if it is absent or malformed."""
-        with suppress(OverflowError):  # a year of twenty digits
+        with suppress(OverflowError):  # a year with twenty digits
             return super().if_unmodified_since
         return None
 
     @property
     def if_range(self) -> datetime | None:
         """Return the date of If-Range; None if it is absent, an entity tag, or malformed."""
-        with suppress(OverflowError):  # a year of twenty digits
+        with suppress(OverflowError):  # a year with twenty digits
             return super().if_range
         return None
 
     @property
     def http_range(self) -> slice:
-        """Return the bytes that Range asks for; raise Problem (416) if it is malformed."""
+        """Return the range of bytes in Range. Raises Problem (416) if it is malformed."""
         try:
             return super().http_range
         except ValueError as error:
-            raise BadRange(416, "The Range is malformed; write bytes=0-499.") from error
+            raise BadRange(416, "The Range header is malformed; write bytes=0-499.") from error
 
     async def read(self) -> bytes:
-        """Return the body. Raises aiohttp's HTTPRequestEntityTooLarge if it is too large.
-
-        A body that has come whole is taken at once, which costs half of aiohttp's loop over pieces.
-        """
+        """Return the body. Raises aiohttp's HTTPRequestEntityTooLarge if it is too large."""
         content = self.content
+        # Most bodies have arrived whole. To take one at once costs half of aiohttp's loop, which
+        # appends piece by piece.
         if not self.has_read_body and content.is_eof():
             body = content.read_nowait()
             limit = self.client_max_size
@@ -160,8 +161,8 @@ class Request(BaseRequest):
     async def multipart(self) -> MultipartReader:
         """Return a reader of the parts of the body.
 
-        Raises Problem (400) if there can be none; the reader and its parts do so if they are
-        malformed, and 413 after 1,000 parts.
+        Raises Problem (400) if the body is not multipart. The reader and its parts raise 400 if
+        they are malformed, and 413 after 1,000 parts.
         """
         with reading_parts():
             return Reader(
@@ -174,7 +175,7 @@ class Request(BaseRequest):
             )
 
     def clone(self, **changes: Any) -> Request:
-        """Return a copy with ``changes``, as aiohttp's does; path parameters stay."""
+        """Return a copy with ``changes``, as aiohttp does, and with the same path parameters."""
         copy = super().clone(**changes)
         assert isinstance(copy, Request)
         copy.path_parameters = self.path_parameters

@@ -20,7 +20,9 @@ async def test_path_parameters_are_the_match_info(serve: Serve) -> None:
     """match_info is the path parameters, also of a clone; there is no application."""
 
     async def read(request: Request) -> list[object]:
-        with pytest.raises(UsageError, match="no aiohttp Application; keep what handlers share"):
+        with pytest.raises(
+            UsageError, match="no aiohttp Application; keep objects that handlers share"
+        ):
             _ = request.app
         clone = request.clone(method="PATCH")
         return [dict(request.match_info), dict(clone.path_parameters), clone.method]
