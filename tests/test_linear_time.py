@@ -40,7 +40,7 @@ from gizmopy.pubsub.codecs import codec_for
 from gizmopy.pubsub.engine.dead_letter_topics import topic_of
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import revived
-from gizmopy.server.health.probes import _asks_for_json
+from gizmopy.server.health.probes import _accepts_json
 from gizmopy.server.http.client_timeouts import callers_timeout
 from gizmopy.server.http.connection.framing import _PLAIN, _SIZE, _TRAILER
 from gizmopy.server.http.connection.proxy_protocol import read_header
@@ -336,7 +336,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
         header("Content-Type", lambda r: r.charset),
         pumps(";", "; charset=", '"', "; a=b"),
     ),
-    "Accept of a probe": (header("Accept", _asks_for_json), pumps(",", ";", ";,", " ,")),
+    "Accept of a probe": (header("Accept", _accepts_json), pumps(",", ";", ";,", " ,")),
     "Cookie": (
         header("Cookie", lambda r: r.cookies),
         pumps("a=b;", "a=b; ", ";", '="', "a=;", " "),

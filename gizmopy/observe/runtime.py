@@ -68,7 +68,7 @@ class Runtime:
         self._next_beat.cancel()
         gc.callbacks.remove(self._on_collection)
 
-    def beat_age(self) -> float:
+    def seconds_since_heartbeat(self) -> float:
         """Return the seconds since the last heartbeat; any thread may ask."""
         return self._clock() - self._last_beat
 

@@ -30,13 +30,9 @@ from gizmopy.pubsub import (
     open_driver,
 )
 from gizmopy.server.admin.access import DebugGuard, is_served
-from gizmopy.server.health.checks import (
-    Health,
-    collect_health_checks,
-    publisher_check,
-    subscription_checks,
-)
-from gizmopy.server.health.load_balancers import Balancers
+from gizmopy.server.health.checks import Health, collect_health_checks
+from gizmopy.server.health.load_balancers import LoadBalancers
+from gizmopy.server.health.messaging import publisher_check, subscription_checks
 from gizmopy.server.health.probes import probe_endpoints
 from gizmopy.server.http import builtin_routes
 from gizmopy.server.http.browser_rules import Browsers, browsers_of
@@ -46,7 +42,7 @@ from gizmopy.server.http.listening.descriptors import ADMIN_CONNECTIONS
 from gizmopy.server.http.listening.listener import Port
 from gizmopy.server.http.listening.shedding import Shedding
 from gizmopy.server.http.proxies import Proxies
-from gizmopy.server.lifecycle.loop_stalls import StallWatch
+from gizmopy.server.lifecycle.loop_stalls import StallDetector
 from gizmopy.server.service import Service, service_name
 from gizmopy.web import Handler
 from gizmopy.web.decorators import Route, collect_routes
@@ -64,7 +60,7 @@ class Instruments:
     exposition: Scraper
     levels: Levels
     runtime: Runtime
-    stalls: StallWatch
+    stalls: StallDetector
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -93,7 +89,7 @@ class Application:
     channels: Channels
     health: Health
     instruments: Instruments
-    load_balancers: Balancers
+    load_balancers: LoadBalancers
     debug_guard: DebugGuard | None
     """None if /debug is not served."""
     handler: HTTPDoor
@@ -147,7 +143,7 @@ def assemble(
         channels=channels,
         health=health,
         instruments=_make_instruments(settings, metrics),
-        load_balancers=Balancers(),
+        load_balancers=LoadBalancers(),
         debug_guard=DebugGuard(settings) if is_served(settings) else None,
         started=datetime.now(UTC),
         origins=origins,
@@ -177,7 +173,8 @@ def _make_instruments(settings: Settings, metrics: Metrics) -> Instruments:
         fields=settings.log_fields,
     )
     runtime = Runtime(metrics)
-    stalls = StallWatch(runtime.beat_age, settings.liveness_stall.total_seconds(), metrics)
+    stall = settings.liveness_stall.total_seconds()
+    stalls = StallDetector(runtime.seconds_since_heartbeat, stall, metrics)
     return Instruments(access_log, Scraper(metrics), Levels(), runtime, stalls)
 
 
@@ -248,7 +245,7 @@ class _BuiltinEndpoints:
     channels: Channels
     health: Health
     instruments: Instruments
-    load_balancers: Balancers
+    load_balancers: LoadBalancers
     debug_guard: DebugGuard | None
     started: datetime
     origins: Mapping[str, Origin]
@@ -262,8 +259,8 @@ class _BuiltinEndpoints:
             settings.service_version,
             settings,
             self.health,
-            self.instruments.runtime.beat_age,
-            self.load_balancers.note if settings.health_check_type == "lb" else None,
+            self.instruments.runtime.seconds_since_heartbeat,
+            self.load_balancers.record_poll if settings.health_check_type == "lb" else None,
         )
         return builtin_routes.probes(handlers, quiet=not settings.log_probes)
 

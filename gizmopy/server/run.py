@@ -18,10 +18,10 @@ from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
 from gizmopy.observe.uncaught import logging_uncaught
 from gizmopy.server.http.listening.descriptors import raise_limit
-from gizmopy.server.lifecycle.shutdown_budget import Budget
+from gizmopy.server.lifecycle.shutdown_budget import ShutdownBudget
 from gizmopy.server.lifecycle.signals import Signals, Stop
-from gizmopy.server.lifecycle.standard_streams import occupy
-from gizmopy.server.lifecycle.watchdog import LastResort
+from gizmopy.server.lifecycle.standard_streams import reserve_standard_streams
+from gizmopy.server.lifecycle.watchdog import Watchdog
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.service import Service, make_service, settings_class
 from gizmopy.untrusted.error_text import named
@@ -30,9 +30,9 @@ from gizmopy.untrusted.text import as_lines
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 10.0
-"""What publishers whose brokers are away may take besides the budget of a shutdown."""
+"""The time beyond the shutdown budget for publishers whose brokers are unreachable."""
 _LATE_SECONDS = 2.0
-"""How long threads and tasks may be left, once all that the server knows of has ended."""
+"""The time for threads and tasks that the server does not own to end after it."""
 
 
 def run(
@@ -40,17 +40,20 @@ def run(
 ) -> int:
     """Run ``service`` until a signal stops it, and return the process's exit code.
 
-    ``argv`` holds the flags (default: the command line's). ``signals`` are those caught since
-    before ``service`` was imported, where somebody did. Call it in the main thread.
+    ``argv`` holds the flags (default: the command line's). ``signals`` has caught signals since
+    before ``service`` was imported; the default catches them from now on. Call it in the main
+    thread.
     """
-    occupy()
+    reserve_standard_streams()
     signals = Signals() if signals is None else signals
     signals.ignore_at_exit()
-    gc.disable()  # until all is imported and compiled, which makes next to no garbage
+    # Imports and the compiling of routes make many objects that live on, and next to no garbage:
+    # collections would only make the start slower.
+    gc.disable()
     argv = sys.argv[1:] if argv is None else argv
     try:
         if {"-h", "--help"} & set(argv):
-            print(report.as_text(report.rows(settings_class(service))))  # noqa: T201 -- asked for
+            print(report.as_text(report.rows(settings_class(service))))  # noqa: T201 -- the user asks for it
             return 0
         loaded = load(settings_class(service), argv)
         with _logging(loaded.settings):
@@ -64,7 +67,7 @@ def run(
 
 @contextmanager
 def _logging(settings: Settings) -> Iterator[None]:
-    """Set up the log. Raises StartError where its file cannot be opened."""
+    """Set up the log while the context lasts. Raises StartError if its file cannot be opened."""
     configured = logs.configured(
         settings.log_level,
         destination=settings.log_file,
@@ -84,68 +87,68 @@ def _logging(settings: Settings) -> Iterator[None]:
 
 
 def _run(service: type[Service], loaded: Loaded[Settings], signals: Signals) -> int:
-    """Run with logging set up; whatever ends the daemon is logged here, once."""
-
+    """Run with logging set up. An error that ends the daemon is logged here, once."""
     raise_limit()
     settings = loaded.settings
 
-    async def main(last_resort: LastResort) -> int:
+    async def main(watchdog: Watchdog) -> int:
         stop = Stop()
-        # Also while the loop hangs, and would not see the request to stop.
-        signals.attach(stop, lambda: last_resort.arm_second(_longest(settings, stop)))
+        # In the signal handler, because a blocked event loop never sees the request to stop.
+        signals.attach(stop, lambda: watchdog.arm_second_stage(_longest_shutdown(settings, stop)))
         server = SimpleServer(make_service(service, settings), origins=loaded.origins)
-        # What was imported and compiled is there to stay: no collection need look at it again.
+        # Imported and compiled objects live as long as the process: collections skip them now.
         gc.freeze()
         gc.enable()
-        return await _serve(server, stop, last_resort)
+        return await _serve(server, stop, watchdog)
 
     try:
         with (
-            LastResort(EXIT_FORCED) as last_resort,
+            Watchdog(EXIT_FORCED) as watchdog,
             asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner,
         ):
-            code = runner.run(main(last_resort))
+            code = runner.run(main(watchdog))
             if code == EXIT_FORCED:
-                _leave_at_once(code)
+                _exit_at_once(code)
             return code
     except GizmoError as error:
         logger.critical("%s", error)
         return error.exit_code
     except Exception as error:
-        logger.critical("the daemon went down: %s", named(error), exc_info=True)
+        logger.critical("the daemon failed: %s", named(error), exc_info=True)
         return 1
 
 
-async def _serve(server: SimpleServer, stop: Stop, last_resort: LastResort) -> int:
-    """Serve until ``stop`` is requested; from then on the process has a limited time to end."""
+async def _serve(server: SimpleServer, stop: Stop, watchdog: Watchdog) -> int:
+    """Serve until ``stop`` is requested; from then on the watchdog limits the shutdown."""
 
-    async def limit() -> None:
+    async def arm_at_stop() -> None:
         await stop.wait()
-        last_resort.arm(_longest(server.settings, stop))
+        watchdog.arm(_longest_shutdown(server.settings, stop))
 
     try:
-        async with background(limit(), name="gizmopy-watchdog"):
+        async with background(arm_at_stop(), name="gizmopy-watchdog"):
             return await server.serve(stop)
     finally:
-        last_resort.arm(_LATE_SECONDS)
+        watchdog.arm(_LATE_SECONDS)
 
 
-def _longest(settings: Settings, stop: Stop) -> float:
-    """Return the seconds that a shutdown takes at most, its last flush included."""
-    return Budget(settings, stop).total + _FLUSH_SECONDS
+def _longest_shutdown(settings: Settings, stop: Stop) -> float:
+    """Return the seconds that a shutdown takes at most, with the last flush of publishers."""
+    return ShutdownBudget(settings, stop).total + _FLUSH_SECONDS
 
 
-def _leave_at_once(code: int) -> NoReturn:
-    """End the process although tasks or threads are left: their time to end is over."""
+def _exit_at_once(code: int) -> NoReturn:
+    """End the process without waiting for its threads: their deadline has passed."""
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the event loop: ``uvloop``, ``asyncio``, or ``auto`` for the best there is.
+    """Return the factory of the event loop; None for asyncio's own.
 
-    Raises StartError where uvloop is asked for and not installed.
+    ``name`` is ``uvloop``, ``asyncio``, or ``auto``: uvloop if it is installed. Raises StartError
+    if ``uvloop`` is not installed.
     """
     if name == "asyncio":
         return None

@@ -26,7 +26,7 @@ from gizmopy.server.lifecycle.shutdown_budget import (
     CANCEL_SECONDS,
     CLEANUP_SECONDS,
     HURRIED_SECONDS,
-    Budget,
+    ShutdownBudget,
 )
 from gizmopy.server.lifecycle.signals import Stop
 from gizmopy.server.metrics import ServerMetrics
@@ -161,7 +161,7 @@ class SimpleServer:
         Returns the task that runs the subscribers.
         """
         started_at = perf_counter()
-        app, budget = self.application, Budget(self.settings, self.stop)
+        app, budget = self.application, ShutdownBudget(self.settings, self.stop)
         if app.debug_guard is not None:
             app.debug_guard.check_listener()
         self._bind_ports(lifetime)
@@ -177,7 +177,7 @@ class SimpleServer:
         await lifetime.enter_async_context(self.health)
         lifetime.push_async_callback(self._finish_requests, budget)
         self._log_endpoints()
-        budget.announce()
+        budget.log()
         app.handler.open()
         self.health.accepting = True
         lifetime.push_async_callback(self._refuse_work, budget)
@@ -223,7 +223,7 @@ class SimpleServer:
 
     # The stop: the exit stack calls these in this order.
 
-    async def _refuse_work(self, budget: Budget) -> None:
+    async def _refuse_work(self, budget: ShutdownBudget) -> None:
         """DRAINING: report unready, but serve the requests that still arrive.
 
         Readiness fails, every answer closes its connection, and subscribers stop receiving. The
@@ -240,10 +240,10 @@ class SimpleServer:
         budget.begin()
         if self.settings.health_check_type == "lb":
             load_balancers = self.application.load_balancers
-            await budget.within(budget.remaining(), load_balancers.wait_told())
+            await budget.within(budget.remaining(), load_balancers.wait_aware())
             await asyncio.sleep(_LAST_ANSWER_SECONDS)
 
-    async def _finish_requests(self, budget: Budget) -> None:
+    async def _finish_requests(self, budget: ShutdownBudget) -> None:
         """STOPPING: close the listener, finish the requests, cancel them at the deadline."""
         handler, port = self.application.handler, self._ports[0]
         self._enter(State.STOPPING, requests=handler.under_way)
@@ -261,7 +261,9 @@ class SimpleServer:
             logger.error("answers are cut off at the deadline: their clients read too slowly")
             self.exit_code = EXIT_FORCED
 
-    async def _finish_messages(self, budget: Budget, subscribers: asyncio.Task[None]) -> None:
+    async def _finish_messages(
+        self, budget: ShutdownBudget, subscribers: asyncio.Task[None]
+    ) -> None:
         """STOPPING: finish the messages whose handlers run, and release the others.
 
         This follows the last request because a request may publish to a broker in this process.

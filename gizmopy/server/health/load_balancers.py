@@ -1,7 +1,7 @@
-"""Know which load balancers ask for health, so that a drain ends once each of them has heard.
+"""Keep the listener open until every load balancer knows that the daemon stops.
 
-That is Gizmo's ESX health check, the ``lb`` type of ours: a daemon that stops goes on listening
-until nobody can be left who would send it a request.
+This is the ESX health check of Gizmo, our ``lb`` type: each load balancer polls the health of the
+daemon, and sends requests until it has received a failing answer.
 """
 
 from __future__ import annotations
@@ -13,73 +13,73 @@ from collections.abc import Awaitable, Callable
 from gizmopy._aio import background
 
 _FORGET_SECONDS = 60.0
-_ADDRESSES = 1000
+_MAX_ADDRESSES = 1000
 
 
-class Balancers:
-    """Remember who asked for health in the last 60 seconds, and wait until they know of the drain.
+class LoadBalancers:
+    """Remember the addresses that polled the health in the last 60 seconds.
 
-    At most ``addresses`` are remembered: where there are as many, new ones are not, so that a
-    stranger with many addresses cannot push out a balancer. ``clock`` tells seconds, ``sleep``
-    waits for them.
+    ``clock`` returns seconds, ``sleep`` waits for them. At most ``max_addresses`` are remembered.
+    If there are as many, a new one is ignored, so that a client with many addresses cannot replace
+    a load balancer.
     """
 
     def __init__(
         self,
         *,
-        addresses: int = _ADDRESSES,
+        max_addresses: int = _MAX_ADDRESSES,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._limit = addresses
+        self._max_addresses = max_addresses
         self._clock = clock
         self._sleep = sleep
-        self._asked: dict[str, float] = {}
-        """When each address asked last, the longest ago first."""
-        self._untold: set[str] = set()
-        """Who has not been told since the drain began."""
-        self._all_told = asyncio.Event()
+        self._last_polls: dict[str, float] = {}
+        """The time of each address's last poll, the oldest first."""
+        self._unaware: set[str] = set()
+        """Addresses that received no failing answer since the drain began."""
+        self._all_aware = asyncio.Event()
 
-    def note(self, address: str, healthy: bool) -> None:
-        """Remember that ``address`` asked, and what it was told."""
-        self._forget()
-        if address in self._asked or len(self._asked) < self._limit:
-            self._asked.pop(address, None)  # it goes to the end
-            self._asked[address] = self._clock()
+    def record_poll(self, address: str, healthy: bool) -> None:
+        """Record that ``address`` polled the health, and whether the answer was healthy."""
+        self._forget_old()
+        if address in self._last_polls or len(self._last_polls) < self._max_addresses:
+            self._last_polls.pop(address, None)  # so that it moves to the end
+            self._last_polls[address] = self._clock()
         if not healthy:
-            self._settle(address)
+            self._mark_aware(address)
 
-    async def wait_told(self) -> None:
-        """Wait until everyone who asked in the last 60 seconds has been told ``bad`` from now on.
+    async def wait_aware(self) -> None:
+        """Wait until each address that polled in the last 60 seconds got a failing answer.
 
-        Who stops asking is forgotten 60 seconds after the last question, and not waited for.
+        Only answers from now on count. An address that stops polling is forgotten 60 seconds after
+        its last poll, and not waited for.
         """
-        self._forget()
-        self._untold = set(self._asked)
-        if not self._untold:
+        self._forget_old()
+        self._unaware = set(self._last_polls)
+        if not self._unaware:
             return
-        self._all_told.clear()
-        async with background(self._forget_untold(), name="gizmopy-load-balancers"):
-            await self._all_told.wait()
+        self._all_aware.clear()
+        async with background(self._forget_silent(), name="gizmopy-load-balancers"):
+            await self._all_aware.wait()
 
-    async def _forget_untold(self) -> None:
-        """Forget who stops asking, each when it is time."""
-        while self._untold:
-            next_out = next(address for address in self._asked if address in self._untold)
-            await self._sleep(self._asked[next_out] + _FORGET_SECONDS - self._clock())
-            self._forget()
+    async def _forget_silent(self) -> None:
+        """Forget each address that stops polling, as soon as its time is over."""
+        while self._unaware:
+            oldest = next(address for address in self._last_polls if address in self._unaware)
+            await self._sleep(self._last_polls[oldest] + _FORGET_SECONDS - self._clock())
+            self._forget_old()
 
-    def _forget(self) -> None:
-        """Forget who has asked nothing for too long."""
+    def _forget_old(self) -> None:
+        """Forget each address that has not polled for too long."""
         now = self._clock()
-        for address, asked in list(self._asked.items()):
-            if asked + _FORGET_SECONDS > now:
+        for address, polled_at in list(self._last_polls.items()):
+            if polled_at + _FORGET_SECONDS > now:
                 return
-            del self._asked[address]
-            self._settle(address)
+            del self._last_polls[address]
+            self._mark_aware(address)
 
-    def _settle(self, address: str) -> None:
-        """Wait for ``address`` no longer."""
-        self._untold.discard(address)
-        if not self._untold:
-            self._all_told.set()
+    def _mark_aware(self, address: str) -> None:
+        self._unaware.discard(address)
+        if not self._unaware:
+            self._all_aware.set()

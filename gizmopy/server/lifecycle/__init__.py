@@ -1,1 +1,1 @@
-"""The process: signals, the time a shutdown may take, and the watchdog."""
+"""The process: signals, the time that a shutdown may take, and the watchdog."""

@@ -1,4 +1,4 @@
-"""How long a shutdown may take, and how much of that time is left."""
+"""Divide the time that a shutdown may take, and count how much is left."""
 
 from __future__ import annotations
 
@@ -16,40 +16,38 @@ from gizmopy.server.lifecycle.signals import Stop
 logger = logging.getLogger("gizmopy.server.budget")
 
 CANCEL_SECONDS = 1.0
-"""How long a cancelled request may take to end."""
+"""The time for a cancelled request to end."""
 CLEANUP_SECONDS = 3.0
-"""How long the service's own clean-up may take."""
-_CLOSE_SECONDS = 1.5
-"""What it takes besides: to say goodbye to WebSockets, to close connections, to write the log."""
+"""The time for the clean-up of the service's own lifespan."""
 HURRIED_SECONDS = 1.0
-"""What a second signal leaves of the time to drain."""
+"""The time to drain that is left after a second signal."""
+_CLOSE_SECONDS = 1.5
+"""The time to close WebSockets and connections, and to write the last log lines."""
 _KUBERNETES_DELAY = 5.0
-"""How long Kubernetes' proxies may take to hear that a pod takes no more requests."""
+"""The time until every proxy of Kubernetes has removed a terminating pod from its list."""
 
 
-class Budget:
-    """Divide the time between a request to stop and the end of the process.
+class ShutdownBudget:
+    """The time between a request to stop and the end of the process.
 
-    First the drain delay, then what requests and messages in hand may take together, which begins
-    with ``begin``; once ``stop`` hurries, a second is left of either.
+    First comes the drain delay, then SHUTDOWN_TIMEOUT for requests and messages together, counted
+    from ``begin``. Once ``stop`` is hurried, at most ``HURRIED_SECONDS`` of each are left.
     """
 
     def __init__(self, settings: Settings, stop: Stop) -> None:
         self._settings = settings
         self._stop = stop
-        self._work = settings.shutdown_timeout.total_seconds()
+        self._work_seconds = settings.shutdown_timeout.total_seconds()
         self._deadline: float | None = None
 
     @property
     def delay(self) -> float:
-        """The seconds between refusing work and closing the listener.
+        """The seconds between reporting unready and closing the listener; 0 after Ctrl-C.
 
-        Under Kubernetes a terminating pod goes on being sent requests until every proxy has heard.
-        A person at the terminal does not want to wait.
+        A terminating pod of Kubernetes still receives requests until every proxy knows of it. A
+        person at a terminal does not want to wait.
         """
-        if self._stop.reason == "SIGINT":
-            return 0.0
-        return self._longest_delay
+        return 0.0 if self._stop.reason == "SIGINT" else self._longest_delay
 
     @property
     def _longest_delay(self) -> float:
@@ -60,45 +58,55 @@ class Budget:
     @property
     def total(self) -> float:
         """The seconds that a shutdown takes at most."""
-        return self._longest_delay + self._work + CANCEL_SECONDS + CLEANUP_SECONDS + _CLOSE_SECONDS
+        return sum(self._parts().values())
 
-    def announce(self) -> None:
-        """Log how long a shutdown may take, and warn where the platform kills before that."""
-        grace = self._settings.termination_grace.total_seconds()
-        parts = {
+    def _parts(self) -> dict[str, float]:
+        return {
             "drain_delay": self._longest_delay,
-            "shutdown_timeout": self._work,
+            "shutdown_timeout": self._work_seconds,
             "cancel": CANCEL_SECONDS,
             "cleanup": CLEANUP_SECONDS,
             "close": _CLOSE_SECONDS,
         }
-        logger.info("a shutdown takes at most %g s", self.total, extra={"seconds": parts})
-        if self.total > grace:
+
+    def log(self) -> None:
+        """Log the longest shutdown, and warn if the platform kills the process before its end."""
+        logger.info("a shutdown takes at most %g s", self.total, extra={"seconds": self._parts()})
+        if self.total > self._settings.termination_grace.total_seconds():
             logger.warning(
                 "a shutdown may take %g s, but the platform kills after GIZMO_TERMINATION_GRACE="
-                "%s; lower GIZMO_SHUTDOWN_TIMEOUT or GIZMO_DRAIN_DELAY, or raise both graces",
+                "%s; lower GIZMO_SHUTDOWN_TIMEOUT or GIZMO_DRAIN_DELAY, or raise the grace period "
+                "of the platform and GIZMO_TERMINATION_GRACE",
                 self.total,
                 format_duration(self._settings.termination_grace),
             )
 
     def begin(self) -> None:
-        """Begin to count the time for requests and messages in hand."""
-        self._deadline = asyncio.get_running_loop().time() + self._work
+        """Start the time for requests and messages."""
+        self._deadline = asyncio.get_running_loop().time() + self._work_seconds
 
     def remaining(self) -> float:
-        """Return the seconds left to finish what is in hand."""
-        now = asyncio.get_running_loop().time()
-        left = self._work
-        if self._deadline is not None:  # by rounding, the difference may be more than the whole
-            left = min(left, max(0.0, self._deadline - now))
-        return min(left, HURRIED_SECONDS) if self._stop.hurried.is_set() else left
+        """Return the seconds left for requests and messages; all of them before ``begin``."""
+        remaining = self._work_seconds
+        if self._deadline is not None:
+            # min: rounding may make the difference larger than SHUTDOWN_TIMEOUT itself.
+            now = asyncio.get_running_loop().time()
+            remaining = min(remaining, max(0.0, self._deadline - now))
+        return min(remaining, HURRIED_SECONDS) if self._stop.hurried.is_set() else remaining
 
     async def within(self, seconds: float, condition: Coroutine[Any, Any, object]) -> bool:
-        """Wait for ``condition`` at most ``seconds``, less once hurried; return whether it held."""
-        async with background(condition) as waiting, background(self._stop.hurried.wait()) as hurry:
+        """Wait for ``condition`` at most ``seconds``, and return whether it ended in time.
+
+        If ``stop`` is hurried meanwhile, it gets at most ``HURRIED_SECONDS`` more. A condition that
+        did not end in time is cancelled.
+        """
+        async with (
+            background(condition) as waiting,
+            background(self._stop.hurried.wait()) as hurried,
+        ):
             await asyncio.wait(
-                (waiting, hurry), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+                (waiting, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
-            if hurry.done() and not waiting.done():
+            if hurried.done() and not waiting.done():
                 await asyncio.wait((waiting,), timeout=min(seconds, HURRIED_SECONDS))
             return waiting.done()

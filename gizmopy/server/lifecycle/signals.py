@@ -1,8 +1,4 @@
-"""Turn SIGTERM and SIGINT into what the server waits for.
-
-The handlers stand before user code is imported: a container's first process ignores a signal
-without a handler, and an import can take long.
-"""
+"""Turn SIGTERM and SIGINT into requests to stop."""
 
 from __future__ import annotations
 
@@ -22,10 +18,10 @@ ECHO_SECONDS = 0.5
 
 
 class Stop:
-    """Hold that the daemon was asked to stop, and how urgently.
+    """A request to stop the daemon, and its urgency.
 
-    The first request to stop ends ``wait()``, and whatever runs in ``interrupts()``; the second
-    also sets ``hurried``.
+    The first request ends ``wait()`` and the block under ``interrupts()``; the second also sets
+    ``hurried``.
     """
 
     def __init__(self) -> None:
@@ -36,11 +32,11 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether somebody asked."""
+        """Whether a stop was requested."""
         return self._requested.is_set()
 
     def request(self, reason: str) -> None:
-        """Ask the daemon to drain and stop; ask a second time to have it hurry."""
+        """Request that the daemon drains and stops; a second request shortens the drain."""
         if self._requested.is_set():
             self.hurried.set()
         else:
@@ -51,7 +47,7 @@ class Stop:
 
     @contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Cancel what runs in this context once somebody asks, and end the context quietly then."""
+        """Cancel the block when a stop is requested, and leave it without an error then."""
         task = self._interrupted = asyncio.current_task()
         assert task is not None
         if self.requested:
@@ -59,30 +55,36 @@ class Stop:
         try:
             yield
         except asyncio.CancelledError:
+            # uncancel() takes our own request back. If others remain, a caller cancels the task.
             if not self.requested or task.uncancel():
-                raise  # somebody else's cancellation
+                raise
         else:
             if self.requested:
-                task.uncancel()  # it has ended in spite of it
+                # The block ended in spite of its cancellation. cancelling() must not report ours
+                # any more: other code reads it as a caller's request to end this task.
+                task.uncancel()
         finally:
             self._interrupted = None
 
     async def wait(self) -> str:
-        """Wait until somebody asks, and return why."""
+        """Wait until a stop is requested, and return its reason."""
         await self._requested.wait()
         return self.reason
 
 
 class Signals:
-    """Catch SIGTERM and SIGINT for a :class:`Stop`, from as early as this is made.
+    """Catch SIGTERM and SIGINT for a :class:`Stop`, as soon as this is made.
 
-    Make it in the main thread. A signal that comes before ``attach`` is kept for it. The first
-    drains, the second hurries, the third ends the process at once with 128 plus its number. They
-    are counted by Python's own handler, not by the event loop's: a loop that is blocked must not
-    keep a third signal from ending the process.
+    Make it in the main thread, before user code is imported: the first process of a container
+    ignores a signal without a handler, and an import can take long. A signal that comes before
+    ``attach`` is kept for it.
 
-    A process that is forked inherits the handlers. A signal to it has the effect there that it had
-    before: ``terminate()`` of multiprocessing ends a child.
+    The first signal drains, the second shortens the drain, the third ends the process at once with
+    128 plus its number. Python's own handler counts them, not the event loop's: a blocked loop
+    must not keep a third signal from ending the process.
+
+    A forked process inherits the handlers. A signal to it has the effect there that it had before:
+    ``terminate()`` of multiprocessing ends a child.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,10 +98,10 @@ class Signals:
         self._before = {number: signal.signal(number, self._caught) for number in SIGNALS}
 
     def attach(self, stop: Stop, on_first: Callable[[], None] = lambda: None) -> None:
-        """Pass signals on to ``stop``, on the running loop, from now on, and an earlier one now.
+        """Request ``stop``, on the running loop, for each signal from now on and an earlier one.
 
-        ``on_first`` is called when the first signal comes, in the signal's handler: it must take no
-        lock. It is not called for a signal that came earlier.
+        ``on_first`` is called at the first signal, in the signal handler: it must not take a lock,
+        because the interrupted code may hold it. It is not called for an earlier signal.
         """
         self._stop, self._loop = stop, asyncio.get_running_loop()
         self._on_first = on_first
@@ -107,12 +109,12 @@ class Signals:
             stop.request(signal.Signals(self._last[0]).name)
 
     def ignore_at_exit(self) -> None:
-        """Let no late echo of a signal kill the process while the interpreter ends."""
+        """Ignore signals while the interpreter ends: a late echo must not change the exit code."""
         for number in SIGNALS:
             atexit.register(signal.signal, number, signal.SIG_IGN)
 
     def restore(self) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the handlers that were set before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -124,7 +126,7 @@ class Signals:
         os.kill(os.getpid(), number)
 
     def receive(self, number: int) -> None:
-        """Count a signal, unless it is the echo of the last one, and pass it on."""
+        """Count a signal, unless it is the echo of the last one, and request the stop."""
         now = self._clock()
         if self._last is not None:
             last, then = self._last
@@ -133,7 +135,7 @@ class Signals:
         self._last = (number, now)
         self._count += 1
         if self._count > 2:
-            os._exit(128 + number)  # without a word: the log may be what hangs
+            os._exit(128 + number)  # nothing is logged: the log may be the part that hangs
         if self._count == 1:
             self._on_first()
         if self._stop is not None and self._loop is not None and not self._loop.is_closed():

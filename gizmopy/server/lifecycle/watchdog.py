@@ -1,15 +1,15 @@
 """End a process that does not end by itself.
 
-Python waits without a limit for a task that swallows its cancellation, and for a thread: a blocking
-call of a handler that was given up would hold a deploy until the platform kills.
+Python waits without a limit for a task that ignores its cancellation, and for a thread. One
+blocking call in an abandoned handler would delay a deploy until the platform kills the process.
 
-There are two stages. A thread ends the process with an exit code of ours. It needs the GIL, which
-a regular expression or another call in C may hold for hours: then the watchdog of faulthandler, a
-thread without Python in it, writes the stack of every thread to standard error, and ends the
-process with 1.
+There are two stages. First a thread ends the process with an exit code of ours. The thread needs
+the GIL, which a regular expression or another call in C may hold for hours. So two seconds later
+faulthandler, whose timer thread runs without Python, writes the stack of every thread to standard
+error and ends the process with 1.
 
-This module owns the timer of faulthandler. There is one for each process: another program that sets
-it, such as pytest with ``faulthandler_timeout``, would take it away from us, and we from it.
+A process has one faulthandler timer, and this module uses it. Another program that sets it, such as
+pytest with ``faulthandler_timeout``, replaces ours, and ours replaces theirs.
 """
 
 from __future__ import annotations
@@ -23,74 +23,74 @@ import threading
 logger = logging.getLogger("gizmopy.server.last_resort")
 
 _SECOND_STAGE_SECONDS = 2.0
-"""How long the first stage may take: to get the GIL, and to write its line to the log."""
+"""The time for the first stage to get the GIL and to write its log line."""
 
 
-class LastResort:
-    """End the process with ``exit_code`` when the time is over, unless it is disarmed before.
+class Watchdog:
+    """End the process with ``exit_code`` when its time is over, unless ``disarm`` comes first.
 
-    A thread counts the time: the event loop itself may hang. Two seconds later faulthandler ends
-    the process with 1. Nothing is cleaned up in either case. Use it as a context manager; leaving
-    it disarms it.
+    A thread counts the time, because the event loop itself may hang. Nothing is cleaned up. Use it
+    as a context manager; leaving it disarms it.
     """
 
     def __init__(self, exit_code: int) -> None:
         self._exit_code = exit_code
         self._timer: threading.Timer | None = None
-        self._is_second_armed = False
-        self._stderr, self._is_ours = _open_stderr()
+        self._is_second_stage_armed = False
+        self._stderr, self._owns_stderr = _open_stderr()
 
-    def __enter__(self) -> LastResort:
+    def __enter__(self) -> Watchdog:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.disarm()
-        if self._is_ours:
+        if self._owns_stderr:
             os.close(self._stderr)
 
     def arm(self, seconds: float) -> None:
-        """Give the process ``seconds`` from now on, whatever it was given before."""
+        """Give the process ``seconds`` from now on, in place of any earlier limit."""
         self.disarm()
-        self._timer = threading.Timer(seconds, self._leave)
+        self._timer = threading.Timer(seconds, self._end_process)
         self._timer.daemon = True
         self._timer.start()
-        self.arm_second(seconds)
+        self.arm_second_stage(seconds)
 
-    def arm_second(self, seconds: float) -> None:
-        """Do so with the second stage only, which a signal's handler may: it starts no thread.
+    def arm_second_stage(self, seconds: float) -> None:
+        """Arm only the second stage, which is safe in a signal handler: it starts no thread.
 
-        Python's threads share locks, which the code that the signal has interrupted may hold.
+        Starting a thread takes locks that the interrupted code may hold.
         """
         faulthandler.dump_traceback_later(
             seconds + _SECOND_STAGE_SECONDS, exit=True, file=self._stderr
         )
-        self._is_second_armed = True
+        self._is_second_stage_armed = True
 
     def disarm(self) -> None:
-        """Give it all the time there is."""
+        """Remove the limit."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._is_second_armed:  # else the timer may be a test runner's
+        if self._is_second_stage_armed:  # else the timer may be a test runner's
             faulthandler.cancel_dump_traceback_later()
-            self._is_second_armed = False
+            self._is_second_stage_armed = False
 
-    def _leave(self) -> None:
+    def _end_process(self) -> None:
         names = ", ".join(each.name for each in threading.enumerate() if not each.daemon)
-        logger.critical("the process did not end in time, and is ended; its threads: %s", names)
+        logger.critical("the process did not end in time and is killed; its threads: %s", names)
         os._exit(self._exit_code)
 
 
 def _open_stderr() -> tuple[int, bool]:
     """Return a descriptor of standard error, and whether it was opened here.
 
-    It is opened again, so that it can be O_NONBLOCK by itself: faulthandler writes before it ends
-    the process, and a pipe whose reader stalls would hold it for ever. A socket, or the pipe of
-    another user, cannot be opened again, and is used as it is: there such a reader does hold it.
+    faulthandler writes before it ends the process, so a pipe whose reader stalls would block it.
+    Opening the pipe a second time gives a descriptor that alone can be O_NONBLOCK. A socket, or the
+    pipe of another user, cannot be opened again and is used as it is: there a stalled reader does
+    block the end of the process.
     """
     try:
         number = sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):  # there is none, or it is no file
+    except (AttributeError, OSError, ValueError):  # no standard error, or not a file
         return os.open(os.devnull, os.O_WRONLY), True
     try:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY

@@ -247,7 +247,7 @@ async def test_a_check_that_survives_the_end_is_told(
     deaf.held, deaf.deaf = asyncio.Event(), True
     async with entered(named("deaf", deaf, timeout=0.01)) as health:
         await problems(health)
-    assert "health check deaf was cancelled, and goes on" in caplog.messages
+    assert "health check deaf ignores its cancellation and still runs" in caplog.messages
     deaf.held.set()
     await deaf.ended.wait()
 
@@ -286,14 +286,14 @@ async def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
         await clock.advance(20)
     assert caplog.messages == [
         "health check database failed: OSError: away",
-        "health check database is well again",
+        "health check database passes again",
     ]
 
 
 async def test_a_live_check_is_read_at_each_question() -> None:
     """What is cheap to read is never out of date."""
     check = Check()
-    async with entered(named("brokers", check, live=True)) as health:
+    async with entered(named("brokers", check, on_demand=True)) as health:
         assert await problems(health) == []
         check.error = ConnectionError()
         assert await problems(health) == ["brokers failed"]

@@ -12,7 +12,7 @@ from aiohttp import ClientSession, web
 
 from gizmopy import Settings
 from gizmopy.server.health.checks import Health, HealthCheck
-from gizmopy.server.health.probes import OnStatus, probe_endpoints
+from gizmopy.server.health.probes import OnPoll, probe_endpoints
 from gizmopy.web import Handler, Problem, Request
 from gizmopy.web.problems import problem_response
 from gizmopy.web.router import RouteNotFound, Router
@@ -38,7 +38,7 @@ async def late() -> None:
 
 def check(name: str, function: Callable[[], Awaitable[None]], critical: bool = True) -> HealthCheck:
     """Return a check that is read at each question."""
-    return HealthCheck(name, function, critical, timeout=1.0, live=True)
+    return HealthCheck(name, function, critical, timeout=1.0, on_demand=True)
 
 
 class Answer:
@@ -60,7 +60,7 @@ class Probed:
     def __init__(self, *checks: HealthCheck) -> None:
         self.health = Health(checks)
         self.health.accepting = True
-        self.beat_age = 0.0
+        self.seconds_since_heartbeat = 0.0
         self.http: ClientSession
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
@@ -71,22 +71,20 @@ class Probed:
         answer = await self.ask(path, Accept="application/json")
         return answer.json
 
-    def endpoints(
-        self, settings: Settings, on_status: OnStatus | None = None
-    ) -> dict[str, Handler]:
+    def endpoints(self, settings: Settings, on_poll: OnPoll | None = None) -> dict[str, Handler]:
         endpoints = probe_endpoints(
-            "cats", "1.2.3", settings, self.health, lambda: self.beat_age, on_status
+            "cats", "1.2.3", settings, self.health, lambda: self.seconds_since_heartbeat, on_poll
         )
         return dict(endpoints)
 
 
 @asynccontextmanager
 async def serving(
-    probed: Probed, *, settings: Settings | None = None, on_status: OnStatus | None = None
+    probed: Probed, *, settings: Settings | None = None, on_poll: OnPoll | None = None
 ) -> AsyncIterator[Probed]:
     """Serve probes on loopback."""
     router: Router[Handler] = Router()
-    for path, handler in probed.endpoints(settings or Settings(), on_status).items():
+    for path, handler in probed.endpoints(settings or Settings(), on_poll).items():
         router.add("GET", path, handler)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -125,11 +123,11 @@ async def test_it_lives_whatever_it_depends_on(path: str) -> None:
 async def test_it_does_not_live_while_the_loop_stands_still(path: str) -> None:
     """Liveness is red once the last heartbeat is older than the setting allows."""
     async with serving(Probed(), settings=Settings(liveness_stall=5)) as probed:
-        probed.beat_age = 5.0
+        probed.seconds_since_heartbeat = 5.0
         assert (await probed.ask(path)).status == 200
-        probed.beat_age = 5.1
+        probed.seconds_since_heartbeat = 5.1
         answer = await probed.ask(path)
-        assert (answer.status, answer.text) == (503, "the event loop stood still for 5 s\n")
+        assert (answer.status, answer.text) == (503, "the event loop has not run for 5 s\n")
 
 
 @pytest.mark.parametrize("path", READINESS)
@@ -274,7 +272,7 @@ async def test_answers_on_readiness_are_told_to_who_counts_balancers() -> None:
     """Each is, with the asker's address, but for a deployer's, and those on something else."""
     told: list[tuple[str, bool]] = []
     probed = Probed(check("database", well))
-    async with serving(probed, on_status=lambda *each: told.append(each)):
+    async with serving(probed, on_poll=lambda *each: told.append(each)):
         for path in READINESS:
             await probed.ask(path)
             await probed.ask(f"{path}?deployer")

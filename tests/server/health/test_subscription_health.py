@@ -15,7 +15,8 @@ from gizmopy.errors import NotFound, PubSubError, StartError
 from gizmopy.pubsub import Message, subscribe
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.server import Service, SimpleServer
-from gizmopy.server.health.checks import Health, subscription_checks
+from gizmopy.server.health.checks import Health
+from gizmopy.server.health.messaging import subscription_checks
 from gizmopy.web import get
 from tests.pubsub.support import FakeReceiver, capabilities, message
 from tests.server.health.asking_health import problems

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from gizmopy import Settings
-from gizmopy.server.lifecycle.shutdown_budget import HURRIED_SECONDS, Budget
+from gizmopy.server.lifecycle.shutdown_budget import HURRIED_SECONDS, ShutdownBudget
 from gizmopy.server.lifecycle.signals import Stop
 
 BOTH_LOOPS = True
 
 
-def budget(stop: Stop | None = None, **settings: Any) -> Budget:
+def budget(stop: Stop | None = None, **settings: Any) -> ShutdownBudget:
     """Return the budget of a daemon with these settings."""
-    return Budget(Settings(**settings), stop or Stop())
+    return ShutdownBudget(Settings(**settings), stop or Stop())
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ async def test_a_budget_within_the_grace_is_announced(
     """The log says how long a shutdown takes at most, by parts; up to the grace without warning."""
     caplog.set_level(logging.INFO)
     announced = budget(**settings)
-    announced.announce()
+    announced.log()
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert sum(vars(record)["seconds"].values()) == announced.total <= 30
@@ -39,7 +39,7 @@ async def test_a_budget_within_the_grace_is_announced(
 
 async def test_a_budget_beyond_the_grace_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """Where the platform would kill first, the warning names both settings and the remedy."""
-    budget(shutdown_timeout="40s", termination_grace="45s").announce()
+    budget(shutdown_timeout="40s", termination_grace="45s").log()
     (record,) = (each for each in caplog.records if each.levelno == logging.WARNING)
     for part in ("45.5 s", "GIZMO_TERMINATION_GRACE=45s", "GIZMO_SHUTDOWN_TIMEOUT"):
         assert part in record.getMessage()

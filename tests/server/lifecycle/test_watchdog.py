@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gizmopy.server.lifecycle.watchdog import LastResort
+from gizmopy.server.lifecycle.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -25,17 +25,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_timer_that_it_has_not_set_is_not_cancelled(calls: list[str]) -> None:
     """A process that is never asked to stop leaves the timer to a test runner."""
-    with LastResort(70) as last_resort:
-        last_resort.disarm()
+    with Watchdog(70) as watchdog:
+        watchdog.disarm()
 
     assert calls == []
 
 
 def test_its_own_timer_comes_two_seconds_later_and_is_cancelled(calls: list[str]) -> None:
     """The first stage has two seconds, and leaving the context cancels both."""
-    with LastResort(70) as last_resort:
-        last_resort.arm_second(600)
-        last_resort.arm(700)
+    with Watchdog(70) as watchdog:
+        watchdog.arm_second_stage(600)
+        watchdog.arm(700)
 
     assert calls == ["602", "cancelled", "702", "cancelled"]
 
@@ -47,8 +47,8 @@ def test_a_process_without_standard_error_can_be_ended(
     """Stacks without a reader are not written, and no descriptor is left open."""
     monkeypatch.setattr(sys, "stderr", stream)
     before = os.listdir("/dev/fd")  # noqa: PTH208 -- names, not paths
-    with LastResort(70) as last_resort:
-        last_resort.arm(600)
+    with Watchdog(70) as watchdog:
+        watchdog.arm(600)
 
     assert calls == ["602", "cancelled"]
     assert len(os.listdir("/dev/fd")) == len(before)  # noqa: PTH208
