@@ -21,7 +21,7 @@ from yarl import URL
 import gizmopy
 import pubsubtest
 from gizmopy.config import Duration
-from gizmopy.config.backends.kafka import KafkaSettings, ungrouped
+from gizmopy.config.backends.kafka import KafkaSettings, without_group
 from gizmopy.config.channel_names import channel_key
 from gizmopy.config.duration import parse_duration
 from gizmopy.config.secrets.masking import is_secret_name, mask_text
@@ -411,7 +411,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "a broker's URL, its start": (scheme_and_hosts, pumps("@", "a:", "/", head="kafka://")),
     "a broker's URL, redacted": (redacted_url, pumps("@", "a:", "/", head="kafka://")),
     "a broker's URL without its group": (
-        ungrouped,
+        without_group,
         pumps("&a=b", "a=b;", "%25", "@", ":", head="kafka://a?", tails=("", "%")),
     ),
     "a broker's URL's topic": (topic_of, pumps("/", "%2F", "a/", head="kafka://a/")),

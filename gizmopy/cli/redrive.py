@@ -14,7 +14,7 @@ from dataclasses import replace
 from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load
-from gizmopy.config.backends.kafka import ungrouped
+from gizmopy.config.backends.kafka import without_group
 from gizmopy.config.urls import redacted_url
 from gizmopy.errors import UsageError
 from gizmopy.pubsub.driver import Driver
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--limit {chosen.limit}: give 1 or more")
     service = find_service(target) if target else None
     settings = load(settings_class(service) if service else Settings, flags).settings
-    url = settings.kafka.completed(chosen.url) if chosen.url else settings.broker_url
+    url = settings.kafka.with_defaults(chosen.url) if chosen.url else settings.broker_url
     del chosen.url
     chosen.from_topics = frozenset(chosen.from_topics)
     if service:
@@ -186,7 +186,7 @@ def _run(redrive: Redrive, *, dry_run: bool) -> int:
 
 def _open_driver(url: str) -> Driver:
     """Open a driver; refuse a broker that is another one in each process."""
-    driver = open_driver(ungrouped(url))  # in the daemon's group it would take its partitions
+    driver = open_driver(without_group(url))  # in the daemon's group it would take its partitions
     if driver.capabilities.process_local:
         raise UsageError(
             f"{redacted_url(url)} keeps its messages in the memory of the daemon's process, so "

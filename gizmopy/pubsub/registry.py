@@ -20,10 +20,10 @@ PROVISION_GROUP = "gizmopy.pubsub.provision"
 """The entry-point group for what makes topics for tests: ``nats = gizmo_nats:provision``."""
 
 _BUILT_IN = {
-    "kafka": "gizmopy.pubsub.brokers.kafka.receiver:open_driver",
+    "kafka": "gizmopy.pubsub.brokers.kafka:open_driver",
     "memory": "gizmopy.pubsub.brokers.memory:open_driver",
 }
-_BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.brokers.kafka.cluster:provision"}
+_BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.brokers.kafka:provision"}
 
 
 def open_driver(url: str) -> Driver:

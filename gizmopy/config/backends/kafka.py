@@ -1,7 +1,7 @@
-"""What a Kafka driver is told: by ``KAFKA_*`` settings, or by what follows ``?`` in a URL.
+"""The settings of the Kafka driver: ``KAFKA_*`` variables, or the parameters of a ``kafka://`` URL.
 
-A URL beats the settings. The names are the same in both; those of the Java clients wherever they
-have one, and Gizmo's ``KAFKA_BROKER_HOSTS`` and ``KAFKA_TOPIC``.
+A URL takes precedence. Both use the same names: those of the Java clients if they have the setting,
+and Gizmo's ``KAFKA_BROKER_HOSTS`` and ``KAFKA_TOPIC``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from gizmopy.errors import UsageError
 from gizmopy.untrusted.hidden import hidden, size
 
 SCHEME = "kafka"
-_OF_A_GROUP = ("group", "group_instance_id")
+_GROUP_SETTINGS = ("group", "group_instance_id")
 
 _HOST = re.compile(r"(?P<name>[\w.-]+|\[[\da-fA-F:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII)
 
@@ -53,9 +53,10 @@ def _lower(value: object) -> object:
 
 
 def _host(number: int, text: str) -> str:
-    """Return ``host:port``, with Kafka's own port if there is none.
+    """Return ``host:port``, with Kafka's default port if there is none.
 
-    The refusal gives the number of the host: a malformed host may be a login without its ``@``.
+    The error gives the host's number, not its text: a malformed host may be a login without its
+    ``@``.
     """
     found = _HOST.fullmatch(text)
     port = int(found["port"] or 9092) if found else 0
@@ -68,129 +69,142 @@ def _host(number: int, text: str) -> str:
 
 def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     if any("@" in host for host in hosts):
-        remedy = "set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or begin a URL with it"
-        raise validation_error("hosts hold no login", remedy)
+        remedy = (
+            "set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or write the login once, before the "
+            "hosts of a URL"
+        )
+        raise validation_error("a list of hosts cannot hold a login", remedy)
     return tuple(map(_host, count(1), hosts))
 
 
-def _long(duration: timedelta) -> timedelta:
+def _positive(duration: timedelta) -> timedelta:
     if not duration:
-        raise validation_error("is 0", "write a duration like 30s")
+        raise validation_error("must be above 0", "write a duration like 30s")
     return duration
 
 
-Some = Annotated[Duration, AfterValidator(_long)]
-"""A duration above zero."""
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 
 
 class KafkaSettings(BaseModel):
-    """Say how Kafka is reached, consumed and published to.
+    """How to reach Kafka, consume from it and publish to it.
 
-    Made from values; ``from_url`` reads them from a URL. Raises pydantic's ValidationError.
+    ``from_url`` makes one from a URL. Raises pydantic's ValidationError.
     """
 
     model_config = SettingsConfigDict(
         env_nested_delimiter="_",
         extra="forbid",
         frozen=True,
-        hide_input_in_errors=True,  # an error's text would otherwise hold the password
+        hide_input_in_errors=True,  # the text of an error would otherwise show the password
     )
 
     broker_hosts: Annotated[CommaList, AfterValidator(_hosts)] = Field(
-        default=(), description="Where to ask for the cluster: host:port, with commas between."
+        default=(), description="The brokers to connect to first: host:port, separated by commas."
     )
     topic: Annotated[str, Shown] = Field(
-        default="", description="The topic of a channel, where a daemon has but one channel."
+        default="", description="The topic of the channel, if the daemon has only one channel."
     )
     group: Annotated[str, Shown] = Field(
         default="",
-        description="The group to consume in; default: each subscription's name, which is the "
-        "service's unless it has one.",
+        description="The consumer group. Default: the name of each subscription, which is the "
+        "service's name unless it has its own.",
     )
     client_id: Annotated[str, Shown] = Field(
-        default="gizmopy", description="The name of this client at the brokers."
+        default="gizmopy", description="The name of this client in the brokers' logs and quotas."
     )
     auto_offset_reset: Annotated[Literal["earliest", "latest", "none"], BeforeValidator(_lower)] = (
         Field(
             default="earliest",
-            description="Where a group begins that has committed nothing, or whose offset is gone; "
-            "none: that is an error.",
+            description="Where a group starts if it has no committed offset, or if that offset no "
+            "longer exists; none: raise an error.",
         )
     )
     isolation_level: Annotated[
         Literal["read_uncommitted", "read_committed"], BeforeValidator(_lower)
     ] = Field(
         default="read_uncommitted",
-        description="Whether messages of transactions that were given up are received.",
+        description="read_committed skips messages from aborted transactions.",
     )
     group_instance_id: Annotated[str, Shown] = Field(
         default="",
-        description="The name of this member for static membership, its own in the group: a "
-        "restart within the session timeout moves no partition.",
+        description="The name of this member for static membership, unique in the group. A restart "
+        "within the session timeout then moves no partition.",
     )
-    session_timeout: Some = Field(
+    session_timeout: PositiveDuration = Field(
         default=timedelta(seconds=30),
-        description="How long a member may be silent before its partitions go to others.",
+        description="How long a member may send no heartbeat before its partitions move to others.",
     )
-    rebalance_timeout: Some = Field(
+    rebalance_timeout: PositiveDuration = Field(
         default=timedelta(seconds=60),
-        description="How long members may take to let go of partitions that move: handlers "
-        "that run have most of it to finish.",
+        description="Maximum time a member may take to give up partitions during a rebalance. "
+        "Running handlers get most of it.",
     )
-    commit_interval: Some = Field(
-        default=timedelta(seconds=1), description="How often what is handled is committed."
+    commit_interval: PositiveDuration = Field(
+        default=timedelta(seconds=1),
+        description="How often the offsets of handled messages are committed.",
     )
     commit_every: int = Field(
-        default=10_000, gt=0, description="After how many messages it is committed at once."
+        default=10_000,
+        gt=0,
+        description="The number of handled messages after which offsets are committed at once.",
     )
     partition_ahead: int = Field(
         default=10_000,
         gt=0,
-        description="How far a partition is received beyond its first message that is not handled.",
+        description="How many messages of a partition are received beyond its first unhandled one.",
     )
-    metadata_max_age: Some = Field(
+    metadata_max_age: PositiveDuration = Field(
         default=timedelta(minutes=1),
-        description="How soon partitions that were added are seen.",
+        description="How often metadata is refreshed; new partitions are found then.",
     )
-    delivery_timeout: Some = Field(
+    delivery_timeout: PositiveDuration = Field(
         default=timedelta(minutes=1),
-        description="How long a message may wait for the brokers' confirmation.",
+        description="How long publishing waits for the brokers' confirmation.",
     )
     compression: Annotated[
         Literal["none", "gzip", "snappy", "lz4", "zstd"], BeforeValidator(_lower)
-    ] = Field(default="none", description="How batches are compressed.")
+    ] = Field(default="none", description="The compression of published batches.")
     max_message_bytes: int = Field(
         default=1_000_000,
         gt=0,
-        description="The most bytes of a message; brokers take 1 MiB with its frame by default.",
+        description="The maximum size of a message in bytes. By default brokers accept 1 MiB for "
+        "a whole batch with its header.",
     )
     security_protocol: Annotated[
         Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
-    ] = Field(default="PLAINTEXT", description="Whether to use TLS (SSL), and to log in (SASL).")
+    ] = Field(default="PLAINTEXT", description="Whether to use TLS (SSL) and a login (SASL).")
     sasl_mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"], BeforeValidator(_upper)
-    ] = Field(default="PLAIN", description="How to log in.")
-    sasl_username: str = Field(default="", description="Who logs in; in a URL before the @.")
+    ] = Field(default="PLAIN", description="The mechanism of the login.")
+    sasl_username: str = Field(
+        default="", description="The user of the login; in a URL before the @."
+    )
     sasl_password: SecretStr = Field(
-        default=SecretStr(""), description="The password; in a URL before the @."
+        default=SecretStr(""), description="The password of the login; in a URL before the @."
     )
     sasl_token_provider: Annotated[str, Shown, NamesCode] = Field(
         default="",
-        description="module:function, async and without arguments, that returns a token for "
-        "OAUTHBEARER; not taken from .env.",
+        description="module:function of an async function without arguments that returns a token "
+        "for OAUTHBEARER; not read from .env.",
     )
     tls_ca: Annotated[str, Shown] = Field(
-        default="", description="The file of the authorities to trust; default: the system's."
+        default="",
+        description="The file with the certificate authorities to trust; default: the system's.",
     )
     tls_cert: Annotated[str, Shown] = Field(
-        default="", description="The file of the client's own certificate."
+        default="", description="The file with the client's certificate."
     )
-    tls_key: Annotated[str, Shown] = Field(default="", description="The file of the key to it.")
+    tls_key: Annotated[str, Shown] = Field(
+        default="", description="The file with the private key of tls_cert."
+    )
     partitions: int = Field(
-        default=4, gt=0, description="How many partitions a topic gets in tests and development."
+        default=4,
+        gt=0,
+        description="The number of partitions of a topic that is created for tests or development.",
     )
     replication_factor: int = Field(
-        default=-1, description="How many replicas it gets there; -1: the brokers' default."
+        default=-1, description="The number of its replicas; -1: the brokers' default."
     )
 
     @field_validator("*", mode="before")
@@ -203,14 +217,14 @@ class KafkaSettings(BaseModel):
 
     @classmethod
     def from_url(cls, url: str) -> KafkaSettings:
-        """Return what ``kafka://user:password@host:port,host:port/topic?name=value`` says.
+        """Return the settings in ``kafka://user:password@host:port,host:port/topic?name=value``.
 
-        Raises UsageError that names the parameter, its value and what to do.
+        Raises UsageError, which names the parameter, its value and a remedy.
         """
         parts = _split(url)
         try:
             settings = cls.model_validate(_values(parts))
-        except ValidationError as error:  # not chained: it shows what was given
+        except ValidationError as error:  # not chained: it holds the values
             problem = "; ".join(map(_problem, error.errors(include_url=False)))
         else:
             problem = _inconsistency(settings)
@@ -218,11 +232,11 @@ class KafkaSettings(BaseModel):
                 return settings
         raise UsageError(f"the Kafka URL {redacted_url(url, with_path=True)}: {problem}")
 
-    def completed(self, url: str, topic: str = "") -> str:
-        """Return a ``kafka://`` URL with what it leaves out and is set here; others as they are.
+    def with_defaults(self, url: str, topic: str = "") -> str:
+        """Return a ``kafka://`` URL with these settings added unless it has its own values.
 
-        The topic is not taken from here: it is ``topic`` where the URL names none. Raises
-        UsageError on what is no URL.
+        The topic is an exception: if the URL has none, it is the parameter ``topic``. URLs of other
+        brokers are returned unchanged. Raises UsageError if ``url`` is not a valid URL.
         """
         parts = _split(url)
         if parts.scheme != SCHEME:
@@ -235,43 +249,52 @@ class KafkaSettings(BaseModel):
 
 
 def _inconsistency(settings: KafkaSettings) -> str:
-    """Return what does not fit together and would look like an outage; empty where all fits."""
+    """Return which settings contradict each other, or an empty string.
+
+    Connecting with them would fail in a way that looks like an outage.
+    """
     protocol, mechanism = settings.security_protocol, settings.sasl_mechanism
     logs_in, password = protocol.startswith("SASL_"), settings.sasl_password.get_secret_value()
     if not settings.broker_hosts:
-        return "names no broker; write kafka://host:port, or set KAFKA_BROKER_HOSTS"
+        return "has no broker; write kafka://host:port, or set KAFKA_BROKER_HOSTS"
     if (settings.sasl_username or password or settings.sasl_token_provider) and not logs_in:
         return (
-            f"somebody is to log in, and security_protocol={protocol}; use sasl_ssl, or "
-            "sasl_plaintext in a network that is safe"
+            f"SASL credentials are set, but security_protocol={protocol} does not use SASL; set "
+            "sasl_ssl, or sasl_plaintext in a trusted network"
         )
     if logs_in and mechanism == "OAUTHBEARER" and not settings.sasl_token_provider:
-        return "OAUTHBEARER needs a token; set sasl_token_provider=module:function"
+        return "OAUTHBEARER needs a token function; set sasl_token_provider=module:function"
     if logs_in and mechanism != "OAUTHBEARER" and not (settings.sasl_username and password):
         return (
             f"{mechanism} needs a user and a password; set KAFKA_SASL_USERNAME and "
             "KAFKA_SASL_PASSWORD, or write kafka://user:password@host:port"
         )
     if bool(settings.tls_cert) != bool(settings.tls_key):
-        return "one of tls_cert and tls_key is set; set both, or neither"
+        return "only one of tls_cert and tls_key is set; set both, or neither"
     if (settings.tls_ca or settings.tls_cert) and not protocol.endswith("SSL"):
-        return f"TLS files are set, and security_protocol={protocol}; use ssl or sasl_ssl"
+        return (
+            f"TLS files are set, but security_protocol={protocol} does not use TLS; set ssl or "
+            "sasl_ssl"
+        )
     if settings.rebalance_timeout < settings.session_timeout / 3:
         return (
-            "rebalance_timeout is so short beside session_timeout that members hear of a rebalance "
-            "too late; set it to a third of that or more"
+            "rebalance_timeout is less than a third of session_timeout, so members would learn of "
+            "a rebalance too late; raise it"
         )
     return ""
 
 
-def ungrouped(url: str) -> str:
-    """Return a ``kafka://`` URL without the daemon's place in a group; others as they are."""
+def without_group(url: str) -> str:
+    """Return a ``kafka://`` URL without ``group`` and ``group_instance_id``; others unchanged.
+
+    A process that runs beside a daemon would otherwise take its partitions.
+    """
     parts = urlsplit(url)
     if parts.scheme != SCHEME:
         return url
     values = _values(parts)
-    own = {name: text for name, text in values.items() if name not in _OF_A_GROUP}
-    return _url(own)
+    others = {name: text for name, text in values.items() if name not in _GROUP_SETTINGS}
+    return _url(others)
 
 
 def _split(url: str) -> SplitResult:
@@ -282,7 +305,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _values(parts: SplitResult) -> dict[str, str]:
-    """Return what a URL gives, by the name of each setting, unchecked."""
+    """Return the values in a URL by the names of their settings, not validated."""
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     given = {
@@ -296,13 +319,13 @@ def _values(parts: SplitResult) -> dict[str, str]:
 
 
 def _url(values: dict[str, str]) -> str:
-    """Return the URL that gives ``values``."""
+    """Return the URL with ``values``."""
     hosts, topic = values.pop("broker_hosts", ""), values.pop("topic", "")
     user, password = values.pop("sasl_username", ""), values.pop("sasl_password", "")
     login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
     path = f"/{quote(topic, safe='')}" if topic else ""
     query = f"?{urlencode(values)}" if values else ""
-    # Hosts from a query are decoded: a "?" in them would begin parameters that were not judged.
+    # Hosts from a query are decoded: a "?" in them would start parameters that were not validated.
     return f"{SCHEME}://{login}{quote(hosts, safe=':,[]')}{path}{query}"
 
 
@@ -315,15 +338,15 @@ def _text(value: Any) -> str:
 
 
 def _problem(error: Any) -> str:
-    """Return what is wrong with a parameter, without the value of a secret one."""
+    """Return what is wrong with a parameter; the value of a secret is masked."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        from difflib import get_close_matches  # imported where it is used: cold starts matter
+        from difflib import get_close_matches  # only here: the import would slow each start
 
         known = sorted(KafkaSettings.model_fields)
-        # A name that is like no parameter may be a piece of a password that was not escaped.
+        # A name that resembles no parameter may be part of a password that was not escaped.
         subject = name if get_close_matches(name, known, n=1) else f"a name of {size(name)}"
-        return f"{subject} is no parameter of kafka://; use one of: {', '.join(known)}"
+        return f"{subject} is not a parameter of kafka://; use one of: {', '.join(known)}"
     reason = error["msg"].removeprefix("Input ")
     if not name:
         return str(reason)

@@ -48,17 +48,19 @@ class BrokerSettings(SectionBase):
         If no URL is given, and ``KAFKA_BROKER_HOSTS`` is, it is the URL of these brokers.
         """
         uses_kafka = self.kafka.broker_hosts and "pubsub_url" not in self.model_fields_set
-        return self.kafka.completed("kafka://" if uses_kafka else self.pubsub_url, self.kafka.topic)
+        return self.kafka.with_defaults(
+            "kafka://" if uses_kafka else self.pubsub_url, self.kafka.topic
+        )
 
     @property
     def topic_urls(self) -> dict[str, str]:
         """The complete URLs that single channels are published to, by channel."""
-        return {key: self.kafka.completed(url) for key, url in self.topics.items()}
+        return {key: self.kafka.with_defaults(url) for key, url in self.topics.items()}
 
     @property
     def subscription_urls(self) -> dict[str, str]:
         """The complete URLs that single channels are consumed from, by channel."""
-        return {key: self.kafka.completed(url) for key, url in self.subscriptions.items()}
+        return {key: self.kafka.with_defaults(url) for key, url in self.subscriptions.items()}
 
     @field_validator("topics", "subscriptions", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ import pubsubtest
 from gizmopy import Service
 from gizmopy.cli.main import main
 from gizmopy.config import Settings, load, report
-from gizmopy.config.backends.kafka import KafkaSettings, ungrouped
+from gizmopy.config.backends.kafka import KafkaSettings, without_group
 from gizmopy.config.urls import redacted_url
 from gizmopy.errors import ConfigError, UsageError
 
@@ -187,7 +187,7 @@ def test_what_kubernetes_says_of_a_service_named_kafka_does_no_harm() -> None:
 def test_hosts_may_be_addresses_of_ipv6(hosts: str) -> None:
     """In brackets, with and without a port, in the URL as in the settings."""
     first = KafkaSettings.model_validate({"broker_hosts": hosts})
-    assert KafkaSettings.from_url(first.completed("kafka://")) == first
+    assert KafkaSettings.from_url(first.with_defaults("kafka://")) == first
 
 
 LOGIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -209,19 +209,19 @@ def test_whatever_is_in_a_password_survives(password: str, user: str, topic: str
             "security_protocol": "SASL_SSL",
         }
     )
-    url = kafka.completed("kafka://", topic)
+    url = kafka.with_defaults("kafka://", topic)
     assert told(KafkaSettings.from_url(url)) == told(kafka) | {"topic": topic}
-    assert kafka.completed(url) == url
+    assert kafka.with_defaults(url) == url
 
 
 def test_a_url_is_completed_once() -> None:
     """What is complete, stays as it is, and so do URLs of other brokers."""
     kafka = settings(**{f"KAFKA_{name.upper()}": text for name, (text, _) in ALL.items()}).kafka
-    url = kafka.completed("kafka://tom:a%40b@b9/x%20y?group=z")
-    assert kafka.completed(url) == url
-    assert KafkaSettings().completed(url) == url
+    url = kafka.with_defaults("kafka://tom:a%40b@b9/x%20y?group=z")
+    assert kafka.with_defaults(url) == url
+    assert KafkaSettings().with_defaults(url) == url
     for other in ("memory://?cap=3", "sqs://a/b?c=d", ""):
-        assert kafka.completed(other) == other
+        assert kafka.with_defaults(other) == other
 
 
 # What is refused.
@@ -230,16 +230,22 @@ def test_a_url_is_completed_once() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("kafka://", "kafka://: names no broker; write kafka://host:port, or set KAFKA_BROKER"),
-        (f"{URL}?grup=x", "kafka://b1: grup is no parameter of kafka://; use one of: auto_offset"),
+        ("kafka://", "kafka://: has no broker; write kafka://host:port, or set KAFKA_BROKER"),
+        (
+            f"{URL}?grup=x",
+            "kafka://b1: grup is not a parameter of kafka://; use one of: auto",
+        ),
         (f"{URL}/t?commit_every=0", "kafka://b1/t: commit_every=0 should be greater than 0"),
         (f"{URL}?commit_every=x", "commit_every=x should be a valid integer"),
-        (f"{URL}?commit_interval=0", "commit_interval=0 is 0; write a duration like 30s"),
+        (
+            f"{URL}?commit_interval=0",
+            "commit_interval=0 must be above 0; write a duration",
+        ),
         (f"{URL}?commit_interval=1y", "'1y' is not a duration; write it like '1m30s'"),
         (f"{URL}?auto_offset_reset=first", "should be 'earliest', 'latest' or 'none'"),
         (f"{URL}?compression=rar", "compression=rar should be 'none', 'gzip'"),
         (f"{URL}?sasl_mechanism=GSSAPI", "should be 'PLAIN', 'SCRAM-SHA-256'"),
-        (f"{URL}?session_timeout=0&partitions=0", "session_timeout=0 is 0; write"),
+        (f"{URL}?session_timeout=0&partitions=0", "session_timeout=0 must be above 0; write"),
         (f"{URL}?session_timeout=0&partitions=0", "; partitions=0 should be greater than 0"),
         ("kafka://b1:x", "host 1 is not host:port; write it like broker-1:9092,[::1]:9092"),
         ("kafka://b1:", "host 1 is not host:port"),
@@ -248,21 +254,30 @@ def test_a_url_is_completed_once() -> None:
         ("kafka://b1,::1", "host 2 is not host:port"),
         ("kafka://b 1", "host 1 is not host:port"),
         ("kafka://?broker_hosts=tcp%3A%2F%2Fb1", "host 1 is not host:port"),
-        ("kafka://tom:pw@b1", "security_protocol=PLAINTEXT; use sasl_ssl, or sasl_plaintext"),
-        (f"{URL}?sasl_password=pw", "somebody is to log in, and security_protocol=PLAINTEXT"),
-        (f"{URL}?sasl_token_provider=a:b&security_protocol=ssl", "security_protocol=SSL; use"),
+        ("kafka://tom:pw@b1", "security_protocol=PLAINTEXT does not use SASL; set sasl_ssl, or"),
+        (f"{URL}?sasl_password=pw", "SASL credentials are set, but security_protocol=PLAINTEXT"),
+        (
+            f"{URL}?sasl_token_provider=a:b&security_protocol=ssl",
+            "SSL does not use SASL; set",
+        ),
         (f"{URL}?security_protocol=sasl_ssl", "PLAIN needs a user and a password; set KAFKA_SASL_"),
         ("kafka://tom@b1?security_protocol=sasl_ssl", "PLAIN needs a user and a password"),
         ("kafka://:pw@b1?security_protocol=sasl_ssl", "PLAIN needs a user and a password"),
         (
             "kafka://tom:pw@b1?security_protocol=sasl_ssl&sasl_mechanism=oauthbearer",
-            "OAUTHBEARER needs a token; set sasl_token_provider=module:function",
+            "OAUTHBEARER needs a token function; set sasl_token_provider=module:function",
         ),
-        (f"{URL}?security_protocol=ssl&tls_cert=c", "one of tls_cert and tls_key is set; set both"),
-        (f"{URL}?security_protocol=ssl&tls_key=k", "one of tls_cert and tls_key is set"),
-        (f"{URL}?tls_ca=ca.pem", "security_protocol=PLAINTEXT; use ssl or sasl_ssl"),
-        (f"{URL}?tls_cert=c&tls_key=k", "security_protocol=PLAINTEXT; use ssl or sasl_ssl"),
-        (f"{URL}?rebalance_timeout=7s", "rebalance_timeout is so short beside session_timeout"),
+        (
+            f"{URL}?security_protocol=ssl&tls_cert=c",
+            "one of tls_cert and tls_key is set; set both",
+        ),
+        (f"{URL}?security_protocol=ssl&tls_key=k", "only one of tls_cert and tls_key is set"),
+        (f"{URL}?tls_ca=ca.pem", "security_protocol=PLAINTEXT does not use TLS; set ssl"),
+        (f"{URL}?tls_cert=c&tls_key=k", "security_protocol=PLAINTEXT does not use TLS; set ssl"),
+        (
+            f"{URL}?rebalance_timeout=7s",
+            "rebalance_timeout is less than a third of session",
+        ),
         ("kafka://[::1", "the URL of the broker is not a valid URL; in a user name or a password"),
         ("kafka://tom:p/w@b1", "has an @ after its hosts; in a user name or a password write %40"),
     ],
@@ -282,8 +297,8 @@ def test_a_token_needs_no_user() -> None:
     ("name", "value", "said"),
     [
         ("KAFKA_BROKER_HOSTS", "b1:x", "host 1 is not host:port; write it like broker-1:9092"),
-        ("KAFKA_BROKER_HOSTS", "tom:pw@b1", "hosts hold no login; set KAFKA_SASL_USERNAME"),
-        ("KAFKA_COMMIT_INTERVAL", "0s", "is 0; write a duration like 30s"),
+        ("KAFKA_BROKER_HOSTS", "tom:pw@b1", "a list of hosts cannot hold a login; set KAFKA_SASL"),
+        ("KAFKA_COMMIT_INTERVAL", "0s", "must be above 0; write a duration like 30s"),
         ("KAFKA_COMPRESSION", "rar", "should be 'none'"),
         ("GIZMO_PUBSUB_URL", "kafka://t:p/w@b1", "has an @ after its hosts; in a user name or a"),
         ("GIZMO_TOPIC_CATS", "kafka://t:p[w@b1", "is not a valid URL; in a user name or a pass"),
@@ -350,7 +365,7 @@ def reported(environ: dict[str, str]) -> str:
 def test_no_report_shows_a_password_among_the_hosts(hosts: str) -> None:
     """Other tools take a login there; here it is refused without being shown."""
     text = reported({"KAFKA_BROKER_HOSTS": hosts})
-    assert "hosts hold no login" in text
+    assert "a list of hosts cannot hold a login" in text
     assert SECRET not in text
 
 
@@ -409,5 +424,5 @@ async def test_hosts_in_the_settings_do_not_move_a_daemon_under_test() -> None:
 def test_what_reads_beside_a_daemon_leaves_its_group() -> None:
     """Without group and instance the rest of a URL stays as it is; other brokers' URLs too."""
     url = "kafka://u:p%40w@b1:9092/cats?group=g&group_instance_id=me&session_timeout=6s"
-    assert ungrouped(url) == "kafka://u:p%40w@b1:9092/cats?session_timeout=6s"
-    assert ungrouped("memory://?group=g") == "memory://?group=g"
+    assert without_group(url) == "kafka://u:p%40w@b1:9092/cats?session_timeout=6s"
+    assert without_group("memory://?group=g") == "memory://?group=g"

@@ -32,8 +32,9 @@ from gizmopy import Duration, Service, subscribe
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.observe import logs
 from gizmopy.observe.trace import trace_context
-from gizmopy.pubsub.brokers.kafka.lenient_records import _Records, mark_unreadable
-from gizmopy.pubsub.brokers.kafka.receiver import _attributes
+from gizmopy.pubsub.brokers.kafka.aiokafka_compat import LenientRecords
+from gizmopy.pubsub.brokers.kafka.lenient_records import mark_unreadable
+from gizmopy.pubsub.brokers.kafka.poller import attributes_of
 from gizmopy.pubsub.brokers.kafka.sender import _append, _hash
 from gizmopy.pubsub.cloudevents import CloudEvent
 from gizmopy.pubsub.codecs import Codec, codec_for
@@ -241,7 +242,7 @@ def take(record: tuple[bytes | None, bytes | None, Any, int]) -> None:
     key, body, headers, timestamp = record
     text = None if key is None else key.decode("utf-8", "surrogateescape")
     message = Message.received(
-        "cats", body, text, _attributes(headers), "cats-0@1", timestamp / 1000, None, None
+        "cats", body, text, attributes_of(headers), "cats-0@1", timestamp / 1000, None, None
     )
     mark_unreadable([message])
     _use(message)
@@ -298,7 +299,7 @@ BATCHES = st.builds(
 
 def read_batch(data: bytes) -> None:
     """Read a batch as the lenient reader does."""
-    records = _Records(data)
+    records = LenientRecords(data)
     while records.has_next():
         for record in records.next_batch():
             take((record.key, record.value, record.headers, record.timestamp))

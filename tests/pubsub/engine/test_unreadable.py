@@ -11,8 +11,9 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from gizmopy import Message, Service, subscribe
-from gizmopy.pubsub.brokers.kafka.lenient_records import _Records, mark_unreadable
-from gizmopy.pubsub.brokers.kafka.receiver import _attributes
+from gizmopy.pubsub.brokers.kafka.aiokafka_compat import LenientRecords
+from gizmopy.pubsub.brokers.kafka.lenient_records import mark_unreadable
+from gizmopy.pubsub.brokers.kafka.poller import attributes_of
 from gizmopy.pubsub.subscription import Subscription, collect_subscriptions
 from tests.pubsub.support import message, until
 from tests.pubsub.test_subscriber import running
@@ -116,7 +117,7 @@ def batch_of(headers: Sequence[tuple[str, bytes]], compression: int) -> bytes:
 def test_a_name_that_is_not_utf8_is_read(compression: int) -> None:
     """Its bytes stand in the name as surrogates do; all else is as it was."""
     headers = [("ok", b"\xff"), (NotUtf8("x"), b"y")]
-    records = _Records(batch_of(headers, compression) + batch_of([], compression))
+    records = LenientRecords(batch_of(headers, compression) + batch_of([], compression))
     found = []
     while records.has_next():
         batch = records.next_batch()
@@ -133,7 +134,9 @@ def test_a_record_with_wrong_lengths_is_corrupt() -> None:
     far = b"\xfe\xff\xff\xff\xff\x7f"  # a length of 2 TiB
     corrupt = 0
     for place in range(61, len(whole)):
-        records = _Records(whole[:place] + far[: len(whole) - place] + whole[place + len(far) :])
+        records = LenientRecords(
+            whole[:place] + far[: len(whole) - place] + whole[place + len(far) :]
+        )
         try:
             list(records.next_batch())
         except (CorruptRecordException, ValueError):
@@ -143,8 +146,8 @@ def test_a_record_with_wrong_lengths_is_corrupt() -> None:
 
 def test_only_the_message_with_such_a_name_is_marked() -> None:
     """The name is escaped, so that a dead letter can have it; other names are left alone."""
-    odd = message(attributes=_attributes([("caf\udce9", b"y"), ("k\tä", b"\xff")]))
-    fine = message(attributes=_attributes([("käse", b"\xff")]))
+    odd = message(attributes=attributes_of([("caf\udce9", b"y"), ("k\tä", b"\xff")]))
+    fine = message(attributes=attributes_of([("käse", b"\xff")]))
     mark_unreadable([odd, fine])
     assert odd.attributes == {r"caf\udce9": "y", "k\tä": "\udcff"}
     assert odd.unreadable == r"the name of a header is not UTF-8: caf\udce9"

@@ -1,8 +1,4 @@
-"""Publish to Kafka: whole batches to each partition, confirmed by all replicas, in order.
-
-What is used beyond the documented methods of aiokafka's classes: ``client._request_timeout_ms``, as
-one time-out is for batches and for brokers.
-"""
+"""Publish to Kafka: whole batches to each partition, confirmed by all replicas, in order."""
 
 from __future__ import annotations
 
@@ -19,25 +15,27 @@ from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
     CLOSE_SECONDS,
-    PATIENCE_MS,
+    REQUEST_TIMEOUT_MS,
     cancel,
+    set_request_timeout,
     stop_producer,
 )
-from gizmopy.pubsub.brokers.kafka.cluster import Cluster, milliseconds, translated
+from gizmopy.pubsub.brokers.kafka.cluster import Cluster, milliseconds
+from gizmopy.pubsub.brokers.kafka.errors import translate_errors
 from gizmopy.pubsub.driver import Results
 from gizmopy.pubsub.message import Message
 
 _REQUEST_BYTES = 128 * 1024
-"""What one batch to a partition holds, or one message that is larger; a topic may take less than
-the brokers' 1 MiB at a time."""
+"""The most bytes of one batch to a partition, unless a single message is larger. A topic's limit
+may be lower than the brokers' 1 MiB."""
 _KEYS_REMEMBERED = 10_000
 _LONGEST_KEY_REMEMBERED = 64
-"""How many characters a key may have whose hash is remembered: a key may be as long as a message,
+"""How many characters a key may have whose hash is remembered. A key may be as long as a message,
 and 10,000 of those would fill the memory. 64 hold a UUID or a SHA-256 in hex."""
-_START_PATIENCE_MS = 3_000
-"""What one broker may take while it does, of those that are asked one after the other."""
+_START_REQUEST_TIMEOUT_MS = 3_000
+"""How long one broker may take to answer while a producer starts: it asks one after the other."""
 _START_SECONDS = 15.0
-"""What a producer may take to start."""
+"""How long a producer may take to start."""
 
 
 class KafkaSender:
@@ -49,64 +47,68 @@ class KafkaSender:
         self._topic = topic
         self._producer: AIOKafkaProducer | None = None
         self._is_broken = False
+        """Whether the producer has to be replaced."""
         self._turn = 0
+        """Counts the batches, to choose the partition of messages without a key."""
         self._remembered_hash = lru_cache(maxsize=_KEYS_REMEMBERED)(_hash)
         self._preparing: asyncio.Task[list[int]] | None = None
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._is_closed = False
 
     async def connect(self) -> None:
-        """Find the topic, and start the producer."""
+        """Find the topic, and start the producer. Raises NotFound and PubSubError."""
         await self._cluster.find(self._topic)
-        await self._renew()
+        await self._working_producer()
 
-    async def _renew(self) -> AIOKafkaProducer:
-        """Return a producer that works, a new one where there is none or it is broken.
+    async def _working_producer(self) -> AIOKafkaProducer:
+        """Return the producer; make a new one if there is none or it is broken.
 
-        aiokafka counts a batch that a broker refuses, the broker does not: from then on everything
-        for that partition is out of sequence.
+        aiokafka counts a batch that a broker refuses, and the broker does not. From then on the
+        broker refuses everything for that partition as out of sequence, so the producer is
+        replaced.
         """
         if self._producer is not None and not self._is_broken:
             return self._producer
         if self._is_broken:
-            await self._end_producer()
-            await self._cluster.find_again(self._topic)  # aiokafka would not say what is wrong
+            await self._stop_producer()
+            await self._cluster.find_again(self._topic)  # its error has the reason; aiokafka's not
+        producer = self._new_producer()
+        self._producer, self._is_broken = producer, True
+        set_request_timeout(producer, _START_REQUEST_TIMEOUT_MS)
+        with translate_errors("the producer cannot start"):
+            async with asyncio.timeout(_START_SECONDS):
+                await producer.start()
+        set_request_timeout(producer, REQUEST_TIMEOUT_MS)
+        self._is_broken = False
+        return producer
+
+    def _new_producer(self) -> AIOKafkaProducer:
         compression = self._settings.compression
         try:
-            producer = AIOKafkaProducer(
+            return AIOKafkaProducer(
                 **self._cluster.options(),
                 acks="all",
                 enable_idempotence=True,
                 compression_type=None if compression == "none" else compression,
                 max_batch_size=min(_REQUEST_BYTES, self._settings.max_message_bytes),
+                # How long a batch may live; set_request_timeout sets that of requests.
                 request_timeout_ms=milliseconds(self._settings.delivery_timeout),
             )
         except RuntimeError as error:  # the codec is not installed
             reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
             raise PubSubError(reason, transient=False) from error
-        self._producer, self._is_broken = producer, True
-        # What it was told is how long a batch may live; a broker is not waited for as long.
-        producer.client._request_timeout_ms = _START_PATIENCE_MS
-        with translated("the producer cannot start"):
-            async with asyncio.timeout(_START_SECONDS):
-                await producer.start()
-        producer.client._request_timeout_ms = PATIENCE_MS
-        for connection in producer.client._conns.values():
-            connection._request_timeout = PATIENCE_MS / 1000
-        self._is_broken = False
-        return producer
 
     async def send(self, batch: Sequence[Message]) -> Results:
-        """Send a batch to each partition, and wait for what the brokers say."""
-        if self._closed:
+        """Send a batch to each partition, and wait for the brokers' confirmations."""
+        if self._is_closed:
             raise UsageError("this sender is closed; send before aclose")
         seconds = self._settings.delivery_timeout.total_seconds()
-        partitions = None if self._is_broken else self._partitions()
+        partitions = None if self._is_broken else self._known_partitions()
         if not partitions:
-            partitions = await self._prepared(seconds)
+            partitions = await self._prepared_partitions(seconds)
         producer = self._producer
         assert producer is not None
-        reason = f"not confirmed within {seconds:g} s; whether it arrives is open"
+        reason = f"not confirmed within {seconds:g} s; it may or may not have arrived"
         results: list[Exception | None] = [PubSubError(reason, transient=True)] * len(batch)
         self._deliveries = {
             asyncio.create_task(self._deliver(producer, number, places, batch, results))
@@ -116,26 +118,26 @@ class KafkaSender:
         try:
             ended, late = await asyncio.wait(self._deliveries, timeout=seconds)
         finally:
-            self._is_broken |= bool(late)  # what comes of those is not heard of
+            self._is_broken |= bool(late)  # aiokafka may have counted batches that never arrive
             await cancel(late)
         for delivery in ended:
             if not delivery.cancelled():
                 delivery.result()
         return results
 
-    def _partitions(self) -> list[int]:
-        """Return the partitions of the topic as far as they are known, in order."""
+    def _known_partitions(self) -> list[int]:
+        """Return the topic's partitions in order, as far as the producer knows them."""
         producer, topic = self._producer, self._topic
         cluster = None if producer is None else producer.client.cluster
         return sorted(() if cluster is None else cluster.partitions_for_topic(topic) or ())
 
-    async def _prepared(self, seconds: float) -> list[int]:
-        """Return the partitions once there is a producer that works, and knows them."""
+    async def _prepared_partitions(self, seconds: float) -> list[int]:
+        """Return the topic's partitions once there is a working producer that knows them."""
         self._preparing = asyncio.create_task(self._prepare(seconds))
         try:
             _, late = await asyncio.wait((self._preparing,), timeout=seconds)
         finally:
-            self._preparing.cancel()  # does nothing to what is done
+            self._preparing.cancel()  # has no effect if it is done
         if late:
             reason = f"no broker of {self._topic!r} is ready within {seconds:g} s; nothing was sent"
             raise PubSubError(reason, transient=True)
@@ -145,18 +147,18 @@ class KafkaSender:
         return self._preparing.result()
 
     async def _prepare(self, seconds: float) -> list[int]:
-        producer = await self._renew()
-        with translated(f"topic {self._topic!r} cannot be published to"):
+        producer = await self._working_producer()
+        with translate_errors(f"topic {self._topic!r} cannot be published to"):
             async with asyncio.timeout(min(_START_SECONDS, seconds)):
                 return sorted(await producer.partitions_for(self._topic))
 
     def _places(
         self, producer: AIOKafkaProducer, batch: Sequence[Message], partitions: Sequence[int]
     ) -> Mapping[int, list[int]]:
-        """Return which messages of ``batch`` go to which partition.
+        """Return for each partition the places in ``batch`` of its messages.
 
-        As with the Java client: a key's partition by its hash; the rest of a batch to one partition
-        that has a leader, the next one with the next batch.
+        As with the Java client: a key's partition by its hash. All messages without a key go to one
+        partition that has a leader, and those of the next batch to the next one.
         """
         places: defaultdict[int, list[int]] = defaultdict(list)
         led = sorted(producer.client.cluster.available_partitions_for_topic(self._topic) or ())
@@ -181,7 +183,7 @@ class KafkaSender:
         batch: Sequence[Message],
         results: list[Exception | None],
     ) -> None:
-        """Send what goes to one partition, in batches, and note the results."""
+        """Send the messages of one partition in batches, and set their results."""
         done = 0
         try:
             while done < len(places):
@@ -189,7 +191,7 @@ class KafkaSender:
                 end = done
                 while end < len(places) and _append(builder, batch[places[end]]):
                     end += 1
-                with translated(f"partition {number} of {self._topic!r} has not taken it"):
+                with translate_errors(f"partition {number} of {self._topic!r} was not written"):
                     confirmed = await producer.send_batch(builder, self._topic, partition=number)
                     await confirmed
                 for place in places[done:end]:
@@ -202,27 +204,28 @@ class KafkaSender:
 
     async def aclose(self) -> None:
         """Flush and close, in bounded time."""
-        self._closed = True
+        self._is_closed = True
         if self._preparing is not None:
             await cancel((self._preparing,))
         if self._deliveries:
             await asyncio.wait(self._deliveries, timeout=CLOSE_SECONDS)
         await cancel(self._deliveries)
-        await self._end_producer()
+        await self._stop_producer()
 
-    async def _end_producer(self) -> None:
+    async def _stop_producer(self) -> None:
         if self._producer is not None:
             await stop_producer(self._producer)
-            self._producer = None  # not before: where this is cancelled, the close does it again
+            # Only now: if this is cancelled, aclose has to stop the producer again.
+            self._producer = None
 
 
 def _hash(key: str) -> int:
-    """Return what the Java client makes of a key, before the modulus."""
+    """Return the Java client's hash of a key, before the modulus."""
     return int(murmur2(key.encode("utf-8", "surrogateescape"))) & 0x7FFFFFFF
 
 
 def _append(builder: Any, message: Message) -> bool:
-    """Add a message to a batch; return False where it is full."""
+    """Add a message to a batch; return False if the batch is full."""
     key = message.key
     headers = [
         (name, text.encode("utf-8", "surrogateescape")) for name, text in message.attributes.items()

@@ -19,6 +19,7 @@ from tests.pubsub.brokers.kafka.cluster import (
     jars,
     kafka_cluster,
 )
+from tests.pubsub.brokers.kafka.mock_cluster import MockCluster, mock_cluster
 
 _LEFT_OUT = "only a real Apache Kafka can show this"
 _MISSING = pytest.StashKey[str]()  # why the real one did not run
@@ -35,8 +36,6 @@ def kafka(
         if _can_run(request.config):
             yield stack.enter_context(kafka_cluster(folder))
         else:
-            from tests.pubsub.brokers.kafka.mock_cluster import mock_cluster
-
             yield stack.enter_context(mock_cluster(folder))
 
 
@@ -60,6 +59,22 @@ def secure_kafka(
 ) -> Iterator[Cluster]:
     """Give one node that also listens with SASL and TLS, or skip the test without a real one."""
     with kafka_cluster(tmp_path_factory.mktemp("secure-kafka"), secure=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def breakable_kafka(
+    need_real_kafka: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """Give a node that a test may kill or pause, if it has it run again in the end."""
+    with kafka_cluster(tmp_path_factory.mktemp("breakable-kafka")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def mock(tmp_path: Path) -> Iterator[MockCluster]:
+    """Give a mock broker of one test, which fails on demand."""
+    with mock_cluster(tmp_path) as cluster:
         yield cluster
 
 

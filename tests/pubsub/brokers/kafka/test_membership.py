@@ -1,12 +1,11 @@
-"""Being in a group on Kafka, and being it no more: thrown out, closed while it joins, or silent."""
+"""Being in a group on Kafka, and being it no more: thrown out, closed while it joins, or mock."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Collection, Hashable, Iterator
+from collections.abc import AsyncIterator, Collection, Hashable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub import registry as drivers
 from tests.pubsub.brokers.kafka.cluster import Cluster
-from tests.pubsub.brokers.kafka.mock_cluster import MockCluster, mock_cluster
-from tests.pubsub.brokers.kafka.test_receiver import (
+from tests.pubsub.brokers.kafka.mock_cluster import MockCluster
+from tests.pubsub.brokers.kafka.support import (
     HEARTBEAT,
     ILLEGAL_GENERATION,
     JOIN_GROUP,
@@ -46,13 +45,6 @@ LONG = "25s"
 """A session that no test waits for the end of."""
 
 
-@pytest.fixture
-def silent(tmp_path: Path) -> Iterator[MockCluster]:
-    """Give a broker that fails on demand, or falls silent."""
-    with mock_cluster(tmp_path) as cluster:
-        yield cluster
-
-
 class Times:
     """Let go of partitions at once, and keep how long that might have taken."""
 
@@ -75,15 +67,15 @@ class Times:
     ],
 )
 async def test_who_is_lost_to_its_group_lets_go_at_once(
-    silent: MockCluster, error: int, seconds: float, again: list[bytes]
+    mock: MockCluster, error: int, seconds: float, again: list[bytes]
 ) -> None:
     """Others have what it had: nothing is finished nor committed, unlike in a rebalance."""
-    async with a_topic(silent) as topic:
+    async with a_topic(mock) as topic:
         await topic.publish(b"1")
         times = Times()
         async with topic.member(times, session_timeout="1s") as receiver:
             await ack(receiver, *await collect(receiver, 1))
-            silent.fail(HEARTBEAT, error)
+            mock.fail(HEARTBEAT, error)
             await until_told(times, receiver)
             assert times.seconds == [pytest.approx(seconds)]
             await topic.publish(b"2")
@@ -117,25 +109,25 @@ async def test_a_commit_that_is_tried_again_ends_with_the_membership(
 
 async def throw_out(topic: Topic, receiver: Any) -> None:
     """Have the group's coordinator forget a member, as if its session had ended."""
-    node = receiver._consumer._coordinator.coordinator_id
-    request = LeaveGroupRequest(topic.name, receiver._consumer._coordinator.member_id)
+    node = receiver._membership.consumer._coordinator.coordinator_id
+    request = LeaveGroupRequest(topic.name, receiver._membership.consumer._coordinator.member_id)
     await topic.looker._client.send(node, request)
 
 
 async def test_partitions_are_forgotten_though_the_last_commit_raises(
-    silent: MockCluster, monkeypatch: pytest.MonkeyPatch
+    mock: MockCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was received before belongs to an assignment that is over, and comes again."""
 
     commit = DyingCommit()
-    async with a_topic(silent) as topic:
+    async with a_topic(mock) as topic:
         await topic.publish(b"1", b"2")
         async with topic.member() as receiver:
             first, second = await collect(receiver, 2)
             await ack(receiver, first)
             with monkeypatch.context() as patch:
                 patch.setattr(AIOKafkaConsumer, "commit", commit)
-                silent.fail(HEARTBEAT, REBALANCE)
+                mock.fail(HEARTBEAT, REBALANCE)
                 await soon(commit.died.wait())
             await turns()
             assert refusals(await receiver.ack([second])) == [True]
@@ -161,10 +153,10 @@ async def until_told(times: Times, receiver: Any) -> None:
 
 
 async def test_a_committer_that_has_died_is_a_stall(
-    silent: MockCluster, monkeypatch: pytest.MonkeyPatch
+    mock: MockCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing would be committed any more; the engine makes a receiver anew."""
-    async with a_topic(silent) as topic:
+    async with a_topic(mock) as topic:
         await topic.publish(b"1")
         async with topic.member(commit_interval="10ms") as receiver:
             messages = await collect(receiver, 1)
@@ -172,15 +164,15 @@ async def test_a_committer_that_has_died_is_a_stall(
                 patch.setattr(AIOKafkaConsumer, "commit", DyingCommit())
                 await ack(receiver, *messages)
                 await until(lambda: receiver.status().stalled, receiver)
-            assert receiver.status().stalled == "the Kafka client has ended by itself"
+            assert receiver.status().stalled == "a background task of the Kafka client has ended"
 
 
-async def test_an_error_of_the_group_is_raised_amid_a_rebalance(silent: MockCluster) -> None:
+async def test_an_error_of_the_group_is_raised_amid_a_rebalance(mock: MockCluster) -> None:
     """Also where nobody received when it came: aiokafka joins no more until it is heard of."""
-    async with a_topic(silent) as topic, topic.member(session_timeout="1s") as receiver:
-        coordinator = receiver._consumer._coordinator
-        silent.fail(JOIN_GROUP, UNKNOWN_SERVER_ERROR)
-        silent.fail(HEARTBEAT, REBALANCE)
+    async with a_topic(mock) as topic, topic.member(session_timeout="1s") as receiver:
+        coordinator = receiver._membership.consumer._coordinator
+        mock.fail(JOIN_GROUP, UNKNOWN_SERVER_ERROR)
+        mock.fail(HEARTBEAT, REBALANCE)
         await until(lambda: coordinator._pending_exception)
         with pytest.raises(PubSubError, match="UnknownError") as caught:
             await receiver.receive(1, 1.0)
@@ -202,7 +194,7 @@ async def test_who_closes_while_it_joins_is_not_waited_for(real_kafka: Cluster) 
                 joining = asyncio.create_task(newcomer.connect(let_go))
                 await soon(holds.begun.wait())
                 await soon(newcomer.aclose())
-                with pytest.raises(PubSubError, match=r"cannot be joined.*closed meanwhile"):
+                with pytest.raises(PubSubError, match=r"cannot be joined.*was closed meanwhile"):
                     await joining
             await soon(until_members(topic, real_kafka, 1))
             holds.go_on.set()
@@ -220,17 +212,17 @@ async def until_members(topic: Topic, cluster: Cluster, count: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_who_closes_while_it_connects_does_not_join(silent: MockCluster) -> None:
+async def test_who_closes_while_it_connects_does_not_join(mock: MockCluster) -> None:
     """Its connect says so, nothing of it goes on, and nobody waits for its session."""
-    async with a_topic(silent, partitions=2) as topic:
+    async with a_topic(mock, partitions=2) as topic:
         async with topic.outsider(session_timeout=LONG) as closed:
-            silent.delay(1, 0.2)
+            mock.delay(1, 0.2)
             connecting = asyncio.create_task(closed.connect(let_go))
             await asyncio.wait((connecting,), timeout=0.1)
             await closed.aclose()
             with pytest.raises(UsageError, match="connect before aclose"):
                 await soon(connecting)
-            silent.delay(1, 0.0)
+            mock.delay(1, 0.0)
             async with topic.member() as receiver:
                 await soon(until(lambda: places(receiver) == ["0", "1"], receiver))
 
@@ -250,20 +242,20 @@ async def nothing_unheard() -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("seconds", [0.05, 1.2])
 async def test_no_error_is_left_unheard_by_a_close_without_answers(
-    silent: MockCluster, seconds: float
+    mock: MockCluster, seconds: float
 ) -> None:
     """Whatever waits for a broker that has fallen silent: commits, receives and sends."""
-    async with a_topic(silent, partitions=2) as topic, AsyncExitStack() as stack:
+    async with a_topic(mock, partitions=2) as topic, AsyncExitStack() as stack:
         for partition in range(2):
             await topic.publish(b"1", partition=partition)
         async with nothing_unheard():
             receiver = await stack.enter_async_context(topic.member(commit_interval="10ms"))
             messages = await collect(receiver, 2)
-            sender = drivers.open_driver(silent.url).sender(topic.name)
+            sender = drivers.open_driver(mock.url).sender(topic.name)
             await sender.connect()
             message = Message(topic.name, b"x", key="k")
             await sender.send([message])
-            silent.delay(1, 3600)
+            mock.delay(1, 3600)
             await ack(receiver, *messages)
             sending = asyncio.create_task(sender.send([message]))
             receiving = asyncio.create_task(receiver.receive(1, 60.0))
@@ -271,5 +263,5 @@ async def test_no_error_is_left_unheard_by_a_close_without_answers(
             await soon(asyncio.gather(receiver.aclose(), sender.aclose()))
             assert await soon(receiving) == []
             await soon(asyncio.wait((sending,)))
-            silent.delay(1, 0)
+            mock.delay(1, 0)
             del receiver, sender, sending, receiving, messages, message

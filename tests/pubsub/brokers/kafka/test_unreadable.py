@@ -19,8 +19,8 @@ from gizmopy.pubsub import Message
 from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.brokers.kafka.lenient_records import LenientReader
 from tests.pubsub.brokers.kafka.cluster import Cluster
-from tests.pubsub.brokers.kafka.test_offsets import NotUtf8
-from tests.pubsub.brokers.kafka.test_receiver import (
+from tests.pubsub.brokers.kafka.support import (
+    NotUtf8,
     Topic,
     a_topic,
     an_admin,
@@ -106,7 +106,7 @@ async def test_a_name_that_is_no_text_is_marked_and_holds_up_nothing(
             assert receiver.status().problem == ""
             await topic.publish(b"later", partition=1)
             assert await soon(received(receiver, b"later")) == {b"later"}
-            assert not receiver._suspect
+            assert not receiver._poller._quarantined
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
@@ -176,8 +176,8 @@ async def test_the_other_partitions_go_on(
 @pytest.mark.usefixtures("nothing_is_lenient")
 async def test_it_is_tried_again(real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the record is gone, what was behind it comes, and nothing is told any more."""
-    monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._LOOK_AGAIN", 0.02)
-    monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._CHECK_SECONDS", 0.02)
     async with a_topic(real_kafka) as topic, an_admin(real_kafka) as admin:
         await publish_unreadable(topic, 0, monkeypatch)
         await topic.publish(b"behind")

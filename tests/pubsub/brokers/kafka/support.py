@@ -1,0 +1,232 @@
+"""Topics, members of groups, and what tests of the Kafka receiver do with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.producer import message_accumulator
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+
+from gizmopy.errors import PubSubError
+from gizmopy.pubsub import Message
+from gizmopy.pubsub import registry as drivers
+from gizmopy.pubsub.driver import Results, Revoke
+from tests.pubsub.brokers.kafka.cluster import AnyCluster
+from tests.pubsub.brokers.kafka.mock_cluster import MockCluster
+
+OFFSET_COMMIT, JOIN_GROUP, HEARTBEAT = 8, 11, 12
+LOADING, NO_COORDINATOR, NOT_COORDINATOR, GROUP_FORBIDDEN = 14, 15, 16, 30
+ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCE = 22, 25, 27
+BOUND = 8.0
+"""Seconds after which what is bounded has taken far too long."""
+NEVER = "1h"
+DAY = 86_400.0
+
+
+async def let_go(partitions: Collection[Hashable], seconds: float) -> None:
+    """Let go of partitions at once, with nothing to finish."""
+
+
+class Tells:
+    """Let go of partitions at once, and keep which."""
+
+    def __init__(self) -> None:
+        self.revoked: list[str] = []
+
+    async def __call__(self, partitions: Collection[Hashable], seconds: float) -> None:
+        self.revoked += map(str, partitions)
+
+
+class Holds:
+    """Let go of partitions only once it is told to."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, partitions: Collection[Hashable], seconds: float) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+
+
+@dataclass
+class Topic:
+    """A topic, what others do with it, and a group of its name with members of the driver's."""
+
+    cluster: AnyCluster
+    name: str
+    producer: Any
+    looker: Any
+
+    async def publish(self, *bodies: bytes, partition: int = 0) -> None:
+        """Write messages of one partition."""
+        for body in bodies:
+            await self.producer.send_and_wait(self.name, body, partition=partition)
+
+    async def committed(self, partition: int = 0) -> int | None:
+        """Ask the broker what the group has committed."""
+        offset: int | None = await self.looker.committed(TopicPartition(self.name, partition))
+        return offset
+
+    async def until_committed(self, offset: int, partition: int = 0) -> None:
+        """Wait until the group has committed so far."""
+        async with asyncio.timeout(BOUND):
+            while await self.committed(partition) != offset:  # noqa: ASYNC110 - Kafka does not tell
+                await asyncio.sleep(0.02)
+
+    def receiver(self, **settings: Any) -> Any:
+        """Return a receiver that commits only when it lets go, unless settings say otherwise."""
+        session = "6s" if self.cluster.is_real else "2s"  # the mock's rebalances last as long
+        quick = {"session_timeout": session, "rebalance_timeout": "10s", "commit_interval": NEVER}
+        url = f"{self.cluster.url}?{urlencode(quick | settings)}"
+        return drivers.open_driver(url).receiver(self.name, self.name, ordered=True)
+
+    @asynccontextmanager
+    async def outsider(self, **settings: Any) -> AsyncIterator[Any]:
+        """Have a receiver that has not joined the group yet."""
+        receiver = self.receiver(**settings)
+        try:
+            yield receiver
+        finally:
+            await receiver.aclose()
+
+    @asynccontextmanager
+    async def member(self, revoke: Revoke = let_go, **settings: Any) -> AsyncIterator[Any]:
+        """Have a receiver in the group."""
+        async with self.outsider(**settings) as receiver:
+            await receiver.connect(revoke)
+            yield receiver
+
+
+@asynccontextmanager
+async def a_topic(cluster: AnyCluster, partitions: int = 1) -> AsyncIterator[Topic]:
+    """Make a topic of a name that is new."""
+    name = f"cats-{uuid4().hex[:8]}"
+    servers = cluster.bootstrap
+    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all")
+    looker = AIOKafkaConsumer(
+        bootstrap_servers=servers, group_id=name, enable_auto_commit=False, retry_backoff_ms=20
+    )
+    async with made(cluster, name, partitions), producer, looker:
+        yield Topic(cluster, name, producer, looker)
+
+
+@asynccontextmanager
+async def made(cluster: AnyCluster, topic: str, partitions: int) -> AsyncIterator[None]:
+    """Make a topic, as far as the cluster does."""
+    if isinstance(cluster, MockCluster):
+        cluster.create_topic(topic, partitions)
+        yield
+    else:
+        async with drivers.provision(f"{cluster.url}?partitions={partitions}", topic):
+            yield
+
+
+@asynccontextmanager
+async def an_admin(cluster: AnyCluster) -> AsyncIterator[Any]:
+    """Give a client that changes topics."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def collect(receiver: Any, count: int, limit: int = 100) -> list[Message]:
+    """Return the next messages, at least so many."""
+    messages: list[Message] = []
+    async with asyncio.timeout(20):
+        while len(messages) < count:
+            messages += await receiver.receive(limit, 1.0)
+    return messages
+
+
+async def ack(receiver: Any, *messages: Message) -> None:
+    """Ack messages, which has to succeed."""
+    assert set(await receiver.ack(messages)) == {None}
+
+
+async def soon(awaitable: Awaitable[Any]) -> Any:
+    """Wait for something that is bounded."""
+    async with asyncio.timeout(BOUND):
+        return await awaitable
+
+
+def bodies(messages: Sequence[Message]) -> list[bytes | None]:
+    """Return what messages hold."""
+    return [message.body for message in messages]
+
+
+def places(receiver: Any) -> list[str]:
+    """Return the partitions that a receiver has now."""
+    return sorted(receiver.status().lag)
+
+
+def share(first: Any, second: Any) -> bool:
+    """Return whether two members have one partition of two each."""
+    mine, yours = places(first), places(second)
+    return len(mine) == 1 and sorted(mine + yours) == ["0", "1"]
+
+
+async def until(condition: Callable[[], object], *receivers: Any) -> None:
+    """Let receivers work until a condition is true; what they receive is dropped."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.gather(*(receiver.receive(100, 0.02) for receiver in receivers))
+            await asyncio.sleep(0.005)
+
+
+def refusals(results: Results) -> list[bool]:
+    """Return for each item whether it was refused for good."""
+    return [isinstance(each, PubSubError) and not each.transient for each in results]
+
+
+async def handle_until(receiver: Any, last: bytes) -> list[bytes | None]:
+    """Receive and ack until the ack of a certain body is taken; return all that was received."""
+    handled: list[bytes | None] = []
+    async with asyncio.timeout(20):
+        while True:
+            messages = await receiver.receive(100, 0.1)
+            handled += bodies(messages)
+            for message in messages:
+                (result,) = await receiver.ack([message])
+                if result is None and message.body == last:
+                    return handled
+
+
+async def first_new(topic: Topic, receiver: Any) -> Message:
+    """Publish until something is received: it asks for its first offset after it has joined."""
+    got: list[Message] = []
+    async with asyncio.timeout(BOUND):
+        while not got:
+            await topic.publish(b"new")
+            got += await receiver.receive(100, 0.05)
+    return got[0]
+
+
+class NotUtf8(str):
+    """A header's name as bytes that are no text."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        return b"\xff\xfe"
+
+
+async def publish_raw(topic: Topic, headers: Any, patch: pytest.MonkeyPatch) -> None:
+    """Publish headers as they are, which only aiokafka's batches in Python let pass."""
+    name = "DefaultRecordBatchBuilder"
+    patch.setattr(message_accumulator, name, _DefaultRecordBatchBuilderPy)
+    batch = topic.producer.create_batch()
+    batch.append(timestamp=None, key=None, value=b"2", headers=headers)
+    await (await topic.producer.send_batch(batch, topic.name, partition=0))

@@ -1,0 +1,101 @@
+"""Logging in to Kafka: each mechanism, TLS, and the daemon's settings."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+
+from gizmopy.errors import StartError
+from tests.pubsub.brokers.kafka.cluster import Cluster
+from tests.pubsub.brokers.kafka.security import (
+    MECHANISMS,
+    PASSWORD,
+    USER,
+)
+from tests.pubsub.brokers.kafka.security_support import (
+    ALICE,
+    CA,
+    CERTIFICATE,
+    WRONG,
+    a_daemon,
+    a_topic,
+    by,
+    consume,
+    publish,
+    url,
+    valid,
+)
+
+# Who is let in.
+
+
+@pytest.mark.parametrize("listener", ["SASL_PLAINTEXT", "SASL_SSL"])
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+async def test_each_mechanism_publishes_and_consumes(
+    secure_kafka: Cluster, listener: str, mechanism: str
+) -> None:
+    """A user who logs in makes a topic, publishes and consumes, with TLS and without."""
+    tls = CA if listener.endswith("SSL") else {}
+    if mechanism == "OAUTHBEARER":
+        way = url(secure_kafka, listener, **tls, **by(valid))
+    else:
+        way = url(secure_kafka, listener, ALICE, sasl_mechanism=mechanism, **tls)
+    async with a_topic(secure_kafka, way) as topic:
+        await publish(way, topic)
+        assert await consume(way, topic) == b"Tom"
+
+
+@pytest.mark.parametrize(
+    ("listener", "files"),
+    [("SSL", CA), ("SSL", CA | CERTIFICATE), ("CERTIFICATE", CA | CERTIFICATE)],
+    ids=["tls", "with a certificate", "with one that is demanded"],
+)
+async def test_tls_publishes_and_consumes(
+    secure_kafka: Cluster, listener: str, files: dict[str, str]
+) -> None:
+    """TLS with an authority of one's own works, with a certificate of the client and without."""
+    way = url(secure_kafka, listener, **files)
+    async with a_topic(secure_kafka, way) as topic:
+        await publish(way, topic)
+        assert await consume(way, topic) == b"Tom"
+
+
+async def test_a_daemon_logs_in_by_its_settings(secure_kafka: Cluster) -> None:
+    """KAFKA_* settings alone let a whole daemon in."""
+    async with (
+        a_topic(secure_kafka) as topic,
+        a_daemon(
+            KAFKA_BROKER_HOSTS=secure_kafka.listener("SASL_SSL"),
+            KAFKA_TOPIC=topic,
+            KAFKA_SECURITY_PROTOCOL="sasl_ssl",
+            KAFKA_SASL_MECHANISM="scram-sha-256",
+            KAFKA_SASL_USERNAME=USER,
+            KAFKA_SASL_PASSWORD=PASSWORD,
+            KAFKA_TLS_CA=str(secure_kafka.ca_file),
+        ) as daemon,
+    ):
+        await daemon.passes_on("Tom")
+
+
+async def test_a_daemon_logs_in_by_its_url(secure_kafka: Cluster) -> None:
+    """GIZMO_PUBSUB_URL has what its settings leave out."""
+    hosts = secure_kafka.listener("SASL_PLAINTEXT")
+    async with a_topic(secure_kafka) as topic:
+        url = f"kafka://{ALICE}@{hosts}/{topic}?security_protocol=sasl_plaintext"
+        mechanism = "scram-sha-512"
+        async with a_daemon(GIZMO_PUBSUB_URL=url, KAFKA_SASL_MECHANISM=mechanism) as daemon:
+            await daemon.passes_on("Tom")
+
+
+async def test_a_daemon_with_a_wrong_password_does_not_start(secure_kafka: Cluster) -> None:
+    """Its start ends at once, and says who was refused by whom."""
+    hosts = secure_kafka.listener("SASL_PLAINTEXT")
+    url = f"kafka://{USER}:{WRONG}@{hosts}?security_protocol=sasl_plaintext"
+    with pytest.raises(
+        StartError, match=f"{hosts} refuses the login of 'alice' by PLAIN"
+    ) as caught:
+        async with a_daemon(GIZMO_PUBSUB_URL=url):
+            pass
+    assert "create it there" not in str(caught.value)
+    assert WRONG not in "".join(traceback.format_exception(caught.value))

@@ -1,0 +1,156 @@
+"""What a receiver does after an error, an eviction or an outage."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from operator import attrgetter
+from typing import Any
+
+import pytest
+from aiokafka.admin import NewPartitions, NewTopic
+
+from gizmopy.errors import PubSubError
+from tests.pubsub.brokers.kafka.cluster import AnyCluster, Cluster
+from tests.pubsub.brokers.kafka.mock_cluster import MockCluster
+from tests.pubsub.brokers.kafka.support import (
+    GROUP_FORBIDDEN,
+    HEARTBEAT,
+    JOIN_GROUP,
+    NO_COORDINATOR,
+    REBALANCE,
+    Holds,
+    Tells,
+    a_topic,
+    ack,
+    an_admin,
+    bodies,
+    collect,
+    let_go,
+    places,
+    refusals,
+    soon,
+    until,
+)
+
+
+async def test_who_was_thrown_out_commits_no_more(real_kafka: Cluster) -> None:
+    """A member that was silent for its session's time leaves to others what it had acked."""
+    async with a_topic(real_kafka) as topic:
+        await topic.publish(b"1")
+        told = Tells()
+        async with topic.member(told, session_timeout="1s") as receiver:
+            await ack(receiver, *await collect(receiver, 1))
+            time.sleep(1.5)  # noqa: ASYNC251 - a loop that is blocked is what it is about
+            await until(lambda: told.revoked, receiver)
+            assert await topic.committed() is None
+            assert bodies(await collect(receiver, 1)) == [b"1"]
+
+
+async def test_a_group_that_forbids_to_be_joined_is_heard_of(mock: MockCluster) -> None:
+    """Also where nothing was waited for at that time, receiving says so, and for good."""
+    async with a_topic(mock) as topic, topic.member(session_timeout="500ms") as receiver:
+        mock.fail(JOIN_GROUP, GROUP_FORBIDDEN)
+        mock.fail(HEARTBEAT, REBALANCE)
+        await until(lambda: receiver._membership.consumer._coordinator._pending_exception)
+        with pytest.raises(PubSubError, match="GroupAuthorization") as caught:
+            await collect(receiver, 1)
+        assert not caught.value.transient
+
+
+@pytest.mark.parametrize("instance", ["", "a"])
+async def test_partitions_that_are_added_are_received(real_kafka: Cluster, instance: str) -> None:
+    """From their first message, by static members that have restarted, too."""
+    settings: dict[str, Any] = {"group_instance_id": instance, "metadata_max_age": "200ms"}
+    async with a_topic(real_kafka) as topic:
+        async with topic.member(**settings):
+            pass
+        async with topic.member(**settings) as receiver:
+            async with an_admin(real_kafka) as admin:
+                await admin.create_partitions({topic.name: NewPartitions(total_count=2)})
+            while len(await topic.producer.partitions_for(topic.name)) < 2:
+                await topic.producer.client.force_metadata_update()
+            await topic.publish(b"1", partition=1)
+            (message,) = await collect(receiver, 1)
+            assert str(message.partition) == "1"
+
+
+async def test_a_topic_that_is_made_anew_begins_anew(real_kafka: Cluster) -> None:
+    """What was received of the old one is acked in vain; the new one's offsets are committed."""
+    async with a_topic(real_kafka) as topic, an_admin(real_kafka) as admin:
+        await topic.publish(b"1", b"2", b"3")
+        settings: dict[str, Any] = {"metadata_max_age": "200ms", "commit_interval": "10ms"}
+        async with topic.member(**settings) as receiver:
+            old = await collect(receiver, 3)
+            await admin.delete_topics([topic.name])
+            await admin.create_topics([NewTopic(topic.name, 1, 1)])
+            await topic.publish(b"new")
+            (new,) = await collect(receiver, 1)
+            assert new.body == b"new"
+            assert refusals(await receiver.ack([old[-1]])) == [True]
+            await ack(receiver, new)
+            await topic.until_committed(1)
+
+
+@pytest.mark.parametrize("task", ["_coordinator._coordination_task", "_fetcher._fetch_task"])
+async def test_a_client_that_dies_silently_is_seen(kafka: AnyCluster, task: str) -> None:
+    """The status says that it is stalled where a task of aiokafka has ended by itself."""
+    async with a_topic(kafka) as topic, topic.member() as receiver:
+        assert receiver.status().stalled == ""
+        dying = attrgetter(task)(receiver._membership.consumer)
+        dying.cancel()
+        await asyncio.wait((dying,))
+        assert receiver.status().stalled == "a background task of the Kafka client has ended"
+
+
+async def test_a_rejoin_that_does_not_end_is_seen(mock: MockCluster) -> None:
+    """The status says so after two rebalances and a session; once joined again all is well."""
+    async with a_topic(mock) as topic:
+        settings: dict[str, Any] = {"session_timeout": "500ms", "rebalance_timeout": "500ms"}
+        async with topic.member(**settings) as receiver:
+            assert receiver.status().stalled == ""
+            mock.fail(JOIN_GROUP, *[NO_COORDINATOR] * 6)  # it asks twice a second
+            mock.fail(HEARTBEAT, REBALANCE)
+            await until(lambda: receiver.status().stalled, receiver)
+            assert f"group '{topic.name}' has not been joined again" in receiver.status().stalled
+            await topic.publish(b"1")
+            await collect(receiver, 1)
+            assert receiver.status().stalled == ""
+            receiver._membership.consumer._coordinator.request_rejoin()
+            assert receiver.status().stalled == ""  # this one has only begun
+
+
+async def test_a_broker_that_is_away_is_no_stall(mock: MockCluster) -> None:
+    """Another client would fare no better; the member goes on once the broker is back."""
+    async with a_topic(mock) as topic:
+        settings: dict[str, Any] = {"session_timeout": "500ms", "rebalance_timeout": "500ms"}
+        async with topic.member(**settings) as receiver:
+            await until(lambda: places(receiver), receiver)
+            mock.kill(1)
+            assert await receiver.receive(1, 1.0) == []
+            mock.start(1)
+            await topic.publish(b"1")
+            assert bodies(await collect(receiver, 1)) == [b"1"]
+
+
+@pytest.mark.parametrize("outage", ["dead", "silent"])
+async def test_closes_are_bounded_without_a_broker(breakable_kafka: Cluster, outage: str) -> None:
+    """Who has something to commit, lets go or joins ends within seconds, whatever the broker."""
+    stop = breakable_kafka.kill if outage == "dead" else breakable_kafka.pause
+    back = breakable_kafka.start if outage == "dead" else breakable_kafka.resume
+    async with a_topic(breakable_kafka) as topic, a_topic(breakable_kafka) as other:
+        await topic.publish(b"1")
+        await other.publish(b"1")
+        holds = Holds()
+        async with topic.member(holds) as amid, other.member() as idle, topic.outsider() as new:
+            for receiver in (amid, idle):
+                await ack(receiver, *await collect(receiver, 1))
+            joining = asyncio.create_task(new.connect(let_go))
+            await soon(holds.begun.wait())
+            stop(1)
+            joining.cancel()
+            try:
+                await soon(asyncio.gather(*(each.aclose() for each in (amid, idle, new))))
+            finally:
+                await asyncio.to_thread(back, 1)
+            await asyncio.wait((joining,))
