@@ -1,12 +1,12 @@
 """An opinionated toolkit for HTTP and pub/sub daemons: one process, nothing dropped.
 
-The names that most daemons need stand here; each is imported when it is first used:
+This package exports the names that most daemons need. Each is imported when it is first used, so
+that ``import gizmopy`` loads no other module::
 
     from gizmopy import Message, Service, put, subscribe
 
-Their rooms: ``gizmopy.server`` (the process), ``gizmopy.web`` (the words of HTTP),
-``gizmopy.pubsub`` (messages and brokers), ``gizmopy.config`` (settings), ``gizmopy.observe`` (logs
-and metrics). ``gizmopy.errors`` holds every error.
+``gizmopy.server`` has the process, ``gizmopy.web`` HTTP, ``gizmopy.pubsub`` messages and brokers,
+``gizmopy.config`` settings, ``gizmopy.observe`` logs and metrics, ``gizmopy.errors`` every error.
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gizmopy.errors import Reject as Reject
     from gizmopy.errors import Retry as Retry
     from gizmopy.observe.context import time_left as time_left
+    from gizmopy.pubsub import CloudEvent as CloudEvent
     from gizmopy.pubsub import Message as Message
     from gizmopy.pubsub import RetryPolicy as RetryPolicy
     from gizmopy.pubsub import subscribe as subscribe
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
+    "CloudEvent": "pubsub",
     "Duration": "config",
     "GizmoError": "errors",
     "Header": "web",
@@ -61,7 +63,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "__version__",
+    "CloudEvent",
     "Duration",
     "GizmoError",
     "Header",
@@ -75,6 +77,7 @@ __all__ = [
     "Settings",
     "Shown",
     "SimpleServer",
+    "__version__",
     "delete",
     "get",
     "health_check",
@@ -87,13 +90,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'gizmopy' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value: object = getattr(import_module(f"gizmopy.{home}"), name)
-    globals()[name] = value  # the next use finds it without coming here
+    value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # later uses do not call __getattr__
     return value
 
 

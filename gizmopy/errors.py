@@ -1,22 +1,22 @@
-"""Every error that gizmopy raises, and the two that a message handler may raise to steer it.
+"""Every error that gizmopy raises, and the two by which a message handler decides an outcome.
 
     GizmoError
-    ├── ConfigError            settings cannot be read: every problem, not only the first
+    ├── ConfigError            settings are invalid: every problem, not only the first
     ├── DeclarationError       a mistake in a service's source: file, line and method
-    ├── StartError             the daemon cannot start: a port is taken, a resource is missing
-    ├── UsageError             a call that cannot be right: publishing on what is closed
-    └── PubSubError            a broker refused or failed; ``transient``: trying again may help
+    ├── StartError             the daemon cannot start: a port is in use, a resource is missing
+    ├── UsageError             a call that cannot be right: publishing on a closed publisher
+    └── PubSubError            a broker rejected a call or failed; ``transient``: a retry may help
         ├── UnknownScheme      no driver is registered for a URL's scheme
         ├── DriverNotInstalled the driver's library is missing: names the extra to install
-        ├── NotFound           the topic, queue or subscription does not exist
-        └── UndecodableMessage a body that its codec cannot read
+        ├── TopicNotFound      the topic, queue or subscription does not exist
+        └── UndecodableMessage a body that its codec cannot decode
     HandlerOutcome
     ├── Retry                  handle this message again, later
     └── Reject                 never handle this message again: dead-letter it
 
-A reply to a request (``gizmopy.web.Problem``) is an answer, not a failure, and stands with the
-words of HTTP. An error is raised once, translated where a library's error crosses into gizmopy,
-and logged once, at the door it came in by.
+``gizmopy.web.Problem`` is not among them: it is a response to a request, and not a failure. An
+error of a library is translated where it enters gizmopy. An error is logged once, by the code that
+received the request or the message.
 """
 
 from __future__ import annotations
@@ -25,81 +25,82 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gizmopy._deprecated import renamed
 from gizmopy.untrusted.hidden import hidden
 from gizmopy.untrusted.text import cut, escape
 
 
 class GizmoError(Exception):
-    """Stand above every error of gizmopy."""
+    """The base class of every error of gizmopy."""
 
     exit_code = 1
-    """What a daemon that ends on this error tells its parent."""
+    """The exit code of a daemon or command that ends with this error."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """Say what is wrong with one setting."""
+    """One invalid setting: its name, the reason and the remedy."""
 
     name: str
     """The setting as its source spells it: ``HTTP_PORT``, ``--http-port``, ``http_port``."""
     reason: str
     remedy: str
     source: str = ""
-    """Where the value came from: ``environment``, ``command line``, a file's path."""
+    """The source of the value: ``environment``, ``command line``, the path of a file."""
     value: str | None = None
-    """The value given; None where there is none, masked where it is a secret."""
+    """The value as text; None if there is none, or if it may be a secret."""
     size: str = ""
-    """The length of a value that must not be shown in any part: ``12 characters``."""
+    """The length of a value that may be a secret: ``12 characters``."""
 
     def __str__(self) -> str:
         if self.size:
-            given = f"={hidden(self.size, self.source)}"
+            value = f"={hidden(self.size, self.source)}"
         else:
-            given = "" if self.value is None else f"={self.value}"
-            given += f" ({self.source})" if self.source else ""
-        return escape(f"{cut(self.name)}{given}: {self.reason}; {self.remedy}")
+            value = "" if self.value is None else f"={self.value}"
+            value += f" ({self.source})" if self.source else ""
+        return escape(f"{cut(self.name)}{value}: {self.reason}; {self.remedy}")
 
 
 class ConfigError(GizmoError):
-    """Report every setting that cannot be used, all at once."""
+    """Settings are invalid. ``problems`` has every one of them."""
 
     exit_code = 2
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        title = "1 setting cannot" if count == 1 else f"{count} settings cannot"
+        title = "1 setting is invalid" if count == 1 else f"{count} settings are invalid"
         lines = (f"  {problem}" for problem in self.problems)
-        super().__init__("\n".join((f"{title} be used:", *lines)))
+        super().__init__("\n".join((f"{title}:", *lines)))
 
 
 class DeclarationError(GizmoError):
-    """Report a mistake in how a service declares an endpoint or a subscription."""
+    """A service declares an endpoint or a subscription in a wrong way."""
 
     exit_code = 2
 
     def __init__(self, function: Callable[..., Any], reason: str) -> None:
         code = getattr(inspect.unwrap(function), "__code__", None)
-        where = f"{code.co_filename}:{code.co_firstlineno}: " if code is not None else ""
+        place = f"{code.co_filename}:{code.co_firstlineno}: " if code is not None else ""
         name = getattr(function, "__qualname__", repr(function))
-        super().__init__(f"{where}{name}: {reason}")
+        super().__init__(f"{place}{name}: {reason}")
 
 
 class StartError(GizmoError):
-    """Report why the daemon cannot start, and what to do."""
+    """The daemon cannot start. The text has the reason and the remedy."""
 
 
 class UsageError(GizmoError):
-    """Report a call that cannot be right, such as publishing on a closed publisher."""
+    """A call that cannot be right, such as publishing on a closed publisher."""
 
 
 class PubSubError(GizmoError):
-    """Report what a broker refused or failed to do.
+    """A broker rejected a call or failed.
 
-    ``transient`` is True where the same call may succeed later (a network fault, throttling), and
-    False where it cannot (an unknown topic, no permission, a message that is too large).
+    ``transient`` is True if the same call may succeed later (a network fault, throttling), and
+    False if it cannot (an unknown topic, no permission, a message that is too large).
     """
 
     def __init__(self, message: str, *, transient: bool) -> None:
@@ -108,49 +109,50 @@ class PubSubError(GizmoError):
 
 
 class UnknownScheme(PubSubError):
-    """Report a broker URL whose scheme no driver is registered for."""
+    """No driver is registered for the scheme of a broker's URL."""
 
     def __init__(self, url: str, known: Sequence[str]) -> None:
         schemes = ", ".join(f"{scheme}://" for scheme in sorted(known))
         super().__init__(
-            f"{url!r} names no broker that is known here; use one of: {schemes}", transient=False
+            f"no driver is registered for the URL {url!r}; use one of: {schemes}", transient=False
         )
 
 
 class DriverNotInstalled(PubSubError):
-    """Report a driver whose library is not installed, and the extra that brings it."""
+    """The library of a driver is not installed. The text names the extra that installs it."""
 
     def __init__(self, scheme: str, missing: str) -> None:
         super().__init__(
             f"{scheme}:// needs {missing}, which is not installed; "
-            f"try: pip install 'gizmopy[{scheme}]'",
+            f"run: pip install 'gizmopy[{scheme}]'",
             transient=False,
         )
 
 
-class NotFound(PubSubError):
-    """Report a topic, queue or subscription that does not exist."""
+class TopicNotFound(PubSubError):
+    """A topic, queue or subscription does not exist."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, transient=False)
 
 
 class UndecodableMessage(PubSubError):
-    """Report a body that its codec cannot read: such a message is dead-lettered at once."""
+    """A body that its codec cannot decode. The message is dead-lettered without a retry."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, transient=False)
 
 
 class HandlerOutcome(Exception):
-    """Stand above what a message handler raises to say what becomes of its message."""
+    """The base class of the exceptions by which a message handler decides an outcome."""
 
 
 class Retry(HandlerOutcome):
     """Handle this message again, ``after`` seconds from now (default: by the retry policy).
 
-    With ``counted=False`` it is no failure of the message (what the handler needs is away, another
-    is at it): it waits in place, with its lease, and no attempt is counted.
+    With ``counted=False`` this is not a failure of the message, for example if a service that the
+    handler needs is unavailable: the message waits in place, with its lease, and no attempt is
+    counted.
     """
 
     def __init__(
@@ -162,8 +164,15 @@ class Retry(HandlerOutcome):
 
 
 class Reject(HandlerOutcome):
-    """Never handle this message again: send it to the dead letters, saying why."""
+    """Never handle this message again: dead-letter it with ``reason``."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+# A type checker sees an ordinary alias: a module's __getattr__ would hide misspelt names from it.
+if TYPE_CHECKING:
+    NotFound = TopicNotFound
+else:
+    __getattr__ = renamed(__name__, {"NotFound": "gizmopy.errors:TopicNotFound"})

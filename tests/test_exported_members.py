@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+import gizmopy
+import gizmopy.errors
 import gizmopy.web
 
 PACKAGES = ("gizmopy.config", "gizmopy.pubsub", "gizmopy.server", "gizmopy.web")
@@ -54,7 +56,7 @@ def test_a_package_exports_each_name_that_it_imports(package: str) -> None:
         and not isinstance(value, ModuleType)
         and getattr(value, "__module__", package) not in ("__future__", "gizmopy._deprecated")
     }
-    assert imported - {"TYPE_CHECKING"} <= set(module.__all__)
+    assert imported - {"TYPE_CHECKING", "import_module"} <= set(module.__all__)
 
 
 def test_the_public_names_for_http_are_those_that_a_service_uses() -> None:
@@ -67,3 +69,24 @@ def test_a_name_of_the_last_release_is_deprecated(name: str) -> None:
     """A name that left ``gizmopy.web`` is found there until 0.3, with a warning."""
     with pytest.warns(DeprecationWarning, match=rf"gizmopy\.web\.{name} is deprecated"):
         assert getattr(gizmopy.web, name) is not None
+
+
+IN_GIZMOPY = {
+    *("CloudEvent", "Duration", "GizmoError", "Header", "Message", "Problem", "Query", "Reject"),
+    *("Retry", "RetryPolicy", "Service", "Settings", "Shown", "SimpleServer", "__version__"),
+    *("delete", "get", "health_check", "patch", "post", "put", "subscribe", "time_left"),
+}
+"""The names that most daemons need."""
+
+
+def test_gizmopy_exports_the_names_that_most_daemons_need() -> None:
+    """``__all__`` and ``dir()`` have the same names, in order, and each can be imported."""
+    assert set(gizmopy.__all__) == IN_GIZMOPY
+    assert gizmopy.__all__ == sorted(gizmopy.__all__) == dir(gizmopy)
+    assert all(getattr(gizmopy, name) is not None for name in gizmopy.__all__)
+
+
+def test_a_topic_that_does_not_exist_was_called_not_found() -> None:
+    """``gizmopy.errors.NotFound`` is ``TopicNotFound`` until 0.3, with a warning."""
+    with pytest.warns(DeprecationWarning, match=r"use gizmopy\.errors\.TopicNotFound"):
+        assert gizmopy.errors.NotFound is gizmopy.errors.TopicNotFound

@@ -18,9 +18,9 @@ from gizmopy.config.urls import redacted_url
 from gizmopy.errors import (
     DriverNotInstalled,
     GizmoError,
-    NotFound,
     PubSubError,
     StartError,
+    TopicNotFound,
     UnknownScheme,
     UsageError,
 )
@@ -143,7 +143,7 @@ class Channels:
         """Publish ``value`` on ``channel``, and return when the broker has confirmed it.
 
         See :meth:`Publisher.publish`, and what it raises. The first call connects the publisher,
-        and raises NotFound where the topic does not exist.
+        and raises TopicNotFound where the topic does not exist.
         """
         if (publisher := self._publishers.get(channel)) is not None:
             return publisher.publish(value, key=key, attributes=attributes)
@@ -255,7 +255,7 @@ class Channels:
         except GizmoError as error:
             form = channel_key(subscription.channel)
             remedy = ""
-            if isinstance(error, NotFound):
+            if isinstance(error, TopicNotFound):
                 remedy = (
                     "; create it there, or point the channel elsewhere with "
                     f"GIZMO_SUBSCRIPTION_{form}"

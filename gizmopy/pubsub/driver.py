@@ -93,7 +93,7 @@ class Sender(Protocol):
     async def connect(self) -> None:
         """Get ready to send. Called once, before the first send, and again if it raised.
 
-        Raises NotFound where the topic does not exist, PubSubError else.
+        Raises TopicNotFound where the topic does not exist, PubSubError else.
         """
 
     async def send(self, batch: Sequence[Message]) -> Results:
@@ -121,7 +121,7 @@ class Receiver(Protocol):
         """Subscribe. From here on the subscription collects what is published.
 
         Await ``revoke`` when the broker takes partitions away, before committing for them. Raises
-        NotFound where the topic or queue does not exist, and a transient PubSubError where the
+        TopicNotFound where the topic or queue does not exist, and a transient PubSubError where the
         broker cannot be reached: connect is then called again.
         """
 

@@ -95,7 +95,7 @@ class Publisher:
         await self.aclose()
 
     async def connect(self) -> None:
-        """Get ready to send. Raises NotFound where the topic does not exist, PubSubError else."""
+        """Get ready to send. Raises TopicNotFound if the topic does not exist, PubSubError else."""
         await self._sender.connect()
 
     async def publish(

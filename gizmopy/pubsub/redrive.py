@@ -154,8 +154,8 @@ class Redrive:
     async def run(self) -> None:
         """Return when there is no more to move. May be cancelled: what is held is given back.
 
-        Raises NotFound where the dead letters do not exist, UsageError where the broker cannot do
-        what the plan asks for, and PubSubError where it fails or cannot be reached.
+        Raises TopicNotFound if the topic of the dead letters does not exist, UsageError if the
+        broker does not support the plan, and PubSubError if it fails or cannot be reached.
         """
         async with Channels(
             self._url,

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable
 
-from gizmopy.errors import NotFound, PubSubError
+from gizmopy.errors import PubSubError, TopicNotFound
 from gizmopy.pubsub import Status
 from pubsubtest.conformance.checking import (
     ORDER,
@@ -173,13 +173,13 @@ async def an_ordered_receiver_gets_all(bench: Bench) -> None:
 
 @check(REFUSES_UNKNOWN)
 async def an_unknown_source_is_not_found(bench: Bench) -> None:
-    """To consume what does not exist raises NotFound at once: the start ends there."""
+    """To consume what does not exist raises TopicNotFound at once: the start ends there."""
     receiver = bench.driver.receiver(UNKNOWN, bench.subscription, ordered=False)
     bench.close_at_the_end(receiver.aclose)
     try:
         async with bench.in_time("the refusal"):
             await receiver.connect(let_go)
-    except NotFound:
+    except TopicNotFound:
         return
     raise CheckFailed("a topic that does not exist was connected to")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from gizmopy.errors import NotFound, PubSubError
+from gizmopy.errors import PubSubError, TopicNotFound
 from gizmopy.pubsub import Message, Sender
 from gizmopy.pubsub.message import CONTENT_TYPE
 from pubsubtest.conformance.checking import OUTAGE, REFUSES_UNKNOWN, CheckFailed, Checks, expect
@@ -198,12 +198,12 @@ async def topics_do_not_mix(bench: Bench) -> None:
 
 @check(REFUSES_UNKNOWN)
 async def an_unknown_topic_is_not_found(bench: Bench) -> None:
-    """To send to a topic that does not exist raises NotFound, before anything is sent."""
+    """To send to a topic that does not exist raises TopicNotFound, before anything is sent."""
     sender = bench.driver.sender(UNKNOWN)
     bench.close_at_the_end(sender.aclose)
     try:
         await sender.connect()
-    except NotFound:
+    except TopicNotFound:
         return
     raise CheckFailed("a topic that does not exist was connected to")
 

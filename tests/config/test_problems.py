@@ -346,7 +346,7 @@ def test_everything_is_reported_at_once(tmp_path: Path) -> None:
         ("DATABASE__HOST", ""),
         ("CAT", ""),
     ]
-    assert str(caught.value).startswith("12 settings cannot be used:\n  htp_port (")
+    assert str(caught.value).startswith("12 settings are invalid:\n  htp_port (")
     assert all(problem.reason and problem.remedy for problem in caught.value.problems)
     assert caught.value.exit_code == 2
 

@@ -20,7 +20,7 @@ from itertools import count
 from typing import NamedTuple
 from zlib import crc32
 
-from gizmopy.errors import NotFound, PubSubError, UsageError
+from gizmopy.errors import PubSubError, TopicNotFound, UsageError
 from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
 from gizmopy.pubsub.message import Message
 
@@ -136,11 +136,11 @@ class LogBroker:
     # What the parts share.
 
     def check(self, topic: str) -> None:
-        """Raise a transient error during an outage, NotFound where the topic does not exist."""
+        """Raise a transient error during an outage, TopicNotFound if a topic does not exist."""
         if self._down:
             raise PubSubError("the brokers cannot be reached", transient=True)
         if topic in self.missing:
-            raise NotFound(f"topic {topic!r} does not exist; create it")
+            raise TopicNotFound(f"topic {topic!r} does not exist; create it")
 
     def logs(self, topic: str) -> list[_Log]:
         """Return the partitions of a topic, which is made if need be."""

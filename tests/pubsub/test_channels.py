@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from gizmopy.errors import NotFound, PubSubError, Reject, StartError, UnknownScheme, UsageError
+from gizmopy.errors import PubSubError, Reject, StartError, TopicNotFound, UnknownScheme, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import (
     Capabilities,
@@ -256,7 +256,7 @@ async def test_an_engine_that_dies_is_replaced() -> None:
 async def test_a_failed_start_names_the_channel_and_undoes_what_was_started() -> None:
     """The error says which channel, which handler, where, and what to do."""
     far = Elsewhere()
-    far.error = NotFound("no queue 'far'")
+    far.error = TopicNotFound("no queue 'far'")
     options = {
         "open_driver": two_drivers(far),
         "subscriptions": {"FAR": "far://me:secret@host/far"},
@@ -287,7 +287,7 @@ async def test_a_start_that_fails_of_something_else_says_nothing_of_creating() -
 async def test_an_unknown_dead_letter_channel_fails_the_start() -> None:
     """It is found out before the first message needs it."""
     far = Elsewhere()
-    far.error = NotFound("no topic 'dead-cats'")
+    far.error = TopicNotFound("no topic 'dead-cats'")
     options = {"open_driver": two_drivers(far), "topics": {"DEAD_CATS": "far://host/dead"}}
     async with Log().channels(**options) as channels:
         with pytest.raises(StartError, match=r"dead letter channel 'dead-cats'.*GIZMO_TOPIC_DEAD"):
@@ -410,9 +410,9 @@ async def test_publishing_after_the_end_is_a_mistake() -> None:
 async def test_a_publisher_that_cannot_connect_is_tried_again_next_time() -> None:
     """A failed first publish leaves nothing half made."""
     far = Elsewhere()
-    far.error = NotFound("no topic")
+    far.error = TopicNotFound("no topic")
     async with Log().channels("far://host", open_driver=lambda _: far) as channels:
-        with pytest.raises(NotFound):
+        with pytest.raises(TopicNotFound):
             await channels.publish("cats", b"x")
         far.error = None
         await channels.publish("cats", b"x")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Hashable, Sequence
 import pytest
 import pytest_asyncio
 
-from gizmopy.errors import NotFound, PubSubError, UsageError
+from gizmopy.errors import PubSubError, TopicNotFound, UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.driver import Driver
 from tests.pubsub.log_broker import LogBroker, LogReceiver, Record
@@ -329,9 +329,9 @@ async def test_a_commit_that_fails_while_letting_go_is_dropped(group: Group) -> 
 async def test_a_topic_that_is_missing_is_told(group: Group) -> None:
     """Neither end connects to it."""
     group.broker.missing.add("t")
-    with pytest.raises(NotFound, match="'t' does not exist"):
+    with pytest.raises(TopicNotFound, match="'t' does not exist"):
         await group.join()
-    with pytest.raises(NotFound, match="'t' does not exist"):
+    with pytest.raises(TopicNotFound, match="'t' does not exist"):
         await group.broker.sender("t").connect()
 
 

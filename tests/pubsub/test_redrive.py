@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gizmopy.errors import NotFound, PubSubError, UsageError
+from gizmopy.errors import PubSubError, TopicNotFound, UsageError
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Driver, Receiver, Results, Sender
 from gizmopy.pubsub.message import Message
@@ -242,7 +242,7 @@ async def test_a_failed_publish_is_reported_and_gives_its_dead_letter_back() -> 
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
-    queues.refused["dogs"] = NotFound("topic 'dogs' does not exist")
+    queues.refused["dogs"] = TopicNotFound("topic 'dogs' does not exist")
     letters = await fill(queues, dead(b"rex", source="dogs"), dead(b"tom"), dead(b"kit"))
 
     run = Run(queues)
@@ -353,7 +353,7 @@ async def test_a_limit_ends_the_run(more: dict[str, Any]) -> None:
 async def test_what_fails_counts_towards_the_limit() -> None:
     """A topic that is gone does not make a limited run look at everything."""
     queues = Queues()
-    queues.refused["cats"] = NotFound("topic 'cats' does not exist")
+    queues.refused["cats"] = TopicNotFound("topic 'cats' does not exist")
     await fill(queues, dead(), dead(), dead())
 
     run = Run(queues, limit=2, wait=3600)
@@ -604,7 +604,7 @@ async def test_dead_letters_that_do_not_exist_are_an_error() -> None:
     """A topic that is not there is no empty one."""
     broker = LogBroker()
     broker.missing.add("dead")
-    with pytest.raises(NotFound, match="'dead'"):
+    with pytest.raises(TopicNotFound, match="'dead'"):
         await Run(broker).run()
 
 

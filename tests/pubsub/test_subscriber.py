@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from gizmopy.errors import (
-    NotFound,
     PubSubError,
     Reject,
     Retry,
     StartError,
+    TopicNotFound,
     UndecodableMessage,
     UsageError,
 )
@@ -821,8 +821,8 @@ async def test_other_receive_errors_end_the_subscriber(error: Exception) -> None
 async def test_an_unknown_topic_is_an_error_at_connect() -> None:
     """A permanent error of connect is raised where the subscriber is entered."""
     bench = Bench(nothing, capabilities())
-    bench.receiver.connects = [NotFound("no queue 't'")]
-    with pytest.raises(NotFound):
+    bench.receiver.connects = [TopicNotFound("no queue 't'")]
+    with pytest.raises(TopicNotFound):
         await bench.subscriber.__aenter__()
     await bench.subscriber.drain(0)
 

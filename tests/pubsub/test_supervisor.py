@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gizmopy.errors import NotFound, PubSubError
+from gizmopy.errors import PubSubError, TopicNotFound
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import DrainReport, Status, Subscriber
 from gizmopy.pubsub.supervisor import Supervisor
@@ -101,7 +101,11 @@ async def watching(
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("a bug"), PubSubError("no permission", transient=False), NotFound("no queue")],
+    [
+        RuntimeError("a bug"),
+        PubSubError("no permission", transient=False),
+        TopicNotFound("no queue"),
+    ],
 )
 async def test_who_dies_is_replaced(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever it dies of: its receiver is closed, the next one consumes, and it is counted."""
@@ -209,8 +213,8 @@ async def test_a_broker_that_was_never_reached_is_said_so() -> None:
 
 async def test_a_fatal_error_at_the_start_is_raised() -> None:
     """And its receiver is closed: nobody leaves the context."""
-    watch = Watch(nothing, [[NotFound("no queue")]])
-    with pytest.raises(NotFound):
+    watch = Watch(nothing, [[TopicNotFound("no queue")]])
+    with pytest.raises(TopicNotFound):
         await watch.supervisor.__aenter__()
     assert watch.current.closed
     assert watch.restarts == 0
@@ -218,9 +222,14 @@ async def test_a_fatal_error_at_the_start_is_raised() -> None:
 
 async def test_a_fatal_error_later_on_is_tried_again() -> None:
     """Queues are made anew while a daemon runs; those that failed are closed."""
-    connects: list[list[Exception]] = [[], [NotFound("no queue")], [NotFound("no queue")], []]
+    connects: list[list[Exception]] = [
+        [],
+        [TopicNotFound("no queue")],
+        [TopicNotFound("no queue")],
+        [],
+    ]
     async with watching(connects=connects) as watch:
-        await watch.kill(NotFound("no queue"))
+        await watch.kill(TopicNotFound("no queue"))
         await until(lambda: len(watch.receivers) == 4)
         watch.current.put(message())
         await until(lambda: watch.current.acked)

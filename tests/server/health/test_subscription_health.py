@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 
 from gizmopy.config import Settings
-from gizmopy.errors import NotFound, PubSubError, StartError
+from gizmopy.errors import PubSubError, StartError, TopicNotFound
 from gizmopy.pubsub import Message, subscribe
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.server import Service, SimpleServer
@@ -170,7 +170,7 @@ async def test_what_is_consumed_is_never_out_of_date() -> None:
 async def test_a_queue_that_does_not_exist_ends_the_start() -> None:
     """The error says which channel, and what to do."""
     broker = Broker()
-    broker.receiver_.connects = [NotFound("no such queue")]
+    broker.receiver_.connects = [TopicNotFound("no such queue")]
     settings = Settings(http_port=0, http_access_log="off")
     server = SimpleServer(WithEndpoints(settings), open_driver=lambda _: broker)
     with pytest.raises(StartError, match=r"channel 'cats'.*no such queue.*GIZMO_SUBSCRIPTION_CATS"):

@@ -20,7 +20,7 @@ from aiokafka.errors import (
 )
 
 from gizmopy.config.backends.kafka import KafkaSettings
-from gizmopy.errors import NotFound, PubSubError
+from gizmopy.errors import PubSubError, TopicNotFound
 from gizmopy.pubsub.brokers.kafka.aiokafka_compat import topic_metadata
 from gizmopy.pubsub.brokers.kafka.errors import describe_error
 from gizmopy.pubsub.brokers.kafka.security import TokenError, security_options, tls_problem
@@ -59,7 +59,7 @@ class Cluster:
     async def find(self, topic: str) -> int:
         """Return how many partitions ``topic`` has, without creating it.
 
-        Raises NotFound, PubSubError if a login or a certificate is refused, and a transient
+        Raises TopicNotFound, PubSubError if a login or a certificate is refused, and a transient
         PubSubError if no broker answers.
         """
         problems: list[str] = []
@@ -81,7 +81,7 @@ class Cluster:
                     return len(found["partitions"])
                 is_unknown = True  # this broker's metadata may be older than that of others
         if is_unknown:
-            raise NotFound(f"topic {topic!r} does not exist on {self.url}")
+            raise TopicNotFound(f"topic {topic!r} does not exist on {self.url}")
         reason = "; ".join(problems)
         protocol = self._settings.security_protocol
         raise PubSubError(

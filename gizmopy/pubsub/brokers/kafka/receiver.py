@@ -83,8 +83,8 @@ class KafkaReceiver:
     async def connect(self, revoke: Revoke) -> None:
         """Find the topic, and join the group.
 
-        A rebalance that takes longer than 10 s goes on in ``receive``. Raises NotFound, PubSubError
-        if the group cannot be joined, and UsageError after ``aclose``.
+        A rebalance that takes longer than 10 s goes on in ``receive``. Raises TopicNotFound,
+        PubSubError if the group cannot be joined, and UsageError after ``aclose``.
         """
         partition_count = await self._cluster.find(self._topic)
         await self._membership.leave()

@@ -56,7 +56,7 @@ class KafkaSender:
         self._is_closed = False
 
     async def connect(self) -> None:
-        """Find the topic, and start the producer. Raises NotFound and PubSubError."""
+        """Find the topic, and start the producer. Raises TopicNotFound and PubSubError."""
         await self._cluster.find(self._topic)
         await self._working_producer()
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from gizmopy.errors import NotFound, PubSubError, UsageError
+from gizmopy.errors import PubSubError, TopicNotFound, UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub import registry as drivers
 from tests.pubsub.brokers.kafka.cluster import AnyCluster
@@ -201,7 +201,7 @@ async def test_an_unknown_topic_is_refused_and_not_made(kafka: AnyCluster, end: 
     for _ in range(2):
         receiver = driver.receiver(unknown, "friends", ordered=True)
         sender = driver.sender(unknown)
-        with pytest.raises(NotFound, match=f"topic '{unknown}' does not exist on kafka://"):
+        with pytest.raises(TopicNotFound, match=f"topic '{unknown}' does not exist on kafka://"):
             await soon(receiver.connect(let_go) if end == "receiver" else sender.connect())
         await receiver.aclose()
         await sender.aclose()
