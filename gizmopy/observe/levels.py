@@ -1,6 +1,6 @@
-"""Change a logger's level while the process runs, and change it back by itself.
+"""Change the levels of loggers in a running process, each for a limited time.
 
-Somebody who turns on debugging in production forgets to turn it off, so every change has an end.
+Debug logging that is turned on in production is easily forgotten, so every change ends by itself.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 _TTL = timedelta(minutes=10)
 _NAME_LENGTH = 200
 _NEW_LOGGERS = 100
-"""How many loggers may be made that nobody has logged with: the process keeps them for ever."""
+"""The limit on loggers that a change creates: logging keeps each for the life of the process."""
 
 logger = logging.getLogger(__name__)
 
 
-class Level(TypedDict):
-    """What a logger logs: its own level, if it has one, and the one that counts."""
+class LoggerLevel(TypedDict):
+    """A logger's own level, None if it has none, and the level in effect."""
 
     level: str | None
     effective: str
 
 
-class Levels:
-    """Change levels, each for a time; leaving the context changes all of them back.
+class LogLevels:
+    """Change the levels of loggers; leaving the context resets all of them.
 
     Use it as a context manager, one per server, on the event loop. Loggers belong to the process:
-    two servers that change the same one see each other's change.
+    if two servers change the same logger, each sees the change of the other.
     """
 
     def __init__(self) -> None:
@@ -38,34 +38,34 @@ class Levels:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._new: set[str] = set()
 
-    def __enter__(self) -> Levels:
+    def __enter__(self) -> LogLevels:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         for name in list(self._originals):
             self._revert(name)
 
-    def report(self) -> dict[str, Level]:
-        """Return the levels of every logger there is, by its name; the root's is ``root``."""
-        there = {"root": logging.getLogger()} | {
+    def report(self) -> dict[str, LoggerLevel]:
+        """Return the levels of every logger by name; the root logger's name is ``root``."""
+        loggers = {"root": logging.getLogger()} | {
             name: known
             for name, known in sorted(logging.getLogger().manager.loggerDict.items())
             if isinstance(known, logging.Logger)
         }
-        return {name: _level(known) for name, known in there.items()}
+        return {name: _level(known) for name, known in loggers.items()}
 
     def set(self, name: str, level: str | None, ttl: timedelta | None = _TTL) -> None:
-        """Set the level of the logger ``name`` for ``ttl``; None: until the context is left.
+        """Set the level of the logger ``name`` for ``ttl``; None keeps it until the context ends.
 
         ``level`` is ``debug``, ``info``, ``warning``, ``error`` or ``critical`` in any case; None
-        takes the logger's own away, so that its parent's counts. A logger changed before gets the
-        new ``ttl``, and at its end the level that it had at first. Raises ValueError for a level
-        that is none, a ``ttl`` that is not positive, an impossible name, or too many new names.
+        makes the logger inherit its parent's. A second change of a logger gets a new ``ttl``, and
+        after it the logger's original level. Raises ValueError for an unknown level, a ``ttl`` that
+        is not positive, an invalid name, and too many new names.
         """
         number = _number(name, level)
         if ttl is not None and ttl <= timedelta(0):
-            raise ValueError(f"ttl {ttl} is not positive; give how long the level shall hold")
-        self._admit(name)
+            raise ValueError(f"ttl {ttl} is not positive; give a duration such as 10m")
+        self._check_name(name)
         changed = logging.getLogger(name)
         if name in self._timers:
             self._timers.pop(name).cancel()
@@ -75,16 +75,16 @@ class Levels:
             loop = asyncio.get_running_loop()
             self._timers[name] = loop.call_later(ttl.total_seconds(), self._revert, name)
 
-    def _admit(self, name: str) -> None:
-        """Take a name. Raises ValueError where it could fill the memory, or is none."""
+    def _check_name(self, name: str) -> None:
+        """Accept a logger's name. Raises ValueError if it is invalid, or one new name too many."""
         if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():
             raise ValueError(f"a logger's name has 1 to {_NAME_LENGTH} printable characters")
         if name in ("root", *self._new) or name in logging.getLogger().manager.loggerDict:
             return
         if len(self._new) >= _NEW_LOGGERS:
             raise ValueError(
-                f"logger {name!r} does not exist, and {_NEW_LOGGERS} were made already; "
-                "set the level of one that exists, or of its parent"
+                f"logger {name!r} does not exist, and {_NEW_LOGGERS} new loggers were created "
+                "already; set the level of an existing logger, such as its parent"
             )
         self._new.add(name)
 
@@ -92,10 +92,10 @@ class Levels:
         if name in self._timers:
             self._timers.pop(name).cancel()
         logging.getLogger(name).setLevel(self._originals.pop(name))
-        logger.warning("logger %s: its level is what it was", name)
+        logger.warning("the level of logger %s is reset", name)
 
 
-def _level(known: logging.Logger) -> Level:
+def _level(known: logging.Logger) -> LoggerLevel:
     own = logging.getLevelName(known.level) if known.level else None
     return {"level": own, "effective": logging.getLevelName(known.getEffectiveLevel())}
 
@@ -103,8 +103,8 @@ def _level(known: logging.Logger) -> Level:
 def _number(name: str, level: str | None) -> int:
     if level is None:
         if name == "root":
-            raise ValueError("the root logger has no parent; give it a level")
+            raise ValueError("the root logger has no parent to inherit from; give a level")
         return logging.NOTSET
     if level.lower() not in _LEVELS:
-        raise ValueError(f"level {level!r} is none; give one of {', '.join(_LEVELS)}, or null")
+        raise ValueError(f"level {level!r} is unknown; use {', '.join(_LEVELS)}, or null")
     return logging.getLevelNamesMapping()[level.upper()]

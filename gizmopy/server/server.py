@@ -201,7 +201,7 @@ class SimpleServer:
         for port, context in zip(self._ports, (tls, admin_tls), strict=False):
             await port.listen(context)
         if self.application.debug_guard is not None:
-            self.application.debug_guard.announce(self.admin_url or self.url)
+            self.application.debug_guard.log_url(self.admin_url or self.url)
 
     async def _enter_lifespan(self, lifetime: AsyncExitStack) -> None:
         lifespan = self.service.lifespan()

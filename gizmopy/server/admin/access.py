@@ -1,7 +1,7 @@
-"""Decide whether ``/debug/`` is served, and to which requests: to those that bring the token.
+"""Decide whether ``/debug/`` is served, and check the token of its requests.
 
-A request's address, its Host and a proxy's header fields prove nothing: a forwarder on the same
-machine makes every request a local one. So each request needs the token, on loopback too.
+The address of a client, its Host and the header fields of a proxy prove nothing: a proxy on the
+same machine makes every request a local one. So each request needs the token, on loopback too.
 """
 
 from __future__ import annotations
@@ -24,48 +24,50 @@ logger = logging.getLogger("gizmopy.server.debug_guard")
 
 ROOT = "/debug/"
 PROFILES = "/debug/pprof/"
-"""Where ``go tool pprof`` looks for profiles; it can send a token as a password only."""
+"""The path that ``go tool pprof`` requests; it can send a token only as a password."""
 
 _AUTHORIZATION = istr("Authorization")
 _HEADERS = {"Cache-Control": "no-store"}
 _TOKEN_BYTES = 32
-_SHORT = 16
+_SHORTEST_SAFE = 16
+"""A shorter token can be guessed: wrong tokens are answered as fast as they arrive."""
 
 
 def is_served(settings: Settings) -> bool:
-    """Return whether ``/debug/`` is served: GIZMO_DEBUG, a token or ENABLE_PPROF turns it on.
+    """Return whether ``/debug/`` is served.
 
-    ``GIZMO_DEBUG=false`` wins over the others.
+    GIZMO_DEBUG, a token and ENABLE_PPROF turn it on; ``GIZMO_DEBUG=false`` overrides the others.
     """
     if settings.debug is not None:
         return settings.debug
-    return settings.enable_pprof or bool(_configured(settings))
+    return settings.enable_pprof or bool(_configured_token(settings))
 
 
-def _configured(settings: Settings) -> str:
-    """Return the token that the settings give, without the newline that a file of it ends with."""
+def _configured_token(settings: Settings) -> str:
+    """Return the token of the settings, without the newline at the end of a secret's file."""
     return settings.debug_token.get_secret_value().strip()
 
 
 class DebugGuard:
-    """Let requests with the token in, and no other.
+    """Answer only requests that bring the token.
 
-    Without GIZMO_DEBUG_TOKEN the token is made: 256 random bits, which ``announce`` logs once.
+    Without GIZMO_DEBUG_TOKEN the token is generated: 256 random bits, which ``log_url`` logs once.
     """
 
-    __slots__ = ("_settings", "_token", "is_made")
+    __slots__ = ("_settings", "_token", "is_generated")
 
     def __init__(self, settings: Settings) -> None:
-        token = _configured(settings)
+        token = _configured_token(settings)
         self._settings = settings
-        self.is_made = not token
-        """Whether the token was made here, and the log is the only place that shows it."""
+        self.is_generated = not token
+        """Whether the token was generated here: then only the log shows it."""
         self._token = _bytes(token or secrets.token_urlsafe(_TOKEN_BYTES))
 
     def check_listener(self) -> None:
-        """Raise StartError if other machines reach a ``/debug/`` whose token was made.
+        """Raise StartError if other machines can reach a ``/debug/`` with a generated token.
 
-        Its token stands in the log, which is kept and sent elsewhere: it is for one's own machine.
+        Logs are stored and sent to other systems, so a token in the log protects only a listener
+        that other machines cannot reach.
         """
         settings = self._settings
         is_admin = settings.admin_port is not None
@@ -74,48 +76,47 @@ class DebugGuard:
             if is_admin
             else ("HTTP_ADDR", settings.http_addr)
         )
-        if not self.is_made or address.startswith(UNIX) or is_loopback(address):
+        if not self.is_generated or address.startswith(UNIX) or is_loopback(address):
             return
         cause = "GIZMO_DEBUG" if settings.debug else "ENABLE_PPROF"
         other = "" if is_admin else ", or GIZMO_ADMIN_PORT, which is on 127.0.0.1"
         raise StartError(
             f"{cause}=true serves /debug on {name}={address}, which other machines may reach, and "
-            f"there is no GIZMO_DEBUG_TOKEN; set one{other}, or set GIZMO_DEBUG=false"
+            f"GIZMO_DEBUG_TOKEN is not set; set one{other}, or set GIZMO_DEBUG=false"
         )
 
-    def announce(self, url: str) -> None:
-        """Log the address to open, if the token was made; ``url`` is where the daemon listens.
+    def log_url(self, url: str) -> None:
+        """Log the URL of /debug with a generated token; ``url`` is that of the listener.
 
-        The token stands behind a ``#``: browsers send no part of that to a server, and so no proxy
-        and no access log gets it. No APP_LOG_LEVEL hides the line, which is the only way to the
-        token. A token of the settings is never logged, but a warning is, if it is short enough to
-        guess: wrong tokens are answered as fast as they come.
+        The token follows a ``#``: browsers do not send that part to a server, so no proxy and no
+        access log receives it. No APP_LOG_LEVEL hides the line, because nothing else shows the
+        token. A configured token is never logged; a warning is, if it is short enough to guess.
         """
-        if not self.is_made:
-            if len(self._token) < _SHORT:
+        if not self.is_generated:
+            if len(self._token) < _SHORTEST_SAFE:
                 logger.warning(
-                    "GIZMO_DEBUG_TOKEN has less than %d characters, and can be guessed; set a "
+                    "GIZMO_DEBUG_TOKEN has less than %d characters and can be guessed; set a "
                     "longer one",
-                    _SHORT,
+                    _SHORTEST_SAFE,
                 )
             return
-        base, where = ("http://localhost", f" over {url}") if url.startswith(UNIX) else (url, "")
-        address = f"{base}{ROOT}#token={self._token.decode()}"
+        base, socket = ("http://localhost", f" over {url}") if url.startswith(UNIX) else (url, "")
+        debug_url = f"{base}{ROOT}#token={self._token.decode()}"
         level = max(logging.WARNING, logger.getEffectiveLevel())
-        logger.log(level, "/debug is on until this process ends%s: open %s", where, address)
+        logger.log(level, "/debug is on until this process ends%s: open %s", socket, debug_url)
 
     def __call__(self, handler: Handler) -> Handler:
-        """Return ``handler`` behind this guard; no cache keeps an answer of it.
+        """Return ``handler`` behind this guard. Caches must not store its answers.
 
-        A browser that opens ``/debug/`` cannot bring the token: it gets a page with its 401, which
-        has the token from the address and asks again.
+        A browser that opens ``/debug/`` cannot send the token in a header. It gets a page with the
+        401, and the page's script takes the token from the URL and requests again.
         """
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             _check_path(request.raw_path)
             try:
                 if not self._has_token(request):
-                    return _refusal(request)
+                    return _unauthorized(request)
                 response = await handler(request)
             except Problem as problem:
                 problem.headers.update(_HEADERS)
@@ -126,26 +127,26 @@ class DebugGuard:
         return guarded
 
     def _has_token(self, request: web.BaseRequest) -> bool:
-        given = request.headers.getall(_AUTHORIZATION, ())
-        if len(given) != 1:
+        fields = request.headers.getall(_AUTHORIZATION, ())
+        if len(fields) != 1:
             return False
-        scheme, _, text = given[0].partition(" ")
+        scheme, _, credentials = fields[0].partition(" ")
         match scheme.lower():
             case "bearer":
-                token = _bytes(text.strip())
+                token = _bytes(credentials.strip())
             case "basic" if request.method == "GET" and request.raw_path.startswith(PROFILES):
-                token = _password(text)
+                token = _password(credentials)
             case _:
                 return False
         return secrets.compare_digest(token, self._token)
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogatepass")  # a file of settings may hold any surrogate
+    return text.encode(errors="surrogatepass")  # a settings file may contain lone surrogates
 
 
 def _password(credentials: str) -> bytes:
-    """Return the password of credentials of HTTP's Basic scheme; empty if there is none."""
+    """Return the password in credentials of the Basic scheme (RFC 7617); empty if malformed."""
     try:
         decoded = base64.b64decode(_bytes(credentials.strip()), validate=True)
     except binascii.Error:
@@ -154,10 +155,10 @@ def _password(credentials: str) -> bytes:
 
 
 def _check_path(target: str) -> None:
-    """Raise RouteNotFound unless a request's target is the canonical spelling of a path.
+    """Raise RouteNotFound unless a request's target is a path in its canonical form.
 
-    A proxy that keeps ``/debug/`` from its clients compares text: ``/%64ebug/`` and
-    ``/x/../debug/`` must not be other names for it.
+    A proxy that blocks ``/debug/`` compares text. It lets ``/%64ebug/`` and ``/x/../debug/`` pass,
+    so they must not lead here.
     """
     path = target.partition("?")[0]
     segments = path.split("/")
@@ -171,15 +172,16 @@ def _check_path(target: str) -> None:
         raise RouteNotFound(path)
 
 
-def _refusal(request: web.Request) -> web.StreamResponse:
-    """Return the page that asks with the token; raise Problem 401 for all but its address.
+def _unauthorized(request: web.Request) -> web.StreamResponse:
+    """Return the page that requests with the token; raise Problem 401 for other paths.
 
-    There is no WWW-Authenticate: a browser would ask its user for a password, and from then on
-    send it with requests that other pages make.
+    There is no WWW-Authenticate header, although RFC 9110 section 15.5.2 asks for one: a browser
+    would prompt for a password, and then send it with requests that other pages make.
     """
     accepted = request.headers.get("Accept", "")
     if request.raw_path == ROOT and request.method == "GET" and "text/html" in accepted:
-        from importlib.resources import files  # both only if asked for: cold starts matter
+        # Imported here, because most daemons never need them and a start pays for each import.
+        from importlib.resources import files
 
         from gizmopy.web.openapi.page import page_headers
 

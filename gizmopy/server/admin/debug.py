@@ -1,4 +1,7 @@
-"""Show and control a running daemon: ``/debug/``. ``debug_guard`` checks the token of requests."""
+"""Show and control a running daemon: the endpoints below ``/debug/``.
+
+They are served behind a ``DebugGuard``, which checks the token of each request.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from gizmopy.config.duration import format_duration
 from gizmopy.config.origin import Origin
 from gizmopy.config.secrets.shown_fields import show_model
 from gizmopy.config.sections.logs import LogLevel
-from gizmopy.observe.levels import Levels
+from gizmopy.observe.levels import LogLevels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
 from gizmopy.server.admin.access import PROFILES
@@ -34,40 +37,40 @@ from gizmopy.web.decorators import Route, collect_routes
 logger = logging.getLogger("gizmopy.server.debug")
 
 
-class Level(BaseModel):
-    """A level to set; null inherits it from the logger above."""
+class LevelChange(BaseModel):
+    """A log level to set; null makes the logger inherit its parent's."""
 
     model_config = ConfigDict(extra="forbid")
 
     level: LogLevel | None
     ttl: Annotated[Duration, Field(gt=timedelta(0))] | None = timedelta(minutes=10)
-    """After what time the level is what it was; null: when the daemon ends."""
+    """The time after which the level is reset; null resets it when the daemon ends."""
 
 
-class LoggerLevel(Level):
-    """A level to set, and the logger to set it of."""
+class NamedLevelChange(LevelChange):
+    """A log level to set, and the name of its logger."""
 
     logger: str
 
 
 @dataclass(frozen=True, slots=True)
 class Debug:
-    """Hold what is told of a daemon, and tell it: its methods are the endpoints."""
+    """The endpoints, as methods, and the parts of the daemon that they show."""
 
     name: str
     settings: Settings
     routes: Sequence[Route]
     subscriptions: Callable[[], Sequence[ChannelRow]]
-    """Gives what is consumed now; ``Channels.describe`` does."""
-    levels: Levels
+    """Returns the current subscriptions, as ``Channels.describe`` does."""
+    levels: LogLevels
     started: datetime
-    """When the daemon started; aware of its time zone."""
+    """When the daemon started, with a time zone."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    """Where each setting came from, as ``load`` returns it."""
+    """The source of each setting, as ``load`` returns it."""
 
     @get("/debug/")
     async def index(self) -> web.Response:
-        """Tell what there is to see: this page."""
+        """List the endpoints: this page."""
         lines = (
             f"{route.method:<4} {route.path:<24} {_summary(route)}"
             for route in collect_routes(self)
@@ -76,12 +79,12 @@ class Debug:
 
     @get("/debug/config")
     async def config(self) -> Mapping[str, Any]:
-        """Tell the value of every setting, secrets hidden."""
+        """Show the value of every setting, with secrets masked."""
         return show_model(self.settings, self.origins)
 
     @get("/debug/routes")
     async def served(self) -> Mapping[str, Any]:
-        """Tell what answers each endpoint and handles each subscription."""
+        """Show the function of each endpoint and the handler of each subscription."""
         rows = self.subscriptions()
         return {
             "routes": [_route(route) for route in self.routes],
@@ -90,7 +93,7 @@ class Debug:
 
     @get("/debug/info")
     async def info(self) -> Mapping[str, Any]:
-        """Tell versions, the process and how long it runs."""
+        """Show versions, the process and its uptime."""
         loop = type(asyncio.get_running_loop())
         return {
             "name": self.name,
@@ -107,39 +110,39 @@ class Debug:
 
     @get("/debug/loggers")
     async def loggers(self) -> Mapping[str, Any]:
-        """Tell the level of every logger."""
+        """Show the level of every logger."""
         return self.levels.report()
 
     @put("/debug/loggers")
-    async def set_level(self, request: web.Request, change: LoggerLevel) -> Mapping[str, Any]:
+    async def set_level(self, request: web.Request, change: NamedLevelChange) -> Mapping[str, Any]:
         """Set a logger's level: {"logger": "gizmopy.pubsub", "level": "debug", "ttl": "10m"}."""
         return self._set(change.logger, change, request)
 
     @put("/debug/loggers/{name}")
     async def set_level_of(
-        self, request: web.Request, name: str, change: Level
+        self, request: web.Request, name: str, change: LevelChange
     ) -> Mapping[str, Any]:
         """Set the level of the logger in the path: {"level": "debug", "ttl": "10m"}."""
         return self._set(name, change, request)
 
     @get("/debug/tasks")
     async def tasks(self, request: web.Request) -> object:
-        """Tell where every task awaits; JSON with Accept: application/json."""
-        seen = await snapshot()
+        """Show where each task waits; as JSON with Accept: application/json."""
+        tasks = await snapshot()
         if "application/json" in request.headers.get("Accept", ""):
-            return as_data(seen)
-        return web.Response(text=as_text(seen))
+            return as_data(tasks)
+        return web.Response(text=as_text(tasks))
 
-    def _set(self, name: str, change: Level, request: web.Request) -> Mapping[str, Any]:
+    def _set(self, name: str, change: LevelChange, request: web.Request) -> Mapping[str, Any]:
         if not any(f"{known}.".startswith(f"{name}.") for known in self.levels.report()):
-            raise Problem(404, f"There is no logger {name}; GET /debug/loggers lists them.")
-        # Ahead of the change, which may be to log nothing any more.
+            raise Problem(404, f"Logger {name} does not exist; GET /debug/loggers lists them all.")
+        # Before the change: the new level may hide this line.
         logger.warning(
-            "%s asks for the log level of %s to be %s for %s",
+            "%s sets the log level of %s to %s %s",
             request.remote or "a local client",
             name,
             change.level or "inherited",
-            "as long as it runs" if change.ttl is None else format_duration(change.ttl),
+            "until the daemon ends" if change.ttl is None else f"for {format_duration(change.ttl)}",
         )
         try:
             self.levels.set(name, change.level, change.ttl)
@@ -149,7 +152,7 @@ class Debug:
 
 
 def debug_endpoints(debug: Debug) -> Iterator[tuple[str, str, Handler]]:
-    """Yield method, path and handler of each endpoint below ``/debug/``; none is guarded here."""
+    """Yield method, path and handler of each endpoint below ``/debug/``, without a guard."""
     read_timeout = debug.settings.read_timeout.total_seconds()
     for route in collect_routes(debug):
         yield route.method, route.path, compile_endpoint(route, read_timeout=read_timeout)
@@ -158,7 +161,7 @@ def debug_endpoints(debug: Debug) -> Iterator[tuple[str, str, Handler]]:
 
 
 async def _no_profile(request: web.Request) -> web.StreamResponse:
-    raise Problem(501, "This version makes no profiles.")
+    raise Problem(501, "This version does not support profiles.")
 
 
 def _summary(route: Route) -> str:
@@ -180,8 +183,8 @@ def _route(route: Route) -> Mapping[str, Any]:
 
 @cache
 def _libraries() -> Mapping[str, str]:
-    """Return the version of each library that gizmopy uses and finds installed. Reads files."""
-    from importlib import metadata  # takes longer to import than most daemons need it
+    """Return the version of each installed library that gizmopy uses. Blocks: it reads files."""
+    from importlib import metadata  # imported here, because most daemons never need it
 
     versions = {}
     for requirement in metadata.requires("gizmopy") or ():
@@ -190,6 +193,6 @@ def _libraries() -> Mapping[str, str]:
             continue
         try:
             versions[found[0]] = metadata.version(found[0])
-        except metadata.PackageNotFoundError:  # an extra's
+        except metadata.PackageNotFoundError:  # of an extra that is not installed
             pass
     return versions

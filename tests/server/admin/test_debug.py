@@ -13,7 +13,7 @@ from aiohttp import ClientSession, web
 
 import gizmopy
 from gizmopy import Settings
-from gizmopy.observe.levels import Levels
+from gizmopy.observe.levels import LogLevels
 from gizmopy.pubsub.channels import ChannelRow
 from gizmopy.server.admin.debug import Debug, debug_endpoints
 from gizmopy.web import Handler, Problem, Request
@@ -40,7 +40,7 @@ ROUTES = (
 ROW = ChannelRow("cats", "kafka://broker/cats", "svc", "Cats.on_cat", 10, "key")
 
 
-def make_debug(settings: Settings, levels: Levels) -> Debug:
+def make_debug(settings: Settings, levels: LogLevels) -> Debug:
     """Return what is told of a daemon called cats."""
     return Debug("cats", settings, ROUTES, lambda: [ROW], levels, STARTED)
 
@@ -48,7 +48,7 @@ def make_debug(settings: Settings, levels: Levels) -> Debug:
 @asynccontextmanager
 async def serving(settings: Settings | None = None) -> AsyncIterator[ClientSession]:
     """Serve the debug endpoints on a loopback socket and give a client of them."""
-    levels = Levels()
+    levels = LogLevels()
     router: Router[Handler] = Router()
     for method, path, handler in debug_endpoints(make_debug(settings or Settings(), levels)):
         router.add(method, path, handler)
@@ -177,7 +177,7 @@ async def test_a_level_is_set(
     assert response.status == 200
     assert told == {"gizmopy.pubsub": {"level": "DEBUG", "effective": "DEBUG"}}
     assert set_to == logging.DEBUG
-    who = "127.0.0.1 asks for the log level of gizmopy.pubsub to be debug for 1h"
+    who = "127.0.0.1 sets the log level of gizmopy.pubsub to debug for 1h"
     assert asked() == (logging.WARNING, who)
 
 
@@ -185,7 +185,7 @@ async def test_a_level_is_set(
     ("body", "what"),
     [
         ({"level": "debug"}, "debug for 10m"),
-        ({"level": "debug", "ttl": None}, "debug for as long as it runs"),
+        ({"level": "debug", "ttl": None}, "debug until the daemon ends"),
         ({"level": None, "ttl": "1m"}, "inherited for 1m"),
     ],
 )
@@ -197,7 +197,7 @@ async def test_a_level_is_set_for_a_time(
         async with client.put("/debug/loggers/gizmopy.pubsub", json=body) as response:
             assert response.status == 200
 
-    assert asked()[1].endswith(f" to be {what}")
+    assert asked()[1].endswith(f" to {what}")
 
 
 @pytest.mark.parametrize(
@@ -218,14 +218,14 @@ async def test_a_level_is_set_for_a_time(
 )
 async def test_a_wrong_change_is_refused(path: str, body: bytes, status: int) -> None:
     """A change that is malformed, has wrong values or names no logger is refused, and not done."""
-    before = Levels().report()
+    before = LogLevels().report()
     kind = {"Content-Type": "application/json"}
 
     async with serving() as client:
         async with client.put(path, data=body, headers=kind) as response:
             assert response.status == status
             assert response.content_type == "application/problem+json"
-        assert Levels().report() == before
+        assert LogLevels().report() == before
 
 
 async def _hang() -> None:
@@ -257,8 +257,11 @@ async def test_the_index_has_a_line_for_each() -> None:
     async with serving() as client, client.get("/debug/") as response:
         lines = (await response.text()).splitlines()
 
-    assert "GET  /debug/config            Tell the value of every setting, secrets hidden." in lines
+    assert (
+        "GET  /debug/config            Show the value of every setting, with secrets masked."
+        in lines
+    )
     served = [
-        (method, path) for method, path, _ in debug_endpoints(make_debug(Settings(), Levels()))
+        (method, path) for method, path, _ in debug_endpoints(make_debug(Settings(), LogLevels()))
     ]
     assert [tuple(line.split()[:2]) for line in lines[2:]] == served
