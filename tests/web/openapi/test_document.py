@@ -149,8 +149,9 @@ def test_the_example_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
 
     del sys.modules["service"]  # another test may have one of that name
 
-    written = document(*collect_routes(Cats(), "/svc"))
-    assert written["info"] == {"title": "Cats", "version": "1.2"}
+    cats = Cats()
+    written = document(*collect_routes(cats, "/svc"), title="cats", service=cats)
+    assert written["info"] == {"title": "cats", "version": "1.2"}
     assert list(written["paths"]) == ["/svc/cats/stats", "/svc/cats/{id}"]
     operation = written["paths"]["/svc/cats/{id}"]["put"]
     assert (operation["operationId"], operation["summary"]) == (
@@ -201,8 +202,6 @@ def test_operations_are_named_by_their_functions() -> None:
         async def cat(self) -> None: ...
 
     class Dogs:
-        service_name = "a text, not a method"
-
         @get("/b")
         async def cat(self) -> None: ...
 
