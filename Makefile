@@ -17,7 +17,7 @@ help:  ## Print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(RUN)  ## Start the example daemon on 127.0.0.1:8080 (HTTP_PORT=9000 make run)
-	@GIZMO_DEBUG=$${GIZMO_DEBUG:-true} exec $(BIN)/gizmopy run examples.cats.service:Cats
+	@cd examples/3-both && GIZMO_DEBUG=$${GIZMO_DEBUG:-true} exec $(abspath $(BIN))/gizmopy run cats:Cats
 
 # Most tests wait for a broker, a process or a timer: more workers than cores. Each file stays with one worker, so
 # that its fixtures, such as a Kafka cluster, are made once.

@@ -18,7 +18,7 @@ import gizmopy
 from gizmopy.cli import main
 
 ROOT = Path(__file__).parents[2]
-CATS = "examples.cats.service:Cats"
+CATS = "tests.cats:Cats"
 
 
 @pytest.fixture(autouse=True)
@@ -114,11 +114,11 @@ def test_config_writes_the_documentation(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("examples.cats.service", "write it as module:Service"),
+        ("tests.cats", "write it as module:Service"),
         (".service:Cats", "write it as module:Service"),
         ("no.such:Cats", "there is no module 'no'"),
-        ("examples.dogs:Dogs", "there is no module 'examples.dogs'"),
-        ("examples.cats.service:Dogs", "it has: Cats"),
+        ("tests.dogs:Dogs", "there is no module 'tests.dogs'"),
+        ("tests.cats:Dogs", "it has: Cats"),
         ("json:Dogs", "it has: no service at all"),
     ],
 )

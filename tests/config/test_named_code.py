@@ -180,7 +180,7 @@ def test_redrive_imports_nothing_from_the_working_directory(tmp_path: Path) -> N
     """Neither the code that the environment names nor a library, even with python -m."""
     output = in_folder(tmp_path, "redrive", "dead", "--wait=0.1", "--config=c.yaml", **LOGIN)
     assert "evil ran" not in output
-    assert "sasl_token_provider=evil:run is not module:function" in output
+    assert "sasl_token_provider=evil:run is no module:function" in output
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in LOGIN.items()))
     output = in_folder(tmp_path, "redrive", "dead", "--wait=0.1")
     assert "evil ran" not in output

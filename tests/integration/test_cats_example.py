@@ -1,4 +1,4 @@
-"""The example daemon, run as a user runs it."""
+"""The daemon of examples/3-both, in a process of its own."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.daemons import ROOT, Daemon, StartDaemon
 
-CATS = ("-m", "gizmopy", "run", "examples.cats.service:Cats")
+CATS = ("-m", "gizmopy", "run", "tests.cats:Cats")
 
 
 def _stats(daemon: Daemon, **expected: int) -> dict[str, int]:
@@ -100,9 +100,10 @@ def test_a_setting_that_cannot_be_is_one_clear_line(
 
 
 def test_the_load_script_finds_every_count_right() -> None:
-    """Two thousand cats to a daemon that is stopped amid them and started again: all agree."""
+    """The counts agree if the daemon is stopped during the load and another one continues."""
     # The daemon and its load share the machine: a short run of the script that people run.
-    command = [sys.executable, "-m", "examples.cats.load", "--restart", "--count", "2000"]
+    module = "tests.endurance.memory.cats_load"
+    command = [sys.executable, "-m", module, "--restart", "--count", "2000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False

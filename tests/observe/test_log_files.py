@@ -254,7 +254,7 @@ def test_a_daemon_does_not_start_with_a_fifo_that_nobody_reads(
     path = tmp_path / "log"
     os.mkfifo(path)
     ended = subprocess.run(
-        [sys.executable, "-m", "gizmopy", "run", "examples.cats.service:Cats", "--http-port=0"],
+        [sys.executable, "-m", "gizmopy", "run", "tests.cats:Cats", "--http-port=0"],
         env=os.environ | {setting: str(path), "HTTP_ADDR": "127.0.0.1"},
         capture_output=True,
         text=True,

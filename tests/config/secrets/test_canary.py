@@ -233,7 +233,7 @@ def test_what_an_error_says_is_not_its_repr() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["redrive", "dead"], ["config"], ["routes", "examples.cats.service:Cats"]],
+    [["redrive", "dead"], ["config"], ["routes", "tests.cats:Cats"]],
     ids=lambda command: command[0],
 )
 def test_commands_name_the_variable(
@@ -269,7 +269,7 @@ def test_redrive_refuses_a_url_that_is_not_utf8(
 def test_a_daemon_does_not_log_it(variable: str, tmp_path: Path) -> None:
     """A daemon, in a process of its own, ends with exit code 2 and a line that names it."""
     told = subprocess.run(
-        [sys.executable, "-m", "gizmopy", "run", "examples.cats.service:Cats"],
+        [sys.executable, "-m", "gizmopy", "run", "tests.cats:Cats"],
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),

@@ -27,7 +27,7 @@ async def described(loop: str, *options: str) -> Finding:
     """
     finding = Finding()
     began = monotonic()
-    async with daemon(loop, service="examples.cats.service:Cats") as cats:
+    async with daemon(loop, service="tests.cats:Cats") as cats:
         description = await ask(cats.port, request("GET", "/openapi.json"))
         finding.require(description.status == 200, f"/openapi.json: {description.status}")
         finding.require(b"/svc/cats/" in description.body, "/openapi.json lacks /svc/cats/{id}")

@@ -53,7 +53,7 @@ async def _measure(loop: str, keep: bool, delay: str) -> Counter[str]:
     """Drain a daemon under load, and count the requests by their outcome."""
     settings = {"HTTP_PORT": "0", "HTTP_ACCESS_LOG": "off", "APP_LOG_JSON_FMT": "true"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gizmopy", "run", "examples.cats.service:Cats"),
+        *(sys.executable, "-m", "gizmopy", "run", "tests.cats:Cats"),
         env=os.environ | settings | {"GIZMO_LOOP": loop, "GIZMO_DRAIN_DELAY": delay},
         stderr=PIPE,
     )

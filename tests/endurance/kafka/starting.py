@@ -20,7 +20,7 @@ from tests.endurance.http.daemon import ROOT, Daemon, daemon
 from tests.endurance.kafka.verdict import Counts
 from tests.pubsub.brokers.kafka.cluster import Cluster
 
-_CATS = "examples.cats.service:Cats"
+_CATS = "tests.cats:Cats"
 _COUNT = 300
 
 

@@ -1,12 +1,12 @@
-"""Send many cats to the example daemon, and hold its counts against what it answered.
+"""Send many cats to the daemon of examples/3-both, and compare its counts with its answers.
 
-    make run                                # in one terminal
-    python -m examples.cats.load            # in another: sends the file twice, checks the counts
-    python -m examples.cats.load --restart  # starts the daemon itself, stops it amid the load by
-                                            # SIGTERM, starts it again, and checks both lives
+    make run                                           # in one terminal
+    python -m tests.endurance.memory.cats_load         # in another: sends all lines twice
+    python -m tests.endurance.memory.cats_load --restart  # stops a daemon of its own by SIGTERM
+                                                       # during the load, and starts another one
 
 The input is a file of JSON lines, made from a seed: names in many scripts, some ids twice, and one
-line in a hundred malformed. Ends with exit code 1 where a count is not what it must be.
+line in a hundred malformed. The exit code is 1 if a count is wrong.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def make_lines(count: int, seed: int) -> list[str]:
 
 @dataclass
 class Tally:
-    """What the daemon answered."""
+    """Count the answers of the daemon."""
 
     answers: Counter[int] = field(default_factory=Counter)
     accepted_ids: set[int] = field(default_factory=set)
@@ -75,17 +75,17 @@ class Tally:
 
     @property
     def accepted(self) -> int:
-        """How many PUTs were answered 2xx."""
+        """Return the number of PUTs that were answered 2xx."""
         return sum(n for status, n in self.answers.items() if 200 <= status < 300)
 
     @property
     def refused(self) -> int:
-        """How many PUTs were answered 4xx."""
+        """Return the number of PUTs that were answered 4xx."""
         return sum(n for status, n in self.answers.items() if 400 <= status < 500)
 
 
 class Progress:
-    """Show how far it is: a bar on a terminal, a line for every tenth elsewhere."""
+    """Show the progress: a bar on a terminal, else a line for every tenth."""
 
     def __init__(self, total: int, title: str) -> None:
         self._total, self._title = total, title
@@ -117,9 +117,9 @@ def _identity(number: int, line: str) -> int:
 async def send(
     url: str, lines: Sequence[tuple[int, str]], connections: int, progress: Progress
 ) -> Tally:
-    """PUT each line, ``connections`` at a time, and return what was answered.
+    """PUT each line, ``connections`` at a time, and return the answers.
 
-    A line without an answer (the daemon is gone) is kept in ``unanswered``.
+    A line without an answer (the daemon has stopped) is kept in ``unanswered``.
     """
     tally = Tally()
     waiting = iter(lines)
@@ -146,16 +146,16 @@ async def send(
 
 
 async def read_stats(url: str) -> dict[str, int]:
-    """Return the daemon's counts as they are."""
+    """Return the current counts of the daemon."""
     async with aiohttp.ClientSession(url) as session:
         async with session.get("/svc/cats/stats") as response:
             stats: dict[str, int] = await response.json()
             return stats
 
 
-async def settled_stats(url: str, patience: float = 10.0) -> dict[str, int]:
-    """Return the daemon's counts once all that was published is handled, or patience is over."""
-    deadline = time.monotonic() + patience
+async def settled_stats(url: str, timeout: float = 10.0) -> dict[str, int]:
+    """Return the daemon's counts once every message is handled, or after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
     while True:
         stats = await read_stats(url)
         if stats["published"] == stats["handled"] or time.monotonic() > deadline:
@@ -164,22 +164,22 @@ async def settled_stats(url: str, patience: float = 10.0) -> dict[str, int]:
 
 
 async def resident_megabytes(url: str) -> float:
-    """Return the daemon's resident memory, as its metrics tell it."""
+    """Return the daemon's resident memory, from its metrics."""
     async with aiohttp.ClientSession(url) as session, session.get("/metrics") as response:
         for line in (await response.text()).splitlines():
             if line.startswith("process_resident_memory_bytes "):
                 return float(line.split()[1]) / 2**20
-    raise RuntimeError(f"{url}/metrics tells no process_resident_memory_bytes")
+    raise RuntimeError(f"{url}/metrics has no process_resident_memory_bytes")
 
 
-class Verdict:
-    """Print each comparison, and remember whether all held."""
+class Comparison:
+    """Print each comparison, and remember whether all were right."""
 
     def __init__(self) -> None:
         self.held = True
 
     def check(self, what: str, holds: bool) -> None:
-        """Print one comparison."""
+        """Print one compared."""
         self.held &= holds
         print(f"{'ok  ' if holds else 'FAIL'} {what}")
 
@@ -198,19 +198,21 @@ async def load(url: str, lines: Sequence[tuple[int, str]], connections: int) -> 
     malformed = 2 * (len(lines) // 100)
     refused = sum(tally.refused for tally in tallies)
     distinct = len(tallies[0].accepted_ids)
-    verdict = Verdict()
-    verdict.check(f"accepted PUTs {accepted:,} = published {published:,}", accepted == published)
-    verdict.check(f"published {published:,} = handled {handled:,}", published == handled)
+    compared = Comparison()
+    compared.check(f"accepted PUTs {accepted:,} = published {published:,}", accepted == published)
+    compared.check(f"published {published:,} = handled {handled:,}", published == handled)
     if not before["stored"]:
         stored = after["stored"]
-        verdict.check(f"stored {stored:,} = distinct ids accepted {distinct:,}", stored == distinct)
-    verdict.check(f"malformed {malformed:,} = refused with 4xx {refused:,}", malformed == refused)
+        compared.check(
+            f"stored {stored:,} = distinct ids accepted {distinct:,}", stored == distinct
+        )
+    compared.check(f"malformed {malformed:,} = refused with 4xx {refused:,}", malformed == refused)
     total = sum(sum(tally.answers.values()) for tally in tallies)
-    verdict.check(f"answers {total:,} = lines sent {2 * len(lines):,}", total == 2 * len(lines))
+    compared.check(f"answers {total:,} = lines sent {2 * len(lines):,}", total == 2 * len(lines))
     growth = memory[1] - memory[0]
-    verdict.check(f"memory {memory[0]:.1f} MiB, then {memory[1]:.1f} MiB ", growth < 4)
+    compared.check(f"memory {memory[0]:.1f} MiB, then {memory[1]:.1f} MiB ", growth < 4)
     print("answers by status:", dict(sum((tally.answers for tally in tallies), Counter())))
-    return verdict.held
+    return compared.held
 
 
 @dataclass
@@ -222,7 +224,7 @@ class Daemon:
     url: str
 
     def records(self) -> list[dict[str, Any]]:
-        """Return what it logged so far."""
+        """Return the records that it has logged so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     async def stop(self) -> int:
@@ -231,17 +233,17 @@ class Daemon:
         return await asyncio.wait_for(self.process.wait(), 60)
 
     def final_stats(self) -> dict[str, int]:
-        """Return the counts that it logged at the end of its life."""
+        """Return the counts that it logged when it stopped."""
         return next(line["stats"] for line in reversed(self.records()) if "stats" in line)
 
 
 @asynccontextmanager
 async def daemon(folder: Path, name: str) -> AsyncIterator[Daemon]:
-    """Start a daemon on a free port, and kill it where it still runs in the end."""
+    """Start a daemon on a free port, and kill it if it still runs in the end."""
     log = folder / f"{name}.log"
     environment = {**os.environ, "HTTP_PORT": "0", "APP_LOG": str(log), "HTTP_ACCESS_LOG": "off"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gizmopy", "run", "examples.cats.service:Cats"), env=environment
+        *(sys.executable, "-m", "gizmopy", "run", "tests.cats:Cats"), env=environment
     )
     started = Daemon(process, log, "")
     try:
@@ -258,8 +260,8 @@ async def daemon(folder: Path, name: str) -> AsyncIterator[Daemon]:
 
 
 async def restart(lines: Sequence[tuple[int, str]], connections: int) -> bool:
-    """Stop the daemon amid the load, start it again, send the rest, and compare both lives."""
-    verdict = Verdict()
+    """Stop the daemon during the load, start another one, send the rest, and compare all counts."""
+    compared = Comparison()
     progress = Progress(len(lines), "two lives")
     with tempfile.TemporaryDirectory() as folder:
         async with daemon(Path(folder), "first") as first:
@@ -269,38 +271,38 @@ async def restart(lines: Sequence[tuple[int, str]], connections: int) -> bool:
             code = await first.stop()
             tally = await sending
         stats = first.final_stats()
-        verdict.check(f"exit code after SIGTERM {code} = 0", code == 0)
-        verdict.check(
+        compared.check(f"exit code after SIGTERM {code} = 0", code == 0)
+        compared.check(
             f"first life: accepted {tally.accepted:,} = published {stats['published']:,}",
             tally.accepted == stats["published"],
         )
-        verdict.check(
+        compared.check(
             f"first life: published {stats['published']:,} = handled {stats['handled']:,}",
             stats["published"] == stats["handled"],
         )
         rest = tally.unanswered
-        verdict.check(f"it was stopped amid the load: {len(rest):,} lines were left", bool(rest))
+        compared.check(f"it was stopped during the load: {len(rest):,} lines were left", bool(rest))
         async with daemon(Path(folder), "second") as second:
             last = await send(second.url, rest, connections, progress)
             code = await second.stop()
         stats = second.final_stats()
-        verdict.check(f"exit code of the second life {code} = 0", code == 0)
-        verdict.check(
+        compared.check(f"exit code of the second life {code} = 0", code == 0)
+        compared.check(
             f"second life: accepted {last.accepted:,} = handled {stats['handled']:,}",
             last.accepted == stats["handled"],
         )
         answered = sum((tally.answers + last.answers).values())
-        verdict.check(f"answers {answered:,} = lines {len(lines):,}", answered == len(lines))
-    return verdict.held
+        compared.check(f"answers {answered:,} = lines {len(lines):,}", answered == len(lines))
+    return compared.held
 
 
 def main() -> int:
-    """Read the arguments, and return 0 where every count is what it must be."""
+    """Read the arguments, and return 0 if every count is right."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--url", default="http://127.0.0.1:8080")
-    parser.add_argument("--file", type=Path, help="JSON lines to send; made where it is missing")
+    parser.add_argument("--file", type=Path, help="JSON lines to send; made if it is missing")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--connections", type=int, default=32)

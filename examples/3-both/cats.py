@@ -1,4 +1,4 @@
-"""Keep cats over HTTP, tell the world about each, and listen to what is told.
+"""Store cats over HTTP, publish each one, and handle the messages.
 
 make run
 curl -X PUT -H 'Content-Type: application/json' -d '{"name": "Tom"}' localhost:8080/svc/cats/1
@@ -17,20 +17,20 @@ logger = logging.getLogger(__name__)
 
 
 class NewCat(BaseModel):
-    """What a client sends."""
+    """The body of a request."""
 
     name: str = Field(min_length=1, max_length=100)
 
 
 class Cat(BaseModel):
-    """A cat that is kept."""
+    """A stored cat, and the body of a message."""
 
     id: int
     name: str
 
 
 class Stats(BaseModel):
-    """How many cats are kept, were told about, and were heard of."""
+    """How many cats were stored, published and handled."""
 
     stored: int
     published: int
@@ -38,7 +38,7 @@ class Stats(BaseModel):
 
 
 class Cats(Service):
-    """Keeps cats in memory, and tells the world about them."""
+    """Stores cats in memory, and publishes them."""
 
     prefix = "/svc"
 
@@ -56,19 +56,19 @@ class Cats(Service):
 
     @get("/cats/stats")
     async def stats(self) -> Stats:
-        """Say how many cats there are."""
+        """Count the cats."""
         return Stats(stored=len(self.cats), published=self.published, handled=self.handled)
 
     @get("/cats/{id}")
     async def get_cat(self, id: int) -> Cat:
-        """Give a cat."""
+        """Return a cat."""
         if id not in self.cats:
             raise Problem(404, f"There is no cat {id}.")
         return self.cats[id]
 
     @put("/cats/{id}")
     async def put_cat(self, id: int, new: NewCat) -> Cat:
-        """Keep a cat, and publish it."""
+        """Store a cat, and publish it."""
         cat = self.cats[id] = Cat(id=id, name=new.name)
         await self.publish("cats", cat, key=str(id))
         self.published += 1
@@ -76,7 +76,7 @@ class Cats(Service):
 
     @subscribe("cats", concurrency=16, order="key")
     async def on_cat(self, cat: Cat, message: Message) -> None:
-        """Hear of a cat."""
+        """Count a message."""
         self.handled += 1
 
 

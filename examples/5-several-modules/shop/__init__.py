@@ -1,0 +1,1 @@
+"""A shop in several modules: orders, customers, and the service that joins them."""

@@ -1,1 +1,0 @@
-"""Daemons to read and run, each in a folder of its own."""

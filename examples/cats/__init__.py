@@ -1,1 +1,0 @@
-"""The example daemon: HTTP in, message out, message handled."""
