@@ -1,8 +1,9 @@
-"""What the README prints works as printed."""
+"""The README and the tutorial work as printed, in a process of their own."""
 
 import inspect
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from tests.integration.daemons import ROOT, StartDaemon
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TUTORIAL = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
-    """make run and make test are the first things that a reader sees."""
+    """A reader sees `make run` and `make test` first."""
     first = README[: README.index("```python")]
 
     assert first.index("make run") < first.index("make test")
@@ -21,7 +23,7 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 
 
 def test_make_run_turns_debug_on() -> None:
-    """A newcomer gets the address of /debug in the first minute, unless GIZMO_DEBUG says no."""
+    """A newcomer gets the address of /debug in the first minute, unless GIZMO_DEBUG is false."""
     recipe = (ROOT / "Makefile").read_text().partition("\nrun:")[2].partition("\n\n")[0]
 
     assert "GIZMO_DEBUG=$${GIZMO_DEBUG:-true} exec" in recipe
@@ -40,14 +42,33 @@ def test_the_service_of_the_readme_runs(start_daemon: StartDaemon, tmp_path: Pat
     assert daemon.stop() == 0
 
 
-def test_the_hello_daemon_of_the_readme_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_the_first_daemon_of_the_tutorial_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
     """The service with endpoints alone serves as printed."""
-    (block,) = [block for block in BLOCKS if "class Hello" in block]
     service = tmp_path / "hello.py"
-    service.write_text(block)
+    service.write_text(TUTORIAL[0])
     daemon = start_daemon(str(service))
 
     assert daemon.request("GET", "/hello/world") == (200, '{"hello":"world"}')
+    assert daemon.request("GET", "/hello/world?times=2") == (200, '{"hello":"world world"}')
+    assert daemon.request("GET", "/hello/world?times=two")[0] == 422
+    assert daemon.stop() == 0
+
+
+def test_the_second_daemon_of_the_tutorial_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """The service with a message handler answers, and counts the message, as printed."""
+    service = tmp_path / "cats.py"
+    service.write_text(TUTORIAL[1])
+    daemon = start_daemon(str(service))
+
+    assert daemon.request("PUT", "/cats/1", {"name": "Tom"}) == (200, '{"name":"Tom","id":1}')
+    assert daemon.request("GET", "/cats/1") == (200, '{"name":"Tom","id":1}')
+    status, text = daemon.request("GET", "/cats/2")
+    assert (status, json.loads(text)["detail"]) == (404, "There is no cat 2.")
+    line = 'gizmo_pubsub_settled_total{outcome="ack",subscription="cats",topic="cats"} 1.0'
+    deadline = time.monotonic() + 10
+    while line not in daemon.request("GET", "/metrics")[1] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert line in daemon.request("GET", "/metrics")[1]
     assert daemon.stop() == 0
 
 

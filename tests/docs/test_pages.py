@@ -1,0 +1,59 @@
+"""The pages are short, complete and readable."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import gizmopy
+from gizmopy.config import Settings
+from gizmopy.config.schema import read_schema
+from tests.docs.support import PAGES, ROOT
+
+LONGEST_LINE = 160
+
+REFLOWED_LATER = {"kafka.md", "writing-a-driver.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name not in REFLOWED_LATER],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_no_line_of_prose_is_long(page: Path) -> None:
+    """A sentence has a line, of at most 160 characters; tables, links and code are free."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    long = [
+        line
+        for line in text.splitlines()
+        if len(line) > LONGEST_LINE and not line.startswith("|") and "](" not in line
+    ]
+    assert not long
+
+
+def test_the_readme_is_short() -> None:
+    """The README has at most 100 lines."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
+
+
+def test_the_page_of_the_package_lists_every_name() -> None:
+    """docs/reference/api/gizmopy.md has a row for each name in gizmopy.__all__, and no other."""
+    text = (ROOT / "docs/reference/api/gizmopy.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(gizmopy.__all__)
+
+
+def test_the_page_about_gizmo_is_true_of_the_settings() -> None:
+    """A variable of Gizmo is said to be the same if, and only if, it is a setting here."""
+    text = (ROOT / "docs/migration/gizmo.md").read_text()
+    text = text[text.index("## Environment names") :]
+    rows = re.findall(r"^\| `(\w+)` \| (the same|renamed|out|not yet) \|", text, flags=re.M)
+    known = {name for setting in read_schema(Settings).settings() for name in setting.environment}
+
+    assert len(rows) == 102
+    assert {name for name, status in rows if status == "the same"} == {
+        name for name, _ in rows if name in known
+    }
