@@ -73,7 +73,7 @@ async def test_a_failure_may_choose_its_message() -> None:
 async def test_limits_and_the_end_are_real() -> None:
     """Oversize is refused, and so is publishing after the close."""
     publisher = RecordingPublisher(message_bytes=100)
-    with pytest.raises(PubSubError, match="the broker takes 100"):
+    with pytest.raises(PubSubError, match="at most 100"):
         await publisher.publish(b"x" * 101)
     await publisher.aclose()
     with pytest.raises(UsageError, match="closed"):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from typing import get_args
 
 from gizmopy.observe.metrics import CounterChild, GaugeChild, HistogramChild, Metrics
+from gizmopy.pubsub.engine.observer import Observer, PublishFailure
+from gizmopy.pubsub.message import Message
 
 
-class PublisherMetrics:
-    """The children of one topic."""
+class PublisherMetrics(Observer):
+    """Count the messages that are published to one topic."""
 
     def __init__(self, metrics: Metrics, topic: str) -> None:
         failures = metrics.counter(
@@ -16,9 +20,9 @@ class PublisherMetrics:
             "Messages that were not published, by kind of failure",
             ("topic", "kind"),
         )
-        kinds = ("transient", "permanent", "oversize", "encode", "closed")
-        self.failures = {kind: failures.child(topic, kind) for kind in kinds}
-        self.seconds = metrics.histogram(
+        kinds: tuple[PublishFailure, ...] = get_args(PublishFailure)
+        self._failures = {kind: failures.child(topic, kind) for kind in kinds}
+        self._seconds = metrics.histogram(
             "gizmo_pubsub_publish_seconds",
             "Seconds from the call of publish to the broker's confirmation",
             ("topic",),
@@ -28,6 +32,18 @@ class PublisherMetrics:
             "Messages that wait to be sent, are being sent, or wait to be sent again",
             ("topic",),
         ).child(topic)
+        """A level, not a sum of events: the buffer sets it."""
+
+    def published(self, message: Message, seconds: float) -> None:
+        """Count the seconds until the broker confirmed a message."""
+        # HistogramChild.observe, written out: the call would be 2 % of a publish to memory://.
+        histogram = self._seconds
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+        histogram.total += seconds
+
+    def publish_failed(self, topic: str, kind: PublishFailure) -> None:
+        """Count a message that was not published."""
+        self._failures[kind].value += 1
 
 
 class SubscriberMetrics:

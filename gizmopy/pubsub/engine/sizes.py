@@ -1,6 +1,7 @@
-"""Count the memory that a message takes: all that its sender chooses, and a constant.
+"""Measure messages: the memory that one takes, and the bytes that it has on the wire.
 
-With bodies alone, 300 messages that had 1 MB in an attribute counted as nothing, and took 289 MiB.
+The memory counts everything that the sender chooses. When only bodies counted, 300 messages with
+1 MB in an attribute counted as nothing and took 289 MiB.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ ATTRIBUTE_BYTES = 256
 """The bytes of an attribute without its name and value: two strings, an entry, a copy."""
 
 LONG = 1024
-"""The length from which a text is measured; below it a character counts as a byte."""
+"""The length above which a text is measured; up to it a character counts as a byte."""
 
 
 def size_of(message: Message) -> int:
-    """Return the bytes that ``message`` takes, as it is now."""
+    """Return the bytes of memory that ``message`` takes, as it is now."""
     size = MESSAGE_BYTES + len(message.body or b"") + size_of_attributes(message.attributes)
     return size if message.key is None else size + size_of_text(message.key)
 
 
 def size_of_attributes(attributes: Mapping[str, str]) -> int:
-    """Return the bytes that the names and values of ``attributes`` take."""
+    """Return the bytes of memory that the names and values of ``attributes`` take."""
     if attributes is NO_ATTRIBUTES:
         return 0
     size = 0
@@ -38,5 +39,16 @@ def size_of_attributes(attributes: Mapping[str, str]) -> int:
 
 
 def size_of_text(text: str) -> int:
-    """Return the bytes that a text takes: up to four for each character, if one of them is wide."""
+    """Return the bytes of memory that a text takes: one wide character makes all of them wide."""
     return len(text) if len(text) <= LONG else getsizeof(text)
+
+
+def wire_size(message: Message) -> int:
+    """Return the bytes of ``message`` on the wire, without the broker's own framing."""
+    size = len(message.body or b"")
+    if message.key is not None:
+        size += len(message.key.encode("utf-8", "surrogateescape"))
+    for name, text in message.attributes.items():
+        size += len(name.encode("utf-8", "surrogateescape"))
+        size += len(text.encode("utf-8", "surrogateescape"))
+    return size
