@@ -16,7 +16,7 @@ import pubsubtest
 from gizmopy import Service
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(r"(?:<!-- (?P<mark>.*?) -->\n)?^```python\n(?P<code>.*?)^```", re.M | re.S)
 _FILE = re.compile(r"# (?P<path>[\w/]+)\.py\n")

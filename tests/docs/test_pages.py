@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gizmopy
+from gizmopy.cli.main import COMMANDS
 from gizmopy.config import Settings
 from gizmopy.config.schema import read_schema
 from tests.docs.support import PAGES, ROOT
@@ -31,6 +32,24 @@ def test_no_line_of_prose_is_long(page: Path) -> None:
         if len(line) > LONGEST_LINE and not line.startswith("|") and "](" not in line
     ]
     assert not long
+
+
+_PATH = re.compile(r"`((?:gizmopy|pubsubtest|tests|docs|examples|benchmarks)/[\w./-]*)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_exists(page: Path) -> None:
+    """A page names only files and folders of the repository that exist."""
+    paths = set(_PATH.findall(page.read_text())) - {"docs/_build/html"}
+
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_the_page_about_commands_lists_them() -> None:
+    """docs/reference/cli.md has a row for each subcommand."""
+    text = (ROOT / "docs/reference/cli.md").read_text()
+
+    assert [name for name in COMMANDS if f"| `gizmopy {name} " not in text] == []
 
 
 def test_the_readme_is_short() -> None:
