@@ -19,7 +19,7 @@ from time import perf_counter
 
 import uvloop
 
-from gizmopy.observe.exposition import Scraper
+from gizmopy.observe.exposition import Exposition
 from gizmopy.observe.metrics import HistogramChild, Metrics
 
 HISTOGRAMS = 600
@@ -88,14 +88,16 @@ async def main() -> None:
     async def on_the_loop() -> bytes:
         return metrics.render()
 
-    async with Scraper(metrics, clock=lambda: float(next(ticks) * 10)) as scraper:  # never cached
+    async with Exposition(
+        metrics, clock=lambda: float(next(ticks) * 10)
+    ) as exposition:  # never cached
         ways: dict[str, Scrape] = {
             "no scrape": partial(asyncio.sleep, 0.01),
-            "gizmopy": scraper.render,
+            "gizmopy": exposition.render,
             "generate_latest in a thread": partial(asyncio.to_thread, metrics.render),
             "generate_latest on the loop": on_the_loop,
         }
-        size = len(await scraper.render())
+        size = len(await exposition.render())
         print(f"{HISTOGRAMS} histograms, {size / 1e6:.2f} MB a scrape, {SCRAPES} scrapes each")
         print(f"{'':28} {'median':>11} {'maximum':>11} {'a scrape':>11}")
         gc.collect()

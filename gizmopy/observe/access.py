@@ -1,11 +1,11 @@
-"""Write one line for each request, in batches: a tenth of what a log record costs.
+"""Write one line for each request, in batches, at a tenth of the cost of a log record.
 
-What a line is made of gathers in a list, which is formatted and goes to the writer every 100 ms or
-128 lines, whichever comes first: many lines in one go cost half of as many one by one, between
-requests. The part of a line that does not change between requests is made once.
+The fields of a request go into a buffer. Every 100 ms, or after 128 requests, the buffer is
+formatted and written at once, which costs half as much as formatting each line between requests.
+The part of a line that does not change between requests is formatted once.
 
-The memory is bounded: a client chooses its path, its user agent and its referer, so each is cut to
-1,024 characters before it waits, and the texts that are remembered have a limit in bytes.
+The memory is bounded. A client chooses its path, its user agent and its referer, so each is cut to
+1,024 characters before it is buffered, and the cache of converted texts has a limit in bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from gizmopy._aio import Deadline
 from gizmopy.observe.log_writer import Writer, open_writer
 from gizmopy.observe.logs import Fields, Timestamps
 from gizmopy.untrusted.text import MAX_CHARACTERS, cut, escape_json
@@ -27,28 +28,29 @@ _FLUSH_SECONDS = 0.1
 _FLUSH_LINES = 128
 _PART_BYTES = 256 * 1024
 _CLOSE_SECONDS = 0.5
-_REMEMBERED_BYTES = 512 * 1024
-_LONGEST_REMEMBERED = 2048
-"""The most bytes of a text and its conversion together: a browser's user agent takes 400."""
+_CACHE_BYTES = 512 * 1024
+_CACHED_TEXT_BYTES = 2048
+"""The limit on a text and its conversion together: a browser's user agent takes 400."""
 _ENTRY_BYTES = 100
-"""The bytes of a dictionary's entry, besides the two texts."""
+"""The size of a dictionary's entry, without the two texts."""
 
 logger = logging.getLogger("gizmopy.access")
 
 
 def _quote(text: str) -> str:
-    """Return text as JSON that a terminal can show."""
+    """Return ``text`` as a JSON string that is safe to show in a terminal."""
     try:
         return escape_json(to_json(text).decode())
     except PydanticSerializationError:  # bytes that are not UTF-8 arrive as lone surrogates
         return _quote(text.encode("utf-8", "backslashreplace").decode())
 
 
-class _Remembered(dict[str, str]):
-    """Map a text to its conversion by ``convert``, and remember 512 KiB of both.
+class _ConversionCache(dict[str, str]):
+    """Convert texts with ``convert``, and cache 512 KiB of texts and their conversions.
 
-    Addresses and user agents come back. A client chooses them, so the memory is counted in bytes
-    (issue 11: counted in texts it grew by 133 MiB), and a long text is converted each time.
+    Most requests repeat an address and a user agent. A client chooses them, so the limit counts
+    bytes: a limit on the number of texts let the memory grow by 133 MiB (issue 11). A long text is
+    converted each time.
     """
 
     def __init__(self, convert: Callable[[str], str]) -> None:
@@ -59,9 +61,9 @@ class _Remembered(dict[str, str]):
     def __missing__(self, text: str) -> str:
         converted = self._convert(text)
         size = getsizeof(text) + getsizeof(converted) + _ENTRY_BYTES
-        if size > _LONGEST_REMEMBERED:
+        if size > _CACHED_TEXT_BYTES:
             return converted
-        if self._bytes + size > _REMEMBERED_BYTES:
+        if self._bytes + size > _CACHE_BYTES:
             self.clear()
             self._bytes = 0
         self._bytes += size
@@ -69,18 +71,42 @@ class _Remembered(dict[str, str]):
         return converted
 
 
-class AccessLog:
-    """Write access lines to ``destination``, or nowhere.
+class AccessRecord(NamedTuple):
+    """The fields of an access line."""
 
-    ``destination`` is ``stderr``, ``stdout``, a file's path (opened again when it was moved away),
-    or ``off``. ``format`` is our own or Apache's ``combined``, in both the path without its query,
-    since tokens travel there. Our own lines are JSON unless a terminal shows them, or as
-    ``log_json`` says, and their names are ``fields``: plain, or what Google Cloud reads. Use it as
-    an async context manager: entering it opens the file (raising OSError where it cannot), leaving
-    it writes what is buffered, for half a second at most.
+    time: float
+    fixed: str
+    """The part from ``AccessLog.fixed_part``."""
+    request_id: str
+    path: str
+    """The path as the client sent it, without its query."""
+    seconds: float
+    size: int
+    """The bytes of the response's body."""
+    remote: str
+    user_agent: str
+    trace_id: str
+    protocol: str
+    referer: str
+
+
+_new_record = tuple.__new__
+"""Makes an AccessRecord from a tuple, in half the time of calling the class."""
+
+
+class AccessLog:
+    """Write access lines to ``destination``.
+
+    ``destination`` is ``stderr``, ``stdout``, the path of a file (opened again after it was moved),
+    or ``off``. ``format`` is ``own``, or Apache's ``combined``. Neither shows the query of a URL,
+    which may contain a token. Own lines are JSON, except on a terminal; ``log_json`` overrides
+    that. ``fields`` chooses the names in JSON: ``plain``, or those that Google Cloud reads.
+
+    Use it as an async context manager. Entering it opens the file and raises OSError if it cannot;
+    leaving it writes the buffer, for half a second at most.
 
     A line that cannot be written (a full disk, a closed pipe, a reader that stalls) is dropped and
-    counted in ``dropped``; the trouble is logged once. Nothing here waits for a reader.
+    counted in ``dropped``; the first loss is logged. Nothing here waits for a reader.
     """
 
     def __init__(
@@ -93,26 +119,25 @@ class AccessLog:
     ) -> None:
         self.enabled = destination != "off"
         self.detailed = False
-        """Whether a line shows the protocol and the referer."""
+        """Whether lines show the protocol and the referer."""
         self._destination = destination
         self._log_json = log_json
         self._format = format
         self._fields = fields
         self._writer: Writer | None = None
-        self._waiting: list[_Fields] = []
+        self._buffer: list[AccessRecord] = []
         self._flush_handle: asyncio.TimerHandle | None = None
-        self._troubled = False
+        self._is_loss_logged = False
         self._style: _Style = _JSONStyle()
 
     @property
     def dropped(self) -> int:
-        """How many lines were lost so far."""
+        """The number of lines lost so far."""
         return 0 if self._writer is None else self._writer.dropped
 
     async def __aenter__(self) -> AccessLog:
-        self._loop = asyncio.get_running_loop()
         if self.enabled:
-            self._writer = open_writer(self._destination, self._tell)
+            self._writer = open_writer(self._destination, self._log_loss)
             self._style = self._choose_style(is_terminal=self._writer.is_terminal)
             self.detailed = not isinstance(self._style, (_JSONStyle, _ConsoleStyle))
         return self
@@ -129,13 +154,14 @@ class AccessLog:
         self.enabled = False
         if self._writer is None:
             return
-        last = self._loop.time() + _CLOSE_SECONDS
-        # Mostly done at once; a stalled reader must not hold the event loop here either.
-        while not self._writer.close(timeout=0.01) and self._loop.time() < last:  # noqa: ASYNC110
+        # Closing rarely takes any time. If a reader stalls, close() blocks: in short steps, so that
+        # the event loop runs in between.
+        deadline = Deadline(_CLOSE_SECONDS)
+        while not self._writer.close(timeout=0.01) and deadline.remaining():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
-        """Return the part of a line that every request of this kind shares."""
+        """Return the part of a line that all requests with these three values share."""
         return self._style.fixed_part(method, route, status)
 
     def write(
@@ -151,89 +177,68 @@ class AccessLog:
         protocol: str = "HTTP/1.1",
         referer: str = "",
     ) -> None:
-        """Add a line: ``fixed`` from ``fixed_part``, the path as sent, without its query.
+        """Add the line of a request; see :class:`AccessRecord` for the fields.
 
-        ``request_id`` and ``trace_id`` must be safe within JSON and short, ``size`` is the body's
-        bytes. ``protocol`` and ``referer`` are shown where ``detailed``. Of ``path``,
-        ``user_agent`` and ``referer`` the first 1,024 characters are written, with a note of the
-        length.
+        ``request_id`` and ``trace_id`` must be short and safe in JSON. ``protocol`` and ``referer``
+        are needed only if ``detailed``. Of ``path``, ``user_agent`` and ``referer`` the first 1,024
+        characters are written, followed by the length.
         """
-        # Cut here, not when the line is written: 128 lines of 64 KiB each may wait otherwise.
+        # Cut here, not when the line is written: otherwise the buffer may hold 128 times 64 KiB.
         if len(path) > MAX_CHARACTERS:
             path = cut(path)
         if len(user_agent) > MAX_CHARACTERS:
             user_agent = cut(user_agent)
         if len(referer) > MAX_CHARACTERS:
             referer = cut(referer)
-        self._waiting.append(
-            (
-                time.time(),
-                fixed,
-                request_id,
-                path,
-                seconds,
-                size,
-                remote,
-                user_agent,
-                trace_id,
-                protocol,
-                referer,
-            )
+        fields = (
+            time.time(),
+            fixed,
+            request_id,
+            path,
+            seconds,
+            size,
+            remote,
+            user_agent,
+            trace_id,
+            protocol,
+            referer,
         )
-        if len(self._waiting) >= _FLUSH_LINES:
+        self._buffer.append(_new_record(AccessRecord, fields))
+        if len(self._buffer) >= _FLUSH_LINES:
             self.flush()
         elif self._flush_handle is None:
-            self._flush_handle = self._loop.call_later(_FLUSH_SECONDS, self.flush)
+            loop = asyncio.get_running_loop()
+            self._flush_handle = loop.call_later(_FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Write the lines that wait, and hand them to the writer."""
+        """Format the buffered requests and pass the lines to the writer."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
-        if not self._waiting or self._writer is None:
+        if not self._buffer or self._writer is None:
             return
-        lines = self._style.lines(self._waiting).encode("utf-8", "backslashreplace")
-        self._waiting.clear()
-        # More than the writer's queue holds would be dropped as a whole.
+        lines = self._style.lines(self._buffer).encode("utf-8", "backslashreplace")
+        self._buffer.clear()
+        # The writer drops a text that is larger than the room in its queue as a whole.
         parts = [lines] if len(lines) <= _PART_BYTES else lines.splitlines(keepends=True)
-        taken = [self._writer.write(part) for part in parts]
-        if not all(taken):
-            self._tell("nobody reads them in time")
+        accepted = [self._writer.write(part) for part in parts]
+        if not all(accepted):
+            self._log_loss("the reader of the log is too slow")
 
-    def _tell(self, trouble: object) -> None:
-        if not self._troubled:
-            self._troubled = True
-            logger.error("access lines are being lost: %s", trouble)
-
-
-class _Request(NamedTuple):
-    """What a line is made of."""
-
-    time: float
-    fixed: str
-    request_id: str
-    path: str
-    seconds: float
-    size: int
-    remote: str
-    user_agent: str
-    trace_id: str
-    protocol: str
-    referer: str
-
-
-_Fields = tuple[float, str, str, str, float, int, str, str, str, str, str]
-"""The same, as it waits: a plain tuple is made in a third of the time."""
+    def _log_loss(self, reason: object) -> None:
+        if not self._is_loss_logged:
+            self._is_loss_logged = True
+            logger.error("access lines are being lost: %s", reason)
 
 
 class _Style(Protocol):
-    """How a line is written."""
+    """The format of lines."""
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
-        """Return the part of a line that every request of this kind shares."""
+        """Return the part of a line that all requests with these three values share."""
 
-    def lines(self, requests: Sequence[_Fields]) -> str:
-        """Return the lines of ``requests``."""
+    def lines(self, records: Sequence[AccessRecord]) -> str:
+        """Return the lines of ``records``."""
 
 
 class _JSONStyle:
@@ -241,7 +246,7 @@ class _JSONStyle:
 
     def __init__(self) -> None:
         self._timestamp = Timestamps()
-        self._quoted = _Remembered(_quote)
+        self._quoted = _ConversionCache(_quote)
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
         return (
@@ -249,26 +254,15 @@ class _JSONStyle:
             f'"method":{_quote(method)},"route":{_quote(route)},"status":{status}'
         )
 
-    def lines(self, requests: Sequence[_Fields]) -> str:
+    def lines(self, records: Sequence[AccessRecord]) -> str:
         quoted, timestamp = self._quoted, self._timestamp
         return "".join(
             [
-                f'{{"time":"{timestamp(now)}",{fixed},"path":{_quote(path)},'
-                f'"request_id":"{identity}",{_trace(trace_id) if trace_id else ""}'
-                f'"duration_ms":{seconds * 1000:.3f},"bytes":{size},'
-                f'"remote":{quoted[remote]},"user_agent":{quoted[user_agent]}}}\n'
-                for (
-                    now,
-                    fixed,
-                    identity,
-                    path,
-                    seconds,
-                    size,
-                    remote,
-                    user_agent,
-                    trace_id,
-                    *_,
-                ) in requests
+                f'{{"time":"{timestamp(each.time)}",{each.fixed},"path":{_quote(each.path)},'
+                f'"request_id":"{each.request_id}",{_trace(each.trace_id) if each.trace_id else ""}'
+                f'"duration_ms":{each.seconds * 1000:.3f},"bytes":{each.size},'
+                f'"remote":{quoted[each.remote]},"user_agent":{quoted[each.user_agent]}}}\n'
+                for each in records
             ]
         )
 
@@ -278,27 +272,27 @@ def _trace(trace_id: str) -> str:
 
 
 class _LineByLine:
-    """A style whose lines are not worth the haste."""
+    """A format whose lines are made one by one; only JSON is worth more speed."""
 
-    def line(self, request: _Request) -> str:
+    def line(self, record: AccessRecord) -> str:
         """Return the line of one request."""
         raise NotImplementedError
 
-    def lines(self, requests: Sequence[_Fields]) -> str:
-        return "".join([self.line(_Request._make(request)) for request in requests])
+    def lines(self, records: Sequence[AccessRecord]) -> str:
+        return "".join(map(self.line, records))
 
 
 class _ConsoleStyle(_LineByLine):
-    """For a person: the time of day, and no more than fits."""
+    """Short lines for a person, with the local time of day."""
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
         return f"{method:<6} {status}"
 
-    def line(self, request: _Request) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(request.time))
+    def line(self, record: AccessRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.time))
         return (
-            f"{clock} {request.fixed} {_escape(request.path)} {request.seconds * 1000:.1f}ms "
-            f"{request.size}B request_id={request.request_id}\n"
+            f"{clock} {record.fixed} {_escape(record.path)} {record.seconds * 1000:.1f}ms "
+            f"{record.size}B request_id={record.request_id}\n"
         )
 
 
@@ -307,7 +301,7 @@ class _GoogleStyle(_LineByLine):
 
     def __init__(self) -> None:
         self._timestamp = Timestamps()
-        self._quoted = _Remembered(_quote)
+        self._quoted = _ConversionCache(_quote)
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
         return (
@@ -316,43 +310,43 @@ class _GoogleStyle(_LineByLine):
             f'"httpRequest":{{"requestMethod":{_quote(method)},"status":{status}'
         )
 
-    def line(self, request: _Request) -> str:
+    def line(self, record: AccessRecord) -> str:
         quoted = self._quoted
-        referer = f',"referer":{_quote(request.referer)}' if request.referer else ""
-        trace = f',"logging.googleapis.com/trace":"{request.trace_id}"' if request.trace_id else ""
+        referer = f',"referer":{_quote(record.referer)}' if record.referer else ""
+        trace = f',"logging.googleapis.com/trace":"{record.trace_id}"' if record.trace_id else ""
         return (
-            f'{{"time":"{self._timestamp(request.time)}",{request.fixed}'
-            f',"requestUrl":{_quote(request.path)},"protocol":{quoted[request.protocol]}'
-            f',"responseSize":"{request.size}","latency":"{request.seconds:.6f}s"'
-            f',"remoteIp":{quoted[request.remote]},"userAgent":{quoted[request.user_agent]}'
-            f'{referer}}},"request_id":"{request.request_id}"{trace}}}\n'
+            f'{{"time":"{self._timestamp(record.time)}",{record.fixed}'
+            f',"requestUrl":{_quote(record.path)},"protocol":{quoted[record.protocol]}'
+            f',"responseSize":"{record.size}","latency":"{record.seconds:.6f}s"'
+            f',"remoteIp":{quoted[record.remote]},"userAgent":{quoted[record.user_agent]}'
+            f'{referer}}},"request_id":"{record.request_id}"{trace}}}\n'
         )
 
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-"""As Apache writes them, in any locale."""
+"""Apache writes English names in every locale; strftime does not."""
 
 
 class _CombinedStyle(_LineByLine):
     """Apache's combined log format, its times in UTC."""
 
     def __init__(self) -> None:
-        self._escaped = _Remembered(_escape)
+        self._escaped = _ConversionCache(_escape)
 
     def fixed_part(self, method: str, route: str, status: int) -> str:
         return f"{_escape(method)} {status}"
 
-    def line(self, request: _Request) -> str:
+    def line(self, record: AccessRecord) -> str:
         escaped = self._escaped
-        method, _, status = request.fixed.partition(" ")
-        utc = time.gmtime(request.time)
+        method, _, status = record.fixed.partition(" ")
+        utc = time.gmtime(record.time)
         month = _MONTHS[utc.tm_mon - 1]
         return (
-            f"{escaped[request.remote] or '-'} - - "
+            f"{escaped[record.remote] or '-'} - - "
             f"[{time.strftime(f'%d/{month}/%Y:%H:%M:%S +0000', utc)}] "
-            f'"{method} {_escape(request.path)} {escaped[request.protocol]}" '
-            f"{status} {request.size or '-'} "
-            f'"{escaped[request.referer] or "-"}" "{escaped[request.user_agent] or "-"}"\n'
+            f'"{method} {_escape(record.path)} {escaped[record.protocol]}" '
+            f"{status} {record.size or '-'} "
+            f'"{escaped[record.referer] or "-"}" "{escaped[record.user_agent] or "-"}"\n'
         )
 
 
@@ -364,9 +358,9 @@ _ESCAPES = [
 
 
 def _escape(text: str) -> str:
-    """Return text as Apache logs it, so that nothing a client sends ends a field or a line.
+    """Return text as Apache logs it, so that no text of a client ends a field or a line.
 
-    Quotes, backslashes and control characters are escaped as in C, and what is not ASCII byte by
-    byte, as ``\\xhh``.
+    Quotes, backslashes and control characters are escaped as in C; each byte beyond ASCII becomes
+    ``\\xhh``.
     """
     return "".join(map(_ESCAPES.__getitem__, text.encode("utf-8", "surrogateescape")))

@@ -1,4 +1,4 @@
-"""Say what the running code belongs to: every log record says it, and what is published."""
+"""The request or message that the current task serves, for log records and published messages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextvars import ContextVar
 from types import MappingProxyType
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the request being served, or an empty string."""
+"""The id of the current request, or an empty string."""
 
 message_id: ContextVar[str] = ContextVar("message_id", default="")
-"""The id of the message being handled, or an empty string."""
+"""The id of the current message, or an empty string."""
 
 propagated_attributes: ContextVar[Mapping[str, str]] = ContextVar(
     "propagated_attributes", default=MappingProxyType({})
@@ -21,13 +21,14 @@ propagated_attributes: ContextVar[Mapping[str, str]] = ContextVar(
 them itself: the trace context (``traceparent``, ``tracestate``), a correlation id."""
 
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
-"""When the work at hand has to be done (``time.monotonic()``), or None where nothing bounds it."""
+"""The deadline of the current request or message (``time.monotonic()``), or None without one."""
 
 
 def time_left() -> float | None:
-    """Return the seconds until the request at hand is answered with 504, or its caller gave up.
+    """Return the seconds until the deadline of the current request or message.
 
-    None where nothing bounds it; negative once it is over. Pass it on to what is called.
+    It is None without a deadline, and negative after it. At the deadline, the request is answered
+    with 504 or its client has given up. Use it as the timeout of calls to other services.
     """
     at = deadline.get()
     return None if at is None else at - time.monotonic()
@@ -40,8 +41,8 @@ _pool: list[str] = []
 def new_id() -> str:
     """Return 32 random hexadecimal digits.
 
-    Ids are cut from one read of the system's random numbers for 256 of them: a fifth of the cost
-    of a UUID. A forked process would repeat the pool of its parent, so it is emptied on a fork.
+    One read of the system's random numbers makes 256 ids, at a fifth of the cost of a UUID. A
+    forked child would repeat the ids of its parent, so a fork empties the pool.
     """
     try:
         return _pool.pop()

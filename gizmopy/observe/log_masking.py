@@ -1,4 +1,4 @@
-"""Clear log lines of secrets: an error of a library may quote the password that it was given."""
+"""Mask secrets in log lines: the error of a library may quote the password that it was given."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gizmopy.untrusted.hidden import masked
 
 
 class MaskingFormatter(logging.Formatter):
-    """Write a record as another formatter does, with ``***`` in place of each secret.
+    """Format a record with another formatter, and replace each secret by ``***``.
 
-    ``secrets`` are texts as they may stand in a line, the longest first.
+    ``secrets`` are texts that may occur in a line, the longest first.
     """
 
     def __init__(self, formatter: logging.Formatter, secrets: Sequence[str]) -> None:

@@ -1,10 +1,11 @@
-"""Set up the process's one log: JSON lines for machines, colours for people.
+"""Set up the log of the process: JSON lines for machines, colours for people.
 
-The standard library's logging stands underneath, so that the records of every library come along.
-Each record carries the ids of the request and the message it belongs to.
+It is the root logger of the standard library, so it gets the records of every library too. Each
+record has the ids of the request and the message that it belongs to.
 
-A record quotes text from outside: its message, its extras and its traceback are escaped, so that
-they control no terminal and forge no line, and cut, so that no line has 17 MB (issue 11).
+A record may quote text of a client. Its message, its extras and its traceback are escaped, so that
+they cannot control a terminal or forge a line, and cut, so that a line cannot have 17 MB (issue
+11).
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ from pydantic_core import PydanticSerializationError, to_json
 from gizmopy.observe.context import message_id, propagated_attributes, request_id
 from gizmopy.observe.log_masking import MaskingFormatter
 from gizmopy.observe.log_writer import open_writer
-from gizmopy.observe.rate_limit import Repeats
+from gizmopy.observe.rate_limit import RateLimitFilter
 from gizmopy.untrusted.text import as_lines, cut, escape, escape_json
 
 Fields = Literal["plain", "gcp"]
-"""The names of a JSON line's fields: plain ones, or those that Google Cloud's agents read."""
+"""The names of the fields in JSON: plain, or those that the agents of Google Cloud read."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _IDS = ("request_id", "message_id", "trace_id")
 _CRITICAL_SECONDS = 0.1
 MAX_TEXT = 16 * 1024
-"""How many characters a record's message may have, and each of its extras, and each part of a
-traceback: a frame, or an error's own text."""
+"""The limit in characters on a message, on each extra, and on each part of a traceback: a frame, or
+the text of an error."""
 MAX_EXTRAS = 32 * 1024
-"""How many characters the extras of a record may have together."""
+"""The limit in characters on all extras of a record together."""
 MAX_STACK = 64 * 1024
-"""How many characters a traceback may have. All of these, six times as long when they are escaped,
-fit in the queue of the writer."""
+"""The limit in characters on a traceback. A record at all of these limits fits in the queue of the
+writer, also after escaping, which makes it six times as long."""
 _LEFT_OUT = "extras_left_out"
-"""The field that holds the number of extras for which there was no room."""
+"""The field with the number of extras that exceeded the limit."""
 
 
 class Timestamps:
-    """Write times as RFC 3339 in UTC with milliseconds, formatting each second only once."""
+    """Format times as RFC 3339 in UTC with milliseconds; each second is formatted only once."""
 
     def __init__(self) -> None:
         self._second = -1
@@ -55,7 +56,7 @@ class Timestamps:
         self._text = ""
 
     def __call__(self, seconds: float) -> str:
-        """Return ``seconds`` since the epoch as text."""
+        """Return ``seconds`` since 1970 as text."""
         millisecond = int(seconds * 1000)
         if millisecond != self._millisecond:
             second = millisecond // 1000
@@ -68,10 +69,10 @@ class Timestamps:
 
 
 class ContextFilter(logging.Filter):
-    """Give each record the ids of the request, the message and the trace it belongs to."""
+    """Add the ids of the current request, message and trace to each record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Set ``request_id``, ``message_id`` and ``trace_id`` where a record has none; keep it."""
+        """Set ``request_id``, ``message_id`` and ``trace_id`` unless set; return true."""
         if not hasattr(record, "request_id"):
             record.request_id = request_id.get()
         if not hasattr(record, "message_id"):
@@ -92,7 +93,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what the caller gave with ``extra=``, and the ids that are set."""
+    """Return the caller's ``extra=``, and the ids that are set."""
     return {
         name: value
         for name, value in vars(record).items()
@@ -101,7 +102,7 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _bounded(extras: Mapping[str, Any], as_text: Callable[[Any], str]) -> dict[str, Any]:
-    """Return ``extras`` with those cut, and the last ones left out, that are too long as text."""
+    """Return ``extras`` within the limits: long ones are cut, and the last ones left out."""
     bounded: dict[str, Any] = {}
     room = MAX_EXTRAS
     for name, value in extras.items():
@@ -133,26 +134,26 @@ def _cut_frame(frame: str) -> str:
 
 
 def _to_json(value: Any) -> str:
-    """Return ``value`` as JSON; a part that JSON cannot hold is written as its repr."""
+    """Return ``value`` as JSON; a part that JSON cannot represent is written as its repr."""
     try:
         return to_json(value, fallback=repr, inf_nan_mode="strings").decode()
     except (PydanticSerializationError, ValueError, TypeError, RecursionError):
-        # A lone surrogate, a key that is no text, an object in itself: never lose the record.
+        # A lone surrogate, a key that is not a str, or a cycle must not lose the record.
         if isinstance(value, dict):
             return json.dumps({_as_text(name): _as_text(each) for name, each in value.items()})
         return json.dumps(_as_text(value))
 
 
 def _as_text(value: Any) -> str:
-    """Return ``str(value)``, or the name of its type if it has none: an int of 5,000 digits."""
+    """Return ``str(value)``, or the name of its type if that raises: an int of 5,000 digits."""
     try:
         return str(value)
-    except Exception:  # noqa: BLE001 -- a user's own __str__; the record is wanted all the same
+    except Exception:  # noqa: BLE001 -- a user's faulty __str__ must not lose the record
         return f"<{type(value).__qualname__} that cannot be shown>"
 
 
 class JSONFormatter(logging.Formatter):
-    """Write a record as one line of JSON, its fields named as ``fields`` says."""
+    """Format a record as one line of JSON, with the names of ``fields``."""
 
     def __init__(self, fields: Fields = "plain") -> None:
         super().__init__()
@@ -160,10 +161,10 @@ class JSONFormatter(logging.Formatter):
         self._named = self._for_google if fields == "gcp" else self._plain
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as a JSON object; what JSON cannot hold is written as its repr."""
+        """Return the record as a JSON object."""
         extras = _extras(record)
         line = _to_json(self._named(record, extras))
-        if len(line) > MAX_TEXT:  # else there is nothing to cut
+        if len(line) > MAX_TEXT:  # a shorter line has nothing to cut
             line = _to_json(self._named(record, _bounded(extras, _to_json)))
         return escape_json(line)
 
@@ -180,7 +181,7 @@ class JSONFormatter(logging.Formatter):
         return fields
 
     def _for_google(self, record: logging.LogRecord, extras: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a record as Cloud Logging reads it, and Error Reporting its ``stack_trace``."""
+        """Return the fields that Cloud Logging reads; Error Reporting reads ``stack_trace``."""
         source = {"file": record.pathname, "line": str(record.lineno), "function": record.funcName}
         fields = {
             "time": self._timestamp(record.created),
@@ -198,7 +199,7 @@ class JSONFormatter(logging.Formatter):
 
 
 def _severity(level: int) -> str:
-    """Return Google Cloud's word for a level; a level of somebody's own is the one below it."""
+    """Return the severity of Google Cloud for a level; a custom level is rounded down."""
     severities = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     return severities[min(max(level // 10, 1), 5) - 1]
 
@@ -207,7 +208,7 @@ _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICA
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Write a record for a person: time, level, logger, message, then the rest as name=value."""
+    """Format a record for a person: time, level, logger, message, then extras as name=value."""
 
     def __init__(self, *, colours: bool) -> None:
         super().__init__()
@@ -219,8 +220,8 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line, followed by its traceback if it has one.
 
-        Every line of a message and of a traceback but the first begins with two spaces: a line that
-        does not is a record's first.
+        Each further line of a message or a traceback begins with two spaces. So a line without them
+        is the first of a record, and a message cannot forge one.
         """
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = self._paint(f"{record.levelname:<8}", _COLOURS.get(record.levelname, "0"))
@@ -235,75 +236,78 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class WriterHandler(logging.Handler):
-    """Write records to ``stderr`` (or an empty string), ``stdout``, or a file's path.
+    """Write records to ``stderr`` (or an empty string), ``stdout``, or the path of a file.
 
-    Whoever logs never waits for the reader: records that find the queue full are dropped, counted
-    in ``dropped``, and told in the log once it is read again. Only a CRITICAL record is waited for,
-    100 ms at most, since the process may be gone at any moment. ``flush`` (hence
-    ``logging.shutdown``) waits half a second at most. Raises OSError where a file cannot be opened.
+    The code that logs never waits for a slow reader: if the queue is full, records are dropped,
+    counted in ``dropped``, and reported in the log when the reader continues. Only a CRITICAL
+    record waits until it is written, for 100 ms at most, because the process may be about to end.
+    ``flush`` (and so ``logging.shutdown``) waits half a second at most. Raises OSError if a file
+    cannot be opened.
     """
 
     def __init__(self, destination: str) -> None:
         super().__init__()
-        self._writer = open_writer(destination, _tell_error)
-        self._refused = 0
+        self._writer = open_writer(destination, _report_error)
+        self._unreported = 0
+        """Dropped records that the log does not mention yet."""
         self.is_terminal = self._writer.is_terminal
 
     @property
     def dropped(self) -> int:
-        """How many lines were lost so far."""
+        """The number of lines lost so far."""
         return self._writer.dropped
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand the record's line to the writer."""
+        """Pass the record's line to the writer."""
         try:
             if not self._write(record):
-                self._refused += 1
-            elif self._refused:
-                self._tell_refused()
+                self._unreported += 1
+            elif self._unreported:
+                self._report_dropped()
             if record.levelno >= logging.CRITICAL:
                 self._writer.flush(_CRITICAL_SECONDS)
-        except Exception:  # noqa: BLE001 -- a record that cannot be written must not fail who logs
+        except Exception:  # noqa: BLE001 -- a call to a logger must not raise
             self.handleError(record)
 
     def _write(self, record: logging.LogRecord) -> bool:
         return self._writer.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
 
-    def _tell_refused(self) -> None:
-        refused, self._refused = self._refused, 0
-        message = f"{refused} log records before the last one were lost: they were not read in time"
+    def _report_dropped(self) -> None:
+        dropped, self._unreported = self._unreported, 0
+        message = f"{dropped} log records before the last one were lost: the reader is too slow"
         fields = {"name": __name__, "msg": message, "levelno": logging.WARNING}
         self._write(logging.makeLogRecord({**fields, "levelname": "WARNING"}))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
-        """Write the place and the error of a record that cannot be written.
+        """Write the place and the error of a record that cannot be formatted.
 
-        logging itself would print a traceback with the arguments, and neither escape nor cut them.
+        The method of logging.Handler prints a traceback with the arguments, which are neither
+        escaped nor cut there.
         """
         place, error = f"{record.pathname}:{record.lineno}", sys.exception()
         message = f"the record logged at {place} cannot be written: {_as_text(error)}"
         fields = {"name": record.name, "msg": message, "levelno": logging.ERROR}
         try:
             self._write(logging.makeLogRecord({**fields, "levelname": "ERROR"}))
-        except Exception:  # noqa: BLE001 -- a formatter that fails must not fail who logs
-            self._refused += 1
+        except Exception:  # noqa: BLE001 -- a call to a logger must not raise
+            self._unreported += 1
 
     def flush(self) -> None:
-        """Wait until everything is written, half a second at most."""
+        """Wait until all lines are written, for half a second at most."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Flush, and close what was opened."""
+        """Flush, and close the file that was opened here."""
         self._writer.close()
         super().close()
 
 
-def _tell_error(error: Exception) -> None:
+def _report_error(error: Exception) -> None:
     try:
         if sys.stderr is not None:
             sys.stderr.write(f"gizmopy: log lines are being lost: {escape(cut(str(error)))}\n")
     except (OSError, ValueError):
-        pass  # standard error is what is broken
+        pass  # standard error itself has failed
 
 
 @contextmanager
@@ -315,12 +319,12 @@ def configured(
     fields: Fields = "plain",
     secrets: Sequence[str] = (),
 ) -> Iterator[WriterHandler]:
-    """Make the root logger write to ``destination`` while the context lasts, then put it back.
+    """Make the root logger write to ``destination`` while the context lasts, then restore it.
 
-    ``destination`` is ``stderr`` (or an empty string), ``stdout``, or a file's path, opened again
-    when it was moved away. Lines are JSON unless a terminal shows them, or as ``log_json`` says.
-    Warnings of Python's ``warnings`` are logged too. Each of ``secrets``, the longest first, is
-    masked in every line. Raises OSError if a file cannot be opened.
+    ``destination`` is ``stderr`` (or an empty string), ``stdout``, or the path of a file, opened
+    again after it was moved. Lines are JSON, except on a terminal; ``log_json`` overrides that.
+    Python's ``warnings`` are logged too. Each of ``secrets``, the longest first, is masked in every
+    line. Raises OSError if a file cannot be opened.
     """
     handler = WriterHandler(destination)
     as_json = not handler.is_terminal if log_json is None else log_json
@@ -328,13 +332,13 @@ def configured(
         JSONFormatter(fields) if as_json else ConsoleFormatter(colours=handler.is_terminal)
     )
     handler.setFormatter(MaskingFormatter(formatter, secrets) if secrets else formatter)
-    handler.addFilter(Repeats())
+    handler.addFilter(RateLimitFilter())
     handler.addFilter(ContextFilter())
     root = logging.getLogger()
     before = root.level, root.handlers[:]
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # aiohttp warns of each malformed part of a form, in the words of the client.
+    # aiohttp warns of each malformed part of a form, and quotes the client unescaped.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"aiohttp\.multipart")
     logging.captureWarnings(capture=True)
     try:

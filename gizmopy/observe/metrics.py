@@ -1,15 +1,15 @@
-"""Count and time, at the cost of an addition, and speak Prometheus when asked.
+"""Counters, gauges and histograms that cost as much as an addition, exposed to Prometheus.
 
-prometheus_client's own children take a lock for every observation (0.4 to 2.2 µs). A daemon's
-standard instruments are written from one event loop only, so a child here is a plain attribute
-(0.05 to 0.2 µs), and becomes a Prometheus family when somebody scrapes.
+The children of prometheus_client take a lock for every observation (0.4 to 2.2 µs). The standard
+instruments of a daemon are written only by its event loop, so a child here is an object with plain
+attributes (0.05 to 0.2 µs). It becomes a Prometheus family at a scrape.
 
-Each server has its own :class:`Metrics`, hence its own registry: two servers in one process do not
-mix. A service's own instruments are prometheus_client's, made with ``registry=metrics.registry``.
+Each server has its own :class:`Metrics`, and so its own registry: two servers in one process do not
+mix. A service makes its own instruments with prometheus_client and ``registry=metrics.registry``.
 
-The memory is bounded: an instrument takes a limited number of label combinations, and a value has
-256 characters at most. A combination beyond the limit is counted under the labels
-``_OVERFLOW``, and its refusal is counted too.
+The memory is bounded: an instrument has a limited number of label combinations, and a label value
+has at most 256 characters. Combinations beyond the limit are counted together under the label
+values ``_OVERFLOW``, and in a metric of their own.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from prometheus_client.utils import floatToGoString
 from gizmopy.untrusted.text import cut
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Bucket bounds for durations, as OpenTelemetry's semantic conventions advise them."""
+"""Bucket bounds for durations, from the semantic conventions of OpenTelemetry."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 OVERFLOW = "_OVERFLOW"
-"""The value of every label of the child that combinations beyond the limit share."""
+"""The value of each label of the child that all combinations beyond the limit share."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*").fullmatch
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*").fullmatch
 MAX_CHILDREN = 2_000
 _MAX_VALUE = 256
-"""How many characters of a label's value are kept; a longer value is cut and says so."""
+"""The characters that are kept of a label value; a longer one is cut, with a note."""
 
 
 class CounterChild:
-    """One counter with its labels chosen: add to ``value``."""
+    """A counter with given label values: add to ``value``."""
 
     __slots__ = ("value",)
 
@@ -60,7 +60,7 @@ class CounterChild:
 
 
 class GaugeChild:
-    """One gauge with its labels chosen: set ``value``, or add to it."""
+    """A gauge with given label values: set ``value``, or add to it."""
 
     __slots__ = ("value",)
 
@@ -69,7 +69,7 @@ class GaugeChild:
 
 
 class HistogramChild:
-    """One histogram with its labels chosen."""
+    """A histogram with given label values."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -84,7 +84,7 @@ class HistogramChild:
         self.total += value
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Count each of ``values``; it is a tenth of the cost where all are in the first bucket."""
+        """Count each of ``values``, at a tenth of the cost if all are in the first bucket."""
         if values and max(values) <= self.bounds[0]:
             self.counts[0] += len(values)
         else:
@@ -131,8 +131,8 @@ class Instrument(Generic[ChildT]):
     def child(self, *values: str) -> ChildT:
         """Return the child for these label values, in the order of ``labels``.
 
-        Look it up once and keep it: its low cost depends on that. A value is cut to 256
-        characters. Raises ValueError if the number of values is not the number of labels.
+        Look it up once and keep it: the look-up costs more than an observation. A value is cut to
+        256 characters. Raises ValueError if the number of values is not the number of labels.
         """
         child = self._children.get(values)
         if child is None:
@@ -140,20 +140,20 @@ class Instrument(Generic[ChildT]):
                 raise ValueError(f"{self.name} has the labels {self.labels}, not {values}")
             values = tuple([cut(value, _MAX_VALUE) for value in values])
             if len(self._children) >= self._max_children and values not in self._children:
-                values = self._turn_away(values)
+                values = self._overflow(values)
             child = self._children.setdefault(values, self._make())
         return child
 
     def children(self) -> list[tuple[tuple[str, ...], ChildT]]:
-        """Return every child with its label values, as they are now."""
+        """Return a copy of the list of children, each with its label values."""
         return list(self._children.items())
 
-    def _turn_away(self, values: tuple[str, ...]) -> tuple[str, ...]:
-        """Count a combination too many, and return the one that stands for all of them."""
+    def _overflow(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Count a combination beyond the limit, and return the shared combination."""
         if not self.overflows:
             logger.warning(
-                "%s has %d combinations of label values; %s and further ones count as %s; "
-                "use labels with few values",
+                "%s has reached the limit of %d combinations of label values; %s and others are "
+                "counted as %s; use labels with few values",
                 *(self.name, len(self._children), values, OVERFLOW),
             )
         self.overflows += 1
@@ -166,7 +166,7 @@ Histogram = Instrument[HistogramChild]
 
 
 class Registry(CollectorRegistry):
-    """A Prometheus registry that tells what is registered, so that each can be read by itself."""
+    """A Prometheus registry that lists its collectors, so that each can be rendered alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class Registry(CollectorRegistry):
 
 
 class Metrics(Collector):
-    """Hold a server's instruments and the Prometheus registry that shows them.
+    """The instruments of a server, and the Prometheus registry that exposes them.
 
     Asking for a name a second time returns the same instrument; its labels may be left out then.
     Raises ValueError if it was made as another kind or with other labels. An instrument has at most
@@ -250,44 +250,44 @@ class Metrics(Collector):
         return known
 
     def before_scrape(self, refresh: Callable[[], None]) -> None:
-        """Call ``refresh`` ahead of each scrape, to set the gauges that are cheap to read late."""
+        """Call ``refresh`` before each scrape, for gauges that are cheaper to read than to keep."""
         self._before_scrape.append(refresh)
 
     def refresh(self) -> None:
-        """Set what is set before a scrape. One that fails is left as it was, and counted."""
+        """Call the functions given to ``before_scrape``; one that raises is counted and skipped."""
         for refresh in self._before_scrape:
             try:
                 refresh()
-            except Exception as error:  # noqa: BLE001 - the other metrics are wanted all the more
+            except Exception as error:  # noqa: BLE001 - one faulty function must not hide the other metrics
                 self.count_failure(getattr(refresh, "__qualname__", "before_scrape"), error)
         for instrument in self.instruments():
             if instrument.overflows:
                 self._overflows.child(instrument.name).value = instrument.overflows
 
     def count_failure(self, source: str, error: Exception) -> None:
-        """Count that ``source`` could not be read, and log the first time."""
+        """Count a failure to read ``source``, and log the first one."""
         failures = self._failures.child(source)
         if not failures.value:
             logger.error("metrics are missing: %s failed", source, exc_info=error)
         failures.value += 1
 
     def instruments(self) -> list[Instrument[Any]]:
-        """Return every instrument, as they are now."""
+        """Return a copy of the list of instruments."""
         return list(self._instruments.values())
 
-    def foreign(self) -> list[Collector]:
-        """Return what is registered besides our own instruments: prometheus_client's."""
+    def other_collectors(self) -> list[Collector]:
+        """Return the collectors of prometheus_client that are registered beside our instruments."""
         return [collector for collector in self.registry.collectors if collector is not self]
 
     def render(self) -> bytes:
-        """Return everything in Prometheus' text format, whose type is ``CONTENT_TYPE``.
+        """Return all metrics in the text format of Prometheus, of type ``CONTENT_TYPE``.
 
-        It takes its time; a server asks a :class:`~gizmopy.observe.exposition.Scraper`.
+        It blocks; a server uses :class:`~gizmopy.observe.exposition.Exposition`.
         """
         return generate_latest(self.registry)
 
     def describe(self) -> list[Metric]:
-        """Claim no names ahead: prometheus_client then does not collect at registration."""
+        """Return no metrics: without this method prometheus_client collects at registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""Libraries that say the same thing over and over: once in a while is enough."""
+"""Limit how often a library logs the same line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection
 from time import monotonic
 
 _LIBRARIES = frozenset({"aiokafka"})
-"""Who tells of each attempt to reach a broker that is away, 150 times a second."""
+"""aiokafka logs each attempt to reach a broker that is down, 150 times a second."""
 _SECONDS = 10.0
 
 
-class Repeats(logging.Filter):
-    """Let each line of ``libraries`` log once in ``seconds``, and count what is held back.
+class RateLimitFilter(logging.Filter):
+    """Let each line of source in ``libraries`` log once in ``seconds``, and count the others.
 
-    What is below ``INFO`` passes: who turns that on wants to see all of it.
+    Records below ``INFO`` always pass: a user who turns on debug logging wants all of them.
     """
 
     def __init__(
@@ -28,20 +28,20 @@ class Repeats(logging.Filter):
         self._libraries = libraries
         self._seconds = seconds
         self._clock = clock
-        self._said: dict[tuple[str, int], float] = {}
-        """When each line of source was last heard."""
-        self._held_back: dict[tuple[str, int], int] = {}
+        self._last_passed: dict[tuple[str, int], float] = {}
+        """When a record of each line of source passed last."""
+        self._suppressed: dict[tuple[str, int], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record is to be heard."""
+        """Return whether ``record`` passes; add the number of those suppressed before it."""
         if record.name.partition(".")[0] not in self._libraries or record.levelno < logging.INFO:
             return True
         line, now = (record.pathname, record.lineno), self._clock()
-        if now - self._said.get(line, -self._seconds) < self._seconds:
-            self._held_back[line] = self._held_back.get(line, 0) + 1
+        if now - self._last_passed.get(line, -self._seconds) < self._seconds:
+            self._suppressed[line] = self._suppressed.get(line, 0) + 1
             return False
-        self._said[line] = now
-        if times := self._held_back.pop(line, 0):
-            record.msg = f"{record.getMessage()} (and {times} times like it before)"
+        self._last_passed[line] = now
+        if suppressed := self._suppressed.pop(line, 0):
+            record.msg = f"{record.getMessage()} (and {suppressed} similar records before)"
             record.args = None
         return True

@@ -1,6 +1,6 @@
-"""Tell what every asyncio task does: where it awaits, and for whom. Like Go's goroutine dump.
+"""Dump the stack of every asyncio task, and the tasks that it awaits, as Go dumps goroutines.
 
-Only places in the code and the names of tasks are told: no values, which may be secrets.
+A dump has places in the code and the names of tasks, and no values, which may be secrets.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 MAX_TASKS = 5_000
-"""How many tasks a snapshot holds at most."""
+"""The limit on the tasks of a snapshot."""
 
 _CHUNK = 100
-"""How many tasks are looked at before others may run: 1 to 2 ms, ten awaits deep."""
+"""Other tasks run after this many were read: 1 to 2 ms, with stacks of ten awaits."""
 
 _NAMES = 10
-"""How many tasks of one stack are named in the text."""
+"""The number of tasks of one stack that the text names."""
 
 _LINKS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
 
@@ -33,11 +33,11 @@ _WRAPPERS = frozenset(
         "coroutine_wrapper",
     )
 )
-"""Types of C that stand for another awaitable and do not show it: the first object they hold."""
+"""C types that wrap an awaitable in no attribute: it is the first object that they refer to."""
 
 
 class Frame(NamedTuple):
-    """A place in the code; what is not written in Python has no file and the line 0."""
+    """A place in the code; a C function has an empty file and line 0."""
 
     function: str
     file: str
@@ -49,7 +49,7 @@ class Member(NamedTuple):
 
     name: str
     waits_for: tuple[str, ...]
-    """The tasks that it awaits itself or through ``asyncio.gather``, by name."""
+    """The names of the tasks that it awaits, directly or through ``asyncio.gather``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,11 @@ class Stack:
     """The tasks that are in the same state at the same place."""
 
     state: str
-    """``running``, ``waiting``, ``ready`` (its turn has not come yet) or ``not started``."""
+    """``running``, ``waiting``, ``ready`` (to continue in its next turn) or ``not started``."""
     cancelled: bool
     """Whether it was cancelled and has not ended."""
     frames: tuple[Frame, ...]
-    """The coroutine of the task, what that awaits, and so on."""
+    """The coroutine of the task, the awaitable that it awaits, and so on."""
     tasks: list[Member]
 
 
@@ -70,16 +70,16 @@ class Snapshot:
     """The tasks of a loop, grouped by stack, the largest group first."""
 
     total: int
-    """How many tasks there were, those that are left out included."""
+    """The number of tasks, with those that are left out."""
     truncated: bool
-    """Whether there were more than ``MAX_TASKS``, and which are left out is chance."""
+    """Whether some were left out, at random, because there were more than ``MAX_TASKS``."""
     stacks: list[Stack]
 
 
 async def snapshot() -> Snapshot:
-    """Return what the tasks of the running loop do.
+    """Return the stacks of the running loop's tasks.
 
-    Others run in between, so of many tasks not all are seen at the same moment.
+    Tasks run in between, so many tasks are not all read at the same moment.
     """
     tasks = asyncio.all_tasks()
     stacks: dict[tuple[object, ...], Stack] = {}
@@ -87,7 +87,7 @@ async def snapshot() -> Snapshot:
     while chunk := list(islice(chosen, _CHUNK)):
         for task in chunk:
             if not task.done():
-                stack, member = _look_at(task)
+                stack, member = _read(task)
                 key = (stack.state, stack.cancelled, stack.frames)
                 stacks.setdefault(key, stack).tasks.append(member)
         await asyncio.sleep(0)
@@ -95,7 +95,7 @@ async def snapshot() -> Snapshot:
     return Snapshot(len(tasks), len(tasks) > MAX_TASKS, largest_first)
 
 
-def _look_at(task: asyncio.Task[Any]) -> tuple[Stack, Member]:
+def _read(task: asyncio.Task[Any]) -> tuple[Stack, Member]:
     coroutine = task.get_coro()
     frames, awaited = _walk(coroutine)
     if task is asyncio.current_task():
@@ -111,7 +111,7 @@ def _look_at(task: asyncio.Task[Any]) -> tuple[Stack, Member]:
 
 
 def _walk(awaitable: Any) -> tuple[list[Frame], Any]:
-    """Return the chain of awaits, and the future at its end; None where it only gave way."""
+    """Return the chain of awaits, and the future at its end; None after ``sleep(0)``."""
     frames: list[Frame] = []
     while not asyncio.isfuture(awaitable):
         frame, inner = _step(awaitable)
@@ -129,7 +129,7 @@ def _walk(awaitable: Any) -> tuple[list[Frame], Any]:
 
 
 def _step(awaitable: Any) -> tuple[FrameType | None, Any]:
-    """Return the frame of ``awaitable`` and what it awaits, each None where there is none."""
+    """Return the frame of ``awaitable`` and the object that it awaits; None for each it lacks."""
     for frame, link in _LINKS:
         if hasattr(awaitable, link):
             return getattr(awaitable, frame), getattr(awaitable, link)
@@ -140,7 +140,7 @@ def _step(awaitable: Any) -> tuple[FrameType | None, Any]:
 
 
 def _names(awaited: Any) -> Iterator[str]:
-    # The future of asyncio.gather has no public way to tell what it gathers.
+    # The future of asyncio.gather has no public attribute with the futures that it gathers.
     for each in (awaited, *getattr(awaited, "_children", ())):
         if isinstance(each, asyncio.Task) and not each.done():
             yield each.get_name()
@@ -165,11 +165,11 @@ def as_data(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def as_text(snapshot: Snapshot) -> str:
-    """Return a snapshot as text for people: a paragraph for each stack, deepest await last."""
+    """Return a snapshot as text: a paragraph for each stack, with the deepest await last."""
     shown = sum(len(stack.tasks) for stack in snapshot.stacks)
     title = f"{_count(shown, 'task')} in {_count(len(snapshot.stacks), 'stack')}"
     if snapshot.truncated:
-        title += f"; TRUNCATED: there were {snapshot.total}, of which {MAX_TASKS} were looked at"
+        title += f"; TRUNCATED: {MAX_TASKS} of {snapshot.total} tasks were read"
     return "\n\n".join((title, *map(_paragraph, snapshot.stacks))) + "\n"
 
 

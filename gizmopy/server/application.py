@@ -17,7 +17,7 @@ from gizmopy.config import Settings
 from gizmopy.config.origin import Origin
 from gizmopy.errors import ConfigError, ConfigProblem, StartError
 from gizmopy.observe.access import AccessLog
-from gizmopy.observe.exposition import Scraper
+from gizmopy.observe.exposition import Exposition
 from gizmopy.observe.levels import LogLevels
 from gizmopy.observe.metrics import MAX_CHILDREN, Metrics
 from gizmopy.observe.runtime import Runtime
@@ -57,7 +57,7 @@ class Instruments:
     """The access log, the metrics' exposition, and measurements of the process."""
 
     access_log: AccessLog
-    exposition: Scraper
+    exposition: Exposition
     levels: LogLevels
     runtime: Runtime
     stalls: StallDetector
@@ -175,7 +175,7 @@ def _make_instruments(settings: Settings, metrics: Metrics) -> Instruments:
     runtime = Runtime(metrics)
     stall = settings.liveness_stall.total_seconds()
     stalls = StallDetector(runtime.seconds_since_heartbeat, stall, metrics)
-    return Instruments(access_log, Scraper(metrics), LogLevels(), runtime, stalls)
+    return Instruments(access_log, Exposition(metrics), LogLevels(), runtime, stalls)
 
 
 def _make_handlers(

@@ -272,7 +272,7 @@ async def test_a_reader_that_stalls_holds_nobody(
         output.close()  # which ends the writer's thread
 
     assert [record.getMessage() for record in caplog.records] == [
-        "access lines are being lost: nobody reads them in time"
+        "access lines are being lost: the reader of the log is too slow"
     ]
 
 

@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from gizmopy.observe.exposition import Scraper
+from gizmopy.observe.exposition import Exposition
 from gizmopy.observe.metrics import Metrics
 
 
@@ -79,8 +79,8 @@ async def test_the_text_is_what_prometheus_client_would_write(
             naps.child(*values).observe(duration)
             alone.observe(duration)
 
-    async with Scraper(metrics) as scraper:
-        families = _families(await scraper.render())
+    async with Exposition(metrics) as exposition:
+        families = _families(await exposition.render())
     for name, family in _families(generate_latest(metrics)).items():
         assert families[name] == family
 
@@ -92,8 +92,8 @@ async def test_numbers_are_written_as_the_format_has_them() -> None:
     for text in ("inf", "-inf", "nan", "1e300", "7"):
         numbers.child(text).value = float(text)
 
-    async with Scraper(metrics) as scraper:
-        lines = (await scraper.render()).decode().splitlines()
+    async with Exposition(metrics) as exposition:
+        lines = (await exposition.render()).decode().splitlines()
 
     assert [line.split()[1] for line in lines if line.startswith("number{")] == [
         "+Inf",
@@ -111,8 +111,8 @@ async def test_a_label_of_bytes_that_are_no_text_is_written_too() -> None:
     for name in ("\udcfe", "\udcff"):
         cats.child(name).value += 1
 
-    async with Scraper(metrics) as scraper:
-        samples = _families(await scraper.render())["cats"].samples
+    async with Exposition(metrics) as exposition:
+        samples = _families(await exposition.render())["cats"].samples
 
     assert [sample.labels["name"] for sample in samples] == [r"\udcfe", r"\udcff"]
 
@@ -122,8 +122,8 @@ async def test_what_prometheus_client_collects_comes_along() -> None:
     metrics = Metrics()
     Counter("own", "Own.", registry=metrics.registry).inc()
 
-    async with Scraper(metrics) as scraper:
-        families = _families(await scraper.render())
+    async with Exposition(metrics) as exposition:
+        families = _families(await exposition.render())
 
     assert {"own", "process_resident_memory_bytes", "python_gc_collections"} <= families.keys()
 
@@ -134,8 +134,8 @@ async def test_scrapes_at_one_time_share_a_run() -> None:
     runs = metrics.counter("runs", "Runs.").child()
     metrics.before_scrape(lambda: setattr(runs, "value", runs.value + 1))
 
-    async with Scraper(metrics) as scraper:
-        texts = await asyncio.gather(*(scraper.render() for _ in range(5)))
+    async with Exposition(metrics) as exposition:
+        texts = await asyncio.gather(*(exposition.render() for _ in range(5)))
 
     assert len(set(texts)) == 1
     assert runs.value == 1
@@ -145,13 +145,13 @@ async def test_a_text_serves_for_a_second_and_no_longer() -> None:
     """A value that changes is seen when its text is a second old, and not before."""
     metrics, clock = Metrics(), Clock()
     mood = metrics.gauge("mood", "Mood.").child()
-    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
-        await scraper.render()
+    async with Exposition(metrics, clock=clock, cheap=0) as exposition:
+        await exposition.render()
         mood.value = 7
         clock.now = 0.9
-        assert b"\nmood 0.0\n" in await scraper.render()
+        assert b"\nmood 0.0\n" in await exposition.render()
         clock.now = 1.0
-        assert b"\nmood 7.0\n" in await scraper.render()
+        assert b"\nmood 7.0\n" in await exposition.render()
 
 
 async def test_a_text_is_as_old_as_the_begin_of_its_run() -> None:
@@ -164,10 +164,10 @@ async def test_a_text_is_as_old_as_the_begin_of_its_run() -> None:
         clock.now += 2
 
     metrics.before_scrape(refresh)
-    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
-        await asyncio.gather(scraper.render(), scraper.render())
+    async with Exposition(metrics, clock=clock, cheap=0) as exposition:
+        await asyncio.gather(exposition.render(), exposition.render())
         assert runs.value == 1
-        await scraper.render()
+        await exposition.render()
         assert runs.value == 2
 
 
@@ -192,9 +192,9 @@ async def test_the_loop_turns_during_a_run_and_children_may_come() -> None:
             metrics.gauge(f"new_{turns}", "New.")
 
     metrics.before_scrape(begin)
-    async with Scraper(metrics) as scraper:
+    async with Exposition(metrics) as exposition:
         other = asyncio.create_task(live())
-        text = await scraper.render()
+        text = await exposition.render()
         other.cancel()
         await asyncio.wait((other,))
 
@@ -219,9 +219,9 @@ async def test_what_fails_takes_nothing_with_it(
     Counter("own", "Own.", registry=metrics.registry).inc()
     mood = metrics.gauge("mood", "Mood.").child()
     metrics.before_scrape(lambda: setattr(mood, "value", 7.0))
-    async with Scraper(metrics, clock=clock, cheap=0) as scraper:
+    async with Exposition(metrics, clock=clock, cheap=0) as exposition:
         for clock.now in (0.0, 10.0):
-            families = _families(await scraper.render())
+            families = _families(await exposition.render())
 
     assert families["own"].samples[0].value == 1
     assert families["mood"].samples[0].value == 7
@@ -240,9 +240,9 @@ async def test_a_collector_that_hangs_is_left_out_until_it_is_done() -> None:
     """
     metrics, clock, slow = Metrics(), Clock(), Slow()
     metrics.registry.register(slow)
-    async with Scraper(metrics, clock=clock, patience=0.01) as scraper:
+    async with Exposition(metrics, clock=clock, timeout=0.01) as exposition:
         for clock.now in (10.0, 20.0):
-            families = _families(await scraper.render())
+            families = _families(await exposition.render())
             assert "slow" not in families
         assert families["gizmo_metrics_failures"].samples[0].value == 2
         assert slow.calls <= 1  # none, where its thread has yet to begin
@@ -251,7 +251,7 @@ async def test_a_collector_that_hangs_is_left_out_until_it_is_done() -> None:
         for thread in threading.enumerate():
             if thread.name == "gizmopy-scrape":
                 thread.join()
-        while b"\nslow " not in (text := await scraper.render()):
+        while b"\nslow " not in (text := await exposition.render()):
             clock.now += 10
         assert b"\nslow 1.0\n" not in text
 
@@ -260,8 +260,8 @@ async def test_who_gives_up_does_not_end_the_run_of_others() -> None:
     """A scrape that is cancelled leaves the shared run to the one that still waits."""
     metrics, slow = Metrics(), Slow()
     metrics.registry.register(slow)
-    async with Scraper(metrics) as scraper:
-        one, other = (asyncio.create_task(scraper.render()) for _ in range(2))
+    async with Exposition(metrics) as exposition:
+        one, other = (asyncio.create_task(exposition.render()) for _ in range(2))
         await asyncio.sleep(0)
         one.cancel()
         await asyncio.wait((one,))
@@ -270,11 +270,11 @@ async def test_who_gives_up_does_not_end_the_run_of_others() -> None:
 
 
 async def test_leaving_ends_a_run_under_way() -> None:
-    """Whoever waits for a run is told that it is cancelled when the scraper is left."""
+    """Whoever waits for a run is told that it is cancelled when the exposition is left."""
     metrics, slow = Metrics(), Slow()
     metrics.registry.register(slow)
-    async with Scraper(metrics) as scraper:
-        waiting = asyncio.create_task(scraper.render())
+    async with Exposition(metrics) as exposition:
+        waiting = asyncio.create_task(exposition.render())
         await asyncio.sleep(0)
     slow.let.set()
 

@@ -71,7 +71,7 @@ def test_a_link_is_refused(tmp_path: Path, target: str) -> None:
     (tmp_path / "log").symlink_to(target)
 
     said = _refusal(tmp_path / "log")
-    assert said.endswith("log is a symbolic link; give the path of the file that it leads to")
+    assert said.endswith("log is a symbolic link; use the path of its target")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "there"]
 
 
@@ -112,7 +112,7 @@ def test_a_fifo_without_a_reader_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
 
     assert _refusal(tmp_path / "log").endswith(
-        "log is a FIFO that no process reads; start its reader first, or give a file"
+        "log is a FIFO that no process reads; start its reader first, or use a file"
     )
 
 
@@ -157,11 +157,11 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         assert _refusal(tmp_path / "socket").endswith(
-            "is a socket; give a file, or a FIFO that is read"
+            "is a socket; use a file, or a FIFO with a reader"
         )
-    assert _refusal(tmp_path).endswith("is a directory; give a file in it")
+    assert _refusal(tmp_path).endswith("is a directory; use a file in it")
     assert _refusal(tmp_path / "no" / "log").endswith(
-        "cannot be written: No such file or directory; give a file that can be written"
+        "cannot be written: No such file or directory; use a file that can be written"
     )
 
 
@@ -226,11 +226,11 @@ def test_a_descriptor_that_was_inherited_is_written_to() -> None:
 def test_a_descriptor_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     """One that is not open, and one that is open for reading, with what to do."""
     with (tmp_path / "read").open("w+") as file, (tmp_path / "read").open() as reading:
-        assert _refusal(f"/dev/fd/{reading.fileno()}").endswith("for reading only; give a file")
+        assert _refusal(f"/dev/fd/{reading.fileno()}").endswith("for reading only; use a file")
         closed = f"/dev/fd/{file.fileno()}"
-    assert _refusal(closed) == f"{closed} is not open in this process; give a file"
+    assert _refusal(closed) == f"{closed} is not open in this process; use a file"
     assert "not open" in _refusal("/dev/fd/999999999")
-    assert _refusal("/tmp/\0") == r"'/tmp/\x00' is no path; give a file"
+    assert _refusal("/tmp/\0") == r"'/tmp/\x00' is not a valid path; use a file"
 
 
 async def test_both_logs_keep_these_rules(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_records_that_nobody_reads_are_dropped_and_told(monkeypatch: pytest.Monk
     assert "lost".ljust(4000) not in messages
     assert messages[-2:] == [
         "heard",
-        f"{dropped} log records before the last one were lost: they were not read in time",
+        f"{dropped} log records before the last one were lost: the reader is too slow",
     ]
 
 

@@ -114,7 +114,7 @@ def test_label_combinations_are_limited_and_what_is_turned_away_is_counted(
     assert samples["cats_total", overflow] == 3
     assert samples["gizmo_metrics_overflow_total", frozenset({("metric", "cats")})] == 3
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "cats has 2 combinations" in caplog.text
+    assert "cats has reached the limit of 2 combinations" in caplog.text
 
 
 def test_the_count_of_overflows_is_limited_too() -> None:
@@ -192,8 +192,8 @@ def test_what_is_unregistered_is_not_collected() -> None:
     """A registry tells what is registered now."""
     metrics = Metrics()
     own = PrometheusCounter("own", "Own.", registry=metrics.registry)
-    assert own in metrics.foreign()
+    assert own in metrics.other_collectors()
     metrics.registry.unregister(own)
 
-    assert own not in metrics.foreign()
-    assert metrics not in metrics.foreign()
+    assert own not in metrics.other_collectors()
+    assert metrics not in metrics.other_collectors()

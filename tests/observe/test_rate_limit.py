@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from gizmopy.observe.logs import configured
-from gizmopy.observe.rate_limit import Repeats
+from gizmopy.observe.rate_limit import RateLimitFilter
 
 
 def record(name: str, line: int, level: int = logging.ERROR, *args: object) -> logging.LogRecord:
@@ -17,13 +17,13 @@ def record(name: str, line: int, level: int = logging.ERROR, *args: object) -> l
 def test_a_line_is_heard_once_and_then_with_what_was_held_back() -> None:
     """Ten seconds later the same line is heard again, and says how often it was not."""
     now = 0.0
-    repeats = Repeats({"lib"}, seconds=10, clock=lambda: now)
+    repeats = RateLimitFilter({"lib"}, seconds=10, clock=lambda: now)
     assert repeats.filter(record("lib.conn", 7))
     assert not any(repeats.filter(record("lib.conn", 7, logging.ERROR, n)) for n in range(5))
     now = 10.0
     again = record("lib.conn", 7, logging.ERROR, 3)
     assert repeats.filter(again)
-    assert again.getMessage() == "node 3 is away (and 5 times like it before)"
+    assert again.getMessage() == "node 3 is away (and 5 similar records before)"
     now = 20.0
     assert repeats.filter(last := record("lib.conn", 7))
     assert last.getMessage() == "node 1 is away"
@@ -40,7 +40,7 @@ def test_a_line_is_heard_once_and_then_with_what_was_held_back() -> None:
 )
 def test_what_is_not_the_same_is_heard(name: str, line: int, level: int) -> None:
     """Another line, another library, the daemon's own loggers, and what is for debugging."""
-    repeats = Repeats({"lib"}, clock=lambda: 0.0)
+    repeats = RateLimitFilter({"lib"}, clock=lambda: 0.0)
     assert repeats.filter(record("lib.conn", 7))
     assert repeats.filter(record(name, line, level))
 

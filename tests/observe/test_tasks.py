@@ -236,7 +236,7 @@ async def test_too_many_tasks_are_truncated(monkeypatch: pytest.MonkeyPatch) -> 
     assert (seen.total, seen.truncated) == (everyone, True)
     assert sum(len(stack.tasks) for stack in seen.stacks) == 5
     title = as_text(seen).partition("\n")[0]
-    assert title.endswith(f"; TRUNCATED: there were {everyone}, of which 5 were looked at")
+    assert title.endswith(f"; TRUNCATED: 5 of {everyone} tasks were read")
 
 
 async def test_others_run_between_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from aiohttp import web
 
 from gizmopy.errors import StartError
-from gizmopy.observe.exposition import Scraper
+from gizmopy.observe.exposition import Exposition
 from gizmopy.observe.metrics import CONTENT_TYPE
 from gizmopy.server.admin.access import ROOT, DebugGuard
 from gizmopy.server.http.endpoint import Endpoint, compose
@@ -106,7 +106,7 @@ def probes(handlers: Iterable[tuple[str, Handler]], *, quiet: bool) -> Iterator[
         yield "GET", path, Endpoint(path, handler, builtin=True, quiet=quiet, any_host=True)
 
 
-def scrape(scraper: Scraper, path: str, *, quiet: bool) -> Iterator[Builtin]:
+def scrape(scraper: Exposition, path: str, *, quiet: bool) -> Iterator[Builtin]:
     """Yield the endpoint of the metrics."""
 
     async def metrics(request: web.Request) -> web.Response:
