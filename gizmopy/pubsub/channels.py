@@ -1,20 +1,15 @@
-"""Hold a service's channels: where each one leads, its publisher, and the engines that consume.
-
-A channel is a name in the source; where it leads is a matter of settings. In settings a channel is
-written in upper case with ``_`` for everything else: its environment form.
-"""
+"""Hold a service's channels: publishers, subscribers, and the drivers that they share."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from warnings import warn
 
+from gizmopy._aio import Deadline, cancel_and_wait
 from gizmopy.config.channel_names import channel_key
-from gizmopy.config.urls import redacted_url
 from gizmopy.errors import (
     DriverNotInstalled,
     GizmoError,
@@ -25,7 +20,8 @@ from gizmopy.errors import (
     UsageError,
 )
 from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub import registry as drivers
+from gizmopy.pubsub import registry
+from gizmopy.pubsub.destinations import Destination, DestinationResolver
 from gizmopy.pubsub.driver import Driver, Results
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
@@ -38,34 +34,34 @@ from gizmopy.untrusted.error_text import named
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
-"""What flushing a publisher, or closing a driver, may take at most."""
+"""The longest time to flush a publisher, or to close a driver."""
 
 
 class ChannelRow(NamedTuple):
-    """One line of the start-up log: a subscription, and where it leads."""
+    """One line of the start-up log: a subscription and its destination."""
 
     channel: str
     url: str
-    """Its scheme, its hosts and the topic."""
+    """Scheme, hosts and topic."""
     subscription: str
     handler: str
     concurrency: int
     order: str
 
 
-class _Place(NamedTuple):
-    """Where a channel leads: a topic of a driver."""
+class _Consumer(NamedTuple):
+    """A subscription that is connected."""
 
-    driver_url: str
-    topic: str
-
-    @property
-    def shown(self) -> str:
-        return f"{redacted_url(self.driver_url)}/{self.topic}"
+    supervisor: Supervisor
+    destination: Destination
+    is_local: bool
+    """The broker is in this process: its messages are gone when the process ends."""
 
 
-class _Engine(NamedTuple):
-    subscriber: Supervisor
+class _Running(NamedTuple):
+    """A subscription that is being consumed."""
+
+    supervisor: Supervisor
     task: asyncio.Task[None]
     is_local: bool
     row: ChannelRow
@@ -74,14 +70,10 @@ class _Engine(NamedTuple):
 class Channels:
     """Hold the channels of ``service``; use it as an async context manager.
 
-    A channel leads to ``url``, under its own name, unless ``topics`` or ``subscriptions`` (by
-    environment form) give a URL of its own, ``scheme://host/topic?params``; what is consumed
-    follows its topic unless a subscription says otherwise. Publishers connect when first used; a
-    batch of theirs waits ``linger`` seconds to fill.
-    Leaving the context drains what is not drained, flushes and closes the publishers, and closes
-    the drivers.
-
-    A topic in ``url`` itself is for the only channel there is: another one is refused.
+    Channels are topics at ``url``, unless ``topics`` or ``subscriptions`` give one its own URL: see
+    :class:`~gizmopy.pubsub.destinations.DestinationResolver`. A publisher connects on its first
+    use; ``linger`` is how many seconds its batches wait to become full. Leaving the context drains
+    the subscribers, flushes and closes the publishers, and closes the drivers.
     """
 
     def __init__(
@@ -95,27 +87,24 @@ class Channels:
         linger: float = 0.0,
         on_settle: OnSettle | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        open_driver: Callable[[str], Driver] = drivers.open_driver,
+        open_driver: Callable[[str], Driver] = registry.open_driver,
     ) -> None:
-        self._url = url
         self._service = service
-        self._topics = topics
-        self._subscriptions = subscriptions
         self._metrics = metrics
         self._linger = linger
         self._on_settle = on_settle
         self._sleep = sleep
         self._open_driver = open_driver
-        self._names: dict[str, str] = {}
-        self._only = ""
-        """The one channel that a topic in ``url`` is for."""
+        self._destinations = DestinationResolver(url, topics, subscriptions)
         self._drivers: dict[str, Driver] = {}
+        """The drivers by URL."""
         self._publishers: dict[str, Publisher] = {}
+        """The connected publishers by channel."""
         self._connecting = asyncio.Lock()
-        self._engines: list[_Engine] = []
-        self._closed = False
-        self._deadline = math.inf
-        self._bound: asyncio.Timeout | None = None
+        self._running: list[_Running] = []
+        self._deadline = Deadline()
+        """The end of the drain that runs."""
+        self._is_closed = False
 
     async def __aenter__(self) -> Channels:
         return self
@@ -124,13 +113,16 @@ class Channels:
         try:
             await self.drain(0)
         finally:
-            self._closed = True
-            await _ended([engine.task for engine in self._engines])
+            self._is_closed = True
+            # A drain that was cancelled has left subscribers running.
+            await cancel_and_wait([each.task for each in self._running])
             while self._publishers:
                 channel, publisher = self._publishers.popitem()
                 await _close(f"the publisher of channel {channel!r}", publisher.aclose())
             for driver in self._drivers.values():
                 await _close("a driver", driver.aclose())
+
+    # Publishing.
 
     def publish(
         self,
@@ -142,8 +134,8 @@ class Channels:
     ) -> Coroutine[Any, Any, None]:
         """Publish ``value`` on ``channel``, and return when the broker has confirmed it.
 
-        See :meth:`Publisher.publish`, and what it raises. The first call connects the publisher,
-        and raises TopicNotFound where the topic does not exist.
+        Raises what :meth:`Publisher.publish` raises. The first call connects the publisher, and
+        raises TopicNotFound if the topic does not exist.
         """
         if (publisher := self._publishers.get(channel)) is not None:
             return publisher.publish(value, key=key, attributes=attributes)
@@ -168,16 +160,16 @@ class Channels:
         await publisher.publish(value, key=key, attributes=attributes)
 
     async def _publisher(self, channel: str) -> Publisher:
-        """Connect the publisher of a channel, once."""
+        """Return the publisher of a channel, connected once for all concurrent first calls."""
         async with self._connecting:
             if channel in self._publishers:
                 return self._publishers[channel]
             self._check_open()
-            place = self._place(channel, self._topics)
-            driver = self._driver(place)
+            destination = self._destinations.for_publishing(channel)
+            driver = self._driver(destination)
             publisher = Publisher(
-                driver.sender(place.topic),
-                place.topic,
+                driver.sender(destination.topic),
+                destination.topic,
                 metrics=self._metrics,
                 limits=driver.capabilities,
                 linger=self._linger,
@@ -185,7 +177,8 @@ class Channels:
             )
             try:
                 await publisher.connect()
-                self._check_open()  # it may have taken until after the end
+                # The channels may have closed meanwhile. They would not close this publisher.
+                self._check_open()
             except BaseException:
                 await _close(f"the publisher of channel {channel!r}", publisher.aclose())
                 raise
@@ -193,92 +186,70 @@ class Channels:
             return publisher
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._is_closed:
             raise UsageError(f"the channels of {self._service} are closed; publish before that")
 
+    def _driver(self, destination: Destination) -> Driver:
+        """Return the driver of a destination; all destinations with its URL share it."""
+        url = destination.driver_url
+        if url not in self._drivers:
+            self._drivers[url] = self._open_driver(url)
+        return self._drivers[url]
+
+    # Consuming.
+
     async def start(self, subscriptions: Sequence[Subscription]) -> None:
-        """Connect everything that ``subscriptions`` need, then let the engines run.
+        """Connect all ``subscriptions`` and their dead letter channels, then start consuming.
 
-        Raises StartError that says which channel and what to do; nothing is left running then.
+        Raises StartError, which names the channel and the remedy; nothing is left running then.
         """
-        places = [self._checked(subscription) for subscription in subscriptions]
-        self._refuse_twins(subscriptions, places)
-        ready: list[tuple[Supervisor, _Place, bool]] = []
+        destinations = [self._destination(subscription) for subscription in subscriptions]
+        _reject_duplicate_handlers(subscriptions, destinations)
+        consumers: list[_Consumer] = []
         try:
-            for subscription, place in zip(subscriptions, places, strict=True):
-                ready.append(await self._connect(subscription, place))
+            for subscription, destination in zip(subscriptions, destinations, strict=True):
+                consumers.append(await self._connect(subscription, destination))
         except BaseException:
-            for subscriber, _, _ in ready:
-                await subscriber.drain(0)
+            for consumer in consumers:
+                await consumer.supervisor.drain(0)
             raise
-        self._engines.extend(_engine(*each) for each in ready)
+        self._running.extend(_start(consumer) for consumer in consumers)
 
-    def _checked(self, subscription: Subscription) -> _Place:
-        self._check_name(subscription.channel)
+    def _destination(self, subscription: Subscription) -> Destination:
+        destination = self._destinations.for_consuming(subscription.channel)
         if subscription.dead_letter:
-            self._check_name(subscription.dead_letter)
-        return self._place(subscription.channel, self._subscriptions, self._topics)
+            self._destinations.check_name(subscription.dead_letter)
+        return destination
 
-    def _refuse_twins(
-        self, subscriptions: Sequence[Subscription], places: Sequence[_Place]
-    ) -> None:
-        """Refuse two handlers that would share one subscription: each would get a part."""
-        first: dict[tuple[_Place, str], Subscription] = {}
-        for subscription, place in zip(subscriptions, places, strict=True):
-            twin = first.setdefault((place, subscription.subscription), subscription)
-            if twin is not subscription:
-                raise StartError(
-                    f"{twin.name} and {subscription.name} both handle {place.shown} in the "
-                    f"subscription {subscription.subscription!r}; give one another subscription="
-                )
-
-    async def _connect(
-        self, subscription: Subscription, place: _Place
-    ) -> tuple[Supervisor, _Place, bool]:
-        """Connect a subscription, and the publisher of its dead letters."""
+    async def _connect(self, subscription: Subscription, destination: Destination) -> _Consumer:
+        """Connect a subscription and the publisher of its dead letters."""
         try:
-            driver = self._driver(place)
+            driver = self._driver(destination)
             dead_letter = await self._dead_letter(subscription.dead_letter)
             supervisor = Supervisor(
-                lambda: self._subscriber(subscription, place, driver, dead_letter),
+                lambda: self._subscriber(subscription, destination, driver, dead_letter),
                 metrics=self._metrics,
                 sleep=self._sleep,
             )
             await supervisor.__aenter__()
         except StartError:
             raise
-        except (UnknownScheme, DriverNotInstalled) as error:
-            raise StartError(
-                f"channel {subscription.channel!r} ({subscription.name}): {error}; "
-                "GIZMO_PUBSUB_URL names the broker of every channel"
-            ) from error
         except GizmoError as error:
-            form = channel_key(subscription.channel)
-            remedy = ""
-            if isinstance(error, TopicNotFound):
-                remedy = (
-                    "; create it there, or point the channel elsewhere with "
-                    f"GIZMO_SUBSCRIPTION_{form}"
-                )
-            raise StartError(
-                f"channel {subscription.channel!r} ({subscription.name}) cannot be consumed from "
-                f"{place.shown}: {error}{remedy}"
-            ) from error
-        return supervisor, place, driver.capabilities.process_local
+            raise _start_error(subscription, destination, error) from error
+        return _Consumer(supervisor, destination, driver.capabilities.process_local)
 
     def _subscriber(
         self,
         subscription: Subscription,
-        place: _Place,
+        destination: Destination,
         driver: Driver,
         dead_letter: DeadLetter | None,
     ) -> Subscriber:
+        topic, is_ordered = destination.topic, subscription.order != "none"
         return Subscriber(
-            driver.receiver(
-                place.topic, subscription.subscription, ordered=subscription.order != "none"
-            ),
+            driver.receiver(topic, subscription.subscription, ordered=is_ordered),
             subscription,
-            topic=place.topic,
+            topic=topic,
             capabilities=driver.capabilities,
             metrics=self._metrics,
             dead_letter=dead_letter,
@@ -293,164 +264,163 @@ class Channels:
             publisher = await self._publisher(channel)
         except PubSubError as error:
             raise StartError(
-                f"dead letter channel {channel!r} cannot be published to: {error}; create it, or "
-                f"point it elsewhere with GIZMO_TOPIC_{channel_key(channel)}"
+                f"cannot publish to the dead letter channel {channel!r}: {error}; create its "
+                f"topic, or set GIZMO_TOPIC_{channel_key(channel)} to another one"
             ) from error
         return publisher.publish
 
-    def problem(self, subscription: Subscription) -> str:
-        """Return why ``subscription`` is not consumed now; empty where all is well."""
-        return next((e.subscriber.problem for e in self._of(subscription)), "it is not started")
-
-    def stuck(self, subscription: Subscription) -> int:
-        """Return how many messages block their lanes for want of a dead letter channel."""
-        return sum(engine.subscriber.stuck for engine in self._of(subscription))
-
-    def unreached(self) -> list[str]:
-        """Return why brokers that were never reached are not, a line for each subscription."""
-        return [
-            f"{engine.row.channel}: {engine.subscriber.problem}"
-            for engine in self._engines
-            if not engine.subscriber.connected
-        ]
-
-    def unpublished(self) -> list[str]:
-        """Return why messages cannot be sent, a line for each channel that has such trouble."""
-        publishers = self._publishers.items()
-        return [f"{channel}: {each.problem}" for channel, each in publishers if each.problem]
-
-    def _of(self, subscription: Subscription) -> list[_Engine]:
-        return [e for e in self._engines if e.subscriber.subscription is subscription]
-
     async def run(self) -> None:
-        """Return when the engines have been drained. Raises what one of them dies of."""
-        tasks = [engine.task for engine in self._engines]
+        """Return when the subscribers have been drained. Raises the error of one that ends early.
+
+        A Supervisor replaces a subscriber that fails, so an error here is a bug of the engine.
+        """
+        tasks = [each.task for each in self._running]
         if tasks:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
 
-    def stop_receiving(self) -> None:
-        """Receive no more from brokers outside the process: the first step of a drain."""
-        for engine in self._engines:
-            if not engine.is_local:
-                engine.subscriber.stop_receiving()
-
-    async def drain(self, timeout: float) -> DrainReport:
-        """Drain all engines within ``timeout`` seconds; see :meth:`Subscriber.drain`.
-
-        Those on brokers outside come first, as what they still handle may publish to the others.
-        """
-        self._deadline = asyncio.get_running_loop().time() + timeout
-        for engine in self._engines:
-            engine.subscriber.begin_drain()
-        outside = await self._drain([e for e in self._engines if not e.is_local])
-        try:
-            async with asyncio.timeout_at(self._deadline) as self._bound:
-                await self.idle()
-        except TimeoutError:
-            logger.warning("the queues in this process are not empty at the deadline")
-        finally:
-            self._bound = None
-        inside = await self._drain([e for e in self._engines if e.is_local])
-        return DrainReport(*map(sum, zip(outside, inside, strict=True)))
-
-    def hurry(self, seconds: float) -> None:
-        """Have the drain that runs end within ``seconds``."""
-        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + seconds)
-        if self._bound is not None:
-            self._bound.reschedule(self._deadline)
-        for engine in self._engines:
-            engine.subscriber.hurry(seconds)
-
-    async def _drain(self, engines: Sequence[_Engine]) -> DrainReport:
-        """Drain engines at the same time, and add up their reports."""
-        left = self._deadline - asyncio.get_running_loop().time()
-        drains = [engine.subscriber.drain(max(0.0, left)) for engine in engines]
-        reports = await asyncio.gather(*drains)
-        if engines:
-            await asyncio.wait([engine.task for engine in engines])
-        return DrainReport(*map(sum, zip(DrainReport(), *reports, strict=True)))
-
     async def idle(self) -> None:
-        """Wait until nothing is queued or in flight on brokers in this process."""
-        local = [engine.subscriber for engine in self._engines if engine.is_local]
-        while busy := next((engine for engine in local if not engine.is_idle), None):
+        """Wait until no message is queued or in flight on brokers in this process."""
+        local = [each.supervisor for each in self._running if each.is_local]
+        # A handler of one subscription may publish to another that was idle before: ask all again.
+        while busy := next((each for each in local if not each.is_idle), None):
             await busy.idle()
 
+    # Draining.
+
+    def stop_receiving(self) -> None:
+        """Stop receiving from brokers outside this process: the first step of a drain."""
+        for each in self._running:
+            if not each.is_local:
+                each.supervisor.stop_receiving()
+
+    async def drain(self, timeout: float) -> DrainReport:
+        """Drain all subscribers within ``timeout`` seconds; see :meth:`Subscriber.drain`.
+
+        Subscribers of brokers outside come first: their handlers may still publish to brokers in
+        this process, whose messages would be lost.
+        """
+        self._deadline = Deadline(timeout)
+        for each in self._running:
+            each.supervisor.begin_drain()
+        outside = await self._drain([each for each in self._running if not each.is_local])
+        try:
+            await self._deadline.wait_for(self.idle())
+        except TimeoutError:
+            logger.warning("the queues in this process are not empty at the deadline")
+        inside = await self._drain([each for each in self._running if each.is_local])
+        return _sum([outside, inside])
+
+    def shorten_deadline(self, seconds: float) -> None:
+        """Make the drain that is running end within ``seconds``."""
+        self._deadline.shorten(seconds)
+        for each in self._running:
+            each.supervisor.hurry(seconds)
+
+    async def _drain(self, running: Sequence[_Running]) -> DrainReport:
+        """Drain subscribers at the same time."""
+        left = self._deadline.remaining()
+        reports = await asyncio.gather(*(each.supervisor.drain(left) for each in running))
+        if running:
+            await asyncio.wait([each.task for each in running])
+        return _sum(reports)
+
+    # Health.
+
     def describe(self) -> list[ChannelRow]:
-        """Return a row for each subscription that is running."""
-        return [engine.row for engine in self._engines]
+        """Return a row for each subscription that is consumed."""
+        return [each.row for each in self._running]
 
-    # Where a channel leads.
+    def problem(self, subscription: Subscription) -> str:
+        """Return why ``subscription`` is not consumed at present; empty if it is."""
+        return next((each.problem for each in self._supervisors(subscription)), "it is not started")
 
-    def _place(self, channel: str, *addresses: Mapping[str, str]) -> _Place:
-        """Return where ``channel`` leads by the first of ``addresses`` that names it."""
-        form = self._check_name(channel)
-        url = next((urls[form] for urls in addresses if form in urls), None)
-        parts = urlsplit(self._url if url is None else url)
-        if url is None and parts.path.strip("/"):
-            self._check_only(channel)
-        return _Place(
-            parts._replace(path="", fragment="").geturl(),
-            unquote(parts.path.strip("/")) or channel,
-        )
+    def stuck(self, subscription: Subscription) -> int:
+        """Return how many messages block others because there is no dead letter channel."""
+        return sum(each.stuck for each in self._supervisors(subscription))
 
-    def _check_only(self, channel: str) -> None:
-        """Refuse a second channel to the topic that the URL of all names."""
-        self._only = self._only or channel
-        if channel != self._only:
-            place = redacted_url(self._url, with_path=True)
-            raise StartError(
-                f"channels {self._only!r} and {channel!r} would both be {place}"
-                "; leave the topic out there, or give one of them a URL of its own with "
-                f"GIZMO_TOPIC_{channel_key(channel)}"
-            )
+    def unreachable_brokers(self) -> list[str]:
+        """Return a line for each subscription whose broker has never been reached."""
+        return [
+            f"{each.row.channel}: {each.supervisor.problem}"
+            for each in self._running
+            if not each.supervisor.connected
+        ]
 
-    def _check_name(self, channel: str) -> str:
-        """Return a channel's environment form; refuse two channels that one address would move."""
-        form = channel_key(channel)
-        other = self._names.setdefault(form, channel)
-        if other != channel and (form in self._topics or form in self._subscriptions):
-            raise StartError(
-                f"channels {other!r} and {channel!r} are both {form} in settings, and one of "
-                f"GIZMO_TOPIC_{form} and GIZMO_SUBSCRIPTION_{form} is set; rename one of them"
-            )
-        return form
+    def unpublished(self) -> list[str]:
+        """Return a line for each channel whose last message could not be sent."""
+        publishers = self._publishers.items()
+        return [f"{channel}: {each.problem}" for channel, each in publishers if each.problem]
 
-    def _driver(self, place: _Place) -> Driver:
-        """Return the driver of a place, opened once for all that share its URL."""
-        if place.driver_url not in self._drivers:
-            self._drivers[place.driver_url] = self._open_driver(place.driver_url)
-        return self._drivers[place.driver_url]
+    def _supervisors(self, subscription: Subscription) -> list[Supervisor]:
+        supervisors = [each.supervisor for each in self._running]
+        return [each for each in supervisors if each.subscription is subscription]
+
+    # Old names, until gizmopy 0.3.
+
+    def hurry(self, seconds: float) -> None:
+        """Call ``shorten_deadline``: the old name, until 0.3."""
+        warn("Channels.hurry is now shorten_deadline", DeprecationWarning, stacklevel=2)
+        self.shorten_deadline(seconds)
+
+    def unreached(self) -> list[str]:
+        """Call ``unreachable_brokers``: the old name, until 0.3."""
+        warn("Channels.unreached is now unreachable_brokers", DeprecationWarning, stacklevel=2)
+        return self.unreachable_brokers()
 
 
-def _engine(subscriber: Supervisor, place: _Place, is_local: bool) -> _Engine:
-    subscription = subscriber.subscription
+def _start(consumer: _Consumer) -> _Running:
+    subscription = consumer.supervisor.subscription
     row = ChannelRow(
         channel=subscription.channel,
-        url=place.shown,
+        url=consumer.destination.redacted,
         subscription=subscription.subscription,
         handler=subscription.name,
         concurrency=subscription.concurrency,
         order=subscription.order,
     )
-    task = asyncio.create_task(subscriber.run(), name=f"subscriber {subscription.name}")
-    return _Engine(subscriber, task, is_local, row)
+    task = asyncio.create_task(consumer.supervisor.run(), name=f"subscriber {subscription.name}")
+    return _Running(consumer.supervisor, task, consumer.is_local, row)
 
 
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """End the engines that a drain has not ended, because it was cancelled."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+def _reject_duplicate_handlers(
+    subscriptions: Sequence[Subscription], destinations: Sequence[Destination]
+) -> None:
+    """Raise StartError if two handlers share one subscription: each would get some messages."""
+    first: dict[tuple[Destination, str], Subscription] = {}
+    for subscription, destination in zip(subscriptions, destinations, strict=True):
+        other = first.setdefault((destination, subscription.subscription), subscription)
+        if other is not subscription:
+            raise StartError(
+                f"{other.name} and {subscription.name} both handle {destination.redacted} in the "
+                f"subscription {subscription.subscription!r}; give one of them another "
+                "subscription="
+            )
+
+
+def _start_error(
+    subscription: Subscription, destination: Destination, error: GizmoError
+) -> StartError:
+    """Return the error of a subscription that cannot be connected, with the remedy."""
+    name = f"channel {subscription.channel!r} ({subscription.name})"
+    if isinstance(error, (UnknownScheme, DriverNotInstalled)):
+        return StartError(f"{name}: {error}; GIZMO_PUBSUB_URL is the broker of every channel")
+    remedy = ""
+    if isinstance(error, TopicNotFound):
+        variable = f"GIZMO_SUBSCRIPTION_{channel_key(subscription.channel)}"
+        remedy = f"; create it there, or set {variable} to another one"
+    return StartError(f"{name} cannot be consumed from {destination.redacted}: {error}{remedy}")
+
+
+def _sum(reports: Iterable[DrainReport]) -> DrainReport:
+    return DrainReport(*map(sum, zip(DrainReport(), *reports, strict=True)))
 
 
 async def _close(name: str, closing: Awaitable[None]) -> None:
-    """Close one thing; what goes wrong must not keep the next one open."""
+    """Await ``closing``; log an error, so that the next thing is closed too."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await closing
-    except Exception as error:  # noqa: BLE001 - see above
+    except Exception as error:  # noqa: BLE001 - logged, see above
         logger.warning("closing %s failed: %s", name, named(error))

@@ -279,7 +279,7 @@ class SimpleServer:
 
     async def _hurry_messages(self) -> None:
         await self.stop.hurried.wait()
-        self.channels.hurry(HURRIED_SECONDS)
+        self.channels.shorten_deadline(HURRIED_SECONDS)
 
     async def _exit_lifespan(self, lifespan: AbstractAsyncContextManager[None]) -> None:
         """CLEANUP: exit the service's lifespan, within ``CLEANUP_SECONDS``.

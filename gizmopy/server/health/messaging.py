@@ -23,7 +23,7 @@ def subscription_checks(
     """
 
     async def reached() -> None:
-        if problems := channels.unreached():
+        if problems := channels.unreachable_brokers():
             raise PubSubError("; ".join(problems), transient=True)
 
     async def consumed(subscription: Subscription) -> None:
