@@ -25,7 +25,7 @@ from gizmopy.config.backends.kafka import KafkaSettings, without_group
 from gizmopy.config.channel_names import channel_key
 from gizmopy.config.duration import parse_duration
 from gizmopy.config.secrets.masking import is_secret_name, mask_text
-from gizmopy.config.secrets.shown_fields import View, shown
+from gizmopy.config.secrets.redaction import ValueContext, redacted_value
 from gizmopy.config.sections.http import Networks
 from gizmopy.config.sources import _parse_dotenv
 from gizmopy.config.urls import mask_login, redacted_url, scheme_and_hosts, validated_url
@@ -119,11 +119,11 @@ PATTERNS: Mapping[str, Pattern] = {
         "findall", pumps("-----END ", "-----END a", "-", "a", "-----END a-----")
     ),
     "gizmopy.config.plain_text:_SURROGATE": Pattern("search", pumps("a", "\u00e9", "\ud7ff")),
-    "gizmopy.config.reasons:_WORD": Pattern("findall", pumps("a", "a ", "aaa ", "_")),
+    "gizmopy.config.error_translation:_WORD": Pattern("findall", pumps("a", "a ", "aaa ", "_")),
     "gizmopy.config.channel_names:channel_key": Pattern(
         channel_key, pumps("a", "-", "\u0149", "A_")
     ),
-    "gizmopy.config.secrets.shown_fields:_HOST_PORT": Pattern(
+    "gizmopy.config.secrets.redaction:_HOST_PORT": Pattern(
         "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
     ),
     "gizmopy.config.urls:_HOST_IN_URL": Pattern(
@@ -424,7 +424,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "masked parameters": (mask_text, pumps("?a=b&", "key=", "token='", "a ", 'key="a', "&", " =")),
     "a masked key": (mask_text, pumps("-----BEGIN ", "-----END a-----", "-", "-----END ")),
     "a value that may be shown": (
-        lambda text: shown(text, str, View(path=("host",))),
+        lambda text: redacted_value(text, str, ValueContext(path=("host",))),
         pumps("a,", "a:1,", "a.", "://", "@", "/", tails=("", "!", ":1")),
     ),
     "a secret's name": (is_secret_name, pumps("a_", "aA", "_", "key_")),

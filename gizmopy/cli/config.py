@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.config import Settings, load, report
-from gizmopy.config.secrets.revealing import value_of
+from gizmopy.config.secrets.reveal import revealed_value
 from gizmopy.server.service import settings_class
 from gizmopy.untrusted.text import escape
 
@@ -49,9 +49,11 @@ def main(argv: Sequence[str]) -> int:
     if chosen.markdown:
         print(MARKDOWN + report.as_markdown(report.rows(kind)))
     elif chosen.show is not None:
-        print(_plain(value_of(load(kind, flags), chosen.show)))
+        print(_plain(revealed_value(load(kind, flags), chosen.show)))
     else:
-        print(report.as_text([*report.folded(report.rows(load(kind, flags)))]))
+        print(
+            report.as_text([*report.with_unused_sections_collapsed(report.rows(load(kind, flags)))])
+        )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Durations as people write them, and as Gizmo's settings always were: ``1m30s``, ``500ms``."""
+"""Durations in Go's notation, as in Gizmo's settings: ``1m30s``, ``500ms``."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ _MICROSECONDS = {
     "m": Fraction(60_000_000),
     "h": Fraction(3_600_000_000),
 }
-# Each text matches in one way at most. "[0-9]+\.?[0-9]*" matches n digits in n ways, and "(?:…)+"
-# multiplied them: 65 bytes of a request header held the GIL for 8 s (issue 11).
+# A text must match in at most one way. "[0-9]+\.?[0-9]*" matches n digits in n ways, and "(?:…)+"
+# multiplies them: 65 bytes of a request header held the GIL for 8 s (issue 11).
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _PART = re.compile(rf"({_NUMBER})({'|'.join(_MICROSECONDS)})")
 _PARTS = re.compile(rf"\+?(?:{_PART.pattern})+")
 _SECONDS = re.compile(rf"\+?({_NUMBER})")
 _REMEDY = "write it like '1m30s', or as seconds"
-_MAX_CHARACTERS = 64  # the longest text that format_duration makes has 25
+_MAX_CHARACTERS = 64  # format_duration returns at most 25
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return the duration that ``text`` stands for, to the nearest microsecond.
+    """Return the duration in ``text``, to the nearest microsecond.
 
-    Takes Go's notation (``1h2m3s``, ``1.5h``, ``500ms``; units ns us µs ms s m h) and plain seconds
-    (``30``, ``0.5``), each of at most 64 characters. Raises ValueError with the remedy if it is
-    neither, negative or too long; the error quotes no more than the first 64 characters.
+    Accepts Go's notation (``1h2m3s``, ``1.5h``, ``500ms``; units ns us µs ms s m h) and seconds
+    (``30``, ``0.5``), of at most 64 characters. Raises ValueError with the remedy for any other
+    text, for one that is negative and for one that is too long; the error quotes at most the first
+    64 characters.
     """
     stripped = text.strip()
     if len(stripped) > _MAX_CHARACTERS:
@@ -50,7 +51,7 @@ def parse_duration(text: str) -> timedelta:
         negative = stripped.startswith("-") and _PARTS.fullmatch(
             stripped[1:].removesuffix("s") + "s"
         )
-        quoted = cut(text, _MAX_CHARACTERS)  # it may have more characters of white space
+        quoted = cut(text, _MAX_CHARACTERS)  # it may have any number of blanks around it
         raise validation_error(
             f"{quoted!r} is {'negative' if negative else 'not a duration'}", _REMEDY
         )
@@ -58,13 +59,13 @@ def parse_duration(text: str) -> timedelta:
         parts = (Fraction(n) * _MICROSECONDS[unit] for n, unit in _PART.findall(stripped))
         return timedelta(microseconds=round(sum(parts, Fraction(0))))
     except OverflowError:
-        raise validation_error("it is longer than any duration can be", _REMEDY) from None
+        raise validation_error("is longer than 999999999 days, the maximum", _REMEDY) from None
 
 
 def format_duration(duration: timedelta) -> str:
     """Return ``duration`` in Go's notation without parts that are zero: ``1m30s``, ``1.5ms``.
 
-    ``parse_duration`` makes ``duration`` of it again. Raises ValueError where it is negative.
+    ``parse_duration`` is the inverse. Raises ValueError if ``duration`` is negative.
     """
     if duration < timedelta(0):
         raise validation_error(f"{duration} is negative", _REMEDY)
@@ -84,7 +85,7 @@ def _decimal(count: int, unit: int) -> str:
     return f"{whole}.{rest:0{len(str(unit)) - 1}}".rstrip("0").rstrip(".") if rest else str(whole)
 
 
-def _read(value: object) -> timedelta:
+def _to_timedelta(value: object) -> timedelta:
     if isinstance(value, str):
         return parse_duration(value)
     if isinstance(value, timedelta):
@@ -93,9 +94,9 @@ def _read(value: object) -> timedelta:
         try:
             duration = timedelta(seconds=value)
         except OverflowError:
-            raise validation_error("it is longer than any duration can be", _REMEDY) from None
+            raise validation_error("is longer than 999999999 days, the maximum", _REMEDY) from None
     else:
-        # An object from outside may have any size, and its repr too: only small ones are quoted.
+        # The repr of an object from outside may have any size: only that of a small one is quoted.
         small = value is None or isinstance(value, (bool, float))
         quoted = repr(value) if small else f"an object of type {type(value).__name__}"
         raise validation_error(f"{quoted} is not a duration", _REMEDY)
@@ -106,17 +107,17 @@ def _read(value: object) -> timedelta:
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     if isinstance(value, float):
-        return math.isfinite(value)  # not for an int: math.isfinite(10**400) is an OverflowError
+        return math.isfinite(value)  # not for an int: math.isfinite(10**400) raises OverflowError
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 Duration = Annotated[
     timedelta,
-    BeforeValidator(_read),
+    BeforeValidator(_to_timedelta),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "examples": ["1m30s"]}),
 ]
-"""A timedelta that is written ``1m30s``, or as a number of seconds; never negative."""
+"""A timedelta that is written as ``1m30s`` or as a number of seconds. It is never negative."""
 
 
 def _positive(duration: timedelta) -> timedelta:

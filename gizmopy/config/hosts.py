@@ -1,4 +1,4 @@
-"""Names of hosts, as GIZMO_ALLOWED_HOSTS lists them."""
+"""Lists of host names, as in GIZMO_ALLOWED_HOSTS."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NAME = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]").fu
 
 
 def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``names`` in lower case. Raises ValueError if one is no host's."""
+    """Return ``names`` in lower case. Raises ValueError if one is not a host name."""
     lower = tuple(name.lower().removesuffix(".") for name in names)
     if not all(map(_NAME, lower)):
         raise validation_error(
-            "has an entry that is no name of a host",
+            "has an entry that is not a host name",
             "write names without scheme, port and path: cats.example, *.cats.example, 10.0.0.1 "
-            "or [::1]; leave it unset to allow every host",
+            "or [::1]; to allow every host, unset it",
         )
     return lower
 
 
 HostNames = Annotated[tuple[str, ...], BeforeValidator(comma_list), AfterValidator(_host_names)]
-"""Names of hosts; ``*.`` before one stands for every name below it."""
+"""Host names; ``*.`` before one matches every name below it."""

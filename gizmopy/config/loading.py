@@ -1,15 +1,17 @@
-"""Load settings: gather what every source gives, later ones over earlier, and validate it once.
+"""Load settings: collect the values of every source, and validate them once.
+
+Each source overrides the ones before it:
 
     defaults  <  file (--config, GIZMO_CONFIG)  <  .env  <  environment  <  command line
 
-Nested models and the tables of channels are merged; any other value replaces the one below it.
+Nested models and the tables of channels are merged. Any other value is replaced as a whole.
 """
 
 from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,22 +19,22 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from gizmopy.config.error_translation import ErrorTranslator
 from gizmopy.config.flags import read_flags
-from gizmopy.config.named_code import REASON, holds_key, value_names_code
+from gizmopy.config.named_code import REASON, has_code_key, url_names_code
 from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import text_problem
-from gizmopy.config.reasons import Reasons
 from gizmopy.config.schema import Section, read_schema
-from gizmopy.config.secrets.shown_fields import quotable_text
+from gizmopy.config.secrets.redaction import quotable_text
 from gizmopy.config.settings import Settings
 from gizmopy.config.sources import (
     CONFIG,
     Finding,
-    Given,
+    SourceValue,
     read_dotenv,
     read_environment,
     read_file,
-    unreadable,
+    unusable_text,
 )
 from gizmopy.errors import ConfigError, ConfigProblem
 from gizmopy.untrusted.hidden import size
@@ -45,12 +47,12 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[S]):
-    """Hold settings, and where each of them came from."""
+    """Settings, and the origin of each value."""
 
     settings: S
     origins: Mapping[str, Origin]
-    """By a setting's path (``http_port``, ``database.host``); a table's entries have their own
-    (``topics.CATS``). What no source gives has the source ``default``."""
+    """By the path of a setting (``http_port``, ``database.host``) or of a table's entry
+    (``topics.CATS``). A value that no source has given has the source ``default``."""
 
 
 def load(
@@ -60,50 +62,69 @@ def load(
     environ: Mapping[str, str] | None = None,
     dotenv: Path | None = Path(".env"),
 ) -> Loaded[S]:
-    """Return the settings that every source together gives, and the origin of each.
+    """Return the settings that all sources give together, and the origin of each.
 
-    ``argv`` is the command line without the program's name, ``environ`` the environment (default:
-    the process's own), ``dotenv`` a file of NAME=value lines that may be missing (None: none).
-    Lists and dicts are JSON in the environment and in flags. Raises ConfigError with every problem.
+    ``argv`` is the command line without the program's name. ``environ`` is the environment
+    (default: that of the process). ``dotenv`` is the path of a file of NAME=value lines, which may
+    be missing; None: no file. In the environment and in flags, lists and dicts are JSON. Raises
+    ConfigError with every problem.
     """
     environ = os.environ if environ is None else environ
     schema = read_schema(cls)
-    settings = (*schema.settings(), CONFIG)
-    found: Iterator[Finding] = chain(
-        (read_dotenv(settings, dotenv, environ) if dotenv is not None else ()),
-        read_environment(settings, environ, "environment"),
-        read_flags(settings, argv),
-    )
-    findings = [*found]
-    config = {found.name: found for found in findings if isinstance(found, Given)}.get(CONFIG.name)
-    if config is not None and config.value and not text_problem(config.value):
-        findings = [*read_file(schema, config), *findings]
+    findings = _read_sources(schema, argv, environ, dotenv)
     problems = [found for found in findings if isinstance(found, ConfigProblem)]
-    given = {found.name: found for found in findings if isinstance(found, Given)}
+    values = {found.name: found for found in findings if isinstance(found, SourceValue)}
+    untrusted = _untrusted_files(dotenv, values.get(CONFIG.name))
+    unusable = {
+        name: problem
+        for name, found in values.items()
+        if (problem := unusable_text(found) or _code_problem(found, untrusted))
+    }
+    # pydantic would report a required setting with an unusable value a second time, as missing.
+    consequences = {values[name].setting.environment[0] for name in unusable}
+    for name in (CONFIG.name, *unusable):
+        values.pop(name, None)
+    problems += unusable.values()
+    settings, invalid = _validate(cls, schema, values)
+    if settings is None or problems:
+        problems += (problem for problem in invalid if problem.name not in consequences)
+        raise ConfigError(problems)
+    return Loaded(settings, _origins(schema, values))
+
+
+def _read_sources(
+    schema: Section, argv: Sequence[str], environ: Mapping[str, str], dotenv: Path | None
+) -> list[Finding]:
+    """Return the findings in every source; a later value overrides an earlier one."""
+    settings = (*schema.settings(), CONFIG)
+    findings: list[Finding] = [
+        *chain(
+            read_dotenv(settings, dotenv, environ) if dotenv is not None else (),
+            read_environment(settings, environ, "environment"),
+            read_flags(settings, argv),
+        )
+    ]
+    values = {found.name: found for found in findings if isinstance(found, SourceValue)}
+    config = values.get(CONFIG.name)
+    if config is not None and config.value and not text_problem(config.value):
+        return [*read_file(schema, config), *findings]
+    return findings
+
+
+def _untrusted_files(dotenv: Path | None, config: SourceValue | None) -> set[str]:
+    """Return the files that may not name code: ``.env``, and the file that it names."""
     untrusted = {str(dotenv)}
     if config is not None and config.origin.source in untrusted:
         untrusted.add(str(Path(config.value)))
-    refused = {
-        name: refusal
-        for name, found in given.items()
-        if (refusal := unreadable(found) or _names_code(found, untrusted))
-    }
-    missing = {given[name].setting.environment[0] for name in refused}
-    for name in (CONFIG.name, *refused):
-        given.pop(name, None)
-    problems += refused.values()
-    valid, invalid = _validate(cls, schema, given)
-    if valid is None or problems:
-        raise ConfigError([*problems, *(each for each in invalid if each.name not in missing)])
-    return Loaded(valid, _origins(schema, given))
+    return untrusted
 
 
-def _names_code(found: Given, untrusted: Container[str]) -> ConfigProblem | None:
-    """Return the problem of a value from ``.env``, or from a file that it names, for code."""
+def _code_problem(found: SourceValue, untrusted: Container[str]) -> ConfigProblem | None:
+    """Return the problem of a value in an untrusted file that names code; None if there is none."""
     if found.origin.source not in untrusted or not found.value:
         return None
     setting, value = found.setting, found.value
-    if not (setting.names_code or value_names_code(value) or holds_key(value, setting.code_keys)):
+    if not (setting.names_code or url_names_code(value) or has_code_key(value, setting.code_keys)):
         return None
     name, source = found.origin.name, found.origin.source
     remedy = "set it in the environment, by a flag, or in a file that --config names"
@@ -111,63 +132,71 @@ def _names_code(found: Given, untrusted: Container[str]) -> ConfigProblem | None
 
 
 def _validate(
-    cls: type[S], schema: Section, given: Mapping[str, Given]
+    cls: type[S], schema: Section, values: Mapping[str, SourceValue]
 ) -> tuple[S | None, list[ConfigProblem]]:
+    # Neither exception is chained or shown: both may quote a secret.
     try:
-        return cls(**_tree(schema, given)), []
-    except ValidationError as error:  # never shown, never chained: it holds what was given
+        return cls(**_pydantic_input(schema, values)), []
+    except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
-    except Exception as error:  # noqa: BLE001 -- a validator's own, which may hold the value
-        return None, [_broken(cls, error)]
-    return None, _problems(schema, given, errors)
+    except Exception as error:  # noqa: BLE001 -- a validator of the user's may raise anything
+        return None, [_validator_problem(cls, error)]
+    return None, _translate(schema, values, errors)
 
 
-def _broken(cls: type[Settings], error: Exception) -> ConfigProblem:
-    """Return the problem of a validator that fails in itself: its place, and not its text."""
+def _validator_problem(cls: type[Settings], error: Exception) -> ConfigProblem:
+    """Return the problem of a validator that has a bug: its place, without the error's text."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     reason = f"its validation raised {type(error).__name__} in {place.filename}:{place.lineno}"
     return ConfigProblem(cls.__name__, reason, "raise ValueError there for a wrong value")
 
 
-def _tree(schema: Section, given: Mapping[str, Given]) -> dict[str, Any]:
-    """Return the values as pydantic takes them: a dict for every section."""
+def _pydantic_input(schema: Section, values: Mapping[str, SourceValue]) -> dict[str, Any]:
+    """Return the values as input of pydantic, with a dict for every section."""
     tree: dict[str, Any] = {}
-    for found in given.values():
+    for found in values.values():
         table = tree
         for section in schema.sections_above(found.setting):
-            table = table.setdefault(section.keys[-1], section.seed())
-        key = found.setting.keys[-1]
+            table = table.setdefault(section.input_keys[-1], section.initial_values())
+        key = found.setting.input_keys[-1]
         if found.entry:
-            table.setdefault(key, found.setting.seed())[found.entry] = found.value
+            entries = table.setdefault(key, found.setting.initial_entries())
+            entries[found.entry] = found.value
         else:
             table[key] = found.value
-    _open_sections(schema, tree)
+    _add_required_sections(schema, tree)
     return tree
 
 
-def _open_sections(section: Section, table: dict[str, Any]) -> None:
-    """Add what is required, if empty: its own defaults may do, or each missing setting is named."""
+def _add_required_sections(section: Section, table: dict[str, Any]) -> None:
+    """Add each required section that no source has, as an empty dict.
+
+    The defaults of its settings may suffice. If they do not, pydantic reports each missing setting,
+    instead of the section.
+    """
     for child in section.children.values():
-        if isinstance(child, Section):
-            if child.required:
-                table.setdefault(child.keys[-1], {})
-            if child.keys[-1] in table:
-                _open_sections(child, table[child.keys[-1]])
+        if not isinstance(child, Section):
+            continue
+        key = child.input_keys[-1]
+        if child.required:
+            table.setdefault(key, {})
+        if key in table:
+            _add_required_sections(child, table[key])
 
 
-def _origins(schema: Section, given: Mapping[str, Given]) -> dict[str, Origin]:
+def _origins(schema: Section, values: Mapping[str, SourceValue]) -> dict[str, Origin]:
     defaults = {setting.name: Origin("default") for setting in schema.settings()}
-    return defaults | {name: found.origin for name, found in given.items()}
+    return defaults | {name: found.origin for name, found in values.items()}
 
 
-def _problems(
-    schema: Section, given: Mapping[str, Given], errors: Sequence[ErrorDetails]
+def _translate(
+    schema: Section, values: Mapping[str, SourceValue], errors: Sequence[ErrorDetails]
 ) -> list[ConfigProblem]:
-    """Translate pydantic's errors; several of one value (the members of a union) become one."""
-    reasons = Reasons(schema, given.values())
+    """Translate pydantic's errors; those of one value, one for each type of a union, become one."""
+    translator = ErrorTranslator(schema, values.values())
     problems: dict[tuple[str, str], ConfigProblem] = {}
     for error in errors:
-        problem = _problem(schema, given, error, reasons)
+        problem = _problem(schema, values, error, translator)
         key = (problem.name, problem.source)
         if key in problems:
             problem = replace(problem, reason=f"{problems[key].reason}, {problem.reason}")
@@ -176,17 +205,20 @@ def _problems(
 
 
 def _problem(
-    schema: Section, given: Mapping[str, Given], error: ErrorDetails, reasons: Reasons
+    schema: Section,
+    values: Mapping[str, SourceValue],
+    error: ErrorDetails,
+    translator: ErrorTranslator,
 ) -> ConfigProblem:
     node, rest = schema.find(error["loc"])
-    reason, remedy = reasons.of(node, rest, error)
+    reason, remedy = translator.translate(node, rest, error)
     if isinstance(node, Section):
         return ConfigProblem(node.name or node.model.__name__, reason, remedy)
-    found = given.get(".".join(map(str, (*node.path, *rest[:1])))) or given.get(node.name)
+    found = values.get(".".join(map(str, (*node.path, *rest[:1])))) or values.get(node.name)
     if found is None:
         return ConfigProblem(node.environment[0], reason, remedy)
     name, source = found.origin.name, found.origin.source
-    shown = quotable_text(found.value, marked=node.marked) if found.quotable else None
-    if shown is None:
+    text = quotable_text(found.value, marked=node.marked) if found.quotable else None
+    if text is None:
         return ConfigProblem(name, reason, remedy, source, size=size(found.value))
-    return ConfigProblem(name, reason, remedy, source, shown)
+    return ConfigProblem(name, reason, remedy, source, text)

@@ -1,4 +1,4 @@
-"""Marks that a field's declaration has besides its type, in Annotated."""
+"""Marks for the declaration of a field, in ``Annotated``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class Shown:
-    """Mark a field whose value is no secret: ``region: Annotated[str, Shown]``."""
+    """Mark a field whose value is not a secret: ``region: Annotated[str, Shown]``."""
 
 
 class NamesCode:
-    """Mark a field whose value names code to import: it is not taken from ``.env``."""
+    """Mark a field whose value names code to import: a value in ``.env`` is an error."""
 
 
 def has_mark(marks: Iterable[Any], kind: type) -> bool:

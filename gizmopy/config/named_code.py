@@ -1,7 +1,7 @@
-"""Know which settings name code to import: these are not taken from ``.env``.
+"""Find the settings that name code to import. Their values in a ``.env`` file are not used.
 
-A ``.env`` is read from the working directory, so a user that may write a file there would choose
-the code that a command runs.
+A ``.env`` file is read from the working directory. A user who may write a file there would
+otherwise choose the code that a command runs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pydantic.fields import FieldInfo
 from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.config.marks import NamesCode
 from gizmopy.config.secrets.masking import alias_names
-from gizmopy.config.secrets.shown_fields import hints
+from gizmopy.config.secrets.redaction import field_types
 
 _IMPORT: Any = ImportString
 
-REASON = "names code, and that is not taken from .env"
+REASON = "names code to import, and .env must not name code"
 
 
 def field_names_code(info: FieldInfo) -> bool:
-    """Return whether the value of a field is the name of code: it is marked, or an ImportString."""
+    """Return whether the value of a field names code: it is marked, or an ImportString."""
     return any(map(_is_mark, info.metadata)) or _names_code(info.annotation)
 
 
@@ -34,7 +34,7 @@ def _is_mark(mark: Any) -> bool:
 
 
 def _names_code(annotation: Any) -> bool:
-    """Return whether a value of this type is, or has somewhere in it, the name of code."""
+    """Return whether a value of this type names code, itself or in a part of it."""
     annotation = getattr(annotation, "__value__", annotation)
     if annotation is _IMPORT or any(map(_is_mark, getattr(annotation, "__metadata__", ()))):
         return True
@@ -42,9 +42,9 @@ def _names_code(annotation: Any) -> bool:
 
 
 def code_keys(annotation: Any) -> frozenset[str]:
-    """Return the names of all fields that name code in the models within a type.
+    """Return the names of all fields that name code, in the models within a type.
 
-    Such a model is a part of one setting if it stands in a list, in a table, or beside other types.
+    A model in a list, a dict or a union is a part of one setting, and not a section.
     """
     found: set[str] = set()
     _find_keys(annotation, found, set())
@@ -62,42 +62,43 @@ def _find_keys(annotation: Any, found: set[str], seen: set[Any]) -> None:
         if field_names_code(info):
             found.update((name, *alias_names(info)))
         _find_keys(info.annotation, found, seen)
-    is_table = hasattr(annotation, "__total__") or hasattr(annotation, "_asdict")
-    if is_table or dataclasses.is_dataclass(annotation):
-        for name, hint in hints(annotation).items():
+    is_mapping = hasattr(annotation, "__total__") or hasattr(annotation, "_asdict")
+    if is_mapping or dataclasses.is_dataclass(annotation):
+        for name, hint in field_types(annotation).items():
             if _names_code(hint):
                 found.add(name)
             _find_keys(hint, found, seen)
 
 
-def holds_key(value: Any, keys: frozenset[str]) -> bool:
-    """Return whether a table in ``value``, at any depth, has one of ``keys``.
+def has_code_key(value: Any, keys: frozenset[str]) -> bool:
+    """Return whether a dict in ``value``, at any depth, has one of ``keys``.
 
-    Text that may be JSON counts as if it had: how pydantic reads it is not known here.
+    Text that may be JSON counts as having one: how pydantic will parse it is not known here.
     """
     if not keys:
         return False
     if isinstance(value, Mapping):
-        return any(key in keys or holds_key(item, keys) for key, item in value.items())
+        return any(key in keys or has_code_key(item, keys) for key, item in value.items())
     if isinstance(value, list):
-        return any(holds_key(item, keys) for item in value)
+        return any(has_code_key(item, keys) for item in value)
     return isinstance(value, str) and "{" in value
 
 
-def value_names_code(value: Any) -> bool:
-    """Return whether a URL of a broker has a parameter that names code.
+def url_names_code(value: Any) -> bool:
+    """Return whether ``value`` is a URL of a broker with a parameter that names code.
 
-    Any text with one counts: ``urlsplit`` takes ``kafka:?…``, too, and drops line ends.
+    Any text with such a parameter counts, because ``urlsplit`` also accepts ``kafka:?…``, and
+    removes line ends.
     """
     if not isinstance(value, str):
         return False
     try:
-        given = parse_qsl(urlsplit(value).query, keep_blank_values=True)
+        parameters = parse_qsl(urlsplit(value).query, keep_blank_values=True)
     except ValueError:
-        return False  # it is refused as a URL
-    return any(name in _PARAMETERS for name, _ in given)
+        return False  # validated_url rejects it
+    return any(name in _CODE_PARAMETERS for name, _ in parameters)
 
 
-_PARAMETERS = frozenset(
+_CODE_PARAMETERS = frozenset(
     name for name, info in KafkaSettings.model_fields.items() if field_names_code(info)
 )

@@ -13,7 +13,8 @@ class Origin:
     """``environment``, ``command line``, the path of a file, or ``default``."""
     name: str = ""
     secret: bool = False
-    """Whether ``${NAME}`` of a name like a secret's was in it: then it is never shown."""
+    """Whether the value contains a ``${NAME}`` whose name is typical of a secret: then it is never
+    shown."""
 
     def __str__(self) -> str:
         return f"{self.source} {self.name}".rstrip()

@@ -1,4 +1,4 @@
-"""Show settings: what there is to set, by which names, and what is set. No secret is ever shown."""
+"""Report settings: their names, types, defaults, values and sources. No secret is shown."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from gizmopy.config.loading import Loaded
 from gizmopy.config.origin import Origin
 from gizmopy.config.schema import Section, Setting, read_schema
 from gizmopy.config.secrets.masking import is_secret_name
-from gizmopy.config.secrets.shown_fields import MISSING, View, as_line, shown
+from gizmopy.config.secrets.redaction import MISSING, ValueContext, as_line, redacted_value
 from gizmopy.config.settings import Settings
 from gizmopy.untrusted.text import cut, escape
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting, all in text; ``value`` and ``source`` are None where nothing was loaded."""
+    """One setting as text; ``value`` and ``source`` are None if settings were not loaded."""
 
     name: str
     environment: tuple[str, ...]
-    """The environment names; the first that is set wins."""
+    """The environment names. If several are set, the first of them counts."""
     flag: str
-    """Empty for a secret, which a command line does not take."""
+    """Empty for a secret, which has no flag."""
     type: str
     default: str
-    """``required`` where there is none, ``computed`` where it is made when it is needed."""
+    """``required`` if there is none, ``computed`` if a function returns it."""
     description: str
     value: str | None = None
     source: str | None = None
 
 
 def rows(of: Loaded[Any] | type[Settings]) -> list[Row]:
-    """Return a row for every setting, those of sections included, in the order of declaration.
+    """Return a row for every setting, also of sections, in the order of declaration.
 
     A table of channels that is not empty has a row for each of its entries instead.
     """
     if isinstance(of, Loaded):
         schema = read_schema(type(of.settings))
-        return [row for setting in schema.settings() for row in _loaded(setting, of)]
+        return [row for setting in schema.settings() for row in _loaded_rows(setting, of)]
     return [_row(setting) for setting in read_schema(of).settings()]
 
 
@@ -67,16 +67,16 @@ def _default(setting: Setting) -> str:
         return "required"
     if setting.default is MISSING:
         return "computed"
-    return _text(setting.default, setting.annotation, _view(setting))
+    return _text(setting.default, setting.annotation, _context(setting))
 
 
-def _text(value: Any, annotation: Any, view: View) -> str:
-    return "" if value == {} else as_line(shown(value, annotation, view))
+def _text(value: Any, annotation: Any, context: ValueContext) -> str:
+    return "" if value == {} else as_line(redacted_value(value, annotation, context))
 
 
-def _view(setting: Setting, origin: Origin | None = None, entry: str = "") -> View:
+def _context(setting: Setting, origin: Origin | None = None, entry: str = "") -> ValueContext:
     path = (*setting.path, entry) if entry else setting.path
-    return View(
+    return ValueContext(
         path=path,
         origins={".".join(path): origin} if origin else {},
         marked=setting.marked,
@@ -85,12 +85,12 @@ def _view(setting: Setting, origin: Origin | None = None, entry: str = "") -> Vi
     )
 
 
-def _loaded(setting: Setting, loaded: Loaded[Any]) -> Iterator[Row]:
+def _loaded_rows(setting: Setting, loaded: Loaded[Any]) -> Iterator[Row]:
     row = _row(setting)
-    value = reduce(lambda above, name: getattr(above, name, None), setting.path, loaded.settings)
+    value = reduce(lambda node, name: getattr(node, name, None), setting.path, loaded.settings)
     if setting.table is None or not value:
         origin = loaded.origins[setting.name]
-        text = _text(value, setting.annotation, _view(setting, origin))
+        text = _text(value, setting.annotation, _context(setting, origin))
         yield replace(row, value=text, source=str(origin))
         return
     for entry, url in value.items():
@@ -100,39 +100,40 @@ def _loaded(setting: Setting, loaded: Loaded[Any]) -> Iterator[Row]:
             row,
             name=name,
             environment=(f"{setting.table.prefix}{entry}",),
-            value=_text(url, str, _view(setting, origin, entry)),
+            value=_text(url, str, _context(setting, origin, entry)),
             source=str(origin),
         )
 
 
-def folded(rows: Sequence[Row]) -> Iterator[Row]:
-    """Yield the rows, and one for each section of the standard settings in which nothing is set.
+def with_unused_sections_collapsed(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield the rows, with a single row for each standard section in which no setting is set.
 
-    What a daemon never uses is not to fill the screen; a service's own sections stay as they are.
+    The settings of a broker that a daemon does not use would fill the screen. A service's own
+    sections are never collapsed.
     """
     children = read_schema(Settings).children
     for name, group in groupby(rows, lambda row: row.name.partition(".")[0]):
-        section, found = children.get(name), list(group)
-        if isinstance(section, Section) and all(row.source == "default" for row in found):
-            yield _fold(section, len(found))
+        section, members = children.get(name), list(group)
+        if isinstance(section, Section) and all(row.source == "default" for row in members):
+            yield _collapsed_row(section, len(members))
         else:
-            yield from found
+            yield from members
 
 
-def _fold(section: Section, count: int) -> Row:
+def _collapsed_row(section: Section, count: int) -> Row:
     return Row(
         name=f"{section.name}.*",
         environment=tuple(f"{prefix}*" for prefix in section.environment),
         flag=f"--{section.name}.*",
         type="",
         default="",
-        description=f"{count} settings, none of them set; docs/settings.md lists them.",
+        description=f"{count} settings, all with their defaults. See docs/settings.md.",
         source="default",
     )
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Return the rows as a table for a terminal: a line each, columns aligned."""
+    """Return the rows as a table for a terminal: one line each, with aligned columns."""
     lines = _cells(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ("  ".join(map(str.ljust, line, widths)) for line in lines)
@@ -140,14 +141,14 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """Return the rows as Markdown tables: one, and one for each section under its name.
+    """Return the rows as Markdown tables: one for settings without a section, and one a section.
 
-    All but the descriptions is set as code.
+    Every column but the description is formatted as code.
     """
     sections: dict[str, list[Row]] = {"": []}
     for row in rows:
         sections.setdefault(row.name.rpartition(".")[0], []).append(row)
-    tables = (f"## {name}\n\n{_table(within)}" for name, within in sections.items())
+    tables = (f"## {name}\n\n{_table(group)}" for name, group in sections.items())
     return "\n\n".join(tables).removeprefix("## \n\n")
 
 

@@ -1,8 +1,8 @@
-"""Read a settings class: each setting with its path and the names that sources call it by.
+"""Read the schema of a settings class: each setting with its path and its names in each source.
 
 ``database: Postgres``, whose model has ``host: str``, is the section ``database`` with the setting
 ``database.host``: ``DATABASE__HOST`` in the environment, ``--database.host`` on the command line.
-``topics`` is a table, which takes an entry from every ``GIZMO_TOPIC_<CHANNEL>``.
+``topics`` is a table: it has an entry for every ``GIZMO_TOPIC_<CHANNEL>``.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from gizmopy.config.secrets.masking import (
     is_secret_field,
     is_secret_name,
 )
-from gizmopy.config.secrets.shown_fields import MISSING, is_marked_field, is_quotable, members
+from gizmopy.config.secrets.redaction import MISSING, is_marked_field, is_quotable, union_members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One value: where it stands, what sources call it, what it may be."""
+    """One value: its path, its names in the sources, and its type."""
 
     path: tuple[str, ...]
-    keys: tuple[str, ...]
-    """The path as pydantic wants it spelled in its input."""
+    input_keys: tuple[str, ...]
+    """The path by the keys of pydantic's input, which are aliases if there are any."""
     environment: tuple[str, ...]
-    """The environment names, the first that is set wins."""
+    """The environment names. If several are set, the first of them counts."""
     annotation: Any
     default: Any = MISSING
     required: bool = False
     description: str = ""
     marked: bool = False
-    """Whether its declaration says that its value may be shown."""
+    """Whether its declaration is marked ``Shown``."""
     named_secret: bool = False
-    """Whether it, or a section above it, is named like a secret."""
+    """Whether its name, or that of a section above it, is typical of a secret."""
     names_code: bool = False
     """Whether its value is the name of code to import."""
     code_keys: frozenset[str] = frozenset()
-    """The keys that name code to import, in the tables that its value may hold."""
+    """The keys of values that name code to import, in the models within its type."""
     table: FromPrefix | None = None
-    """Given where it is a table, whose entries may come from several sources."""
+    """The prefix of its entries, which may come from several sources; None if it is not a table."""
 
     @property
     def name(self) -> str:
@@ -61,19 +61,19 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """The command line's name for it: ``--database.host``."""
+        """Its name on the command line: ``--database.host``."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def secret(self) -> bool:
-        """Whether it is typed as a secret, or named like one and not marked."""
+        """Whether it has a type for secrets, or a name typical of one and no mark."""
         return holds_secret(self.annotation) or (self.named_secret and not self.marked)
 
     @property
     def takes_flag(self) -> bool:
-        """Whether a command line may give it: a secret there is seen by every user of the machine.
+        """Whether it has a flag. Every user of the machine can read a secret on a command line.
 
-        A number or a choice that is only named like a secret (``max_tokens``) has its flag.
+        A number or a choice whose name is typical of a secret (``max_tokens``) has a flag.
         """
         if holds_secret(self.annotation):
             return False
@@ -87,67 +87,67 @@ class Setting:
     @property
     def boolean(self) -> bool:
         """Whether its flag needs no value."""
-        return [member for member in members(self.annotation) if member is not NoneType] == [bool]
+        return _members(self.annotation) == [bool]
 
     @property
     def structured(self) -> bool:
-        """Whether its text may be JSON: it takes a list, a dict or a model."""
-        return any(map(_is_structure, members(self.annotation)))
+        """Whether its text may be JSON: its type is a list, a dict or a model."""
+        return any(map(_is_structure, union_members(self.annotation)))
 
     @property
     def type(self) -> str:
-        """What it may be, in words: ``integer``, ``list of text``, ``one of auto, uvloop``."""
+        """Its type in words: ``integer``, ``list of text``, ``one of auto, uvloop``."""
         return _type_text(self.annotation)
 
-    def seed(self) -> dict[str, Any]:
-        """Return what a table's entries are added to."""
+    def initial_entries(self) -> dict[str, Any]:
+        """Return the default entries of a table; those of the sources are added to them."""
         default = self.default if isinstance(self.default, Mapping) else {}
         return {channel_key(name): value for name, value in default.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A nested model, or the whole settings class: settings and sections by their names."""
+    """A nested model, or the whole settings class: its settings and sections by name."""
 
     path: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
+    input_keys: tuple[str, ...] = ()
     environment: tuple[str, ...] = ("",)
-    """What the environment names of all that is in it begin with."""
+    """The prefixes of the environment names of its settings."""
     model: type[BaseModel]
     default: Any = MISSING
-    secret: bool = False
-    """Whether it, or a section above it, is named like a secret."""
+    named_secret: bool = False
+    """Whether its name, or that of a section above it, is typical of a secret."""
     marked: bool = False
-    """Whether its declaration says that the values in it may be shown."""
+    """Whether its declaration is marked ``Shown``, and so the values in it."""
     required: bool = True
     children: dict[str, Setting | Section] = field(default_factory=dict)
     spellings: dict[str, str] = field(default_factory=dict)
-    """Every name that a file may use for a child, to the child's own name."""
+    """The name of a child, by each name that a file may use for it."""
 
     @property
     def name(self) -> str:
         """The path as origins and reports write it: ``database``."""
         return ".".join(self.path)
 
-    def seed(self) -> dict[str, Any]:
-        """Return the values of the section's default, which given ones are added to."""
+    def initial_values(self) -> dict[str, Any]:
+        """Return the values of the section's default; those of the sources replace them."""
         if not isinstance(self.default, self.model):
             return {}
         values: dict[str, Any] = {}
         for child in self.children.values():
             if isinstance(child, Setting):
-                values[child.keys[-1]] = child.default
+                values[child.input_keys[-1]] = child.default
             elif child.default is not None:
-                values[child.keys[-1]] = child.seed()
+                values[child.input_keys[-1]] = child.initial_values()
         return values
 
     def settings(self) -> Iterator[Setting]:
-        """Yield every setting in it and below it, in the order of declaration."""
+        """Yield every setting in it and in the sections below it, in the order of declaration."""
         for child in self.children.values():
             yield from (child,) if isinstance(child, Setting) else child.settings()
 
     def sections_above(self, setting: Setting) -> Iterator[Section]:
-        """Yield the sections that lead from this one to ``setting``, which is below it."""
+        """Yield the sections between this one and ``setting``, which is below it."""
         node = self
         for name in setting.path[:-1]:
             child = node.children[name]
@@ -156,7 +156,7 @@ class Section:
             yield node
 
     def find(self, location: Sequence[int | str]) -> tuple[Setting | Section, list[int | str]]:
-        """Return the node that pydantic's ``location`` leads to, and what is left of it."""
+        """Return the deepest node on pydantic's ``location``, and the rest of the location."""
         node: Setting | Section = self
         for index, part in enumerate(location):
             if not isinstance(node, Section) or part not in node.spellings:
@@ -168,20 +168,20 @@ class Section:
 def read_schema(model: type[BaseModel]) -> Section:
     """Return the settings and sections of a settings class.
 
-    A model within itself, and a choice between several models, is one structured setting.
+    A model that contains itself, or a union of several models, is one structured setting.
     """
-    return _fill(Section(model=model), (model,))
+    return _with_children(Section(model=model), (model,))
 
 
-def _fill(section: Section, ancestors: tuple[type[BaseModel], ...]) -> Section:
-    section.model.model_rebuild()  # a name in it may have been declared after it
+def _with_children(section: Section, ancestors: tuple[type[BaseModel], ...]) -> Section:
+    section.model.model_rebuild()  # a type in it may have been declared after it
     for name, info in section.model.model_fields.items():
         model = _model_of(info)
         if model is None or model in ancestors:
             section.children[name] = _setting(section, name, info)
         else:
             child = _section(section, name, info, model)
-            section.children[name] = _fill(child, (*ancestors, model))
+            section.children[name] = _with_children(child, (*ancestors, model))
         for spelling in (name, *alias_names(_declaration(section.model, name))):
             section.spellings[spelling] = name
     return section
@@ -193,14 +193,14 @@ def _setting(section: Section, name: str, info: FieldInfo) -> Setting:
     environment = _environment(section, name)
     return Setting(
         path=(*section.path, name),
-        keys=_keys(section, name, info),
+        input_keys=_input_keys(section, name, info),
         environment=(f"{table.prefix}<CHANNEL>",) if table else environment,
         annotation=info.annotation,
         default=_default(section, name, info),
         required=_required(section, info),
         description=info.description or declaration.description or "",
         marked=section.marked or is_marked_field(section.model, name),
-        named_secret=section.secret or any(map(is_secret_name, (name, *environment))),
+        named_secret=section.named_secret or any(map(is_secret_name, (name, *environment))),
         names_code=field_names_code(info) or field_names_code(declaration),
         code_keys=code_keys(info.annotation),
         table=table,
@@ -210,19 +210,19 @@ def _setting(section: Section, name: str, info: FieldInfo) -> Setting:
 def _section(section: Section, name: str, info: FieldInfo, model: type[BaseModel]) -> Section:
     return Section(
         path=(*section.path, name),
-        keys=_keys(section, name, info),
+        input_keys=_input_keys(section, name, info),
         environment=tuple(above + _delimiter(model) for above in _environment(section, name)),
         model=model,
         default=_default(section, name, info),
         required=_required(section, info),
-        secret=section.secret or is_secret_field(name, info),
+        named_secret=section.named_secret or is_secret_field(name, info),
         marked=section.marked or is_marked_field(section.model, name),
     )
 
 
 def _model_of(info: FieldInfo) -> type[BaseModel] | None:
-    """Return the one model that a field takes, or None."""
-    allowed = [member for member in members(info.annotation) if member is not NoneType]
+    """Return the model of a field that is a section; None if the field is a setting."""
+    allowed = _members(info.annotation)
     if len(allowed) != 1 or not isinstance(allowed[0], type):
         return None
     is_section = issubclass(allowed[0], BaseModel) and not issubclass(allowed[0], RootModel)
@@ -230,7 +230,10 @@ def _model_of(info: FieldInfo) -> type[BaseModel] | None:
 
 
 def _declaration(model: type[BaseModel], name: str) -> FieldInfo:
-    """Return where a field got its names: a subclass that gives a new default keeps them."""
+    """Return the field of the class that gave it its names.
+
+    A subclass that declares a new default keeps the names.
+    """
     for base in model.__mro__:
         info: FieldInfo | None = getattr(base, "model_fields", {}).get(name)
         if info is not None and (alias_names(info) or _table(info)):
@@ -242,8 +245,8 @@ def _table(info: FieldInfo) -> FromPrefix | None:
     return next((mark for mark in info.metadata if isinstance(mark, FromPrefix)), None)
 
 
-def _keys(section: Section, name: str, info: FieldInfo) -> tuple[str, ...]:
-    return (*section.keys, next(iter(alias_names(info)), name))
+def _input_keys(section: Section, name: str, info: FieldInfo) -> tuple[str, ...]:
+    return (*section.input_keys, next(iter(alias_names(info)), name))
 
 
 def _environment(section: Section, name: str) -> tuple[str, ...]:
@@ -254,7 +257,7 @@ def _environment(section: Section, name: str) -> tuple[str, ...]:
 
 
 def _delimiter(model: type[BaseModel]) -> str:
-    """Return what stands in environment names between a section and its settings."""
+    """Return the text between a section and its settings in environment names."""
     return str(model.model_config.get("env_nested_delimiter") or "__")
 
 
@@ -263,7 +266,8 @@ def _default(section: Section, name: str, info: FieldInfo) -> Any:
         return getattr(section.default, name)
     if info.default_factory is None:
         return MISSING if info.is_required() else info.default
-    # A factory's result may be this machine's or this moment's, except for a container's.
+    # The result of a factory may depend on the machine or the time: then it is not a default that
+    # a report or the documentation can show. That of a container or a section does not.
     if info.default_factory in (list, dict, set, tuple, frozenset) or _makes_section(info):
         return info.get_default(call_default_factory=True)
     return MISSING
@@ -276,6 +280,11 @@ def _makes_section(info: FieldInfo) -> bool:
 
 def _required(section: Section, info: FieldInfo) -> bool:
     return info.is_required() and not isinstance(section.default, section.model)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the types that ``annotation`` allows, without None."""
+    return [member for member in union_members(annotation) if member is not NoneType]
 
 
 def _is_structure(member: Any) -> bool:
@@ -300,7 +309,7 @@ _TYPE_NAMES: dict[Any, str] = {
 
 
 def _type_text(annotation: Any) -> str:
-    kinds = (_kind_text(member) for member in members(annotation) if member is not NoneType)
+    kinds = map(_kind_text, _members(annotation))
     return " or ".join(dict.fromkeys(kinds))
 
 
@@ -318,6 +327,6 @@ def _kind_text(member: Any) -> str:
     if not _is_structure(kind) or not arguments:
         return kind.__name__
     item = arguments[0] if arguments[-1] is Ellipsis else arguments[-1]
-    # An alias goes by its name: it may be made of itself, as the type of any JSON is.
+    # A type alias is shown by its name: it may contain itself, as the type of any JSON does.
     text = item.__name__ if hasattr(item, "__value__") else _type_text(item)
     return f"{'table' if issubclass(kind, Mapping) else 'list'} of {text}"

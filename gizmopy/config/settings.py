@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from pydantic import model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gizmopy.config.secrets.shown_fields import show_model
+from gizmopy.config.secrets.redaction import redacted_model
 from gizmopy.config.sections.broker import BrokerSettings, PublishSettings
 from gizmopy.config.sections.debug import DebugSettings
 from gizmopy.config.sections.health import HealthSettings
@@ -94,4 +94,4 @@ class Settings(
         return (init_settings,)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        yield from show_model(self).items()
+        yield from redacted_model(self).items()

@@ -1,4 +1,4 @@
-"""Read a file of settings, and warn of one that other users can change."""
+"""Read a file of settings, and log a warning if other users can change it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from gizmopy.untrusted.text import escape
 logger = logging.getLogger(__name__)
 
 
-def read_settings(path: Path) -> str:
+def read_settings_file(path: Path) -> str:
     """Return the text of a file. Raises OSError, and UnicodeDecodeError if it is not UTF-8.
 
-    A file that belongs to another user than root and this process's, or that its group or others
-    may write, is warned of: these users can change how the daemon runs.
+    Logs a warning if a user other than root and the user of this process owns the file, or if its
+    group or every user may write it: these users can change how the daemon runs.
     """
     with path.open(encoding="utf-8-sig") as file:
-        found = os.fstat(file.fileno())
+        status = os.fstat(file.fileno())
         text = file.read()
-    if reason := _writable_by(found):
-        logger.warning("the settings file %s is used, but %s", escape(str(path)), reason)
+    if reason := _insecure(status):
+        logger.warning("the settings file %s is insecure: %s", escape(str(path)), reason)
     return text
 
 
-def _writable_by(found: os.stat_result) -> str:
-    if found.st_uid not in (0, os.geteuid()):
-        return f"it belongs to user {found.st_uid}; chown it to the daemon's user"
+def _insecure(status: os.stat_result) -> str:
+    """Return why other users can change a file, and the remedy; empty if they cannot."""
+    if status.st_uid not in (0, os.geteuid()):
+        return f"user {status.st_uid} owns it; chown it to the daemon's user"
     writers = (("its group", stat.S_IWGRP), ("every user", stat.S_IWOTH))
-    names = [name for name, bit in writers if found.st_mode & bit]
+    names = [name for name, bit in writers if status.st_mode & bit]
     return f"{' and '.join(names)} may write it; run chmod go-w" if names else ""

@@ -1,12 +1,12 @@
 """Read the sources of settings: the environment, ``.env``, a file.
 
-The command line is read by ``gizmopy.config.flags``.
+``gizmopy.config.flags`` reads the command line.
 
-A reader yields what it finds, a ``Given`` for every value and a ``ConfigProblem`` for everything
-that it cannot use, and goes on: whoever mends settings wants to hear all of it at once.
+A reader yields a ``SourceValue`` for each value and a ``ConfigProblem`` for each entry that is not
+valid, and continues: the report of a failed start lists every problem at once.
 
-pydantic-settings' own sources stop at the first problem, read ``os.environ`` wherever they run, and
-do not tell which name a value came by; so they are not used here.
+The sources of pydantic-settings are not used, for three reasons. They stop at the first problem,
+they read ``os.environ`` whenever they run, and they do not return the name that a value came from.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import text_problem
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.secrets.masking import is_secret_name
-from gizmopy.config.settings_file import read_settings
+from gizmopy.config.settings_file import read_settings_file
 from gizmopy.errors import ConfigProblem
 from gizmopy.untrusted.hidden import size
 
 REMOVE = "remove it"
-"""The remedy for a name that is like no known one."""
+"""The remedy for an unknown name that is similar to no known one."""
 
 CONFIG = Setting(
     path=("config",),
-    keys=("config",),
+    input_keys=("config",),
     environment=("GIZMO_CONFIG",),
     annotation=str,
     default="",
     marked=True,
-    description="The settings file: JSON, TOML or YAML, by its suffix.",
+    description="Path of the settings file: JSON, TOML or YAML, by its suffix.",
 )
-"""Names the file; it is read from the environment and the command line like any setting."""
+"""The setting that names the file. It is read from the environment, ``.env`` and flags only."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """One value that a source gives for a setting, or for one entry of a table."""
+class SourceValue:
+    """One value that a source has for a setting, or for one entry of a table."""
 
     setting: Setting
     value: Any = field(repr=False)  # it may be a secret
     origin: Origin
     entry: str = ""
-    made_of_others: bool = False
-    """Whether ``${NAME}`` was in it: other variables' values, which may be secrets, are in it."""
+    interpolated: bool = False
+    """Whether ``${NAME}`` was in it: then it contains other variables, which may be secrets."""
 
     @property
     def name(self) -> str:
@@ -64,19 +64,19 @@ class Given:
     @property
     def quotable(self) -> bool:
         """Whether an error may quote its value."""
-        hidden = self.made_of_others or is_secret_name(self.entry)
-        return self.setting.quotable and not hidden
+        may_be_secret = self.interpolated or is_secret_name(self.entry)
+        return self.setting.quotable and not may_be_secret
 
 
-Finding = Given | ConfigProblem
+Finding = SourceValue | ConfigProblem
 
 
-def unreadable(found: Given) -> ConfigProblem | None:
-    """Return the problem of a value that is no plain text, without the value; None if it is."""
-    if (why := text_problem(found.value)) is None:
+def unusable_text(found: SourceValue) -> ConfigProblem | None:
+    """Return the problem of a value that cannot be encoded, without the value; None if it can."""
+    if (problem := text_problem(found.value)) is None:
         return None
     name, source = found.origin.name, found.origin.source
-    return ConfigProblem(name, *why, source=source, size=size(found.value))
+    return ConfigProblem(name, *problem, source=source, size=size(found.value))
 
 
 def read_environment(
@@ -89,33 +89,34 @@ def read_environment(
             continue
         name = next((name for name in setting.environment if environ.get(name)), None)
         if name is not None:
-            yield Given(setting, decoded(setting, environ[name]), Origin(source, name))
+            yield SourceValue(setting, decode_json(setting, environ[name]), Origin(source, name))
 
 
 def read_dotenv(
     settings: Iterable[Setting], path: Path, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Yield what the ``.env`` file gives; one that is not there, or is a directory, gives nothing.
+    """Yield the settings in a ``.env`` file. A missing file has none.
 
-    ``${NAME}`` in a value stands for an earlier line's value, else for that of ``environ``.
+    ``${NAME}`` in a value is replaced by the value of an earlier line, or else of ``environ``.
     """
     try:
-        text = read_settings(path)
+        text = read_settings_file(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return  # a directory of this name is a virtual environment
+        return  # a directory with this name is a virtual environment
     except (OSError, UnicodeDecodeError) as error:
-        yield ConfigProblem(str(path), f"cannot be read: {_cause(error)}", "mend or remove it")
+        reason = f"cannot be read: {_cause(error)}"
+        yield ConfigProblem(str(path), reason, "correct or remove the file")
         return
     variables: dict[str, str] = {}
-    parts: dict[str, frozenset[str]] = {}
-    yield from _parse_dotenv(text, str(path), variables, environ, parts)
+    references: dict[str, frozenset[str]] = {}
+    yield from _parse_dotenv(text, str(path), variables, environ, references)
     for found in read_environment(settings, variables, str(path)):
-        names = parts.get(found.origin.name) if isinstance(found, Given) else None
-        if not names or not isinstance(found, Given):
+        names = references.get(found.origin.name) if isinstance(found, SourceValue) else None
+        if not names or not isinstance(found, SourceValue):
             yield found
             continue
         origin = replace(found.origin, secret=any(map(is_secret_name, names)))
-        yield replace(found, origin=origin, made_of_others=True)
+        yield replace(found, origin=origin, interpolated=True)
 
 
 def _parse_dotenv(
@@ -123,10 +124,10 @@ def _parse_dotenv(
     source: str,
     variables: dict[str, str],
     environ: Mapping[str, str],
-    parts: dict[str, frozenset[str]],
+    references: dict[str, frozenset[str]],
 ) -> Iterator[ConfigProblem]:
-    """Put a file's variables into ``variables``, and the names in each into ``parts``."""
-    from dotenv.parser import parse_stream  # imported where it is used: cold starts matter
+    """Add the variables of a file to ``variables``, and the names in each to ``references``."""
+    from dotenv.parser import parse_stream  # imported here to keep cold starts short
     from dotenv.variables import Variable, parse_variables
 
     known = ChainMap(variables, dict(environ))
@@ -134,53 +135,55 @@ def _parse_dotenv(
         if binding.error:
             blank = len(binding.original.string) - len(binding.original.string.lstrip())
             line = binding.original.line + binding.original.string[:blank].count("\n")
-            yield ConfigProblem(f"line {line}", "is not NAME=value", "mend or remove it", source)
+            remedy = "correct or remove it"
+            yield ConfigProblem(f"line {line}", "is not NAME=value", remedy, source)
         elif binding.key is not None and binding.value is not None:
             atoms = [*parse_variables(binding.value)]
             variables[binding.key] = "".join(atom.resolve(known) for atom in atoms)
             names = {atom.name for atom in atoms if isinstance(atom, Variable)}
-            parts[binding.key] = frozenset(names).union(*(parts.get(name, ()) for name in names))
+            inherited = (references.get(name, ()) for name in names)
+            references[binding.key] = frozenset(names).union(*inherited)
 
 
-def read_file(schema: Section, config: Given) -> Iterator[Finding]:
-    """Yield what the file gives that ``config`` names, and every key that is no setting."""
+def read_file(schema: Section, config: SourceValue) -> Iterator[Finding]:
+    """Yield the settings in the file that ``config`` names, and every key that is not a setting."""
     path = Path(config.value)
-    named = partial(
+    problem = partial(
         ConfigProblem, config.origin.name, source=config.origin.source, value=config.value
     )
     parse = _PARSERS.get(path.suffix.lower())
     if parse is None:
-        reason = f"has a suffix {path.suffix!r} that is not known here"
-        yield named(reason, f"name a file that ends in {', '.join(_PARSERS)}")
+        remedy = f"name a file that ends in {', '.join(_PARSERS)}"
+        yield problem(f"has the unknown suffix {path.suffix!r}", remedy)
         return
     try:
-        data = parse(read_settings(path))
+        data = parse(read_settings_file(path))
     except OSError as error:
-        yield named(f"cannot be read: {_cause(error)}", "correct the path, or make it readable")
+        yield problem(f"cannot be read: {_cause(error)}", "correct the path, or make it readable")
     except (ValueError, RecursionError) as error:
-        yield named(f"is not {_format(path)}: {_cause(error)}", "mend the file")
+        yield problem(f"is not {_format(path)}: {_cause(error)}", "correct the file")
     else:
-        yield from _from_document(schema, data, str(path), named)
+        yield from _from_document(schema, data, str(path), problem)
 
 
 def _from_document(
-    schema: Section, data: object, source: str, named: Callable[[str, str], ConfigProblem]
+    schema: Section, data: object, source: str, problem: Callable[[str, str], ConfigProblem]
 ) -> Iterator[Finding]:
     if isinstance(data, Mapping):
-        yield from _from_table(schema, data, source, "")
+        yield from _from_mapping(schema, data, source, "")
     elif data is not None:  # an empty YAML file is None
-        yield named("does not hold a table of settings", "write names and values at its top")
+        yield problem("is not a table of settings", "write names and values at its top level")
 
 
-def _from_table(
-    section: Section, data: Mapping[Any, Any], source: str, above: str
+def _from_mapping(
+    section: Section, data: Mapping[Any, Any], source: str, prefix: str
 ) -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for key, value in data.items():
-        spelled = f"{above}{key}"
+        spelled = f"{prefix}{key}"
         name = section.spellings.get(key)
         if name is None:
-            remedy = suggest(str(key).lower().replace("-", "_"), section.children, above)
+            remedy = suggest(str(key).lower().replace("-", "_"), section.children, prefix)
             yield ConfigProblem(spelled, "is not a known setting", remedy, source)
         elif name in seen:
             reason = f"is the same setting as {seen[name]}"
@@ -191,11 +194,11 @@ def _from_table(
 
 
 def from_value(node: Setting | Section, value: Any, origin: Origin) -> Iterator[Finding]:
-    """Yield the findings of one value for a setting, a table or a section."""
+    """Yield the findings in one value for a setting, a table or a section."""
     if isinstance(node, Setting) and node.table is None:
-        yield Given(node, value, origin)
+        yield SourceValue(node, value, origin)
     elif value is None:
-        return  # in YAML, a section with nothing in it
+        return  # in YAML, a section without entries
     elif not isinstance(value, Mapping):
         remedy = 'write names and values, as in {"name": "value"}'
         reason, source = "is not a table", origin.source
@@ -204,7 +207,7 @@ def from_value(node: Setting | Section, value: Any, origin: Origin) -> Iterator[
         entries = ((str(key), f"{origin.name}.{key}", item) for key, item in value.items())
         yield from _entries(node, entries, origin.source)
     else:
-        yield from _from_table(node, value, origin.source, f"{origin.name}.")
+        yield from _from_mapping(node, value, origin.source, f"{origin.name}.")
 
 
 def _with_prefix(environ: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -217,7 +220,7 @@ def _with_prefix(environ: Mapping[str, str], prefix: str) -> Iterator[tuple[str,
 def _entries(
     setting: Setting, entries: Iterable[tuple[str, str, Any]], source: str
 ) -> Iterator[Finding]:
-    """Yield a table's entries, each (key, name in the source, value)."""
+    """Yield the entries of a table; each is given as (key, name in the source, value)."""
     names: dict[str, str] = {}
     for key, name, value in entries:
         entry = channel_key(key)
@@ -226,11 +229,14 @@ def _entries(
             yield ConfigProblem(name, reason, "keep one of them", source)
         else:
             names[entry] = name
-            yield Given(setting, value, Origin(source, name), entry)
+            yield SourceValue(setting, value, Origin(source, name), entry)
 
 
-def decoded(setting: Setting, text: str) -> Any:
-    """Return JSON's lists and objects where a setting takes such; pydantic judges all the rest."""
+def decode_json(setting: Setting, text: str) -> Any:
+    """Return the list or object that a JSON ``text`` is, if the setting accepts one.
+
+    Any other text is returned unchanged, for pydantic to validate.
+    """
     if not setting.structured:
         return text
     try:
@@ -240,12 +246,12 @@ def decoded(setting: Setting, text: str) -> Any:
     return value if isinstance(value, (list, dict)) else text
 
 
-def suggest(name: str, known: Iterable[str], before: str) -> str:
-    """Return the remedy for an unknown name: the known one that is most like it."""
-    from difflib import get_close_matches  # imported where it is used: cold starts matter
+def suggest(name: str, known: Iterable[str], prefix: str) -> str:
+    """Return the remedy for an unknown name: the known name that is most similar."""
+    from difflib import get_close_matches  # imported here to keep cold starts short
 
     close = get_close_matches(name, known, n=1)
-    return f"did you mean {before}{close[0]}?" if close else REMOVE
+    return f"did you mean {prefix}{close[0]}?" if close else REMOVE
 
 
 def _cause(error: OSError | ValueError | RecursionError) -> str:
@@ -259,34 +265,37 @@ def _format(path: Path) -> str:
 
 
 def _parse_toml(text: str) -> object:
-    import tomllib  # imported where it is used: cold starts matter
+    import tomllib  # imported here to keep cold starts short
 
     try:
         return tomllib.loads(text)
-    except ValueError as error:  # its text quotes keys, and a piece of a secret may stand for one
+    except ValueError as error:
         problem = str(error)
-    places = [place for place, character in enumerate(problem) if character in "'\""]
-    if places and places[-1] - places[0] > len("'='"):  # not only a sign that was expected
-        problem = problem[: places[0]] + problem[places[-1] + 1 :]
+    # The text of tomllib's error quotes keys, and a malformed line may put a piece of a secret in
+    # place of a key. So everything from the first to the last quote is removed, unless it is only a
+    # character that was expected ("=").
+    quotes = [place for place, character in enumerate(problem) if character in "'\""]
+    if quotes and quotes[-1] - quotes[0] > len("'='"):
+        problem = problem[: quotes[0]] + problem[quotes[-1] + 1 :]
     raise ValueError(problem)
 
 
 def _parse_yaml(text: str) -> object:
-    import yaml  # imported where it is used: cold starts matter
+    import yaml  # imported here to keep cold starts short
 
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        # Its own text quotes the file, and words such as an alias' name may be a piece of a secret.
+        # The error's text quotes the file, and the name of an alias may be a piece of a secret.
         problem = _QUOTED.sub("", getattr(error, "problem", None) or "cannot be read")
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise ValueError(f"{problem}{place}") from None
     except ValueError:
-        raise ValueError("a date or a number in it is impossible") from None
+        raise ValueError("it contains an impossible date or number") from None
 
 
-# Without the first condition, each blank of a run would be tried as its beginning: quadratic.
+# Without (?<!\s), the search would start anew at each blank of a run: quadratic time.
 _QUOTED = re.compile(r"""(?<!\s)\s*(?:'[^']{2,}'|"[^"]{2,}")""")
 _PARSERS: dict[str, Callable[[str], object]] = {
     ".json": json.loads,

@@ -77,7 +77,7 @@ def test_negative_durations_are_refused_as_such(value: Any) -> None:
 @pytest.mark.parametrize("value", ["9" * 30 + "h", "9" * 60, 10**30, 10**400, 1e300])
 def test_durations_that_no_timedelta_holds_are_refused(value: Any) -> None:
     """A duration beyond timedelta's range gives a reason, not an OverflowError."""
-    with pytest.raises(ValidationError, match="longer than any duration"):
+    with pytest.raises(ValidationError, match="is longer than 999999999 days"):
         ADAPTER.validate_python(value)
 
 

@@ -21,7 +21,9 @@ from gizmopy.errors import ConfigError, UsageError
 from gizmopy.pubsub.registry import open_driver
 
 ROOT = Path(__file__).parents[2]
-REFUSED = "names code, and that is not taken from .env; set it in the environment, by a flag, or in"
+REFUSED = (
+    "names code to import, and .env must not name code; set it in the environment, by a flag, or in"
+)
 
 
 class Plugins(BaseModel):
@@ -180,7 +182,7 @@ def test_redrive_imports_nothing_from_the_working_directory(tmp_path: Path) -> N
     """Neither the code that the environment names nor a library, even with python -m."""
     output = in_folder(tmp_path, "redrive", "dead", "--wait=0.1", "--config=c.yaml", **LOGIN)
     assert "evil ran" not in output
-    assert "sasl_token_provider=evil:run is no module:function" in output
+    assert "sasl_token_provider=evil:run is not module:function" in output
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in LOGIN.items()))
     output = in_folder(tmp_path, "redrive", "dead", "--wait=0.1")
     assert "evil ran" not in output

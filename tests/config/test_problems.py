@@ -89,15 +89,15 @@ INTEGER = "should be a valid integer, unable to parse string as an integer; set 
         (["--zzz", "1"], "--zzz{}: is not a known flag; remove it"),
         (["--database={}"], "--database{}: is not a known flag; "),
         (["--"], "--{}: is not a known flag; remove it"),
-        (["http-port"], "http-port{}: belongs to no flag; did you mean --http-port?"),
-        (["qqq"], "argument 1{}: belongs to no flag; remove it"),
-        (["--http-port"], "--http-port{}: has no value; write it like --http-port=VALUE"),
+        (["http-port"], "http-port{}: does not belong to a flag; did you mean --http-port?"),
+        (["qqq"], "argument 1{}: does not belong to a flag; remove it"),
+        (["--http-port"], "--http-port{}: has no value; write --http-port=VALUE"),
         (
             ["--http-port", "--log-json"],
-            "--http-port{}: has no value; write it like --http-port=VALUE",
+            "--http-port{}: has no value; write --http-port=VALUE",
         ),
-        (["--config"], "--config{}: has no value; write it like --config=VALUE"),
-        (["--no-log-json=1"], "--no-log-json{}: takes no value; write --no-log-json alone"),
+        (["--config"], "--config{}: has no value; write --config=VALUE"),
+        (["--no-log-json=1"], "--no-log-json{}: takes no value; write only --no-log-json"),
         (["--http-port=x"], "--http-port=x{}: " + INTEGER),
         (["--http-port=70000"], "--http-port=70000{}: should be less than or equal to 65535; "),
         (["--http-port="], "--http-port={}: " + INTEGER),
@@ -116,7 +116,7 @@ INTEGER = "should be a valid integer, unable to parse string as an integer; set 
         ),
         (
             ["--names=x"],
-            "--names=x{}: should be a valid list; set it to: list of integer, as JSON ",
+            "--names=x{}: should be a valid list; set it to: list of integer (as JSON,",
         ),
         (['--names=["a"]'], '--names=["a"]{}: 0: should be a valid integer, '),
         (
@@ -215,15 +215,15 @@ def test_problems_within_a_file(name: str, text: str, line: str, tmp_path: Path)
         ("c.json", '{"a": 1,\n  b}', "is not JSON: "),
         ("c.json", '{"a": 1,\n  b}', "line 2 column 3"),
         ("c.json", "", "line 1 column 1"),
-        ("c.json", "[1]", "does not hold a table of settings"),
+        ("c.json", "[1]", "is not a table of settings"),
         ("c.toml", "a = 1\nb = ", "is not TOML: Invalid value (at "),
         ("c.yaml", "a: 1\nb: [", "is not YAML: "),
         ("c.yml", "a: b: c", "is not YAML: mapping values are not allowed here (line 1, column 5)"),
-        ("c.yaml", "a: 2020-13-45", "is not YAML: a date or a number in it is impossible"),
-        ("c.yaml", "a: !!int x", "is not YAML: a date or a number in it is impossible"),
-        ("c.yaml", "- a", "does not hold a table of settings"),
-        ("c.ini", "a = 1", "has a suffix '.ini' that is not known here"),
-        ("c", "a = 1", "has a suffix '' that is not known here"),
+        ("c.yaml", "a: 2020-13-45", "is not YAML: it contains an impossible date or number"),
+        ("c.yaml", "a: !!int x", "is not YAML: it contains an impossible date or number"),
+        ("c.yaml", "- a", "is not a table of settings"),
+        ("c.ini", "a = 1", "has the unknown suffix '.ini'"),
+        ("c", "a = 1", "has the unknown suffix ''"),
     ],
 )
 def test_malformed_files(name: str, text: str, reason: str, tmp_path: Path) -> None:
@@ -274,13 +274,16 @@ def test_a_malformed_dotenv_file(tmp_path: Path) -> None:
     dotenv.write_text("A=1\n\n\nB C\nHTTP_PORT='1\nPORT=x\n")
     lines = list(map(str, problems_of(dotenv=dotenv)))
     assert lines == [
-        f"line 4 ({dotenv}): is not NAME=value; mend or remove it",
-        f"line 5 ({dotenv}): is not NAME=value; mend or remove it",
+        f"line 4 ({dotenv}): is not NAME=value; correct or remove it",
+        f"line 5 ({dotenv}): is not NAME=value; correct or remove it",
         f"PORT=x ({dotenv}): {INTEGER}",
     ]
     dotenv.write_bytes(b"A=\xff")
     (problem,) = problems_of(dotenv=dotenv)
-    assert str(problem) == f"{dotenv}: cannot be read: its text is not UTF-8; mend or remove it"
+    assert (
+        str(problem)
+        == f"{dotenv}: cannot be read: its text is not UTF-8; correct or remove the file"
+    )
 
 
 def test_missing_settings_name_their_variable_and_flag() -> None:
@@ -300,9 +303,12 @@ def test_a_section_that_is_begun_must_be_finished() -> None:
 def test_cross_field_validators() -> None:
     """A model's validator is reported with the words it raised and the section's name."""
     (nested,) = problems_of(["--database.low=3"])
-    assert str(nested) == "database: low is above high; change the settings that it speaks of"
+    assert str(nested) == "database: low is above high; change the settings that the reason names"
     (whole,) = problems_of(["--http-port=1", "--log-json"])
-    assert str(whole) == "CatsSettings: port 1 takes no JSON; change the settings that it speaks of"
+    assert (
+        str(whole)
+        == "CatsSettings: port 1 takes no JSON; change the settings that the reason names"
+    )
 
 
 def test_a_default_that_its_own_type_refuses() -> None:

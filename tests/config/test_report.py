@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from typing_extensions import TypeAliasType
 
 from gizmopy.config import Settings, load
-from gizmopy.config.report import Row, as_markdown, as_text, folded, rows
+from gizmopy.config.report import Row, as_markdown, as_text, rows, with_unused_sections_collapsed
 from gizmopy.errors import ConfigError
 
 
@@ -63,7 +63,7 @@ def by_name(found: list[Row]) -> dict[str, Row]:
 
 
 def test_a_class_has_a_row_for_every_setting_in_order() -> None:
-    """Rows follow the declaration, sections unfolded in their place, with no value or source."""
+    """Rows are in the order of declaration, also within sections, without values and sources."""
     found = rows(CatsSettings)
     names = [row.name for row in found]
     assert names[:4] == ["service_name", "service_version", "http_addr", "http_port"]
@@ -237,12 +237,12 @@ def test_each_channel_has_its_row() -> None:
 
 def test_a_standard_section_is_one_row_until_something_in_it_is_set() -> None:
     """Who has nothing to do with Kafka reads one line of it; a service's own sections stay."""
-    of_none = by_name([*folded(rows(LOADED))])
+    of_none = by_name([*with_unused_sections_collapsed(rows(LOADED))])
     assert [name for name in of_none if name.startswith("kafka.")] == ["kafka.*"]
     assert of_none["kafka.*"].environment == ("KAFKA_*",)
     assert {"database.host", "spare.host"} <= set(of_none)
     loaded = load(Settings, environ={"KAFKA_GROUP": "cats"}, dotenv=None)
-    assert [*folded(rows(loaded))] == rows(loaded)
+    assert [*with_unused_sections_collapsed(rows(loaded))] == rows(loaded)
 
 
 def test_text_is_aligned() -> None:

@@ -50,4 +50,4 @@ def test_a_file_of_another_user_is_warned_of(
         monkeypatch.setattr(os, "geteuid", lambda: 4321)
     load(Settings, environ={}, dotenv=file)
     (message,) = caplog.messages
-    assert "belongs to user" in message
+    assert " owns it; chown it" in message

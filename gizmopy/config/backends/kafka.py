@@ -27,11 +27,11 @@ from pydantic_settings import SettingsConfigDict
 from gizmopy.config.duration import Duration, format_duration
 from gizmopy.config.marks import NamesCode, Shown
 from gizmopy.config.plain_text import validated_text
-from gizmopy.config.secrets.shown_fields import (
+from gizmopy.config.secrets.redaction import (
     is_marked_field,
     is_quotable,
     quotable_text,
-    show_model,
+    redacted_model,
 )
 from gizmopy.config.urls import redacted_url, validated_url
 from gizmopy.config.validation import CommaList, validation_error
@@ -213,7 +213,7 @@ class KafkaSettings(BaseModel):
         return validated_text(value)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        yield from show_model(self).items()
+        yield from redacted_model(self).items()
 
     @classmethod
     def from_url(cls, url: str) -> KafkaSettings:

@@ -1,4 +1,4 @@
-"""List the secrets among the settings, in each spelling, so that a text can be cleared of them."""
+"""List the secrets in settings, in each spelling, so that a log can mask them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from urllib.parse import quote, quote_plus, unquote
 from pydantic import BaseModel
 
 from gizmopy.config.secrets.masking import SECRET_TYPES, is_secret_field, is_secret_name, secrets_in
-from gizmopy.config.secrets.shown_fields import CHOICES, choices, is_marked_field
+from gizmopy.config.secrets.redaction import CHOICES, is_marked_field, literal_choices
 from gizmopy.untrusted.text import escape
 
 _MIN_CHARACTERS = 6
-"""Shorter secrets are not looked for: the same letters stand in other words."""
+"""Shorter secrets are not masked, because other words contain the same letters."""
 _MIN_LINE = 8
 
 
 def known_secrets(settings: BaseModel | str) -> tuple[str, ...]:
-    """Return the secrets in settings or in a URL, the longest first: of at least six characters.
+    """Return the secrets of at least six characters in settings or in a URL, the longest first.
 
-    These are values typed as secrets or named like one, logins in URLs, and each line of a secret
-    of several lines, as they are and as ``repr``, JSON, a URL and a log line spell them. A field
-    that is marked is no secret for its name (``TLS_KEY`` is a path), and neither is a choice.
+    A secret is a value with a type for secrets or with a name that is typical of one, a login in a
+    URL, or a line of a secret of several lines. Each is returned as it is, and as ``repr``, JSON, a
+    URL and a log line spell it. A marked field is not a secret because of its name (``TLS_KEY`` is
+    a path), and neither is a choice.
     """
     found = {
         spelled
@@ -36,22 +37,15 @@ def known_secrets(settings: BaseModel | str) -> tuple[str, ...]:
 
 
 def _secrets(value: Any, *, secret: bool) -> Iterator[str]:
+    """Yield the secrets in ``value``; with ``secret``, every text in it is one."""
     if isinstance(value, SECRET_TYPES):
         yield from _secrets(value.get_secret_value(), secret=True)
     elif isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        for name, item in value:
-            if name not in fields:
-                yield from _secrets(item, secret=secret or is_secret_name(name))
-            elif isinstance(item, CHOICES) or item in choices(fields[name].annotation):
-                continue  # masked in every line, auth="required" would hide a word of many
-            else:
-                hidden = secret or is_secret_field(name, fields[name])
-                yield from _secrets(item, secret=hidden and not is_marked_field(type(value), name))
+        yield from _secrets_of_model(value, secret=secret)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for each in dataclasses.fields(value):
-            hidden = is_secret_name(each.name)
-            yield from _secrets(getattr(value, each.name), secret=secret or hidden)
+            is_secret = secret or is_secret_name(each.name)
+            yield from _secrets(getattr(value, each.name), secret=is_secret)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _secrets(item, secret=secret or is_secret_name(str(key)))
@@ -59,10 +53,24 @@ def _secrets(value: Any, *, secret: bool) -> Iterator[str]:
         for item in value:
             yield from _secrets(item, secret=secret)
     else:
-        yield from _of_leaf(value, secret=secret)
+        yield from _secrets_of_leaf(value, secret=secret)
 
 
-def _of_leaf(value: Any, *, secret: bool) -> Iterator[str]:
+def _secrets_of_model(model: BaseModel, *, secret: bool) -> Iterator[str]:
+    fields = type(model).model_fields
+    for name, item in model:
+        if name not in fields:
+            yield from _secrets(item, secret=secret or is_secret_name(name))
+            continue
+        # A choice is public, and often an ordinary word: if a setting auth="required" counted, the
+        # log would mask every "required".
+        if isinstance(item, CHOICES) or item in literal_choices(fields[name].annotation):
+            continue
+        is_secret = secret or is_secret_field(name, fields[name])
+        yield from _secrets(item, secret=is_secret and not is_marked_field(type(model), name))
+
+
+def _secrets_of_leaf(value: Any, *, secret: bool) -> Iterator[str]:
     if value is None or isinstance(value, (bool, float)):
         return
     text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
@@ -75,7 +83,7 @@ def _of_leaf(value: Any, *, secret: bool) -> Iterator[str]:
 
 
 def _spellings(secret: str) -> Iterator[str]:
-    """Yield a secret as texts spell it, and each of these as a log line spells it again."""
+    """Yield each spelling of a secret, and of each of these: a log line escapes text again."""
     for once in _spelled(secret):
         yield from _spelled(once)
 

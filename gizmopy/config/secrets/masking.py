@@ -1,8 +1,8 @@
-"""Know the usual names of secrets, and mask likely secrets in free text.
+"""Recognize names that are typical of secrets, and mask likely secrets in free text.
 
-This is for flags and for free text, whose parts have no declarations: values that are named as a
-secret, the login of a URL, a key in PEM. It is a list, and no list is complete. Values of settings
-are shown by an allowlist instead: ``gizmopy.config.secrets.shown_fields``.
+Flags and free text have no declarations, so this goes by a list: values with the name of a secret,
+the login of a URL, a key in PEM. A list is never complete. For values of settings an allowlist
+decides instead: ``gizmopy.config.secrets.redaction``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SECRET_WORDS = frozenset(
     )
 )
 _SECRET_ENDINGS = ("credential", "passphrase", "passwd", "password", "secret", "token", "apikey")
-"""How a word of its own ends that is written together: ``dbpassword``, ``githubtoken``."""
+"""Endings of compound words: ``dbpassword``, ``githubtoken``."""
 _QUALIFIERS = frozenset(
     (
         *("b64", "base", "base64", "current", "data", "hex", "new", "old", "plain", "prev", "raw"),
         *("previous", "primary", "secondary", "string", "text", "value"),
     )
 )
-"""Words behind the one that counts: ``secret_key_base``, ``password_old``, ``token_2``."""
+"""Words that may follow the word for a secret: ``secret_key_base``, ``password_old``."""
 
 _NAME = re.compile(r"""(?<![\w.-])([\w.-]++)["']?\s{0,4}+[=:]\s{0,4}+""")
 _VALUE = re.compile(r"""'[^']*+'|"[^"]*+"|[^&;\s]*+""")
@@ -46,9 +46,9 @@ _PEM_END = re.compile(r"-----END [^-\n]{1,64}+-----")
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether ``name`` is one of the usual ones for a secret: ``db_pass``, ``api-key``."""
+    """Return whether ``name`` is typical of a secret: ``db_pass``, ``api-key``."""
     words = [*_words(name)]
-    pair = "".join(words[-2:])  # as in api_key, pass_word or connection_string
+    pair = "".join(words[-2:])  # api_key, pass_word, connection_string
     while len(words) > 1 and (words[-1] in _QUALIFIERS or words[-1].isdigit()):
         words.pop()
     if not words:
@@ -59,7 +59,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def _words(name: str) -> Iterator[str]:
-    """Yield the words of ``name`` in lower case, split at signs and before upper case letters."""
+    """Yield the words of ``name`` in lower case, split at signs and before capital letters."""
     word, before = "", ""
     for character in name:
         if not character.isalnum():
@@ -78,19 +78,19 @@ def _words(name: str) -> Iterator[str]:
 
 
 def is_secret_field(name: str, field: FieldInfo) -> bool:
-    """Return whether a model's field is a secret by its name or by an alias."""
+    """Return whether the name or an alias of a field is typical of a secret."""
     return any(map(is_secret_name, (name, *alias_names(field))))
 
 
 def alias_names(field: FieldInfo) -> tuple[str, ...]:
-    """Return every plain name other than its own by which a model takes ``field``."""
+    """Return the aliases of ``field`` in the input of its model, without alias paths."""
     alias = field.validation_alias
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
     return tuple(choice for choice in choices if isinstance(choice, str))
 
 
 def holds_secret(annotation: Any, seen: frozenset[Any] = frozenset()) -> bool:
-    """Return whether a value of this type is, or has somewhere in it, what is typed as a secret."""
+    """Return whether a value of this type has a type for secrets, itself or in a part of it."""
     if hasattr(annotation, "__value__") and annotation not in seen:  # a type alias
         return holds_secret(annotation.__value__, seen | {annotation})
     if not isinstance(annotation, type):
@@ -104,31 +104,35 @@ def holds_secret(annotation: Any, seen: frozenset[Any] = frozenset()) -> bool:
 
 
 def mask_text(text: str) -> str:
-    """Return ``text`` without likely secrets: logins of URLs, named values, PEM keys."""
+    """Return ``text`` with likely secrets masked: logins of URLs, named values, PEM keys."""
     text = _SCHEMES.sub(rf"\1 {MASK}", mask_login(_mask_pem(text)))
-    parts, at = [], 0
-    while found := _NAME.search(text, at):
-        parts.append(text[at : found.end()])
-        at = found.end()
-        if is_secret_name(found[1]):
-            value = _VALUE.match(text, at)
-            assert value is not None  # it matches the empty text, too
-            parts.append(MASK if value[0] else "")
-            at = value.end()
-    return "".join((*parts, text[at:]))
+    parts, end = [], 0
+    for value in _named_secrets(text):
+        parts += [text[end : value.start()], MASK if value[0] else ""]
+        end = value.end()
+    return "".join((*parts, text[end:]))
 
 
 def secrets_in(text: str) -> Iterator[str]:
     """Yield the likely secrets in a URL or a list of parameters: logins and named values."""
     yield from logins_in(text)
-    at = 0
-    while found := _NAME.search(text, at):
-        at = found.end()
+    for value in _named_secrets(text):
+        yield value[0].strip("'\"")
+
+
+def _named_secrets(text: str) -> Iterator[re.Match[str]]:
+    """Yield the value of each ``name=value`` and ``name: value`` if the name is for a secret.
+
+    A value of another name is searched for more names: ``url=https://host/?token=…``.
+    """
+    end = 0
+    while found := _NAME.search(text, end):
+        end = found.end()
         if is_secret_name(found[1]):
-            value = _VALUE.match(text, at)
-            assert value is not None
-            yield value[0].strip("'\"")
-            at = value.end()
+            value = _VALUE.match(text, end)
+            assert value is not None  # the pattern also matches the empty text
+            end = value.end()
+            yield value
 
 
 def _mask_pem(text: str) -> str:

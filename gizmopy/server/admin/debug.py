@@ -24,7 +24,7 @@ import gizmopy
 from gizmopy.config import Duration, Settings
 from gizmopy.config.duration import format_duration
 from gizmopy.config.origin import Origin
-from gizmopy.config.secrets.shown_fields import show_model
+from gizmopy.config.secrets.redaction import redacted_model
 from gizmopy.config.sections.logs import LogLevel
 from gizmopy.observe.levels import LogLevels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
@@ -80,7 +80,7 @@ class Debug:
     @get("/debug/config")
     async def config(self) -> Mapping[str, Any]:
         """Show the value of every setting, with secrets masked."""
-        return show_model(self.settings, self.origins)
+        return redacted_model(self.settings, self.origins)
 
     @get("/debug/routes")
     async def served(self) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from gizmopy.cli import main
 from gizmopy.config import Loaded, Settings, load, report
 from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.config.schema import Setting, read_schema
-from gizmopy.config.secrets.shown_fields import show_model as masked
+from gizmopy.config.secrets.redaction import redacted_model as masked
 from gizmopy.errors import ConfigError
 from gizmopy.untrusted.error_text import named
 from tests.config.secrets.canary import CANARIES, LEFT, UNREADABLE, assert_unseen, shown_by, written

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, SecretBytes, SecretStr
 from gizmopy import Shown
 from gizmopy.config import Settings, load, report
 from gizmopy.config.secrets.known import known_secrets
-from gizmopy.config.secrets.shown_fields import show_model
+from gizmopy.config.secrets.redaction import redacted_model
 from gizmopy.errors import ConfigError
 from gizmopy.observe import logs
 from tests.config.secrets.canary import CANARIES, UNREADABLE, assert_unseen
@@ -167,7 +167,7 @@ def test_what_a_line_of_dotenv_is_made_of_is_not_shown(tmp_path: Path) -> None:
         "HTTP_ADDR=${NONE:-localhost}\n"
     )
     loaded = load(CatsSettings, environ=environ | {"HOSTNAME": "h-1"}, dotenv=file)
-    told = show_model(loaded.settings, loaded.origins)
+    told = redacted_model(loaded.settings, loaded.origins)
     assert told["service_name"] == f"*** (13 characters, from {file})"
     assert (told["service_version"], told["http_addr"]) == ("h-1", "localhost")
     assert "hunter" not in report.as_text(report.rows(loaded))

@@ -51,7 +51,7 @@ def test_a_secret_is_refused_with_the_way_to_give_it(
         load(CatsSettings, argv, environ={}, dotenv=None)
     (problem,) = caught.value.problems
     assert (problem.name, problem.source) == (flag, "command line")
-    assert problem.remedy == f"set {variable}, or put it in the file that --config names"
+    assert problem.remedy == f"set {variable}, or write it into the file that --config names"
     assert "hunter" not in str(caught.value)
 
 

@@ -17,7 +17,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from gizmopy.cli import main
 from gizmopy.config import Duration, Settings, Shown, load, report
-from gizmopy.config.secrets.shown_fields import is_quotable, show_model
+from gizmopy.config.secrets.redaction import is_quotable, redacted_model
 from gizmopy.errors import ConfigError
 
 SECRET = "Qz-hunter2"
@@ -117,7 +117,7 @@ class CatsSettings(Settings):
 
 def shown(**values: Any) -> dict[str, Any]:
     """Return the shown form of settings with ``values``."""
-    return show_model(CatsSettings(**values))
+    return redacted_model(CatsSettings(**values))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_all_else_is_hidden(name: str, value: Any) -> None:
     """Text of no declared kind is hidden, in the repr, in /debug/config and in the report."""
     value = {"marked_secret": SecretStr(SECRET)}.get(name, value)
     settings = CatsSettings.model_validate({name: value})
-    texts = [repr(settings), str(settings), str(show_model(settings))]
+    texts = [repr(settings), str(settings), str(redacted_model(settings))]
     loaded = load(CatsSettings, environ={}, dotenv=None)
     rows = report.rows(type(loaded)(settings, loaded.origins))
     for text in (*texts, report.as_text(rows), report.as_markdown(rows)):
@@ -233,7 +233,7 @@ def test_source_and_length_stand() -> None:
         environ={"DB_PASS": SECRET, "INNER__NAME": "x", "GIZMO_TOPIC_CATS": "kafka://b1/t"},
         dotenv=None,
     )
-    told = show_model(loaded.settings, loaded.origins)
+    told = redacted_model(loaded.settings, loaded.origins)
     assert told["db_pass"] == "*** (10 characters, from the environment)"
     assert told["greeting"] == "*** (10 characters, from the command line)"
     assert told["inner"]["name"] == "*** (1 character, from the environment)"
@@ -250,7 +250,7 @@ def test_a_new_default_keeps_the_mark() -> None:
         region: str = "a"
         service_name: str = "b"
 
-    told = show_model(Other(region="eu", service_name="cats"))
+    told = redacted_model(Other(region="eu", service_name="cats"))
     assert (told["region"], told["service_name"]) == ("eu", "cats")
 
 
@@ -265,7 +265,10 @@ def test_a_marked_section_is_shown() -> None:
         place: Annotated[Place, Shown] = Place()
 
     loaded = load(Other, environ={"PLACE__CITY": "Rome", "PLACE__PIN": SECRET}, dotenv=None)
-    assert show_model(loaded.settings)["place"] == {"city": "Rome", "pin": "*** (10 characters)"}
+    assert redacted_model(loaded.settings)["place"] == {
+        "city": "Rome",
+        "pin": "*** (10 characters)",
+    }
     values = {row.name: row.value for row in report.rows(loaded)}
     assert values["place.city"] == "Rome"
     assert "hunter" not in str(values["place.pin"])
@@ -278,7 +281,7 @@ def test_a_default_that_is_named_like_a_secret_is_hidden() -> None:
         api_key: str = SECRET
         kind: str = "tabby"
 
-    assert show_model(Other())["api_key"] == "*** (10 characters)"
+    assert redacted_model(Other())["api_key"] == "*** (10 characters)"
     assert {row.name: row.default for row in report.rows(Other)}["api_key"] == "*** (10 characters)"
 
 

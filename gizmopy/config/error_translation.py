@@ -1,4 +1,4 @@
-"""Say why a value is wrong, without the value: pydantic and validators may quote it."""
+"""Translate pydantic's errors into reasons and remedies that do not quote a secret."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.secrets.masking import SECRET_TYPES
-from gizmopy.config.secrets.shown_fields import quotable_text
-from gizmopy.config.sources import Given
+from gizmopy.config.secrets.redaction import quotable_text
+from gizmopy.config.sources import SourceValue
+from gizmopy.config.validation import ERROR_TYPE
 from gizmopy.untrusted.hidden import MASK, masked
 from gizmopy.untrusted.text import cut
 
@@ -36,49 +37,49 @@ _NEVER_QUOTE = frozenset(
         *("path_type", "none_required", "url_too_long", "mapping_type", "frozen_set_type"),
     )
 )
-"""Types of pydantic's errors whose message has the declaration in it, and no part of the value."""
+"""Types of pydantic's errors whose message quotes the declaration, and no part of the value."""
 _PREFIXES = ("Value error, ", "Assertion failed, ", "Input ")
 _WORD = re.compile(r"[^\W_]{4,}")
 
 
-class Reasons:
-    """Translate pydantic's errors about ``given`` into a reason and a remedy that show no secret.
+class ErrorTranslator:
+    """Translate pydantic's errors about ``values`` into a reason and a remedy.
 
-    Of a setting that is quotable, the reason is pydantic's message or the validator's. Of others it
-    is pydantic's if no part of the value is in such a message; a validator's has every value and
-    every part of a value masked that may be a secret, and is left out if the setting is a secret:
-    a validator may have changed the value that it quotes.
+    The reason for a quotable setting is the message of pydantic or of the validator. For any other
+    setting it is pydantic's message, if that never quotes the value. A message of a validator may
+    quote the value or a changed form of it. So every value that may be a secret, and every part of
+    one, is masked in it, and it is left out if the setting is a secret.
     """
 
-    def __init__(self, schema: Section, given: Iterable[Given]) -> None:
-        texts = [*_hidden_texts(schema, given)]
+    def __init__(self, schema: Section, values: Iterable[SourceValue]) -> None:
+        texts = [*_hidden_texts(schema, values)]
         self._wholes = _longest_first(spelled for text in texts for spelled in _spellings(text))
         self._words = _longest_first(word for text in texts for word in _words(text))
 
-    def of(
+    def translate(
         self, node: Setting | Section, rest: Sequence[int | str], error: ErrorDetails
     ) -> tuple[str, str]:
-        """Return the fault of a setting or a section, and the remedy."""
-        context = error.get("ctx", {})
-        if isinstance(node, Section):
-            remedy = "change the settings that it speaks of"
-        elif error["type"] == "missing" and not rest:
+        """Return the reason for an error in a setting or a section, and the remedy."""
+        if isinstance(node, Setting) and error["type"] == "missing" and not rest:
             flag = f" or {node.flag}" if node.takes_flag else ""
             return "is required", f"set {node.environment[0]}{flag}"
-        else:
-            structured = ", as JSON where not in a file" if node.structured else ""
-            remedy = f"set it to: {node.type}{structured}"
         reason = self._reason(node, error)
         if rest and isinstance(node, Setting) and node.structured and node.table is None:
             reason = f"{'.'.join(_known_parts(node.annotation, rest))}: {reason}"
-        if error["type"] == "refused":  # by gizmopy itself, whose two parts never quote a secret
-            remedy = _replaced(str(context.get("remedy", remedy)), self._wholes)
-        return reason, remedy
+        return reason, self._remedy(node, error)
+
+    def _remedy(self, node: Setting | Section, error: ErrorDetails) -> str:
+        own = error.get("ctx", {}).get("remedy") if error["type"] == ERROR_TYPE else None
+        if own is not None:
+            return _replaced(str(own), self._wholes)
+        if isinstance(node, Section):
+            return "change the settings that the reason names"
+        structured = " (as JSON, except in a file)" if node.structured else ""
+        return f"set it to: {node.type}{structured}"
 
     def _reason(self, node: Setting | Section, error: ErrorDetails) -> str:
-        context = error.get("ctx", {})
-        if error["type"] == "refused":
-            return _replaced(str(context.get("reason", error["msg"])), self._wholes)
+        if error["type"] == ERROR_TYPE:  # of gizmopy's own validators, which quote no secret
+            return _replaced(str(error.get("ctx", {}).get("reason", error["msg"])), self._wholes)
         reason = error["msg"]
         for prefix in _PREFIXES:
             reason = reason.removeprefix(prefix)
@@ -88,14 +89,19 @@ class Reasons:
             return self._masked(reason)
         if error["type"] not in _VALIDATORS:
             return "is not valid"
-        return f"is refused{_place(context.get('error'))}" if node.secret else self._masked(reason)
+        if node.secret:
+            return f"was rejected{_place(error.get('ctx', {}).get('error'))}"
+        return self._masked(reason)
 
     def _masked(self, text: str) -> str:
         return _replaced(text, (*self._wholes, *self._words))
 
 
 def _longest_first(texts: Iterable[str]) -> list[str]:
-    """Return the texts to mask; one letter that is masked in all words would be known."""
+    """Return the texts to mask, without those of one or two characters.
+
+    A reader would infer a single letter that is masked in every word.
+    """
     return sorted({text for text in texts if len(text) > 2}, key=len, reverse=True)
 
 
@@ -111,7 +117,7 @@ def _place(error: object) -> str:
 
 
 def _known_parts(annotation: Any, rest: Sequence[int | str]) -> Iterator[str]:
-    """Yield the way to a part of a value: positions and declared names, since keys are values."""
+    """Yield the path to a part of a value. A key that is not a declared name is masked."""
     names = set(_declared_names(annotation, set()))
     for part in rest:
         yield str(part) if isinstance(part, int) or part in names else MASK
@@ -132,9 +138,9 @@ def _declared_names(annotation: Any, seen: set[Any]) -> Iterator[str]:
         yield from (field.name for field in dataclasses.fields(annotation))
 
 
-def _hidden_texts(schema: Section, given: Iterable[Given]) -> Iterator[str]:
+def _hidden_texts(schema: Section, values: Iterable[SourceValue]) -> Iterator[str]:
     """Yield every text that must not be in a reason: each hidden value, and each part of one."""
-    for found in given:
+    for found in values:
         if not found.quotable or quotable_text(found.value, marked=found.setting.marked) is None:
             yield from _texts(found.value)
     for setting in schema.settings():
@@ -162,12 +168,12 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _spellings(text: str) -> Iterator[str]:
-    """Yield a text as it is, and as ``repr``, JSON and a URL escape it."""
+    """Yield a text unchanged, and as ``repr``, JSON and a URL escape it."""
     for spelled in {text, text.strip(), unquote(text)}:
         yield from filter(None, (spelled, repr(spelled)[1:-1], json.dumps(spelled)[1:-1]))
 
 
 def _words(text: str) -> Iterator[str]:
-    """Yield each word of a text: a validator may quote a part of a value only."""
+    """Yield each word of a text, because a validator may quote a part of a value."""
     for spelled in {text, unquote(text)}:
         yield from _WORD.findall(spelled)

@@ -1,16 +1,16 @@
-"""Decide which values may be shown, by an allowlist: the declaration of a field, not its name.
+"""Decide by an allowlist which values may be shown: by the declaration of a field, not its name.
 
-A value is shown if one of these is true; all else is ``*** (12 characters, from the environment)``:
+A value is shown if one of these is true, else ``*** (12 characters, from the environment)``:
 
 - its field is marked: ``Annotated[str, Shown]``
 - it is a number, a boolean, a duration, a date, an address or a network, or one of the choices that
   its type names (an enumeration, a Literal)
-- it is the default in the source, which is no secret
-- it is in a field named like ``db_host`` or ``address``, and is ``host:port``
+- it is the default in the source code, which is not a secret
+- it is ``host:port``, in a field with a name like ``db_host`` or ``address``
 
-Of a URL the scheme, the host and the port are shown. A value typed as a secret (pydantic's
-SecretStr, SecretBytes, Secret) is never shown. A number and a default are not shown in a field that
-is named like a secret (``pin``, ``api_key``), unless it is marked.
+Of a URL the scheme, the host and the port are shown. A value whose type is one for secrets
+(pydantic's SecretStr, SecretBytes, Secret) is never shown. A number or a default is not shown if
+the name of its field is typical of a secret (``pin``, ``api_key``), unless the field is marked.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from gizmopy.untrusted.hidden import hidden, size
 from gizmopy.untrusted.text import MAX_CHARACTERS, cut
 
 MISSING = object()
-"""The default of a field that has none, or none that can be known ahead."""
+"""The default of a field without one, or with one that is not known before it is needed."""
 
 CHOICES = (bool, Enum, timedelta)
-"""Types with so few values, or so plain ones, that no secret has them."""
+"""Types with values that are never secrets, whatever the name of the field."""
 _NUMBERS = (int, float, complex, Decimal, Fraction, date, time)
 _ADDRESSES = (IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface)
 _SHOWN_TYPES = (*CHOICES, *_NUMBERS, *_ADDRESSES)
@@ -62,19 +62,19 @@ _HOST_NAMES = frozenset(
 )
 _HOST_PORT = re.compile(rf"{HOST_PATTERN}:[0-9]{{1,5}}")
 _MAX_QUOTED = 64
-"""The number of characters of a wrong value that an error quotes: no number or choice is longer."""
+"""The maximum length of a wrong value that an error quotes: no number or choice is longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """The facts about a value that follow from its place."""
+class ValueContext:
+    """The place of a value, from which follows whether it may be shown."""
 
     path: tuple[str, ...] = ()
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    """Where each value came from, by its path."""
+    """The origin of each value, by its path."""
     marked: bool = False
     secret: bool = False
-    """Whether it is named like a secret, or stands below such a name."""
+    """Whether its name, or a name above it, is typical of a secret."""
     default: Any = MISSING
     is_default: bool = False
 
@@ -91,8 +91,8 @@ class View:
         secret: bool = False,
         marked: bool = False,
         default: Any = MISSING,
-    ) -> View:
-        """Return the view of a value within this one."""
+    ) -> ValueContext:
+        """Return the context of a value within this one."""
         return replace(
             self,
             path=(*self.path, name),
@@ -102,26 +102,26 @@ class View:
         )
 
 
-def shown(value: Any, annotation: Any, view: View) -> Any:
+def redacted_value(value: Any, annotation: Any, context: ValueContext) -> Any:
     """Return ``value`` as plain data (dicts, lists, numbers, text), each possible secret hidden.
 
-    None and empty values stay as they are: that a secret is not set is worth knowing.
+    None and empty values are shown, so that a report shows which secrets are not set.
     """
     if isinstance(value, SECRET_TYPES):
         inner = value.get_secret_value()
-        return "" if inner in ("", b"") else _hide(inner, view)
+        return "" if inner in ("", b"") else _hide(inner, context)
     if value is None or value in ("", b""):
         return None if value is None else ""
-    if view.origin.secret:
-        return _hide(value, view)
-    view = replace(
-        view,
-        marked=view.marked or is_marked(annotation),
-        is_default=view.is_default or _is_default(value, view),
+    if context.origin.secret:
+        return _hide(value, context)
+    context = replace(
+        context,
+        marked=context.marked or is_marked(annotation),
+        is_default=context.is_default or _is_default(value, context),
     )
-    if (inner := _of_structure(value, annotation, view)) is not MISSING:
+    if (inner := _redacted_structure(value, annotation, context)) is not MISSING:
         return inner
-    return _leaf(value, annotation, view)
+    return _redacted_leaf(value, annotation, context)
 
 
 def is_marked(annotation: Any) -> bool:
@@ -133,13 +133,13 @@ def is_quotable(annotation: Any) -> bool:
     """Return whether an error may quote the value of a field of this type."""
     if is_marked(annotation):
         return True
-    return all(map(_is_quotable, members(annotation)))
+    return all(map(_is_quotable, union_members(annotation)))
 
 
 def quotable_text(value: Any, *, marked: bool = False) -> str | None:
-    """Return a wrong value as text for an error; None if it must be a mistake for a secret.
+    """Return a wrong value as text for an error; None if it may be a secret in the wrong setting.
 
-    It is of a type that is shown, or of a field that is ``marked``.
+    The value is for a setting of a type that is shown, or for one that is ``marked``.
     """
     text = "" if value is None else value if isinstance(value, str) else as_line(value)
     if len(text) > (MAX_CHARACTERS if marked else _MAX_QUOTED) or mask_text(text) != text:
@@ -155,35 +155,36 @@ def as_line(plain: Any) -> str:
 
 
 def is_marked_field(model: type[BaseModel], name: str) -> bool:
-    """Return whether a field is marked where it is declared; a new default keeps the mark."""
+    """Return whether the declaration of a field is marked; a new default in a subclass keeps it."""
     declared = (getattr(base, "model_fields", {}).get(name) for base in model.__mro__)
     return any(info is not None and has_mark(info.metadata, Shown) for info in declared)
 
 
-def show_model(
+def redacted_model(
     model: BaseModel, origins: Mapping[str, Origin] = MappingProxyType({})
 ) -> dict[str, Any]:
     """Return the values of a model by name, as plain data; ``origins`` are by a setting's path."""
-    return dict(_of_model(model, View(origins=origins)))
+    return dict(_redacted_fields(model, ValueContext(origins=origins)))
 
 
-def hints(kind: type) -> Mapping[str, Any]:
-    """Return the types of a class's fields by name, with their marks; none if one is unknown."""
+def field_types(kind: type) -> Mapping[str, Any]:
+    """Return the types of a class's fields by name, with their marks; {} if one is unknown."""
     try:
         return get_type_hints(kind, include_extras=True)
-    except (NameError, TypeError):  # a name that is declared elsewhere: all of it is hidden then
+    except (NameError, TypeError):
+        # A type is not resolvable here. Without types, each value of the class is hidden.
         return {}
 
 
-def members(annotation: Any) -> Iterator[Any]:
+def union_members(annotation: Any) -> Iterator[Any]:
     """Yield the types that ``annotation`` allows, without Annotated and type aliases."""
     return (member for member, _ in _marked_members(annotation))
 
 
-def choices(annotation: Any) -> list[Any]:
+def literal_choices(annotation: Any) -> list[Any]:
     """Return the values that a Literal in ``annotation`` names."""
     found: list[Any] = []
-    for member in members(annotation):
+    for member in union_members(annotation):
         if get_origin(member) is Literal:
             found += get_args(member)
     return found
@@ -227,32 +228,32 @@ def _is_quotable(member: Any) -> bool:
     return bool(items) and all(map(is_quotable, items))
 
 
-def _is_default(value: Any, view: View) -> bool:
-    if view.default is MISSING or view.secret:
+def _is_default(value: Any, context: ValueContext) -> bool:
+    if context.default is MISSING or context.secret:
         return False
-    return type(value) is type(view.default) and bool(value == view.default)
+    return type(value) is type(context.default) and bool(value == context.default)
 
 
-def _leaf(value: Any, annotation: Any, view: View) -> Any:
+def _redacted_leaf(value: Any, annotation: Any, context: ValueContext) -> Any:
     if isinstance(value, Enum):
         choice = value.value
         return choice if isinstance(choice, (bool, int, float)) else str(choice)
     if isinstance(value, CHOICES):
         return _plain(value)
-    if value in choices(annotation):
+    if value in literal_choices(annotation):
         return value
-    if view.secret and not view.marked:
-        return _hide(value, view)
+    if context.secret and not context.marked:
+        return _hide(value, context)
     if isinstance(value, (*_NUMBERS, *_ADDRESSES)):
         return _plain(value)
     if isinstance(value, (bytes, bytearray)):
-        return _hide(value, view)
+        return _hide(value, context)
     text = str(value)
-    if view.marked or view.is_default:
+    if context.marked or context.is_default:
         return mask_text(cut(text))
-    if _names_host(view.path) and all(map(_HOST_PORT.fullmatch, text.split(","))):
+    if _names_host(context.path) and all(map(_HOST_PORT.fullmatch, text.split(","))):
         return text
-    return _url(text, view) or _hide(value, view)
+    return _url(text, context) or _hide(value, context)
 
 
 def _plain(value: Any) -> Any:
@@ -263,46 +264,46 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _hide(value: Any, view: View) -> str:
-    return hidden(size(value), view.origin.source)
+def _hide(value: Any, context: ValueContext) -> str:
+    return hidden(size(value), context.origin.source)
 
 
-def _url(text: str, view: View) -> str:
-    """Return scheme and hosts of a URL, and a mask of the rest; "" if ``text`` is not one."""
+def _url(text: str, context: ValueContext) -> str:
+    """Return scheme and hosts of a URL, and the mask for the rest; "" if ``text`` is not one."""
     start = scheme_and_hosts(text)
     if not start:
         return ""
-    return start if text.rstrip("/") == start.rstrip("/") else f"{start} {_hide(text, view)}"
+    return start if text.rstrip("/") == start.rstrip("/") else f"{start} {_hide(text, context)}"
 
 
 def _names_host(path: tuple[str, ...]) -> bool:
     return bool(path) and path[-1].lower().rpartition("_")[2] in _HOST_NAMES
 
 
-def _of_structure(value: Any, annotation: Any, view: View) -> Any:
-    """Return a model, a mapping or a list with its parts shown or hidden; MISSING of a leaf."""
+def _redacted_structure(value: Any, annotation: Any, context: ValueContext) -> Any:
+    """Return a model, a mapping or a list, redacted; MISSING if ``value`` is none of these."""
     if isinstance(value, RootModel):
         info = type(value).model_fields["root"]
-        return shown(value.root, info.annotation, view)
+        return redacted_value(value.root, info.annotation, context)
     if isinstance(value, BaseModel):
-        return dict(_of_model(value, view))
+        return dict(_redacted_fields(value, context))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         parts = {name: getattr(value, name) for name in names}
-        return dict(_of_fields(parts, hints(type(value)), view))
+        return dict(_redacted_items(parts, field_types(type(value)), context))
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return dict(_of_fields(value._asdict(), hints(type(value)), view))
+        return dict(_redacted_items(value._asdict(), field_types(type(value)), context))
     if isinstance(value, Mapping):
-        return _of_mapping(value, annotation, view)
+        return _redacted_mapping(value, annotation, context)
     if isinstance(value, (list, tuple, set, frozenset)):
         return [
-            shown(item, item_type, replace(view, default=MISSING))
+            redacted_value(item, item_type, replace(context, default=MISSING))
             for item, item_type in zip(value, _item_types(value, annotation), strict=False)
         ]
     return MISSING
 
 
-def _of_model(value: BaseModel, view: View) -> Iterator[tuple[str, Any]]:
+def _redacted_fields(value: BaseModel, context: ValueContext) -> Iterator[tuple[str, Any]]:
     fields = type(value).model_fields
     extras: dict[str, Any] = {}
     for name, item in value:
@@ -310,50 +311,57 @@ def _of_model(value: BaseModel, view: View) -> Iterator[tuple[str, Any]]:
             extras[name] = item
             continue
         info = fields[name]
-        inner = view.inner(
+        inner = context.inner(
             name,
             secret=is_secret_field(name, info),
             marked=is_marked_field(type(value), name),
             default=MISSING if info.is_required() or info.default_factory else info.default,
         )
-        yield name, shown(item, info.annotation, inner)
-    if extras:  # their names are chosen by the one who gives them
-        yield "...", _of_mapping(extras, Any, view)
+        yield name, redacted_value(item, info.annotation, inner)
+    if extras:  # the source of the values chose their names, so a name may be a secret too
+        yield "...", _redacted_mapping(extras, Any, context)
 
 
-def _of_fields(
-    parts: Mapping[str, Any], hints: Mapping[str, Any], view: View
+def _redacted_items(
+    parts: Mapping[str, Any], types: Mapping[str, Any], context: ValueContext
 ) -> Iterator[tuple[str, Any]]:
     for name, item in parts.items():
-        yield name, shown(item, hints.get(name, Any), view.inner(name, secret=is_secret_name(name)))
+        yield (
+            name,
+            redacted_value(
+                item, types.get(name, Any), context.inner(name, secret=is_secret_name(name))
+            ),
+        )
 
 
-def _of_mapping(value: Mapping[Any, Any], annotation: Any, view: View) -> Any:
-    for member in members(annotation):
+def _redacted_mapping(value: Mapping[Any, Any], annotation: Any, context: ValueContext) -> Any:
+    for member in union_members(annotation):
         if isinstance(member, type) and hasattr(member, "__total__"):  # a TypedDict
-            types = hints(member)
+            types = field_types(member)
             if all(name in types for name in value):
-                return dict(_of_fields(value, types, view))
+                return dict(_redacted_items(value, types, context))
     if not value:
         return {}
     key_type, item_type = _mapping_types(annotation)
-    if not view.marked and not all(_key_is_shown(key, key_type) for key in value):
-        return _hide(value, view)
+    if not context.marked and not all(_key_is_shown(key, key_type) for key in value):
+        return _hide(value, context)
     parts = {}
     for key, item in value.items():
-        inner = view.inner(str(key), secret=is_secret_name(str(key)))
-        if inner.secret and not view.secret:  # the mark was made without knowing of this name
+        inner = context.inner(str(key), secret=is_secret_name(str(key)))
+        # The mark on a dict does not cover an entry whose name is typical of a secret: the
+        # developer who marked it did not know the names.
+        if inner.secret and not context.secret:
             inner = replace(inner, marked=False, is_default=False)
-        parts[mask_text(cut(str(key)))] = shown(item, item_type, inner)
+        parts[mask_text(cut(str(key)))] = redacted_value(item, item_type, inner)
     return parts
 
 
 def _key_is_shown(key: Any, key_type: Any) -> bool:
-    return is_marked(key_type) or isinstance(key, _SHOWN_TYPES) or key in choices(key_type)
+    return is_marked(key_type) or isinstance(key, _SHOWN_TYPES) or key in literal_choices(key_type)
 
 
 def _mapping_types(annotation: Any) -> tuple[Any, Any]:
-    for member in members(annotation):
+    for member in union_members(annotation):
         kind, arguments = get_origin(member) or member, get_args(member)
         if isinstance(kind, type) and issubclass(kind, Mapping) and len(arguments) == 2:
             return arguments[0], arguments[1]
@@ -361,7 +369,7 @@ def _mapping_types(annotation: Any) -> tuple[Any, Any]:
 
 
 def _item_types(value: Any, annotation: Any) -> list[Any]:
-    for member in members(annotation):
+    for member in union_members(annotation):
         kind, arguments = get_origin(member) or member, get_args(member)
         if not (isinstance(kind, type) and issubclass(kind, (Sequence, Set)) and arguments):
             continue
