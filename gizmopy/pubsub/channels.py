@@ -316,7 +316,7 @@ class Channels:
         """Make the drain that is running end within ``seconds``."""
         self._deadline.shorten(seconds)
         for each in self._running:
-            each.supervisor.hurry(seconds)
+            each.supervisor.shorten_deadline(seconds)
 
     async def _drain(self, running: Sequence[_Running]) -> DrainReport:
         """Drain subscribers at the same time."""

@@ -183,9 +183,9 @@ class Supervisor:
         self._ending.set()
         self._subscriber.stop_receiving()
 
-    def hurry(self, seconds: float) -> None:
-        """See :meth:`Subscriber.hurry`."""
-        self._subscriber.hurry(seconds)
+    def shorten_deadline(self, seconds: float) -> None:
+        """See :meth:`Subscriber.shorten_deadline`."""
+        self._subscriber.shorten_deadline(seconds)
 
     def begin_drain(self) -> None:
         """See :meth:`Subscriber.begin_drain`."""

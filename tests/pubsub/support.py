@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gizmopy.pubsub import Capabilities, Message, Status
+from gizmopy.pubsub import Capabilities, Message, Status, Subscriber
 
 
 async def no_wait(_: float) -> None:
@@ -178,3 +178,13 @@ class CallFails(Exception):
 def message(body: bytes | None = b"{}", **fields: Any) -> Message:
     """Return a message of the topic ``t``."""
     return Message("t", body, **{"id": "1", **fields})
+
+
+def held(subscriber: Subscriber) -> list[Message]:
+    """Return the messages that a subscriber has in flight, the oldest first."""
+    return list(subscriber._pipeline.in_flight)
+
+
+def lose_lease(subscriber: Subscriber, lost: Message) -> None:
+    """Have a subscriber lose a lease now: the broker's refusal would take half of a lease."""
+    subscriber._pipeline._lease_lost(lost, "its lease is over")

@@ -25,7 +25,7 @@ from gizmopy.pubsub import (
     subscribe,
 )
 from gizmopy.pubsub.handlers import BatchResults
-from tests.pubsub.support import capabilities, message, turns, until
+from tests.pubsub.support import capabilities, held, lose_lease, message, turns, until
 from tests.pubsub.test_subscriber import Bench, nothing, running
 
 
@@ -226,8 +226,7 @@ async def test_a_message_that_is_lost_while_its_batch_is_handled_is_stale() -> N
     async with in_batches(batches) as bench:
         bench.receiver.put(message(id="1", partition=1), message(id="2", partition=2))
         await until(lambda: batches.seen)
-        pipeline = bench.subscriber._pipeline
-        pipeline.lose(next(iter(pipeline.in_flight.since)), "its lease is over")
+        lose_lease(bench.subscriber, held(bench.subscriber)[0])
         batches.open.set()
         await until(lambda: len(bench.settled) == 2)
     assert bench.outcomes == [("1", "lost"), ("2", "ack")]

@@ -849,10 +849,10 @@ async def test_a_subscriber_runs_once() -> None:
     """A second run is a mistake, and so is one after the drain."""
     async with running(nothing) as bench:
         await turns(3)
-        with pytest.raises(UsageError, match="runs once"):
-            bench.subscriber._start()
-    with pytest.raises(UsageError, match="runs once"):
-        bench.subscriber._start()
+        with pytest.raises(UsageError, match="runs only once"):
+            await bench.subscriber.run()
+    with pytest.raises(UsageError, match="runs only once"):
+        await bench.subscriber.run()
 
 
 # Draining

@@ -103,7 +103,7 @@ class CancellingReceiver:
 def shared_contexts(patch: pytest.MonkeyPatch) -> None:
     """Let all handlings run in one context."""
     context = copy_context()
-    patch.setattr("gizmopy.pubsub.engine.pipeline.copy_context", lambda: context)
+    patch.setattr("gizmopy.pubsub.engine.worker.copy_context", lambda: context)
 
 
 def publisher(kind: type[Publisher]) -> Plant:

@@ -1,4 +1,4 @@
-"""Remember what has failed, and tell of it: once for each failure, and never with the body."""
+"""Remember the messages that failed, and log failures: each one once, and never with the body."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from datetime import UTC, datetime
 
 from gizmopy.pubsub.engine.dead_letter import as_dead_letter
-from gizmopy.pubsub.engine.metrics import SubscriberMetrics
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.untrusted.error_text import named, shortened
@@ -14,76 +13,73 @@ from gizmopy.untrusted.text import cut
 
 logger = logging.getLogger("gizmopy.pubsub.failures")
 
-_STUCK_REMEMBERED = 10_000
+_MAX_LOGGED_IDS = 10_000
 
 
 class Failures:
     """Hold the messages of one subscriber that have failed and are not settled."""
 
-    def __init__(self, subscription: Subscription, name: str, metrics: SubscriberMetrics) -> None:
+    def __init__(self, subscription: Subscription, name: str) -> None:
         self.stuck: set[Message] = set()
-        """What is given up and holds up its lane, for want of a dead letter channel."""
-        self.first: dict[Message, datetime | None] = {}
-        """When each message failed first; None where it was only put off."""
+        """Messages that failed for good and block their lanes, for want of a dead letter channel.
+        """
+        self.first_failed_at: dict[Message, datetime | None] = {}
+        """When each message failed first; None if it was only postponed."""
         self._subscription = subscription
         self._name = name
-        self._metrics = metrics
-        self._said: set[int] = set()
-        """The hashes of the ids that were logged: with some brokers the sender chooses the id, so
-        it has any length. If two hashes are equal, one log line is missing."""
+        # Some brokers let the sender choose the id, so it may be of any length: the set holds
+        # hashes of ids. If two of them are equal, one line is missing in the log.
+        self._logged_stuck: set[int] = set()
 
-    def note(self, message: Message) -> None:
+    def add(self, message: Message) -> None:
         """Remember when ``message`` failed first."""
-        if self.first.get(message) is None:
-            self.first[message] = datetime.now(UTC)
+        if self.first_failed_at.get(message) is None:
+            self.first_failed_at[message] = datetime.now(UTC)
 
-    def note_postponed(self, message: Message) -> None:
-        """Remember that ``message`` was put off, which is no failure."""
-        self.first.setdefault(message, None)
+    def add_postponed(self, message: Message) -> None:
+        """Remember that ``message`` was postponed, which is not a failure."""
+        self.first_failed_at.setdefault(message, None)
 
     def forget(self, message: Message) -> None:
-        """Remember no more of a message that leaves."""
-        self.first.pop(message, None)
+        """Forget a message that is about to be settled, or was lost."""
+        self.first_failed_at.pop(message, None)
         self.stuck.discard(message)
 
-    def dead_letter(self, message: Message, reason: str, error: BaseException) -> Message:
-        """Return ``message`` as it is published to the dead letters."""
-        first = self.first[message] or datetime.now(UTC)
+    def as_dead_letter(self, message: Message, reason: str, error: BaseException) -> Message:
+        """Return the dead letter of ``message``."""
+        first = self.first_failed_at[message] or datetime.now(UTC)
         return as_dead_letter(message, reason, error, self._subscription, first)
 
-    def tell(self, message: Message, error: BaseException, then: str, *, again: bool) -> None:
-        """Log a failed handling; where it is tried again in place, without its traceback."""
-        if again:
-            self._log(logging.WARNING, message, error, then, None)
-        else:
-            self._log(logging.ERROR, message, error, then, error)
+    def log_retry(self, message: Message, error: BaseException, delay: float) -> None:
+        """Log that a message is handled again here; the last failure logs a traceback."""
+        self._log(logging.WARNING, message, error, f"again in {delay:.1f} s", None)
 
-    def tell_refused(self, message: Message, error: BaseException, failure: BaseException) -> None:
-        """Log that the dead letter of a message was not taken."""
-        self._log(logging.ERROR, message, error, "and its dead letter was refused", failure)
+    def log_redelivery(self, message: Message, error: BaseException, delay: float) -> None:
+        """Log that a message is given back to the broker, which delivers it again."""
+        self._log(logging.ERROR, message, error, f"again in {delay:.1f} s", error)
 
-    def tell_buried(self, message: Message, reason: str, error: BaseException) -> None:
-        """Count and log a dead letter that is confirmed."""
-        self._metrics.count_dead_letter(reason)
-        trace = None if reason == "undecodable" else error  # its cause may quote the body
-        self._log(logging.ERROR, message, error, f"dead-lettered ({reason})", trace)
+    def log_dead_letter(self, message: Message, reason: str, error: BaseException) -> None:
+        """Log a dead letter that the broker has confirmed."""
+        self._log(
+            logging.ERROR, message, error, f"dead-lettered ({reason})", _traceback(reason, error)
+        )
 
-    def tell_stuck(
-        self, message: Message, reason: str, error: BaseException, *, blocks: bool
+    def log_dead_letter_failed(
+        self, message: Message, error: BaseException, failure: BaseException
     ) -> None:
-        """Count a message that should be a dead letter and cannot, and say so once."""
-        self._metrics.count_stuck(reason)
-        if blocks:
-            self.stuck.add(message)
-        said = hash(message.id)
-        if said in self._said:
+        """Log that the dead letter of a message could not be published because of ``failure``."""
+        self._log(logging.ERROR, message, error, "and its dead letter was not published", failure)
+
+    def log_stuck(self, message: Message, reason: str, error: BaseException) -> None:
+        """Log that a message has no dead letter channel; once for each id, as it fails forever."""
+        id_hash = hash(message.id)
+        if id_hash in self._logged_stuck:
             return
-        if len(self._said) >= _STUCK_REMEMBERED:
-            self._said.clear()
-        self._said.add(said)
-        trace = None if reason == "undecodable" else error
-        then = f"{reason}, and kept: there is no dead_letter= channel to put it"
-        self._log(logging.ERROR, message, error, then, trace)
+        if len(self._logged_stuck) >= _MAX_LOGGED_IDS:
+            self._logged_stuck.clear()
+        self._logged_stuck.add(id_hash)
+        then = f"{reason}, and kept, because the subscription has no dead_letter= channel"
+        self._log(logging.ERROR, message, error, then, _traceback(reason, error))
 
     def _log(
         self,
@@ -91,7 +87,7 @@ class Failures:
         message: Message,
         error: BaseException,
         then: str,
-        trace: BaseException | None,
+        traceback: BaseException | None,
     ) -> None:
         logger.log(
             level,
@@ -103,5 +99,13 @@ class Failures:
             message.attempt,
             then,
             named(error),
-            exc_info=None if trace is None else shortened(trace),
+            exc_info=None if traceback is None else shortened(traceback),
         )
+
+
+def _traceback(reason: str, error: BaseException) -> BaseException | None:
+    """Return the error to log with its traceback.
+
+    None for an undecodable message: the error's cause is the codec's, and may quote the body.
+    """
+    return None if reason == "undecodable" else error

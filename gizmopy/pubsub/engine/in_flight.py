@@ -1,12 +1,12 @@
-"""Count what is received and not settled: how much room is left, and how long the oldest waits."""
+"""Count the messages that are received and not settled: the room that is left, and the oldest."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from time import perf_counter
 
-from gizmopy.pubsub.engine.metrics import SubscriberMetrics
 from gizmopy.pubsub.engine.sizes import LONG, MESSAGE_BYTES, size_of_attributes, size_of_text
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 
@@ -14,15 +14,23 @@ from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 class InFlight:
     """Hold the messages of one subscriber from their receipt until they are settled or lost."""
 
-    def __init__(self, most: int, most_bytes: int, metrics: SubscriberMetrics) -> None:
-        self.since: dict[Message, float] = {}
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self.received_at: dict[Message, float] = {}
         """Each message with the time of its receipt (``perf_counter``), the oldest first."""
         self.bytes = 0
         self.changed = asyncio.Event()
-        """Set whenever messages leave: who waits for something of them looks again."""
-        self._most = most
-        self._most_bytes = most_bytes
-        self._metrics = metrics
+        """Set whenever messages leave, and when the ready queue is empty."""
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+
+    def __contains__(self, message: Message) -> bool:
+        return message in self.received_at
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.received_at)
+
+    def __len__(self) -> int:
+        return len(self.received_at)
 
     @property
     def room(self) -> int:
@@ -30,31 +38,37 @@ class InFlight:
         return self.room_beside(0)
 
     def room_beside(self, waiting: int) -> int:
-        """Return how many messages may be received where ``waiting`` of them do not count."""
-        return self._most + waiting - len(self.since) if self.bytes < self._most_bytes else 0
+        """Return how many messages may be received if ``waiting`` of those here do not count."""
+        if self.bytes >= self._max_bytes:
+            return 0
+        return self._max_messages + waiting - len(self.received_at)
 
     def add(self, batch: Sequence[Message]) -> None:
-        """Take in what is received."""
-        self.since.update(dict.fromkeys(batch, perf_counter()))
+        """Add messages that were received."""
+        self.received_at.update(dict.fromkeys(batch, perf_counter()))
         total = 0
         known, extra = NO_ATTRIBUTES, 0
         for message in batch:
-            # sizes.size_of, written out: a call for each message would cost 3 % of its handling.
+            # This is sizes.size_of, inlined: a call for each message costs 3 % of its handling.
+            # Messages of one publisher in this process share their attributes, so these are
+            # measured once.
             attributes = message.attributes
-            if attributes is not known:  # messages of one publisher in this process share them
+            if attributes is not known:
                 known, extra = attributes, size_of_attributes(attributes)
             size = MESSAGE_BYTES + extra
             if body := message.body:
                 size += len(body)
             if key := message.key:
                 size += len(key) if len(key) <= LONG else size_of_text(key)
-            message._size = size  # kept: a handler may change the body and the attributes
+            # A handler may replace the body and the attributes. With a size measured again at the
+            # settle, `bytes` would drift, and in the end nothing would be received any more.
+            message._size = size
             total += size
         self.bytes += total
 
     def remove(self, batch: Collection[Message]) -> Collection[Message]:
-        """Let go of what is settled or lost, and return what was not in here any more."""
-        pop, gone, size = self.since.pop, [], 0
+        """Remove messages that were settled or lost; return those that had left before."""
+        pop, gone, size = self.received_at.pop, [], 0
         for message in batch:
             if pop(message, None) is None:
                 gone.append(message)
@@ -66,12 +80,18 @@ class InFlight:
 
     def age(self, message: Message) -> float:
         """Return the seconds since the receipt of ``message``."""
-        return perf_counter() - self.since[message]
+        return perf_counter() - self.received_at[message]
 
-    def measure(self) -> None:
-        """Set the gauges; called when somebody looks at them."""
-        self._metrics.in_flight.value = len(self.since)
-        self._metrics.in_flight_bytes.value = self.bytes
-        oldest = next(iter(self.since.values()), None)
-        age = 0.0 if oldest is None else perf_counter() - oldest
-        self._metrics.oldest_in_flight_seconds.value = age
+    @property
+    def oldest_age(self) -> float:
+        """The seconds since the receipt of the oldest message; 0 without messages."""
+        oldest = next(iter(self.received_at), None)
+        return 0.0 if oldest is None else self.age(oldest)
+
+    async def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until ``condition`` is true, at most ``seconds``; it is asked at each change."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self.changed.clear()
+                    await self.changed.wait()

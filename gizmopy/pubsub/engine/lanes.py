@@ -1,4 +1,4 @@
-"""Keep order where it matters: one at a time for each key, the others wait in line."""
+"""Keep order: of the items with one key, one is let through at a time, and the others wait."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ ItemT = TypeVar("ItemT")
 
 
 class Lanes(Generic[ItemT]):
-    """Let one item of each key through at a time; a lane exists only while it is busy."""
+    """Let one item of each key through at a time.
+
+    The items of one key form a lane: the one in front was let through, the others wait behind it.
+    A lane exists only while it has an item.
+    """
 
     def __init__(self) -> None:
         self._lanes: dict[Hashable, deque[ItemT] | None] = {}
-        """What waits in each busy lane; mostly nothing does, and a deque is large."""
+        """The waiting items of each lane; None instead of an empty deque, which takes 760 bytes."""
         self.waiting = 0
         """How many items wait for their turn."""
 
@@ -30,7 +34,7 @@ class Lanes(Generic[ItemT]):
         self.waiting += 1
         return False
 
-    def leave(self, key: Hashable) -> ItemT | None:
+    def finish(self, key: Hashable) -> ItemT | None:
         """End the turn of the item in front, and return the one that may go now."""
         lane = self._lanes[key]
         if lane:
@@ -39,8 +43,8 @@ class Lanes(Generic[ItemT]):
         del self._lanes[key]
         return None
 
-    def cut(self, key: Hashable, item: ItemT) -> list[ItemT]:
-        """Take out what waits behind ``item``, and return it; ``item`` too, if it waits itself."""
+    def take_behind(self, key: Hashable, item: ItemT) -> list[ItemT]:
+        """Remove and return the items that wait behind ``item``; remove it too if it waits."""
         waiting = list(self._lanes.get(key) or ())
         place = waiting.index(item) if item in waiting else 0  # else it is the one in front
         behind = [other for other in waiting[place:] if other is not item]
@@ -50,21 +54,18 @@ class Lanes(Generic[ItemT]):
         return behind
 
     def remove(self, key: Hashable, item: ItemT) -> bool:
-        """Take out an item if it waits; return whether it did."""
+        """Remove an item if it waits; return whether it did."""
         lane = self._lanes.get(key)
-        if not lane or item not in lane:  # where it is found soon: the oldest go first, as a rule
+        # The search is linear, and short: the oldest items are removed first, as a rule.
+        if not lane or item not in lane:
             return False
         lane.remove(item)
         self.waiting -= 1
         return True
 
-    def all_waiting(self) -> list[ItemT]:
-        """Return all that wait, each lane in its order."""
-        return [item for lane in self._lanes.values() for item in lane or ()]
-
-    def clear_waiting(self) -> list[ItemT]:
-        """Remove and return all that wait, each lane in its order."""
-        waiting = self.all_waiting()
+    def take_waiting(self) -> list[ItemT]:
+        """Remove and return all waiting items, those of each lane in their order."""
+        waiting = [item for lane in self._lanes.values() for item in lane or ()]
         self._lanes = dict.fromkeys(self._lanes)
         self.waiting = 0
         return waiting

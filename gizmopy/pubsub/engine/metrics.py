@@ -1,10 +1,10 @@
-"""What publishers and subscribers count: the ``gizmo_pubsub_*`` metrics, a child for each."""
+"""The ``gizmo_pubsub_*`` metrics of publishers and subscribers."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 from gizmopy.observe.metrics import CounterChild, GaugeChild, HistogramChild, Metrics
 from gizmopy.pubsub.engine.observer import Observer, PublishFailure
@@ -46,31 +46,115 @@ class PublisherMetrics(Observer):
         self._failures[kind].value += 1
 
 
-class SubscriberMetrics:
-    """The children of one subscription."""
+_LABELS = ("topic", "subscription")
+
+
+class SubscriberMetrics(Observer):
+    """Count the events of one subscription."""
 
     def __init__(self, metrics: Metrics, topic: str, subscription: str) -> None:
-        labels = ("topic", "subscription")
         values = (topic, subscription)
 
         def counter(name: str, text: str) -> CounterChild:
-            return metrics.counter(f"gizmo_pubsub_{name}", text, labels).child(*values)
-
-        def gauge(name: str, text: str) -> GaugeChild:
-            return metrics.gauge(f"gizmo_pubsub_{name}", text, labels).child(*values)
+            return metrics.counter(f"gizmo_pubsub_{name}", text, _LABELS).child(*values)
 
         def histogram(name: str, text: str) -> HistogramChild:
-            return metrics.histogram(f"gizmo_pubsub_{name}", text, labels).child(*values)
+            return metrics.histogram(f"gizmo_pubsub_{name}", text, _LABELS).child(*values)
 
-        self.received = counter("received", "Messages received")
-        self.redelivered = counter("redelivered", "Messages that the broker had delivered before")
-        self.retries = counter("retries", "Handlings that failed and are tried again")
-        self.postponed = counter("postponed", "Handlings put off without a failure")
-        self.settle_failures = counter("settle_failures", "Settlings that the broker refused")
-        self.stale_settles = counter(
+        self._values = values
+        self._received = counter("received", "Messages received")
+        self._redelivered = counter("redelivered", "Messages that the broker had delivered before")
+        self._retries = counter("retries", "Failed attempts after which a message is retried")
+        self._postponed = counter("postponed", "Attempts that were postponed without a failure")
+        self._settle_failures = counter("settle_failures", "Settles that the broker refused")
+        self._stale_settles = counter(
             "stale_settles", "Messages handled after their lease or partition was lost"
         )
-        self.lost = counter("lost", "Messages whose lease or partition was lost before the settle")
+        self._lost = counter("lost", "Messages whose lease or partition was lost before the settle")
+        self._process_seconds = histogram("process_seconds", "Seconds that a handler ran")
+        self._queue_wait_seconds = histogram(
+            "queue_wait_seconds", "Seconds from the receipt to the first start of the handler"
+        )
+        settled = metrics.counter(
+            "gizmo_pubsub_settled", "Messages settled, by outcome", (*_LABELS, "outcome")
+        )
+        outcomes = ("ack", "nack", "dead_letter", "released")
+        self._settled = {outcome: settled.child(*values, outcome) for outcome in outcomes}
+        self._dead_lettered = metrics.counter(
+            "gizmo_pubsub_dead_lettered", "Messages dead-lettered, by reason", (*_LABELS, "reason")
+        )
+        self._stuck = metrics.counter(
+            "gizmo_pubsub_stuck",
+            "Messages that failed for good without a dead letter channel, by reason",
+            (*_LABELS, "reason"),
+        )
+        self._lease_extensions = metrics.counter(
+            "gizmo_pubsub_lease_extensions", "Leases extended, by result", (*_LABELS, "result")
+        )
+
+    def received(self, messages: Sequence[Message]) -> None:
+        """Count messages received, and those that were delivered before."""
+        self._received.value += len(messages)
+        self._redelivered.value += len([m for m in messages if m.delivery > 1])
+
+    def attempts_timed(self, waits: Sequence[float], seconds: Sequence[float]) -> None:
+        """Observe the waits for, and the durations of, attempts."""
+        # A handler that waits is reported alone, and `observe_all` costs twice as much for one.
+        if len(waits) == 1:
+            self._queue_wait_seconds.observe(waits[0])
+        elif waits:
+            self._queue_wait_seconds.observe_all(waits)
+        if len(seconds) == 1:
+            self._process_seconds.observe(seconds[0])
+        elif seconds:
+            self._process_seconds.observe_all(seconds)
+
+    def retried(self, message: Message, error: BaseException, delay: float) -> None:
+        """Count a retry."""
+        self._retries.value += 1
+
+    def postponed(self, message: Message, delay: float) -> None:
+        """Count an attempt that was postponed."""
+        self._postponed.value += 1
+
+    def dead_lettered(self, message: Message, reason: str, error: BaseException) -> None:
+        """Count a dead letter by its reason."""
+        self._dead_lettered.child(*self._values, reason).value += 1
+
+    def stuck(self, message: Message, reason: str, error: BaseException) -> None:
+        """Count a message without a dead letter channel, by the reason that it needs one."""
+        self._stuck.child(*self._values, reason).value += 1
+
+    def settled(
+        self, messages: Sequence[Message], outcome: str, error: BaseException | None
+    ) -> None:
+        """Count messages by their outcome."""
+        self._settled[outcome].value += len(messages)
+
+    def settle_failed(self, message: Message, outcome: str, error: Exception) -> None:
+        """Count a settle that the broker refused."""
+        self._settle_failures.value += 1
+
+    def stale(self, message: Message) -> None:
+        """Count a message that was handled after it was lost."""
+        self._stale_settles.value += 1
+
+    def lost(self, message: Message) -> None:
+        """Count a message that was lost."""
+        self._lost.value += 1
+
+    def lease_extended(self, message: Message, result: Literal["ok", "failed", "capped"]) -> None:
+        """Count an extension by its result."""
+        self._lease_extensions.child(*self._values, result).value += 1
+
+
+class SubscriberGauges:
+    """The state of one subscription, set before a scrape."""
+
+    def __init__(self, metrics: Metrics, topic: str, subscription: str) -> None:
+        def gauge(name: str, text: str) -> GaugeChild:
+            return metrics.gauge(f"gizmo_pubsub_{name}", text, _LABELS).child(topic, subscription)
+
         self.in_flight = gauge("in_flight", "Messages received and not settled")
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes that the messages in flight take")
         self.oldest_in_flight_seconds = gauge(
@@ -80,50 +164,18 @@ class SubscriberMetrics:
             "waiting_in_order", "Messages that wait for another of their key or partition"
         )
         self.assigned_partitions = gauge(
-            "assigned_partitions", "Partitions that are consumed here, where the broker has some"
+            "assigned_partitions", "Partitions that are consumed here, if the broker has partitions"
         )
         self.commit_lag = gauge("commit_lag", "Messages handled above one that is not")
-        self.process_seconds = histogram("process_seconds", "Seconds that a handler ran")
-        self.queue_wait_seconds = histogram(
-            "queue_wait_seconds", "Seconds from the receipt to the first start of the handler"
-        )
-        settled = metrics.counter(
-            "gizmo_pubsub_settled", "Messages settled, by outcome", (*labels, "outcome")
-        )
-        outcomes = ("ack", "nack", "dead_letter", "released")
-        self.settled = {outcome: settled.child(*values, outcome) for outcome in outcomes}
-        self._values = values
-        self._dead_lettered = metrics.counter(
-            "gizmo_pubsub_dead_lettered", "Messages dead-lettered, by reason", (*labels, "reason")
-        )
-        self._stuck = metrics.counter(
-            "gizmo_pubsub_stuck",
-            "Handlings given up that have no dead letter channel to go to, by reason",
-            (*labels, "reason"),
-        )
-        self._extensions = metrics.counter(
-            "gizmo_pubsub_lease_extensions", "Leases extended, by result", (*labels, "result")
-        )
+        self._values = (topic, subscription)
         self._consumer_lag = metrics.gauge(
             "gizmo_pubsub_consumer_lag",
             "Messages of a partition that are not received yet",
-            (*labels, "partition"),
+            (*_LABELS, "partition"),
         )
 
-    def count_dead_letter(self, reason: str) -> None:
-        """Count a dead letter that is confirmed."""
-        self._dead_lettered.child(*self._values, reason).value += 1
-
-    def count_stuck(self, reason: str) -> None:
-        """Count a message that should be dead-lettered and cannot."""
-        self._stuck.child(*self._values, reason).value += 1
-
-    def count_extension(self, result: str) -> None:
-        """Count a lease extended (``ok``), refused (``failed``) or too old (``capped``)."""
-        self._extensions.child(*self._values, result).value += 1
-
     def set_consumer_lag(self, lag: Mapping[str, int]) -> None:
-        """Set how far behind each partition is; those that are consumed elsewhere now count 0."""
+        """Set the lag of each partition; 0 for those that another member consumes now."""
         for (*values, partition), child in self._consumer_lag.children():
             if tuple(values) == self._values and partition not in lag:
                 child.value = 0

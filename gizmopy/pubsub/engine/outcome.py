@@ -1,4 +1,4 @@
-"""How handling ended: what a settle is called, who is told of it, and what a drain reports."""
+"""The outcome of a message, the callback that receives it, and the report of a drain."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import NamedTuple
 from gizmopy.pubsub.message import Message
 
 OnSettle = Callable[[Message, str, BaseException | None], None]
-"""Called when the broker has confirmed what became of a message: ``"ack"``, ``"nack"``,
-``"dead_letter"`` or ``"released"`` (given back unhandled), with the error that led to it; and for a
-message that the broker has given to others meanwhile: ``"lost"``. It comes again, here or there."""
+"""Called with the outcome of a message and the error that led to it.
+
+Once the broker has confirmed it: ``"ack"``, ``"nack"``, ``"dead_letter"``, or ``"released"`` (given
+back unhandled). If the broker has taken the message back before: ``"lost"``; it delivers the
+message again, here or elsewhere. Called on the event loop; it must not block and must not raise."""
 
 
 class DrainReport(NamedTuple):
-    """Count what became of the messages that were held when a drain began, or came during it."""
+    """Count the outcomes of messages that were in flight when a drain began, or arrived later."""
 
     finished: int = 0
     """Handled: acked, dead-lettered, or given back after a failure."""
     released: int = 0
-    """Given back unhandled; for a broker in this process also what was left in its queues."""
+    """Given back unhandled; for a broker in this process also the messages left in its queues."""
     cancelled: int = 0
     """Cancelled at the deadline and given back."""
     failed_to_settle: int = 0
-    """Handled, but the broker did not confirm the settling: these come again."""
+    """Handled, but the broker did not confirm the settle, so it delivers them again."""

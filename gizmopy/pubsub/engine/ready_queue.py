@@ -1,4 +1,4 @@
-"""Hand messages to workers: those that have nothing to do sleep, and wake one another."""
+"""Hand messages to workers: idle workers wait here, and each one that wakes wakes the next."""
 
 from __future__ import annotations
 
@@ -10,63 +10,75 @@ from contextlib import suppress
 from gizmopy.pubsub.message import Message
 
 
-class Ready:
-    """Hold the messages that any worker may take; ``on_empty`` is called where there are none."""
+class ReadyQueue:
+    """Hold the messages that any worker may take; ``on_empty`` is called when none is left.
+
+    Only one worker is woken at a time. It wakes the next one if messages are left, so that handlers
+    which never wait are all run by one worker, and the others keep sleeping.
+    """
 
     def __init__(self, on_empty: Callable[[], None]) -> None:
         self.messages: deque[Message] = deque()
-        self._sleepers: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
         self._on_empty = on_empty
         self._waking = False
-        self._ended = False
+        """Whether a worker was woken and has not run since."""
+        self._closed = False
+
+    @property
+    def waiting_workers(self) -> int:
+        """How many workers wait for a message."""
+        return len(self._waiters)
 
     def put(self, message: Message) -> None:
-        """Have a worker take ``message``."""
+        """Add a message and wake a worker for it."""
         self.messages.append(message)
-        if self._sleepers:
+        if self._waiters:
             self.wake()
 
     def wake(self) -> None:
-        """Wake one worker, which wakes the next: those that are not needed sleep on."""
-        while self._sleepers and not self._waking:
-            sleeper = self._sleepers.popleft()
-            if not sleeper.done():  # else it is cancelled, and does not know yet
-                sleeper.set_result(None)
+        """Wake one worker, unless one is about to run already."""
+        while self._waiters and not self._waking:
+            waiter = self._waiters.popleft()
+            # A waiter may be cancelled in this turn of the loop and not have run since. To set its
+            # result would raise InvalidStateError, here in the receive task, and end the engine.
+            if not waiter.done():
+                waiter.set_result(None)
                 self._waking = True
 
-    def hand_on(self) -> None:
-        """Have another worker take what is left."""
+    def wake_next(self) -> None:
+        """Wake another worker for the messages that are left."""
         if not self.messages:
             self._on_empty()
-        elif self._sleepers:
+        elif self._waiters:
             self.wake()
 
     def take(self) -> Message | None:
-        """Return the next message, or None where there is none now."""
+        """Return the next message, or None if there is none now."""
         if not self.messages:
             return None
         message = self.messages.popleft()
-        if self._sleepers or not self.messages:
-            self.hand_on()
+        if self._waiters or not self.messages:
+            self.wake_next()
         return message
 
     async def wait(self) -> bool:
-        """Sleep until there may be a message; return False once there never will be."""
-        if self._ended:
+        """Wait until there may be a message; return False once there never will be."""
+        if self._closed:
             return False
         if not self.messages:
-            sleeper = asyncio.get_running_loop().create_future()
-            self._sleepers.append(sleeper)
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
             try:
-                await sleeper
+                await waiter
             except asyncio.CancelledError:
-                self._pass_on(sleeper)
+                self._wake_instead_of(waiter)
                 raise
             self._waking = False
-        return not self._ended or bool(self.messages)
+        return not self._closed or bool(self.messages)
 
     async def collect(self, size: int, seconds: float) -> list[Message]:
-        """Wait for a message, then ``seconds`` for up to ``size``; return nothing at the end."""
+        """Wait for a message, then ``seconds`` for more, up to ``size``; return [] at the end."""
         while (message := self.take()) is None:
             if not await self.wait():
                 return []
@@ -80,27 +92,31 @@ class Ready:
         return batch
 
     async def _wait_until(self, when: float) -> bool:
-        """Sleep until there may be a message; return False at ``when`` or the end."""
+        """Wait until there may be a message; return False at ``when`` or at the end."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(when):
                 return await self.wait()
         return False
 
-    def _pass_on(self, sleeper: asyncio.Future[None]) -> None:
-        """Wake another one where a sleeper was cancelled that was woken, too, for a message."""
-        if sleeper in self._sleepers:
-            self._sleepers.remove(sleeper)
+    def _wake_instead_of(self, waiter: asyncio.Future[None]) -> None:
+        """Wake another worker instead of one that was cancelled.
+
+        If the cancelled one had been woken for a message, nothing else would wake another one for
+        it: the message would stay here until the next one is received.
+        """
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
         else:
             self._waking = False
-        self.hand_on()
+        self.wake_next()
 
-    def end(self) -> list[Message]:
-        """Let workers end when they have finished what they handle, and return what is left."""
-        self._ended = True
+    def close(self) -> list[Message]:
+        """Have workers end instead of waiting; return the messages that none of them has taken."""
+        self._closed = True
         left = list(self.messages)
         self.messages.clear()
-        while self._sleepers:
-            sleeper = self._sleepers.popleft()
-            if not sleeper.done():
-                sleeper.set_result(None)
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
         return left

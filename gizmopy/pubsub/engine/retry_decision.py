@@ -1,4 +1,4 @@
-"""Decide what becomes of a message whose handling failed: a pure function, without a clock."""
+"""Decide how a failed message is retried or dead-lettered: a pure function, without a clock."""
 
 from __future__ import annotations
 
@@ -12,63 +12,66 @@ from gizmopy.pubsub.driver import Capabilities
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
 
-_LONG = 30.0
-"""Seconds that a message may wait in place where its broker has no leases."""
+_MAX_WAIT_WITHOUT_LEASE = 30.0
+"""Seconds that a message may wait in place if its broker has no leases."""
 
 
 class Action(Enum):
-    """What is done with a message that is not handled."""
+    """The ways to continue with a message that was not handled."""
 
     POSTPONE = "postpone"
-    """Wait in place, uncounted: nothing has failed."""
+    """Wait in place and be handled again, without counting the attempt: nothing has failed."""
     RETRY = "retry"
     """Wait in place, with its lease and its lane, and be handled again."""
     REDELIVER = "redeliver"
-    """Go back to the broker, which delivers it again; in place where it cannot."""
+    """Go back to the broker, which delivers it again; wait in place if the broker cannot."""
     DEAD_LETTER = "dead_letter"
 
 
-class Verdict(NamedTuple):
-    """What is done, after how many seconds, and why it is given up where it is."""
+class RetryDecision(NamedTuple):
+    """The action, the seconds to wait before it, and the reason for a dead letter."""
 
     action: Action
     delay: float
     reason: str = ""
 
 
-def stays(subscription: Subscription, can: Capabilities) -> bool:
-    """Return whether a failed message is tried again here rather than by the broker."""
-    return not (subscription.order == "none" and can.can_nack and can.delivery_count)
+def retries_in_place(subscription: Subscription, capabilities: Capabilities) -> bool:
+    """Return whether all retries run here, rather than going back to the broker at some point."""
+    redelivers = capabilities.can_nack and capabilities.delivery_count
+    return subscription.order != "none" or not redelivers
 
 
-def judge(
+def decide(
     message: Message,
     error: BaseException,
     subscription: Subscription,
-    can: Capabilities,
+    capabilities: Capabilities,
     random: Callable[[], float],
-) -> Verdict:
-    """Return what becomes of ``message``, whose handling ended with ``error``.
+) -> RetryDecision:
+    """Decide how to continue with ``message``, whose handler raised ``error``.
 
-    It is tried in place first, then given back, and given up after ``max_deliveries``. Where it
-    cannot be given back, each ``retry.attempts`` handlings count as one delivery. A cancellation
-    never gives up: nobody has said that the message is at fault.
+    It is retried in place first, then redelivered, and dead-lettered after ``max_deliveries``. If
+    it cannot be redelivered, each ``retry.attempts`` handlings count as one delivery.
+
+    A cancellation never leads to a dead letter: it is not a fault of the message.
     """
     delay = _delay(message, error, subscription, random)
     if isinstance(error, Retry) and not error.counted:
-        return Verdict(Action.POSTPONE, delay)
+        return RetryDecision(Action.POSTPONE, delay)
     if isinstance(error, Reject):
-        return Verdict(Action.DEAD_LETTER, delay, "rejected")
+        return RetryDecision(Action.DEAD_LETTER, delay, "rejected")
     if isinstance(error, UndecodableMessage):
-        return Verdict(Action.DEAD_LETTER, delay, "undecodable")
-    rounds, more = divmod(message.attempt, subscription.retry.attempts)
-    too_long = delay > (can.lease or _LONG) and not stays(subscription, can)
-    if more and not too_long:
-        return Verdict(Action.RETRY, delay)
+        return RetryDecision(Action.DEAD_LETTER, delay, "undecodable")
+    rounds, attempts_left = divmod(message.attempt, subscription.retry.attempts)
+    # A long wait belongs to the broker if that can delay: here it would take up room in flight.
+    too_long = delay > (capabilities.lease or _MAX_WAIT_WITHOUT_LEASE)
+    if attempts_left and (not too_long or retries_in_place(subscription, capabilities)):
+        return RetryDecision(Action.RETRY, delay)
     deliveries = message.delivery - 1 + max(1, rounds)
     if deliveries >= subscription.max_deliveries and not isinstance(error, asyncio.CancelledError):
-        return Verdict(Action.DEAD_LETTER, delay, "exhausted")
-    return Verdict(Action.REDELIVER, delay)
+        return RetryDecision(Action.DEAD_LETTER, delay, "exhausted")
+    return RetryDecision(Action.REDELIVER, delay)
 
 
 def _delay(

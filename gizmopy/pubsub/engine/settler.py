@@ -1,7 +1,7 @@
-"""Settle what is handled: what ends while one call to the broker is in flight goes with the next.
+"""Settle messages in batches: those that end during one call to the broker go with the next call.
 
-Where the broker keeps positions, an ack hands over how far each partition is handled without a gap,
-and what was given back is simply not acked.
+If the broker keeps positions, an ack hands over how far each partition is handled without a gap,
+and messages that were released are simply not acked.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from itertools import chain, count, groupby
 from operator import attrgetter
 from typing import NamedTuple
 
+from gizmopy._aio import batched
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.driver import Capabilities, Receiver, Results, results_for
 from gizmopy.pubsub.engine.in_flight import InFlight
-from gizmopy.pubsub.engine.metrics import SubscriberMetrics
-from gizmopy.pubsub.engine.outcome import OnSettle
+from gizmopy.pubsub.engine.observer import Observer
+from gizmopy.pubsub.engine.outcome import DrainReport
 from gizmopy.pubsub.engine.positions import Positions
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
@@ -31,26 +32,40 @@ logger = logging.getLogger("gizmopy.pubsub.settling")
 _RETRY = RetryPolicy()
 _partition = attrgetter("partition")
 
+_Call = Callable[[Sequence[Message]], Awaitable[Results]]
+
 
 class Stopped(asyncio.CancelledError):
-    """The drain has cancelled the handling of a message, which is no failure."""
+    """The drain cancelled the handler of a message, which is not a failure of the message."""
 
 
-class _Note(NamedTuple):
-    """What there is to say of a message that was not simply handled."""
+class _Outcome(NamedTuple):
+    """The outcome that a settle confirms, and the error that led to it."""
 
-    outcome: str
+    name: str
     error: BaseException | None
+
+
+_ACK = _Outcome("ack", None)
 
 
 @dataclass(slots=True)
 class Tally:
-    """Count what became of messages, for the report of a drain."""
+    """Count outcomes, for the report of a drain."""
 
     finished: int = 0
     released: int = 0
     cancelled: int = 0
     failed_to_settle: int = 0
+
+    def report_since(self, before: Tally, *, unsettled: int) -> DrainReport:
+        """Return the outcomes since ``before``; ``unsettled`` messages have none yet."""
+        return DrainReport(
+            finished=self.finished - before.finished,
+            released=self.released - before.released,
+            cancelled=self.cancelled,
+            failed_to_settle=self.failed_to_settle - before.failed_to_settle + unsettled,
+        )
 
 
 class Settler:
@@ -59,82 +74,83 @@ class Settler:
     def __init__(
         self,
         receiver: Receiver,
-        can: Capabilities,
+        capabilities: Capabilities,
         in_flight: InFlight,
-        metrics: SubscriberMetrics,
+        events: Observer,
         *,
         name: str,
-        on_settle: OnSettle | None,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self.tally = Tally()
-        self.positions: Positions[Message] | None = Positions() if can.positions else None
+        self.positions: Positions[Message] | None = Positions() if capabilities.positions else None
         self._receiver = receiver
-        self._can = can
+        self._capabilities = capabilities
         self._in_flight = in_flight
-        self._metrics = metrics
+        self._events = events
         self._name = name
-        self._on_settle = on_settle
         self._sleep = sleep
-        self._handled: list[Message] = []
-        """To be acked."""
-        self._returned: dict[float, list[Message]] = {}
-        """To be nacked, by delay."""
-        self._lot: Sequence[Message] = ()
-        """What is being settled, one call after the other."""
-        self._notes: dict[Message, _Note] = {}
+        self._to_ack: list[Message] = []
+        self._to_release: dict[float, list[Message]] = {}
+        """The messages to give back, by the delay until they are delivered again."""
+        self._settling: Sequence[Message] = ()
+        """The messages of the calls to the broker that run now."""
+        self._outcomes: dict[Message, _Outcome] = {}
+        """The outcome of each message that was not simply handled."""
         self._work = asyncio.Event()
         self._closed = False
 
-    def ack(self, message: Message, buried: BaseException | None = None) -> None:
-        """Settle a message that was handled, or ``buried`` because of an error, and confirmed."""
-        if buried is not None:
-            self._notes[message] = _Note("dead_letter", buried)
-        if not self._handled:
+    def ack(self, message: Message, dead_lettered: BaseException | None = None) -> None:
+        """Ack a message that was handled, or ``dead_lettered`` because of an error."""
+        if dead_lettered is not None:
+            self._outcomes[message] = _Outcome("dead_letter", dead_lettered)
+        if not self._to_ack:
             self._work.set()
-        self._handled.append(message)
+        self._to_ack.append(message)
 
     def ack_all(self, messages: Sequence[Message]) -> None:
-        """Settle messages that were handled."""
+        """Ack messages that were handled."""
         if messages:
-            self._handled.extend(messages)
+            self._to_ack.extend(messages)
             self._work.set()
 
-    def give_back(
+    def release(
         self, message: Message, outcome: str, error: BaseException | None = None, delay: float = 0.0
     ) -> None:
-        """Have a message delivered again after ``delay``."""
-        self._notes[message] = _Note(outcome, error)
-        self._returned.setdefault(delay, []).append(message)
+        """Give a message back to the broker, which delivers it again after ``delay`` seconds."""
+        self._outcomes[message] = _Outcome(outcome, error)
+        self._to_release.setdefault(delay, []).append(message)
         self._work.set()
 
     def pending(self) -> set[Message]:
-        """Return what is about to be settled."""
-        return {*self._handled, *chain.from_iterable(self._returned.values()), *self._lot}
-
-    async def run(self) -> None:
-        """Settle until ``close``, and what there is to settle then."""
-        while not self._closed or self._handled or self._returned:
-            await self._work.wait()
-            self._work.clear()
-            handled, self._handled = self._handled, []
-            returned, self._returned = self._returned, {}
-            self._lot = [*handled, *chain.from_iterable(returned.values())]
-            if handled:
-                await self._settle(handled, self._ack)
-            for delay, messages in returned.items():
-                await self._settle(messages, self._nack(delay))
-            self._lot = handled = []  # to be let go of now, not with the next lot
+        """Return the messages that are about to be settled."""
+        return {*self._to_ack, *chain.from_iterable(self._to_release.values()), *self._settling}
 
     def close(self) -> None:
-        """Settle what there is, and no more."""
+        """Have ``run`` return once it has settled all messages that it has."""
         self._closed = True
         self._work.set()
 
-    def _nack(self, delay: float) -> Callable[[Sequence[Message]], Awaitable[Results]]:
+    async def run(self) -> None:
+        """Settle until ``close``, and then the messages that are left."""
+        while not self._closed or self._to_ack or self._to_release:
+            await self._work.wait()
+            self._work.clear()
+            acks, self._to_ack = self._to_ack, []
+            releases, self._to_release = self._to_release, {}
+            self._settling = [*acks, *chain.from_iterable(releases.values())]
+            if acks:
+                await self._settle(acks, self._ack)
+            for delay, messages in releases.items():
+                await self._settle(messages, self._nack(delay))
+            # Drop the references now: the next messages may come much later, and these hold bodies.
+            self._settling = acks = []
+
+    # One kind of call to the broker: ack, nack, or commit.
+
+    def _nack(self, delay: float) -> _Call:
         async def nack(batch: Sequence[Message]) -> Results:
-            if not self._can.can_nack:
-                return [None] * len(batch)  # what is not acked comes again
+            if not self._capabilities.can_nack:
+                return [None] * len(batch)  # the broker delivers again what is not acked
             return await self._receiver.nack(batch, delay)
 
         return nack
@@ -145,7 +161,7 @@ class Settler:
         return await self._commit(self.positions, batch)
 
     async def _commit(self, positions: Positions[Message], batch: Sequence[Message]) -> Results:
-        """Hand over how far each partition is handled; a commit that fails is the partition's."""
+        """Hand over how far each partition is handled; an error counts for its partition."""
         for partition, messages in groupby(batch, _partition):
             positions.completed(partition, *messages)
         marks = positions.take_marks()
@@ -160,27 +176,22 @@ class Settler:
         positions.put_back([mark for mark in marks if mark[0] in failed])
         return [failed.get(message.partition) for message in batch]
 
-    async def _settle(
-        self, messages: list[Message], call: Callable[[Sequence[Message]], Awaitable[Results]]
-    ) -> None:
-        """Settle in batches that the broker takes; the items that fail for now are tried again."""
-        most = len(messages) if self.positions is not None else self._can.batch_messages
-        for start in range(0, len(messages), most):
-            batch = messages[start : start + most]
+    # Settle in batches, and again if it fails for now.
+
+    async def _settle(self, messages: list[Message], call: _Call) -> None:
+        """Settle in batches of the size that the broker takes; retry transient errors."""
+        size = len(messages) if self.positions is not None else self._capabilities.batch_messages
+        for batch in batched(messages, size):
             for attempt in count(1):
-                batch = await self._call(batch, call, last=attempt >= _RETRY.attempts)
+                batch = await self._settle_batch(batch, call, last=attempt >= _RETRY.attempts)
                 if not batch:
                     break
                 await self._sleep(_RETRY.delay(attempt, random.random))
 
-    async def _call(
-        self,
-        batch: list[Message],
-        call: Callable[[Sequence[Message]], Awaitable[Results]],
-        *,
-        last: bool,
+    async def _settle_batch(
+        self, batch: list[Message], call: _Call, *, last: bool
     ) -> list[Message]:
-        """Settle one batch, and return the items to try again."""
+        """Settle one batch, and return the messages to try again."""
         try:
             results = results_for(batch, await call(batch))
         except PubSubError as error:
@@ -194,47 +205,47 @@ class Settler:
         return [] if last else [message for message, error in pairs if _is_transient(error)]
 
     def _confirmed(self, batch: list[Message]) -> None:
-        """Forget what the broker has settled, and tell who wants to know."""
-        lost = self._in_flight.remove(batch)  # and told so
-        if lost:
+        """Forget messages that the broker has settled, and report their outcomes."""
+        # Messages that were lost meanwhile were reported as lost: they have no second outcome.
+        if lost := self._in_flight.remove(batch):
             batch = [message for message in batch if message not in lost]
             for message in lost:
-                self._notes.pop(message, None)
-        if not self._notes and self._on_settle is None:
-            self._metrics.settled["ack"].value += len(batch)
+                self._outcomes.pop(message, None)
+        if not batch:
+            return
+        if not self._outcomes:
             self.tally.finished += len(batch)
+            self._events.settled(batch, "ack", None)
             return
         for message in batch:
-            outcome, error = self._notes.pop(message, _HANDLED)
-            self._metrics.settled[outcome].value += 1
-            if isinstance(error, Stopped):
-                self.tally.cancelled += 1
-            elif outcome == "released":
-                self.tally.released += 1
-            else:
-                self.tally.finished += 1
-            if self._on_settle is not None:
-                self._on_settle(message, outcome, error)
+            outcome = self._outcomes.pop(message, _ACK)
+            self._count(outcome)
+            self._events.settled((message,), outcome.name, outcome.error)
+
+    def _count(self, outcome: _Outcome) -> None:
+        if isinstance(outcome.error, Stopped):
+            self.tally.cancelled += 1
+        elif outcome.name == "released":
+            self.tally.released += 1
+        else:
+            self.tally.finished += 1
 
     def _refused(self, pairs: Sequence[tuple[Message, Exception]]) -> None:
-        """Forget what the broker has not settled: it comes again."""
-        lost = self._in_flight.remove([message for message, _ in pairs])  # and told so
+        """Forget messages that the broker has not settled: it delivers them again."""
+        lost = self._in_flight.remove([message for message, _ in pairs])
         for message, error in pairs:
-            outcome = self._notes.pop(message, _HANDLED).outcome
+            outcome = self._outcomes.pop(message, _ACK).name
             if message in lost:
                 continue
-            self._metrics.settle_failures.value += 1
             self.tally.failed_to_settle += 1
+            self._events.settle_failed(message, outcome, error)
             logger.warning(
-                "the %s of message %s of %s failed, it will come again: %s",
+                "the %s of message %s of %s failed, so the broker delivers it again: %s",
                 outcome,
                 cut(message.id),
                 self._name,
                 text_of(error),
             )
-
-
-_HANDLED = _Note("ack", None)
 
 
 def _is_transient(error: Exception | None) -> bool:

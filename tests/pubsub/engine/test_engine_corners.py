@@ -14,9 +14,9 @@ from gizmopy.pubsub import Message
 from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.leases import Leases
 from gizmopy.pubsub.engine.metrics import SubscriberMetrics
-from gizmopy.pubsub.engine.ready_queue import Ready
+from gizmopy.pubsub.engine.ready_queue import ReadyQueue
 from gizmopy.pubsub.supervisor import Supervisor
-from tests.pubsub.support import FakeReceiver, capabilities, message, turns, until
+from tests.pubsub.support import FakeReceiver, capabilities, held, lose_lease, message, turns, until
 from tests.pubsub.test_subscriber import Bench, Gate, nothing, running
 
 GONE = PubSubError("its lease is over", transient=False)
@@ -24,7 +24,7 @@ GONE = PubSubError("its lease is over", transient=False)
 
 async def test_ready_wakes_nobody_who_was_just_cancelled() -> None:
     """A message that comes in the turn in which a sleeper's wait ends is no InvalidStateError."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     sleeper = asyncio.create_task(ready.wait())
     await turns(3)
     sleeper.cancel()
@@ -34,7 +34,7 @@ async def test_ready_wakes_nobody_who_was_just_cancelled() -> None:
 
 async def test_ready_hands_on_a_wake_up_that_came_too_late() -> None:
     """A worker that is woken and cancelled in one turn leaves the message to another sleeper."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     first = asyncio.create_task(ready.wait())
     await turns(3)
     second = asyncio.create_task(ready.wait())
@@ -61,8 +61,8 @@ async def test_engine_survives_a_message_at_the_end_of_a_batch_wait() -> None:
     ) as bench:
         bench.receiver.put(message(id="1"))
         await until(lambda: bench.receiver.limits)
-        ready = bench.subscriber._pipeline.ready
-        await until(lambda: ready._sleepers and not ready.messages)
+        await until(lambda: not bench.receiver.queue)
+        await turns()
         # the receive task admits in the loop iteration in which the timer fires
         scheduled: Any = loop
         when = min(h.when() for h in scheduled._scheduled if not h.cancelled())
@@ -86,12 +86,12 @@ async def test_an_old_message_does_not_shorten_the_leases_of_the_others() -> Non
     receiver = _Extends()
     can = capabilities(lease=10, lease_cap=60)
     metrics = SubscriberMetrics(Metrics(), "t", "s")
-    in_flight = InFlight(100, 10**9, metrics)
+    in_flight = InFlight(100, 10**9)
     leases = Leases(receiver, can, in_flight, metrics, lambda *_: None)
     old, young = message(id="old"), message(id="young")
     in_flight.add([old, young])
-    in_flight.since[old] -= 59.9
-    await leases._prolong([old, young])
+    in_flight.received_at[old] -= 59.9
+    await leases.extend_due([old, young])
     assert receiver.seconds["young"] == [10]
 
 
@@ -110,7 +110,7 @@ async def test_what_waits_for_its_settling_is_not_reported_lost() -> None:
         await until(lambda: len(bench.receiver.extended) >= 3)
         await turns()
         bench.receiver.ack_gate.set()
-        await until(lambda: not bench.subscriber._pipeline.in_flight.since)
+        await until(lambda: bench.subscriber.is_idle)
         await until(lambda: len(bench.receiver.acked) == 3)
         await turns()
     told = [id_ for id_, _ in bench.outcomes]
@@ -269,8 +269,8 @@ async def test_the_wait_in_the_queue_is_observed_once_for_a_message() -> None:
     async with running(failing(Retry(counted=False), Retry(counted=False))) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
-        waits = bench.subscriber._metrics.queue_wait_seconds
-        assert sum(waits.counts) == 1
+        waits = bench.metrics.histogram("gizmo_pubsub_queue_wait_seconds", "")
+        assert sum(waits.child("t", "s").counts) == 1
 
 
 class _ClosesBadly(FakeReceiver):
@@ -314,8 +314,7 @@ async def test_what_waits_behind_a_lost_message_is_not_begun_before_it() -> None
     async with running(gate, can, order="key") as bench:
         bench.receiver.put(*(message(id=str(n), key="k") for n in range(4)))
         await until(lambda: gate.started)
-        held = {m.id: m for m in bench.subscriber._pipeline.in_flight.since}
-        bench.subscriber._pipeline.lose(held["2"], "its lease is over")
+        lose_lease(bench.subscriber, held(bench.subscriber)[2])
         await until(lambda: bench.receiver.nacked)
         gate.open.set()
         await until(lambda: len(bench.outcomes) == 4)
@@ -340,11 +339,10 @@ async def test_what_waits_behind_a_lost_message_in_front_goes_back(waits: bool) 
     async with running(handler, capabilities(lease=600), order="key", sleep=sleep) as bench:
         bench.receiver.put(*(message(id=str(n), key="k") for n in range(2)))
         await until(lambda: gate.started)
-        pipeline = bench.subscriber._pipeline
         if waits:
             gate.open.set()
-            await until(lambda: pipeline.waiting)
-        pipeline.lose(next(iter(pipeline.in_flight.since)), "its lease is over")
+            await until(lambda: bench.metric("retries"))
+        lose_lease(bench.subscriber, held(bench.subscriber)[0])
         gate.open.set()
         await until(lambda: len(bench.outcomes) == 2)
         bench.receiver.put(message(id="3", key="k"))
@@ -356,7 +354,7 @@ async def test_what_waits_behind_a_lost_message_in_front_goes_back(waits: bool) 
 async def test_what_is_settled_while_others_are_extended_does_not_end_the_subscriber() -> None:
     """Near its cap a message may be settled while the leases of younger ones are extended."""
     metrics = SubscriberMetrics(Metrics(), "t", "s")
-    in_flight = InFlight(100, 10**9, metrics)
+    in_flight = InFlight(100, 10**9)
     old, young = message(id="old"), message(id="young")
 
     class Receiver(FakeReceiver):
@@ -367,8 +365,8 @@ async def test_what_is_settled_while_others_are_extended_does_not_end_the_subscr
     can = capabilities(lease=10, lease_cap=60)
     leases = Leases(Receiver(), can, in_flight, metrics, lambda *_: None)
     in_flight.add([old, young])
-    in_flight.since[old] -= 55
-    await leases._prolong([old, young])
+    in_flight.received_at[old] -= 55
+    await leases.extend_due([old, young])
 
 
 async def test_hanging_renewals_in_many_batches_do_not_add_up() -> None:
@@ -405,8 +403,7 @@ async def test_a_drain_reports_what_it_has_released_itself() -> None:
     async with running(gate, order="key") as bench:
         bench.receiver.put(message(id="1", key="k"), message(id="2", key="k"))
         await until(lambda: gate.started)
-        pipeline = bench.subscriber._pipeline
-        pipeline.lose(next(iter(pipeline.in_flight.since)), "its lease is over")
+        lose_lease(bench.subscriber, held(bench.subscriber)[0])
         await until(lambda: len(bench.settled) == 2)
         gate.open.set()
         assert await bench.subscriber.drain(1) == (0, 0, 0, 0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage
 from gizmopy.pubsub import Capabilities, DrainReport, Message, RetryPolicy
-from tests.pubsub.support import FakeReceiver, capabilities, message, no_wait
+from tests.pubsub.support import FakeReceiver, capabilities, held, lose_lease, message, no_wait
 from tests.pubsub.test_subscriber import Bench
 
 TURNS = 3000
@@ -212,19 +212,18 @@ class Run:
                 assert not task.done()
                 if turn > max(self.story.lost_at, default=0) and self.is_done:
                     break
-            held = self.gauge("in_flight") - bench.metric("received")
+            in_flight = self.gauge("in_flight") - bench.metric("received")
             self.report = await bench.subscriber.drain(drain_timeout)
-            self.expected = int(held + bench.metric("received"))
+            self.expected = int(in_flight + bench.metric("received"))
             await task
 
     def lose_one(self) -> None:
         """Let the broker take away the message that it has handed out first, as leases do."""
-        pipeline = self.bench.subscriber._pipeline
-        if held := list(pipeline.in_flight.since):
+        if in_flight := held(self.bench.subscriber):
             before = len(self.bench.settled)
-            pipeline.lose(held[0], "the story says so")
+            lose_lease(self.bench.subscriber, in_flight[0])
             if len(self.bench.settled) > before:
-                self.broker.deliver_again(held[0])
+                self.broker.deliver_again(in_flight[0])
 
     @property
     def is_done(self) -> bool:

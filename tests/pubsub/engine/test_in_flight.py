@@ -9,20 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.engine.in_flight import InFlight
-from gizmopy.pubsub.engine.metrics import SubscriberMetrics
 from gizmopy.pubsub.engine.sizes import ATTRIBUTE_BYTES, MESSAGE_BYTES, size_of
 from tests.pubsub.engine.test_rebalance import Gates, Member, broker_of, send
 from tests.pubsub.support import message, turns, until
 from tests.pubsub.test_subscriber import Bench, Gate, running
 
 
-def in_flight(most: int = 10, most_bytes: int = 10**6) -> tuple[InFlight, SubscriberMetrics]:
-    """Return a new one, and its metrics."""
-    metrics = SubscriberMetrics(Metrics(), "t", "s")
-    return InFlight(most, most_bytes, metrics), metrics
+def in_flight(most: int = 10, most_bytes: int = 10**6) -> InFlight:
+    """Return a new one with room for ``most`` messages."""
+    return InFlight(most, most_bytes)
 
 
 def gauge(bench: Bench, name: str) -> float:
@@ -33,7 +30,7 @@ def gauge(bench: Bench, name: str) -> float:
 
 def test_room_is_what_is_left_of_the_count() -> None:
     """It is used up by what comes in, and given back by what leaves."""
-    held, _ = in_flight(most=3)
+    held = in_flight(most=3)
     first, second = message(), message()
     held.add([first, second])
     assert held.room == 1
@@ -43,7 +40,7 @@ def test_room_is_what_is_left_of_the_count() -> None:
 
 def test_there_is_no_room_while_messages_take_too_much() -> None:
     """One receive may exceed the bytes; then nothing is received until they are below again."""
-    held, _ = in_flight(most_bytes=MESSAGE_BYTES + 100)
+    held = in_flight(most_bytes=MESSAGE_BYTES + 100)
     small, large = message(b"x" * 99), message(b"x" * 5000)
     held.add([small])
     assert held.room == 9
@@ -57,7 +54,7 @@ def test_there_is_no_room_while_messages_take_too_much() -> None:
 
 def test_who_leaves_twice_is_counted_once() -> None:
     """What was lost is settled late, or the other way round."""
-    held, _ = in_flight()
+    held = in_flight()
     one, other = message(b"abc"), message(b"de")
     held.add([one, other])
     assert list(held.remove([one])) == []
@@ -67,28 +64,25 @@ def test_who_leaves_twice_is_counted_once() -> None:
 
 def test_whoever_waits_is_told_that_messages_have_left() -> None:
     """Also where it was for nothing: who waits looks again."""
-    held, _ = in_flight()
+    held = in_flight()
     held.remove([message()])
     assert held.changed.is_set()
 
 
 def test_the_oldest_is_the_one_that_came_first() -> None:
     """Its age is measured, and is none where nothing is in flight."""
-    held, metrics = in_flight()
+    held = in_flight()
     old, young = message(), message()
     held.add([old])
     held.add([young])
-    held.since[old] -= 60
-    held.since[young] -= 5
-    held.measure()
-    assert 60 <= metrics.oldest_in_flight_seconds.value < 65
+    held.received_at[old] -= 60
+    held.received_at[young] -= 5
+    assert 60 <= held.oldest_age < 65
     assert held.age(young) >= 5
     held.remove([old])
-    held.measure()
-    assert 5 <= metrics.oldest_in_flight_seconds.value < 60
+    assert 5 <= held.oldest_age < 60
     held.remove([young])
-    held.measure()
-    assert metrics.oldest_in_flight_seconds.value == 0
+    assert held.oldest_age == 0
 
 
 @given(
@@ -105,14 +99,13 @@ def test_the_oldest_is_the_one_that_came_first() -> None:
 )
 def test_what_is_counted_is_what_is_held(batch: list[Message], leaves: list[int]) -> None:
     """In whatever order, tombstones included."""
-    held, metrics = in_flight(most=12)
+    held = in_flight(most=12)
     held.add(batch)
     for number in leaves:
         held.remove(batch[number : number + 1])
     left = [each for n, each in enumerate(batch) if n not in leaves]
-    held.measure()
-    assert metrics.in_flight.value == len(left)
-    assert metrics.in_flight_bytes.value == sum(size_of(each) for each in left)
+    assert len(held) == len(left)
+    assert held.bytes == sum(size_of(each) for each in left)
     assert held.room == 12 - len(left)
 
 
@@ -134,7 +127,7 @@ MANY = {f"name{n}": "" for n in range(1000)}
 )
 def test_all_that_a_sender_chooses_is_counted(fields: dict[str, Any], bytes_: int) -> None:
     """Body, key, names and values of attributes count as the memory that they take."""
-    held, _ = in_flight()
+    held = in_flight()
     one = message(**{"body": b"", **fields})
     held.add([message(b""), one])
     size = held.bytes - MESSAGE_BYTES
@@ -146,7 +139,7 @@ def test_all_that_a_sender_chooses_is_counted(fields: dict[str, Any], bytes_: in
 
 def test_attributes_that_change_are_counted_as_they_came() -> None:
     """A handler that adds to them, or empties them, does not move the count."""
-    held, _ = in_flight()
+    held = in_flight()
     attributes = {"n": "v" * 10**5}
     one = message(b"", attributes=attributes)
     held.add([one])

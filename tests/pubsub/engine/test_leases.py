@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -30,8 +30,11 @@ class Receiver(FakeReceiver):
         super().__init__()
         self.calls: list[tuple[list[str], float]] = []
         self.refused: dict[str, Exception] = {}
+        self.on_extend: Callable[[Sequence[Message]], object] = len
+        """Called during a call of extend."""
 
     async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
+        self.on_extend(batch)
         self.calls.append(([each.id for each in batch], seconds))
         await super().extend(batch, seconds)
         return [self.refused.get(each.id) for each in batch]
@@ -43,11 +46,14 @@ class Keeping:
     def __init__(self, **can: Any) -> None:
         self.receiver = Receiver()
         self.metrics = Metrics()
-        children = SubscriberMetrics(self.metrics, "t", "s")
-        self.in_flight = InFlight(100, 10**6, children)
+        self.in_flight = InFlight(100, 10**6)
         self.lost: list[tuple[str, str]] = []
         self.leases = Leases(
-            self.receiver, capabilities(**can), self.in_flight, children, self._lose
+            self.receiver,
+            capabilities(**can),
+            self.in_flight,
+            SubscriberMetrics(self.metrics, "t", "s"),
+            self._lose,
         )
 
     def _lose(self, lost: Message, reason: str) -> None:
@@ -56,7 +62,7 @@ class Keeping:
     def received(self, id: str, age: float = 0.0) -> Message:
         each = message(id=id)
         self.in_flight.add([each])
-        self.in_flight.since[each] -= age
+        self.in_flight.received_at[each] -= age
         return each
 
     def extensions(self, result: str) -> float:
@@ -73,7 +79,7 @@ async def test_a_message_near_its_cap_is_kept_up_to_it_and_no_longer() -> None:
     """The broker would refuse more, or take it and not keep it."""
     keeping = Keeping(lease=10, lease_cap=60)
     old = keeping.received("old", age=55)
-    await keeping.leases._prolong([old])
+    await keeping.leases.extend_due([old])
     ((ids, seconds),) = keeping.receiver.calls
     assert ids == ["old"]
     assert 4 < seconds <= 5
@@ -83,9 +89,9 @@ async def test_a_message_near_its_cap_is_kept_up_to_it_and_no_longer() -> None:
 async def test_a_message_at_its_cap_is_lost() -> None:
     """It is not asked for any more, is counted, and the reason names the cap."""
     keeping = Keeping(lease=10, lease_cap=60)
-    await keeping.leases._prolong([keeping.received("old", age=60)])
+    await keeping.leases.extend_due([keeping.received("old", age=60)])
     assert keeping.receiver.calls == []
-    assert keeping.lost == [("old", "it is held for 60 s, the longest that the broker allows")]
+    assert keeping.lost == [("old", "it was held for 60 s, the longest the broker allows")]
     assert keeping.extensions("capped") == 1
 
 
@@ -94,29 +100,17 @@ async def test_each_answer_counts_for_its_message() -> None:
     keeping = Keeping(lease=10)
     keeping.receiver.refused = {"busy": TRANSIENT, "gone": PERMANENT, "odd": ValueError("?")}
     batch = [keeping.received(id_) for id_ in ("fine", "busy", "gone", "odd")]
-    assert await keeping.leases._prolong(batch) == [batch[1]]
+    assert await keeping.leases.extend_due(batch) == [batch[1]]
     assert [id_ for id_, _ in keeping.lost] == ["gone", "odd"]
     assert (keeping.extensions("ok"), keeping.extensions("failed")) == (1, 3)
-
-
-class _Settles(Receiver):
-    """Settles a message while its lease is being extended."""
-
-    def __init__(self, keeping: Keeping) -> None:
-        super().__init__()
-        self.keeping = keeping
-
-    async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
-        self.keeping.in_flight.remove(batch)
-        return await super().extend(batch, seconds)
 
 
 async def test_a_refusal_for_what_is_settled_meanwhile_is_none() -> None:
     """A settled message has no lease, and is not lost."""
     keeping = Keeping(lease=10)
-    keeping.leases._receiver = receiver = _Settles(keeping)
-    receiver.refused = {"1": PERMANENT}
-    assert await keeping.leases._prolong([keeping.received("1")]) == []
+    keeping.receiver.refused = {"1": PERMANENT}
+    keeping.receiver.on_extend = keeping.in_flight.remove
+    assert await keeping.leases.extend_due([keeping.received("1")]) == []
     assert keeping.lost == []
     assert keeping.extensions("failed") == 0
 
@@ -136,7 +130,7 @@ async def test_what_goes_along_with_a_lease_is_told_of_it() -> None:
     batch = [keeping.received(id_) for id_ in ("kept", "gone")]
     for each in batch:
         each.on_extend = renewal(each.id)
-    await keeping.leases._prolong(batch)
+    await keeping.leases.extend_due(batch)
     assert told == [("kept", 10)]
 
 
@@ -149,7 +143,7 @@ async def test_a_renewal_that_fails_is_logged(caplog: pytest.LogCaptureFixture) 
     keeping = Keeping(lease=10)
     each = keeping.received("1")
     each.on_extend = renew
-    assert await keeping.leases._prolong([each]) == []
+    assert await keeping.leases.extend_due([each]) == []
     assert "the store is away" in caplog.text
     assert keeping.lost == []
 
@@ -193,7 +187,7 @@ async def test_a_broker_without_leases_is_not_asked_to_extend() -> None:
 
     each = keeping.received("1")
     each.on_extend = renew
-    assert await keeping.leases._prolong([each]) == []
+    assert await keeping.leases.extend_due([each]) == []
     assert keeping.receiver.calls == []
     assert renewed == [30]
 

@@ -21,12 +21,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from gizmopy.pubsub.engine.positions import LowWater, Positions
+from gizmopy.pubsub.engine.positions import LowWaterMark, Positions
 
 
 def test_the_mark_is_the_last_of_what_is_completed_without_a_gap() -> None:
     """It moves when the first unfinished item completes, and over what had completed behind it."""
-    low_water: LowWater[int] = LowWater()
+    low_water: LowWaterMark[int] = LowWaterMark()
     for offset in (5, 6, 9, 10):
         low_water.received(offset)
     assert low_water.mark is None
@@ -41,7 +41,7 @@ def test_the_mark_is_the_last_of_what_is_completed_without_a_gap() -> None:
 
 def test_what_was_never_received_is_no_gap() -> None:
     """Offsets that the broker skips do not hold the mark up."""
-    low_water: LowWater[int] = LowWater()
+    low_water: LowWaterMark[int] = LowWaterMark()
     for offset in (1, 1_000_000):
         low_water.received(offset)
         assert low_water.completed(offset)
@@ -137,7 +137,7 @@ def test_what_is_completed_behind_a_slow_item_is_let_go_of(
     order: Callable[[range], list[int]],
 ) -> None:
     """Of a thousand items completed in a row, only the one that a mark can reach is kept."""
-    low_water: LowWater[_Large] = LowWater()
+    low_water: LowWaterMark[_Large] = LowWaterMark()
     items = [_Large() for _ in range(1001)]
     alive = weakref.WeakSet(items)
     for item in items:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gizmopy.pubsub import Message
-from gizmopy.pubsub.engine.ready_queue import Ready
+from gizmopy.pubsub.engine.ready_queue import ReadyQueue
 from tests.pubsub.support import message, turns, until
 
 
@@ -23,7 +23,7 @@ def messages(count: int) -> list[Message]:
 
 @asynccontextmanager
 async def workers(
-    ready: Ready, count: int, size: int = 1, seconds: float = 0
+    ready: ReadyQueue, count: int, size: int = 1, seconds: float = 0
 ) -> AsyncIterator[list[list[str]]]:
     """Let workers collect while the context lasts; yields what they have, in order."""
     batches: list[list[str]] = []
@@ -36,13 +36,13 @@ async def workers(
     tasks = [asyncio.create_task(work()) for _ in range(count)]
     await turns(2)
     yield batches
-    ready.end()
+    ready.close()
     await asyncio.wait_for(asyncio.gather(*tasks), 5)
 
 
 async def test_messages_are_taken_in_their_order() -> None:
     """First in, first out, and None where there is nothing."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     first, second = messages(2)
     ready.put(first)
     ready.put(second)
@@ -51,19 +51,19 @@ async def test_messages_are_taken_in_their_order() -> None:
 
 async def test_one_message_wakes_one_worker() -> None:
     """The others sleep on."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     sleepers = [asyncio.create_task(ready.wait()) for _ in range(3)]
     await turns(2)
     ready.put(message())
     await turns()
     assert [sleeper.done() for sleeper in sleepers] == [True, False, False]
-    ready.end()
+    ready.close()
     await asyncio.gather(*sleepers)
 
 
 async def test_many_messages_wake_as_many_workers() -> None:
     """Each that takes one wakes the next, so that none sleeps while there is work."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     taken = []
     go_on = asyncio.Event()
 
@@ -78,13 +78,13 @@ async def test_many_messages_wake_as_many_workers() -> None:
     await turns()
     assert len(taken) == 4
     go_on.set()
-    ready.end()
+    ready.close()
     await asyncio.gather(*tasks)
 
 
 async def test_a_sleeper_that_was_cancelled_is_forgotten() -> None:
     """The next message wakes one that still sleeps."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     gone, here = (asyncio.create_task(ready.wait()) for _ in range(2))
     await turns(2)
     gone.cancel()
@@ -95,7 +95,7 @@ async def test_a_sleeper_that_was_cancelled_is_forgotten() -> None:
 
 async def test_a_message_that_was_withdrawn_leaves_the_worker_asleep() -> None:
     """A wake-up for nothing does not hand out nothing, and the next message is taken."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     async with workers(ready, 1) as batches:
         ready.put(message(id="lost"))
         ready.messages.clear()
@@ -108,12 +108,12 @@ async def test_a_message_that_was_withdrawn_leaves_the_worker_asleep() -> None:
 
 async def test_the_end_wakes_all_and_returns_what_is_left() -> None:
     """Who waits is told that there will be nothing; later ones are told at once."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     sleepers = [asyncio.create_task(ready.wait()) for _ in range(3)]
     await turns(2)
     left = messages(2)
     ready.messages.extend(left)
-    assert ready.end() == left
+    assert ready.close() == left
     assert await asyncio.gather(*sleepers) == [False] * 3
     assert await ready.collect(1, 0) == []
     assert ready.take() is None
@@ -121,22 +121,22 @@ async def test_the_end_wakes_all_and_returns_what_is_left() -> None:
 
 async def test_the_end_may_come_twice() -> None:
     """A drain that was cut short ends it again."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     ready.put(message())
-    assert len(ready.end()) == 1
-    assert ready.end() == []
+    assert len(ready.close()) == 1
+    assert ready.close() == []
 
 
 async def test_a_batch_holds_what_is_there() -> None:
     """Without a wait, and up to the size."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     ready.messages.extend(messages(5))
     assert [len(await ready.collect(3, 0)) for _ in range(2)] == [3, 2]
 
 
 async def test_a_full_batch_does_not_wait() -> None:
     """The wait is for what is missing."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     ready.messages.extend(messages(2))
     async with asyncio.timeout(5):
         assert len(await ready.collect(2, 60)) == 2
@@ -144,7 +144,7 @@ async def test_a_full_batch_does_not_wait() -> None:
 
 async def test_a_batch_is_filled_while_it_waits() -> None:
     """What comes within the seconds goes along; the size ends the wait."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     async with workers(ready, 1, size=3, seconds=60) as batches:
         for each in messages(3):
             ready.put(each)
@@ -155,7 +155,7 @@ async def test_a_batch_is_filled_while_it_waits() -> None:
 
 async def test_the_seconds_count_from_the_first_message() -> None:
     """A batch that is not full is handed out when they are over."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     async with workers(ready, 1, size=3, seconds=0.01) as batches:
         ready.put(message(id="0"))
         await until(lambda: batches)
@@ -164,11 +164,11 @@ async def test_the_seconds_count_from_the_first_message() -> None:
 
 async def test_the_end_hands_out_a_batch_that_still_waits() -> None:
     """What a worker has taken is its own to handle."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     async with workers(ready, 1, size=3, seconds=60) as batches:
         ready.put(message(id="0"))
         await turns()
-        assert ready.end() == []
+        assert ready.close() == []
         await until(lambda: batches)
     assert batches == [["0"]]
 
@@ -176,7 +176,7 @@ async def test_the_end_hands_out_a_batch_that_still_waits() -> None:
 @pytest.mark.parametrize("cancelled_first", [True, False])
 async def test_no_message_waits_while_a_worker_sleeps(cancelled_first: bool) -> None:
     """Whether a sleeper is cancelled before or after it is woken: another one is woken."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     gone, here = (asyncio.create_task(ready.wait()) for _ in range(2))
     await turns(2)
     if cancelled_first:
@@ -189,7 +189,7 @@ async def test_no_message_waits_while_a_worker_sleeps(cancelled_first: bool) -> 
 
 async def _trickle(count: int, pauses: list[int], size: int, ends: list[int]) -> None:
     """Put messages in bursts, end waits in their midst, and see all of them taken once."""
-    ready = Ready(lambda: None)
+    ready = ReadyQueue(lambda: None)
     taken: list[str] = []
 
     async def work() -> None:
@@ -209,7 +209,7 @@ async def _trickle(count: int, pauses: list[int], size: int, ends: list[int]) ->
             ready.put(message(id=str(number)))
     await turns()
     assert Counter(taken) == Counter(str(number) for number in range(len(pauses)))
-    ready.end()
+    ready.close()
     await asyncio.gather(*tasks)
 
 

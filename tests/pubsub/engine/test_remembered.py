@@ -6,14 +6,12 @@ from typing import Any, cast
 import pytest
 
 from gizmopy.config.backends.kafka import KafkaSettings
-from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Subscription
 from gizmopy.pubsub.brokers.kafka import sender as kafka_sender
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster
 from gizmopy.pubsub.brokers.kafka.sender import KafkaSender
 from gizmopy.pubsub.engine.failures import Failures
 from gizmopy.pubsub.engine.failures import logger as failures_logger
-from gizmopy.pubsub.engine.metrics import SubscriberMetrics
 from tests.pubsub.support import message
 from tests.traced_memory import traced_memory
 
@@ -43,14 +41,14 @@ def test_long_ids_of_messages_that_are_stuck_are_not_remembered(
     logged = []
     monkeypatch.setattr(failures_logger, "log", lambda *args, **more: logged.append(args[3][:9]))
     subscription = cast(Subscription, SimpleNamespace(name="Cats.on_cat"))
-    failures = Failures(subscription, "cats", SubscriberMetrics(Metrics(), "cats", "cats"))
+    failures = Failures(subscription, "cats")
     error = ValueError("boom")
 
     with traced_memory() as taken:
         for number in range(500):
             for _ in range(2):
                 stuck = message(id=f"{number:09}".ljust(16_000))
-                failures.tell_stuck(stuck, "exhausted", error, blocks=False)
+                failures.log_stuck(stuck, "exhausted", error)
         assert taken() < _MEBIBYTE
 
     assert logged == [f"{number:09}" for number in range(500)]

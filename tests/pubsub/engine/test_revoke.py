@@ -134,10 +134,11 @@ async def test_what_is_started_is_finished_and_handed_over() -> None:
 
 async def test_what_is_not_finished_in_time_is_cancelled_and_not_acked() -> None:
     """Its cancellation is no failure, and the worker works on."""
-    cancelled = []
+    started, cancelled = asyncio.Event(), []
 
     async def handler(received: Message) -> None:
         if received.partition == 0:
+            started.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -146,7 +147,7 @@ async def test_what_is_not_finished_in_time_is_cancelled_and_not_acked() -> None
 
     async with running(handler, POSITIONS) as bench:
         put(bench, "1")
-        await until(lambda: bench.subscriber._pipeline.at_work)
+        await started.wait()
         await turns()
         await bench.subscriber.revoke([0], SOON)
         assert cancelled == ["1"]

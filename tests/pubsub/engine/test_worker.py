@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gizmopy.pubsub.engine.worker import ENDED, Runner
+from gizmopy.pubsub.engine.worker import ENDED, ContextRunner
 from tests.pubsub.support import turns
 
 variable: ContextVar[str] = ContextVar("variable", default="clean")
@@ -19,7 +19,7 @@ variable: ContextVar[str] = ContextVar("variable", default="clean")
 
 async def isolated(coroutine: Coroutine[Any, Any, None]) -> None:
     """Await a coroutine in a context of its own, as a worker does."""
-    run, runner = copy_context().run, Runner()
+    run, runner = copy_context().run, ContextRunner()
     awaited = run(runner.begin, coroutine)
     if awaited is not ENDED:
         waiting, awaited = runner.rest(run, awaited), None  # it may hold an error
@@ -150,7 +150,7 @@ async def test_an_error_that_was_handled_is_not_kept() -> None:
 
 async def test_one_that_raises_does_not_end_the_others() -> None:
     """A runner goes on after an error, with the result of each."""
-    runner = Runner()
+    runner = ContextRunner()
 
     async def body(number: int) -> int:
         if not number:

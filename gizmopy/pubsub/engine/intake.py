@@ -1,0 +1,146 @@
+"""Receive messages: one task, as much as there is room for, and again if the broker fails."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+
+from gizmopy.errors import PubSubError
+from gizmopy.pubsub.driver import Capabilities, Receiver, Revoke
+from gizmopy.pubsub.engine.in_flight import InFlight
+from gizmopy.pubsub.engine.phase import Lifecycle, Phase
+from gizmopy.pubsub.engine.turns import Turns
+from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.retry import RetryPolicy
+from gizmopy.untrusted.error_text import text_of
+
+logger = logging.getLogger("gizmopy.pubsub.pipeline")
+
+_WAIT = 10.0
+"""Seconds that a receive may wait for messages; closing the receiver ends it sooner."""
+_STALLED_AFTER = 30.0
+"""Seconds that a receive may take longer than it was asked to wait."""
+_WORKS_AFTER = 1.0
+"""Seconds that a receive must wait, after another one failed, to count as working."""
+_RETRY = RetryPolicy(base=0.5)
+
+
+class Intake:
+    """Receive messages for one subscriber and hand them to ``admit``."""
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        capabilities: Capabilities,
+        in_flight: InFlight,
+        turns: Turns,
+        lifecycle: Lifecycle,
+        *,
+        name: str,
+        max_in_flight: int,
+        admit: Callable[[Sequence[Message]], None],
+        revoke: Revoke,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self.connected = False
+        self._receiver = receiver
+        self._capabilities = capabilities
+        self._in_flight = in_flight
+        self._turns = turns
+        self._lifecycle = lifecycle
+        self._name = name
+        self._worthwhile = max_in_flight // 4
+        """How much room is worth a receive while there are messages to handle."""
+        self._admit = admit
+        self._revoke = revoke
+        self._sleep = sleep
+        self._trouble = ""
+        self._receiving_since: float | None = None
+
+    async def connect(self) -> None:
+        """Subscribe. Raises the driver's errors; ``run`` tries again after a transient one."""
+        try:
+            await self._receiver.connect(self._revoke)
+        except PubSubError as error:
+            self._trouble = f"cannot reach the broker yet: {error}"
+            raise
+        self.connected = True
+
+    async def run(self) -> None:
+        """Receive until the phase is STOPPED; retry transient errors with backoff.
+
+        A pending receive is never cancelled: the broker may have handed out its messages already,
+        and they would be lost on the way. Closing the receiver ends it.
+        """
+        failures = 0
+        while self._lifecycle.phase < Phase.STOPPED:
+            try:
+                if not self.connected:
+                    await self._receiver.connect(self._revoke)
+                    self.connected = True
+                await self._receive_some()
+                failures = 0
+                self._trouble = ""
+            except PubSubError as error:
+                if not error.transient:
+                    raise
+                failures += 1
+                self._trouble = f"receiving fails: {text_of(error)}"
+                delay = _RETRY.delay(failures, random.random)
+                logger.warning(
+                    "receiving from %s failed, again in %.1f s: %s",
+                    self._name,
+                    delay,
+                    text_of(error),
+                )
+                await self._sleep(delay)
+
+    async def _receive_some(self) -> None:
+        """Receive as many messages as there is room for, or wait for room."""
+        # If the broker keeps positions, the driver bounds the messages that wait behind another of
+        # their partition, so they need no room here: a slow partition must not keep the others
+        # from being received. While other work is there, they do count.
+        busy = bool(self._turns.ready.messages)
+        waiting = self._turns.lanes.waiting if self._capabilities.positions and not busy else 0
+        room = self._in_flight.room_beside(waiting)
+        # A receive of few messages costs as much as one of many, so a busy subscriber waits until
+        # a quarter of its room is free.
+        if room <= 0 or (busy and room < self._worthwhile):
+            self._in_flight.changed.clear()
+            await self._in_flight.changed.wait()
+            return
+        self._receiving_since = perf_counter()
+        try:
+            batch = await self._receiver.receive(room, _WAIT)
+        finally:
+            self._receiving_since = None
+        # Once the receiver is closed, the driver has given back all that it held.
+        if batch and self._lifecycle.phase < Phase.CLOSED:
+            self._admit(batch)
+
+    # Health.
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a receive is pending, rather than a wait for room or before a retry."""
+        return self._receiving_since is not None
+
+    @property
+    def problem(self) -> str:
+        """Why nothing is received now; empty if all is well.
+
+        A receive that fails does so at once, so one that still waits is a sign that it works again.
+        """
+        since = self._receiving_since
+        works = since is not None and perf_counter() - since > _WORKS_AFTER
+        return "" if works else self._trouble
+
+    @property
+    def stall(self) -> str:
+        """Why nothing will ever be received again; empty if all is well."""
+        since = self._receiving_since
+        if since is not None and perf_counter() - since > _WAIT + _STALLED_AFTER:
+            return f"a receive has not returned for {perf_counter() - since:.0f} s"
+        return ""
