@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from gizmopy.observe.access import AccessLog
-from tests.traced_memory import traced_memory
+from tests.support import traced_memory
 
 
 def _write(access: AccessLog, path: str = "/cats/1", user_agent: str = "curl", **more: Any) -> None:

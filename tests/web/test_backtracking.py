@@ -1,4 +1,4 @@
-"""Which patterns are known to backtrack; that they do is measured."""
+"""The growth of the time to match patterns, compared with measured times."""
 
 from __future__ import annotations
 
@@ -83,30 +83,33 @@ def seconds(pattern: str, text: str) -> float:
 
 @pytest.mark.parametrize(("pattern", "pump"), EXPONENTIAL)
 def test_an_exponential_pattern_is_found(pattern: str, pump: str) -> None:
-    """A text of a hundred characters or fewer takes a thousand times the expected time."""
+    """A text of at most a hundred characters takes a millisecond, a thousand times the usual."""
     assert growth(pattern) == "exponential"
     text = pump
     while seconds(pattern, f"{text}!") < 0.001:
         text += pump
-        assert len(text) < 100, "it is not"
+        assert len(text) < 100, "the pattern is not exponential"
 
 
 @pytest.mark.parametrize(("pattern", "text"), POLYNOMIAL)
 def test_a_polynomial_pattern_is_found(pattern: str, text: str) -> None:
-    """Four times the text takes more than six times as long: sixteen times, if it is quadratic."""
+    """Four times the text takes more than six times as long; 16 times if it is quadratic."""
     assert growth(pattern) == "polynomial"
-    short, long = (seconds(pattern, text.replace("*", text[0] * n)) for n in (120, 480))
-    assert long > 6 * short
+    length, short = 15, 0.0
+    while short < 0.0002:  # a shorter time is mostly noise
+        length *= 2
+        short = seconds(pattern, text.replace("*", text[0] * length))
+    assert seconds(pattern, text.replace("*", text[0] * length * 4)) > 6 * short
 
 
 @pytest.mark.parametrize("pattern", LINEAR)
-def test_a_usual_pattern_is_not_warned_of(pattern: str) -> None:
-    """What people write for names, versions, dates, addresses and the like is linear."""
+def test_a_usual_pattern_is_linear(pattern: str) -> None:
+    """The patterns of names, versions, dates and addresses do not backtrack."""
     assert growth(pattern) == ""
 
 
-def test_a_pattern_that_is_too_large_is_not_judged() -> None:
-    """The work for each pattern is bounded."""
+def test_a_pattern_that_is_too_large_is_not_analyzed() -> None:
+    """The time of the analysis is bounded."""
     began = time.process_time()
     assert growth("|".join(f"(a{n}|b+)*" for n in range(1000))) == ""
     assert growth("(" + "|".join(f"[a-z]{chr(c)}x" for c in range(97, 123)) + ")*") == ""

@@ -1,4 +1,4 @@
-"""Answers that no cache may keep."""
+"""Responses that no cache may store."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,16 @@ from gizmopy.web import Problem
 from gizmopy.web.caching import no_cache
 
 
-def told(headers: Mapping[str, str]) -> list[str | None]:
-    """Return what ``headers`` tell caches, from the newest to the oldest."""
+def cache_headers(headers: Mapping[str, str]) -> list[str | None]:
+    """Return the headers for caches, from the newest to the oldest."""
     return [headers.get(name) for name in ("Cache-Control", "Pragma", "Expires")]
 
 
 FORBIDDEN = ["no-cache, no-store, must-revalidate", "no-cache", "0"]
 
 
-async def test_an_answer_is_not_cached() -> None:
-    """Every cache is told, whatever the handler said; other headers stay."""
+async def test_a_response_is_not_cached() -> None:
+    """The handler's own Cache-Control is replaced; its other headers are kept."""
 
     @no_cache
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -27,13 +27,13 @@ async def test_an_answer_is_not_cached() -> None:
 
     response = await handler(make_mocked_request("GET", "/"))
 
-    assert told(response.headers) == FORBIDDEN
+    assert cache_headers(response.headers) == FORBIDDEN
     assert response.headers["ETag"] == '"1"'
 
 
 @pytest.mark.parametrize("error", [Problem(404), web.HTTPFound("/"), web.HTTPGone()])
-async def test_what_is_raised_is_not_cached(error: Problem | web.HTTPException) -> None:
-    """Caches may keep some errors and redirections unless told: these too are answers."""
+async def test_an_error_is_not_cached(error: Problem | web.HTTPException) -> None:
+    """Without the headers, caches may store some errors and redirects."""
 
     @no_cache
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -42,4 +42,4 @@ async def test_what_is_raised_is_not_cached(error: Problem | web.HTTPException) 
     with pytest.raises(type(error)):
         await handler(make_mocked_request("GET", "/"))
 
-    assert told(error.headers) == FORBIDDEN
+    assert cache_headers(error.headers) == FORBIDDEN

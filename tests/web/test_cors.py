@@ -1,4 +1,4 @@
-"""Which pages may call, and what their browsers are told."""
+"""CORS: the origins that may call, and the headers for their browsers."""
 
 import pytest
 from aiohttp import web
@@ -11,16 +11,16 @@ from gizmopy.web.cors import CORS
 PAGE = "https://app.example.com"
 
 
-def ask(origin: str | None = PAGE, method: str = "GET", **asked: str) -> web.Request:
-    """Return a request that a page of ``origin`` sends."""
-    headers = {f"Access-Control-Request-{name}": value for name, value in asked.items()}
+def request_from(origin: str | None = PAGE, method: str = "GET", **wanted: str) -> web.Request:
+    """Return a request of a page of ``origin``."""
+    headers = {f"Access-Control-Request-{name}": value for name, value in wanted.items()}
     if origin is not None:
         headers["Origin"] = origin
     return make_mocked_request(method, "/", headers=headers)
 
 
-def told(response: web.StreamResponse | Problem | None) -> dict[str, str]:
-    """Return what an answer tells browsers, by the names' last parts, and caches."""
+def cors_headers(response: web.StreamResponse | Problem | None) -> dict[str, str]:
+    """Return the CORS headers, without their common prefix, and Vary."""
     assert response is not None
     prefix = "Access-Control-"
     return {
@@ -30,11 +30,11 @@ def told(response: web.StreamResponse | Problem | None) -> dict[str, str]:
     }
 
 
-def decorated(cors: CORS, origin: str | None = PAGE, **headers: str) -> dict[str, str]:
-    """Return what an answer with ``headers`` tells a page of ``origin``."""
+def headers_for(cors: CORS, origin: str | None = PAGE, **headers: str) -> dict[str, str]:
+    """Return the CORS headers that a response with ``headers`` gets for a page of ``origin``."""
     response = web.Response(headers=headers)
-    cors.decorate(ask(origin), response)
-    return told(response)
+    cors.decorate(request_from(origin), response)
+    return cors_headers(response)
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,20 @@ def decorated(cors: CORS, origin: str | None = PAGE, **headers: str) -> dict[str
         ("https://*.example.com:8443", "https://a.example.com:8443", True),
     ],
 )
-def test_only_the_origins_listed_may_call(allowed: str, origin: str | None, granted: bool) -> None:
-    """A page may read an answer where its whole origin is allowed, and caches are told why."""
+def test_only_listed_origins_may_call(allowed: str, origin: str | None, granted: bool) -> None:
+    """A page may read a response if its whole origin is allowed; Vary says so to caches."""
     expected = {"Allow-Origin": origin} if granted else {}
 
-    assert decorated(CORS(["https://other.example", allowed]), origin) == {
+    assert headers_for(CORS(["https://other.example", allowed]), origin) == {
         **expected,
         "Vary": "Origin",
     }
 
 
 @pytest.mark.parametrize("origin", [PAGE, "null", None])
-def test_every_page_may_call_where_all_are_allowed(origin: str | None) -> None:
-    """The answer is the same for all, also for a request of no page, which a cache may keep."""
-    assert decorated(CORS(["*", PAGE]), origin) == {"Allow-Origin": "*"}
+def test_every_page_may_call_if_all_are_allowed(origin: str | None) -> None:
+    """The response is the same for all, also without Origin, because a cache may store it."""
+    assert headers_for(CORS(["*", PAGE]), origin) == {"Allow-Origin": "*"}
 
 
 @pytest.mark.parametrize(
@@ -92,42 +92,46 @@ def test_every_page_may_call_where_all_are_allowed(origin: str | None) -> None:
         ("*", "*"),
     ],
 )
-def test_other_reasons_to_vary_stay(given: str, vary: str) -> None:
-    """The origin joins what an answer varies by already, once."""
-    assert decorated(CORS([PAGE]), None, Vary=given) == {"Vary": vary}
+def test_other_values_of_vary_are_kept(given: str, vary: str) -> None:
+    """Origin is added to the values of Vary, once."""
+    assert headers_for(CORS([PAGE]), None, Vary=given) == {"Vary": vary}
 
 
-def test_decorating_twice_is_decorating_once() -> None:
-    """A service's own rules and the server's do not add up."""
+def test_adding_the_headers_twice_adds_them_once() -> None:
+    """The service and the server may both add them."""
     cors, response = CORS([PAGE], expose_headers=["ETag"]), web.Response()
     for _ in range(2):
-        cors.decorate(ask(), response)
+        cors.decorate(request_from(), response)
 
-    assert told(response) == {"Allow-Origin": PAGE, "Expose-Headers": "ETag", "Vary": "Origin"}
+    assert cors_headers(response) == {
+        "Allow-Origin": PAGE,
+        "Expose-Headers": "ETag",
+        "Vary": "Origin",
+    }
     assert len(response.headers) == 3 + len(web.Response().headers)
 
 
-def test_credentials_and_headers_are_granted_to_whom_may_call() -> None:
-    """Cookies and readable headers are for pages that may call, and for no other."""
+def test_only_allowed_pages_get_credentials_and_headers() -> None:
+    """Other pages get neither Allow-Credentials nor Expose-Headers."""
     cors = CORS([PAGE], allow_credentials=True, expose_headers=["ETag", "Link"])
 
-    assert decorated(cors) == {
+    assert headers_for(cors) == {
         "Allow-Origin": PAGE,
         "Allow-Credentials": "true",
         "Expose-Headers": "ETag, Link",
         "Vary": "Origin",
     }
-    assert decorated(cors, "https://evil.example") == {"Vary": "Origin"}
+    assert headers_for(cors, "https://evil.example") == {"Vary": "Origin"}
 
 
-def test_a_browser_that_asks_first_is_told_what_the_path_serves() -> None:
-    """By default a page may use every method of the path, and the headers it asks for."""
-    question = ask(method="OPTIONS", Method="PUT", Headers="authorization,x-cat")
-    answer = CORS([PAGE]).preflight(question, ["PUT", "GET"])
+def test_a_preflight_lists_the_methods_of_the_path() -> None:
+    """By default a page may use every method of the path, and send any header."""
+    preflight_request = request_from(method="OPTIONS", Method="PUT", Headers="authorization,x-cat")
+    response = CORS([PAGE]).preflight(preflight_request, ["PUT", "GET"])
 
-    assert answer is not None
-    assert answer.status == 204
-    assert told(answer) == {
+    assert response is not None
+    assert response.status == 204
+    assert cors_headers(response) == {
         "Allow-Origin": PAGE,
         "Allow-Methods": "GET, PUT",
         "Allow-Headers": "authorization,x-cat",
@@ -136,36 +140,42 @@ def test_a_browser_that_asks_first_is_told_what_the_path_serves() -> None:
     }
 
 
-def test_methods_and_headers_may_be_named() -> None:
-    """Of the methods named those that the path serves are told, and no other header."""
+def test_methods_and_headers_may_be_restricted() -> None:
+    """A preflight lists the allowed methods that the path serves, and the allowed headers."""
     cors = CORS([PAGE], allow_methods=["get", "PATCH"], allow_headers=["X-Cat"], max_age=5)
-    question = ask(method="OPTIONS", Method="PUT", Headers="x-dog")
+    preflight_request = request_from(method="OPTIONS", Method="PUT", Headers="x-dog")
 
-    granted = told(cors.preflight(question, ["PUT", "GET"]))
+    granted = cors_headers(cors.preflight(preflight_request, ["PUT", "GET"]))
     assert granted["Allow-Methods"] == "GET"
     assert granted["Allow-Headers"] == "X-Cat"
     assert granted["Max-Age"] == "5"
-    assert told(cors.preflight(question, ["PUT"]))["Allow-Methods"] == ""
+    assert cors_headers(cors.preflight(preflight_request, ["PUT"]))["Allow-Methods"] == ""
 
 
-def test_a_page_that_may_not_call_is_told_nothing() -> None:
-    """The browser of a stranger gets an answer that grants nothing, and refuses by itself."""
-    question = ask("https://evil.example", "OPTIONS", Method="PUT", Headers="x-cat")
+def test_a_preflight_of_another_page_grants_nothing() -> None:
+    """The browser of a page that is not allowed gets no CORS headers."""
+    preflight_request = request_from(
+        "https://evil.example", "OPTIONS", Method="PUT", Headers="x-cat"
+    )
 
-    assert told(CORS([PAGE]).preflight(question, ["PUT"])) == {"Vary": "Origin"}
+    assert cors_headers(CORS([PAGE]).preflight(preflight_request, ["PUT"])) == {"Vary": "Origin"}
 
 
 @pytest.mark.parametrize(
     "request_",
-    [ask(Method="PUT"), ask(method="OPTIONS"), ask(None, "OPTIONS", Method="PUT")],
+    [
+        request_from(Method="PUT"),
+        request_from(method="OPTIONS"),
+        request_from(None, "OPTIONS", Method="PUT"),
+    ],
 )
-def test_other_requests_are_no_question(request_: web.Request) -> None:
-    """Only OPTIONS with an origin and a method is asked before a call."""
+def test_other_requests_are_no_preflights(request_: web.Request) -> None:
+    """A preflight is OPTIONS with an Origin and a requested method."""
     assert CORS([PAGE]).preflight(request_, ["PUT"]) is None
 
 
-async def test_a_middleware_decorates_what_its_handler_answers() -> None:
-    """An answer, a problem and a redirection can be read by the page, each of them."""
+async def test_a_middleware_adds_headers_to_every_response() -> None:
+    """The page may read a response, a problem and a redirect."""
     problem, moved = Problem(404, headers={"Vary": "Accept"}), web.HTTPFound("/")
 
     @CORS([PAGE])
@@ -174,13 +184,13 @@ async def test_a_middleware_decorates_what_its_handler_answers() -> None:
             return web.Response()
         raise problem if request.method == "PUT" else moved
 
-    assert told(await handler(ask())) == {"Allow-Origin": PAGE, "Vary": "Origin"}
+    assert cors_headers(await handler(request_from())) == {"Allow-Origin": PAGE, "Vary": "Origin"}
     with pytest.raises(Problem):
-        await handler(ask(method="PUT"))
-    assert told(problem) == {"Allow-Origin": PAGE, "Vary": "Accept, Origin"}
+        await handler(request_from(method="PUT"))
+    assert cors_headers(problem) == {"Allow-Origin": PAGE, "Vary": "Accept, Origin"}
     with pytest.raises(web.HTTPFound):
-        await handler(ask(method="POST"))
-    assert told(moved) == {"Allow-Origin": PAGE, "Vary": "Origin"}
+        await handler(request_from(method="POST"))
+    assert cors_headers(moved) == {"Allow-Origin": PAGE, "Vary": "Origin"}
 
 
 @pytest.mark.parametrize(
@@ -201,20 +211,20 @@ async def test_a_middleware_decorates_what_its_handler_answers() -> None:
     ],
 )
 def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
-    """A mistake in an origin is told when it is declared, with how one is written."""
+    """The error says how to write an origin."""
     with pytest.raises(UsageError, match=r"is not an origin that a browser sends; write scheme"):
         CORS([origin])
 
 
 @pytest.mark.parametrize("origin", ["https://app.example.com:443", "http://*.example.com:80"])
-def test_a_port_that_browsers_leave_out_is_refused(origin: str) -> None:
-    """An origin with its scheme's own port would never be met."""
+def test_a_default_port_is_refused(origin: str) -> None:
+    """Browsers omit the default port, so such an origin would never match."""
     with pytest.raises(UsageError, match=r"has the default port \d+, which browsers leave out"):
         CORS([origin])
 
 
 def test_credentials_for_every_page_are_refused() -> None:
-    """Nobody may let the whole world act as its visitors by mistake."""
+    """Otherwise every page could act as its visitor."""
     with pytest.raises(UsageError, match="list the allowed origins"):
         CORS(["*"], allow_credentials=True)
 
@@ -233,19 +243,19 @@ def test_credentials_for_every_page_are_refused() -> None:
         "http://*.com.au",
     ],
 )
-def test_credentials_for_every_name_of_a_registry_are_refused(origin: str) -> None:
-    """Anyone can register a name there; without credentials it is only a smaller *."""
+def test_credentials_for_a_public_suffix_are_refused(origin: str) -> None:
+    """Anyone can register a name below it. Without credentials it is allowed."""
     with pytest.raises(
         UsageError, match=r"name the domain below it, such as https://\*\.example\."
     ):
         CORS([PAGE, origin], allow_credentials=True)
-    assert decorated(CORS([PAGE, origin]))["Allow-Origin"] == PAGE
+    assert headers_for(CORS([PAGE, origin]))["Allow-Origin"] == PAGE
 
 
 @pytest.mark.parametrize(
     "origin",
     ["https://*.example.com", "https://*.example.co.uk", "https://*.t.co", "https://com.uk", PAGE],
 )
-def test_credentials_for_names_of_one_owner_are_granted(origin: str) -> None:
-    """A domain that was registered is its owner's, with every name below it."""
-    assert "Vary" in decorated(CORS([origin], allow_credentials=True))
+def test_credentials_for_a_registered_domain_are_allowed(origin: str) -> None:
+    """The owner of a domain controls every name below it."""
+    assert "Vary" in headers_for(CORS([origin], allow_credentials=True))

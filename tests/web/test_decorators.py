@@ -1,4 +1,4 @@
-"""What a service declares, collected as routes."""
+"""The routes that a service declares."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class Derived(Base):
     async def replaced(self) -> str:
         return "derived"
 
-    removed = None  # type: ignore[assignment]  # how Python says that something is not inherited
+    removed = None  # type: ignore[assignment]  # Python's way to remove an inherited attribute
 
 
 def declared(service: object, prefix: str = "") -> list[tuple[str, str]]:
-    """Return method and path of each route."""
+    """Return the method and path of each route."""
     return [(route.method, route.path) for route in collect_routes(service, prefix)]
 
 
 def test_each_decorator_declares_its_method() -> None:
-    """Decorators stack on one method, and are read from the top down."""
+    """One method may have several decorators; their order is from the top down."""
 
     class Service:
         @get("/a")
@@ -71,7 +71,7 @@ def test_each_decorator_declares_its_method() -> None:
 
 
 async def test_routes_are_inherited() -> None:
-    """An override takes over the routes unless it is decorated; None takes them away."""
+    """An override takes over the routes unless it is decorated; None removes them."""
     routes = collect_routes(Derived())
 
     assert [(route.method, route.path, await route.function()) for route in routes] == [
@@ -82,8 +82,8 @@ async def test_routes_are_inherited() -> None:
     ]
 
 
-def test_a_derived_class_leaves_its_base_as_it_is() -> None:
-    """What a subclass declares is the subclass's own."""
+def test_a_derived_class_does_not_change_its_base() -> None:
+    """The routes of a subclass are not added to its base class."""
     assert declared(Base()) == [
         ("GET", "/base"),
         ("GET", "/kept"),
@@ -93,7 +93,7 @@ def test_a_derived_class_leaves_its_base_as_it_is() -> None:
 
 
 async def test_static_and_class_methods_are_endpoints() -> None:
-    """The decorator may stand within staticmethod and classmethod."""
+    """The decorator may be applied before staticmethod and classmethod."""
 
     class Service:
         @staticmethod
@@ -113,8 +113,8 @@ async def test_static_and_class_methods_are_endpoints() -> None:
     ]
 
 
-def test_a_table_of_endpoints_is_served_behind_the_prefix() -> None:
-    """Gizmo's table comes after the decorated methods, and the prefix before every path."""
+def test_a_table_of_endpoints_follows_the_decorated_methods() -> None:
+    """Gizmo's table comes last, and every path begins with the prefix."""
 
     class Service(Base):
         def endpoints(self) -> Mapping[str, Mapping[str, Callable[..., Awaitable[object]]]]:
@@ -129,12 +129,12 @@ def test_a_table_of_endpoints_is_served_behind_the_prefix() -> None:
 
 
 def test_a_service_without_endpoints_has_no_routes() -> None:
-    """An object that declares nothing serves nothing."""
+    """An object without declarations has no routes."""
     assert collect_routes(object()) == []
 
 
 def table_of(table: Any) -> object:
-    """Return a service whose table is this."""
+    """Return a service with this table of endpoints."""
 
     class Service:
         def endpoints(self) -> Any:
@@ -161,8 +161,8 @@ async def endpoint() -> None:
         ({"/": endpoint}, "must return a table {path: {method: endpoint}}"),
     ],
 )
-def test_a_mistake_names_the_place(table: Any, reason: str) -> None:
-    """A route that cannot be served is refused with file, line and function."""
+def test_a_mistake_names_the_source(table: Any, reason: str) -> None:
+    """The error of an invalid route has the file, the line and the function."""
     with pytest.raises(DeclarationError) as refused:
         collect_routes(table_of(table), "/svc")
     assert reason in str(refused.value)
@@ -170,14 +170,14 @@ def test_a_mistake_names_the_place(table: Any, reason: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["svc", "/svc/", "/"])
-def test_a_prefix_is_a_path(prefix: str) -> None:
+def test_a_prefix_must_be_a_path(prefix: str) -> None:
     """A prefix begins with a slash and does not end with one."""
     with pytest.raises(DeclarationError, match=r"Derived: prefix '.*' must begin with '/'"):
         collect_routes(Derived(), prefix)
 
 
-def test_a_route_declared_twice_names_both_places() -> None:
-    """The same method and path twice: the error tells where each of them stands."""
+def test_a_route_declared_twice_names_both_endpoints() -> None:
+    """If a method and path are declared twice, the error has the source of each."""
 
     class Service:
         @get("/cats")
@@ -194,7 +194,7 @@ def test_a_route_declared_twice_names_both_places() -> None:
 
 
 def test_templates_that_differ_only_in_names_are_refused() -> None:
-    """One path has one template."""
+    """Each path has only one template."""
 
     class Service:
         @get("/cats/{id}")
@@ -205,12 +205,12 @@ def test_templates_that_differ_only_in_names_are_refused() -> None:
 
     with pytest.raises(
         DeclarationError, match=r"write: PUT '/cats/\{cat\}' matches the same"
-    ) as both:
+    ) as refused:
         collect_routes(Service())
-    assert "Service.read (" in str(both.value)
+    assert "Service.read (" in str(refused.value)
 
 
-def test_a_decorator_without_a_path_is_explained() -> None:
-    """Forgetting the parentheses fails where it stands."""
+def test_a_decorator_without_a_path_is_refused() -> None:
+    """To forget the parentheses fails when the class is defined."""
     with pytest.raises(DeclarationError, match=r'endpoint: .*; write @get\("/path"\)'):
         get(endpoint)  # type: ignore[arg-type]  # the mistake in question

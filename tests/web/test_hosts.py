@@ -1,4 +1,4 @@
-"""The names of the host that a request may have."""
+"""The hosts that a request may name."""
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -10,7 +10,7 @@ HOSTS = AllowedHosts(["cats.example", "*.cats.example", "10.0.0.1", "[::1]"])
 
 
 def allows(*hosts: str, target: str = "/") -> bool:
-    """Return whether a request with these Host fields is allowed."""
+    """Return whether a request with these Host headers is allowed."""
     headers = CIMultiDict([("Host", host) for host in hosts])
     return HOSTS.allow(make_mocked_request("GET", target, headers=headers))
 
@@ -42,13 +42,13 @@ def allows(*hosts: str, target: str = "/") -> bool:
         ("127.0.0.1", False),
     ],
 )
-def test_only_the_hosts_listed_are_allowed(host: str, allowed: bool) -> None:
-    """A host's name counts, whatever its case, its port and a dot at its end."""
+def test_only_listed_hosts_are_allowed(host: str, allowed: bool) -> None:
+    """Only the name is compared: not its case, the port or a trailing dot."""
     assert allows(host) is allowed
 
 
 def test_a_request_names_one_host() -> None:
-    """No Host, two of them, and a foreign one in the target are refused."""
+    """A request without Host, with two, or with a foreign host in its target is refused."""
     assert not allows()
     assert not allows("cats.example", "cats.example")
     assert not allows("cats.example", target="http://evil.example/")
@@ -58,6 +58,6 @@ def test_a_request_names_one_host() -> None:
 
 
 def test_without_names_every_host_is_allowed() -> None:
-    """The list is false then, and is not asked."""
+    """An empty list is false, so the server does not check hosts."""
     assert not AllowedHosts()
     assert HOSTS

@@ -1,4 +1,4 @@
-"""Problem details: what is in an answer, and what becomes of aiohttp's own errors."""
+"""Problem details: the members of the response, and the problems for aiohttp's errors."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gizmopy.web.problems import problem_from, problem_response
 
 
 def members(response: web.Response) -> Any:
-    """Return the members of a problem's answer."""
+    """Return the JSON members of the response for a problem."""
     assert response.content_type == "application/problem+json"
     assert isinstance(response.body, bytes)
     return json.loads(response.body)
 
 
-def test_a_problem_is_its_status() -> None:
-    """Without more, a problem has the standard members that say what the status says."""
+def test_a_problem_has_at_least_its_status() -> None:
+    """The title is the phrase of the status, and the type is about:blank."""
     response = problem_response(Problem(404))
     assert response.status == 404
     assert members(response) == {"type": "about:blank", "title": "Not Found", "status": 404}
 
 
-def test_a_problem_says_all_it_has() -> None:
-    """Detail, errors, extensions, the request's id and headers are in the answer."""
+def test_a_response_has_every_part_of_a_problem() -> None:
+    """The detail, errors, extensions, the request id and the headers are sent."""
     problem = Problem(
         HTTPStatus.CONFLICT,
         "the cat sleeps",
@@ -55,8 +55,8 @@ def test_a_problem_says_all_it_has() -> None:
     }
 
 
-def test_a_problem_reads_well_in_a_log() -> None:
-    """As an exception it says status, title and detail."""
+def test_the_text_of_a_problem_is_for_logs() -> None:
+    """The exception's text has the status, the title and the detail."""
     assert str(Problem(404, "no such cat")) == "404 Not Found: no such cat"
 
 
@@ -64,40 +64,40 @@ def test_a_problem_reads_well_in_a_log() -> None:
     ("status", "title"), [(499, "Client Error"), (599, "Server Error"), (418, "I'm a Teapot")]
 )
 def test_a_status_without_a_phrase_has_a_title(status: int, title: str) -> None:
-    """Unregistered statuses are named by their class."""
+    """The title of an unregistered status names its class."""
     assert Problem(status).title == title
 
 
 @pytest.mark.parametrize("status", [200, 304, 399, 600])
 def test_a_problem_is_an_error(status: int) -> None:
-    """A status that is no error's is a mistake."""
+    """A status that is not an error raises ValueError."""
     with pytest.raises(ValueError, match=f"from 400 to 599, not {status}"):
         Problem(status)
 
 
-def test_a_problem_can_always_be_told() -> None:
-    """What has no JSON form is told as text: a lone surrogate, NaN, an object, a broken text."""
+def test_a_problem_can_always_be_encoded() -> None:
+    """A lone surrogate, NaN, an object and bytes that are not UTF-8 do not fail."""
     problem = Problem(400, "\udcff", number=float("nan"), thing=object, raw=b"\xff")
-    told = members(problem_response(problem))
-    assert told["detail"] == "\udcff"
-    assert told["number"] is None
-    assert told["thing"] == "<class 'object'>"
+    sent = members(problem_response(problem))
+    assert sent["detail"] == "\udcff"
+    assert sent["number"] is None
+    assert sent["thing"] == "<class 'object'>"
 
 
-def test_the_content_type_is_the_problems() -> None:
-    """Headers cannot change what the body is."""
+def test_the_content_type_is_fixed() -> None:
+    """The problem's headers cannot change the content type."""
     response = problem_response(Problem(400, headers={"content-type": "text/html"}))
     assert response.headers.getall("Content-Type") == ["application/problem+json"]
 
 
-def test_connection_close_closes() -> None:
-    """The header that announces the end of a connection also brings it."""
+def test_connection_close_closes_the_connection() -> None:
+    """The header makes the server close the connection, too."""
     assert problem_response(Problem(408, headers={"Connection": "close"})).keep_alive is False
     assert problem_response(Problem(408)).keep_alive is None
 
 
 def test_an_error_of_aiohttp_becomes_a_problem() -> None:
-    """The automatic text says no more than the status does, so there is no detail."""
+    """aiohttp's automatic text repeats the status, so it is not used as the detail."""
     problem = problem_from(web.HTTPNotFound())
     assert problem is not None
     assert members(problem_response(problem)) == {
@@ -107,30 +107,30 @@ def test_an_error_of_aiohttp_becomes_a_problem() -> None:
     }
 
 
-def test_what_the_raiser_said_is_kept() -> None:
-    """Text becomes the detail, a reason the title, headers and cookies stay."""
+def test_the_texts_of_an_error_are_kept() -> None:
+    """The text becomes the detail, the reason the title; headers and cookies are kept."""
     error = web.HTTPUnauthorized(
-        text="who?",
-        reason="Stranger",
+        text="log in",
+        reason="No Session",
         headers={"WWW-Authenticate": "Bearer", "Content-Language": "en"},
     )
     error.del_cookie("session")
     problem = problem_from(error)
 
     assert problem is not None
-    assert (problem.status, problem.detail, problem.title) == (401, "who?", "Stranger")
+    assert (problem.status, problem.detail, problem.title) == (401, "log in", "No Session")
     assert set(problem.headers) == {"WWW-Authenticate", "Set-Cookie"}
     assert problem.headers["Set-Cookie"].startswith('session="";')
 
 
 def test_allow_is_kept() -> None:
-    """The headers that a status needs survive."""
+    """A 405 response needs its Allow header."""
     problem = problem_from(web.HTTPMethodNotAllowed("PUT", ["GET"]))
     assert problem is not None
     assert problem.headers["Allow"] == "GET"
 
 
-def test_a_limit_of_aiohttp_is_told() -> None:
+def test_a_limit_of_aiohttp_is_the_detail() -> None:
     """aiohttp's text about a large body becomes the detail."""
     problem = problem_from(web.HTTPRequestEntityTooLarge(10))
     assert problem is not None
@@ -148,6 +148,6 @@ def test_a_limit_of_aiohttp_is_told() -> None:
         web.HTTPOk(),
     ],
 )
-def test_a_body_of_its_own_stands(error: web.HTTPException) -> None:
-    """Redirects, successes and errors with a body in another format are answered as they are."""
+def test_an_error_with_its_own_body_is_no_problem(error: web.HTTPException) -> None:
+    """Redirects, successes and errors with a body in another format are sent unchanged."""
     assert problem_from(error) is None

@@ -1,10 +1,9 @@
-"""Our request works with everything of aiohttp that needs one, application aside."""
+"""Requests: every part of aiohttp that needs a request works, except its application."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import FormData, WSMsgType, web
@@ -12,12 +11,11 @@ from aiohttp import FormData, WSMsgType, web
 from gizmopy.errors import UsageError
 from gizmopy.web import Request
 from gizmopy.web.decorators import Route
+from tests.web.support import serve
 
-Serve = Any  # the fixture of conftest.py
 
-
-async def test_path_parameters_are_the_match_info(serve: Serve) -> None:
-    """match_info is the path parameters, also of a clone; there is no application."""
+async def test_path_parameters_are_the_match_info() -> None:
+    """match_info has the path parameters, also in a clone; there is no application."""
 
     async def read(request: Request) -> list[object]:
         with pytest.raises(
@@ -32,8 +30,8 @@ async def test_path_parameters_are_the_match_info(serve: Serve) -> None:
         assert await response.json() == [{"id": "a b"}, {"id": "a b"}, "PATCH"]
 
 
-async def test_a_request_without_a_route_has_no_parameters(serve: Serve) -> None:
-    """Where the server has set none, there are none, and none can be added for all."""
+async def test_a_request_without_a_route_has_no_parameters() -> None:
+    """By default there are none, and the default is read-only."""
     assert dict(Request.path_parameters) == {}
     with pytest.raises(TypeError):
         Request.path_parameters["id"] = "x"  # type: ignore[index]  # the mistake in question
@@ -43,9 +41,9 @@ async def test_a_request_without_a_route_has_no_parameters(serve: Serve) -> None
     "given", ["text/plain; a=" + "b" * 256, "(" * 250, "text/plain;" * 1000, "text/plain (a)"]
 )
 async def test_a_content_type_that_is_too_long_or_has_a_comment_is_a_bad_request(
-    serve: Serve, given: str
+    given: str,
 ) -> None:
-    """Reading the body as text is 400; Python's parser took 0.3 s for 16 KB of the header."""
+    """To read the body as text is 400. Python's parser took 0.3 s for a header of 16 KB."""
 
     async def read(request: Request) -> str:
         return await request.text()
@@ -59,10 +57,8 @@ async def test_a_content_type_that_is_too_long_or_has_a_comment_is_a_bad_request
 
 
 @pytest.mark.parametrize("given", ["multipart/form-data;b*", "a/b;=*", 'text/plain;charset="'])
-async def test_a_content_type_that_python_cannot_parse_is_no_error_of_ours(
-    serve: Serve, given: str
-) -> None:
-    """Python's parser of headers raises IndexError for some of them."""
+async def test_a_content_type_that_python_cannot_parse_is_no_server_error(given: str) -> None:
+    """Python's parser of headers raises IndexError for some content types."""
 
     async def read(request: Request) -> int:
         await request.post()
@@ -73,8 +69,8 @@ async def test_a_content_type_that_python_cannot_parse_is_no_error_of_ours(
         assert response.status < 500
 
 
-async def test_a_stream_is_answered(serve: Serve) -> None:
-    """StreamResponse can be prepared and written."""
+async def test_a_stream_is_sent() -> None:
+    """A StreamResponse can be prepared and written."""
 
     async def stream(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -87,8 +83,8 @@ async def test_a_stream_is_answered(serve: Serve) -> None:
         assert await (await client.get("/")).text() == "one,two"
 
 
-async def test_a_web_socket_is_served(serve: Serve) -> None:
-    """WebSocketResponse works."""
+async def test_a_web_socket_is_served() -> None:
+    """A WebSocketResponse can be prepared, and exchanges messages."""
 
     async def echo(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
@@ -100,12 +96,12 @@ async def test_a_web_socket_is_served(serve: Serve) -> None:
     async with serve(Route("GET", "/", echo)) as client:
         async with client.ws_connect("/") as socket:
             await socket.send_str("hello")
-            answered = await socket.receive()
-            assert (answered.type, answered.data) == (WSMsgType.TEXT, "HELLO")
+            reply = await socket.receive()
+            assert (reply.type, reply.data) == (WSMsgType.TEXT, "HELLO")
 
 
-async def test_a_file_is_sent(serve: Serve, tmp_path: Path) -> None:
-    """FileResponse works, ranges included."""
+async def test_a_file_is_sent(tmp_path: Path) -> None:
+    """A FileResponse can be returned, and serves ranges."""
     (tmp_path / "cat.txt").write_text("meow meow")
 
     async def send(request: web.Request) -> web.FileResponse:
@@ -114,11 +110,13 @@ async def test_a_file_is_sent(serve: Serve, tmp_path: Path) -> None:
     async with serve(Route("GET", "/", send)) as client:
         response = await client.get("/", headers={"Range": "bytes=0-3"})
         assert (response.status, await response.text()) == (206, "meow")
-    await asyncio.get_running_loop().shutdown_default_executor()  # files are read in its threads
+    await (
+        asyncio.get_running_loop().shutdown_default_executor()
+    )  # aiohttp reads files in its threads
 
 
-async def test_forms_are_read(serve: Serve) -> None:
-    """post(), multipart() and json() work."""
+async def test_forms_are_read() -> None:
+    """post(), multipart() and json() read the body."""
 
     async def form(request: web.Request) -> dict[str, object]:
         data = await request.post()
@@ -151,8 +149,8 @@ async def test_forms_are_read(serve: Serve) -> None:
         assert await response.json() == {"a": 1}
 
 
-async def test_head_has_no_body(serve: Serve) -> None:
-    """HEAD runs GET's endpoint and sends its head only."""
+async def test_head_has_no_body() -> None:
+    """HEAD calls GET's endpoint and sends only the head."""
 
     async def read() -> list[int]:
         return [1, 2]

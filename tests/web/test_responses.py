@@ -1,4 +1,4 @@
-"""What an endpoint may return, and what becomes of it."""
+"""The results of endpoints, and their encoding as responses."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from gizmopy.errors import UsageError
 from gizmopy.web import json_response
 from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.decorators import Route
-
-Serve = Any  # the fixture of conftest.py
+from tests.web.support import serve
 
 
 class Owner(BaseModel):
@@ -54,7 +53,7 @@ class Colour(enum.Enum):
 
 
 def numbers() -> Iterator[int]:
-    """Yield what only an iterator holds."""
+    """Yield two numbers."""
     yield from (1, 2)
 
 
@@ -68,7 +67,7 @@ def returning(value: object) -> Route:
 
 
 async def encode(value: object, content_type: str = "application/json") -> web.StreamResponse:
-    """Return what the endpoint that returns ``value`` answers; no request is read for it."""
+    """Return the response of an endpoint that returns ``value``; it reads no request."""
     handle = compile_endpoint(returning(value), json_content_type=content_type)
     return await handle(None)  # type: ignore[arg-type]  # an endpoint without parameters
 
@@ -103,8 +102,8 @@ async def encode(value: object, content_type: str = "application/json") -> web.S
         (numbers(), b"[1,2]"),
     ],
 )
-async def test_values_are_json(value: object, body: bytes) -> None:
-    """What is no response, bytes or None is encoded as JSON."""
+async def test_a_value_is_encoded_as_json(value: object, body: bytes) -> None:
+    """Any value is JSON, except a response, bytes and None."""
     response = await encode(value)
     assert isinstance(response, web.Response)
     assert (response.status, response.body) == (200, body)
@@ -124,14 +123,14 @@ async def test_values_are_json(value: object, body: bytes) -> None:
     ],
 )
 async def test_a_pair_is_a_status_and_a_value(value: object, status: int, body: bytes) -> None:
-    """A plain tuple of an int and a value tells the status."""
+    """A plain tuple of an int and a value sets the status."""
     response = await encode(value)
     assert isinstance(response, web.Response)
     assert (response.status, response.body) == (status, body)
 
 
 async def test_bytes_are_an_octet_stream() -> None:
-    """Bytes are sent as they are."""
+    """Bytes are sent unchanged."""
     assert (await encode(b"raw")).headers["Content-Type"] == "application/octet-stream"
 
 
@@ -147,29 +146,29 @@ async def test_bytes_are_an_octet_stream() -> None:
         ((404, None), 404),
     ],
 )
-async def test_nothing_has_no_body(serve: Serve, value: object, status: int) -> None:
-    """None, and a status that forbids a body, are sent without body and content type."""
+async def test_none_has_no_body(value: object, status: int) -> None:
+    """None, and a status that forbids a body, give no body and no content type."""
     async with serve(returning(value)) as client:
         response = await client.get("/x")
         assert (response.status, await response.read()) == (status, b"")
         assert "Content-Type" not in response.headers
 
 
-async def test_a_response_stands_as_it_is() -> None:
-    """aiohttp's responses are not touched."""
+async def test_a_response_is_returned_unchanged() -> None:
+    """aiohttp's responses need no encoding."""
     response = web.Response(text="hello")
     assert await encode(response) is response
 
 
 async def test_the_content_type_of_json_is_a_setting() -> None:
-    """The type may carry a charset, as Gizmo's does."""
+    """The type may have a charset, as Gizmo's has."""
     response = await encode({}, "application/json; charset=UTF-8")
     assert response.headers["Content-Type"] == "application/json; charset=UTF-8"
 
 
 @pytest.mark.parametrize("status", [0, 42, 100, 199, 600, -1])
-async def test_a_status_is_a_status(status: int) -> None:
-    """A pair whose number is no final status is a mistake, and not taken for a list."""
+async def test_an_invalid_status_is_refused(status: int) -> None:
+    """A pair whose number is not a final status raises UsageError; it is not sent as a list."""
     with pytest.raises(UsageError, match=rf"GET /x: .*endpoint returned the status {status};"):
         await encode((status, "x"))
 
@@ -185,23 +184,23 @@ async def test_a_status_is_a_status(status: int) -> None:
         (Box(content=object()), "Box"),
     ],
 )
-async def test_what_has_no_json_form_names_the_endpoint(value: object, kind: str) -> None:
-    """An answer that cannot be encoded is the server's error, and says whose and of which type."""
+async def test_a_result_without_a_json_form_names_the_endpoint(value: object, kind: str) -> None:
+    """The error of a result that cannot be encoded has the endpoint and the type."""
     reason = rf"GET /x: returning\.<locals>\.endpoint returned a {kind}, which has no JSON form"
     with pytest.raises(UsageError, match=reason):
         await encode(value)
 
 
-async def test_a_circle_has_no_json_form() -> None:
-    """A value that holds itself is refused rather than followed."""
-    circle: list[Any] = []
-    circle.append(circle)
+async def test_a_circular_value_has_no_json_form() -> None:
+    """A list that contains itself raises UsageError."""
+    circular: list[Any] = []
+    circular.append(circular)
     with pytest.raises(UsageError, match="Circular reference"):
-        await encode(circle)
+        await encode(circular)
 
 
-def test_json_answers_are_made_in_one_place() -> None:
-    """json_response is what endpoints' values become, for whoever answers by hand."""
+def test_json_response_encodes_as_endpoints_do() -> None:
+    """A handler can make the same response itself."""
     response = json_response([1], 201)
     assert (response.status, response.body) == (201, b"[1]")
     assert response.content_type == "application/json"

@@ -1,4 +1,4 @@
-"""The router: templates, precedence, encoding, methods; and a naive matcher that agrees."""
+"""The router: templates, precedence, encoding, methods, and agreement with a naive matcher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gizmopy.web.router import MethodNotAllowed, RouteConflict, RouteNotFound, R
 
 
 def router(*templates: str) -> Router[str]:
-    """Return a router that serves GET at each template, with the template as target."""
+    """Return a router that serves GET at each template; the target is the template."""
     made: Router[str] = Router()
     for template in templates:
         made.add("GET", template, template)
@@ -50,7 +50,7 @@ def router(*templates: str) -> Router[str]:
     ],
 )
 def test_a_template_matches(template: str, path: str, values: dict[str, str]) -> None:
-    """A template matches the paths it describes, and the values of its variables are decoded."""
+    """The values of variables are decoded."""
     assert router(template).match("GET", path) == (template, values)
 
 
@@ -77,7 +77,7 @@ def test_a_template_matches(template: str, path: str, values: dict[str, str]) ->
     ],
 )
 def test_a_template_does_not_match(template: str, path: str) -> None:
-    """Case, slashes, empty segments and encoded slashes are significant; so is valid UTF-8."""
+    """Case, slashes, empty segments and encoded slashes matter; invalid UTF-8 never matches."""
     with pytest.raises(RouteNotFound):
         router(template).match("GET", path)
 
@@ -94,9 +94,10 @@ def test_a_template_does_not_match(template: str, path: str) -> None:
     ],
 )
 def test_the_most_specific_segment_wins(path: str, template: str) -> None:
-    """Static beats patterns, in order of declaration, beat variables, beat the rest; from the left.
+    """From the left: static text, patterns in order of declaration, a variable, the rest.
 
-    The last case shows backtracking: ``/cats/new`` is a dead end."""
+    The last case needs a step back: no template begins with ``/cats/new/``.
+    """
     served = router(
         "/{kind}/new/toys",
         "/cats/{path:.*}",
@@ -111,16 +112,16 @@ def test_the_most_specific_segment_wins(path: str, template: str) -> None:
     assert served.match("GET", path)[0] == template
 
 
-def test_a_template_that_lacks_the_method_lets_the_next_one_serve() -> None:
-    """The best template that serves the method is taken, not the best one of all."""
+def test_a_template_without_the_method_is_skipped() -> None:
+    """The best template that serves the method matches, even if a better one does not serve it."""
     made = router("/cats/new")
     made.add("PUT", "/cats/{id}", "put")
 
     assert made.match("PUT", "/cats/new") == ("put", {"id": "new"})
 
 
-def test_wrong_methods_are_told_which_are_right() -> None:
-    """Allow lists the methods of every template that matches, and HEAD where GET is."""
+def test_a_wrong_method_lists_the_allowed_ones() -> None:
+    """Allow has the methods of every template that matches, and HEAD with GET."""
     made = router("/cats/new")
     made.add("PUT", "/cats/{id}", "put")
 
@@ -134,7 +135,7 @@ def test_wrong_methods_are_told_which_are_right() -> None:
 
 
 def test_get_serves_head_unless_head_is_declared() -> None:
-    """HEAD falls to GET, whichever way the path is found."""
+    """HEAD uses GET's target, for static and for variable paths."""
     made = router("/cats", "/cats/{id}")
     assert made.match("HEAD", "/cats") == ("/cats", {})
     assert made.match("HEAD", "/cats/1") == ("/cats/{id}", {"id": "1"})
@@ -144,7 +145,7 @@ def test_get_serves_head_unless_head_is_declared() -> None:
     assert made.match("GET", "/cats") == ("/cats", {})
 
 
-def test_falsy_targets_are_targets() -> None:
+def test_a_target_may_be_falsy() -> None:
     """A target may be any value."""
     made: Router[int] = Router()
     made.add("GET", "/zero/{x}", 0)
@@ -172,7 +173,7 @@ def test_falsy_targets_are_targets() -> None:
     ],
 )
 def test_malformed_templates_are_refused(template: str, why: str) -> None:
-    """A template that cannot be read says why."""
+    """The error says how to correct the template."""
     with pytest.raises(ValueError, match=re.escape(why)):
         router(template)
 
@@ -188,22 +189,22 @@ def test_malformed_templates_are_refused(template: str, why: str) -> None:
     ],
 )
 def test_templates_that_differ_only_in_names_conflict(first: str, second: str) -> None:
-    """Two spellings of one path are refused, whatever their methods."""
+    """Two templates for the same paths are refused, for any methods."""
     made = router(first)
     with pytest.raises(RouteConflict, match="use the same template") as conflict:
         made.add("PUT", second, second)
     assert conflict.value.target == first
 
 
-def test_a_name_may_differ_where_the_paths_differ() -> None:
-    """Templates share their segments, not the names in them."""
+def test_variables_of_different_paths_may_have_different_names() -> None:
+    """Templates share the nodes of the trie, but not the names of variables."""
     made = router("/cats/{id}", "/cats/{cat_id}/toys", r"/{x:\d+}/a", r"/{y:\d+}/b")
     assert made.match("GET", "/cats/1/toys")[1] == {"cat_id": "1"}
     assert made.match("GET", "/7/b")[1] == {"y": "7"}
 
 
 def test_the_same_method_and_template_conflict() -> None:
-    """A method is served once at a path."""
+    """A path has one target for a method."""
     with pytest.raises(RouteConflict, match="declared for GET already"):
         router("/cats", "/cats")
 
@@ -218,7 +219,7 @@ def shape(template: str) -> str:
 
 
 def naive(templates: list[tuple[str, str]], method: str, path: str) -> str | set[str] | None:
-    """Return the template that serves the path, or the methods that do, or None: by trying all."""
+    """Return the template that serves the path, or the allowed methods, or None: try each one."""
     matches = []
     for served, template in templates:
         rank: list[tuple[int, int]] = []
@@ -259,7 +260,7 @@ def naive(templates: list[tuple[str, str]], method: str, path: str) -> str | set
 
 
 def numbered(parts: list[str]) -> str:
-    """Return a template of the segments, its variables told apart by their depth."""
+    """Return a template of the segments, whose variables have their depth in the name."""
     return "/" + "/".join(part.replace("{x", f"{{x{depth}", 1) for depth, part in enumerate(parts))
 
 
@@ -282,7 +283,7 @@ paths = st.lists(st.sampled_from(RAW), min_size=1, max_size=4).map(lambda raw: "
 def test_the_trie_agrees_with_a_naive_matcher(
     declared: list[tuple[str, str]], path: str, method: str
 ) -> None:
-    """For any templates and path the router finds what trying each template in turn finds."""
+    """For any templates and path, the router and the naive matcher give the same result."""
     made: Router[str] = Router()
     for served, template in declared:
         made.add(served, template, template, unsafe=True)
@@ -298,8 +299,8 @@ def test_the_trie_agrees_with_a_naive_matcher(
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_text_travels_as_a_value(text: str) -> None:
-    """A value that is percent-encoded whole arrives as it was."""
+def test_any_text_can_be_a_value(text: str) -> None:
+    """A percent-encoded value is decoded to the original text."""
     made: Router[None] = Router()
     made.add("GET", "/x/{value}", None, unsafe=True)
     assert made.match("GET", f"/x/{quote(text, safe='')}")[1] == {"value": text}
@@ -330,7 +331,7 @@ UNSAFE = (
 
 @pytest.mark.parametrize("value", UNSAFE)
 @pytest.mark.parametrize("template", ["/f/{v}", "/f/{v:.*}", "/f/{v:.+}", "/f/{w}-{v}"])
-def test_a_value_that_leads_out_of_a_folder_is_a_bad_request(template: str, value: str) -> None:
+def test_a_path_traversal_is_a_bad_request(template: str, value: str) -> None:
     """Dot segments, absolute paths and NUL are refused, encoded or not, in any kind of variable."""
     path = f"/f/x-{value}" if "-" in template else f"/f/{value}"
     with pytest.raises(Problem) as refused:
@@ -341,7 +342,7 @@ def test_a_value_that_leads_out_of_a_folder_is_a_bad_request(template: str, valu
 
 @pytest.mark.parametrize("path", ["/f//etc", "/f/..", "/f/a/../b", "/f/a/./b", "/f/a/.."])
 def test_dot_segments_in_the_rest_of_a_path_are_refused(path: str) -> None:
-    """They may be segments of their own in the path, too, and the rest may begin with a slash."""
+    """The rest of a path may contain dot segments, and may begin with a slash."""
     with pytest.raises(Problem, match="400"):
         router("/f/{path:.*}").match("HEAD", path)
 
@@ -350,14 +351,14 @@ def test_dot_segments_in_the_rest_of_a_path_are_refused(path: str) -> None:
     "value",
     ["...", ".a", "a.", "a..b", "..a", "%252e%252e", "a%2Fb", "a%5Cb", ".%20.", "a//b/", ""],
 )
-def test_a_value_that_only_looks_alike_is_taken(value: str) -> None:
-    """Dots in names are no dot segments, and text that was encoded twice is text."""
+def test_a_value_that_resembles_a_path_traversal_is_accepted(value: str) -> None:
+    """Dots in a name are not dot segments, and text that was encoded twice is decoded once."""
     assert router("/f/{path:.*}").match("GET", f"/f/{value}")[1] == {"path": unquote(value)}
 
 
 @pytest.mark.parametrize("value", UNSAFE)
-def test_a_route_may_ask_for_any_value(value: str) -> None:
-    """The method decides: of one template, one may take any value, and the other not."""
+def test_a_route_may_accept_any_value(value: str) -> None:
+    """Of one template, one method may accept any value and another not."""
     made = router("/f/{v}")
     made.add("PUT", "/f/{v}", "put", unsafe=True)
     assert made.match("PUT", f"/f/{value}") == ("put", {"v": unquote(value)})

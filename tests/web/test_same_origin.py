@@ -1,4 +1,4 @@
-"""Which requests a page of another origin has sent."""
+"""Requests from pages of another origin."""
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -10,18 +10,18 @@ HOST = ("Host", "cats.example:8080")
 
 
 def from_own_page(*fields: tuple[str, str], scheme: str = "http") -> bool:
-    """Return whether a request with these header fields comes from no other origin."""
+    """Return whether a request with these headers has the same origin."""
     request = make_mocked_request("POST", "/", headers=CIMultiDict(fields))
     return is_same_origin(request.clone(scheme=scheme))
 
 
 def origin(text: str) -> tuple[str, str]:
-    """Return an Origin."""
+    """Return an Origin header."""
     return "Origin", text
 
 
 def site(text: str) -> tuple[str, str]:
-    """Return a Sec-Fetch-Site."""
+    """Return a Sec-Fetch-Site header."""
     return "sec-fetch-site", text
 
 
@@ -42,7 +42,7 @@ def site(text: str) -> tuple[str, str]:
     ],
 )
 def test_fetch_metadata_decides(fields: tuple[tuple[str, str], ...], own: bool) -> None:
-    """Sec-Fetch-Site names the origin of a request; a value that is not plain is foreign."""
+    """Sec-Fetch-Site is decisive if it is sent; an unknown value counts as foreign."""
     assert from_own_page(HOST, *fields) is own
 
 
@@ -70,21 +70,23 @@ def test_fetch_metadata_decides(fields: tuple[tuple[str, str], ...], own: bool) 
         (":80", "http://", False),
     ],
 )
-def test_without_it_the_origin_has_to_be_the_host(host: str, text: str, own: bool) -> None:
-    """A page of the same host and port is an own one, and no other; a default port is left out."""
+def test_without_fetch_metadata_the_origin_must_be_the_host(
+    host: str, text: str, own: bool
+) -> None:
+    """Only a page of the same host and port has the same origin; browsers omit default ports."""
     assert from_own_page(("Host", host), origin(text)) is own
 
 
-def test_a_page_of_http_is_foreign_to_https() -> None:
-    """Anyone on the network can forge a page of http; a proxy may have ended the TLS of https."""
+def test_an_http_page_is_foreign_to_https() -> None:
+    """Anyone on the network can forge an http page. An https page may come by a TLS proxy."""
     own = ("Host", "cats.example")
     assert not from_own_page(own, origin("http://cats.example"), scheme="https")
     assert from_own_page(own, origin("https://cats.example"), scheme="https")
     assert from_own_page(own, origin("https://cats.example"), scheme="http")
 
 
-def test_what_no_browser_sends_is_foreign() -> None:
-    """Two origins, two hosts, or none to compare with."""
+def test_headers_that_no_browser_sends_are_foreign() -> None:
+    """Two origins, two hosts, or no host are refused."""
     own = origin("http://cats.example:8080")
     assert not from_own_page(HOST, own, own)
     assert not from_own_page(HOST, HOST, own)

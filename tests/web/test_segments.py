@@ -1,4 +1,4 @@
-"""Several variables in one segment: their values, and the cost of a pattern."""
+"""Segments with several variables: their values, and the cost of patterns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATTERNS = (None, None, None, "[0-9]+", "a*", "[-a]+", "(-|a)+?", "(x)?a")
     st.sampled_from(LITERALS),
     st.text("-.a0", max_size=12),
 )
-def test_variables_take_what_one_greedy_pattern_would_give_them(
+def test_variables_match_as_in_one_greedy_pattern(
     parts: list[tuple[str | None, str]], prefix: str, segment: str
 ) -> None:
     """Each variable takes as much as it can, the first one first, as in ``(.+)-(.+)``."""
@@ -47,15 +47,15 @@ def test_variables_take_what_one_greedy_pattern_would_give_them(
         ("/{a:.+}-{b:.+}", "x-y-z", ("x-y", "z")),
     ],
 )
-def test_the_rule_in_examples(template: str, segment: str, values: tuple[str, ...]) -> None:
-    """A variable ends at the last literal behind it that leaves a text for each of the others."""
+def test_examples_of_greedy_variables(template: str, segment: str, values: tuple[str, ...]) -> None:
+    """A variable ends at the last literal after it that leaves text for each other variable."""
     router: Router[None] = Router()
     router.add("GET", template, None)
     assert tuple(router.match("GET", f"/{segment}")[1].values()) == values
 
 
-def test_a_pattern_that_backtracks_matches_no_long_segment() -> None:
-    """The work for a segment is bounded if its pattern backtracks, and only then."""
+def test_a_pattern_that_backtracks_does_not_match_a_long_segment() -> None:
+    """The length of a segment is limited only if its pattern backtracks."""
     router: Router[str] = Router()
     router.add("GET", "/slow/{id:(a|b+)+}", "slow")
     router.add("GET", "/quick/{id:[ab]+}", "quick")
@@ -66,7 +66,7 @@ def test_a_pattern_that_backtracks_matches_no_long_segment() -> None:
 
 
 @pytest.mark.parametrize("template", ["/{a:(?i)x}", "/{a:(?P<x>1)}-{b:(?P<x>2)}", "/{a:*}"])
-def test_patterns_that_do_not_stand_in_a_segment_are_refused(template: str) -> None:
-    """What Python does not compile is refused with the route, not as an error of ``re``."""
+def test_patterns_that_python_cannot_combine_are_refused(template: str) -> None:
+    """A pattern that Python cannot compile in its place raises ValueError, not ``re.error``."""
     with pytest.raises(ValueError, match="has an invalid regex"):
         Router[None]().add("GET", template, None)

@@ -1,7 +1,7 @@
-"""Values that parameters often hold: what they are read as, and how wrong ones are refused."""
+"""Types for common parameters: the values that they accept, and their errors."""
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -21,17 +21,16 @@ from gizmopy.web.types import (
     parse_full_day_range,
     parse_iso_date,
 )
-
-Serve = Any  # the fixture of conftest.py
+from tests.web.support import serve
 
 
 async def endpoint(id: Int64, since: ISODate, size: UInt64 = 0, all: Truthy = False) -> list[str]:
-    """Tell what was given."""
+    """Return the arguments."""
     return [repr(value) for value in (id, since, size, all)]
 
 
 async def days(day: list[ISODate], until: ISODate | None = None) -> list[str]:
-    """Tell which days were given."""
+    """Return the days."""
     return [f"{each:%d.%m.%Y}" for each in day]
 
 
@@ -49,8 +48,8 @@ async def days(day: list[ISODate], until: ISODate | None = None) -> list[str]:
         ("/cats/-9223372036854775808/2024-02-29", "0 False"),
     ],
 )
-async def test_an_endpoint_is_given_values(serve: Serve, path: str, given: str) -> None:
-    """The types work in a signature, for the path and the query."""
+async def test_the_types_validate_parameters(path: str, given: str) -> None:
+    """The types can be used in a signature, for the path and the query."""
     async with serve(Route("GET", "/cats/{id}/{since}", endpoint)) as client:
         async with client.get(path) as response:
             values = await response.json()
@@ -72,8 +71,8 @@ async def test_an_endpoint_is_given_values(serve: Serve, path: str, given: str) 
         ("/cats/1/2024-02-29?all=perhaps", "all", "bool_parsing"),
     ],
 )
-async def test_wrong_values_are_refused(serve: Serve, path: str, field: str, kind: str) -> None:
-    """What does not fit, or is no such value, is told by its field and never repeated."""
+async def test_wrong_values_are_refused(path: str, field: str, kind: str) -> None:
+    """An error names the field, and does not repeat the value."""
     async with serve(Route("GET", "/cats/{id}/{since}", endpoint)) as client:
         async with client.get(path) as response:
             problem = await response.json()
@@ -83,8 +82,8 @@ async def test_wrong_values_are_refused(serve: Serve, path: str, field: str, kin
     assert "20240229" not in str(problem["errors"])
 
 
-async def test_values_may_be_repeated_or_absent(serve: Serve) -> None:
-    """The types are parts of others: a list of them, or none."""
+async def test_values_may_be_repeated_or_absent() -> None:
+    """The types can be used in a list or a union."""
     async with serve(Route("GET", "/days", days)) as client:
         async with client.get("/days?day=2024-02-29&day=2025-01-02") as response:
             assert await response.json() == ["29.02.2024", "02.01.2025"]
@@ -95,7 +94,7 @@ async def test_values_may_be_repeated_or_absent(serve: Serve) -> None:
 
 
 def test_the_types_describe_themselves() -> None:
-    """OpenAPI and whoever reads it see what is meant."""
+    """Their JSON schemas have the limits and formats."""
     assert TypeAdapter(Int64).json_schema() == {
         "type": "integer",
         "format": "int64",
@@ -108,8 +107,8 @@ def test_the_types_describe_themselves() -> None:
 
 
 @given(st.dates())
-def test_every_day_is_read_as_it_is_written(day: date) -> None:
-    """Reading undoes writing."""
+def test_every_date_survives_formatting_and_parsing(day: date) -> None:
+    """Parsing the ISO form of a date returns the date."""
     assert parse_iso_date(day.isoformat()) == day
 
 
@@ -130,13 +129,13 @@ def test_every_day_is_read_as_it_is_written(day: date) -> None:
     ],
 )
 def test_only_one_form_is_a_date(text: str) -> None:
-    """A day has one way to be written, and the error tells it."""
+    """Only YYYY-MM-DD is accepted, and the error says so."""
     with pytest.raises(ValueError, match="is not a date; write YYYY-MM-DD, such as 2024-02-29"):
         parse_iso_date(text)
 
 
-def test_a_range_may_be_one_day_and_never_backwards() -> None:
-    """A range that ends before it starts is refused, rather than being empty."""
+def test_a_range_has_at_least_one_day() -> None:
+    """A range that ends before it starts raises ValueError."""
     day = date(2024, 2, 29)
 
     assert parse_date_range("2024-02-29", "2024-02-29") == (day, day)
@@ -146,7 +145,7 @@ def test_a_range_may_be_one_day_and_never_backwards() -> None:
         parse_full_day_range("2024-03-01", "today")
 
 
-def test_a_full_day_is_utc_unless_told() -> None:
+def test_a_full_day_is_in_utc_by_default() -> None:
     """A range of full days begins at midnight and ends a microsecond before the next."""
     first, last = parse_full_day_range("2024-02-28", "2024-02-29")
 
@@ -165,16 +164,16 @@ def test_a_full_day_is_utc_unless_told() -> None:
         ("America/Havana", "2024-11-03", 25),
     ],
 )
-def test_a_full_day_is_whole_where_clocks_change(zone: str, day: str, hours: int) -> None:
-    """A day of 23 or 25 hours is covered to its end, even if the change is at midnight."""
+def test_a_full_day_is_complete_if_clocks_change(zone: str, day: str, hours: int) -> None:
+    """A day of 23 or 25 hours is included to its end, even if clocks change at midnight."""
     first, last = parse_full_day_range(day, day, ZoneInfo(zone))
 
     covered = last.astimezone(UTC) - first.astimezone(UTC)
     assert covered == timedelta(hours=hours) - timedelta(microseconds=1)
 
 
-async def test_values_come_in_headers_too(serve: Serve) -> None:
-    """A header is read as any other parameter."""
+async def test_the_types_validate_headers() -> None:
+    """A header is validated like any other parameter."""
 
     async def limit(size: Annotated[UInt64, Header("X-Size")]) -> web.Response:
         return web.Response(text=str(size + 1))

@@ -13,7 +13,7 @@ from gizmopy.pubsub.brokers.kafka.sender import KafkaSender
 from gizmopy.pubsub.engine.failures import Failures
 from gizmopy.pubsub.engine.failures import logger as failures_logger
 from tests.pubsub.support import message
-from tests.traced_memory import traced_memory
+from tests.support import traced_memory
 
 _MEBIBYTE = 1024 * 1024
 

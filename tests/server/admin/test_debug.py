@@ -20,7 +20,7 @@ from gizmopy.web import Handler, Problem, Request
 from gizmopy.web.decorators import Route, RouteOptions
 from gizmopy.web.problems import problem_response
 from gizmopy.web.router import Router
-from tests.request_factory import request_factory
+from tests.support import request_factory
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -16,7 +16,7 @@ from gizmopy.server.health.probes import OnPoll, probe_endpoints
 from gizmopy.web import Handler, Problem, Request
 from gizmopy.web.problems import problem_response
 from gizmopy.web.router import RouteNotFound, Router
-from tests.request_factory import request_factory
+from tests.support import request_factory
 
 READINESS = ("/readyz", "/status.txt", "/healthz", "/health", "/health/ready")
 LIVENESS = ("/livez", "/health/live")

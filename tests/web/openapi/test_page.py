@@ -1,4 +1,4 @@
-"""The docs page: whole in itself, safe whatever its document says, allowed only what it needs."""
+"""The docs page: it loads nothing else, escapes every text, and has a strict policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gizmopy.web.openapi.page import docs_headers, docs_page
 
 
 class Page(HTMLParser):
-    """Hold the elements of a page, and the text of each kind of element."""
+    """Parse a page to its elements, and the text in each kind of element."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -37,27 +37,27 @@ class Page(HTMLParser):
 
 
 def directives() -> dict[str, str]:
-    """Return the page's policy by directive."""
+    """Return the directives of the page's policy."""
     policy = docs_headers()["Content-Security-Policy"]
     return dict(each.split(" ", 1) for each in policy.split("; "))
 
 
 def test_the_page_loads_nothing_but_the_document() -> None:
-    """No element has an address but the document's, and no style or script names another."""
+    """The only URL in the page is the document's."""
     page = Page(docs_page("Cats", "/openapi.json"))
-    addresses = {
+    urls = {
         value
         for _, attributes in page.elements
         for name, value in attributes.items()
         if name in ("href", "src", "action", "srcset", "data")
     }
-    assert addresses == {"/openapi.json"}
+    assert urls == {"/openapi.json"}
     for tag in ("style", "script"):
         assert not any(word in page.texts[tag] for word in ("http:", "https:", "url(", "@import"))
 
 
-def test_title_and_address_are_no_markup() -> None:
-    """What is put into the page is text, in elements and in attributes."""
+def test_title_and_url_are_escaped() -> None:
+    """Markup in them is text, in elements and in attributes."""
     evil = '"><script>alert(1)</script>{{openapi_url}}'
     page = Page(docs_page(evil, evil))
     assert page.texts["title"] == page.texts["h1"] == evil
@@ -69,8 +69,8 @@ def test_title_and_address_are_no_markup() -> None:
 
 
 @pytest.mark.parametrize("tag", ["script", "style"])
-def test_the_policy_allows_what_the_page_holds(tag: str) -> None:
-    """The one script and the one style are allowed by their hashes, and nothing else is."""
+def test_the_policy_allows_only_the_inline_script_and_style(tag: str) -> None:
+    """They are allowed by their hashes; default-src forbids everything else."""
     page = Page(docs_page("Cats", "/openapi.json"))
     assert [each for each, _ in page.elements].count(tag) == 1
     digest = base64.b64encode(hashlib.sha256(page.texts[tag].encode()).digest()).decode()
@@ -78,8 +78,8 @@ def test_the_policy_allows_what_the_page_holds(tag: str) -> None:
     assert directives()["default-src"] == "'none'"
 
 
-def test_nothing_in_the_page_needs_more_than_the_policy_allows() -> None:
-    """There is no code or style in attributes, and the script makes none of text."""
+def test_the_page_needs_no_more_than_the_policy_allows() -> None:
+    """Attributes contain no code or style, and the script makes no HTML of text."""
     page = Page(docs_page("Cats", "/openapi.json"))
     names = {name for _, attributes in page.elements for name in attributes}
     assert not any(name.startswith("on") or name == "style" for name in names)
@@ -88,7 +88,7 @@ def test_nothing_in_the_page_needs_more_than_the_policy_allows() -> None:
 
 
 def test_every_field_of_the_page_has_a_label() -> None:
-    """Who hears the page knows what a field is for, and in which language."""
+    """Screen readers need labels and the language."""
     page = Page(docs_page("Cats", "/openapi.json"))
     labelled = {attributes["for"] for tag, attributes in page.elements if tag == "label"}
     fields = {attributes["id"] for tag, attributes in page.elements if tag == "input"}
@@ -98,7 +98,7 @@ def test_every_field_of_the_page_has_a_label() -> None:
 
 
 def test_the_page_is_html() -> None:
-    """The headers say so; the server forbids to guess otherwise, in every answer."""
+    """The headers and the doctype say so."""
     headers = docs_headers()
     assert headers["Content-Type"] == "text/html; charset=utf-8"
     assert docs_page("Cats", "/openapi.json").startswith("<!doctype html>")

@@ -1,9 +1,11 @@
-"""Make our requests in aiohttp's own low-level server, for tests that need no more of ours."""
+"""Helpers for tests of several packages."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
@@ -14,15 +16,15 @@ from gizmopy.web import Request
 
 RequestFactory = Callable[
     [RawRequestMessage, StreamReader, RequestHandler, AbstractStreamWriter, "asyncio.Task[None]"],
-    "Request",
+    Request,
 ]
-"""What aiohttp's low-level server makes its requests with."""
+"""Makes the requests of aiohttp's low-level server."""
 
 
 def request_factory(client_max_size: int) -> RequestFactory:
-    """Return a ``request_factory`` for ``aiohttp.web.Server``.
+    """Return a ``request_factory`` for ``aiohttp.web.Server`` that makes gizmopy's requests.
 
-    Reading a body of more than ``client_max_size`` bytes (after decompression; 0: no limit) raises
+    To read a body of more than ``client_max_size`` bytes (after decompression; 0: no limit) raises
     ``aiohttp.web.HTTPRequestEntityTooLarge``.
     """
 
@@ -39,3 +41,14 @@ def request_factory(client_max_size: int) -> RequestFactory:
         )
 
     return make_request
+
+
+@contextmanager
+def traced_memory() -> Iterator[Callable[[], int]]:
+    """Yield a function that returns how many bytes were allocated since, and not freed."""
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()

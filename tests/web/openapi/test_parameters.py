@@ -1,0 +1,105 @@
+"""Parameters in the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from gizmopy.web import Header, Query
+from tests.web.openapi.support import (
+    Colour,
+    Opaque,
+    parameters_of,
+)
+
+
+def test_parameters_are_described() -> None:
+    """Each has its location, name, default and description, and the schema of its type."""
+
+    async def endpoint(
+        day: date,
+        size: Annotated[int, Query("page-size"), Field(ge=1, description="How many.")] = 20,
+        colour: Colour = Colour.BLACK,
+        trace: Annotated[UUID | None, Header("X-Trace")] = None,
+        wait: timedelta = timedelta(seconds=90),
+        number: int | float | None = None,
+    ) -> None: ...
+
+    assert parameters_of("/", endpoint) == {
+        "day": {
+            "in": "query",
+            "required": True,
+            "schema": {"type": "string", "format": "date"},
+        },
+        "page-size": {
+            "in": "query",
+            "required": False,
+            "description": "How many.",
+            "schema": {"type": "integer", "minimum": 1, "default": 20},
+        },
+        "colour": {
+            "in": "query",
+            "required": False,
+            "schema": {"$ref": "#/components/schemas/Colour", "default": "black"},
+        },
+        "X-Trace": {
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "format": "uuid"},
+        },
+        "wait": {
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string", "format": "duration", "default": "PT1M30S"},
+        },
+        "number": {
+            "in": "query",
+            "required": False,
+            "schema": {"anyOf": [{"type": "integer"}, {"type": "number"}]},
+        },
+    }
+
+
+def test_repeated_parameters_are_described() -> None:
+    """In the query they are a list. OpenAPI cannot describe a header that is sent several times."""
+
+    async def endpoint(
+        tags: list[str],
+        ids: tuple[int, ...] | None = (1, 2),
+        token: Annotated[list[int], Header("X-Token"), Field(description="A token.")] = [1],  # noqa: B006 - not changed
+    ) -> None: ...
+
+    assert parameters_of("/", endpoint) == {
+        "tags": {
+            "in": "query",
+            "required": True,
+            "explode": True,
+            "schema": {"type": "array", "items": {"type": "string"}},
+        },
+        "ids": {
+            "in": "query",
+            "required": False,
+            "explode": True,
+            "schema": {"type": "array", "items": {"type": "integer"}, "default": [1, 2]},
+        },
+        "X-Token": {
+            "in": "header",
+            "required": False,
+            "description": "A token. May be sent several times.",
+            "schema": {"type": "integer"},
+        },
+    }
+
+
+def test_a_default_without_a_json_form_is_left_out() -> None:
+    """A default may be any object."""
+
+    async def endpoint(a: int = Opaque(), b: float = float("inf")) -> None: ...  # type: ignore[assignment]  # the case in question
+
+    assert [each["schema"] for each in parameters_of("/", endpoint).values()] == [
+        {"type": "integer"},
+        {"type": "number"},
+    ]

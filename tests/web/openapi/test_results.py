@@ -1,0 +1,161 @@
+"""Responses in the OpenAPI document, from the annotations of results."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Literal, NoReturn
+
+import pytest
+from aiohttp import web
+
+from gizmopy.web.decorators import Route, RouteOptions
+from tests.web.openapi.support import (
+    PROBLEM,
+    Bird,
+    Cat,
+    Dog,
+    Feline,
+    MaybeCat,
+    Point,
+    content_for,
+    document,
+    nothing,
+    responses_for,
+)
+
+
+@pytest.mark.parametrize(
+    ("returns", "schema"),
+    [
+        (Cat, {"$ref": "#/components/schemas/Cat"}),
+        (Bird, {"$ref": "#/components/schemas/Bird"}),
+        (Dog, {"$ref": "#/components/schemas/Dog"}),
+        (list[Cat], {"type": "array", "items": {"$ref": "#/components/schemas/Cat"}}),
+        (dict[str, int], {"type": "object", "additionalProperties": {"type": "integer"}}),
+        (int, {"type": "integer"}),
+        (Point, {"$ref": "#/components/schemas/Point"}),
+        (tuple[str, int], None),
+        (tuple[bool, int], None),
+        (tuple[int, ...], {"type": "array", "items": {"type": "integer"}}),
+    ],
+)
+def test_a_value_is_a_json_response(returns: Any, schema: Any) -> None:
+    """Any value is JSON with 200, except a response, bytes, and a tuple with a status."""
+    written = responses_for(returns)
+    assert [status for status in written if status < "4"] == ["200"]
+    assert list(written["200"]["content"]) == ["application/json"]
+    found = written["200"]["content"]["application/json"]["schema"]
+    assert found == schema if schema is not None else found["prefixItems"]
+
+
+def test_the_content_type_of_json_is_a_setting() -> None:
+    """The server may send another type."""
+    assert list(content_for(int, "200", json_content_type="application/hal+json")) == [
+        "application/hal+json"
+    ]
+
+
+def test_none_is_a_response_without_a_body() -> None:
+    """None is 204, alone, in a union, and in an alias of one."""
+    assert responses_for(None)["204"] == {"description": "No Content"}
+    for returns in (Cat | None, MaybeCat):
+        written = responses_for(returns)
+        assert written["204"] == {"description": "No Content"}
+        assert written["200"]["content"]["application/json"]["schema"] == {
+            "$ref": "#/components/schemas/Cat"
+        }
+
+
+def test_bytes_are_an_octet_stream() -> None:
+    """Bytes have a media type, and no schema."""
+    assert content_for(bytes, "200") == {"application/octet-stream": {}}
+    assert set(content_for(bytes | Cat, "200")) == {"application/octet-stream", "application/json"}
+
+
+def test_a_union_is_any_of_its_members() -> None:
+    """Members that are JSON are one response; a discriminator is kept."""
+    assert content_for(Cat | Bird, "200")["application/json"]["schema"] == {
+        "anyOf": [{"$ref": "#/components/schemas/Cat"}, {"$ref": "#/components/schemas/Bird"}]
+    }
+    found = content_for(Feline | None, "200")["application/json"]["schema"]
+    assert found["discriminator"]["propertyName"] == "kind"
+
+
+def test_a_literal_status_is_described() -> None:
+    """A literal status is one response; for an error, the body may be a problem, too."""
+    schema = {"$ref": "#/components/schemas/Cat"}
+    written = responses_for(
+        tuple[Literal[200, HTTPStatus.CREATED], Cat] | tuple[Literal[500], Bird]
+    )
+    assert [status for status in written if status < "4"] == ["200", "201"]
+    assert written["201"] == {
+        "description": "Created",
+        "content": {"application/json": {"schema": schema}},
+    }
+    assert set(written["500"]["content"]) == {"application/json", "application/problem+json"}
+    assert responses_for(tuple[Literal[205], Cat])["205"] == {"description": "Reset Content"}
+    assert responses_for(tuple[Literal[299], Cat])["299"]["description"] == "Status 299"
+
+
+@pytest.mark.parametrize("status", [int, HTTPStatus])
+def test_a_status_that_the_endpoint_chooses_is_a_range(status: Any) -> None:
+    """The value may come with an error, too."""
+    written = responses_for(tuple[status, Cat | None])
+    assert [code for code in written if code < "4"] == ["2XX"]
+    own = {"application/json": {"schema": {"$ref": "#/components/schemas/Cat"}}}
+    assert written["2XX"]["content"] == own
+    assert written["default"]["content"] == written["500"]["content"] == {**own, **PROBLEM}
+
+
+@pytest.mark.parametrize("returns", [web.Response, web.StreamResponse, Any, object])
+def test_an_unknown_result_has_no_schema(returns: Any) -> None:
+    """A response of aiohttp may have any status and type."""
+    written = responses_for(returns)
+    assert written["2XX"] == {"description": "Success", "content": {"*/*": {}}}
+    assert written["default"]["content"] == {"*/*": {}, **PROBLEM}
+
+
+def test_a_result_needs_no_annotation() -> None:
+    """Without an annotation the response may have any status and type."""
+
+    async def endpoint(): ...  # type: ignore[no-untyped-def]  # the case in question
+
+    responses = document(("GET", "/", endpoint))["paths"]["/"]["get"]["responses"]
+    assert responses["2XX"]["content"] == {"*/*": {}}
+
+
+def test_an_endpoint_that_never_returns_has_only_errors() -> None:
+    """NoReturn gives no successful response."""
+    assert set(responses_for(NoReturn)) == {"500", "503", "504", "default"}
+
+
+def test_errors_are_those_that_are_possible() -> None:
+    """Each is a problem: of the path, of the values, of the body, or of any request."""
+
+    async def query(a: int) -> None: ...
+    async def variable(a: int) -> None: ...
+    async def body(a: Cat) -> None: ...
+
+    routes = [
+        Route("GET", "/", nothing),
+        Route("GET", "/q", query),
+        Route("GET", "/{a}", variable),
+        Route("GET", "/any/{a}", variable, RouteOptions(unsafe_path=True)),
+        Route("PUT", "/b", body),
+    ]
+    general = {"500", "503", "504", "default"}
+    expected = [
+        general,
+        general | {"422"},
+        general | {"400", "404", "405", "422"},
+        general | {"404", "405", "422"},
+        general | {"400", "408", "413", "415", "422"},
+    ]
+    for item, statuses in zip(document(*routes)["paths"].values(), expected, strict=True):
+        (operation,) = item.values()
+        errors = {
+            status: each["content"]
+            for status, each in operation["responses"].items()
+            if status != "204"
+        }
+        assert errors == dict.fromkeys(statuses, PROBLEM)
