@@ -131,6 +131,7 @@ def documentation(service: Service, routes: Sequence[Route]) -> Iterator[Builtin
             version=settings.service_version or "0",
             description=inspect.cleandoc(type(service).__doc__ or ""),
             json_content_type=settings.json_content_type,
+            service=service,
         )
         return to_json(document)
 

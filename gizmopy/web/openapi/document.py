@@ -83,10 +83,14 @@ def openapi_document(
     version: str,
     description: str = "",
     json_content_type: str = JSON,
+    service: object = None,
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of ``routes``, ready for JSON.
 
-    ``json_content_type`` is the type of JSON responses. Two things are logged as a warning and left
+    ``json_content_type`` is the type of JSON responses. Endpoints that are methods of ``service``
+    are tagged with ``title``, methods of other objects with the name of their class.
+
+    Two things are logged as a warning and left
     out: the schema of a type without a JSON schema; and a route that differs from an earlier one
     only in the patterns of its path, because OpenAPI has no patterns in paths.
 
@@ -99,7 +103,10 @@ def openapi_document(
     ids: set[str] = set()
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        described = _describe(operation, problem, _new_id(operation.route, ids))
+        described = {
+            **_tags(operation.route.function, service, title),
+            **_describe(operation, problem, _new_id(operation.route, ids)),
+        }
         paths.setdefault(operation.path, {})[operation.route.method.lower()] = described
     about = {"description": description} if description else {}
     return {
@@ -169,7 +176,7 @@ def _read_from_request(route: Route, texts: Sequence[TextParameter]) -> Iterator
 
 def _describe(operation: _Operation, problem: TypeSchema, operation_id: str) -> Schema:
     function = operation.route.function
-    described: Schema = {**_tags(function), **_texts(function), "operationId": operation_id}
+    described: Schema = {**_texts(function), "operationId": operation_id}
     if hasattr(function, "__deprecated__"):
         described["deprecated"] = True
     if operation.parameters:
@@ -193,13 +200,12 @@ def _new_id(route: Route, ids: set[str]) -> str:
     return new
 
 
-def _tags(function: EndpointFunction) -> Schema:
-    """Return the name of the service that the endpoint is a method of."""
-    service = getattr(function, "__self__", None)
-    if service is None:
+def _tags(function: EndpointFunction, service: object, title: str) -> Schema:
+    """Return the name of the object that the endpoint is a method of."""
+    owner = getattr(function, "__self__", None)
+    if owner is None:
         return {}
-    name = getattr(service, "service_name", None)
-    return {"tags": [name() if callable(name) else type(service).__name__]}
+    return {"tags": [title if owner is service else type(owner).__name__]}
 
 
 def _texts(function: EndpointFunction) -> Schema:
