@@ -23,15 +23,15 @@ async def background(
 ) -> AsyncIterator[asyncio.Task[T]]:
     """Run ``coroutine`` as a task while the context lasts, then cancel it and wait for its end.
 
-    Yields the task. An error of the task is not raised here: await the task to get it. asyncio logs
-    an error that nothing has asked for.
+    Yields the task. An error of the task is not raised here: await the task to get it. If no code
+    does, asyncio logs the error.
     """
     task = asyncio.create_task(coroutine, name=name)
     try:
         yield task
     finally:
         task.cancel()
-        # Not `await task`: that would raise what the task raises, in place of an error of the body.
+        # Not `await task`: its error would replace an error of the body.
         await asyncio.wait((task,))
 
 

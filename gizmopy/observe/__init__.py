@@ -1,1 +1,1 @@
-"""What the process says about itself: logs, metrics, and the request or message it is about."""
+"""Logs, metrics, and the context of the current request or message."""

@@ -1,18 +1,22 @@
-"""The process: what a service is, and how it starts, works, drains and ends."""
+"""The process: a service, and a server that starts it, runs it, drains it and ends it."""
 
+from gizmopy._deprecated import renamed
 from gizmopy.server.health.checks import health_check
+from gizmopy.server.lifecycle.phase import Phase
 from gizmopy.server.lifecycle.signals import Signals, Stop
 from gizmopy.server.run import run
-from gizmopy.server.server import SimpleServer, State
+from gizmopy.server.server import SimpleServer
 from gizmopy.server.service import Service, make_service
 
 __all__ = [
+    "Phase",
     "Service",
     "Signals",
     "SimpleServer",
-    "State",
     "Stop",
     "health_check",
     "make_service",
     "run",
 ]
+
+__getattr__ = renamed(__name__, {"State": "gizmopy.server:Phase"})

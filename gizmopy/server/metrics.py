@@ -6,38 +6,30 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from gizmopy.observe.access import AccessLog
-from gizmopy.observe.metrics import Metrics
+from gizmopy.server.application import Application
 from gizmopy.server.http.listening.listener import Port
 from gizmopy.server.http.listening.tls import Certificate
+from gizmopy.server.lifecycle.phase import Phase
 
+_SHUTDOWN_PHASES = {Phase.DRAINING: 1.0, Phase.STOPPING: 2.0, Phase.CLEANUP: 3.0}
 _CONNECTION_STATES = ("active", "idle", "websocket")
 
 
 class ServerMetrics:
-    """Register the metrics of one server in ``metrics``.
+    """Register the metrics of the server of ``app``.
 
-    ``shutdown_phase`` and ``dropped_work`` are set by the server. The others are cheaper to read
-    than to keep, so they are read from ``ports`` and ``access_log`` before each scrape. ``ports``
-    may be filled later.
+    The server sets the phase and ``dropped_work``. The others are cheaper to read than to keep, so
+    they are read from ``ports``, which may be filled later, and from the log before each scrape.
     """
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        *,
-        name: str,
-        version: str,
-        ports: Sequence[Port],
-        access_log: AccessLog,
-    ) -> None:
-        self._metrics = metrics
+    def __init__(self, app: Application, ports: Sequence[Port]) -> None:
+        self._metrics = metrics = app.metrics
         self._ports = ports
-        self._access_log = access_log
+        self._access_log = app.instruments.access_log
         target = metrics.gauge(
             "target_info", "The service that is measured.", ("service_name", "service_version")
         )
-        target.child(name, version).value = 1.0
+        target.child(app.name, app.service.settings.service_version).value = 1.0
         self._dropped_lines = metrics.counter("gizmo_log_dropped", "Log lines lost.", ("log",))
         self._active_requests = metrics.gauge(
             "http_server_active_requests",
@@ -45,7 +37,7 @@ class ServerMetrics:
             ("http_request_method", "url_scheme"),
         )
         self._connections = metrics.gauge("gizmo_connections", "Open connections.", ("state",))
-        self.shutdown_phase = metrics.gauge(
+        self._shutdown_phase = metrics.gauge(
             "gizmo_shutdown_phase",
             "Phase of the shutdown: 0 not begun, 1 draining, 2 stopping, 3 cleaning up.",
         ).child()
@@ -55,6 +47,11 @@ class ServerMetrics:
             ("work",),
         )
         metrics.before_scrape(self._refresh)
+
+    def set_phase(self, phase: Phase) -> None:
+        """Set the phase of the shutdown."""
+        if phase in _SHUTDOWN_PHASES:
+            self._shutdown_phase.value = _SHUTDOWN_PHASES[phase]
 
     def watch_certificate(self, certificate: Certificate) -> None:
         """Report when the current certificate expires, also after it is reloaded."""

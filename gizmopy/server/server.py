@@ -11,17 +11,19 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from enum import Enum
 from time import perf_counter
 from types import MappingProxyType, TracebackType
+from warnings import warn
 
 from gizmopy._aio import background
+from gizmopy._deprecated import REMOVED_IN
 from gizmopy.config.origin import Origin
 from gizmopy.errors import DeclarationError
 from gizmopy.pubsub import Driver, OnSettle, open_driver
 from gizmopy.server.application import assemble, bind_ports
 from gizmopy.server.http.listening.listener import Port
 from gizmopy.server.http.listening.tls import Certificate
+from gizmopy.server.lifecycle.phase import Phase
 from gizmopy.server.lifecycle.shutdown_budget import (
     CANCEL_SECONDS,
     CLEANUP_SECONDS,
@@ -38,18 +40,6 @@ EXIT_FORCED = 70
 """The exit code of a daemon that did not drain before its deadline (EX_SOFTWARE, sysexits.h)."""
 
 
-class State(Enum):
-    """The phases of a daemon's life."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    STOPPING = "stopping"
-    CLEANUP = "cleanup"
-    EXIT = "exit"
-
-
-_SHUTDOWN_PHASES = {State.DRAINING: 1.0, State.STOPPING: 2.0, State.CLEANUP: 3.0}
 _LAST_ANSWER_SECONDS = 0.1
 """Time for a load balancer to read the last health answer before the listener closes."""
 
@@ -92,19 +82,19 @@ class SimpleServer:
         self.metrics = app.metrics
         self.channels = app.channels
         self.health = app.health
-        self.state = State.STARTING
+        self.phase = Phase.STARTING
         self.exit_code = 0
         self.stop = Stop()
         """Requests the end of ``serve``; a second request shortens the drain."""
         self._ports: list[Port] = []
         self._running: _Running | None = None
-        self._metrics = ServerMetrics(
-            app.metrics,
-            name=app.name,
-            version=self.settings.service_version,
-            ports=self._ports,
-            access_log=app.instruments.access_log,
-        )
+        self._metrics = ServerMetrics(app, self._ports)
+
+    @property
+    def state(self) -> Phase:
+        """The old name of ``phase``."""
+        warn(f"state ends with gizmopy {REMOVED_IN}: use phase", DeprecationWarning, stacklevel=2)
+        return self.phase
 
     @property
     def url(self) -> str:
@@ -133,8 +123,8 @@ class SimpleServer:
         async with self._running.lifetime:
             async with background(stop.wait()) as requested:
                 # Without subscriptions their task has ended already, which is not a reason to stop.
-                tasks = [requested, self._running.subscribers][: 1 + bool(self.subscriptions)]
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                subscribers = (self._running.subscribers,) if self.subscriptions else ()
+                await asyncio.wait((requested, *subscribers), return_when=asyncio.FIRST_COMPLETED)
             logger.info("stopping: %s", stop.reason or "the subscribers ended")
         return self.exit_code
 
@@ -165,12 +155,12 @@ class SimpleServer:
         if app.debug_guard is not None:
             app.debug_guard.check_listener()
         self._bind_ports(lifetime)
-        lifetime.callback(self._enter, State.EXIT)
+        lifetime.callback(self._enter, Phase.EXIT)
         await lifetime.enter_async_context(app.instruments.running())
         await self._listen(lifetime)
         await lifetime.enter_async_context(self.channels)
         await self._enter_lifespan(lifetime)
-        lifetime.callback(self._enter, State.CLEANUP)
+        lifetime.callback(self._enter, Phase.CLEANUP)
         await self.channels.start(self.subscriptions)
         subscribers = asyncio.create_task(self.channels.run(), name="gizmopy-subscribers")
         lifetime.push_async_callback(self._finish_messages, budget, subscribers)
@@ -181,7 +171,7 @@ class SimpleServer:
         app.handler.open()
         self.health.accepting = True
         lifetime.push_async_callback(self._refuse_work, budget)
-        self._enter(State.READY, seconds=round(perf_counter() - started_at, 3))
+        self._enter(Phase.READY, seconds=round(perf_counter() - started_at, 3))
         return subscribers
 
     def _bind_ports(self, lifetime: AsyncExitStack) -> None:
@@ -229,13 +219,13 @@ class SimpleServer:
         Readiness fails, every answer closes its connection, and subscribers stop receiving. The
         listener stays open for the drain delay: load balancers need a while to notice, and would
         send requests to a closed port until then. With the ``lb`` health check it stays open until
-        each load balancer that asks for health has received the new answer.
+        each load balancer that polls the health has received the new answer.
         """
         handler = self.application.handler
         self.health.accepting, self.health.reason = False, "draining"
         handler.drain()
         self.channels.stop_receiving()
-        self._enter(State.DRAINING, requests=handler.under_way)
+        self._enter(Phase.DRAINING, requests=handler.under_way)
         await budget.within(budget.delay, self.stop.hurried.wait())
         budget.begin()
         if self.settings.health_check_type == "lb":
@@ -246,7 +236,7 @@ class SimpleServer:
     async def _finish_requests(self, budget: ShutdownBudget) -> None:
         """STOPPING: close the listener, finish the requests, cancel them at the deadline."""
         handler, port = self.application.handler, self._ports[0]
-        self._enter(State.STOPPING, requests=handler.under_way)
+        self._enter(Phase.STOPPING, requests=handler.under_way)
         await port.stop_listening()
         if not await budget.within(budget.remaining(), handler.wait_idle()):
             logger.error("%d requests are cancelled at the deadline", handler.under_way)
@@ -296,8 +286,7 @@ class SimpleServer:
             logger.error("the clean-up of lifespan took longer than %g s", CLEANUP_SECONDS)
             self.exit_code = EXIT_FORCED
 
-    def _enter(self, state: State, **counts: object) -> None:
-        self.state = state
-        if state in _SHUTDOWN_PHASES:
-            self._metrics.shutdown_phase.value = _SHUTDOWN_PHASES[state]
-        logger.info("%s: %s", self.name, state.value, extra=counts)
+    def _enter(self, phase: Phase, **counts: object) -> None:
+        self.phase = phase
+        self._metrics.set_phase(phase)
+        logger.info("%s: %s", self.name, phase.value, extra=counts)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType, web
 
 from gizmopy import Service, Settings, SimpleServer, get, put, subscribe
-from gizmopy.server import State, Stop
+from gizmopy.server import Phase, Stop
 from tests.server.support import PATIENCE, talk, until
 
 BOTH_LOOPS = True
@@ -88,10 +88,10 @@ class Life:
         self.server = server
         self.serving = serving
 
-    async def stop(self, state: State = State.STOPPING) -> None:
+    async def stop(self, phase: Phase = Phase.STOPPING) -> None:
         """Ask it to stop, and wait until it is that far."""
         self.server.stop.request("SIGTERM")
-        await until(lambda: self.server.state is state)
+        await until(lambda: self.server.phase is phase)
 
     async def exit_code(self) -> int:
         """Wait for its end."""
@@ -105,7 +105,7 @@ async def living(kind: type[Pond] = Pond, **settings: Any) -> AsyncIterator[Life
     service = kind(Settings(**(values | settings)))
     server = SimpleServer(service)
     serving = asyncio.create_task(server.serve(Stop()))
-    await until(lambda: server.state is State.READY or serving.done())
+    await until(lambda: server.phase is Phase.READY or serving.done())
     life = Life(service, server, serving)
     try:
         yield life
@@ -122,7 +122,7 @@ async def test_the_phases_follow_each_other(caplog: pytest.LogCaptureFixture) ->
     async with living() as life:
         await life.stop()
         assert await life.exit_code() == 0
-    phases = [each.value for each in State if each is not State.STARTING]
+    phases = [each.value for each in Phase if each is not Phase.STARTING]
     lines = [record.getMessage() for record in caplog.records]
     assert [line for line in lines if line in {f"pond: {each}" for each in phases}] == [
         f"pond: {each}" for each in phases
@@ -142,10 +142,10 @@ async def test_the_phase_is_a_metric() -> None:
             client.ask("GET", "/slow")
             await life.service.begun.wait()
             assert await phase() == "gizmo_shutdown_phase 0.0"
-            await life.stop(State.DRAINING)
+            await life.stop(Phase.DRAINING)
             assert await phase() == "gizmo_shutdown_phase 1.0"
             life.server.stop.hurried.set()
-            await until(lambda: life.server.state is State.STOPPING)
+            await until(lambda: life.server.phase is Phase.STOPPING)
             assert await phase() == "gizmo_shutdown_phase 2.0"
             life.service.go_on.set()
             assert (await client.answer()).body == b'"done"'
@@ -154,7 +154,7 @@ async def test_the_phase_is_a_metric() -> None:
 async def test_while_it_drains_requests_are_served_but_readiness_is_red() -> None:
     """In the drain delay new connections are served, and each is closed with its answer."""
     async with living(drain_delay="1h") as life:
-        await life.stop(State.DRAINING)
+        await life.stop(Phase.DRAINING)
         for path, status in (("/hello", 200), ("/readyz", 503), ("/livez", 200)):
             async with talk(life.server.url) as client:
                 client.ask("GET", path)
@@ -303,7 +303,7 @@ async def test_a_second_signal_shortens_both_waits(monkeypatch: pytest.MonkeyPat
         async with talk(life.server.url) as client:
             client.ask("GET", "/slow")
             await life.service.begun.wait()
-            await life.stop(State.DRAINING)
+            await life.stop(Phase.DRAINING)
             life.server.stop.request("SIGTERM")
             assert (await client.answer()).status == 503
         assert await life.exit_code() == 70
@@ -344,7 +344,7 @@ async def test_pipelined_requests_behind_a_closing_answer_are_not_begun() -> Non
         client.ask("PUT", "/length", b"12345")
         await life.service.begun.wait()
         life.service.begun.clear()
-        await life.stop(State.DRAINING)
+        await life.stop(Phase.DRAINING)
         life.service.go_on.set()
         answer = await client.answer()
         assert (answer.body, answer.headers["Connection"]) == (b'"done"', "close")

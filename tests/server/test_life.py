@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from aiohttp import ClientError, ClientSession, web
 
+import gizmopy.server
 from gizmopy import Service, Settings, SimpleServer, get, put, subscribe
 from gizmopy.errors import DeclarationError, PubSubError, StartError, UsageError
 from gizmopy.pubsub import Driver, Receiver, open_driver
-from gizmopy.server import State, Stop, make_service
+from gizmopy.server import Phase, Stop, make_service
 from gizmopy.server.service import service_name, settings_class
 
 
@@ -58,7 +59,7 @@ async def _serving(service: Service) -> tuple[SimpleServer, asyncio.Task[int]]:
     """Serve until ``server.stop`` is requested, and return once it is ready."""
     server = SimpleServer(service)
     serving = asyncio.create_task(server.serve(Stop()))
-    await _until(lambda: server.state is State.READY)
+    await _until(lambda: server.phase is Phase.READY)
     return server, serving
 
 
@@ -96,7 +97,7 @@ async def test_a_drain_finishes_requests_then_messages_then_closes() -> None:
         assert await response.json() == "done"
     assert recorder.events == ["opened", "answered", "handled from the last request", "closed"]
     assert server.exit_code == 0
-    assert server.state is State.EXIT
+    assert server.phase is Phase.EXIT
 
 
 class Hello(Service):
@@ -114,7 +115,7 @@ async def test_a_daemon_without_subscriptions_serves_until_it_is_asked_to_stop()
     server, serving = await _serving(Hello(_settings()))
     async with ClientSession() as http, http.get(server.url) as response:
         assert await response.json() == "hello"
-    assert server.state is State.READY
+    assert server.phase is Phase.READY
     server.stop.request("test")
 
     assert await serving == 0
@@ -127,7 +128,7 @@ async def test_an_upload_under_way_is_received_to_its_end() -> None:
     writer.write(b"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
     await _until(lambda: server.application.handler.under_way)
     server.stop.request("test")
-    await _until(lambda: server.state is State.STOPPING)
+    await _until(lambda: server.phase is Phase.STOPPING)
     writer.write(b"67890")
     answer = await reader.read()
     writer.close()
@@ -222,7 +223,7 @@ async def test_the_listener_is_closed_while_requests_finish() -> None:
         asking = asyncio.create_task(http.get(f"{server.url}/slow"))
         await recorder.begun.wait()
         server.stop.request("test")
-        await _until(lambda: server.state is State.STOPPING)
+        await _until(lambda: server.phase is Phase.STOPPING)
         await _refused(_port(server))
         recorder.go_on.set()
         async with await asking as response:
@@ -360,6 +361,15 @@ async def test_two_servers_live_in_one_process() -> None:
         await one.channels.idle()
     assert "handled mine" in mine.events
     assert "handled mine" not in yours.events
+
+
+async def test_the_old_names_of_the_phase_are_deprecated() -> None:
+    """State and ``server.state`` are usable until 0.3, with a warning."""
+    server = SimpleServer(Hello(_settings()))
+    with pytest.warns(DeprecationWarning, match=r"gizmopy\.server\.State is deprecated"):
+        phases = gizmopy.server.State
+    with pytest.warns(DeprecationWarning, match=r"use phase"):
+        assert server.state is phases.STARTING
 
 
 async def test_a_service_is_served_once() -> None:
@@ -530,11 +540,11 @@ async def test_a_hurried_drain_cuts_messages_short_too() -> None:
     slow = Slow(_settings(shutdown_timeout="1h"))
     server = SimpleServer(slow)
     serving = asyncio.create_task(server.serve(Stop()))
-    await _until(lambda: server.state is State.READY)
+    await _until(lambda: server.phase is Phase.READY)
     await slow.publish("cats", "Tom")
     await slow.begun.wait()
     server.stop.request("SIGTERM")
-    await _until(lambda: server.state is State.STOPPING)
+    await _until(lambda: server.phase is Phase.STOPPING)
     server.stop.request("SIGTERM")
 
     assert await asyncio.wait_for(serving, 10) == 70

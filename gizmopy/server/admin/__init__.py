@@ -1,1 +1,1 @@
-"""The debug endpoints, and who may use them."""
+"""The debug endpoints, and the token that guards them."""

@@ -103,7 +103,7 @@ class _Probes:
         name = request.match_info["name"]
         results = [each for each in await self._health.results() if each.name == name]
         if not results:
-            detail = f"There is no health check {name!r}; /readyz?verbose lists them."
+            detail = f"Health check {name!r} does not exist; /readyz?verbose lists them all."
             raise Problem(404, detail, headers=_HEADERS)
         failures = [result.failure for result in results if result.failure]
         return self._answer(request, f"{', '.join(failures) or 'ok'}\n", failures, results)

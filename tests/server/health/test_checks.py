@@ -13,7 +13,7 @@ import pytest
 import pubsubtest
 from gizmopy import Service, Settings, get, health_check
 from gizmopy.errors import DeclarationError
-from gizmopy.server import State
+from gizmopy.server import Phase
 from gizmopy.server.health import checks as health_module
 from gizmopy.server.health.checks import Health, HealthCheck, collect_health_checks
 from tests.server.health.asking_health import problems, report
@@ -361,7 +361,7 @@ async def test_it_is_red_while_it_drains() -> None:
     async with pubsubtest.serve(Ill, settings=settings) as served:
 
         async def look() -> tuple[tuple[int, str], tuple[int, str], str]:
-            while served.server.state is not State.DRAINING:  # noqa: ASYNC110 -- no event tells
+            while served.server.phase is not Phase.DRAINING:  # noqa: ASYNC110 -- no event tells
                 await asyncio.sleep(0)
             ready, alive = await _get(served, "/readyz"), await _get(served, "/livez")
             async with served.http.get("/livez") as response:

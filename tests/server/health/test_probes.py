@@ -212,7 +212,7 @@ async def test_a_check_that_does_not_exist_is_not_found() -> None:
         answer = await probed.ask("/readyz/databse")
         assert answer.status == 404
         assert answer.json["detail"] == (
-            "There is no health check 'databse'; /readyz?verbose lists them."
+            "Health check 'databse' does not exist; /readyz?verbose lists them all."
         )
 
 

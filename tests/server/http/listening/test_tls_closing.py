@@ -14,7 +14,7 @@ from aiohttp import web
 
 import pubsubtest
 from gizmopy import Service, Settings, SimpleServer, get, put
-from gizmopy.server import State, Stop
+from gizmopy.server import Phase, Stop
 from tests.server.certificates import AUTHORITY, Files
 from tests.server.support import PATIENCE, request, talk, until
 
@@ -83,7 +83,7 @@ async def test_a_client_that_reads_nothing_does_not_hold_the_shutdown(
     settings |= {"http_access_log": "off", "drain_delay": "0s", "shutdown_timeout": "5s"}
     server = SimpleServer(Hall(Settings(**settings)))
     serving = asyncio.create_task(server.serve(Stop()))
-    await until(lambda: server.state is State.READY)
+    await until(lambda: server.phase is Phase.READY)
     async with _deaf(server._ports[0].url, sent):
         connection = await _connection(server)
         await until(lambda: not sent or connection.heard or connection.is_ready)
