@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,25 @@ def test_the_page_about_gizmo_is_true_of_the_settings() -> None:
     assert {name for name, status in rows if status == "the same"} == {
         name for name, _ in rows if name in known
     }
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """Yield the texts in a module, with an ellipsis for each value that is put into them."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"%[\w.]+", "…", node.value)
+
+
+def test_the_errors_in_troubleshooting_exist() -> None:
+    """A heading that quotes an error is part of a text in gizmopy or pubsubtest."""
+    page = (ROOT / "docs/guides/troubleshooting.md").read_text()
+    quoted = re.findall(r"^### `(.+)`$", page, flags=re.M)
+    files = (file for name in ("gizmopy", "pubsubtest") for file in (ROOT / name).rglob("*.py"))
+    texts = "\n".join(text for file in files for text in _texts(file))
+
+    assert len(quoted) > 20
+    assert [text for text in quoted if text not in texts] == []
