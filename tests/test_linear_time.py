@@ -41,9 +41,9 @@ from gizmopy.pubsub.engine.dead_letter_topics import topic_of
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import revived
 from gizmopy.server.health.probes import _accepts_json
-from gizmopy.server.http.client_timeouts import callers_timeout
 from gizmopy.server.http.connection.framing import _PLAIN, _SIZE, _TRAILER
 from gizmopy.server.http.connection.proxy_protocol import read_header
+from gizmopy.server.http.deadlines import callers_timeout
 from gizmopy.server.http.handler import _path
 from gizmopy.server.http.listening.sockets import is_loopback
 from gizmopy.server.http.proxies import Proxies
@@ -158,9 +158,7 @@ PATTERNS: Mapping[str, Pattern] = {
         [*pumps("1", "1-"), *pumps("1", head="2018-04-05T17:31:00.", tails=("", "Z", "+01:0"))],
     ),
     "gizmopy.pubsub.cloudevents:_NO_TEXT": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
-    "gizmopy.server.http.client_timeouts:_GRPC_DURATION": Pattern(
-        "fullmatch", pumps("1", "1S", "S")
-    ),
+    "gizmopy.server.http.deadlines:_GRPC_DURATION": Pattern("fullmatch", pumps("1", "1S", "S")),
     "gizmopy.server.admin.debug:_libraries": Pattern(
         lambda text: re.match(r"[\w.-]+", text), pumps("a", "a-", ".")
     ),
@@ -174,7 +172,7 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.server.http.connection.framing:_TRAILER": Pattern(
         lambda text: _TRAILER(text.encode()), pumps("a", ":", "a:", " ", tails=("", "\r\n", "\n"))
     ),
-    "gizmopy.server.http.handler:_SANE_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
+    "gizmopy.server.http.request_context:_VALID_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
     "gizmopy.server.http.proxies:_WRITTEN": Pattern(
         "fullmatch",
         [

@@ -35,13 +35,14 @@ from gizmopy.server.health.load_balancers import LoadBalancers
 from gizmopy.server.health.messaging import publisher_check, subscription_checks
 from gizmopy.server.health.probes import probe_endpoints
 from gizmopy.server.http import builtin_routes
-from gizmopy.server.http.browser_rules import Browsers, browsers_of
+from gizmopy.server.http.browser_rules import BrowserRules, browser_rules_of
 from gizmopy.server.http.connection.proxied import connections_of
-from gizmopy.server.http.handler import HTTPDoor
+from gizmopy.server.http.handler import RequestHandler
 from gizmopy.server.http.listening.descriptors import ADMIN_CONNECTIONS
 from gizmopy.server.http.listening.listener import Port
 from gizmopy.server.http.listening.shedding import Shedding
 from gizmopy.server.http.proxies import Proxies
+from gizmopy.server.http.request_recorder import RequestRecorder
 from gizmopy.server.lifecycle.loop_stalls import StallDetector
 from gizmopy.server.service import Service, service_name
 from gizmopy.web import Handler
@@ -92,9 +93,9 @@ class Application:
     load_balancers: LoadBalancers
     debug_guard: DebugGuard | None
     """None if /debug is not served."""
-    handler: HTTPDoor
+    handler: RequestHandler
     """Answers the requests of the main port."""
-    admin_handler: HTTPDoor | None
+    admin_handler: RequestHandler | None
     """Answers those of the admin port; None without one."""
 
 
@@ -180,30 +181,29 @@ def _make_instruments(settings: Settings, metrics: Metrics) -> Instruments:
 
 def _make_handlers(
     builtin: _BuiltinEndpoints, metrics: Metrics
-) -> tuple[HTTPDoor, HTTPDoor | None]:
+) -> tuple[RequestHandler, RequestHandler | None]:
     """Compile the endpoints of the main port, and those of the admin port if there is one."""
     service, routes, settings = builtin.service, builtin.routes, builtin.service.settings
-    access_log, proxies = builtin.instruments.access_log, Proxies(settings.trusted_proxies)
+    observers = (RequestRecorder(metrics, builtin.instruments.access_log),)
+    proxies = Proxies(settings.trusted_proxies)
     has_admin_port = settings.admin_port is not None
     probes = list(builtin.probes())
     operations = list(builtin.operations())
     on_main_port = chain(probes, () if has_admin_port else operations, builtin.documentation())
-    handler = HTTPDoor(
+    handler = RequestHandler(
         builtin_routes.mount(service, routes, on_main_port),
-        metrics,
-        access_log,
+        observers,
         max_concurrent=settings.max_concurrent_requests,
         proxies=proxies,
-        browsers=browsers_of(service),
+        browsers=browser_rules_of(service),
     )
     if not has_admin_port:
         return handler, None
-    admin_handler = HTTPDoor(
+    admin_handler = RequestHandler(
         builtin_routes.mount(service, (), chain(probes, operations)),
-        metrics,
-        access_log,
+        observers,
         proxies=proxies,
-        browsers=Browsers(hosts=AllowedHosts(settings.allowed_hosts)),
+        browsers=BrowserRules(hosts=AllowedHosts(settings.allowed_hosts)),
     )
     return handler, admin_handler
 

@@ -72,7 +72,9 @@ class ServerMetrics:
         states = Counter(state for port in self._ports for state in port.connection_states())
         for state in _CONNECTION_STATES:
             self._connections.child(state).value = states[state]
-        requests = Counter(request for port in self._ports for request in port.door.active())
+        requests = Counter(
+            request for port in self._ports for request in port.handler.active.labels()
+        )
         for _, child in self._active_requests.children():
             child.value = 0.0
         for request, number in requests.items():

@@ -225,7 +225,7 @@ class SimpleServer:
         self.health.accepting, self.health.reason = False, "draining"
         handler.drain()
         self.channels.stop_receiving()
-        self._enter(Phase.DRAINING, requests=handler.under_way)
+        self._enter(Phase.DRAINING, requests=len(handler.active))
         await budget.within(budget.delay, self.stop.hurried.wait())
         budget.begin()
         if self.settings.health_check_type == "lb":
@@ -236,17 +236,17 @@ class SimpleServer:
     async def _finish_requests(self, budget: ShutdownBudget) -> None:
         """STOPPING: close the listener, finish the requests, cancel them at the deadline."""
         handler, port = self.application.handler, self._ports[0]
-        self._enter(Phase.STOPPING, requests=handler.under_way)
+        self._enter(Phase.STOPPING, requests=len(handler.active))
         await port.stop_listening()
-        if not await budget.within(budget.remaining(), handler.wait_idle()):
-            logger.error("%d requests are cancelled at the deadline", handler.under_way)
-            self._metrics.dropped_work.child("requests").value += handler.under_way
+        if not await budget.within(budget.remaining(), handler.active.wait_idle()):
+            logger.error("%d requests are cancelled at the deadline", len(handler.active))
+            self._metrics.dropped_work.child("requests").value += len(handler.active)
             self.exit_code = EXIT_FORCED
-            handler.cancel()
-        handler.shut()
+            handler.active.cancel()
+        handler.stop_serving()
         port.close_idle()
         # Requests that began while the others were cancelled are answered 503.
-        await budget.within(CANCEL_SECONDS, handler.wait_idle())
+        await budget.within(CANCEL_SECONDS, handler.active.wait_idle())
         if not await budget.within(budget.remaining(), port.wait_sent()):
             logger.error("answers are cut off at the deadline: their clients read too slowly")
             self.exit_code = EXIT_FORCED

@@ -250,7 +250,7 @@ async def test_requests_out_of_time_are_counted() -> None:
         async with talk(life.server.url) as one, talk(life.server.url) as two:
             for client in (one, two):
                 client.ask("GET", "/slow")
-            await until(lambda: life.server.application.handler.under_way == 2)
+            await until(lambda: len(life.server.application.handler.active) == 2)
             await life.stop()
             for client in (one, two):
                 answer = await client.answer()

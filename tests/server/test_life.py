@@ -126,7 +126,7 @@ async def test_an_upload_under_way_is_received_to_its_end() -> None:
     server, serving = await _serving(Hello(_settings()))
     reader, writer = await asyncio.open_connection("127.0.0.1", _port(server))
     writer.write(b"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
-    await _until(lambda: server.application.handler.under_way)
+    await _until(lambda: server.application.handler.active)
     server.stop.request("test")
     await _until(lambda: server.phase is Phase.STOPPING)
     writer.write(b"67890")

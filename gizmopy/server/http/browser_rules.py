@@ -1,4 +1,4 @@
-"""Apply the rules of a service for browsers: CORS, the same origin, and the names of its host."""
+"""Apply a service's rules for browsers: CORS, same origin, allowed hosts, and HSTS."""
 
 from __future__ import annotations
 
@@ -23,58 +23,59 @@ if TYPE_CHECKING:
 _UPGRADE = istr("Upgrade")
 
 
-class Browsers:
-    """Refuse requests of pages of another origin, and requests for a host that is not allowed.
+class BrowserRules:
+    """Refuse requests from pages of other origins, and requests for hosts that are not allowed.
 
     ``cors`` lists the origins that may call the service's own endpoints. No page of another origin
-    may call a built-in one, or read its answer. ``transport`` is for HTTPS only.
+    may call a built-in endpoint, or read its response. ``hsts`` applies to responses over TLS.
     """
 
-    __slots__ = ("_hosts", "cors", "transport")
+    __slots__ = ("_hosts", "cors", "hsts")
 
     def __init__(
         self,
         cors: CORS | None = None,
         hosts: AllowedHosts | None = None,
-        transport: StrictTransport | None = None,
+        hsts: StrictTransport | None = None,
     ) -> None:
         self.cors = cors
-        self.transport = transport or StrictTransport()
+        self.hsts = hsts or StrictTransport()
         self._hosts = hosts or AllowedHosts()
 
     @property
-    def is_strict(self) -> bool:
+    def checks_host(self) -> bool:
         """Whether ``check_host`` has to see each request."""
         return bool(self._hosts)
 
     def preflight(
         self, request: web.BaseRequest, router: Router[Endpoint], path: str
     ) -> web.Response | None:
-        """Answer a browser that asks before it calls an endpoint of the service at ``path``.
+        """Return the response to a CORS preflight request for ``path``.
 
-        Returns None if ``request`` is no preflight, or if only built-in endpoints are there.
+        Returns None if ``request`` is not a preflight, if there is no CORS, or if the path has
+        built-in endpoints only.
         """
+        if self.cors is None:
+            return None
         served = router.allowed(path)
         own = [method for method in served if not router.match(method, path)[0].builtin]
-        if self.cors is None or (served and not own):
-            return None
-        return self.cors.preflight(request, own)
+        return None if served and not own else self.cors.preflight(request, own)
 
     def is_builtin(self, router: Router[Endpoint], path: str, methods: Iterable[str]) -> bool:
-        """Return whether all that serves ``methods`` at ``path`` is built in.
+        """Return whether every endpoint for ``methods`` at ``path`` is built-in.
 
-        Only CORS depends on it: without that it is not looked up, and False.
+        Only CORS depends on it: without CORS it is False and not looked up.
         """
         return self.cors is not None and all(
             router.match(method, path)[0].builtin for method in methods
         )
 
     def check_origin(self, request: web.BaseRequest, endpoint: Endpoint) -> None:
-        """Raise Problem 403 if a page of another origin sent ``request`` and may not.
+        """Raise Problem (403) if a page of another origin sent ``request`` and may not.
 
-        Requests without Origin and Sec-Fetch-Site are of no browser, and need not be checked.
-        GET, HEAD and OPTIONS change nothing and pass, unless they ask for a WebSocket: its messages
-        are not bound by CORS, so that any page could use it with its visitor's cookies.
+        A request without Origin and Sec-Fetch-Site is not from a browser, and needs no check. GET,
+        HEAD and OPTIONS change nothing and pass, unless they ask for a WebSocket: CORS does not
+        apply to its messages, so that any page could use it with its visitor's cookies.
         """
         headers = request.headers
         method = request.method
@@ -91,29 +92,30 @@ class Browsers:
         raise Problem(403, detail)
 
     def check_host(self, request: web.BaseRequest, endpoint: Endpoint) -> None:
-        """Raise Problem 421 if ``request`` names a host that is not allowed.
+        """Raise Problem (421) if ``request`` is for a host that is not allowed.
 
         It is not 400: the request is well formed, but for another server (RFC 9110 section
-        15.5.20). Probes and metrics are excepted: a platform asks for them by IP address.
+        15.5.20). Probes and metrics are exempt: platforms send them to an IP address.
         """
         if self._hosts and not endpoint.any_host and not self._hosts.allow(request):
             raise Problem(421, "The request is for a host that GIZMO_ALLOWED_HOSTS does not list.")
 
 
-def browsers_of(service: Service) -> Browsers:
-    """Return the rules of ``service`` and its settings for browsers.
+def browser_rules_of(service: Service) -> BrowserRules:
+    """Return the rules of ``service`` and its settings.
 
-    Raises ConfigError if an origin in GIZMO_CORS_ORIGINS is none.
+    Raises ConfigError if GIZMO_CORS_ORIGINS has an entry that is not an origin.
     """
     settings = service.settings
-    transport = StrictTransport(settings.hsts, over_tls=bool(settings.tls_cert))
-    return Browsers(_cors(service, settings), AllowedHosts(settings.allowed_hosts), transport)
+    hsts = StrictTransport(settings.hsts, over_tls=bool(settings.tls_cert))
+    return BrowserRules(_cors(service, settings), AllowedHosts(settings.allowed_hosts), hsts)
 
 
 def _cors(service: Service, settings: Settings) -> CORS | None:
-    """Return the CORS of the setting, else the service's own middleware.
+    """Return the CORS of the setting, else that of the service's own middleware.
 
-    A middleware sees no preflight and no request without an endpoint: the door shows it both.
+    A middleware sees neither preflight requests nor requests without an endpoint. So the request
+    handler applies the CORS to both.
     """
     if not settings.cors_origins:
         return next((each for each in service.middleware if isinstance(each, CORS)), None)

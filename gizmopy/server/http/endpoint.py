@@ -1,4 +1,4 @@
-"""Hold one route of a server, and the state that its requests share."""
+"""An endpoint of a server: how its requests are handled, limited and counted."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from gizmopy.web.binding import EndpointCall, as_handler
 
 
 class Endpoint:
-    """Hold one route: its compiled handler, its rules, and its label for metrics and logs."""
+    """One endpoint: its compiled handler, its rules, and its route for metrics and logs."""
 
     __slots__ = (
-        "answer",
         "any_host",
         "builtin",
+        "call",
         "cancellable",
         "cross_origin",
-        "exchanges",
         "is_guarded",
-        "last",
+        "last_stats",
         "max_body",
         "min_send_rate",
         "quiet",
+        "stats",
         "template",
         "timeout",
     )
@@ -31,7 +31,7 @@ class Endpoint:
     def __init__(
         self,
         template: str,
-        answer: EndpointCall,
+        call: EndpointCall,
         *,
         timeout: float = 0.0,
         cancellable: bool = True,
@@ -44,32 +44,35 @@ class Endpoint:
         min_send_rate: int | None = None,
     ) -> None:
         self.template = template
-        self.answer = answer
+        """The template of its path, which is the route in metrics and logs."""
+        self.call = call
+        """Its handler, with the middleware."""
         self.timeout = timeout
-        """How many seconds it may take; 0: any."""
+        """How many seconds a request may take; 0: any number."""
         self.cancellable = cancellable
-        """Whether it is cancelled when its client goes away."""
+        """Whether a request is cancelled if its client is gone."""
         self.builtin = builtin
-        """Whether it is served when there are too many requests, too: probes are."""
+        """Whether it is the server's own: the limit of concurrent requests does not apply to it."""
         self.quiet = quiet
         """Whether its requests are left out of the access log."""
         self.any_host = any_host
-        """Whether it is served under every name of the host: probes are."""
+        """Whether it is served under every Host: platforms send probes to an IP address."""
         self.cross_origin = cross_origin
         """Whether pages of every origin may call it."""
         self.is_guarded = is_guarded
-        """Whether it serves a method that changes something: its requests' origin is checked."""
+        """Whether its method may change something, so that the origin of a request is checked."""
         self.max_body = max_body
-        """How many bytes a request's body may have; 0: any, None: as the server says."""
+        """The most bytes of a request's body; 0: any number, None: the server's limit."""
         self.min_send_rate = min_send_rate
-        """How many bytes a second a client has to take of its answer; None: as the server says."""
-        self.exchanges: dict[tuple[str, int], Exchange] = {}
-        self.last: Exchange | None = None
-        """The one of the last request, which is most often the next one's, too."""
+        """How many bytes a second a client must read of a response; None: the server's limit."""
+        self.stats: dict[tuple[str, int], RouteStats] = {}
+        """What its requests have in common, by method and status."""
+        self.last_stats: RouteStats | None = None
+        """Those of the last request, which are nearly always those of the next one."""
 
 
-class Exchange:
-    """Hold the state that the requests of one route, method and status share."""
+class RouteStats:
+    """What the requests of one route, method and status have in common."""
 
     __slots__ = ("access", "duration", "method", "status")
 
@@ -78,13 +81,14 @@ class Exchange:
         self.status = status
         self.duration = duration
         self.access = access
+        """The part of their lines in the access log that is the same."""
 
 
-def compose(answer: EndpointCall, middleware: Sequence[HTTPMiddleware]) -> EndpointCall:
-    """Wrap ``answer`` in each middleware, the first outermost; without any it stays as it is."""
+def compose(call: EndpointCall, middleware: Sequence[HTTPMiddleware]) -> EndpointCall:
+    """Wrap ``call`` in each middleware, the first one outermost."""
     if not middleware:
-        return answer
-    handler: Handler = as_handler(answer)
+        return call
+    handler: Handler = as_handler(call)
     for wrap in reversed(middleware):
         handler = wrap(handler)
     return handler

@@ -16,6 +16,7 @@ from gizmopy import Service, Settings, SimpleServer, get, post, put, time_left
 from gizmopy.errors import ConfigError
 from gizmopy.observe.context import propagated_attributes
 from gizmopy.server import Stop
+from gizmopy.server.http.client_timeouts import ClientTimeout
 from gizmopy.server.http.connection.protocol import Connection
 from gizmopy.web import CORS
 
@@ -184,8 +185,8 @@ async def test_a_client_that_leaves_cancels_what_may_be_cut(method: str, cut: bo
         writer.close()
         await writer.wait_closed()
         if not cut:
-            connections = door.server._ports[0]._server.open()
-            await _until(lambda: all(each.wire is None for each in connections))
+            connections = door.server._ports[0]._server.open_connections()
+            await _until(lambda: all(each.open_transport is None for each in connections))
             door.service.go_on.set()
         await door.service.ended.wait()
         assert bool(door.service.cancelled) == cut
@@ -374,7 +375,7 @@ async def test_a_head_that_comes_too_slowly_is_a_problem_like_any_other() -> Non
     async with _serving(read_timeout="50ms") as door:
         head, _, body = (await _raw(door.url, b"GET / HTTP/1.1\r\nX-")).partition(b"\r\n\r\n")
         assert b"X-Request-ID: " in head
-        assert json.loads(body)["detail"] == "The request's head came too slowly."
+        assert json.loads(body)["detail"] == "The head of the request arrived too slowly."
         async with door.http.get("/metrics") as response:
             assert 'status_code="408",http_route="__404__"' in await response.text()
 
@@ -385,9 +386,9 @@ async def test_a_head_begun_ahead_of_its_turn_has_the_time_to_read_too() -> None
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(door.url))
         writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         await door.service.begun.wait()
-        (connection,) = door.server._ports[0]._server.open()
+        (connection,) = door.server._ports[0]._server.open_connections()
         writer.write(b"GET /left HTTP/1.1\r\nX-")
-        await _until(lambda: connection.heard)
+        await _until(lambda: connection.head_started)
         door.service.go_on.set()
         async with asyncio.timeout(10):
             answers = await reader.read()
@@ -397,28 +398,28 @@ async def test_a_head_begun_ahead_of_its_turn_has_the_time_to_read_too() -> None
         await writer.wait_closed()
 
 
-async def test_a_connection_that_cannot_be_watched_spares_no_other(
+async def test_a_connection_that_cannot_be_checked_does_not_keep_others_from_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever goes wrong with one is logged, closes it, and others are still cut in time."""
     async with _serving(idle_timeout="50ms", read_timeout="50ms") as door:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(door.url))
-        await _until(lambda: door.server._ports[0]._server.open())
-        (broken,) = door.server._ports[0]._server.open()
-        overdue = Connection.overdue
+        await _until(lambda: door.server._ports[0]._server.open_connections())
+        (broken,) = door.server._ports[0]._server.open_connections()
+        exceeded_timeout = Connection.exceeded_timeout
 
-        def fail(connection: Connection, *arguments: Any) -> str:
+        def fail(connection: Connection, *arguments: Any) -> ClientTimeout | None:
             if connection is broken:
                 raise RuntimeError("a mistake of ours")
-            return overdue(connection, *arguments)
+            return exceeded_timeout(connection, *arguments)
 
-        monkeypatch.setattr(Connection, "overdue", fail)
+        monkeypatch.setattr(Connection, "exceeded_timeout", fail)
         assert await _raw(door.url, b"") == b""
         async with asyncio.timeout(10):
             assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
-    assert "could not be watched" in caplog.text
+    assert "could not be checked for timeouts" in caplog.text
 
 
 def test_an_origin_that_is_none_is_a_wrong_setting() -> None:

@@ -1,4 +1,4 @@
-"""Connections that begin with a header of the PROXY protocol, which names their peer."""
+"""Serve connections that begin with a PROXY protocol header, which names their client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from time import monotonic
 from typing import Any
 
 from gizmopy.config import Settings
-from gizmopy.server.http.connection.protocol import Connection, Door, Patience
+from gizmopy.server.http.client_timeouts import ClientTimeout, ClientTimeouts
+from gizmopy.server.http.connection.protocol import Connection, ConnectionDelegate
 from gizmopy.server.http.connection.protocol_factory import Server
 from gizmopy.server.http.connection.proxy_protocol import BadProxyHeader, read_header
 from gizmopy.server.http.proxies import Proxies
@@ -21,61 +22,70 @@ _WARN_SECONDS = 60.0
 
 
 def connections_of(settings: Settings) -> Callable[..., Connection]:
-    """Return the factory of the main port's connections."""
+    """Return the function that makes a connection of the main port."""
     if not settings.proxy_protocol:
         return Connection
     return ProxyHeaders(Proxies(settings.trusted_proxies)).connection
 
 
 class ProxyHeaders:
-    """Expect a header from each peer that ``proxies`` trusts, and refuse every other peer."""
+    """Require a header from each peer that ``proxies`` trusts, and refuse all other peers."""
 
     def __init__(self, proxies: Proxies, *, clock: Callable[[], float] = monotonic) -> None:
         self._proxies = proxies
         self._clock = clock
         self._warned = -_WARN_SECONDS
-        self._held_back = 0
+        self._suppressed = 0
 
     def is_expected(self, peer: str) -> bool:
-        """Return whether ``peer`` is a trusted proxy; empty is a unix socket's."""
+        """Return whether ``peer`` is a trusted proxy; it is empty for a unix socket."""
         return self._proxies.trusts(peer)
 
     def warn(self, peer: str, reason: str) -> None:
-        """Log that a connection was refused, once a minute: anyone can cause these lines."""
+        """Log that a connection was refused, at most once a minute: anyone can cause it."""
         now = self._clock()
         if now - self._warned < _WARN_SECONDS:
-            self._held_back += 1
+            self._suppressed += 1
             return
-        self._warned, before, self._held_back = now, self._held_back, 0
+        self._warned, before, self._suppressed = now, self._suppressed, 0
         logger.warning(
-            "GIZMO_PROXY_PROTOCOL: a connection from %s was refused: %s (and %d before it)",
+            "GIZMO_PROXY_PROTOCOL: a connection from %s was refused: %s "
+            "(%d more were refused since the last such line)",
             escape(peer) or "a unix socket",
             reason,
             before,
         )
 
-    def connection(self, server: Server, door: Door, **options: Any) -> Connection:
+    def connection(
+        self, server: Server, delegate: ConnectionDelegate, **options: Any
+    ) -> Connection:
         """Return the protocol of a new connection."""
-        return ProxiedConnection(self, server, door, **options)
+        return ProxiedConnection(self, server, delegate, **options)
 
 
 class ProxiedConnection(Connection):
-    """Take the peer of a connection from the header that it begins with.
+    """Take the client's address of a connection from its PROXY protocol header.
 
-    Without a client in the header the peer is unknown and not trusted. This holds for the command
-    LOCAL too, by which a proxy speaks for itself: HAProxy also sends it for clients on a unix
-    socket, and they could choose their address by X-Forwarded-For.
+    If the header names no client, the peer is unknown and not trusted. This includes the command
+    LOCAL, which a proxy sends for its own connections: HAProxy also sends it for clients on a unix
+    socket. If their peer were trusted, they could choose their address by X-Forwarded-For.
     """
 
-    __slots__ = ("_begun", "_client", "_head", "_headers")
+    __slots__ = ("_client", "_head", "_headers", "_waiting_since")
 
-    def __init__(self, headers: ProxyHeaders, server: Server, door: Door, **options: Any) -> None:
-        super().__init__(server, door, **options)
+    def __init__(
+        self,
+        headers: ProxyHeaders,
+        server: Server,
+        delegate: ConnectionDelegate,
+        **options: Any,
+    ) -> None:
+        super().__init__(server, delegate, **options)
         self._headers = headers
         self._head: bytearray | None = bytearray()
-        """The bytes of the header that have come; None once it has been read."""
-        self._begun = 0.0
-        """Since when it is waited for (``time.monotonic()``)."""
+        """The bytes of the header so far; None after the header has been read."""
+        self._waiting_since = 0.0
+        """Since when the header is expected (``time.monotonic()``)."""
         self._client: tuple[str, int] | None = None
 
     @property
@@ -84,24 +94,24 @@ class ProxiedConnection(Connection):
         return self._client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Refuse every peer that is no trusted proxy."""
+        """Refuse a peer that is not a trusted proxy."""
         super().connection_made(transport)
-        self._begun = monotonic()
+        self._waiting_since = monotonic()
         if not self._headers.is_expected(self.peer):
-            self._turn_away("it is not in GIZMO_TRUSTED_PROXIES; probes are for GIZMO_ADMIN_PORT")
+            self._refuse_peer("it is not in GIZMO_TRUSTED_PROXIES; send probes to GIZMO_ADMIN_PORT")
 
     def data_received(self, data: bytes) -> None:
-        """Read the header first; the bytes behind it are HTTP."""
+        """Read the header first, then HTTP."""
         if self._head is None:
             super().data_received(data)
             return
-        if self.transport is None:  # it was refused, and this came at the same time
+        if self.transport is None:  # the peer was refused before these bytes arrived
             return
         self._head += data
         try:
             header = read_header(self._head)
         except BadProxyHeader as error:
-            self._turn_away(f"it did not send a PROXY header: {error}")
+            self._refuse_peer(f"it did not send a PROXY header: {error}")
             return
         if header is None:
             return
@@ -111,13 +121,13 @@ class ProxiedConnection(Connection):
         if rest:
             super().data_received(rest)
 
-    def overdue(self, now: float, patience: Patience) -> str:
-        """Return ``"idle"`` if the header has not come within the time to read a request."""
+    def exceeded_timeout(self, now: float, timeouts: ClientTimeouts) -> ClientTimeout | None:
+        """Return IDLE if the header has not arrived within the time to read a request's head."""
         if self._head is None:
-            return super().overdue(now, patience)
-        return "idle" if now - self._begun > patience.read else ""
+            return super().exceeded_timeout(now, timeouts)
+        return ClientTimeout.IDLE if now - self._waiting_since > timeouts.read else None
 
-    def _turn_away(self, reason: str) -> None:
-        """Close at once: no answer can be understood by a peer that did not send a header."""
+    def _refuse_peer(self, reason: str) -> None:
+        """Close without a response: a peer that did not send a header does not expect HTTP."""
         self._headers.warn(self.peer, reason)
         self.force_close()

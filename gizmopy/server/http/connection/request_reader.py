@@ -30,47 +30,47 @@ _MOST_UNREAD = 4 * 1024 * 1024
 """How many bytes are read after the last answer; bytes beyond that have to wait."""
 
 
-class Receiver(ConnectionProtocol):
+class RequestReader(ConnectionProtocol):
     """Parse the bytes of one connection."""
 
     __slots__ = (
+        "discarded_bytes",
+        "expects_request",
         "framing",
-        "heard",
+        "head_started",
         "host",
-        "is_ready",
-        "leaving",
+        "idle_since",
         "limits",
+        "linger_timer",
         "max_body",
-        "served",
-        "since",
+        "open_transport",
+        "request_count",
         "task",
-        "unread",
-        "wire",
     )
 
     def __init__(self, server: web.Server, max_head: int, **options: Any) -> None:
         super().__init__(server, **options)
         self.limits = HeadLimits(max_head)
-        self.wire: asyncio.Transport | None = None
+        self.open_transport: asyncio.Transport | None = None
         """The transport, until it is closed for good; aiohttp forgets its own earlier."""
         self.framing = Framing()
         self.max_body = 0
         """How many bytes the body at hand may have; 0: any, or its endpoint is not known yet."""
         self.host = ""
         """The last Host that was found well-formed."""
-        self.is_ready = True
+        self.expects_request = True
         """Whether the next byte begins a request, and nothing has to be finished before."""
-        self.heard = False
+        self.head_started = False
         """Whether something came that is no whole request yet."""
-        self.since = 0.0
+        self.idle_since = 0.0
         """Since when it has been seen between two requests as it is now; 0: not yet."""
-        self.served = 0
+        self.request_count = 0
         """The number of requests that it was served."""
         self.task: asyncio.Task[Any] | None = None
         """The task that serves the request at hand."""
-        self.leaving: asyncio.TimerHandle | None = None
+        self.linger_timer: asyncio.TimerHandle | None = None
         """The timer that closes it, once it has ended its answers."""
-        self.unread = 0
+        self.discarded_bytes = 0
         """How many bytes came since."""
 
     @abstractmethod
@@ -79,14 +79,15 @@ class Receiver(ConnectionProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and serve the request that has come, if one has."""
-        if self.is_ready and data:
+        if self.expects_request and data:
             self._begin(data)
             return
         framing = self.framing
-        if self.leaving is not None:
-            self.unread += len(data)
-            if self.unread > _MOST_UNREAD and self.wire is not None:
-                self.wire.pause_reading()  # to close now would destroy the answer on its way
+        if self.linger_timer is not None:
+            self.discarded_bytes += len(data)
+            if self.discarded_bytes > _MOST_UNREAD and self.open_transport is not None:
+                # Closing now would reset the connection, and destroy a response on its way.
+                self.open_transport.pause_reading()
         elif self.websocket_reader is not None:
             super().data_received(data)  # of a WebSocket
         elif self.is_closing or self.is_force_closing or framing.is_broken:
@@ -113,15 +114,15 @@ class Receiver(ConnectionProtocol):
         if self.task is None:
             if self.parsed_requests:
                 self._serve_next()
-            elif not self.heard:
-                self.heard = True
-                if self.served:  # else the time to read runs since it was accepted
-                    self.since = 0.0
+            elif not self.head_started:
+                self.head_started = True
+                if self.request_count:  # else the time to read runs since it was accepted
+                    self.idle_since = 0.0
 
     def _hold(self, data: bytes, at: int) -> None:
         """Keep the bytes of the requests after the one at hand."""
         self.framing.hold(data, at)
-        self.heard = True
+        self.head_started = True
         if self.framing.waiting > _MOST_AHEAD and not self.is_input_paused:
             self.pause_input()
 
@@ -130,7 +131,7 @@ class Receiver(ConnectionProtocol):
 
         This has the effect of ``_parse`` for such bytes, in half of its time.
         """
-        self.is_ready = False
+        self.expects_request = False
         end = data.find(END_OF_HEAD) + _END_SIZE
         if not _END_SIZE <= end <= self.limits.max_line or data[0] in _LINE_END:
             self._parse(data, 0)

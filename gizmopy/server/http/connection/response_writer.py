@@ -1,39 +1,48 @@
-"""Write answers whose heads say their length: no byte of one is read as part of the next.
+"""Write responses whose heads say their length: no byte of one is read as part of the next.
 
 aiohttp sends the length that a handler sets, and does not compare it to the body.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
+from asyncio import Transport
 from typing import Any
 
 from aiohttp import web
 from aiohttp.hdrs import CONTENT_LENGTH, TRANSFER_ENCODING
 from aiohttp.http import StreamWriter
 
+from gizmopy._aiohttp import ConnectionProtocol
 from gizmopy.errors import UsageError
 
 _WITHOUT_BODY = (204, 304)
-_AT_ONCE = 64 * 1024
-"""How many bytes are handed to TLS before the client has to take some.
+_TLS_PIECE = 64 * 1024
+"""How many bytes are handed to TLS before the client must take some of them.
 
-The transport below TLS takes them all, and hides how many wait: a client that reads nothing of an
-answer of 20 MB was not seen by GIZMO_WRITE_TIMEOUT.
+asyncio's TLS passes all bytes to the transport below it, which hides how many of them wait. With
+larger pieces GIZMO_WRITE_TIMEOUT did not notice a client that read nothing of a response of 20 MB.
 """
 
 
-class AnswerWriter(StreamWriter):
-    """Write one answer."""
+class ResponseWriter(StreamWriter):
+    """Write one response."""
 
     is_bodiless = False
-    """Whether no byte of a body may follow the head: the answer to HEAD, 204 or 304."""
+    """Whether no byte of a body may follow the head: the response to HEAD, 204 or 304."""
     is_file = False
     """Whether the kernel may send the body from a file, without this writer."""
-    is_wrong = False
+    has_wrong_length = False
     """Whether the body was not as long as the head says."""
+
+    @classmethod
+    def of(cls, connection: ConnectionProtocol, method: str) -> ResponseWriter:
+        """Return the writer of the response to a request with this method."""
+        writer = cls(connection, connection.loop)
+        if method == "HEAD":
+            writer.is_bodiless = True
+        return writer
 
     async def write(
         self,
@@ -42,25 +51,25 @@ class AnswerWriter(StreamWriter):
         drain: bool = True,
         LIMIT: int = 0x10000,  # noqa: N803 -- named by aiohttp
     ) -> None:
-        """Write a part of the body; more than the head announces is left out."""
+        """Write a part of the body; bytes beyond the announced length are left out."""
         if self.is_bodiless:
             self.send_headers()
             return
         if self.length is not None and memoryview(chunk).nbytes > self.length:
-            self.is_wrong = True
-        if drain and len(chunk) > _AT_ONCE and self._is_tls:
+            self.has_wrong_length = True
+        if drain and len(chunk) > _TLS_PIECE and self._is_tls:
             chunk = await self._write_pieces(chunk)
         await super().write(chunk, drain=drain, LIMIT=LIMIT)
 
     async def write_eof(self, chunk: bytes = b"") -> None:
-        """Write the last part of the body; more than the head announces is left out."""
+        """Write the last part of the body; bytes beyond the announced length are left out."""
         if self.is_bodiless:
             self.send_headers()
             return
         if self.length is not None and len(chunk) != self.length and not self.is_file:
-            self.is_wrong = True
+            self.has_wrong_length = True
             chunk = chunk[: self.length]
-        if len(chunk) > _AT_ONCE and self._is_tls:
+        if len(chunk) > _TLS_PIECE and self._is_tls:
             chunk = await self._write_pieces(chunk)
         await super().write_eof(chunk)
 
@@ -70,11 +79,11 @@ class AnswerWriter(StreamWriter):
         return transport is not None and transport.get_extra_info("sslcontext") is not None
 
     async def _write_pieces(self, chunk: Any) -> bytes:
-        """Write all of ``chunk`` but its last piece, and return that."""
+        """Write ``chunk`` except its last piece, and return that piece."""
         view = memoryview(chunk).cast("B")
-        last = (len(view) - 1) // _AT_ONCE * _AT_ONCE
-        for start in range(0, last, _AT_ONCE):
-            await super().write(bytes(view[start : start + _AT_ONCE]))
+        last = (len(view) - 1) // _TLS_PIECE * _TLS_PIECE
+        for start in range(0, last, _TLS_PIECE):
+            await super().write(bytes(view[start : start + _TLS_PIECE]))
         return bytes(view[last:])
 
     def set_eof(self) -> None:
@@ -85,12 +94,12 @@ class AnswerWriter(StreamWriter):
             super().set_eof()
 
 
-def check_head(response: web.StreamResponse, writer: AnswerWriter) -> None:
+def check_head(response: web.StreamResponse, writer: ResponseWriter) -> None:
     """Note which body may follow the head of ``response``, which is about to be sent.
 
-    Raises UsageError if the head does not say the end of the answer: a status of 1xx, which is not
-    an answer yet (RFC 9110 section 15.2), except a WebSocket's 101; more than one Content-Length;
-    or a Transfer-Encoding that is not the server's own (RFC 9112 section 6).
+    Raises UsageError if the head does not say where the response ends: a status of 1xx, which is
+    not a final response (RFC 9110 section 15.2), except a WebSocket's 101; more than one
+    Content-Length; or a Transfer-Encoding that the server did not set (RFC 9112 section 6).
     """
     status, headers = response.status, response.headers
     if not 200 <= status <= 599 and not isinstance(response, web.WebSocketResponse):
@@ -105,8 +114,8 @@ def check_head(response: web.StreamResponse, writer: AnswerWriter) -> None:
     writer.is_file = isinstance(response, web.FileResponse)
 
 
-def reset(transport: asyncio.Transport) -> None:
-    """Close ``transport`` with a reset, not with the end that a whole answer has."""
+def reset(transport: Transport) -> None:
+    """Close ``transport`` with a TCP reset, which shows that the response is not whole."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

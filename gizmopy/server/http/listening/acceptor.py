@@ -171,7 +171,7 @@ class Acceptor:
         victim = next(iter(server.silent), None) or next(idle, None)
         if victim is None:
             return False
-        self._shedding.add("idle" if victim.served else "silent", cause)
+        self._shedding.add("idle" if victim.request_count else "silent", cause)
         if (handshake := self._handshakes.get(victim)) is not None:
             handshake.cancel()
         victim.abort()
@@ -179,7 +179,7 @@ class Acceptor:
 
     def _begin(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
-        connection = self._server.admit(monotonic())
+        connection = self._server.new_connection(monotonic())
         task = self._loop.create_task(self._connect(accepted, connection))
         self._handshakes[connection] = task
         task.add_done_callback(lambda _: self._forget(accepted, connection))
@@ -187,7 +187,7 @@ class Acceptor:
     def _forget(self, accepted: socket.socket, connection: Connection) -> None:
         """Close a connection whose handshake was cancelled before it began."""
         if self._handshakes.pop(connection, None) is not None:
-            connection.dismiss()
+            connection.stop_counting()
             accepted.close()
 
     async def _connect(self, accepted: socket.socket, connection: Connection) -> None:
@@ -203,10 +203,13 @@ class Acceptor:
             logger.debug("a connection was lost in its handshake: %s", error)
         finally:
             del self._handshakes[connection]
-            if connection.wire is None:
-                connection.dismiss()
+            if connection.open_transport is None:
+                connection.stop_counting()
 
 
 def _is_answered(connection: Connection) -> bool:
     """Whether all of the last answer is out: bytes that wait belong to a request under way."""
-    return connection.wire is not None and connection.wire.get_write_buffer_size() == 0
+    return (
+        connection.open_transport is not None
+        and connection.open_transport.get_write_buffer_size() == 0
+    )

@@ -13,10 +13,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gizmopy.config import Settings
-from gizmopy.server.http.connection.protocol import Connection, Patience
+from gizmopy.server.http.client_timeouts import ClientTimeouts, watch_clients
+from gizmopy.server.http.connection.protocol import Connection
 from gizmopy.server.http.connection.protocol_factory import Server
 from gizmopy.server.http.connection.turnover import Turnover
-from gizmopy.server.http.handler import HTTPDoor
+from gizmopy.server.http.handler import RequestHandler
 from gizmopy.server.http.listening.acceptor import Acceptor
 from gizmopy.server.http.listening.descriptors import max_connections
 from gizmopy.server.http.listening.shedding import Shedding
@@ -37,7 +38,7 @@ _LINGER_SECONDS = 0.1
 
 
 class Port:
-    """Listen for ``door`` at an address; ``prefix`` is what its settings' names begin with.
+    """Listen for ``handler`` at an address; ``prefix`` is what its settings' names begin with.
 
     ``limit`` is the number of its connections, by default as the settings say.
     ``make_connection`` returns the protocol of a connection, from the arguments of ``Connection``.
@@ -47,7 +48,7 @@ class Port:
 
     def __init__(
         self,
-        door: HTTPDoor,
+        handler: RequestHandler,
         address: str,
         number: int,
         settings: Settings,
@@ -57,7 +58,7 @@ class Port:
         limit: int | None = None,
         make_connection: Callable[..., Connection] = Connection,
     ) -> None:
-        self.door = door
+        self.handler = handler
         self.url = ""
         """Where it listens, such as ``http://127.0.0.1:8080``, once it does."""
         self._address = (address, number, prefix)
@@ -71,7 +72,7 @@ class Port:
         """Accept connections. Raises StartError where another process got there first."""
         settings = self._settings
         self._server = Server(
-            self.door,
+            self.handler,
             client_max_size=settings.max_body_bytes,
             max_head=settings.max_header_bytes,
             make_connection=self._make_connection,
@@ -85,7 +86,7 @@ class Port:
         except OSError as error:  # another daemon has bound it too, and listens already
             address, number, prefix = self._address
             raise refused(error, address, number, prefix=prefix) from error
-        patience = Patience(
+        timeouts = ClientTimeouts(
             settings.read_timeout.total_seconds(),
             settings.write_timeout.total_seconds(),
             settings.idle_timeout.total_seconds(),
@@ -98,16 +99,17 @@ class Port:
             limit_name="of the admin port" if self._limit else "GIZMO_MAX_CONNECTIONS",
             shedding=self._shedding,
             tls=tls,
-            handshake_seconds=patience.read,
+            handshake_seconds=timeouts.read,
         )
-        watching = self.door.watch(self._server, patience)
+        watching = watch_clients(self._server, timeouts)
         self._watch = asyncio.create_task(watching, name="gizmopy-connections")
         self.url = url_of(self._listener, "http" if tls is None else "https")
 
     def connection_states(self) -> Iterator[str]:
         """Yield for each connection whether it is ``active``, ``idle``, or a ``websocket``."""
-        for connection in self._server.open() if self.url else ():
-            if isinstance(connection.stream, web.WebSocketResponse):
+        for connection in self._server.open_connections() if self.url else ():
+            request = connection.request
+            if request is not None and isinstance(request.stream, web.WebSocketResponse):
                 yield "websocket"
             else:
                 yield "idle" if connection.task is None else "active"
@@ -129,13 +131,13 @@ class Port:
 
     def close_idle(self) -> None:
         """Close every connection that no request is under way on."""
-        for connection in self._server.open():
+        for connection in self._server.open_connections():
             if connection.task is None:
                 connection.close()
 
     async def wait_sent(self) -> None:
         """Wait until the kernel has taken every answer: the end of the process would cut them."""
-        while any(connection.has_unsent for connection in self._server.open()):  # noqa: ASYNC110
+        while any(connection.has_unsent for connection in self._server.open_connections()):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)  # a transport tells nobody when it is empty
 
     async def close(self) -> None:
@@ -149,7 +151,7 @@ class Port:
         self._listener.close()
         await self._acceptor.finish_handshakes(0)
         await self._server.shutdown(_CLOSE_SECONDS)
-        self.door.close()
+        self.handler.close()
 
 
 class ProtocolLogger(logging.Logger):

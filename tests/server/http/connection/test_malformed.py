@@ -104,7 +104,7 @@ async def _ask(sent: bytes, **settings: Any) -> int:
     async with desk(**settings) as served, talk(served.url) as client:
         client.send(sent)
         status = (await client.answer()).status
-        await until(lambda: not served.server.application.handler.under_way)
+        await until(lambda: not served.server.application.handler.active)
         await asyncio.get_running_loop().shutdown_default_executor()
     return status
 
@@ -316,7 +316,9 @@ async def test_a_client_that_leaves_amid_its_body_is_met_with_silence(
                 options = client.writer.get_extra_info("socket")
                 options.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         server = served.server._ports[0]._server
-        await until(lambda: not server.open() and not served.server.application.handler.under_way)
+        await until(
+            lambda: not server.open_connections() and not served.server.application.handler.active
+        )
         loop_errors = [each for each in caplog.records if each.levelno >= 30]
     assert not loop_errors
 
@@ -329,16 +331,16 @@ async def test_a_client_that_leaves_before_its_request_is_begun_is_met_with_sile
     """A part of its body has come; the connection is lost in the same turn of the loop."""
     async with desk() as served, talk(served.url):
         server = served.server._ports[0]._server
-        await until(server.open)
-        (connection,) = server.open()
-        assert connection.wire is not None
-        wire = connection.wire
+        await until(server.open_connections)
+        (connection,) = server.open_connections()
+        assert connection.open_transport is not None
+        wire = connection.open_transport
         connection.data_received(
             request("PUT", target, b"12345", "Content-Type: application/json")[:-2]
         )
         connection.connection_lost(error)
         wire.abort()
         await until(
-            lambda: not served.server.application.handler.under_way and connection.task is None
+            lambda: not served.server.application.handler.active and connection.task is None
         )
     assert not [each for each in caplog.records if each.levelno >= 30]

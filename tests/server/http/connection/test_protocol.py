@@ -83,7 +83,7 @@ async def test_an_answer_whose_reader_is_slow_is_not_answered_twice() -> None:
     async with desk(handler_timeout="50ms") as served, talk(served.url) as client:
         connection = await _connection(served)
         client.send(request("GET", "/kilobytes/31") * 1000)
-        await until(lambda: connection.clogged and connection.task is not None)
+        await until(lambda: connection.is_write_paused and connection.task is not None)
         await asyncio.wait((connection.task,), timeout=0.2)  # nothing tells that nothing happens
         for _ in range(1000):
             answer = await client.answer()
@@ -95,7 +95,7 @@ async def test_a_long_answer_that_is_read_slowly_is_not_late() -> None:
     async with desk(handler_timeout="50ms") as served, talk(served.url) as client:
         connection = await _connection(served)
         client.ask("GET", "/kilobytes/20000")
-        await until(lambda: connection.clogged and connection.task is not None)
+        await until(lambda: connection.is_write_paused and connection.task is not None)
         await asyncio.wait((connection.task,), timeout=0.2)  # nothing tells that nothing happens
         assert len((await client.answer()).body) == 20_000 * 1024
         client.ask("GET", "/hello/again")
@@ -155,8 +155,8 @@ async def test_a_cloned_request_is_as_good_as_the_first() -> None:
 async def _connection(served: pubsubtest.Served[Any]) -> Any:
     """Return the daemon's end of the only connection."""
     server = served.server._ports[0]._server
-    await until(server.open)
-    (connection,) = server.open()
+    await until(server.open_connections)
+    (connection,) = server.open_connections()
     return connection
 
 
@@ -300,7 +300,7 @@ async def test_who_sends_on_and_on_still_gets_the_answer() -> None:
     async with desk(max_body_bytes=100_000) as served, talk(served.url) as client:
         connection = await _connection(served)
         client.send(request("POST", "/unread", bytes(64_000_000)))
-        await until(lambda: connection.unread > 4 * 1024 * 1024)
+        await until(lambda: connection.discarded_bytes > 4 * 1024 * 1024)
         for _ in range(10):  # what a reset would take to get here
             await asyncio.sleep(0)
         assert (await client.answer()).body == b'"no thanks"'
@@ -320,7 +320,7 @@ async def test_answers_that_nobody_reads_are_cut() -> None:
     async with desk(write_timeout="50ms") as served, talk(served.url) as client:
         connection = await _connection(served)
         client.ask("GET", "/kilobytes/20000")
-        await until(lambda: connection.wire is None)
+        await until(lambda: connection.open_transport is None)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await client.answer()
 
@@ -398,8 +398,8 @@ async def test_connections_leave_nothing_behind() -> None:
                 client.send(sent)
                 await asyncio.sleep(0)
         server = served.server._ports[0]._server
-        await until(lambda: not server.open() and len(asyncio.all_tasks()) <= before)
-        assert served.server.application.handler.under_way == 0
+        await until(lambda: not server.open_connections() and len(asyncio.all_tasks()) <= before)
+        assert not served.server.application.handler.active
 
 
 @pytest.mark.parametrize(

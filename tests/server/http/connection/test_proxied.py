@@ -173,8 +173,8 @@ def test_refusals_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> 
         headers.warn("192.0.2.9", "because")
 
     assert [record.getMessage().rpartition("(")[2] for record in caplog.records] == [
-        "and 0 before it)",
-        "and 2 before it)",
+        "0 more were refused since the last such line)",
+        "2 more were refused since the last such line)",
     ]
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 import pubsubtest
 from gizmopy import Service, Settings, get
-from gizmopy.server.http.connection.protocol import Patience
+from gizmopy.server.http.client_timeouts import ClientTimeout, ClientTimeouts
 from gizmopy.server.http.connection.send_rate import SendRate
 from tests.server.support import PATIENCE, Talk, request, talk, until
 
@@ -142,8 +142,8 @@ async def _narrow(url: str) -> AsyncIterator[Talk]:
 
 async def _connection(served: pubsubtest.Served[Any]) -> Any:
     server = served.server._ports[0]._server
-    await until(server.open)
-    (connection,) = server.open()
+    await until(server.open_connections)
+    (connection,) = server.open_connections()
     return connection
 
 
@@ -174,10 +174,10 @@ async def test_a_reader_that_takes_a_little_now_and_then_is_cut(
         client.send(request("GET", path, b"", *(_HANDSHAKE if path == "/socket" else ())))
         connection = await _connection(served)
         async with asyncio.timeout(PATIENCE):
-            while connection.wire is not None:
+            while connection.open_transport is not None:
                 await client.reader.read(2048)
                 await asyncio.sleep(0.01)  # slow is what this is about
-        await until(lambda: not served.server.application.handler.under_way)
+        await until(lambda: not served.server.application.handler.active)
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
@@ -191,18 +191,18 @@ async def test_a_reader_at_the_rate_is_not_cut(path: str, tmp_path: Path) -> Non
             assert len((await client.answer()).body) == SIZE
 
 
-async def test_an_endpoint_may_be_patient(tmp_path: Path) -> None:
+async def test_an_endpoint_may_have_no_minimum_rate(tmp_path: Path) -> None:
     """min_send_rate=0 leaves the write timeout alone in force."""
     limits = {"min_send_rate": 10**9, "write_timeout": "10s"}
     async with desk(tmp_path / "file", **limits) as served, _narrow(served.url) as client:
         client.ask("GET", "/patient")
         connection = await _connection(served)
-        await until(lambda: connection.clogged)
-        patience = Patience(10.0, 10.0, 10.0, 10**9)
-        looks = [connection.overdue(0.5 * now, patience) for now in range(19)]
-        assert looks == [""] * 19
-        connection.rate = None
-        assert connection.overdue(100.0, patience) == "answer"
+        await until(lambda: connection.is_write_paused)
+        timeouts = ClientTimeouts(10.0, 10.0, 10.0, 10**9)
+        looks = [connection.exceeded_timeout(0.5 * now, timeouts) for now in range(19)]
+        assert looks == [None] * 19
+        connection.request.endpoint.min_send_rate = None
+        assert connection.exceeded_timeout(100.0, timeouts) is ClientTimeout.RESPONSE
 
 
 async def test_a_stream_that_is_silent_is_not_slow(tmp_path: Path) -> None:
@@ -212,5 +212,6 @@ async def test_a_stream_that_is_silent_is_not_slow(tmp_path: Path) -> None:
         client.ask("GET", "/events")
         await client.reader.readuntil(b"data: 1\n\n")
         connection = await _connection(served)
-        patience = Patience(10.0, 10.0, 10**6, 10**9)
-        assert [connection.overdue(float(now), patience) for now in range(100)] == [""] * 100
+        timeouts = ClientTimeouts(10.0, 10.0, 10**6, 10**9)
+        looks = [connection.exceeded_timeout(float(now), timeouts) for now in range(100)]
+        assert looks == [None] * 100

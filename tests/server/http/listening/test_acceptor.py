@@ -141,12 +141,12 @@ async def test_bytes_that_drip_do_not_prolong_the_first_head() -> None:
     """A head that begins late is 408 once the time since the connection was accepted is over."""
     async with stand(read_timeout="1s") as served, talk(served.url) as client:
         await until(lambda: states(served))
-        (connection,) = served.server._ports[0]._server.open()
-        accepted = connection.since
+        (connection,) = served.server._ports[0]._server.open_connections()
+        accepted = connection.idle_since
         client.send(b"GET /")
-        await until(lambda: connection.heard)
-        assert connection.since == accepted > 0
-        connection.since -= 1  # a second of waiting
+        await until(lambda: connection.head_started)
+        assert connection.idle_since == accepted > 0
+        connection.idle_since -= 1  # a second of waiting
         assert (await client.answer()).status == 408
 
 
@@ -235,7 +235,7 @@ async def test_connections_that_come_and_go_are_counted() -> None:
             async with talk(served.url) as client:
                 client.send(sent)
                 await asyncio.sleep(0)
-        await until(lambda: not server.count and not server.open())
+        await until(lambda: not server.count and not server.open_connections())
         assert not (server.silent | server.idle | served.server._ports[0]._acceptor._handshakes)
 
 
@@ -258,7 +258,7 @@ async def test_a_connection_ends_with_the_first_answer_after_its_age() -> None:
     """GIZMO_MAX_CONNECTION_AGE cuts no request, and closes no connection between two."""
     async with stand(max_connection_age="1h") as served, talk(served.url) as client:
         assert await asked(client) == b'"hello"'
-        (connection,) = served.server._ports[0]._server.open()
+        (connection,) = served.server._ports[0]._server.open_connections()
         now = asyncio.get_running_loop().time()
         assert connection.lifetime is not None
         assert now + 3200 < connection.lifetime.end < now + 4000

@@ -69,8 +69,8 @@ async def _deaf(url: str, sent: bytes = b"") -> AsyncIterator[ssl.SSLSocket]:
 
 async def _connection(server: Any) -> Any:
     server = server._ports[0]._server
-    await until(server.open)
-    (connection,) = server.open()
+    await until(server.open_connections)
+    (connection,) = server.open_connections()
     return connection
 
 
@@ -86,7 +86,7 @@ async def test_a_client_that_reads_nothing_does_not_hold_the_shutdown(
     await until(lambda: server.phase is Phase.READY)
     async with _deaf(server._ports[0].url, sent):
         connection = await _connection(server)
-        await until(lambda: not sent or connection.heard or connection.is_ready)
+        await until(lambda: not sent or connection.head_started or connection.expects_request)
         server.stop.request("SIGTERM")
         assert await asyncio.wait_for(serving, PATIENCE) == 0
     assert "answers are cut" not in caplog.text
@@ -99,7 +99,7 @@ async def test_a_client_that_does_not_answer_the_end_is_left(settings: dict[str,
         asked = request("GET", "/small", b"", "Connection: close")
         async with _deaf(served.url, asked):
             connection = await _connection(served.server)
-            await until(lambda: connection.wire is None)
+            await until(lambda: connection.open_transport is None)
 
 
 async def test_a_client_that_takes_nothing_of_an_answer_is_cut(settings: dict[str, Any]) -> None:
@@ -108,9 +108,9 @@ async def test_a_client_that_takes_nothing_of_an_answer_is_cut(settings: dict[st
     async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
         async with _deaf(served.url, request("GET", "/whole")):
             connection = await _connection(served.server)
-            await until(lambda: connection.clogged)
-            assert connection.wire.get_write_buffer_size() > 0
-            await until(lambda: connection.wire is None)
+            await until(lambda: connection.is_write_paused)
+            assert connection.open_transport.get_write_buffer_size() > 0
+            await until(lambda: connection.open_transport is None)
 
 
 async def test_a_client_that_reads_has_the_whole_answer(settings: dict[str, Any]) -> None:
@@ -136,5 +136,5 @@ async def test_a_record_that_cannot_be_decrypted_is_no_error_of_the_server(
             connection = await _connection(served.server)
             await until(lambda: connection.request is not None)
             socket.socket.send(client, b"\x17\x03\x03\x00\x20" + bytes(32))
-            await until(lambda: connection.wire is None and connection.request is None)
+            await until(lambda: connection.open_transport is None and connection.request is None)
     assert not [each for each in caplog.records if each.levelname == "ERROR"]

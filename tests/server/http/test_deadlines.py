@@ -9,7 +9,7 @@ from aiohttp import web
 
 import pubsubtest
 from gizmopy import Problem, Service, Settings, get, time_left
-from gizmopy.server.http.client_timeouts import Deadlines, callers_timeout
+from gizmopy.server.http.deadlines import Deadlines, callers_timeout
 from tests.server.support import PATIENCE
 
 BOTH_LOOPS = True
@@ -112,8 +112,8 @@ async def test_deadlines_are_told_in_their_order_and_only_once() -> None:
     deadlines = Deadlines[str](told.put_nowait)
     now = time.monotonic()
     for name, seconds in (("c", 0.03), ("x", 0.01), ("a", 0.01), ("b", 0.02), ("past", -1)):
-        deadlines.watch(name, now + seconds)
-    deadlines.forget("x")
+        deadlines.add(name, now + seconds)
+    deadlines.remove("x")
     async with asyncio.timeout(PATIENCE):
         assert [await told.get() for _ in range(4)] == ["past", "a", "b", "c"]
     deadlines.close()

@@ -1,0 +1,111 @@
+"""Turn the error that ended a request into its response."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+from gizmopy.server.http.browser_rules import BrowserRules
+from gizmopy.server.http.connection.served_request import CancelReason, ServedRequest
+from gizmopy.server.http.endpoint import Endpoint
+from gizmopy.server.http.observer import Observers
+from gizmopy.untrusted.error_text import shortened
+from gizmopy.untrusted.text import cut
+from gizmopy.web import Problem
+from gizmopy.web.body import UNREADABLE_BODY
+from gizmopy.web.problems import problem_from, problem_response
+from gizmopy.web.router import MethodNotAllowed, RouteNotFound, Router
+
+logger = logging.getLogger("gizmopy.server.http")
+
+_REFUSALS = {
+    408: "The head of the request arrived too slowly.",
+    414: "The request line is too long.",
+    431: "The head of the request is too long.",
+}
+
+
+class ErrorResponses:
+    """Make the responses for errors; an unexpected error is logged and reported to observers."""
+
+    def __init__(
+        self, router: Router[Endpoint], browsers: BrowserRules, observers: Observers
+    ) -> None:
+        self._router = router
+        self._browsers = browsers
+        self._failed = observers.failed
+
+    def response_to(self, request: ServedRequest, error: BaseException) -> web.StreamResponse:
+        """Return the response for an error; a part of one that has been sent is abandoned.
+
+        Raises ConnectionError if the client is gone.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            if request.cancel_reason is CancelReason.CLIENT_GONE:
+                raise ConnectionResetError("the client is gone")
+            if request.cancel_reason is CancelReason.STREAM_ENDED:
+                assert request.stream is not None
+                return request.stream
+        if isinstance(error, ConnectionError) and request.is_client_gone:
+            raise error
+        problem = self._problem(request, error)
+        if isinstance(problem, web.Response):
+            return problem
+        request.abandon_response()
+        return problem_response(problem, request_id=request.request_id)
+
+    def _problem(self, request: ServedRequest, error: BaseException) -> Problem | web.Response:
+        match error:
+            case asyncio.CancelledError() if request.cancel_reason is CancelReason.TIMED_OUT:
+                return Problem(504, "The request was not answered before its deadline.")
+            case asyncio.CancelledError() if request.cancel_reason is not None:
+                detail = "The server stopped before the request was answered."
+                return Problem(503, detail, headers={"Connection": "close"})
+            case Problem():
+                return error
+            case RouteNotFound():
+                return Problem(404, f"Nothing is served at {cut(request.path)}.")
+            case MethodNotAllowed():
+                return self._method_not_allowed(request, error)
+            case web.HTTPException():
+                return problem_from(error) or _as_response(error)
+            case web.RequestPayloadError() | HttpProcessingError():
+                return Problem(400, UNREADABLE_BODY)
+        return self._unexpected(request, error)
+
+    def _method_not_allowed(self, request: ServedRequest, error: MethodNotAllowed) -> Problem:
+        request.is_builtin = self._browsers.is_builtin(
+            self._router, request.target_path, error.allow
+        )
+        method, allow = cut(request.method), ", ".join(error.allow)
+        detail = f"{method} is not served at {cut(request.path)}; use one of: {allow}."
+        return Problem(405, detail, headers={"Allow": allow})
+
+    def _unexpected(self, request: ServedRequest, error: BaseException) -> Problem:
+        if self._failed is not None:
+            self._failed(request, error)
+        # Percent-encoded and cut: else a client could write lines of its own to the log.
+        method, path = cut(request.method), cut(request.rel_url.raw_path)
+        logger.error("%s %s failed", method, path, exc_info=shortened(error))
+        return Problem(500, "The server failed to answer; see its log.")
+
+
+def unparsed_response(
+    request: ServedRequest, status: int, error: BaseException
+) -> web.StreamResponse:
+    """Return the response to a request that is not valid HTTP."""
+    if isinstance(error, LineTooLong) or "Too many headers" in str(error):
+        status = 431  # the parser says 400
+    detail = _REFUSALS.get(status, "The request is not valid HTTP.")
+    problem = Problem(status, detail, headers={"Connection": "close"})
+    return problem_response(problem, request_id=request.request_id)
+
+
+def _as_response(error: web.HTTPException) -> web.Response:
+    """Return ``error`` as a response of its own: aiohttp warns if an exception is returned."""
+    return web.Response(
+        status=error.status, reason=error.reason, headers=error.headers, body=error.body
+    )
