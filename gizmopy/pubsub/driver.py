@@ -1,9 +1,9 @@
-"""What a broker must do, and nothing more: the contract between a driver and the engine.
+"""The contract between the driver of a broker and the engine.
 
-A driver translates: its library's records to :class:`Message`, its library's errors to
-``PubSubError(transient=...)`` where they cross. It never retries what its client already retries,
-never logs, and never decides what becomes of a message. All semantics (retries, order, leases, dead
-letters, draining) live once, in :class:`~gizmopy.pubsub.publisher.Publisher` and
+A driver translates: records of its library to :class:`Message`, errors of its library to
+``PubSubError(transient=...)``. It adds no retries to those of its client, never logs, and never
+decides about a message. All semantics (retries, order, leases, dead letters, draining) are
+implemented once, in :class:`~gizmopy.pubsub.publisher.Publisher` and
 :class:`~gizmopy.pubsub.subscriber.Subscriber`.
 """
 
@@ -17,46 +17,46 @@ from gizmopy.errors import PubSubError
 from gizmopy.pubsub.message import Message
 
 Results = Sequence[Exception | None]
-"""One entry for each item of a batch, in its order: None where it is done, else why it is not."""
+"""The result for each item of a batch, in its order: None for success, else the error."""
 
 
 def results_for(batch: Sequence[Message], results: Results) -> Results:
-    """Return ``results``, or an error for each where a driver has not answered for each."""
+    """Return ``results``, or an error for each item if the driver returned too few or too many."""
     if len(results) == len(batch):
         return results
-    reason = f"the driver answered for {len(results)} of {len(batch)} messages"
+    reason = f"the driver returned {len(results)} results for {len(batch)} messages"
     return [PubSubError(reason, transient=False)] * len(batch)
 
 
 Revoke = Callable[[Collection[Hashable], float], Awaitable[None]]
-"""``await revoke(partitions, seconds)``: let go of partitions that the broker takes away.
+"""``await revoke(partitions, seconds)``: give up partitions that the broker takes away.
 
-The engine drops what it has not started of them, finishes what it has or cancels it when the
-seconds are over, and acks for the last time; when it returns, the driver commits. It never raises.
-What was received before belongs to an assignment that is over: it is never acked after that.
+The engine drops their messages that no handler has, lets handlers finish, cancels them when the
+seconds are over, and acks for the last time. When it returns, the driver commits. It never raises.
+The messages received before belong to an assignment that is over: they are never acked after that.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """Say what a broker can do; the engine makes up for the rest."""
+    """Declare what a broker can do; the engine does the rest itself."""
 
     ordering: bool
     """Messages of one key (or partition) arrive in the order they were published."""
     can_nack: bool
     """A message can be given back to be delivered again."""
     native_delay: bool
-    """``nack`` honours its delay; where False, the engine holds the message that long first."""
+    """``nack`` applies its delay; if False, the engine holds the message that long first."""
     lease: float | None
-    """Seconds after which an unsettled message is delivered again; None where it never is."""
+    """Seconds after which an unsettled message is delivered again; None if it never is."""
     lease_cap: float | None = None
-    """Seconds from its receipt that a message can be kept at most; None: no end."""
+    """Seconds from its receipt for which a message can be kept; None: no limit."""
     positions: bool
     """The broker keeps a position for each partition instead of settling message by message."""
     delivery_count: bool
-    """``Message.delivery`` is true; where False it is always 1."""
+    """``Message.delivery`` counts deliveries; if False it is always 1."""
     process_local: bool
-    """The messages live in this process, and are gone with it."""
+    """The messages exist only in this process, and end with it."""
     batch_messages: int
     """How many messages one call of send, ack, nack or extend may hold at most."""
     batch_bytes: int | None
@@ -64,27 +64,26 @@ class Capabilities:
     message_bytes: int | None
     """How many bytes a message may have: body, key and attributes; None: no limit."""
     ordered_batches: bool = False
-    """Where an item of a send fails, so do the later items of its key in that batch."""
+    """If an item of a send fails, the later items of its key in that batch fail too."""
     client_retries: bool = False
-    """``send`` tries transient failures again by itself, as long as that makes sense."""
+    """``send`` retries transient failures itself, for as long as that makes sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Say how a receiver is doing, from what it knows without asking the broker."""
+    """Describe a receiver, as far as it knows without a call to the broker."""
 
     backlog: int | None = None
-    """Messages not yet received, those that wait for their redelivery included; None: unknown."""
+    """Messages not yet received, including those that wait for redelivery; None: unknown."""
     lag: Mapping[str, int] = field(default_factory=dict)
-    """For each partition, by its name in metrics, the messages that this receiver is behind."""
+    """The messages of each partition not received yet, by the partition's name in metrics."""
     assigned: int | None = None
-    """How many partitions this receiver has; None where the broker has none."""
+    """How many partitions this receiver has; None if the broker has no partitions."""
     problem: str = ""
-    """Why nothing is received for now, where that may pass by itself and no receive tells of it."""
+    """Why nothing is received now, if that may pass by itself and no receive raises for it."""
     stalled: str = ""
-    """Why the receiver makes no progress and never will (its client died, it was given nothing
-    to consume though there is something); the engine then makes a new one. Empty while all is well.
-    """
+    """Why the receiver will never make progress again (its client died, or it has no partition
+    although there is one for it); it is then replaced. Empty while all is well."""
 
 
 class Sender(Protocol):
@@ -93,17 +92,17 @@ class Sender(Protocol):
     async def connect(self) -> None:
         """Get ready to send. Called once, before the first send, and again if it raised.
 
-        Raises TopicNotFound where the topic does not exist, PubSubError else.
+        Raises TopicNotFound if the topic does not exist, any other PubSubError otherwise.
         """
 
     async def send(self, batch: Sequence[Message]) -> Results:
-        """Send messages, in order, and return for each None once the broker has confirmed it.
+        """Send messages in order; return None for each once the broker has confirmed it.
 
-        ``batch`` is within the limits that the capabilities state, and holds at most one message
-        for each key unless ``ordered_batches`` is declared. A failure of the call as a whole may be
-        raised as a PubSubError instead: it then counts for every item. One call at a time. It may
-        be cancelled: whether the messages arrive is then open, and the next send works. Raises
-        UsageError after aclose.
+        ``batch`` is within the limits of the capabilities, and holds at most one message for each
+        key unless ``ordered_batches`` is declared. A failure of the whole call may be raised as a
+        PubSubError instead: it counts for every item. There is one call at a time. It may be
+        cancelled: the messages may or may not arrive, and the next send works. Raises UsageError
+        after aclose.
         """
 
     async def aclose(self) -> None:
@@ -114,66 +113,66 @@ class Receiver(Protocol):
     """Consume one subscription to one topic.
 
     ``receive`` is called by one task at a time. The other methods may be called while it is
-    pending, and each while another of them is.
+    pending, and while another call of theirs is pending.
     """
 
     async def connect(self, revoke: Revoke) -> None:
-        """Subscribe. From here on the subscription collects what is published.
+        """Subscribe. From here on the subscription collects the messages of the topic.
 
         Await ``revoke`` when the broker takes partitions away, before committing for them. Raises
-        TopicNotFound where the topic or queue does not exist, and a transient PubSubError where the
+        TopicNotFound if the topic or queue does not exist, and a transient PubSubError if the
         broker cannot be reached: connect is then called again.
         """
 
     async def receive(self, limit: int, wait: float) -> Sequence[Message]:
         """Return at most ``limit`` messages, as soon as there are any, or none after ``wait`` s.
 
-        It is never cancelled before aclose: what a broker has handed out must not be dropped on
-        the way. ``aclose`` ends a pending call, which returns nothing. A transient PubSubError is
-        retried by the engine with backoff; any other error ends the subscriber.
+        It is never cancelled before aclose: messages that the broker has handed out would be lost
+        on the way. ``aclose`` ends a pending call, which returns nothing. The engine retries a
+        transient PubSubError with backoff; any other error ends the subscriber.
         """
 
     async def ack(self, batch: Sequence[Message]) -> Results:
-        """Settle messages for good. Acking twice is refused or done again, but harms nothing.
+        """Settle messages for good. A second ack of a message is refused or repeated, without harm.
 
-        Where the broker keeps ``positions``, each message stands for all of its partition up to
-        it: they are handled, and the batch holds at most one for each partition.
+        If the broker keeps ``positions``, the batch holds at most one message for each partition,
+        and all messages of the partition up to it are handled.
 
-        An item whose lease is over gets an error that is not transient. Transient errors are
-        tried again by the engine, for the items that had them.
+        An item whose lease is over gets an error that is not transient. The engine retries the
+        items that have transient errors.
         """
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
-        """Give messages back, to be delivered again after ``delay`` seconds; results as for ack."""
+        """Give messages back, to be delivered again after ``delay`` seconds; results as of ack."""
 
     async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
-        """Make the leases of messages last ``seconds`` from now; results as for ack."""
+        """Make the leases of messages last ``seconds`` from now; results as of ack."""
 
     def status(self) -> Status:
-        """Say how the receiver is doing; cheap, no input or output.
+        """Return the status of the receiver, without input or output: it is called often.
 
-        It is asked at any time, before connect and after aclose too.
+        It may be called at any time, also before connect and after aclose.
         """
 
     async def aclose(self) -> None:
-        """Give back at once what is held, end a pending receive, and close. May be called twice."""
+        """Give back all held messages, end a pending receive, and close. May be called twice."""
 
 
 class Driver(Protocol):
-    """Be what a URL opens: one connection, or one way to make connections, to a broker."""
+    """Connect to the broker of one URL, by one connection or by many."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the broker can do."""
+        """The capabilities of the broker."""
 
     def sender(self, topic: str) -> Sender:
-        """Return a new sender; it connects by itself, in ``connect``."""
+        """Return a new sender, which connects in its own ``connect``."""
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
-        """Return a new receiver; where ``ordered``, it keeps the order of each key's messages.
+        """Return a new receiver; if ``ordered``, it keeps the order of each key's messages.
 
-        Receivers of one subscription share its messages; each subscription gets all.
+        Receivers of one subscription share its messages; each subscription receives all of them.
         """
 
     async def aclose(self) -> None:
-        """Close what senders and receivers share, after they are closed. May be called twice."""
+        """Close the parts that senders and receivers share, after those. May be called twice."""

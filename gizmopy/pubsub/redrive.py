@@ -27,7 +27,7 @@ from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.channels import Channels
 from gizmopy.pubsub.driver import Capabilities, Driver
-from gizmopy.pubsub.engine.dead_letter_topics import Destinations, topic_of
+from gizmopy.pubsub.engine.dead_letter_topics import AllowedTopics, topic_of
 from gizmopy.pubsub.engine.sizes import size_of
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
@@ -100,8 +100,8 @@ class Redrive:
         self._url = url
         form = channel_key(plan.channel)
         self._source = subscriptions.get(form) or topics.get(form) or url
-        self._destinations = Destinations(
-            url, topics, subscriptions, named=plan.from_topics, to=plan.to
+        self._destinations = AllowedTopics(
+            url, topics, subscriptions, also=plan.from_topics, to=plan.to
         )
         self._on_listed = on_listed
         self._on_failed = on_failed
@@ -160,7 +160,7 @@ class Redrive:
         async with Channels(
             self._url,
             service="redrive",
-            topics=self._destinations.places,
+            topics=self._destinations.urls,
             metrics=Metrics(),
             open_driver=self._open_driver,
         ) as out:

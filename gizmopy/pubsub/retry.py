@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential backoff with full jitter, as a pure value."""
+"""Compute the wait before a retry: exponential backoff with full jitter, as a pure value."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gizmopy.errors import UsageError
 class RetryPolicy:
     """Try ``attempts`` times, up to ``base * factor ** n`` seconds apart, at most ``cap``.
 
-    The wait is drawn evenly from zero up to that bound (full jitter), so that those who failed
-    together do not come back together. Raises UsageError on a value that cannot be.
+    The wait is drawn evenly between zero and that bound (full jitter), so that clients which failed
+    together do not retry together. Raises UsageError if a value is out of range.
     """
 
     attempts: int = 3
@@ -31,12 +31,12 @@ class RetryPolicy:
             raise UsageError(f"RetryPolicy(factor={self.factor}): use 1 or more")
 
     def delay(self, attempt: int, random: Callable[[], float]) -> float:
-        """Return the seconds to wait after failed attempt number ``attempt``, counted from 1.
+        """Return the seconds to wait after the failed attempt number ``attempt``, counted from 1.
 
-        ``random`` gives a number from 0 up to 1, as ``random.random`` does.
+        ``random`` returns a number from 0 up to 1, as ``random.random`` does.
         """
         try:
             bound = self.base * self.factor ** (attempt - 1)
-        except OverflowError:  # a message that is tried forever
+        except OverflowError:  # a message that is retried forever
             bound = self.cap
         return random() * min(self.cap, bound)

@@ -1,8 +1,9 @@
-"""Keep a subscription consumed: a subscriber that dies, or makes no progress, is replaced.
+"""Keep a subscription consumed: replace a subscriber that fails, or makes no progress.
 
-At start a fatal error (an unknown queue, no permission) is the daemon's to report. Later on it is
-not: queues are made anew and permissions mended while a daemon runs. So whatever a subscriber dies
-of once it has started, another one takes over after a backoff, and health says what is wrong.
+At start a fatal error (an unknown queue, no permission) ends the daemon. Later it does not: queues
+are recreated and permissions corrected while a daemon runs, and its endpoints still work. So
+whatever error ends a subscriber after the start, another one replaces it after a backoff, and the
+health check reports the reason meanwhile.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from gizmopy._aio import background, first_of
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.engine.outcome import DrainReport
 from gizmopy.pubsub.retry import RetryPolicy
@@ -21,20 +23,20 @@ from gizmopy.untrusted.error_text import named, shortened
 
 logger = logging.getLogger(__name__)
 
-_CHECK_EVERY = 5.0
-"""Seconds between two looks at whether the subscriber makes progress."""
-_HAND_OVER = 5.0
-"""Seconds that the handlers of a subscriber which is replaced may take to end."""
+_CHECK_INTERVAL = 5.0
+"""Seconds between two checks that the subscriber makes progress."""
+_REPLACEMENT_GRACE = 5.0
+"""Seconds that the handlers of a subscriber may take to end before it is replaced."""
 _BACKOFF = RetryPolicy(base=1.0, cap=60.0)
-_SOUND = 60.0
-"""Seconds after which a subscriber that lives has made good the failures before it."""
+_BACKOFF_RESET = 60.0
+"""Seconds after which a subscriber that works resets the backoff."""
 
 
 class Supervisor:
-    """Run a subscriber that ``make`` makes, and another one whenever it dies or is stuck.
+    """Run a subscriber that ``make`` returns, and another one whenever it fails or is stuck.
 
-    Use it as an async context manager around ``run``. Every ``check_every`` seconds it looks
-    whether the subscriber makes progress; ``sleep`` waits before a new one is made.
+    Enter it as a context manager, then ``run`` it. It checks every ``check_every`` seconds that the
+    subscriber makes progress; ``sleep`` waits before a new one is made.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Supervisor:
         *,
         metrics: Metrics,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        check_every: float = _CHECK_EVERY,
+        check_every: float = _CHECK_INTERVAL,
     ) -> None:
         self._make = make
         self._sleep = sleep
@@ -51,18 +53,20 @@ class Supervisor:
         self._subscriber = make()
         self._failures = 0
         self._failure = ""
-        """What the last subscriber ended on, until another one is seen to work."""
+        """Why the last subscriber ended, until another one works."""
         self._was_connected = False
         self._ending = asyncio.Event()
         labels = ("topic", "subscription")
         restarts = metrics.counter(
-            "gizmo_pubsub_restarts", "Subscribers that were replaced: they died or hung", labels
+            "gizmo_pubsub_restarts",
+            "Subscribers that were replaced because they failed or hung",
+            labels,
         )
         self._restarts = restarts.child(self._subscriber.topic, self.subscription.subscription)
         metrics.before_scrape(lambda: self._subscriber.measure())
 
     async def __aenter__(self) -> Supervisor:
-        """Connect. Raises what is fatal; a broker that cannot be reached is tried again."""
+        """Connect. ``run`` retries if the broker cannot be reached; other errors are raised."""
         try:
             await self._subscriber.__aenter__()
         except BaseException:
@@ -75,12 +79,12 @@ class Supervisor:
 
     @property
     def subscription(self) -> Subscription:
-        """What is consumed."""
+        """The subscription that is consumed."""
         return self._subscriber.subscription
 
     @property
     def problem(self) -> str:
-        """Why nothing is consumed now; empty where all is well."""
+        """Why nothing is consumed now; empty if all is well."""
         return self._failure or self._subscriber.problem
 
     @property
@@ -90,7 +94,7 @@ class Supervisor:
 
     @property
     def stuck(self) -> int:
-        """How many messages hold up their lanes, given up and without dead letters to go to."""
+        """See :attr:`Subscriber.stuck`."""
         return self._subscriber.stuck
 
     @property
@@ -105,55 +109,51 @@ class Supervisor:
     # Run: one subscriber after the other.
 
     async def run(self) -> None:
-        """Consume until ``drain`` has ended."""
+        """Consume until ``drain`` has ended; errors are logged, and never raised."""
         while not self._subscriber.ended:
             try:
                 await self._run_one()
             except Exception as error:
                 self._failure = named(error)
                 logger.error(
-                    "the subscriber of %s died", self._subscriber.name, exc_info=shortened(error)
+                    "the subscriber of %s failed", self._subscriber.name, exc_info=shortened(error)
                 )
             if self._ending.is_set() or not await self._replace():
                 return
 
     async def _run_one(self) -> None:
-        """Run the subscriber until it is drained or stuck. Raises what it dies of."""
+        """Run the subscriber until it is drained or stuck. Raises the error that ends it."""
         name = f"subscriber {self.subscription.name}"
-        running = asyncio.create_task(self._subscriber.run(), name=name)
-        try:
+        async with background(self._subscriber.run(), name=name) as running:
             while not running.done():
                 await asyncio.wait((running,), timeout=self._check_every)
                 if not running.done() and not self._ending.is_set():
-                    await self._look()
-        finally:
-            running.cancel()
-            await asyncio.wait((running,))
+                    await self._check_progress()
         if not running.cancelled():
             running.result()
 
-    async def _look(self) -> None:
-        """See whether the subscriber makes progress, and end it where it does not."""
+    async def _check_progress(self) -> None:
+        """End the subscriber if it makes no progress."""
         if stall := self._subscriber.stall:
             self._failure = stall
             logger.error("the subscriber of %s is stuck: %s", self._subscriber.name, stall)
-            await self._subscriber.drain(_HAND_OVER)
+            await self._subscriber.drain(_REPLACEMENT_GRACE)
         elif not self._subscriber.problem:
             self._failure = ""
-            if self._subscriber.age > _SOUND:
+            if self._subscriber.age > _BACKOFF_RESET:
                 self._failures = 0
 
     async def _replace(self) -> bool:
-        """Make another subscriber and connect it, however long it takes; False at the end."""
+        """Make another subscriber and connect it, however long that takes; False if this drains."""
         while await self._unless_ending(self._sleep(self._backoff())):
             self._restarts.value += 1
             self._was_connected = self.connected
             try:
                 self._subscriber = self._make()
                 return await self._unless_ending(self._subscriber.__aenter__())
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+            except Exception as error:  # noqa: BLE001 - the next one may work
                 self._failure = named(error)
-                logger.error("%s cannot be consumed: %s", self._subscriber.name, self._failure)
+                logger.error("cannot consume %s: %s", self._subscriber.name, self._failure)
                 await self._subscriber.drain(0)
         return False
 
@@ -162,21 +162,13 @@ class Supervisor:
         return _BACKOFF.delay(self._failures, random.random)
 
     async def _unless_ending(self, awaitable: Awaitable[object]) -> bool:
-        """Await something; return False, and cancel it, where the end comes first."""
-        waiting = asyncio.ensure_future(awaitable)
-        ending = asyncio.ensure_future(self._ending.wait())
-        try:
-            await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ended = ending.done()
-            for future in (waiting, ending):
-                future.cancel()
-            await asyncio.wait((waiting, ending))
+        """Await ``awaitable``; return False, and cancel it, if the drain begins first."""
+        waiting, ending = await first_of(awaitable, self._ending.wait())
         if not waiting.cancelled():
             waiting.result()
-        return not ended
+        return ending.cancelled()
 
-    # End: the subscriber that runs is drained, and no other one is made.
+    # Drain the running subscriber, and make no other one.
 
     def stop_receiving(self) -> None:
         """See :meth:`Subscriber.stop_receiving`."""

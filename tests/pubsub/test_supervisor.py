@@ -118,7 +118,7 @@ async def test_who_dies_is_replaced(error: Exception, caplog: pytest.LogCaptureF
         assert watch.restarts == 1
         assert watch.receivers[0].closed
         assert not watch.current.closed
-    assert "the subscriber of t/s died" in caplog.text
+    assert "the subscriber of t/s failed" in caplog.text
     assert str(error) in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""What cannot be handled: the message as it was, with what went wrong in its attributes."""
+"""Make a dead letter: the message as it arrived, with the failure in its attributes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.text import quoted
 
 DeadLetter = Callable[[Message], Awaitable[None]]
-"""Publish a dead letter, and return when the broker has confirmed it."""
+"""Publish a dead letter, and return once the broker has confirmed it."""
 
 
 def as_dead_letter(
@@ -22,11 +22,12 @@ def as_dead_letter(
     subscription: Subscription,
     first_failed_at: datetime,
 ) -> Message:
-    """Return ``message`` with ``dl-*`` attributes that say what, where, when and why.
+    """Return ``message`` with ``dl-*`` attributes about its failure.
 
-    ``dl-attempts`` counts the handlings in all deliveries, as far as the broker counts these;
-    ``dl-first-failed-at`` is the first failure in the last one. Each is cut to 1,024 characters, as
-    brokers limit attributes, and unprintable characters are escaped: an error may quote a message.
+    ``dl-attempts`` counts the attempts in all deliveries, as far as the broker counts deliveries;
+    ``dl-first-failed-at`` is the first failure in the last delivery. Each attribute is cut to 1,024
+    characters, because brokers limit them, and unprintable characters are escaped, because an error
+    may quote the message.
     """
     earlier = (message.delivery - 1) * subscription.retry.attempts
     headers = {
