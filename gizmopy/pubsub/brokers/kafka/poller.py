@@ -80,6 +80,10 @@ class Poller:
             except (KafkaError, ValueError) as error:
                 if tp in fetched:
                     self._quarantine(consumer, tp, error)
+                    if tp not in self._stopped:
+                        # The failed fetch stays in aiokafka until a poll finds it empty, and only
+                        # then is the partition fetched again: now, or after the next wait, 10 s.
+                        await consumer.getmany(tp, max_records=1)
                 elif not batch:  # not a record, but a broker's error, which it repeats
                     raise
         return batch

@@ -26,6 +26,7 @@ from tests.pubsub.brokers.kafka.support import (
     an_admin,
     bodies,
     let_go,
+    short_sleep,
     soon,
     until,
 )
@@ -133,9 +134,9 @@ async def test_it_becomes_a_dead_letter(
             http_port=0,
             http_access_log="off",
         )
-        async with SimpleServer(Cats(settings)):
-            async with asyncio.timeout(60):  # the engine joins the group once more, first
-                await _until(lambda: handled)
+        async with SimpleServer(Cats(settings), sleep=short_sleep):
+            # The engine makes another receiver first, which joins the group anew.
+            await soon(_until(lambda: handled))
             assert handled == [b"behind"]
         driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
         async with joined(driver.receiver(dead.name, dead.name, ordered=True)) as receiver:
