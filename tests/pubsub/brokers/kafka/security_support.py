@@ -34,6 +34,7 @@ from tests.pubsub.brokers.kafka.security import (
     USER,
     unsecured_token,
 )
+from tests.pubsub.brokers.kafka.support import short_sleep
 
 ALICE = f"{USER}:{PASSWORD}"
 BOB = f"{OTHER}:{OTHER_PASSWORD}"
@@ -219,11 +220,6 @@ class Daemon:
         await until(lambda: name in self.seen)
 
 
-async def nap(seconds: float) -> None:
-    """Cut short what is waited between one try and the next."""
-    await asyncio.sleep(min(seconds, 0.2))
-
-
 @asynccontextmanager
 async def a_daemon(**environ: str) -> AsyncIterator[Daemon]:
     """Serve Cats as an environment says."""
@@ -235,10 +231,10 @@ async def a_daemon(**environ: str) -> AsyncIterator[Daemon]:
         "SHUTDOWN_TIMEOUT": "1s",
         "KAFKA_SESSION_TIMEOUT": "6s",
         "KAFKA_REBALANCE_TIMEOUT": "10s",
-        "KAFKA_DELIVERY_TIMEOUT": "5s",
+        "KAFKA_DELIVERY_TIMEOUT": "2s",
     }
     cats = Cats(load(Settings, environ=given | environ, dotenv=None).settings)
-    async with SimpleServer(cats, sleep=nap) as server:
+    async with SimpleServer(cats, sleep=short_sleep) as server:
         yield Daemon(cats, server)
 
 

@@ -125,3 +125,12 @@ def key_of(partition: int, partitions: int) -> str:
     """Return a key whose messages go to a partition."""
     known = {(hash_ & 0x7FFFFFFF) % partitions: key for key, hash_ in HASHES.items()}
     return known[partition]
+
+
+async def cancelled(awaitable: Any) -> None:
+    """Begin something, and cancel it midway."""
+    running = asyncio.ensure_future(awaitable)
+    await asyncio.wait((running,), timeout=0.05)
+    running.cancel()
+    await asyncio.wait((running,))
+    assert running.cancelled()

@@ -6,19 +6,18 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 
-from tests.pubsub.brokers.kafka.cluster import Cluster, kafka_cluster
+from tests.pubsub.brokers.kafka.cluster import Cluster
 from tests.pubsub.brokers.kafka.security import MECHANISMS, PASSWORD, USER, unsecured_token
 
 ROOT = Path(__file__).parents[4]
@@ -42,13 +41,6 @@ class Token(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no typ
         return self._token
 
 
-@pytest.fixture
-def three_nodes(need_real_kafka: None, tmp_path: Path) -> Iterator[Cluster]:
-    """Give a cluster that one test may harm."""
-    with kafka_cluster(tmp_path, nodes=3) as cluster:
-        yield cluster
-
-
 @asynccontextmanager
 async def an_admin(bootstrap: str, **settings: Any) -> AsyncIterator[Any]:
     """Give a client that needs no topic."""
@@ -60,47 +52,10 @@ async def an_admin(bootstrap: str, **settings: Any) -> AsyncIterator[Any]:
         await admin.close()
 
 
-async def leader_of(admin: Any, topic: str) -> int:
-    """Ask until a node answers that has heard of the topic: not all hear of it at once."""
-    partitions: list[dict[str, int]] = []
-    while not partitions:
-        [described] = await admin.describe_topics([topic])
-        partitions = described["partitions"]
-    return partitions[0]["leader"]
-
-
 async def brokers(admin: Any) -> list[int]:
     """Return the nodes that the cluster says it has."""
     described = await admin.describe_cluster()
     return [broker["node_id"] for broker in described["brokers"]]
-
-
-async def publish(cluster: Cluster, value: bytes) -> None:
-    """Write to all replicas in sync."""
-    async with AIOKafkaProducer(bootstrap_servers=cluster.bootstrap, acks="all") as producer:
-        await producer.send_and_wait("cats", value)
-
-
-async def read(cluster: Cluster, count: int) -> list[bytes]:
-    """Return the first so many values."""
-    consumer = AIOKafkaConsumer(
-        "cats", bootstrap_servers=cluster.bootstrap, auto_offset_reset="earliest"
-    )
-    async with consumer:
-        return [(await consumer.getone()).value for _ in range(count)]
-
-
-async def test_a_topic_outlives_the_death_of_its_leader(three_nodes: Cluster) -> None:
-    """What is written to three nodes stays while the leader is dead, and after its return."""
-    async with an_admin(three_nodes.bootstrap) as admin:
-        await admin.create_topics([NewTopic("cats", num_partitions=1, replication_factor=3)])
-        leader = await leader_of(admin, "cats")
-    await publish(three_nodes, b"before")
-    three_nodes.kill(leader)
-    await publish(three_nodes, b"meanwhile")
-    three_nodes.start(leader)
-    await publish(three_nodes, b"after")
-    assert await read(three_nodes, 3) == [b"before", b"meanwhile", b"after"]
 
 
 @pytest.mark.usefixtures("need_real_kafka")

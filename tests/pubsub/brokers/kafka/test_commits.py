@@ -88,7 +88,7 @@ async def test_a_commit_comes_too_late(mock: MockCluster, error: int) -> None:
     async with a_topic(mock) as topic:
         await topic.publish(b"1", b"2")
         settings: dict[str, Any] = {
-            "session_timeout": "2s",
+            "session_timeout": "1s",
             "commit_every": 1,
             "commit_interval": "20ms",
         }
@@ -104,7 +104,9 @@ async def test_a_commit_comes_too_late(mock: MockCluster, error: int) -> None:
 
 
 @pytest.mark.parametrize("error", [LOADING, NO_COORDINATOR, NOT_COORDINATOR])
-async def test_a_coordinator_is_not_ready(mock: MockCluster, error: int) -> None:
+async def test_a_coordinator_is_not_ready(
+    mock: MockCluster, usual_retries: None, error: int
+) -> None:
     """A commit that it refuses for longer than a commit may take is made again, in silence."""
     async with a_topic(mock) as topic:
         await topic.publish(b"1", b"2")

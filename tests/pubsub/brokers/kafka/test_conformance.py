@@ -2,87 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gizmopy.pubsub import registry as drivers
-from pubsubtest.conformance import Check, Harness, checks, run_check
-from pubsubtest.conformance.checking import OUTAGE
+from pubsubtest.conformance import Check
 from tests.pubsub.brokers.kafka.cluster import AnyCluster, Cluster
-from tests.pubsub.brokers.kafka.mock_cluster import MockCluster, mock_cluster
-
-SETTINGS = "session_timeout=6s&rebalance_timeout=10s"
-MOCK_SETTINGS = "session_timeout=2s&rebalance_timeout=10s"
-"""The mock ends no rebalance before the session time-out of its members is nearly over."""
-REAL_ONLY = {
-    "a_send_holds_no_more_bytes_than_the_broker_takes",
-    "partitions_are_asked_back_before_another_gets_them",
-}
-"""Checks that the mock fails: it is slow with large batches, and waits for nobody to let go."""
-SECONDS = 60.0
-"""For each check, which waits for anything single for a quarter of that."""
-
-
-Fault = Callable[[int], None]
-"""What is done to a node."""
-
-
-def harness(cluster: AnyCluster, break_: Fault | None = None, mend: Fault | None = None) -> Harness:
-    """Return how a cluster is reached, and broken where a check is to do so."""
-    is_real = cluster.is_real
-    settings = SETTINGS if is_real else MOCK_SETTINGS
-    url = f"{cluster.url}?{settings}&delivery_timeout=3s"
-
-    @asynccontextmanager
-    async def outage() -> AsyncIterator[None]:
-        assert break_ is not None
-        assert mend is not None
-        break_(1)
-        try:
-            yield
-        finally:
-            mend(1)
-
-    return Harness(
-        open=lambda: drivers.open_driver(url),
-        provision=partial(drivers.provision, url) if is_real else partial(made, cluster),
-        creates_topics=not is_real,
-        outage=outage if break_ else None,
-        quiet=0.5,
-    )
-
-
-@asynccontextmanager
-async def made(cluster: AnyCluster, topic: str, _: Sequence[str]) -> AsyncIterator[None]:
-    """Make a topic of the mock, which has no admin calls; it would make one for who asks, too."""
-    assert isinstance(cluster, MockCluster)
-    cluster.create_topic(topic, 4)
-    yield
-
-
-async def hold(check: Check, of: Harness) -> None:
-    """Require that a check passes, or skip the test where it can't be applied."""
-    result = await run_check(check, of, timeout=SECONDS)
-    if result.outcome == "not applicable":
-        pytest.skip(result.reason)
-    assert (result.outcome, result.reason) == ("passed", "")
-
-
-def named(kind: str) -> list[Any]:
-    """Return the checks that need a "failing" broker, a "real" one, or "any"."""
-    return [pytest.param(check, id=check.name) for check in checks() if kind_of(check) == kind]
-
-
-def kind_of(check: Check) -> str:
-    """Return what kind of broker a check needs."""
-    if OUTAGE in check.needs:
-        return "failing"
-    return "real" if check.name in REAL_ONLY else "any"
+from tests.pubsub.brokers.kafka.conformance_support import harness, hold, named
+from tests.pubsub.brokers.kafka.mock_cluster import mock_cluster
 
 
 @pytest.mark.parametrize("check", named("any"))
@@ -95,12 +22,6 @@ async def test_kafka_passes(kafka: AnyCluster, check: Check) -> None:
 async def test_a_real_kafka_passes(real_kafka: Cluster, check: Check) -> None:
     """What the mock gets wrong, or takes too long for, is true of Kafka."""
     await hold(check, harness(real_kafka))
-
-
-@pytest.mark.parametrize("check", named("failing"))
-async def test_kafka_passes_with_a_silent_broker(real_kafka: Cluster, check: Check) -> None:
-    """What each check says is true of Kafka while its broker is there and answers nothing."""
-    await hold(check, harness(real_kafka, real_kafka.pause, real_kafka.resume))
 
 
 @pytest.mark.parametrize("check", named("failing"))

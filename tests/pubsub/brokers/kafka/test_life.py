@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from tests.endurance.kafka import broker_outage, handling, starting, stopping, storm
+from tests.endurance.kafka import handling, starting, stopping, storm
 from tests.endurance.kafka.verdict import (
     Commit,
     Counts,
@@ -19,9 +19,8 @@ from tests.endurance.kafka.verdict import (
     out_of_order,
     parse,
 )
-from tests.pubsub.brokers.kafka.cluster import Cluster, kafka_cluster
-
-Case = Callable[[Cluster, float], Awaitable[Counts]]
+from tests.pubsub.brokers.kafka.cluster import Cluster
+from tests.pubsub.brokers.kafka.life_support import Case, hold
 
 # The judge, on records that are made up: one key, one partition.
 
@@ -112,25 +111,12 @@ CASES: dict[Case, float] = {
     starting.cats_by_a_url: 0,
     handling.poison: 0,
     handling.partition_added: 3,
-    handling.slow_handler: 15,
+    handling.slow_handler: 8,
     stopping.restarts_one_at_a_time: 6,
     stopping.restarts_many_at_a_time: 6,
     stopping.stopped_above_unfinished: 0,
 }
 """How many seconds each case lasts. They wait most of the time, so they run beside each other."""
-
-
-@pytest.fixture(scope="module")
-def three_nodes(real_kafka: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Give a cluster of three nodes, where a real one can be had."""
-    with kafka_cluster(tmp_path_factory.mktemp("three"), nodes=3) as cluster:
-        yield cluster
-
-
-async def hold(case: Case, cluster: Cluster, seconds: float) -> None:
-    """Require that a case has found no problem; its figures are shown if it has."""
-    finding = await case(cluster, seconds)
-    assert not finding.problems, f"{case.__name__}: {finding}"
 
 
 @pytest.mark.timeout(120)
@@ -145,15 +131,3 @@ async def test_daemons_on_kafka(real_kafka: Cluster) -> None:
 async def test_a_rebalance_storm(real_kafka: Cluster) -> None:
     """Members join, leave and die: nothing lost, all in order, repeats above commits only."""
     await hold(storm.rebalance_storm, real_kafka, 12)
-
-
-@pytest.mark.timeout(120)
-async def test_all_nodes_down(three_nodes: Cluster) -> None:
-    """Daemons go on by themselves once their cluster is back."""
-    await hold(broker_outage.all_nodes_down, three_nodes, 6)
-
-
-@pytest.mark.timeout(120)
-async def test_a_node_dies(three_nodes: Cluster) -> None:
-    """A node of three is killed and started again under load: nothing lost, all in order."""
-    await hold(broker_outage.nodes_die, three_nodes, 1)

@@ -19,17 +19,14 @@ from tests.pubsub.brokers.kafka.support import (
     JOIN_GROUP,
     NO_COORDINATOR,
     REBALANCE,
-    Holds,
     Tells,
     a_topic,
     ack,
     an_admin,
     bodies,
     collect,
-    let_go,
     places,
     refusals,
-    soon,
     until,
 )
 
@@ -103,7 +100,7 @@ async def test_a_client_that_dies_silently_is_seen(kafka: AnyCluster, task: str)
         assert receiver.status().stalled == "a background task of the Kafka client has ended"
 
 
-async def test_a_rejoin_that_does_not_end_is_seen(mock: MockCluster) -> None:
+async def test_a_rejoin_that_does_not_end_is_seen(mock: MockCluster, usual_retries: None) -> None:
     """The status says so after two rebalances and a session; once joined again all is well."""
     async with a_topic(mock) as topic:
         settings: dict[str, Any] = {"session_timeout": "500ms", "rebalance_timeout": "500ms"}
@@ -131,26 +128,3 @@ async def test_a_broker_that_is_away_is_no_stall(mock: MockCluster) -> None:
             mock.start(1)
             await topic.publish(b"1")
             assert bodies(await collect(receiver, 1)) == [b"1"]
-
-
-@pytest.mark.parametrize("outage", ["dead", "silent"])
-async def test_closes_are_bounded_without_a_broker(breakable_kafka: Cluster, outage: str) -> None:
-    """Who has something to commit, lets go or joins ends within seconds, whatever the broker."""
-    stop = breakable_kafka.kill if outage == "dead" else breakable_kafka.pause
-    back = breakable_kafka.start if outage == "dead" else breakable_kafka.resume
-    async with a_topic(breakable_kafka) as topic, a_topic(breakable_kafka) as other:
-        await topic.publish(b"1")
-        await other.publish(b"1")
-        holds = Holds()
-        async with topic.member(holds) as amid, other.member() as idle, topic.outsider() as new:
-            for receiver in (amid, idle):
-                await ack(receiver, *await collect(receiver, 1))
-            joining = asyncio.create_task(new.connect(let_go))
-            await soon(holds.begun.wait())
-            stop(1)
-            joining.cancel()
-            try:
-                await soon(asyncio.gather(*(each.aclose() for each in (amid, idle, new))))
-            finally:
-                await asyncio.to_thread(back, 1)
-            await asyncio.wait((joining,))

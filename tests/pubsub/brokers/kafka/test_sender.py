@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from tests.pubsub.brokers.kafka.sender_support import (
     TIMED_OUT,
     TOO_LARGE,
     a_topic,
+    cancelled,
     key_of,
     sent,
     soon,
@@ -143,7 +142,7 @@ async def test_sends_are_idempotent(real_kafka: Cluster) -> None:
     """A batch on the disk names its producer: what is tried again is not written twice."""
     async with a_topic(real_kafka) as topic, topic.sender() as sender:
         await sent(sender, topic.message(b"x"))
-        (log,) = real_kafka._nodes[1].folder.glob(f"data/{topic.name}-0/*.log")
+        (log,) = real_kafka.data_of(topic.name, 0).glob("*.log")
         assert int.from_bytes(log.read_bytes()[43:51], signed=True) >= 0  # -1: nobody
 
 
@@ -204,37 +203,6 @@ async def test_a_send_can_be_cancelled(mock: MockCluster) -> None:
     assert [value for value in values if value != b"1"] == [b"0", b"2"]
 
 
-async def test_a_send_may_be_refused_once_it_was_cancelled(real_kafka: Cluster) -> None:
-    """What nobody hears of leaves a gap in what aiokafka counts; the next send works."""
-    async with a_topic(real_kafka, 1, {"max.message.bytes": "2000"}) as topic:
-        async with topic.sender() as sender:
-            await sent(sender, topic.message(b"0"))
-            with paused(real_kafka):
-                await cancelled(sender.send([topic.message(bytes(5 * KIB))]))
-            await sent(sender, topic.message(b"1"))
-        assert await topic.values(2) == [b"0", b"1"]
-
-
-@contextmanager
-def paused(cluster: Cluster) -> Iterator[None]:
-    """Have a node answer nothing while the context lasts, from its first line on."""
-    cluster.pause(1)
-    try:
-        os.waitid(os.P_PID, cluster._running(1).pid, os.WSTOPPED)  # a signal takes its time
-        yield
-    finally:
-        cluster.resume(1)
-
-
-async def cancelled(awaitable: Any) -> None:
-    """Begin something, and cancel it midway."""
-    running = asyncio.ensure_future(awaitable)
-    await asyncio.wait((running,), timeout=0.05)
-    running.cancel()
-    await asyncio.wait((running,))
-    assert running.cancelled()
-
-
 async def test_a_key_keeps_its_order_while_its_leader_moves(mock: MockCluster) -> None:
     """Each message arrives once and in order, however often another node becomes the leader."""
     async with a_topic(mock) as topic, topic.sender() as sender:
@@ -290,12 +258,3 @@ async def test_a_close_ends_a_send(mock: MockCluster) -> None:
         await asyncio.wait((sending,), timeout=0.05)
         await soon(sender.aclose())
         assert transience(await soon(sending)) != [None]
-
-
-async def test_the_close_is_bounded_while_the_broker_is_paused(real_kafka: Cluster) -> None:
-    """A sender with something unconfirmed ends within seconds though its connection stays."""
-    async with a_topic(real_kafka) as topic, topic.sender() as sender:
-        await sent(sender, topic.message(b"0"))
-        with paused(real_kafka):
-            await cancelled(sender.send([topic.message(b"1")]))
-            await soon(sender.aclose())

@@ -1,0 +1,63 @@
+"""A cluster of three nodes that die and come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import NewTopic
+
+from tests.endurance.kafka import broker_outage
+from tests.pubsub.brokers.kafka.cluster import Cluster
+from tests.pubsub.brokers.kafka.life_support import hold
+from tests.pubsub.brokers.kafka.support import an_admin
+
+
+async def test_a_topic_outlives_the_death_of_its_leader(three_nodes: Cluster) -> None:
+    """What is written to three nodes stays while the leader is dead, and after its return."""
+    async with an_admin(three_nodes) as admin:
+        await admin.create_topics([NewTopic("cats", num_partitions=1, replication_factor=3)])
+        leader = await leader_of(admin, "cats")
+    await publish(three_nodes, b"before")
+    three_nodes.kill(leader)
+    await publish(three_nodes, b"meanwhile")
+    three_nodes.start(leader)
+    await publish(three_nodes, b"after")
+    assert await read(three_nodes, 3) == [b"before", b"meanwhile", b"after"]
+
+
+async def leader_of(admin: Any, topic: str) -> int:
+    """Ask until a node answers that has heard of the topic: not all hear of it at once."""
+    partitions: list[dict[str, int]] = []
+    while not partitions:
+        [described] = await admin.describe_topics([topic])
+        partitions = described["partitions"]
+    return partitions[0]["leader"]
+
+
+async def publish(cluster: Cluster, value: bytes) -> None:
+    """Write to all replicas in sync."""
+    async with AIOKafkaProducer(bootstrap_servers=cluster.bootstrap, acks="all") as producer:
+        await producer.send_and_wait("cats", value)
+
+
+async def read(cluster: Cluster, count: int) -> list[bytes]:
+    """Return the first so many values."""
+    consumer = AIOKafkaConsumer(
+        "cats", bootstrap_servers=cluster.bootstrap, auto_offset_reset="earliest"
+    )
+    async with consumer:
+        return [(await consumer.getone()).value for _ in range(count)]
+
+
+@pytest.mark.timeout(120)
+async def test_all_nodes_down(three_nodes: Cluster) -> None:
+    """Daemons go on by themselves once their cluster is back."""
+    await hold(broker_outage.all_nodes_down, three_nodes, 2)
+
+
+@pytest.mark.timeout(120)
+async def test_a_node_dies(three_nodes: Cluster) -> None:
+    """A node of three is killed and started again under load: nothing lost, all in order."""
+    await hold(broker_outage.nodes_die, three_nodes, 1)
