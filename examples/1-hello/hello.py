@@ -20,7 +20,7 @@ class Hello(Service):
 
     @get("/hello/{name}")
     async def hello(self, name: str, times: int = 1) -> dict[str, str]:
-        """Greet somebody, ``times`` times."""
+        """Greet by name, ``times`` times."""
         return {self.settings.greeting: " ".join([name] * times)}
 
 

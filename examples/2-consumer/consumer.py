@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Order(BaseModel):
-    """What a shop publishes."""
+    """A message of a shop."""
 
     id: int
     item: str

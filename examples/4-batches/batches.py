@@ -15,14 +15,14 @@ from gizmopy.pubsub.middleware import MemoryStore, idempotent
 
 
 class Measurement(BaseModel):
-    """What a meter publishes."""
+    """A message of a meter."""
 
     meter: str
     value: float
 
 
 class Payment(BaseModel):
-    """What a bank publishes."""
+    """A message of a bank."""
 
     account: str
     cents: int
