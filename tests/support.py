@@ -52,3 +52,10 @@ def traced_memory() -> Iterator[Callable[[], int]]:
         yield lambda: tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until ``condition`` is true; fail after 10 s."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the condition may be any expression
+            await asyncio.sleep(0)

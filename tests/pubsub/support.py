@@ -1,13 +1,17 @@
-"""Fakes for the tests of messages: a clock, and a receiver that does as it is told."""
+"""Helpers for tests of messages: a clock, a receiver, and a subscriber on that receiver."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gizmopy.pubsub import Capabilities, Message, Status, Subscriber
+from gizmopy.errors import PubSubError
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import Capabilities, Message, RetryPolicy, Status, Subscriber, Subscription
+from tests.support import until as until
 
 
 async def no_wait(_: float) -> None:
@@ -15,17 +19,15 @@ async def no_wait(_: float) -> None:
     await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until ``condition`` is true."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the condition is anything at all
-            await asyncio.sleep(0)
-
-
 async def turns(count: int = 50) -> None:
-    """Let the loop turn, for what must not happen to have its chance."""
+    """Let the loop turn, so that an event that must not happen could."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+HandlerBody = Callable[[Message], Coroutine[Any, Any, None]]
+TRANSIENT = PubSubError("throttled", transient=True)
+PERMANENT = PubSubError("its lease is over", transient=False)
 
 
 @dataclass
@@ -188,3 +190,114 @@ def held(subscriber: Subscriber) -> list[Message]:
 def lose_lease(subscriber: Subscriber, lost: Message) -> None:
     """Have a subscriber lose a lease now: the broker's refusal would take half of a lease."""
     subscriber._pipeline._lease_lost(lost, "its lease is over")
+
+
+class Bench:
+    """A subscriber on a fake receiver, and what it did."""
+
+    def __init__(self, handler: HandlerBody, can: Capabilities, **options: Any) -> None:
+        self.receiver: FakeReceiver = options.pop("receiver", None) or FakeReceiver()
+        self.settled: list[tuple[str, str, BaseException | None]] = []
+        self.dead: list[Message] = []
+        self.dead_letter_errors: list[BaseException] = []
+        self.metrics = Metrics()
+        self.sleeps: list[float] = []
+        self.sleep = options.pop("sleep", self._sleep)
+        dead_letter = options.pop("dead_letter", None)
+        if dead_letter is True:
+            dead_letter = self._bury
+        self.subscriber = Subscriber(
+            self.receiver,
+            subscription_of(handler, **options),
+            topic="t",
+            capabilities=can,
+            metrics=self.metrics,
+            dead_letter=dead_letter,
+            on_settle=lambda m, outcome, error: self.settled.append((m.id, outcome, error)),
+            sleep=self.sleep,
+        )
+        self.task: asyncio.Task[None] | None = None
+
+    async def _sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        await asyncio.sleep(0)
+
+    async def _bury(self, dead: Message) -> None:
+        if self.dead_letter_errors:
+            raise self.dead_letter_errors.pop(0)
+        self.dead.append(dead)
+
+    @property
+    def outcomes(self) -> list[tuple[str, str]]:
+        return [(id_, outcome) for id_, outcome, _ in self.settled]
+
+    def metric(self, name: str, *labels: str) -> float:
+        instrument = self.metrics.counter(f"gizmo_pubsub_{name}", "")
+        return instrument.child("t", "s", *labels).value
+
+
+def subscription_of(handler: HandlerBody, **options: Any) -> Subscription:
+    """Return a subscription with this handler, and defaults for all other options."""
+    defaults: dict[str, Any] = {
+        "channel": "t",
+        "subscription": "s",
+        "concurrency": 1,
+        "order": "none",
+        "max_in_flight": 100,
+        "retry": RetryPolicy(),
+        "max_deliveries": 5,
+        "dead_letter": "",
+        "handler": handler,
+        "payload": None,
+        "name": "Cats.on_cat",
+    }
+    return Subscription(**(defaults | options))
+
+
+@asynccontextmanager
+async def running(
+    handler: HandlerBody, can: Capabilities | None = None, **options: Any
+) -> AsyncIterator[Bench]:
+    """Run a subscriber while the context lasts, then drain it."""
+    bench = Bench(handler, can or capabilities(), **options)
+    async with bench.subscriber:
+        bench.task = asyncio.create_task(bench.subscriber.run())
+        yield bench
+        await bench.subscriber.drain(5)
+        await bench.task
+
+
+class Gate:
+    """A handler that waits to be let through."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.open = asyncio.Event()
+
+    async def __call__(self, received: Message) -> None:
+        self.started.append(received.id)
+        await self.open.wait()
+
+
+async def nothing(_: Message) -> None:
+    """Handle a message by returning."""
+
+
+def failing(*errors: Exception) -> HandlerBody:
+    """Return a handler that raises each of the errors, then returns."""
+    left = list(errors)
+
+    async def handler(_: Message) -> None:
+        if left:
+            raise left.pop(0)
+
+    return handler
+
+
+def always(error: BaseException) -> HandlerBody:
+    """Return a handler that always raises ``error``."""
+
+    async def handler(_: Message) -> None:
+        raise error
+
+    return handler

@@ -25,8 +25,17 @@ from gizmopy.pubsub import (
     subscribe,
 )
 from gizmopy.pubsub.handlers import BatchResults
-from tests.pubsub.support import capabilities, held, lose_lease, message, turns, until
-from tests.pubsub.test_subscriber import Bench, nothing, running
+from tests.pubsub.support import (
+    Bench,
+    capabilities,
+    held,
+    lose_lease,
+    message,
+    nothing,
+    running,
+    turns,
+    until,
+)
 
 
 class Cat(BaseModel):

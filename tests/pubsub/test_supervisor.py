@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import perf_counter
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,19 @@ from gizmopy.errors import PubSubError, TopicNotFound
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import DrainReport, Status, Subscriber
 from gizmopy.pubsub.supervisor import Supervisor
-from tests.pubsub.support import FakeReceiver, capabilities, message, turns, until
-from tests.pubsub.test_subscriber import (
+from tests.pubsub.support import (
+    Bench,
+    FakeReceiver,
     Gate,
     HandlerBody,
-    _subscription,
     always,
+    capabilities,
+    message,
+    no_wait,
     nothing,
+    subscription_of,
+    turns,
+    until,
 )
 
 TRANSIENT = PubSubError("the broker is away", transient=True)
@@ -63,7 +70,7 @@ class Watch:
         self.receivers.append(receiver)
         return Subscriber(
             receiver,
-            _subscription(self.handler, order="key"),
+            subscription_of(self.handler, order="key"),
             topic="t",
             capabilities=capabilities(),
             metrics=self.metrics,
@@ -341,3 +348,58 @@ async def test_idle_is_who_has_nothing_in_flight() -> None:
         watch.current.backlog = 1
         assert not watch.supervisor.is_idle
         watch.current.backlog = 0
+
+
+async def test_a_supervisor_ends_though_the_next_subscriber_does_not_get_connected() -> None:
+    """A drain while a replacement connects, and hangs in that, ends at its deadline."""
+    first, second = FakeReceiver(), _NeverConnects()
+    made = iter([first, second])
+    supervisor = Supervisor(
+        lambda: Bench(nothing, capabilities(), receiver=next(made)).subscriber,
+        metrics=Metrics(),
+        sleep=no_wait,
+    )
+    async with supervisor:
+        task = asyncio.create_task(supervisor.run())
+        await until(lambda: first.limits)
+        first.fail_receive(ValueError("a bug"))
+        await until(lambda: second.connecting)
+        await supervisor.drain(0.01)
+        done, _ = await asyncio.wait([task], timeout=3)
+        task.cancel()
+        assert done
+
+
+class _NeverConnects(FakeReceiver):
+    connecting = False
+
+    async def connect(self, revoke: object) -> None:
+        self.connecting = True
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("where", ["connect", "make"])
+async def test_a_supervisor_lives_on_whatever_the_next_subscriber_is_stopped_by(where: str) -> None:
+    """An odd error of a driver as the next one is made or connected is tried again as well."""
+    first, last = FakeReceiver(), FakeReceiver()
+    second = FakeReceiver()
+    second.connects = [OSError("odd")]
+    receivers: list[FakeReceiver | None] = [first, second, last]
+    if where == "make":
+        receivers = [first, None, last]
+
+    def make() -> Any:
+        receiver = receivers.pop(0)
+        if receiver is None:
+            raise OSError("odd")
+        return Bench(nothing, capabilities(), receiver=receiver).subscriber
+
+    supervisor = Supervisor(make, metrics=Metrics(), sleep=no_wait)
+    async with supervisor:
+        task = asyncio.create_task(supervisor.run())
+        await until(lambda: first.limits)
+        first.fail_receive(ValueError("a bug"))
+        await until(lambda: last.limits or task.done())
+        assert not task.done()
+        await supervisor.drain(0)
+        await task

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from multidict import CIMultiDict
+
+from tests.support import until as until
 
 PATIENCE = 10
 """How many seconds a test waits for what is to come, before it fails."""
@@ -101,10 +103,3 @@ async def talk(url: str, **options: Any) -> AsyncIterator[Talk]:
         yield client
     finally:
         await client.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for ``condition`` to hold."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 -- any condition
-            await asyncio.sleep(0)

@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage
 from gizmopy.pubsub import Capabilities, DrainReport, Message, RetryPolicy
-from tests.pubsub.support import FakeReceiver, capabilities, held, lose_lease, message, no_wait
-from tests.pubsub.test_subscriber import Bench
+from tests.pubsub.support import (
+    Bench,
+    FakeReceiver,
+    capabilities,
+    held,
+    lose_lease,
+    message,
+    no_wait,
+)
 
 TURNS = 3000
 """Turns of the loop after which what has not ended never will."""

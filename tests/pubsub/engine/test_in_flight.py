@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.sizes import ATTRIBUTE_BYTES, MESSAGE_BYTES, size_of
-from tests.pubsub.engine.test_rebalance import Gates, Member, broker_of, send
-from tests.pubsub.support import message, turns, until
-from tests.pubsub.test_subscriber import Bench, Gate, running
+from tests.pubsub.engine.support import Gates, Member, broker_of, send
+from tests.pubsub.support import Bench, Gate, message, running, turns, until
 
 
 def in_flight(most: int = 10, most_bytes: int = 10**6) -> InFlight:
@@ -271,3 +270,31 @@ async def test_what_waits_behind_its_key_takes_up_room_where_nobody_else_bounds_
         assert gauge(bench, "in_flight") == 3
         gate.open.set()
         await until(lambda: len(bench.settled) == 6)
+
+
+async def test_no_room_no_receive() -> None:
+    """What is received and not settled is bounded; a receive asks for the room there is."""
+    gate = Gate()
+    async with running(gate, max_in_flight=3) as bench:
+        bench.receiver.put(*(message(id=str(n)) for n in range(10)))
+        await until(lambda: gate.started)
+        await turns()
+        assert len(bench.receiver.queue) == 7
+        assert bench.receiver.limits == [3]
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 10)
+    assert max(bench.receiver.limits) == 3
+    assert min(bench.receiver.limits) > 0
+
+
+async def test_a_body_that_a_middleware_replaces_is_counted_as_it_came() -> None:
+    """The bytes in flight are back at zero when nothing is in flight."""
+
+    async def handler(received: Message) -> None:
+        received.body = b""  # decompressed, decrypted, ...
+
+    async with running(handler, max_in_flight_bytes=1000) as bench:
+        for count in range(1, 4):
+            bench.receiver.put(message(b"x" * 600))
+            await turns()
+            assert len(bench.settled) == count, "no more is received, ever"

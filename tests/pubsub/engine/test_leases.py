@@ -14,8 +14,16 @@ from gizmopy.pubsub import Message
 from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.leases import Leases
 from gizmopy.pubsub.engine.metrics import SubscriberMetrics
-from tests.pubsub.support import FakeReceiver, capabilities, message, turns, until
-from tests.pubsub.test_subscriber import Bench, Gate, running
+from tests.pubsub.support import (
+    Bench,
+    FakeReceiver,
+    Gate,
+    capabilities,
+    message,
+    running,
+    turns,
+    until,
+)
 
 SHORT = 0.04
 """A lease, in seconds: a test waits for half of it."""
@@ -286,3 +294,174 @@ async def test_a_message_of_no_subscriber_has_no_lease() -> None:
     """Extending it is a mistake, and says so."""
     with pytest.raises(UsageError, match="was not received by a subscriber"):
         await message().extend(1)
+
+
+async def test_leases_are_kept_from_receipt_until_the_handling_ends() -> None:
+    """What waits for a worker is extended as well as what is handled; nothing is after."""
+    gate = Gate()
+    async with running(gate, capabilities(lease=0.02)) as bench:
+        bench.receiver.put(message(id="handled"), message(id="waiting"))
+        await until(lambda: len(bench.receiver.extended) >= 6)
+        assert {m.id for m in bench.receiver.extended} == {"handled", "waiting"}
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 2)
+        count = len(bench.receiver.extended)
+        await asyncio.sleep(0.03)  # longer than a lease: nothing to wait for may come
+        assert len(bench.receiver.extended) == count
+    assert bench.metric("lease_extensions", "ok") >= 6
+
+
+async def test_a_lease_that_cannot_be_extended_is_reported() -> None:
+    """A refused extension is counted, and the handler goes on."""
+    gate = Gate()
+    async with running(gate, capabilities(lease=0.02)) as bench:
+        bench.receiver.extend_error = PERMANENT
+        bench.receiver.put(message())
+        await until(lambda: bench.metric("lease_extensions", "failed"))
+        gate.open.set()
+        await until(lambda: bench.settled)
+
+
+class _RefusingOne(FakeReceiver):
+    """Fail for now to extend the message ``throttled``."""
+
+    async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
+        self.extended.extend(batch)
+        return [TRANSIENT if m.id == "throttled" else None for m in batch]
+
+
+async def test_an_extension_that_failed_for_now_is_tried_again_before_its_lease_is_over() -> None:
+    """It is due at the next round, not at the one after it as what was extended."""
+    gate, receiver = Gate(), _RefusingOne()
+    async with running(gate, capabilities(lease=0.02), receiver=receiver) as bench:
+        receiver.put(message(id="throttled"), message(id="fine"))
+        await until(lambda: [m.id for m in receiver.extended].count("fine") >= 4)
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 2)
+    ids = [m.id for m in receiver.extended]
+    assert ids.count("throttled") > 1.5 * ids.count("fine")
+
+
+async def test_a_handler_may_extend_its_message() -> None:
+    """Message.extend reaches the broker, and its refusal the handler."""
+    refused: list[Exception] = []
+
+    async def handler(received: Message) -> None:
+        try:
+            await received.extend(60)
+        except PubSubError as error:
+            refused.append(error)
+
+    async with running(handler, capabilities(lease=30)) as bench:
+        bench.receiver.put(message(id="1"))
+        await until(lambda: bench.settled)
+        bench.receiver.extend_error = PERMANENT
+        bench.receiver.put(message(id="2"))
+        await until(lambda: len(bench.settled) == 2)
+    assert [m.id for m in bench.receiver.extended] == ["1", "2"]
+    assert refused == [PERMANENT]
+
+
+class _Extends(FakeReceiver):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, list[float]] = {}
+
+    async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
+        for each in batch:
+            self.seconds.setdefault(each.id, []).append(seconds)
+        return await super().extend(batch, seconds)
+
+
+async def test_an_old_message_does_not_shorten_the_leases_of_the_others() -> None:
+    """Near its cap one message is extended by little; those in its batch by a whole lease."""
+    receiver = _Extends()
+    can = capabilities(lease=10, lease_cap=60)
+    metrics = SubscriberMetrics(Metrics(), "t", "s")
+    in_flight = InFlight(100, 10**9)
+    leases = Leases(receiver, can, in_flight, metrics, lambda *_: None)
+    old, young = message(id="old"), message(id="young")
+    in_flight.add([old, young])
+    in_flight.received_at[old] -= 59.9
+    await leases.extend_due([old, young])
+    assert receiver.seconds["young"] == [10]
+
+
+async def test_a_renewal_that_hangs_does_not_keep_leases_from_being_extended() -> None:
+    """Message.on_extend is a user's: what it does is not the other messages' concern."""
+    gate = Gate()
+
+    async def handler(received: Message) -> None:
+        if received.id == "hangs":
+            received.on_extend = hang
+        await gate(received)
+
+    async def hang(_: float) -> None:
+        await asyncio.Event().wait()
+
+    async with running(handler, capabilities(lease=0.04), concurrency=2) as bench:
+        bench.receiver.put(message(id="hangs"), message(id="other"))
+        async with asyncio.timeout(2):
+            await until(lambda: [m.id for m in bench.receiver.extended].count("other") >= 4)
+        gate.open.set()
+
+
+@pytest.mark.parametrize("renew", [lambda seconds: None, lambda: None])
+async def test_a_renewal_that_is_no_coroutine_does_not_end_the_subscriber(renew: Any) -> None:
+    """A mistake in an on_extend is logged; the leases are kept, and the engine lives."""
+    gate = Gate()
+
+    async def handler(received: Message) -> None:
+        received.on_extend = renew
+        await gate(received)
+
+    async with running(handler, capabilities(lease=0.04)) as bench:
+        bench.receiver.put(message())
+        await until(lambda: len(bench.receiver.extended) >= 2)
+        gate.open.set()
+
+
+async def test_what_is_settled_while_others_are_extended_does_not_end_the_subscriber() -> None:
+    """Near its cap a message may be settled while the leases of younger ones are extended."""
+    metrics = SubscriberMetrics(Metrics(), "t", "s")
+    in_flight = InFlight(100, 10**9)
+    old, young = message(id="old"), message(id="young")
+
+    class Receiver(FakeReceiver):
+        async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
+            in_flight.remove([old])
+            return await super().extend(batch, seconds)
+
+    can = capabilities(lease=10, lease_cap=60)
+    leases = Leases(Receiver(), can, in_flight, metrics, lambda *_: None)
+    in_flight.add([old, young])
+    in_flight.received_at[old] -= 55
+    await leases.extend_due([old, young])
+
+
+async def test_hanging_renewals_in_many_batches_do_not_add_up() -> None:
+    """The leases of a round are extended first, then what goes along with them, all at once."""
+    gate = Gate()
+    renewing: list[float] = []
+    before_last: list[int] = []
+
+    class Receiver(FakeReceiver):
+        async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
+            if batch[0].id == "last":
+                before_last.append(len(renewing))
+            return await super().extend(batch, seconds)
+
+    async def handler(received: Message) -> None:
+        received.on_extend = hang
+        await gate(received)
+
+    async def hang(seconds: float) -> None:
+        renewing.append(seconds)
+        await asyncio.Event().wait()
+
+    can = capabilities(lease=0.2, batch_messages=1)
+    async with running(handler, can, concurrency=21, receiver=Receiver()) as bench:
+        bench.receiver.put(*(message(id=str(n)) for n in range(20)), message(id="last"))
+        await until(lambda: len(renewing) >= 21)
+        gate.open.set()
+    assert before_last[0] == 0

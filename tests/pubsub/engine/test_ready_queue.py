@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.engine.ready_queue import ReadyQueue
-from tests.pubsub.support import message, turns, until
+from tests.pubsub.support import message, nothing, running, turns, until
 
 
 def messages(count: int) -> list[Message]:
@@ -225,3 +226,51 @@ def test_every_message_is_taken_once(
 ) -> None:
     """Whenever messages come, and whichever workers are cancelled in their sleep meanwhile."""
     asyncio.run(_trickle(count, pauses, size, ends))
+
+
+async def test_ready_wakes_nobody_who_was_just_cancelled() -> None:
+    """A message that comes in the turn in which a sleeper's wait ends is no InvalidStateError."""
+    ready = ReadyQueue(lambda: None)
+    sleeper = asyncio.create_task(ready.wait())
+    await turns(3)
+    sleeper.cancel()
+    ready.put(message())  # raises InvalidStateError
+    await asyncio.wait([sleeper])
+
+
+async def test_ready_hands_on_a_wake_up_that_came_too_late() -> None:
+    """A worker that is woken and cancelled in one turn leaves the message to another sleeper."""
+    ready = ReadyQueue(lambda: None)
+    first = asyncio.create_task(ready.wait())
+    await turns(3)
+    second = asyncio.create_task(ready.wait())
+    await turns(3)
+    ready.put(message())  # wakes the first
+    first.cancel()
+    await asyncio.wait([first])
+    await turns()
+    assert second.done()
+    second.cancel()
+
+
+async def test_engine_survives_a_message_at_the_end_of_a_batch_wait() -> None:
+    """A message received in the very turn in which batch_wait ends does not kill the engine."""
+    loop = asyncio.get_running_loop()
+    batches: list[int] = []
+
+    async def batch_handler(batch: Sequence[Message]) -> list[None]:
+        batches.append(len(batch))
+        return [None] * len(batch)
+
+    async with running(
+        nothing, batch_handler=batch_handler, batch_size=5, batch_wait=0.05
+    ) as bench:
+        bench.receiver.put(message(id="1"))
+        await until(lambda: bench.receiver.limits)
+        await until(lambda: not bench.receiver.queue)
+        await turns()
+        # the receive task admits in the loop iteration in which the timer fires
+        scheduled: Any = loop
+        when = min(h.when() for h in scheduled._scheduled if not h.cancelled())
+        loop.call_at(when - 0.00002, lambda: bench.receiver.put(message(id="2")))
+        await until(lambda: len(bench.settled) == 2)

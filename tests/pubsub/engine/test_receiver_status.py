@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gizmopy.pubsub import Status
-from tests.pubsub.support import FakeReceiver, capabilities, until
-from tests.pubsub.test_subscriber import Bench, nothing, running
+from tests.pubsub.support import Bench, FakeReceiver, capabilities, nothing, running, until
 
 
 class Telling(FakeReceiver):

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from gizmopy.errors import Reject, Retry, UndecodableMessage
 from gizmopy.pubsub import Capabilities, Message, RetryPolicy
 from gizmopy.pubsub.engine.retry_decision import Action, RetryDecision, decide, retries_in_place
-from tests.pubsub.support import capabilities, message
-from tests.pubsub.test_subscriber import _subscription, nothing
+from tests.pubsub.support import capabilities, message, nothing, subscription_of
 
 POLICY = RetryPolicy(attempts=3, base=8, factor=2, cap=100)
 
@@ -29,7 +28,7 @@ def decided(
     """Decide about a message in its ``attempt``, with half of the longest delay drawn."""
     received: Message = message(delivery=delivery)
     received.attempt = attempt
-    subscription = _subscription(nothing, **{"retry": POLICY, "max_deliveries": 3} | options)
+    subscription = subscription_of(nothing, **{"retry": POLICY, "max_deliveries": 3} | options)
     return decide(received, error, subscription, can or capabilities(), lambda: 0.5)
 
 
@@ -47,7 +46,7 @@ def test_only_what_has_no_order_goes_back_to_a_broker_that_counts(
     order: str, can: Capabilities, expected: bool
 ) -> None:
     """Order, a broker that takes nothing back, and one that does not count keep it here."""
-    assert retries_in_place(_subscription(nothing, order=order), can) is expected
+    assert retries_in_place(subscription_of(nothing, order=order), can) is expected
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 
 from gizmopy.pubsub import Message
-from tests.pubsub.support import capabilities, message, no_wait, turns, until
-from tests.pubsub.test_subscriber import Bench, Gate, nothing, running
+from tests.pubsub.support import (
+    Bench,
+    Gate,
+    capabilities,
+    message,
+    no_wait,
+    nothing,
+    running,
+    turns,
+    until,
+)
 
 POSITIONS = capabilities(positions=True, can_nack=False, lease=None, delivery_count=False)
 """What a log of partitions can do."""
@@ -315,3 +324,43 @@ async def test_what_cannot_be_kept_of_a_leased_broker_is_let_go_of_too() -> None
         await revoke
     assert bench.outcomes == [("2", "lost"), ("1", "ack")]
     assert bench.receiver.nacked == []
+
+
+async def test_what_was_revoked_is_not_said_to_be_acked() -> None:
+    """A position that is handed over to nobody is not an ack: told lost, and only that."""
+    can = capabilities(positions=True, can_nack=False, delivery_count=False)
+    async with running(nothing, can) as bench:
+        bench.receiver.ack_gate.clear()
+        bench.receiver.put(message(id="0", partition=0))
+        await until(lambda: bench.receiver.ack_batches)
+        bench.receiver.put(message(id="1", partition=0))
+        await turns()
+        await bench.subscriber.revoke([0], 0.01)
+        bench.receiver.ack_gate.set()
+        await turns()
+    assert [m.id for m in bench.receiver.acked] == ["0"]
+    assert ("1", "ack") not in bench.outcomes, bench.outcomes
+    assert len(bench.outcomes) == 2, bench.outcomes
+
+
+async def test_a_revoke_does_not_give_up_messages_of_partitions_that_stay() -> None:
+    """A key may stand in two partitions: what is behind it there is not given back for nothing."""
+    never = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await never.wait()
+
+    async def handler(received: Message) -> None:
+        if received.id == "fails":
+            raise ValueError
+
+    can = capabilities(positions=True, can_nack=False, delivery_count=False)
+    async with running(handler, can, order="key", sleep=sleep) as bench:
+        bench.receiver.put(
+            message(id="fails", key="k", partition=0), message(id="stays", key="k", partition=1)
+        )
+        await until(lambda: bench.metric("retries"))
+        await bench.subscriber.revoke([0], 1)
+        async with asyncio.timeout(2):
+            await until(lambda: len(bench.settled) == 2)
+        assert sorted(bench.outcomes) == [("fails", "lost"), ("stays", "ack")]

@@ -17,7 +17,16 @@ from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.metrics import SubscriberMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, SettleCallback
 from gizmopy.pubsub.engine.settler import Settler, Stopped
-from tests.pubsub.support import CallFails, FakeReceiver, capabilities, message, turns, until
+from tests.pubsub.support import (
+    CallFails,
+    FakeReceiver,
+    capabilities,
+    message,
+    nothing,
+    running,
+    turns,
+    until,
+)
 
 TRANSIENT = PubSubError("throttled", transient=True)
 OUTCOMES = ("ack", "nack", "dead_letter", "released")
@@ -350,3 +359,110 @@ async def test_a_revoked_partition_is_not_handed_over(caplog: pytest.LogCaptureF
         bench.settler.ack(new)
     assert bench.receiver.acked == [new]
     assert bench.told == [("0", "ack", None)]
+
+
+async def test_acks_are_batched_naturally() -> None:
+    """What is finished while an ack is in flight goes out with the next one, within the limit."""
+    async with running(nothing, capabilities(batch_messages=4)) as bench:
+        bench.receiver.ack_gate.clear()
+        bench.receiver.put(message(id="0"))
+        await until(lambda: bench.receiver.ack_batches)
+        bench.receiver.put(*(message(id=str(n)) for n in range(1, 7)))
+        await turns()
+        bench.receiver.ack_gate.set()
+        await until(lambda: len(bench.settled) == 7)
+    assert bench.receiver.ack_batches == [1, 4, 2]
+
+
+async def test_only_the_acks_that_failed_for_now_are_tried_again() -> None:
+    """A partial failure is the item's own."""
+    async with running(nothing) as bench:
+        bench.receiver.ack_gate.clear()
+        bench.receiver.put(message(id="0"))
+        await until(lambda: bench.receiver.ack_batches)
+        bench.receiver.put(message(id="1"), message(id="2"))
+        await turns()
+        bench.receiver.ack_errors = [TRANSIENT]
+        bench.receiver.ack_gate.set()
+        await until(lambda: len(bench.settled) == 3)
+    assert bench.receiver.ack_batches == [1, 1, 2]
+    assert [m.id for m in bench.receiver.acked] == ["0", "1", "2"]
+    assert bench.metric("settle_failures") == 0
+
+
+async def test_an_ack_that_is_refused_is_counted_and_not_tried_again() -> None:
+    """A lost lease is no ack: nobody is told that the message is settled."""
+    async with running(nothing) as bench:
+        bench.receiver.ack_errors = [PERMANENT]
+        bench.receiver.put(message())
+        await until(lambda: bench.metric("settle_failures"))
+        await turns()
+        report = await bench.subscriber.drain(1)
+    assert bench.settled == []
+    assert bench.receiver.ack_batches == [1]
+    assert report.failed_to_settle == 0  # it failed before the drain
+
+
+async def test_an_ack_call_that_fails_counts_for_each_item() -> None:
+    """An error of the whole call is tried again for the whole batch."""
+    async with running(nothing) as bench:
+        bench.receiver.ack_errors = [CallFails(TRANSIENT)]
+        bench.receiver.put(message())
+        await until(lambda: bench.settled)
+    assert bench.receiver.ack_batches == [1, 1]
+
+
+class _Short(FakeReceiver):
+    async def ack(self, batch: Sequence[Message]) -> list[Exception | None]:
+        return []
+
+
+async def test_results_that_are_too_few_are_no_confirmation() -> None:
+    """A driver that says nothing about a message has not acked it."""
+    async with running(nothing, receiver=_Short()) as bench:
+        bench.receiver.put(message())
+        await until(lambda: bench.metric("settle_failures"))
+    assert not bench.settled
+
+
+async def test_what_waits_for_its_settling_is_not_reported_lost() -> None:
+    """Behind a slow ack of the same lot a handled message is about to be settled: not lost too."""
+
+    async def handler(_: Message) -> None:
+        return None
+
+    can = capabilities(lease=0.04, batch_messages=1)
+    async with running(handler, can, concurrency=1) as bench:
+        bench.receiver.ack_gate.clear()
+        bench.receiver.put(message(id="0"), message(id="1"), message(id="2"))
+        await until(lambda: bench.receiver.ack_batches)
+        bench.receiver.extend_error = PERMANENT
+        await until(lambda: len(bench.receiver.extended) >= 3)
+        await turns()
+        bench.receiver.ack_gate.set()
+        await until(lambda: bench.subscriber.is_idle)
+        await until(lambda: len(bench.receiver.acked) == 3)
+        await turns()
+    told = [id_ for id_, _ in bench.outcomes]
+    assert sorted(told) == ["0", "1", "2"], bench.outcomes
+
+
+async def test_what_waits_to_be_acked_again_is_not_reported_lost() -> None:
+    """Between two tries of its ack a message is not lost either."""
+    wait = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await wait.wait()
+
+    can = capabilities(lease=0.04)
+    async with running(nothing, can, sleep=sleep) as bench:
+        bench.receiver.ack_errors = [PubSubError("throttled", transient=True)]
+        bench.receiver.put(message(id="0"))
+        await until(lambda: bench.receiver.ack_batches)
+        bench.receiver.extend_error = PERMANENT
+        await until(lambda: bench.receiver.extended)
+        await turns()
+        wait.set()
+        await until(lambda: bench.receiver.acked)
+        await turns()
+    assert len(bench.outcomes) == 1, bench.outcomes

@@ -15,8 +15,7 @@ from gizmopy.pubsub.brokers.kafka.aiokafka_compat import LenientRecords
 from gizmopy.pubsub.brokers.kafka.lenient_records import mark_unreadable
 from gizmopy.pubsub.brokers.kafka.poller import attributes_of
 from gizmopy.pubsub.subscription import Subscription, collect_subscriptions
-from tests.pubsub.support import message, until
-from tests.pubsub.test_subscriber import running
+from tests.pubsub.support import message, running, until
 
 
 class NotUtf8(str):

@@ -6,13 +6,17 @@ import asyncio
 import types
 import weakref
 from collections.abc import Coroutine, Generator
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
 
+from gizmopy.errors import Reject, Retry
+from gizmopy.observe.context import message_id, request_id
+from gizmopy.pubsub import Message
 from gizmopy.pubsub.engine.worker import ENDED, ContextRunner
-from tests.pubsub.support import turns
+from tests.pubsub.support import Gate, always, failing, message, nothing, running, turns, until
 
 variable: ContextVar[str] = ContextVar("variable", default="clean")
 
@@ -163,3 +167,160 @@ async def test_one_that_raises_does_not_end_the_others() -> None:
         copy_context().run(runner.begin, body(0))
     assert copy_context().run(runner.begin, body(2)) is ENDED
     assert runner.result == 2
+
+
+async def test_a_handler_that_is_cancelled_from_inside_is_tried_again() -> None:
+    """A stray CancelledError never acks, and never dead-letters, however often it comes."""
+    attempts: list[int] = []
+
+    async def handler(received: Message) -> None:
+        attempts.append(received.attempt)
+        if received.id == "1" and len(attempts) < 20:
+            raise asyncio.CancelledError
+
+    async with running(handler, order="key", max_deliveries=2, dead_letter=True) as bench:
+        bench.receiver.put(message(id="1", key="k"), message(id="2", key="k"))
+        await until(lambda: len(bench.settled) == 2)
+    assert bench.outcomes == [("1", "ack"), ("2", "ack")]
+    assert attempts == [*range(1, 21), 1]
+
+
+async def test_a_cancelled_handling_goes_back_to_a_broker_that_takes_it() -> None:
+    """After its attempts it is nacked, at its last delivery too."""
+    error = asyncio.CancelledError()
+    async with running(always(error), max_deliveries=2, dead_letter=True) as bench:
+        bench.receiver.put(message(delivery=9))
+        await until(lambda: bench.settled)
+    assert bench.settled == [("1", "nack", error)]
+    assert not bench.dead
+
+
+async def test_a_handler_that_cancels_its_own_task_harms_no_later_one() -> None:
+    """What one handler does to the task it runs in is undone before the next one runs."""
+    seen = []
+
+    async def handler(received: Message) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        seen.append(task.cancelling())
+        if len(seen) == 1:
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async with running(handler) as bench:
+        bench.receiver.put(message(id="1"))
+        await until(lambda: bench.settled)
+        bench.receiver.put(message(id="2"))
+        await until(lambda: ("2", "ack") in bench.outcomes)
+    assert set(seen) == {0}
+
+
+async def _cancel_and(ending: str) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    if ending == "raise":
+        raise Reject("no")
+    if ending == "swallow":
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("ending", ["return", "raise", "swallow"])
+async def test_a_cancellation_that_a_handler_leaves_behind_harms_nobody(ending: str) -> None:
+    """A worker outlives it, idle or not, and a later handler's task group works as ever."""
+    groups = []
+
+    async def handler(received: Message) -> None:
+        if received.id == "1":
+            return await _cancel_and(ending)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(always(ValueError("in a group"))(received))
+                await asyncio.Event().wait()
+        except* ValueError:
+            groups.append(received.id)
+
+    async with running(handler, dead_letter=True) as bench:
+        bench.receiver.put(message(id="1"))
+        await until(lambda: bench.settled)
+        await turns()
+        bench.receiver.put(message(id="2"))
+        await until(lambda: len(bench.settled) == 2)
+    assert bench.outcomes == [("1", "dead_letter" if ending == "raise" else "ack"), ("2", "ack")]
+    assert groups == ["2"]
+    assert bench.metric("retries") == 0
+
+
+async def test_concurrency_is_reached_and_never_exceeded() -> None:
+    """As many handlers run as were asked for, and no more."""
+    gate = Gate()
+    async with running(gate, concurrency=3) as bench:
+        bench.receiver.put(*(message(id=str(n)) for n in range(5)))
+        await until(lambda: len(gate.started) == 3)
+        await turns()
+        assert len(gate.started) == 3
+        gate.open.set()
+        await until(lambda: len(bench.settled) == 5)
+
+
+async def test_context_variables_of_a_handler_are_invisible_to_the_next() -> None:
+    """Each handling starts with the same context, although the worker is the same task."""
+    variable: ContextVar[str] = ContextVar("variable", default="clean")
+    seen = []
+    tasks = set()
+
+    async def handler(received: Message) -> None:
+        tasks.add(asyncio.current_task())
+        seen.append((variable.get(), message_id.get(), request_id.get()))
+        variable.set(received.id)
+        await asyncio.sleep(0)
+        assert variable.get() == received.id
+        child = await asyncio.create_task(_get(variable))
+        assert child == received.id
+
+    request_id.set("outer")
+    async with running(handler) as bench:
+        bench.receiver.put(message(id="1"), message(id="2"))
+        await until(lambda: len(bench.settled) == 2)
+    assert seen == [("clean", "1", ""), ("clean", "2", "")]
+    assert len(tasks) == 1
+    assert bench.outcomes == [("1", "ack"), ("2", "ack")]
+
+
+async def _get(variable: ContextVar[str]) -> str:
+    return variable.get()
+
+
+async def test_timeouts_and_task_groups_work_inside_a_handler() -> None:
+    """The isolation of contexts does not get in the way of structured concurrency."""
+    log: list[str] = []
+
+    async def handler(received: Message) -> None:
+        try:
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            log.append("timeout")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(nothing(received))
+                group.create_task(always(ValueError("in a group"))(received))
+                await asyncio.Event().wait()
+        except* ValueError:
+            log.append("group")
+
+    async with running(handler) as bench:
+        bench.receiver.put(message())
+        await until(lambda: bench.settled)
+    assert log == ["timeout", "group"]
+    assert bench.outcomes == [("1", "ack")]
+
+
+async def test_the_wait_in_the_queue_is_observed_once_for_a_message() -> None:
+    """A handling that is put off is no second wait for the first start."""
+    async with running(failing(Retry(counted=False), Retry(counted=False))) as bench:
+        bench.receiver.put(message())
+        await until(lambda: bench.settled)
+        waits = bench.metrics.histogram("gizmo_pubsub_queue_wait_seconds", "")
+        assert sum(waits.child("t", "s").counts) == 1

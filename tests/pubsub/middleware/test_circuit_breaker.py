@@ -9,8 +9,7 @@ import pytest
 from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub import Handler, Message, MessageMiddleware, RetryPolicy
 from gizmopy.pubsub.middleware import circuit_breaker
-from tests.pubsub.support import FakeClock, message, until
-from tests.pubsub.test_subscriber import running
+from tests.pubsub.support import FakeClock, message, running, until
 
 DOWN = ConnectionError("the database is down")
 

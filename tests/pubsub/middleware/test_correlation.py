@@ -9,8 +9,7 @@ import pytest
 from gizmopy.observe.context import propagated_attributes
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.middleware import correlation
-from tests.pubsub.support import message, until
-from tests.pubsub.test_subscriber import running
+from tests.pubsub.support import message, running, until
 
 
 class Seen:

@@ -13,8 +13,7 @@ from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, Usage
 from gizmopy.pubsub import Handler, Message, RetryPolicy
 from gizmopy.pubsub.middleware import Begun, MemoryStore, State, idempotent
 from gizmopy.pubsub.middleware.idempotency import mark_key
-from tests.pubsub.support import FakeClock, capabilities, message, turns, until
-from tests.pubsub.test_subscriber import Gate, running
+from tests.pubsub.support import FakeClock, Gate, capabilities, message, running, turns, until
 
 AWAY = PubSubError("Redis is down", transient=True)
 ONCE = RetryPolicy(attempts=1)

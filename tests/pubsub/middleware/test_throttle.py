@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from gizmopy.errors import UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.middleware import throttle
-from tests.pubsub.support import FakeClock, message, turns, until
-from tests.pubsub.test_subscriber import nothing, running
+from tests.pubsub.support import FakeClock, message, nothing, running, turns, until
 
 
 class Waits:

@@ -10,8 +10,7 @@ import pytest
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.pubsub import Message, RetryPolicy
 from gizmopy.pubsub.middleware import timeout
-from tests.pubsub.support import message, until
-from tests.pubsub.test_subscriber import always, nothing, running
+from tests.pubsub.support import always, message, nothing, running, until
 
 
 async def forever(_: Message) -> None:
