@@ -3,9 +3,10 @@
 import os
 import sys
 
-# Python puts the working directory first for ``-m``, where a setting that names code, or a library
-# that is imported late, would be looked for. A command that takes a service puts it back for that.
-if not sys.flags.safe_path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 -- pathlib may be one that lies there
+# ``python -m`` puts the working directory first on the import path. A setting that names code, or a
+# library that is imported late, would then be imported from there, although any user may have
+# written the file. A command that runs a service adds the directory again, if the service is in it.
+if not sys.flags.safe_path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 -- importing pathlib could import a file of the directory
     del sys.path[0]
 
 from gizmopy.cli import main

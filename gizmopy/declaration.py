@@ -1,7 +1,7 @@
-"""Read what a method declares: its parameters with their resolved types, once, at start.
+"""Read the signature of a method once, at start: its parameters and their resolved types.
 
-Endpoints and message handlers are both declared by the signature of an async method. A signature
-that cannot be served fails here, before the daemon starts, with the file and line to mend.
+An endpoint and a message handler are both declared by the signature of an async method. An
+unsupported signature raises an error with its file and line before the daemon starts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REQUIRED: Any = inspect.Parameter.empty
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter: its name, its type with every name in it resolved, its default."""
+    """One parameter: its name, its resolved type and its default."""
 
     name: str
     annotation: Any
@@ -27,13 +27,13 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether a call must give it."""
+        """Whether it has no default."""
         return self.default is REQUIRED
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What an async function takes and gives, without ``self``."""
+    """The parameters of an async function without ``self``, and the type of its result."""
 
     parameters: tuple[Parameter, ...]
     returns: Any
@@ -42,8 +42,8 @@ class Signature:
 def read_signature(function: Callable[..., Any]) -> Signature:
     """Return the signature of an async ``function`` or bound method.
 
-    Raises DeclarationError where it is not async, where an annotation is missing or cannot be
-    resolved, and where a parameter is positional-only, ``*args`` or ``**kwargs``.
+    Raises DeclarationError if it is not async, if an annotation is missing or cannot be resolved,
+    or if a parameter is positional-only, ``*args`` or ``**kwargs``.
     """
     if not inspect.iscoroutinefunction(function):
         raise DeclarationError(function, "is not async; declare it with 'async def'")
@@ -55,7 +55,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            reason = f"parameter {parameter} cannot be given by name; declare plain parameters"
+            reason = f"parameter {parameter} cannot be passed by name; declare one that can"
             raise DeclarationError(function, reason)
         if parameter.name not in hints:
             reason = f"parameter {parameter.name!r} has no type; annotate it"

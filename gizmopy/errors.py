@@ -15,8 +15,8 @@
     └── Reject                 never handle this message again: dead-letter it
 
 ``gizmopy.web.Problem`` is not among them: it is a response to a request, and not a failure. An
-error of a library is translated where it enters gizmopy. An error is logged once, by the code that
-received the request or the message.
+error of a library becomes one of these in the module that calls the library. An error is logged
+once, by the code that received the request or the message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ``gizmopy`` command: run a service, and ask what it is made of."""
+"""The ``gizmopy`` command: run a service, and print its endpoints, settings and health."""
 
 from gizmopy.cli.main import main
 

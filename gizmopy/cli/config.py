@@ -1,4 +1,4 @@
-"""``gizmopy config [module:Service]``: print every setting, its value, and where that came from."""
+"""``gizmopy config [module:Service]``: print every setting, its value and the value's source."""
 
 from __future__ import annotations
 
@@ -30,19 +30,23 @@ also be a parameter in the broker's URL, by the last part of its name: see [kafk
 """
 
 
-EPILOG = "NAME is the name of a setting, of its variable or of its flag: database.password."
+EPILOG = "NAME is the name of a setting, of its variable or of its flag, as in database.password."
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the settings as they would be for a daemon started here and now, and return 0.
+    """Print the settings of a daemon that is started here and now, and return 0.
 
-    Flags after the service are read like those of ``gizmopy run``. A value that may be a secret is
-    hidden; ``--show`` prints the value of one setting, even so.
+    Flags after the service are read as by ``gizmopy run``. A value that may be a secret is hidden;
+    ``--show`` prints the value of one setting in full.
     """
     parser = Parser(prog="gizmopy config", description=__doc__, epilog=EPILOG)
     parser.usage = "%(prog)s [module:Service] [--markdown] [--show NAME] [flags of the service]"
-    parser.add_argument("--markdown", action="store_true", help="print the declarations for docs")
-    parser.add_argument("--show", metavar="NAME", help="print one value in full, a secret too")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the declarations as Markdown"
+    )
+    parser.add_argument(
+        "--show", metavar="NAME", help="print the value of one setting in full, also of a secret"
+    )
     target = argv[0] if argv and not argv[0].startswith("-") else ""
     chosen, flags = parser.parse_known_args(argv[1:] if target else argv)
     kind = settings_class(find_service(target)) if target else Settings
@@ -58,5 +62,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _plain(text: str) -> str:
-    """Return a value as it is for a program, and escaped for a terminal."""
+    """Return a value unchanged for a program, and escaped for a terminal."""
     return escape(text, keep="\n\t") if sys.stdout.isatty() else text

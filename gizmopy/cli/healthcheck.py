@@ -1,4 +1,4 @@
-"""``gizmopy healthcheck``: ask a running daemon how it is. For images that have no curl."""
+"""``gizmopy healthcheck``: probe a running daemon. For container images without curl."""
 
 from __future__ import annotations
 
@@ -17,48 +17,51 @@ from gizmopy.untrusted.text import as_lines, escape
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
 _UNIX = "unix:"
 _TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
-"""The spellings of a setting that is true."""
+"""The spellings of true in an environment variable."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Return 0 where the daemon answers 200, else 1, saying why on standard error."""
+    """Return 0 if the daemon answers 200; else print the reason on standard error and return 1."""
     parser = Parser(prog="gizmopy healthcheck", description=__doc__)
     parser.add_argument("url", nargs="?", default=_default_url(), help="default: %(default)s")
     parser.add_argument("--probe", choices=PROBES, default="readiness")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds; default: %(default)s")
-    parser.add_argument("--cert", help="the client's certificate (PEM), if TLS_CLIENT_CA is set")
-    parser.add_argument("--key", help="its private key (PEM); default: in the certificate's file")
+    parser.add_argument(
+        "--cert", help="file of the client's certificate, in PEM; needed if TLS_CLIENT_CA is set"
+    )
+    parser.add_argument(
+        "--key", help="file of its private key, in PEM; default: the file of the certificate"
+    )
     chosen = parser.parse_args(argv)
     if chosen.timeout <= 0:
-        parser.error(f"--timeout {chosen.timeout:g}: give seconds above 0")
+        parser.error(f"--timeout {chosen.timeout:g}: is not above 0; write a number of seconds")
     try:
-        context = _trusting(chosen.cert, chosen.key)
+        context = _ssl_context(chosen.cert, chosen.key)
     except (OSError, ValueError) as error:
         parser.error(
-            f"--cert {chosen.cert}: cannot be used: {error}; give a certificate and its key, in PEM"
+            f"--cert {chosen.cert}: cannot be used: {error}; name a certificate and its key, in PEM"
         )
     connection, path = _parse(chosen.url, chosen.timeout, context)
     if connection is None:
-        reason = "the URL is no address of a daemon"
-        parser.error(f"{reason}; write it as http://host:port, or unix:/path")
+        parser.error("the URL is not an address; write it as http://host:port or unix:/path")
     try:
         status, text = _get(connection, path or PROBES[chosen.probe])
     except (OSError, HTTPException, UnicodeError) as error:
-        print(as_lines(f"{_shown(chosen.url)}: {error}"), file=sys.stderr)
+        print(as_lines(f"{_redacted(chosen.url)}: {error}"), file=sys.stderr)
         return 1
     print(escape(text.strip(), keep="\n\t"), file=sys.stdout if status == 200 else sys.stderr)
     return 0 if status == 200 else 1
 
 
-def _shown(url: str) -> str:
-    """Return an address without a login, a path and parameters."""
+def _redacted(url: str) -> str:
+    """Return a URL without its login, path and parameters."""
     if url.startswith(_UNIX):
         return url
     return scheme_and_hosts(url) or "the URL"
 
 
 def _parse(text: str, timeout: float, context: ssl.SSLContext) -> tuple[HTTPConnection | None, str]:
-    """Return a connection to the daemon at a URL, and the path; none where it is none of one."""
+    """Return a connection to the daemon at a URL, and the path; None if it is not a valid URL."""
     if text.startswith(_UNIX):
         return _UnixConnection(text.removeprefix(_UNIX), timeout), ""
     try:
@@ -74,22 +77,22 @@ def _parse(text: str, timeout: float, context: ssl.SSLContext) -> tuple[HTTPConn
     return None, ""
 
 
-def _trusting(cert: str | None, key: str | None) -> ssl.SSLContext:
-    """Return a context that takes any certificate: it names the public host, not loopback.
+def _ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext:
+    """Return a context that accepts any certificate of the daemon.
 
-    The context shows the client's certificate in ``cert``, if one is given. Raises OSError or
-    ValueError.
+    The certificate names the public host, and this command connects to the loopback address. With
+    ``cert`` the context presents that client certificate. Raises OSError or ValueError.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if cert is not None:
-        context.load_cert_chain(cert, key, password="")  # else OpenSSL asks the terminal for one
+        context.load_cert_chain(cert, key, password="")  # without it, OpenSSL prompts
     return context
 
 
 class _UnixConnection(HTTPConnection):
-    """A connection by a unix socket: its path, or ``@`` and an abstract name."""
+    """A connection to a Unix socket: a path, or ``@`` and an abstract name."""
 
     def __init__(self, address: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -103,15 +106,15 @@ class _UnixConnection(HTTPConnection):
 
 
 def _default_url() -> str:
-    """Return the address of this container's daemon, from the environment that it reads.
+    """Return the URL of this container's daemon, from the environment variables of its settings.
 
-    That is its admin port if the main port asks for a client's certificate or a PROXY header.
+    This is the admin port if the main port requires a client certificate or a PROXY header.
     """
     host = os.environ.get("HTTP_ADDR") or "127.0.0.1"
     port = os.environ.get("HTTP_PORT") or os.environ.get("PORT") or "8080"
-    proxied = os.environ.get("GIZMO_PROXY_PROTOCOL", "").strip().lower() in _TRUE
-    is_closed = proxied or bool(os.environ.get("TLS_CLIENT_CA"))
-    if is_closed and (admin_port := os.environ.get("GIZMO_ADMIN_PORT")):
+    needs_header = os.environ.get("GIZMO_PROXY_PROTOCOL", "").strip().lower() in _TRUE
+    is_restricted = needs_header or bool(os.environ.get("TLS_CLIENT_CA"))
+    if is_restricted and (admin_port := os.environ.get("GIZMO_ADMIN_PORT")):
         host, port = os.environ.get("GIZMO_ADMIN_ADDR") or "127.0.0.1", admin_port
     if host.startswith(_UNIX):
         return host

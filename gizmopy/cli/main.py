@@ -1,4 +1,4 @@
-"""Choose the command. Each stands in a file of its own and is imported when it is called."""
+"""Choose the command. Each has a module of its own, which is imported when it is called."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gizmopy.untrusted.text import as_lines
 COMMANDS = {
     "run": "run a service: gizmopy run module:Service [--http-port 9000 ...]",
     "routes": "print the endpoints and subscriptions of a service",
-    "config": "print every setting of a service with its value and where that came from",
-    "healthcheck": "ask a running daemon how it is; exit 0 where it is well, 1 where not",
-    "redrive": "move the dead letters of a channel back to the topics that they came from",
+    "config": "print every setting of a service with its value and the value's source",
+    "healthcheck": "probe a running daemon; exit 0 if it is healthy, else 1",
+    "redrive": "publish the dead letters of a channel to their source topics again",
 }
 
 
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "command" not in chosen:
         parser.print_help()
         return 2
-    gc.disable()  # an eighth of a start is the collector, which finds nothing in what is imported
+    # The collector takes an eighth of the start, and imported modules contain no garbage.
+    gc.disable()
     try:
         return int(import_module(f"gizmopy.cli.{chosen.command}").main(rest))
     except GizmoError as error:

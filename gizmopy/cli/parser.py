@@ -1,4 +1,4 @@
-"""Read a command's own arguments; an error about them quotes no value, which may be a secret."""
+"""Parse the arguments of a command. Errors do not quote values, which may be secrets."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 class Parser(argparse.ArgumentParser):
-    """Parse as argparse does, but without abbreviations and without values in errors.
+    """Parse like argparse, but without abbreviations and without values in errors.
 
-    ``gizmopy healthcheck --pasword=hunter2`` is answered with the name of the flag.
+    The error for ``gizmopy healthcheck --pasword=hunter2`` has only the name of the flag.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
-        self._given: Sequence[str] = ()
+        self._args: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse ``args`` (default: the command line)."""
-        self._given = sys.argv[1:] if args is None else list(args)
+        self._args = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage of the command and the mistake, and exit with 2."""
-        from difflib import get_close_matches  # imported where it is used: cold starts matter
+        """Print the usage of the command and the error, and exit with 2."""
+        from difflib import get_close_matches  # imported here to keep cold starts short
 
         if message.startswith(_UNKNOWN):
-            message = _UNKNOWN + ", ".join(self._unknown()) + "; --help lists the known ones"
-        for word in sorted(self._given, key=len, reverse=True):
+            message = _UNKNOWN + ", ".join(self._unknown()) + "; --help lists the known arguments"
+        for word in sorted(self._args, key=len, reverse=True):
             flag, equals, value = word.partition("=")
             if equals and flag.startswith("-"):
                 message = message.replace(word, f"{flag}={MASK}").replace(repr(value), MASK)
@@ -45,8 +45,8 @@ class Parser(argparse.ArgumentParser):
         return [str(choice) for action in self._actions for choice in action.choices or ()]
 
     def _unknown(self) -> Iterator[str]:
-        """Yield each argument that is no flag of the command: a flag's name, else its position."""
-        for number, word in enumerate(self._given, 1):
+        """Yield the name of each unknown flag, and the position of each other unknown argument."""
+        for number, word in enumerate(self._args, 1):
             name = word.partition("=")[0]
             if name in self._option_string_actions:
                 continue

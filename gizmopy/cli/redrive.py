@@ -1,7 +1,8 @@
-"""``gizmopy redrive CHANNEL``: move the dead letters of a channel back to where they came from.
+"""``gizmopy redrive CHANNEL``: publish the dead letters of a channel to their source topics again.
 
-A dead letter names its own source topic. It moves back only to a topic that the person at the
-terminal, the settings or the service names. If none is named, the topics are listed.
+The source topic is an attribute of a dead letter, so its sender may have chosen it. A dead letter
+is published only to a topic that the user, the settings or the service names. The others are
+counted by topic.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ COLUMNS = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Move dead letters, print a summary, and return 0, or 1 if any failed or was not allowed.
+    """Move dead letters, print a summary, and return 0, or 1 if one failed or was not allowed.
 
-    Flags that are not this command's own are settings, as for ``gizmopy run``.
+    Flags that are not of this command are settings, as for ``gizmopy run``.
     """
     parser = _parser()
-    argv, target = _split(argv)
+    argv, target = _split_service(argv)
     chosen, flags = parser.parse_known_args(argv)
     if not chosen.wait > 0:
-        parser.error(f"--wait {chosen.wait:g}: give seconds above 0")
+        parser.error(f"--wait {chosen.wait:g}: is not above 0; write a number of seconds")
     if chosen.limit is not None and chosen.limit < 1:
-        parser.error(f"--limit {chosen.limit}: give 1 or more")
+        parser.error(f"--limit {chosen.limit}: is below 1; write 1 or more")
     service = find_service(target) if target else None
     settings = load(settings_class(service) if service else Settings, flags).settings
     url = settings.kafka.with_defaults(chosen.url) if chosen.url else settings.broker_url
@@ -67,22 +68,22 @@ def main(argv: Sequence[str]) -> int:
     return code or int(bool(refused))
 
 
-def _split(argv: Sequence[str]) -> tuple[Sequence[str], str]:
-    """Return the arguments without the service behind the channel, and the service."""
-    # Not left to argparse: the value of a flag that is a setting would be the service.
+def _split_service(argv: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Return the arguments without the service after the channel, and the service."""
+    # argparse does not know the flags of settings: it would take the value of one for the service.
     if len(argv) > 1 and ":" in argv[1] and not (argv[0] + argv[1]).startswith("-"):
         return [argv[0], *argv[2:]], argv[1]
     return argv, ""
 
 
 def _channels(service: type[Service], settings: Settings) -> frozenset[str]:
-    """Return the channels that a service consumes: they are where its dead letters came from."""
+    """Return the channels that a service consumes: the source topics of its dead letters."""
     subscriptions = collect_subscriptions(make_service(service, settings), "redrive")
     return frozenset(each.channel for each in subscriptions)
 
 
 def _redrive(plan: Plan, url: str, settings: Settings) -> tuple[int, Mapping[str, int]]:
-    """Run once; return the exit code, and how many dead letters are not allowed, by topic."""
+    """Run once; return the exit code, and the number of dead letters not allowed, by topic."""
     redrive = Redrive(
         plan,
         url,
@@ -98,78 +99,85 @@ def _redrive(plan: Plan, url: str, settings: Settings) -> tuple[int, Mapping[str
 
 def _print_refused(refused: Mapping[str, int]) -> None:
     for topic, count in refused.items():
-        print(f"{count} stay, from {_named(topic)}", file=sys.stderr)
+        print(f"{count} not moved, from {_describe(topic)}", file=sys.stderr)
     print(
-        "no setting and no service names these topics; allow one with "
-        "--from-topic NAME, name the service as in gizmopy redrive CHANNEL module:Service, or "
-        "publish all with --to CHANNEL",
+        "neither the settings nor a service names these topics; allow one with --from-topic NAME, "
+        "name the service as in gizmopy redrive CHANNEL module:Service, or publish all dead "
+        "letters to one channel with --to CHANNEL",
         file=sys.stderr,
     )
 
 
 def _ask(refused: Mapping[str, int]) -> frozenset[str]:
-    """Return the topics that the person at the terminal allows; none if there is no terminal."""
+    """Return the topics that the user allows at the terminal; none if there is no terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return frozenset()
     return frozenset(
         topic
         for topic, count in refused.items()
-        if topic and _yes(f"{count} from {_named(topic)}: publish them there? [y/N] ")
+        if topic and _confirm(f"{count} from {_describe(topic)}: publish them there? [y/N] ")
     )
 
 
-def _yes(question: str) -> bool:
+def _confirm(question: str) -> bool:
     try:
         return input(question).strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
 
-def _named(topic: str) -> str:
+def _describe(topic: str) -> str:
     return f"topic '{quoted(topic)}'" if topic else "other topics"
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="gizmopy redrive",
-        description="Move the dead letters of a channel back to the topics that they came from. "
-        "Each is published, and only when the broker has confirmed that is it removed here. A dead "
-        "letter moves only to a topic that module:Service consumes, that GIZMO_TOPIC_* or "
-        "GIZMO_SUBSCRIPTION_* name, or that --to or --from-topic name; the others are counted.",
-        epilog="Whatever else is given is a setting, as for gizmopy run.",
+        description="Publish the dead letters of a channel to their source topics again. A dead "
+        "letter is removed only after the broker has confirmed its publication. It is published "
+        "only to a topic that module:Service consumes, that GIZMO_TOPIC_* or GIZMO_SUBSCRIPTION_* "
+        "name, or that --to or --from-topic name; the others are counted.",
+        epilog="All other flags are settings, as for gizmopy run.",
         usage="%(prog)s CHANNEL [module:Service] [flags]",
     )
     parser.add_argument("channel", metavar="CHANNEL", help="the channel that holds dead letters")
-    parser.add_argument("--url", help="the broker; default: GIZMO_PUBSUB_URL")
+    parser.add_argument("--url", help="URL of the broker; default: GIZMO_PUBSUB_URL")
     parser.add_argument(
-        "--subscription", default=Plan.subscription, help="read them as; default: %(default)s"
+        "--subscription",
+        default=Plan.subscription,
+        help="name of the subscription that reads them; default: %(default)s",
     )
-    parser.add_argument("--to", default="", metavar="CHANNEL", help="publish all of them there")
+    parser.add_argument(
+        "--to", default="", metavar="CHANNEL", help="publish all of them to this channel"
+    )
     parser.add_argument(
         "--from-topic",
         action="append",
         default=[],
         dest="from_topics",
         metavar="NAME",
-        help="also move the dead letters from this topic; may be repeated",
+        help="also move dead letters from this topic; may be repeated",
     )
     parser.add_argument(
-        "--match", default="", metavar="TEXT", help="only those with TEXT in reason or exception"
+        "--match",
+        default="",
+        metavar="TEXT",
+        help="move only those with TEXT in their reason or exception",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="take N of them at most")
+    parser.add_argument("--limit", type=int, metavar="N", help="move at most N of them")
     parser.add_argument(
         "--wait",
         type=float,
         default=Plan.wait,
         metavar="SECONDS",
-        help="end when none has come for so long; default: %(default)g",
+        help="end after this time without another one; default: %(default)g",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list them, and move nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list them, and move none")
     return parser
 
 
 def _run(redrive: Redrive, *, dry_run: bool) -> int:
-    """Run to the end or an interrupt, and print what became of the dead letters."""
+    """Run to the end or an interrupt, print the number of each result, and return the exit code."""
     if dry_run:
         print("\t".join(COLUMNS))
     interrupted = False
@@ -179,14 +187,15 @@ def _run(redrive: Redrive, *, dry_run: bool) -> int:
         interrupted = True
     finally:
         if redrive.stopped:
-            print(quoted(f"{redrive.stopped}; there may be more"), file=sys.stderr)
+            print(quoted(f"{redrive.stopped}; more dead letters may be left"), file=sys.stderr)
         print(f"{redrive.redriven} redriven, {redrive.left} left, {redrive.failed} failed")
     return INTERRUPTED if interrupted else int(redrive.failed > 0)
 
 
 def _open_driver(url: str) -> Driver:
-    """Open a driver; refuse a broker that is another one in each process."""
-    driver = open_driver(without_group(url))  # in the daemon's group it would take its partitions
+    """Open a driver. Raises UsageError for a broker that exists only within its own process."""
+    # In the group of the daemon, this process would take over some of its partitions.
+    driver = open_driver(without_group(url))
     if driver.capabilities.process_local:
         raise UsageError(
             f"{redacted_url(url)} keeps its messages in the memory of the daemon's process, so "

@@ -1,4 +1,4 @@
-"""``gizmopy routes module:Service``: print what a service serves, without starting it."""
+"""``gizmopy routes module:Service``: print the endpoints and subscriptions of a service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from gizmopy.server.service import settings_class
 def main(argv: Sequence[str]) -> int:
     """Print a line for each endpoint and subscription, and return 0.
 
-    Making the server reads every declaration, so a mistake in one ends this as it ends a start.
+    The service is not started. Constructing the server reads every declaration, so a wrong one ends
+    this command with the same error as a start.
     """
     parser = Parser(prog="gizmopy routes", description=__doc__)
     parser.add_argument("target", metavar="module:Service")

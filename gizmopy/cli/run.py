@@ -10,10 +10,13 @@ from gizmopy.server import Signals, run
 
 
 def main(argv: Sequence[str]) -> int:
-    """Catch signals, then import the service and run it; flags after it are its settings'."""
+    """Catch signals, import the service, run it, and return its exit code.
+
+    Flags after the service are settings.
+    """
     signals = Signals()
     parser = Parser(prog="gizmopy run", description=__doc__)
     parser.usage = "%(prog)s module:Service [flags: see gizmopy config module:Service]"
     parser.add_argument("target", metavar="module:Service")
-    chosen = parser.parse_args(argv[:1])  # the service's own flags come after it
+    chosen = parser.parse_args(argv[:1])  # the settings' flags follow it
     return run(find_service(chosen.target), argv[1:], signals)

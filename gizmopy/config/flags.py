@@ -43,7 +43,7 @@ def read_flags(settings: Iterable[Setting], argv: Sequence[str]) -> Iterator[Fin
 
 
 def _flag_name(name: str, *, similar: bool) -> str:
-    """Return the name of an unknown flag, without what may be a value: ``-phunter2`` has one."""
+    """Return the name of an unknown flag, without a possible value: ``-phunter2`` has one."""
     return name if similar or _FLAG_NAME.fullmatch(name) else f"{name[:2]}…"
 
 

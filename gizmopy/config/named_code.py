@@ -1,7 +1,7 @@
 """Find the settings that name code to import. Their values in a ``.env`` file are not used.
 
-A ``.env`` file is read from the working directory. A user who may write a file there would
-otherwise choose the code that a command runs.
+A ``.env`` file is read from the working directory. Otherwise, any user with write access to that
+directory could choose the code that a command runs.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Settings(
     ServiceSettings,
     BaseSettings,
 ):
-    """Configure a daemon: where it listens, what it logs, how it stops, which broker it uses.
+    """The settings of a daemon: its address, its log, its shutdown, its broker, and others.
 
     Subclass it for a daemon's own settings; a nested model is a section (``DATABASE__HOST``,
     ``--database.host``). Takes values by a field's name or by its environment name, and reads no

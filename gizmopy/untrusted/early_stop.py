@@ -1,12 +1,12 @@
-"""Validate a large JSON body with few errors, if it is wrong.
+"""Validate a large JSON body so that an invalid one has few errors.
 
-pydantic makes an error for each wrong value, with a copy of every key that leads to it. A body of
-70 KB, 10,000 wrong numbers under one key of 20 KB, took 194 MB, and 1 MB more than a machine has.
-So in a large body the validation of a list, a set, a tuple or a dict stops at its first wrong
-value, as with pydantic's ``FailFast``. A valid body is read as before.
+pydantic creates an error for each wrong value, with a copy of every key on the path to it. A body
+of 70 KB, 10,000 wrong numbers under one key of 20 KB, took 194 MB; one of 1 MB took more memory
+than the machine had. So in a large body the validation of a list, a set, a tuple or a dict stops at
+its first wrong value, as with pydantic's ``FailFast``. A valid body is validated as before.
 
-Not bounded by this: a model that forbids extra fields has an error for each of them, and a model
-that contains itself twice has one for each field of each.
+This does not limit every number of errors: a model that forbids extra fields has an error for each
+of them, and a model that contains itself twice has one for each field of each.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from pydantic_core import SchemaError, SchemaValidator, ValidationError
 from gizmopy.untrusted.missing_fields import AbsentFields
 
 LISTED_BYTES = 16 * 1024
-"""The size of a body up to which all wrong values are listed."""
+"""The maximum size of a body whose wrong values are all listed."""
 _PLAIN_BYTES = 512
-"""The size up to which a body is validated by pydantic's own validator."""
+"""The maximum size of a body that pydantic's unchanged validator validates."""
 _COPIED_BYTES = 1024 * 1024
-"""How much JSON the errors may copy, at most: as objects of Python it takes 30 times as much."""
+"""How many bytes of JSON the errors may copy. As Python objects, they take 30 times as many."""
 
 _CONTAINERS = frozenset(
     ("counter", "deque", "dict", "frozendict", "frozenset", "list", "ordered-dict", "set", "tuple")
 )
 _BY_NAME = frozenset(("choices", "definitions", "fields"))
-"""Keys whose values hold schemas by the user's names: a field may be called ``default``."""
+"""Keys whose values are schemas by names of the user: a field may be named ``default``."""
 _NO_SCHEMA = frozenset(("default", "expected", "metadata", "serialization"))
-"""Keys whose values are the user's, and may look like a schema."""
+"""Keys whose values come from the user, and may look like a schema."""
 
 
 def json_validator(
@@ -40,20 +40,21 @@ def json_validator(
 ) -> Callable[[bytes], Any]:
     """Return a validator of JSON for the type of ``adapter``; ``complete`` validates a short body.
 
-    The validator raises pydantic's ValidationError. If much is wrong, read it with
-    ``wrong_input.details_of``, which knows the missing fields.
+    The validator raises pydantic's ValidationError. Read it with ``input_errors.details_of``, which
+    recognizes the stand-in for a missing field.
     """
-    made: dict[bool, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = {}
+    # Built when first needed, because most types never receive a large body.
+    validators: dict[bool, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = {}
 
     def validate(data: bytes) -> Any:
         size = len(data)
         if size <= _PLAIN_BYTES:
             return complete(data)
         stops = size > LISTED_BYTES
-        if stops not in made:  # made when it is first needed: most types never meet a large body
+        if stops not in validators:
             exact = (_validator(adapter, _fail_fast) if stops else None) or complete
-            made[stops] = _without_copies(adapter, stops=stops) or exact, exact
-        first, exact = made[stops]
+            validators[stops] = _without_copies(adapter, stops=stops) or exact, exact
+        first, exact = validators[stops]
         try:
             return first(data)
         except ValidationError as error:
@@ -78,13 +79,13 @@ def _without_copies(adapter: TypeAdapter[Any], *, stops: bool) -> Callable[[byte
 def _validator(
     adapter: TypeAdapter[Any], change: Callable[[dict[str, Any]], None]
 ) -> Callable[[bytes], Any] | None:
-    """Return a validator whose schema is changed, or None if pydantic does not make one."""
+    """Return a validator with a changed schema, or None if pydantic does not accept the schema."""
     schema = _changed(dict(adapter.core_schema), change)
     try:
         try:
-            # Else pydantic takes the validators that its models have already.
+            # Otherwise pydantic uses the validators that its models already have, unchanged.
             validator = SchemaValidator(schema, _use_prebuilt=False)
-        except TypeError:  # a version of pydantic that does not know the argument
+        except TypeError:  # this version of pydantic does not have the argument
             validator = SchemaValidator(schema)
     except SchemaError:
         return None
@@ -92,14 +93,14 @@ def _validator(
 
 
 def _fail_fast(part: dict[str, Any]) -> None:
-    """Have a container stop at its first wrong value."""
+    """Make the validation of a container stop at its first wrong value."""
     kind = part.get("type")
     if isinstance(kind, str) and kind in _CONTAINERS:
         part["fail_fast"] = True
 
 
 def _changed(schema: Any, change: Callable[[dict[str, Any]], None]) -> Any:
-    """Return a copy of a schema of pydantic, or a part of one, with each dict in it changed."""
+    """Return a copy of a schema of pydantic, or of a part of one, with each dict changed."""
     if isinstance(schema, list | tuple):
         return type(schema)([_changed(part, change) for part in schema])
     if not isinstance(schema, dict):

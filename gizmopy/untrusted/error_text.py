@@ -1,7 +1,7 @@
-"""Write the text of an error in at most 1,024 characters.
+"""Limit the text of an error to 1,024 characters.
 
-An error of pydantic makes its text when it is asked for it, a line for each wrong value: the text
-of a body of 1 MB had 59 MB. An error of a handler may quote a whole message.
+An error of pydantic has a line for each wrong value: the text about a body of 1 MB had 59 MB. An
+error of a handler may quote a whole message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pydantic_core import ValidationError
 from gizmopy.untrusted.text import MAX_CHARACTERS, cut
 
 MOST_LISTED = 100
-"""The number of wrong values that are named one by one; of more, only the number is given."""
+"""The maximum number of wrong values that are listed; of more, only the number is shown."""
 
 _MOST_LINKED = 100
 """The number of errors that ``shortened`` follows: causes, contexts, members of groups."""
@@ -28,14 +28,14 @@ def too_many(error: ValidationError) -> str:
 def text_of(error: BaseException) -> str:
     """Return the text of ``error``, cut to 1,024 characters.
 
-    Of an error of pydantic with more than ``MOST_LISTED`` wrong values only their number is given.
+    For an error of pydantic with more than ``MOST_LISTED`` wrong values it has only their number.
     """
     try:
         if isinstance(error, ValidationError) and (summary := too_many(error)):
             return summary
         return cut(str(error))
-    except Exception:  # noqa: BLE001 - an error without a text must not hide its place
-        return "(its text cannot be had)"
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
+        return "(its text is not available)"
 
 
 def named(error: BaseException) -> str:
@@ -51,10 +51,10 @@ def named(error: BaseException) -> str:
 def shortened(error: BaseException) -> BaseException:
     """Return ``error`` for a log that writes its traceback.
 
-    If its text or a note is longer than 1,024 characters, or one of its causes, contexts or group
-    members has such a text, return a copy of it and of its causes and contexts: with the same
-    names and tracebacks, and with short texts. The copy of a group names its members in its text.
-    A traceback asks every one of them for its text.
+    A traceback has the text of every cause, context and group member. If one of these texts or a
+    note is longer than 1,024 characters, return a copy of the error and of its causes and contexts,
+    with the same names and tracebacks, and with short texts. The copy of a group names its members
+    in its text.
     """
     linked = _linked(error)
     if len(linked) < _MOST_LINKED and all(_is_short(each) for each in linked.values()):
@@ -91,7 +91,7 @@ def _is_short(error: BaseException) -> bool:
         return False
     try:
         return all(len(str(t)) <= MAX_CHARACTERS for t in (error, *_notes(error)))
-    except Exception:  # noqa: BLE001 - the traceback says that it has no text
+    except Exception:  # noqa: BLE001 - the traceback module handles a broken __str__
         return True
 
 
@@ -101,7 +101,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _copy(error: BaseException) -> BaseException:
-    """Return an error with the name of ``error``, and the beginning of its text."""
+    """Return an error with the name of ``error`` and the start of its text."""
     kind = type(error)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     members = "".join(f"\n{named(member)}" for member in _members(error)[:10])

@@ -1,4 +1,4 @@
-"""Say that there is a value, without the value: it is, or may be, a secret."""
+"""Stand-ins for a value that is or may be a secret."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def masked(text: str, secrets: Iterable[str]) -> str:
 
 
 def size(value: Any) -> str:
-    """Return how long a value is: ``12 characters``, ``2 items``."""
+    """Return the length of a value in words: ``12 characters``, ``2 items``."""
     if isinstance(value, (Mapping, list, tuple, Set)):
         return f"{len(value)} item{'' if len(value) == 1 else 's'}"
     count = len(value if isinstance(value, (str, bytes, bytearray)) else str(value))
@@ -26,7 +26,7 @@ def size(value: Any) -> str:
 def hidden(size: str, source: str = "") -> str:
     """Return ``*** (12 characters, from the environment)`` for a value that must not be shown.
 
-    ``source`` is that of an origin: ``environment``, ``command line``, ``default``, a file's path.
+    ``source`` is ``environment``, ``command line``, ``default`` or the path of a file.
     """
     named = f"the {source}" if source in ("environment", "command line", "default") else source
     return f"{MASK} ({size}{f', from {named}' if source else ''})"

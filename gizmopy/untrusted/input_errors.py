@@ -1,7 +1,7 @@
-"""Name the faults of a request or a message, without the values that the sender chose.
+"""Describe the errors in a request or a message without the values that its sender chose.
 
-The name of a field has the keys of a dict in it, and those are the sender's: they are escaped and
-cut. A validator's message is its author's, and may quote the value: it is escaped and cut, too.
+The path of a field contains the keys of a dict, which the sender chose. The message of a validator
+may quote the value. Both are escaped and cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gizmopy.untrusted.text import cut, escape
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails, ValidationError
 
-# Those messages of pydantic that quote the input or a part of it, by the type of the error.
+# Replacements for the messages of pydantic that quote the input, by the type of the error.
 _MESSAGES: Mapping[str, str] = {
     "base64_decode": "Input should be valid base64",
     "byte_size_unit": "Input should be a number of bytes with a unit, such as 10MB",
@@ -39,22 +39,25 @@ def details_of(error: ValidationError) -> list[ErrorDetails]:
 
 
 def message_of(error: ErrorDetails) -> str:
-    """Return the message of one of pydantic's errors; pydantic's own never quote the input."""
+    """Return the message of one of pydantic's errors, without the input.
+
+    The message of a validator of the user's may quote it.
+    """
     template = _MESSAGES.get(error["type"])
     if template is not None:
         return cut(template.format_map(_Known(error.get("ctx", {}))))
-    if error["msg"].startswith(_EMAIL):  # its reason quotes characters of the address
+    if error["msg"].startswith(_EMAIL):  # the rest quotes characters of the address
         return _EMAIL
     return escape(cut(error["msg"]))
 
 
 def field_of(location: Sequence[int | str]) -> str:
-    """Return the name of a field: ``pets.0.name``."""
+    """Return the path of a field: ``pets.0.name``."""
     return escape(cut(".".join(map(str, location))))
 
 
 class _Known(dict[str, object]):
-    """The values of a message's template; without a context the name of a value stands for it."""
+    """The values of a message's template; a missing value is replaced by its name."""
 
     def __missing__(self, key: str) -> str:
         return key.replace("_", " ")

@@ -1,13 +1,13 @@
 """Prepare text from outside for an error, a log line, an answer or a message attribute.
 
-A sender chooses how long its text is and which characters it has. Quoted as it came, one message
-made a log line of 17 MB, and an escape sequence made a terminal run a command.
+A sender chooses the length and the characters of its text. Quoted unchanged, one message made a
+log line of 17 MB, and an escape sequence made a terminal run a command.
 """
 
 from __future__ import annotations
 
 MAX_CHARACTERS = 1024
-"""The number of characters that one quoted text may have."""
+"""The maximum number of characters of one quoted text."""
 
 
 def cut(text: str, limit: int = MAX_CHARACTERS) -> str:
@@ -22,7 +22,7 @@ def escape(text: str, *, keep: str = "") -> str:
 
     Unprintable are control characters (C0 and C1), line and paragraph separators, lone surrogates,
     and the invisible characters that reorder text (https://trojansource.codes). Characters in
-    ``keep`` stay as they are. Printable backslashes are not doubled: the result is for people to
+    ``keep`` are not changed. Printable backslashes are not doubled: the result is for people to
     read, not for a program to decode.
     """
     if text.isprintable():
@@ -38,8 +38,8 @@ def escape(text: str, *, keep: str = "") -> str:
 def as_lines(text: str) -> str:
     """Return ``text`` escaped, but with its line ends, for a terminal or a log of lines.
 
-    Each line after the first is indented by two spaces, so that no text can begin a line that looks
-    like one of the log's own.
+    Each line after the first is indented by two spaces, so that no text can imitate a line of the
+    log.
     """
     return escape(text, keep="\n\t").replace("\n", "\n  ")
 
@@ -47,10 +47,10 @@ def as_lines(text: str) -> str:
 def escape_json(text: str) -> str:
     r"""Return a JSON text of the same value, its unprintable characters written as ``\u009b``.
 
-    ``text`` is JSON on one line. JSON itself escapes the controls below U+0020 only: a terminal
-    obeys those from U+007F on, too, and many readers of lines end a line at U+0085 or U+2028.
+    ``text`` is JSON on one line. JSON itself escapes only the controls below U+0020. A terminal
+    also obeys those from U+007F on, and many programs end a line at U+0085 or U+2028.
     """
-    if (text.isascii() and "\x7f" not in text) or text.isprintable():  # the first is faster
+    if (text.isascii() and "\x7f" not in text) or text.isprintable():  # isascii is faster
         return text
     return "".join([each if each.isprintable() else _utf_16(each) for each in text])
 

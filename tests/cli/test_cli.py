@@ -116,10 +116,10 @@ def test_config_writes_the_documentation(capsys: pytest.CaptureFixture[str]) -> 
     [
         ("tests.cats", "write it as module:Service"),
         (".service:Cats", "write it as module:Service"),
-        ("no.such:Cats", "there is no module 'no'"),
-        ("tests.dogs:Dogs", "there is no module 'tests.dogs'"),
-        ("tests.cats:Dogs", "it has: Cats"),
-        ("json:Dogs", "it has: no service at all"),
+        ("no.such:Cats", "the module 'no' is neither in the working directory nor installed"),
+        ("tests.dogs:Dogs", "the module 'tests.dogs' is neither"),
+        ("tests.cats:Dogs", "its services are: Cats"),
+        ("json:Dogs", "its services are: none"),
     ],
 )
 def test_a_service_that_is_not_there_is_named(

@@ -21,7 +21,7 @@ SECRET = "Qzhunter2"
         (["healthcheck", f"--probe={SECRET}"], "argument --probe: invalid choice: ***"),
         (["healthcheck", "--probe", "livenes"], "invalid choice: 'livenes'"),
         (["healthcheck", f"--timeout={SECRET}"], "argument --timeout: invalid float value: ***"),
-        (["healthcheck", f"cat:{SECRET}@host"], "the URL is no address of a daemon"),
+        (["healthcheck", f"cat:{SECRET}@host"], "the URL is not an address; write it as"),
         (["redrive", "dead", f"--limit={SECRET}"], "argument --limit: invalid int value: ***"),
         (["redrive", "dead", "--wait", SECRET], "argument --wait: invalid float value: ***"),
         (["redrive", "dead", f"--dry-run={SECRET}"], "argument --dry-run: ignored explicit argu"),

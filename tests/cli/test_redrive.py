@@ -122,8 +122,8 @@ def test_topics_that_nothing_names_are_listed_and_nothing_moves(
     said = capsys.readouterr()
     assert said.out == "0 redriven, 3 left, 0 failed\n"
     first, second, remedy = said.err.splitlines()
-    assert first == "2 stay, from topic 'cats'"
-    assert second == r"1 stay, from topic 'pass\x1b[2Jwords'"
+    assert first == "2 not moved, from topic 'cats'"
+    assert second == r"1 not moved, from topic 'pass\x1b[2Jwords'"
     assert "--from-topic NAME" in remedy
     assert bodies(broker, "cats") == []
 
@@ -158,7 +158,7 @@ def test_the_channels_of_a_service_are_allowed(
 
     assert bodies(broker, "cats") == [b"tom"]
     assert bodies(broker, "passwords") == []
-    assert "1 stay, from topic 'passwords'" in capsys.readouterr().err
+    assert "1 not moved, from topic 'passwords'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_terminal_asks(
 
     assert questions == ["2 from topic 'cats': publish them there? [y/N] "]
     assert len(bodies(broker, "cats")) == moved
-    assert ("2 stay, from topic 'cats'" in capsys.readouterr().err) is (moved == 0)
+    assert ("2 not moved, from topic 'cats'" in capsys.readouterr().err) is (moved == 0)
 
 
 def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,14 +221,14 @@ def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFi
 
 
 def test_a_limit_is_told(broker: LogBroker, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that stops early says that there may be more."""
+    """A run that stops early says that more dead letters may be left."""
     bury(broker, b"tom", b"kit")
 
     assert main(["redrive", "dead", "--from-topic", "cats", "--limit", "1"]) == 0
 
     said = capsys.readouterr()
     assert said.out.startswith("1 redriven, ")
-    assert said.err == "the limit of 1 is reached; there may be more\n"
+    assert said.err == "the limit of 1 is reached; more dead letters may be left\n"
 
 
 def test_a_broker_within_a_process_is_refused(
@@ -249,9 +249,9 @@ def test_what_a_log_cannot_do_is_one_line(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--wait", "0"], "--wait 0: give seconds above 0"),
-        (["--wait", "nan"], "--wait nan: give seconds above 0"),
-        (["--limit", "0"], "--limit 0: give 1 or more"),
+        (["--wait", "0"], "--wait 0: is not above 0"),
+        (["--wait", "nan"], "--wait nan: is not above 0"),
+        (["--limit", "0"], "--limit 0: is below 1"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(

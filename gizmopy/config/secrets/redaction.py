@@ -49,7 +49,7 @@ MISSING = object()
 """The default of a field without one, or with one that is not known before it is needed."""
 
 CHOICES = (bool, Enum, timedelta)
-"""Types with values that are never secrets, whatever the name of the field."""
+"""Types of values that are never secrets, not even in a field named ``password``."""
 _NUMBERS = (int, float, complex, Decimal, Fraction, date, time)
 _ADDRESSES = (IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface)
 _SHOWN_TYPES = (*CHOICES, *_NUMBERS, *_ADDRESSES)

@@ -6,7 +6,7 @@ from gizmopy.config.sections.base import Port, SectionBase, Text, UrlPath, setti
 
 
 class DebugSettings(SectionBase):
-    """What the daemon serves about itself, and on which port."""
+    """The paths and the port for metrics, /debug and the documentation of the API."""
 
     metrics_path: UrlPath = setting("METRICS_PATH", "/metrics", "Path of the Prometheus metrics.")
     admin_port: Port | None = setting(

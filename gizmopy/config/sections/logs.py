@@ -23,7 +23,7 @@ LogLevel = Annotated[
 
 
 class LogSettings(SectionBase):
-    """What is logged, where, and in which format."""
+    """The level, output and format of the log and the access log."""
 
     log_level: LogLevel = setting("APP_LOG_LEVEL", "info", "Least severe level that is logged.")
     log_json: bool | None = setting(
