@@ -47,7 +47,7 @@ def test_a_long_text_is_cut() -> None:
 
 def test_an_error_without_a_text_is_named() -> None:
     """An error whose text cannot be had does not hide that it was raised."""
-    assert named(Speechless()) == "Speechless: (its text cannot be had)"
+    assert named(Speechless()) == "Speechless: (its text is not available)"
     assert "Speechless" in written(Speechless())
 
 
