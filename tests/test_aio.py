@@ -46,7 +46,7 @@ async def test_a_background_task_ends_with_its_context() -> None:
 
 
 async def test_an_error_of_the_body_is_not_hidden_by_one_of_the_background_task() -> None:
-    """The body's error is raised; that of the task is found on the task."""
+    """The body's error is raised; the task has its own."""
     tasks: list[asyncio.Task[None]] = []
 
     async def body() -> None:
@@ -97,7 +97,7 @@ async def test_cancelling_the_wait_for_two_cancels_both() -> None:
 
 
 async def test_cancelled_tasks_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    """Those that have ended, or fail as they end, are no trouble; nothing is logged."""
+    """They may have ended, or fail as they end; nothing is logged."""
 
     async def fail_at_the_end() -> None:
         try:
@@ -153,7 +153,7 @@ async def test_a_cancellation_of_the_task_differs_from_one_of_what_it_awaits() -
 
 
 async def test_a_deadline_ends_a_wait() -> None:
-    """What is done in time has its result; what is not is cancelled, with TimeoutError."""
+    """A result in time is returned; at the deadline the awaitable is cancelled."""
     assert await Deadline(3600).wait_for(asyncio.sleep(0, "cat")) == "cat"
     assert await Deadline().wait_for(asyncio.sleep(0, "cat")) == "cat"
     with pytest.raises(TimeoutError):
@@ -161,7 +161,7 @@ async def test_a_deadline_ends_a_wait() -> None:
 
 
 async def test_a_deadline_is_only_brought_closer() -> None:
-    """The earliest one counts; none is without a limit, and one that has passed leaves nothing."""
+    """The earliest one counts; by default there is none; after it, 0 seconds remain."""
     deadline = Deadline()
     assert deadline.remaining() == inf
     deadline.shorten(60)
@@ -173,7 +173,7 @@ async def test_a_deadline_is_only_brought_closer() -> None:
 
 @pytest.mark.parametrize("seconds", [None, 3600])
 async def test_a_deadline_that_is_shortened_ends_waits_that_run(seconds: float | None) -> None:
-    """Each wait under it ends early; one that is at its end already is left alone."""
+    """Each running wait ends early; a wait that expires already is not affected."""
     deadline = Deadline(seconds)
     waits = [asyncio.create_task(deadline.wait_for(never())) for _ in range(2)]
     await asyncio.sleep(0)

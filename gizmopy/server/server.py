@@ -146,7 +146,7 @@ class SimpleServer:
     # STARTING
 
     async def _start(self, lifetime: AsyncExitStack) -> asyncio.Task[None]:
-        """Answer probes, open what the service needs, subscribe, then serve its endpoints.
+        """Answer probes, open the resources of the service, subscribe, then serve its endpoints.
 
         Returns the task that runs the subscribers.
         """

@@ -1,4 +1,4 @@
-"""Daemons for the tests of a folder, and their end."""
+"""Daemons for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.integration.daemons import ROOT, Daemon, StartDaemon
 
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
-    """Give a function that starts ``python ARGUMENTS…``, on a free port unless told otherwise."""
+    """Return a function that starts ``python ARGUMENTS…``, by default on a free port."""
     started: list[Daemon] = []
 
     def start(*arguments: str, **environment: str) -> Daemon:

@@ -1,4 +1,4 @@
-"""Start daemons as a user would: in processes of their own."""
+"""Start daemons in processes of their own, as a user does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Daemon:
-    """A process that logs JSON lines to a file; ``url`` is known once it listens."""
+    """A process that logs JSON lines to a file; ``url`` is known as soon as it listens."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path
@@ -35,7 +35,7 @@ class Daemon:
         return [json.loads(line) for line in whole.splitlines()]
 
     def wait_for(self, text: str, timeout: float = 30) -> dict[str, Any]:
-        """Wait until a record's message holds ``text``, and return it."""
+        """Wait until the message of a record contains ``text``, and return the record."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             for record in self.records():
@@ -48,7 +48,7 @@ class Daemon:
 
     @property
     def url(self) -> str:
-        """Wait until it listens, and return where."""
+        """Wait until it listens, and return its URL."""
         return str(self.wait_for("listens on")["url"])
 
     def connect(self) -> socket.socket:
@@ -65,7 +65,7 @@ class Daemon:
     def request(
         self, method: str, path: str, body: object = None, **headers: str
     ) -> tuple[int, str]:
-        """Return the status and the text of an answer."""
+        """Return the status and the text of a response."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, method=method)
         request.add_header("Content-Type", "application/json")
@@ -85,6 +85,6 @@ class Daemon:
 
 
 class StartDaemon(Protocol):
-    """Start ``python ARGUMENTS…`` with an environment of its own, on a free port by default."""
+    """Start ``python ARGUMENTS…`` with an environment of its own, by default on a free port."""
 
     def __call__(self, *arguments: str, **environment: str) -> Daemon: ...

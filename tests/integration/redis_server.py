@@ -1,4 +1,4 @@
-"""A real Redis for tests: Debian's ``redis-server``, on loopback, forgetting all at its end."""
+"""A real Redis for tests: the installed ``redis-server``, on loopback, without persistence."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _REMEDY = "redis-server is not on PATH; try: apt-get install --yes redis-server"
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """Run a server while the context lasts, and give its URL; ``folder`` takes its log.
+    """Run a server while the context lasts, and yield its URL; its log is in ``folder``.
 
-    Where there is none to run, the test is skipped, and in CI (``CI`` is set) it fails.
+    Without an installed server the test is skipped; in CI (``CI`` is set) it fails.
     """
     if (server := shutil.which("redis-server")) is None:
         if os.environ.get("CI"):

@@ -16,7 +16,7 @@ CATS = ("-m", "gizmopy", "run", "tests.cats:Cats")
 
 
 def _stats(daemon: Daemon, **expected: int) -> dict[str, int]:
-    """Return the counts, waiting until they are as expected: handling comes after publishing."""
+    """Return the counts as soon as they are as expected: handling follows publishing."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         stats: dict[str, int] = json.loads(daemon.request("GET", "/svc/cats/stats")[1])
@@ -27,7 +27,7 @@ def _stats(daemon: Daemon, **expected: int) -> dict[str, int]:
 
 
 def test_a_cat_is_stored_published_and_handled(start_daemon: StartDaemon) -> None:
-    """PUT stores a cat and publishes it, the same daemon handles the event, GET gives it back."""
+    """PUT stores a cat and publishes it, the daemon handles the event, and GET returns the cat."""
     daemon = start_daemon(*CATS)
 
     assert daemon.request("PUT", "/svc/cats/1", {"name": "Tom"}) == (200, '{"id":1,"name":"Tom"}')
@@ -43,7 +43,7 @@ def test_a_cat_is_stored_published_and_handled(start_daemon: StartDaemon) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_the_exit_code_is_0(start_daemon: StartDaemon, number: int) -> None:
-    """SIGTERM and Ctrl-C, sent twice at once as make sends them, end the daemon cleanly."""
+    """SIGTERM and Ctrl-C, sent twice as make does it, end the daemon cleanly."""
     daemon = start_daemon(*CATS)
     daemon.request("PUT", "/svc/cats/1", {"name": "Tom"})
     daemon.process.send_signal(number)
@@ -52,8 +52,8 @@ def test_a_signal_drains_and_the_exit_code_is_0(start_daemon: StartDaemon, numbe
     assert daemon.records()[-1]["message"] == "cats: exit"
 
 
-def test_the_log_says_where_it_listens_and_what_it_serves(start_daemon: StartDaemon) -> None:
-    """The start-up log names the address, each endpoint, and each subscription."""
+def test_the_log_has_the_address_endpoints_and_subscriptions(start_daemon: StartDaemon) -> None:
+    """The log of the start has a line for each."""
     daemon = start_daemon(*CATS)
     daemon.wait_for("cats: ready")
     messages = "\n".join(record["message"] for record in daemon.records())
@@ -64,8 +64,8 @@ def test_the_log_says_where_it_listens_and_what_it_serves(start_daemon: StartDae
     assert "subscription cats of memory:///cats → Cats.on_cat" in messages
 
 
-def test_a_taken_port_is_one_clear_line(start_daemon: StartDaemon) -> None:
-    """A daemon whose port is taken says so in one line, without a traceback, and exits 1."""
+def test_a_taken_port_is_one_line(start_daemon: StartDaemon) -> None:
+    """A daemon whose port is in use prints one line, without a traceback, and exits with 1."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         daemon = start_daemon(*CATS, HTTP_PORT=str(port))
@@ -87,10 +87,10 @@ def test_a_taken_port_is_one_clear_line(start_daemon: StartDaemon) -> None:
         ("HTTP_ACCESS_LOG", "/no/such/folder/log", 1, "/no/such/folder/log"),
     ],
 )
-def test_a_setting_that_cannot_be_is_one_clear_line(
+def test_an_invalid_setting_is_one_line(
     start_daemon: StartDaemon, name: str, value: str, code: int, said: str
 ) -> None:
-    """What cannot be used is named with its value, without a traceback, and the code is not 0."""
+    """The line names the setting and its value, without a traceback, and the code is not 0."""
     daemon = start_daemon(*CATS, **{name: value})
 
     assert daemon.process.wait(30) == code
@@ -100,8 +100,8 @@ def test_a_setting_that_cannot_be_is_one_clear_line(
 
 
 def test_the_load_script_finds_every_count_right() -> None:
-    """The counts agree if the daemon is stopped during the load and another one continues."""
-    # The daemon and its load share the machine: a short run of the script that people run.
+    """The counts are right if the daemon is stopped during the load and another one continues."""
+    # A short run: the daemon and its load share the machine.
     module = "tests.endurance.memory.cats_load"
     command = [sys.executable, "-m", module, "--restart", "--count", "2000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

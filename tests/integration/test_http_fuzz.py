@@ -1,4 +1,4 @@
-"""A short run of the fuzzer of the HTTP port; ``make endurance`` has the long one."""
+"""A short run of the fuzzer of the HTTP port; ``make endurance`` runs it for longer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _INPUTS = 4000
 
 
 def test_hostile_inputs_cause_no_error_of_the_server() -> None:
-    """No input is answered 5xx, leaves its connection open, or makes an error in the log."""
+    """No input is answered 5xx, leaves its connection open, or causes an error in the log."""
     findings = fuzz(_INPUTS, seed=11, clients=2)
 
     assert sum(findings.statuses.values()) >= _INPUTS
@@ -17,8 +17,8 @@ def test_hostile_inputs_cause_no_error_of_the_server() -> None:
     assert not findings.errors
 
 
-def test_the_fuzzer_sees_an_answer_that_is_no_http() -> None:
-    """A check that could not fail would find nothing."""
+def test_the_fuzzer_detects_a_response_that_is_not_http() -> None:
+    """A check that cannot fail would find nothing."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     assert statuses(answer + answer) == ["200", "200"]
     assert statuses(answer + b"{}") == ["200", "?"]

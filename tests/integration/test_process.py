@@ -1,4 +1,4 @@
-"""A daemon as a process: signals, exit codes, and what it says."""
+"""A daemon as a process: signals, exit codes, and its log."""
 
 import os
 import signal
@@ -48,10 +48,10 @@ def _service(folder: Path) -> str:
     return str(path)
 
 
-def test_a_hello_daemon_lives_until_it_is_stopped(
+def test_a_hello_daemon_serves_until_it_is_stopped(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    """A daemon with one endpoint and no subscription serves, and drains on SIGTERM, on any loop."""
+    """A daemon with one endpoint and no subscription drains on SIGTERM, on either loop."""
     for loop in ("asyncio", "auto"):
         daemon = start_daemon(_service(tmp_path), GIZMO_LOOP=loop)
         daemon.wait_for("hello: ready")
@@ -61,7 +61,7 @@ def test_a_hello_daemon_lives_until_it_is_stopped(
         assert daemon.stop() == 0
 
 
-def test_a_daemon_without_standard_streams_ends_as_any_other(
+def test_a_daemon_without_standard_streams_ends_normally(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     """No connection gets the number of a closed standard stream, which uvloop would not close."""
@@ -75,10 +75,10 @@ def test_a_daemon_without_standard_streams_ends_as_any_other(
     assert daemon.stop() == 0
 
 
-def test_the_echo_of_a_signal_does_not_kill_what_is_ending(
+def test_the_echo_of_a_signal_does_not_change_the_exit_code(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    """The same signal again, at any moment until the process is gone, leaves the exit code at 0."""
+    """The same signal again, at any moment until the process ends, leaves the exit code at 0."""
     for loop in ("asyncio", "auto"):
         daemon = start_daemon(_service(tmp_path), GIZMO_LOOP=loop)
         daemon.wait_for("hello: ready")
@@ -101,27 +101,27 @@ def test_a_third_signal_ends_a_daemon_whose_loop_is_blocked(
             daemon.wait_for_output("blocking")
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
                 daemon.process.send_signal(number)
-                time.sleep(0.05)  # one signal is pending at a time: two at once would be one
+                time.sleep(0.05)  # the kernel merges two pending signals into one
 
             assert daemon.process.wait(10) == 128 + signal.SIGTERM
 
 
-def test_a_task_that_swallows_its_cancellation_does_not_hold_the_process(
+def test_a_task_that_ignores_its_cancellation_does_not_delay_the_exit(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    """Out of time, the process ends with 70 though a handler refuses to be cancelled."""
+    """At the deadline the process ends with 70."""
     daemon = start_daemon(_service(tmp_path), GIZMO_SHUTDOWN_TIMEOUT="50ms")
     with daemon.connect() as client:
         client.sendall(b"GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n")
-        time.sleep(0.1)  # until it is under way, which nothing tells
+        time.sleep(0.1)  # until the call has started; there is no event
 
         assert daemon.stop() == 70
 
 
-def test_a_thread_that_does_not_come_back_does_not_hold_the_process(
+def test_a_thread_that_hangs_does_not_delay_the_exit(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    """A blocking call that its handler no longer waits for is left behind: 70, and the log says."""
+    """A blocking call in a thread is abandoned: the code is 70, and the log names the thread."""
     daemon = start_daemon(_service(tmp_path))
 
     assert daemon.request("GET", "/thread", X_Request_Timeout="300ms")[0] == 504

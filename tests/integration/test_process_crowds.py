@@ -1,4 +1,4 @@
-"""A daemon with few file descriptors, and more clients than it has room for."""
+"""A daemon with few file descriptors, and more clients than it can accept."""
 
 import socket
 import time
@@ -32,7 +32,7 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def service(tmp_path: Path) -> str:
-    """The path of a service that has 80 file descriptors once it raises its limit."""
+    """The path of a service with a limit of 80 file descriptors."""
     path = tmp_path / "small.py"
     path.write_text(SERVICE)
     return str(path)
@@ -40,13 +40,13 @@ def service(tmp_path: Path) -> str:
 
 @contextmanager
 def silent_connections(daemon: Daemon, count: int) -> Iterator[list[socket.socket]]:
-    """Hold as many connections that send nothing."""
+    """Open this many connections that send nothing."""
     with ExitStack() as stack:
         yield [stack.enter_context(daemon.connect()) for _ in range(count)]
 
 
 def probe(daemon: Daemon) -> None:
-    """Ask whether the daemon lives, on a connection of its own."""
+    """Send a liveness probe on a connection of its own."""
     with daemon.connect() as client:
         client.settimeout(10)
         client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -61,7 +61,7 @@ def probe(daemon: Daemon) -> None:
 def test_silent_connections_do_not_shut_out_a_probe(
     start_daemon: StartDaemon, service: str, loop: str, limit: dict[str, str], cause: str
 ) -> None:
-    """Probes of the same port are answered, the log has one line of it, and a counter the number.
+    """Probes on the same port are answered; one log line and a counter report the connections.
 
     No probe takes longer because of the silent connections, and the process does not spin.
     """
@@ -73,7 +73,7 @@ def test_silent_connections_do_not_shut_out_a_probe(
         with silent_connections(daemon, 80):
             probe(daemon)
             began = time.process_time(), _cpu(daemon)
-            time.sleep(0.5)  # an idle process is what this is about
+            time.sleep(0.5)  # the test measures an idle process
             assert _cpu(daemon) - began[1] < 0.4
             status, text = daemon.request("GET", "/metrics")
     assert status == 200
@@ -87,6 +87,6 @@ def test_silent_connections_do_not_shut_out_a_probe(
 
 
 def _cpu(daemon: Daemon) -> float:
-    """Return how many seconds of CPU time the daemon took."""
+    """Return the seconds of CPU time that the daemon used."""
     fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100

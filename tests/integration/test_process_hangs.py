@@ -1,4 +1,4 @@
-"""A daemon that hangs is ended, or logged with its stack."""
+"""A daemon that hangs is killed, or its stack is logged."""
 
 import os
 import re
@@ -22,7 +22,7 @@ run = sys.modules["gizmopy.server.run"]
 run._FLUSH_SECONDS = budget.CANCEL_SECONDS = budget.CLEANUP_SECONDS = budget._CLOSE_SECONDS = 0.1
 
 def hold_the_gil():
-    ctypes.PyDLL(None).sleep(60)  # a call that does not let go of it
+    ctypes.PyDLL(None).sleep(60)  # a call that does not release the GIL
 
 def match():
     re.match("(a+)+$", "a" * 64 + "b")
@@ -57,7 +57,7 @@ STACK = re.compile(r'\nTimeout \(.*\)!\nThread 0x[0-9a-f]+ \(most recent call fi
 
 @pytest.fixture
 def service(tmp_path: Path) -> str:
-    """The path of a service that hangs where its first argument says."""
+    """The path of a service that hangs in the way that its first argument names."""
     path = tmp_path / "hanging.py"
     path.write_text(SERVICE)
     return str(path)
@@ -75,12 +75,13 @@ def service(tmp_path: Path) -> str:
 def test_a_shutdown_ends_though_no_python_can_run(
     start_daemon: StartDaemon, service: str, where: str, path: str, function: str, loop: str
 ) -> None:
-    """Code that holds the GIL or the loop, since before the signal or since after, costs the stacks
-    on standard error and exit code 1, not the platform's patience.
+    """Code that holds the GIL or blocks the loop, from before the signal or after it, is killed.
+
+    The stacks are on standard error and the exit code is 1, within the budget.
     """
     daemon = start_daemon(service, where, GIZMO_SHUTDOWN_TIMEOUT="50ms", GIZMO_LOOP=loop)
     daemon.wait_for("hanging: ready")
-    with daemon.connect() as client:  # open to the end: else the handler would be cancelled
+    with daemon.connect() as client:  # kept open: a closed connection would cancel the handler
         if path:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             daemon.wait_for_output("ing")
@@ -91,8 +92,8 @@ def test_a_shutdown_ends_though_no_python_can_run(
     assert f"in {function}\n" in written
 
 
-def test_a_reader_that_stalls_does_not_hold_the_end(service: str, tmp_path: Path) -> None:
-    """The process ends though the pipe that the stacks go to is full."""
+def test_a_reader_that_stalls_does_not_delay_the_exit(service: str, tmp_path: Path) -> None:
+    """The process ends although the pipe for its stacks is full."""
     log = tmp_path / "log"
     settings = {"HTTP_PORT": "0", "GIZMO_SHUTDOWN_TIMEOUT": "50ms", "APP_LOG": str(log)}
     reader, writer = os.pipe()
@@ -115,10 +116,8 @@ def test_a_reader_that_stalls_does_not_hold_the_end(service: str, tmp_path: Path
             assert daemon.wait(30) == 1
 
 
-def test_a_loop_that_stands_still_is_logged_and_goes_on(
-    start_daemon: StartDaemon, service: str
-) -> None:
-    """Its stack is logged once, the stall is counted, and nothing is ended."""
+def test_a_blocked_loop_is_logged(start_daemon: StartDaemon, service: str) -> None:
+    """Its stack is logged once, the stall is counted, and the daemon continues."""
     daemon = start_daemon(service, "sleep", GIZMO_LIVENESS_STALL="200ms")
     daemon.wait_for("hanging: ready")
     assert daemon.request("GET", "/hang?seconds=1")[0] == 200

@@ -15,7 +15,7 @@ TUTORIAL = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tutorial.md").read_t
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
-    """A reader sees `make run` and `make test` first."""
+    """`make run` and `make test` are the first commands."""
     first = README[: README.index("```python")]
 
     assert first.index("make run") < first.index("make test")
@@ -23,14 +23,14 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 
 
 def test_make_run_turns_debug_on() -> None:
-    """A newcomer gets the address of /debug in the first minute, unless GIZMO_DEBUG is false."""
+    """The log has the URL of /debug, unless GIZMO_DEBUG is false."""
     recipe = (ROOT / "Makefile").read_text().partition("\nrun:")[2].partition("\n\n")[0]
 
     assert "GIZMO_DEBUG=$${GIZMO_DEBUG:-true} exec" in recipe
 
 
 def test_the_service_of_the_readme_runs(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    """The service, saved as it is printed, serves, publishes, handles and drains."""
+    """Saved as printed, the service serves, publishes, handles and drains."""
     service = tmp_path / "cats.py"
     service.write_text(BLOCKS[0])
     daemon = start_daemon(str(service))

@@ -1,4 +1,4 @@
-"""Access lines: whole, in order, and never in the way."""
+"""The access log: its formats, its files, and lines that are lost."""
 
 import asyncio
 import io
@@ -24,12 +24,12 @@ def _write(access: AccessLog, path: str = "/cats/1", user_agent: str = "curl", *
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 -- a file tells nobody
+        while not condition():  # noqa: ASYNC110 -- a file has no event
             await asyncio.sleep(0.01)
 
 
-async def test_a_line_is_json_with_what_the_request_was(tmp_path: Path) -> None:
-    """A line says time, method, route, path, status, duration, size, client and request id."""
+async def test_a_line_is_json_with_the_fields_of_the_request(tmp_path: Path) -> None:
+    """A line has time, method, route, path, status, duration, size, client and request id."""
     path = tmp_path / "access"
     async with AccessLog(str(path)) as access:
         _write(access)
@@ -65,8 +65,8 @@ async def test_no_header_breaks_a_line(tmp_path: Path, text: str) -> None:
     assert "user_agent" in json.loads(lines[0])
 
 
-async def test_lines_are_written_together_within_a_moment(tmp_path: Path) -> None:
-    """Lines wait in a buffer, and come out by themselves while the server goes on."""
+async def test_buffered_lines_are_written_together(tmp_path: Path) -> None:
+    """A timer writes the buffer while the server runs."""
     path = tmp_path / "access"
     async with AccessLog(str(path)) as access:
         _write(access)
@@ -78,18 +78,18 @@ async def test_lines_are_written_together_within_a_moment(tmp_path: Path) -> Non
 
 
 async def test_a_full_buffer_is_written_at_once(tmp_path: Path) -> None:
-    """32 KiB of lines do not wait for the timer."""
+    """128 lines do not wait for the timer."""
     path = tmp_path / "access"
     async with AccessLog(str(path)) as access:
         for _ in range(400):
             _write(access, user_agent="x" * 100)
-        # Not a moment for the event loop, whose timer it would be otherwise.
+        # Without an await in between: otherwise the timer might write the buffer.
         while path.stat().st_size < 32 * 1024:
             pass
 
 
-async def test_a_file_that_was_moved_away_is_opened_again(tmp_path: Path) -> None:
-    """The access log survives logrotate."""
+async def test_a_file_is_reopened_after_logrotate(tmp_path: Path) -> None:
+    """Lines after the move are in the new file."""
     path = tmp_path / "access"
     async with AccessLog(str(path)) as access:
         _write(access, "/one")
@@ -102,8 +102,8 @@ async def test_a_file_that_was_moved_away_is_opened_again(tmp_path: Path) -> Non
     assert "/two" in path.read_text()
 
 
-async def test_a_write_to_a_pipe_holds_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe shared with others is written at most 4 KiB at a time, each write ending a line."""
+async def test_a_write_to_a_pipe_has_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe is written at most 4 KiB at a time, so that other writers cannot split a line."""
     reader, writer = os.pipe()
     writes: list[bytes] = []
     real_write = os.write
@@ -129,7 +129,7 @@ async def test_a_write_to_a_pipe_holds_whole_lines(monkeypatch: pytest.MonkeyPat
 async def test_lines_that_cannot_be_written_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full disk costs the lines and one error record, never the request."""
+    """A full disk loses lines and logs one error; no request fails."""
 
     def full(file: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
@@ -148,13 +148,13 @@ async def test_lines_that_cannot_be_written_are_counted(
 
 
 async def test_off_opens_nothing() -> None:
-    """Switched off, it is no file and not enabled."""
+    """A log that is off opens no file and is not enabled."""
     async with AccessLog("off") as access:
         assert not access.enabled
 
 
 async def test_the_trace_is_in_the_line(tmp_path: Path) -> None:
-    """A request within a trace has its id in its line."""
+    """The line of a request within a trace has the trace id."""
     path = tmp_path / "access"
     async with AccessLog(str(path)) as access:
         _write(access, trace_id="4bf9")
@@ -163,7 +163,7 @@ async def test_the_trace_is_in_the_line(tmp_path: Path) -> None:
 
 
 async def test_a_path_that_is_not_utf_8_is_logged(tmp_path: Path) -> None:
-    """Bytes that are no text are written out: the request must not fail for its log."""
+    """Its bytes are escaped; the request does not fail because of its log line."""
     path = tmp_path / "access"
     async with AccessLog(str(path)) as access:
         _write(access, path="/\udcff")
@@ -188,8 +188,10 @@ async def test_a_line_in_apaches_combined_format(tmp_path: Path) -> None:
     assert second.endswith('"GET /cats/1 HTTP/1.1" 200 - "-" "-"')
 
 
-async def test_the_months_are_apaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A time is written as Apache does, whatever the locale."""
+async def test_months_are_english_in_every_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The format of Apache does not depend on the locale."""
     path = tmp_path / "access"
     monkeypatch.setattr(time, "time", lambda: 971186136.9)
     async with AccessLog(str(path), format="combined") as access:
@@ -209,8 +211,10 @@ async def test_the_months_are_apaches(tmp_path: Path, monkeypatch: pytest.Monkey
         ("é\udcff", r"\xc3\xa9\xff"),
     ],
 )
-async def test_nobody_forges_a_combined_line(tmp_path: Path, text: str, escaped: str) -> None:
-    """What a client sends is escaped as Apache does, wherever it stands."""
+async def test_a_client_cannot_forge_a_combined_line(
+    tmp_path: Path, text: str, escaped: str
+) -> None:
+    """Each text of a client is escaped as Apache does it."""
     path = tmp_path / "access"
     async with AccessLog(str(path), format="combined") as access:
         _write(access, path=text, user_agent=text, referer=text, remote=text)
@@ -220,8 +224,8 @@ async def test_nobody_forges_a_combined_line(tmp_path: Path, text: str, escaped:
     assert line.endswith(f'"GET {escaped} HTTP/1.1" 200 27 "{escaped}" "{escaped}"')
 
 
-async def test_google_cloud_finds_the_request(tmp_path: Path) -> None:
-    """Under Google's names a line holds an ``httpRequest``, its 64 bit numbers as text."""
+async def test_a_line_for_google_cloud(tmp_path: Path) -> None:
+    """It has an ``httpRequest``, with 64-bit numbers as text."""
     path = tmp_path / "access"
     async with AccessLog(str(path), fields="gcp") as access:
         _write(access, referer='"', trace_id="4bf9")
@@ -250,8 +254,10 @@ async def test_google_cloud_finds_the_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", ["plain", "gcp"])
-async def test_a_person_gets_a_short_line(tmp_path: Path, fields: Literal["plain", "gcp"]) -> None:
-    """Told to be readable, a line is text, with no control characters for a terminal to obey."""
+async def test_a_line_on_a_terminal_is_short(
+    tmp_path: Path, fields: Literal["plain", "gcp"]
+) -> None:
+    """It is plain text without control characters of a client."""
     path = tmp_path / "access"
     async with AccessLog(str(path), log_json=False, fields=fields) as access:
         _write(access, path="/\x9b2J")
@@ -259,10 +265,10 @@ async def test_a_person_gets_a_short_line(tmp_path: Path, fields: Literal["plain
     assert path.read_text()[8:] == " GET    200 /\\xc2\\x9b2J 1.2ms 27B request_id=r1\n"
 
 
-async def test_a_reader_that_stalls_holds_nobody(
+async def test_a_reader_that_stalls_blocks_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Lines that find the queue full are dropped, counted and told once, and the exit goes on."""
+    """Lines that exceed the queue are dropped, counted and reported once; the exit is prompt."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as pipe, os.fdopen(reader, "rb") as output:
         monkeypatch.setattr("sys.stdout", pipe)
@@ -276,8 +282,8 @@ async def test_a_reader_that_stalls_holds_nobody(
     ]
 
 
-async def test_a_stream_that_is_no_file_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that a program or a test put in place gets the lines."""
+async def test_a_stream_without_a_descriptor_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that a program or a test has set gets the lines."""
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     async with AccessLog("") as access:
@@ -294,7 +300,7 @@ _STYLES = [{}, {"fields": "gcp"}, {"format": "combined"}, {"log_json": False}]
 async def test_clients_cannot_fill_the_memory(
     tmp_path: Path, style: dict[str, Any], length: int
 ) -> None:
-    """For any number and length of texts, the log remembers at most a megabyte."""
+    """For any number and length of texts, the caches hold at most a megabyte."""
     async with AccessLog(str(tmp_path / "access"), **style) as access:
         with traced_memory() as taken:
             for number in range(3000):
@@ -304,19 +310,19 @@ async def test_clients_cannot_fill_the_memory(
             assert taken() < 1024 * 1024
 
 
-async def test_lines_that_wait_hold_little(tmp_path: Path) -> None:
-    """The texts of a request are cut before its line waits, so all lines that do are small."""
+async def test_buffered_lines_are_small(tmp_path: Path) -> None:
+    """The texts of a request are cut before the line is buffered."""
     async with AccessLog(str(tmp_path / "access")) as access:
         with traced_memory() as taken:
             for number in range(127):
                 text = f"{number}".ljust(16_000)
                 _write(access, path=text, user_agent=text[:-1], referer=text[:-2])
-            assert (tmp_path / "access").stat().st_size == 0  # all of them wait
+            assert (tmp_path / "access").stat().st_size == 0  # all of them are buffered
             assert taken() < 1024 * 1024
 
 
-async def test_a_text_that_was_cut_says_so(tmp_path: Path) -> None:
-    """Of a path, a user agent and a referer 1,024 characters are written, and the length."""
+async def test_a_text_that_is_cut_ends_with_its_length(tmp_path: Path) -> None:
+    """1,024 characters of a path, a user agent and a referer are written, and the length."""
     path = tmp_path / "access"
     async with AccessLog(str(path), fields="gcp") as access:
         _write(access, path="/" + "p" * 8000, user_agent="u" * 1025, referer="r" * 1024)

@@ -1,4 +1,4 @@
-"""Scrapes that share a run, keep the loop free, and lose nothing to a collector that fails."""
+"""Scrapes: their text, shared runs, and collectors that fail or hang."""
 
 import asyncio
 import logging
@@ -28,14 +28,14 @@ class Clock:
 
 
 class Broken(Collector):
-    """A collector that cannot tell its values."""
+    """A collector that raises."""
 
     def collect(self) -> Iterator[Metric]:
         raise RuntimeError("the database is gone")
 
 
 class Slow(Collector):
-    """A collector that tells its values when it is let."""
+    """A collector that waits until a test lets it continue."""
 
     def __init__(self) -> None:
         self.let = threading.Event()
@@ -61,10 +61,10 @@ _numbers = st.floats(allow_nan=False)
     seconds=st.lists(st.floats(0, 100), max_size=5),
     help_text=_texts,
 )
-async def test_the_text_is_what_prometheus_client_would_write(
+async def test_the_text_equals_that_of_prometheus_client(
     children: dict[tuple[str, str], float], seconds: list[float], help_text: str
 ) -> None:
-    """Whatever labels, values and help hold, both texts are the same families with a parser."""
+    """For any labels, values and help, a parser reads the same families from both texts."""
     metrics = Metrics()
     labels = ("colour", "name")
     moods = metrics.gauge("mood", help_text, labels)
@@ -85,8 +85,8 @@ async def test_the_text_is_what_prometheus_client_would_write(
         assert families[name] == family
 
 
-async def test_numbers_are_written_as_the_format_has_them() -> None:
-    """Infinity, what is no number, and large numbers are written as Prometheus writes them."""
+async def test_numbers_are_written_as_prometheus_does() -> None:
+    """Infinity, NaN and large numbers."""
     metrics = Metrics()
     numbers = metrics.gauge("number", "Numbers.", ("of",))
     for text in ("inf", "-inf", "nan", "1e300", "7"):
@@ -104,8 +104,8 @@ async def test_numbers_are_written_as_the_format_has_them() -> None:
     ]
 
 
-async def test_a_label_of_bytes_that_are_no_text_is_written_too() -> None:
-    """Lone surrogates, which cannot be encoded, are escaped, and stay distinct."""
+async def test_a_label_with_invalid_utf_8_is_escaped() -> None:
+    """Lone surrogates, which cannot be encoded, stay distinct."""
     metrics = Metrics()
     cats = metrics.counter("cats", "Cats.", ("name",))
     for name in ("\udcfe", "\udcff"):
@@ -117,7 +117,7 @@ async def test_a_label_of_bytes_that_are_no_text_is_written_too() -> None:
     assert [sample.labels["name"] for sample in samples] == [r"\udcfe", r"\udcff"]
 
 
-async def test_what_prometheus_client_collects_comes_along() -> None:
+async def test_collectors_of_prometheus_client_are_included() -> None:
     """The process, the garbage collector and the service's own instruments are in a scrape."""
     metrics = Metrics()
     Counter("own", "Own.", registry=metrics.registry).inc()
@@ -128,8 +128,8 @@ async def test_what_prometheus_client_collects_comes_along() -> None:
     assert {"own", "process_resident_memory_bytes", "python_gc_collections"} <= families.keys()
 
 
-async def test_scrapes_at_one_time_share_a_run() -> None:
-    """Five scrapers that come together get the same text, made once."""
+async def test_concurrent_scrapes_share_a_run() -> None:
+    """Five scrapes at the same time get the same text, made once."""
     metrics = Metrics()
     runs = metrics.counter("runs", "Runs.").child()
     metrics.before_scrape(lambda: setattr(runs, "value", runs.value + 1))
@@ -141,8 +141,8 @@ async def test_scrapes_at_one_time_share_a_run() -> None:
     assert runs.value == 1
 
 
-async def test_a_text_serves_for_a_second_and_no_longer() -> None:
-    """A value that changes is seen when its text is a second old, and not before."""
+async def test_a_text_is_reused_for_a_second() -> None:
+    """A changed value is seen after a second, and not before."""
     metrics, clock = Metrics(), Clock()
     mood = metrics.gauge("mood", "Mood.").child()
     async with Exposition(metrics, clock=clock, cheap=0) as exposition:
@@ -154,8 +154,8 @@ async def test_a_text_serves_for_a_second_and_no_longer() -> None:
         assert b"\nmood 7.0\n" in await exposition.render()
 
 
-async def test_a_text_is_as_old_as_the_begin_of_its_run() -> None:
-    """A run that took longer than a second serves those who waited for it, and nobody after."""
+async def test_the_age_of_a_text_counts_from_the_start_of_its_run() -> None:
+    """A run longer than a second serves the scrapes that wait for it, and no later one."""
     metrics, clock = Metrics(), Clock()
     runs = metrics.counter("runs", "Runs.").child()
 
@@ -171,8 +171,8 @@ async def test_a_text_is_as_old_as_the_begin_of_its_run() -> None:
         assert runs.value == 2
 
 
-async def test_the_loop_turns_during_a_run_and_children_may_come() -> None:
-    """Other tasks run between the slices of a long run, and may add children meanwhile."""
+async def test_the_loop_runs_during_a_run_and_children_may_be_added() -> None:
+    """Other tasks run between the slices of a long run, and may add children."""
     metrics = Metrics(max_children=100_000)
     naps = metrics.histogram("nap_seconds", "Naps.", ("cat",))
     for number in range(5_000):
@@ -203,10 +203,10 @@ async def test_the_loop_turns_during_a_run_and_children_may_come() -> None:
 
 
 @pytest.mark.parametrize("broken", ["collector", "refresh"])
-async def test_what_fails_takes_nothing_with_it(
+async def test_a_failing_collector_does_not_hide_other_metrics(
     broken: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A collector or a refresh that raises is logged once and counted; all others are there."""
+    """A collector or a refresh that raises is logged once and counted."""
     metrics, clock = Metrics(), Clock()
 
     def refresh() -> None:
@@ -234,9 +234,9 @@ async def test_what_fails_takes_nothing_with_it(
 
 
 async def test_a_collector_that_hangs_is_left_out_until_it_is_done() -> None:
-    """Its scrape comes without it and counts it, and no second thread asks it meanwhile.
+    """A scrape is rendered without it and counts it, and no second thread calls it meanwhile.
 
-    What it told when nobody waited any more is too old for the next scrape, which asks again.
+    A result after the timeout is too old for the next scrape, which calls the collector again.
     """
     metrics, clock, slow = Metrics(), Clock(), Slow()
     metrics.registry.register(slow)
@@ -245,7 +245,7 @@ async def test_a_collector_that_hangs_is_left_out_until_it_is_done() -> None:
             families = _families(await exposition.render())
             assert "slow" not in families
         assert families["gizmo_metrics_failures"].samples[0].value == 2
-        assert slow.calls <= 1  # none, where its thread has yet to begin
+        assert slow.calls <= 1  # 0 if its thread has not started yet
 
         slow.let.set()
         for thread in threading.enumerate():
@@ -256,8 +256,8 @@ async def test_a_collector_that_hangs_is_left_out_until_it_is_done() -> None:
         assert b"\nslow 1.0\n" not in text
 
 
-async def test_who_gives_up_does_not_end_the_run_of_others() -> None:
-    """A scrape that is cancelled leaves the shared run to the one that still waits."""
+async def test_a_cancelled_scrape_does_not_end_the_shared_run() -> None:
+    """Another scrape that waits for the run gets its text."""
     metrics, slow = Metrics(), Slow()
     metrics.registry.register(slow)
     async with Exposition(metrics) as exposition:
@@ -269,8 +269,8 @@ async def test_who_gives_up_does_not_end_the_run_of_others() -> None:
         assert b"\nslow 1.0\n" in await other
 
 
-async def test_leaving_ends_a_run_under_way() -> None:
-    """Whoever waits for a run is told that it is cancelled when the exposition is left."""
+async def test_leaving_cancels_a_run() -> None:
+    """A scrape that waits for it is cancelled too."""
     metrics, slow = Metrics(), Slow()
     metrics.registry.register(slow)
     async with Exposition(metrics) as exposition:

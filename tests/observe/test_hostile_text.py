@@ -1,4 +1,4 @@
-"""Text from outside in a log: it steers no terminal, forges no line, and fills no disk."""
+"""Text of a client in a log: it controls no terminal, forges no line, and fills no disk."""
 
 import gc
 import io
@@ -35,14 +35,14 @@ def _fail(text: str) -> None:
 
 
 def _unregistered(name: str) -> logging.Logger:
-    """Return a logger that no later test finds: the names of all others are for ever."""
+    """Return a logger that is not registered: logging never removes a registered one."""
     logger = logging.Logger(name)
     logger.parent = logging.getLogger()
     return logger
 
 
 def _log_everywhere(text: str) -> None:
-    """Log ``text`` wherever a record has a place for it."""
+    """Log ``text`` in each place that a record has for it."""
     token = request_id.set(text)
     try:
         extra = {
@@ -65,7 +65,7 @@ def _log_everywhere(text: str) -> None:
 def written(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[io.StringIO]:
-    """The output of the log, in each of its forms."""
+    """The output of the log, in each format."""
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     if request.param == "colours":
@@ -77,7 +77,7 @@ def written(
 
 
 def _records(written: io.StringIO) -> list[str]:
-    """Return the records that a reader of lines finds, and check that each is one of the log's."""
+    """Return the records that a reader of lines sees, and check that the log wrote each."""
     text = re.sub(r"\x1b\[[\d;]+m", "", written.getvalue())  # the log's own colours
     assert text.replace("\n", "").replace("\t", "").isprintable()
     if text.startswith("{"):
@@ -87,8 +87,8 @@ def _records(written: io.StringIO) -> list[str]:
     return re.split(r"\n(?!  )", text.rstrip("\n"))
 
 
-def test_nothing_in_a_record_steers_a_terminal_or_forges_a_line(written: io.StringIO) -> None:
-    """Messages, extras, ids, names, tracebacks and stacks are escaped, in each of the forms."""
+def test_a_record_cannot_control_a_terminal_or_forge_a_line(written: io.StringIO) -> None:
+    """Messages, extras, ids, names, tracebacks and stacks are escaped, in each format."""
     _log_everywhere(HOSTILE)
 
     records = _records(written)
@@ -97,7 +97,7 @@ def test_nothing_in_a_record_steers_a_terminal_or_forges_a_line(written: io.Stri
 
 
 def test_json_keeps_the_value() -> None:
-    """A character that is escaped in a JSON line is read as it was."""
+    """A reader of JSON gets an escaped character back unchanged."""
     text = HOSTILE.replace("\udcff", "")
     record = logging.makeLogRecord({"msg": text, "args": (), "cats": text})
     line = logs.JSONFormatter().format(record)
@@ -107,7 +107,7 @@ def test_json_keeps_the_value() -> None:
 
 
 def test_a_line_is_bounded(written: io.StringIO) -> None:
-    """A record of many megabytes is a line of some hundred kilobytes, and names the cuts."""
+    """A record of many megabytes becomes a line of some hundred kilobytes, which notes the cuts."""
     long = "\x9b" * 3_000_000
     token = request_id.set(long)
     logger.error("%s", long, extra={"a": long, "b": [long], "c": {"d": long}, "e": long.encode()})
@@ -126,7 +126,7 @@ def test_a_line_is_bounded(written: io.StringIO) -> None:
 
 
 def test_a_short_record_is_whole(written: io.StringIO) -> None:
-    """A text within the bounds is neither cut nor left out."""
+    """A record within the limits is not cut, and no extra is left out."""
     text = "x" * logs.MAX_TEXT
     logger.error(text, extra={"a": "y" * (logs.MAX_EXTRAS // 2 - 10), "b": [1, {"c": 2}]})
 
@@ -155,16 +155,18 @@ def _circular() -> list[Any]:
     [_Silent(), {"a": _Silent()}, 10**5000, _circular()],
     ids=["silent", "within", "int", "circular"],
 )
-def test_no_extra_loses_its_record(written: io.StringIO, odd: object) -> None:
-    """A value that has no text costs itself, not the record."""
+def test_an_extra_without_a_text_does_not_lose_the_record(
+    written: io.StringIO, odd: object
+) -> None:
+    """Only the value is replaced."""
     logger.error("hello", extra={"odd": odd})
 
     (record,) = _records(written)
     assert "hello" in record
 
 
-def test_a_record_that_cannot_be_written_is_replaced_by_a_line(written: io.StringIO) -> None:
-    """Wrong arguments cost the message; its place is written, and no value unescaped."""
+def test_a_record_that_cannot_be_formatted_is_reported(written: io.StringIO) -> None:
+    """Wrong arguments lose the message; the line has its place in the code, and no raw value."""
     fields = {"msg": f"%d {HOSTILE}", "args": (HOSTILE,), "pathname": __file__, "name": HOSTILE}
     (handler,) = [each for each in logging.getLogger().handlers if type(each) is logs.WriterHandler]
     handler.handle(logging.makeLogRecord(fields))  # pytest's own handler would raise
@@ -173,10 +175,10 @@ def test_a_record_that_cannot_be_written_is_replaced_by_a_line(written: io.Strin
     assert f"the record logged at {__file__}:" in record
 
 
-def test_what_python_would_print_is_logged(
+def test_errors_that_python_prints_are_logged(
     written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that ends a thread, or that a destructor raises, is a record like any other."""
+    """An error that ends a thread, or of a finalizer, is a record like any other."""
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
 
@@ -202,7 +204,7 @@ def test_what_python_would_print_is_logged(
 
 
 def test_a_programs_own_hooks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hook that was set before, by a program or by its error reporting, goes on to be called."""
+    """A hook that a program or its error reporting has set is still called."""
     hook = lambda args: None  # noqa: E731
     monkeypatch.setattr(threading, "excepthook", hook)
     monkeypatch.setattr(sys, "unraisablehook", hook)
@@ -214,8 +216,10 @@ def test_a_programs_own_hooks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "style", [{}, {"fields": "gcp"}, {"format": "combined"}, {"log_json": False}]
 )
-async def test_an_access_line_steers_no_terminal(tmp_path: Path, style: dict[str, Any]) -> None:
-    """A text of a client is one printable line, in each of the forms."""
+async def test_an_access_line_cannot_control_a_terminal(
+    tmp_path: Path, style: dict[str, Any]
+) -> None:
+    """A text of a client becomes one printable line, in each format."""
     path = tmp_path / "access"
     async with AccessLog(str(path), **style) as access:
         fixed = access.fixed_part("GET", "/cats", 200)

@@ -1,4 +1,4 @@
-"""Levels that change at run time, and change back."""
+"""Log levels that change at run time, and are reset."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ CATS = "tests.levels.cats"
 
 @pytest.fixture
 def levels() -> Iterator[LogLevels]:
-    """Levels to change, and a logger that has one of its own."""
+    """LogLevels, and a logger with a level of its own."""
     logging.getLogger(CATS).setLevel(logging.ERROR)
     with LogLevels() as levels:
         yield levels
@@ -23,12 +23,12 @@ def levels() -> Iterator[LogLevels]:
 
 async def _until(name: str, level: int) -> None:
     async with asyncio.timeout(5):
-        while logging.getLogger(name).level != level:  # noqa: ASYNC110 -- a logger tells nobody
+        while logging.getLogger(name).level != level:  # noqa: ASYNC110 -- a logger has no event
             await asyncio.sleep(0)
 
 
-def test_the_report_tells_own_and_effective_levels(levels: LogLevels) -> None:
-    """Every logger is there with its own level, if it has one, and the one that counts."""
+def test_the_report_has_own_and_effective_levels(levels: LogLevels) -> None:
+    """Each logger has its own level, if it has one, and the effective level."""
     logging.getLogger(f"{CATS}.kittens")
     report = levels.report()
 
@@ -37,23 +37,23 @@ def test_the_report_tells_own_and_effective_levels(levels: LogLevels) -> None:
     assert report["root"]["level"] == logging.getLevelName(logging.getLogger().level)
 
 
-def test_a_name_that_is_only_a_parent_is_no_logger(levels: LogLevels) -> None:
-    """What the standard library keeps a place for, and nobody has asked for, is left out."""
+def test_a_placeholder_is_not_a_logger(levels: LogLevels) -> None:
+    """A name that exists in logging only as a parent is left out."""
     logging.getLogger("tests.levels.place.leaf")
 
     assert "tests.levels.place" not in levels.report()
 
 
-async def test_a_level_holds_until_its_time_is_over(levels: LogLevels) -> None:
-    """A change takes effect at once and is undone when its ttl is over."""
+async def test_a_level_is_reset_after_its_ttl(levels: LogLevels) -> None:
+    """It takes effect immediately."""
     levels.set(CATS, "Debug", timedelta(microseconds=1))
     assert logging.getLogger(CATS).level == logging.DEBUG
 
     await _until(CATS, logging.ERROR)
 
 
-async def test_a_second_change_keeps_the_first_level_to_return_to(levels: LogLevels) -> None:
-    """The second change's end counts, and brings back the level before the first."""
+async def test_a_second_change_keeps_the_original_level(levels: LogLevels) -> None:
+    """Its own ttl counts, and the reset goes back to the level before the first change."""
     levels.set(CATS, "debug", timedelta(microseconds=1))
     levels.set(CATS, "info", timedelta(hours=1))
     levels.set("tests.levels.dogs", "debug", timedelta(microseconds=1))
@@ -64,8 +64,8 @@ async def test_a_second_change_keeps_the_first_level_to_return_to(levels: LogLev
     await _until(CATS, logging.ERROR)
 
 
-async def test_leaving_the_context_undoes_every_change() -> None:
-    """A server that stops leaves levels as it found them, and no timer."""
+async def test_leaving_the_context_resets_every_level() -> None:
+    """No timer is left, either."""
     root = logging.getLogger()
     before = root.level
     with LogLevels() as levels:
@@ -77,15 +77,15 @@ async def test_leaving_the_context_undoes_every_change() -> None:
     assert (root.level, logging.getLogger(CATS).level) == (before, logging.NOTSET)
 
 
-async def test_no_level_is_the_parents(levels: LogLevels) -> None:
-    """None takes a logger's own level away."""
+async def test_none_inherits_the_level_of_the_parent(levels: LogLevels) -> None:
+    """It removes the logger's own level."""
     levels.set(CATS, None)
 
     assert levels.report()[CATS]["level"] is None
 
 
-async def test_a_logger_may_come_to_be_later(levels: LogLevels) -> None:
-    """A level may be set ahead of the module that will log."""
+async def test_a_level_may_be_set_before_the_logger_exists(levels: LogLevels) -> None:
+    """The module that logs may be imported later."""
     levels.set("tests.levels.later", "debug")
 
     assert levels.report()["tests.levels.later"]["level"] == "DEBUG"
@@ -103,10 +103,10 @@ async def test_a_logger_may_come_to_be_later(levels: LogLevels) -> None:
         ("a\nb", "debug", 1, "1 to 200 printable characters"),
     ],
 )
-async def test_what_cannot_be_is_refused(
+async def test_an_invalid_change_is_refused(
     levels: LogLevels, name: str, level: str | None, ttl: int, message: str
 ) -> None:
-    """A refused change changes nothing and says what would be right."""
+    """It has no effect, and the error has the remedy."""
     before = levels.report()
     with pytest.raises(ValueError, match=message):
         levels.set(name, level, timedelta(seconds=ttl))
@@ -114,8 +114,8 @@ async def test_what_cannot_be_is_refused(
     assert levels.report() == before
 
 
-async def test_made_up_names_cannot_fill_the_memory(levels: LogLevels) -> None:
-    """A hundred loggers that nobody has asked for may be made; those that exist still change."""
+async def test_new_names_cannot_fill_the_memory(levels: LogLevels) -> None:
+    """A hundred new loggers may be created; existing ones can still be changed."""
     for number in range(100):
         levels.set(f"tests.levels.made-up-{number}", "debug")
 

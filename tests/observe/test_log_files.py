@@ -1,4 +1,4 @@
-"""Which files a log is written to, how they are opened, and which are refused."""
+"""How log files are opened, and which paths are refused."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def _refusal(path: object) -> str:
 
 @pytest.fixture
 def umask() -> Iterator[None]:
-    """A mask that takes nothing away."""
+    """A umask that removes no permission."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -40,7 +40,7 @@ def _mode(path: Path) -> int:
 
 
 def test_others_cannot_read_a_new_log(tmp_path: Path, umask: None) -> None:
-    """A new file has mode 0640, the one that follows a rotation, too."""
+    """A new file has mode 0640, also after a rotation."""
     path = tmp_path / "log"
     writer = open_writer(str(path), _no_error)
     assert writer.write(b"one\n")
@@ -52,7 +52,7 @@ def test_others_cannot_read_a_new_log(tmp_path: Path, umask: None) -> None:
 
 
 def test_a_file_that_exists_keeps_its_mode(tmp_path: Path, umask: None) -> None:
-    """What logrotate has made, or an operator, is left as it is, and appended to."""
+    """A file that logrotate or an operator has created is appended to, with its mode."""
     path = tmp_path / "log"
     path.write_bytes(b"one\n")
     path.chmod(0o604)
@@ -66,7 +66,7 @@ def test_a_file_that_exists_keeps_its_mode(tmp_path: Path, umask: None) -> None:
 
 @pytest.mark.parametrize("target", ["there", "not-there"])
 def test_a_link_is_refused(tmp_path: Path, target: str) -> None:
-    """A symbolic link is not followed, and its target is neither made nor written."""
+    """A symbolic link is not followed, and its target is neither created nor written."""
     (tmp_path / "there").write_bytes(b"")
     (tmp_path / "log").symlink_to(target)
 
@@ -76,7 +76,7 @@ def test_a_link_is_refused(tmp_path: Path, target: str) -> None:
 
 
 def test_a_folder_may_be_a_link(tmp_path: Path) -> None:
-    """Only the last part of the path is looked at: /var/log may lead elsewhere."""
+    """Only the last part of the path is checked: /var/log may be a link."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     writer = open_writer(str(tmp_path / "link" / "log"), _no_error)
@@ -88,7 +88,7 @@ def test_a_folder_may_be_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["victim", "log.1"])
 def test_a_link_that_appears_later_is_refused(tmp_path: Path, target: str) -> None:
-    """A link in the place of a log that was moved costs the lines and one report, no more."""
+    """A link in place of a moved log loses the lines and causes one report."""
     path, errors = tmp_path / "log", list[Exception]()
     writer = open_writer(str(path), errors.append)
     assert writer.write(b"one\n")
@@ -108,7 +108,7 @@ def test_a_link_that_appears_later_is_refused(tmp_path: Path, target: str) -> No
 
 
 def test_a_fifo_without_a_reader_is_refused_at_once(tmp_path: Path) -> None:
-    """It does not hold the start until a reader comes."""
+    """The start does not wait for a reader."""
     os.mkfifo(tmp_path / "log")
 
     assert _refusal(tmp_path / "log").endswith(
@@ -116,8 +116,8 @@ def test_a_fifo_without_a_reader_is_refused_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_fifo_that_is_read_gets_the_lines(tmp_path: Path) -> None:
-    """All of them, also those that it has no room for yet; and those of a later reader."""
+def test_a_fifo_with_a_reader_gets_the_lines(tmp_path: Path) -> None:
+    """It gets all lines, also those that wait for room, and a later reader gets later lines."""
     path, errors = tmp_path / "log", list[Exception]()
     os.mkfifo(path)
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
@@ -138,8 +138,8 @@ def test_a_fifo_that_is_read_gets_the_lines(tmp_path: Path) -> None:
         assert reader.read() == b"found\n"
 
 
-def test_a_fifo_that_takes_the_place_of_a_log_holds_nobody(tmp_path: Path) -> None:
-    """It is refused as it is at the start: the lines are counted."""
+def test_a_fifo_in_place_of_a_log_blocks_nothing(tmp_path: Path) -> None:
+    """It is refused as at the start, and the lines are counted."""
     path, errors = tmp_path / "log", list[Exception]()
     writer = open_writer(str(path), errors.append)
     path.unlink()
@@ -152,8 +152,8 @@ def test_a_fifo_that_takes_the_place_of_a_log_holds_nobody(tmp_path: Path) -> No
     assert "is a FIFO that no process reads" in str(errors[0])
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A folder, a socket and a file in no folder are refused, each with what to do."""
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
+    """A folder, a socket and a file in a missing folder are refused, with the remedy."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         assert _refusal(tmp_path / "socket").endswith(
@@ -166,7 +166,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_device_is_written_to() -> None:
-    """/dev/null takes the lines."""
+    """/dev/null accepts the lines."""
     writer = open_writer(os.devnull, _no_error)
     assert writer.write(b"hello\n")
     assert writer.close()
@@ -191,7 +191,7 @@ _STDOUT = (
 
 
 def test_the_paths_of_standard_output_are_standard_output(tmp_path: Path) -> None:
-    """As a socket, which cannot be opened by a path, and as a file with something in it."""
+    """A socket cannot be opened by its path, and a file must not be truncated."""
     command = [sys.executable, "-c", _WRITE, *_STDOUT]
     expected = "".join(f"{path}\n" for path in _STDOUT).encode()
     ours, theirs = socket.socketpair()
@@ -206,8 +206,8 @@ def test_the_paths_of_standard_output_are_standard_output(tmp_path: Path) -> Non
     assert (tmp_path / "out").read_bytes() == b"first\n" + expected
 
 
-def test_a_descriptor_that_was_inherited_is_written_to() -> None:
-    """/dev/fd/N is the descriptor that the parent has opened, and /dev/stderr is number 2."""
+def test_an_inherited_descriptor_is_written_to() -> None:
+    """/dev/fd/N is a descriptor that the parent has opened, and /dev/stderr is number 2."""
     reader, writer = os.pipe()
     with os.fdopen(reader) as output:
         with os.fdopen(writer) as inherited:
@@ -224,7 +224,7 @@ def test_a_descriptor_that_was_inherited_is_written_to() -> None:
 
 
 def test_a_descriptor_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    """One that is not open, and one that is open for reading, with what to do."""
+    """One that is not open, and one that is open for reading, with the remedy."""
     with (tmp_path / "read").open("w+") as file, (tmp_path / "read").open() as reading:
         assert _refusal(f"/dev/fd/{reading.fileno()}").endswith("for reading only; use a file")
         closed = f"/dev/fd/{file.fileno()}"
@@ -233,7 +233,7 @@ def test_a_descriptor_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert _refusal("/tmp/\0") == r"'/tmp/\x00' is not a valid path; use a file"
 
 
-async def test_both_logs_keep_these_rules(tmp_path: Path) -> None:
+async def test_both_logs_follow_these_rules(tmp_path: Path) -> None:
     """The log and the access log open their files in the same way."""
     (tmp_path / "log").symlink_to("there")
     with pytest.raises(OSError, match="is a symbolic link"):
@@ -247,10 +247,8 @@ async def test_both_logs_keep_these_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["APP_LOG", "HTTP_ACCESS_LOG"])
-def test_a_daemon_does_not_start_with_a_fifo_that_nobody_reads(
-    tmp_path: Path, setting: str
-) -> None:
-    """It ends at once, with exit code 1 and what to do."""
+def test_a_daemon_does_not_start_with_a_fifo_without_a_reader(tmp_path: Path, setting: str) -> None:
+    """It ends with exit code 1 and the remedy."""
     path = tmp_path / "log"
     os.mkfifo(path)
     ended = subprocess.run(

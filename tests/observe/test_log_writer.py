@@ -1,4 +1,4 @@
-"""The thread that writes lines, and what becomes of them where it cannot."""
+"""The log writer: its thread, its queue, and lines that are lost."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from gizmopy.observe.log_writer import Writer, open_writer
 
 
 class Pipe:
-    """Standard output as a pipe that nobody reads until the test does."""
+    """Standard output as a pipe, whose reader is the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -26,12 +26,12 @@ class Pipe:
     def open_writer(
         self, on_error: Callable[[Exception], None], queue_bytes: int = 1024 * 1024
     ) -> Writer:
-        """Return a writer to this standard output, which pytest takes away ahead of each test."""
+        """Return a writer to this standard output, which pytest replaces before each test."""
         self._monkeypatch.setattr("sys.stdout", self.stdout)
         return open_writer("stdout", on_error, queue_bytes=queue_bytes)
 
     def fill(self, writer: Writer) -> int:
-        """Write lines of 100 bytes until neither the pipe nor the queue takes one; count them."""
+        """Write lines of 100 bytes until the pipe and the queue are full; return their number."""
         taken = 0
         poll = select.poll()
         poll.register(self.stdout, select.POLLOUT)
@@ -44,7 +44,7 @@ class Pipe:
         return taken
 
     def close(self) -> None:
-        """Close the reader's end, which ends a writer that waits for it, then the other."""
+        """Close the reader's end, which ends a blocked write, then the other end."""
         self.output.close()
         for thread in threading.enumerate():
             if thread.name == "gizmopy-log":
@@ -68,10 +68,8 @@ def _ignore(error: Exception) -> None:
     pass
 
 
-def test_what_need_not_wait_is_written_at_once_and_starts_nothing(
-    tmp_path: Path, pipe: Pipe
-) -> None:
-    """A file, and a pipe that has room, take lines without a thread; a full pipe needs one."""
+def test_a_write_that_does_not_block_needs_no_thread(tmp_path: Path, pipe: Pipe) -> None:
+    """A file and a pipe with room need no thread; a full pipe needs one."""
     before = threading.active_count()
     writer = open_writer(str(tmp_path / "log"), _no_error)
     writer.write(b"hello\n")
@@ -86,18 +84,18 @@ def test_what_need_not_wait_is_written_at_once_and_starts_nothing(
     assert writer.close()
 
 
-def test_a_line_that_may_not_fit_waits_for_nobody(pipe: Pipe) -> None:
-    """A pipe that has room for a page may not have it for a long line: the thread writes that."""
+def test_a_line_that_may_not_fit_is_queued(pipe: Pipe) -> None:
+    """A pipe with room for a page may have no room for a longer line: the thread writes it."""
     writer = pipe.open_writer(_no_error)
     filling = os.write(pipe.stdout.fileno(), b"x" * 60_000)  # of 65,536
-    assert writer.write(b"y" * 9_000 + b"\n")  # returns, though nobody reads
+    assert writer.write(b"y" * 9_000 + b"\n")  # returns, although there is no reader
     assert not writer.flush(timeout=0)
     assert pipe.output.read(filling + 9_001).endswith(b"y\n")
     assert writer.close()
 
 
-def test_lines_come_out_in_order_whatever_thread_they_came_from(pipe: Pipe) -> None:
-    """Each thread's lines are whole and in its order."""
+def test_lines_of_several_threads_are_whole_and_in_order(pipe: Pipe) -> None:
+    """The lines of each thread are in its order."""
     writer = pipe.open_writer(_no_error)
 
     def write(name: str) -> None:
@@ -118,7 +116,7 @@ def test_lines_come_out_in_order_whatever_thread_they_came_from(pipe: Pipe) -> N
 
 
 def test_a_full_queue_drops_whole_lines_and_counts_them(pipe: Pipe) -> None:
-    """What was taken comes out once somebody reads, and no more than the queue holds waits."""
+    """Accepted lines are written when the reader reads; the queue never exceeds its limit."""
     writer = pipe.open_writer(_no_error, queue_bytes=100_000)
     taken = pipe.fill(writer)
     dropped = writer.dropped
@@ -133,8 +131,8 @@ def test_a_full_queue_drops_whole_lines_and_counts_them(pipe: Pipe) -> None:
     assert pipe.output.readline() == b"z\n"
 
 
-def test_a_stalled_reader_does_not_hold_the_end(pipe: Pipe) -> None:
-    """Closing gives up in time, and what comes later is dropped, not waited for."""
+def test_a_stalled_reader_does_not_delay_the_end(pipe: Pipe) -> None:
+    """Closing stops at its timeout, and later lines are dropped."""
     writer = pipe.open_writer(_ignore)
     pipe.fill(writer)
     dropped = writer.dropped
@@ -156,8 +154,8 @@ def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: Pipe)
     assert writer.close(5)
 
 
-def test_a_line_longer_than_a_pipe_keeps_whole_stays_one_line(pipe: Pipe) -> None:
-    """It is written in one go, which is all that can be done for it."""
+def test_a_line_longer_than_pipe_buf_is_written_in_one_call(pipe: Pipe) -> None:
+    """Another writer may split it, which cannot be prevented."""
     writer = pipe.open_writer(_no_error)
     lines = b"a\n" + b"b" * 10_000 + b"\n" + b"c\n"
     writer.write(lines)
@@ -167,8 +165,8 @@ def test_a_line_longer_than_a_pipe_keeps_whole_stays_one_line(pipe: Pipe) -> Non
     assert pipe.output.read() == lines
 
 
-def test_the_first_error_is_told_and_what_follows_is_counted(pipe: Pipe) -> None:
-    """A reader that went away costs the lines, and one report."""
+def test_the_first_error_is_reported_and_later_ones_are_counted(pipe: Pipe) -> None:
+    """A reader that closed the pipe loses the lines, with one report."""
     errors: list[Exception] = []
     writer = pipe.open_writer(errors.append)
     pipe.output.close()
@@ -181,8 +179,8 @@ def test_the_first_error_is_told_and_what_follows_is_counted(pipe: Pipe) -> None
     assert writer.dropped == 6
 
 
-def test_after_its_end_standard_output_is_still_written_to(pipe: Pipe) -> None:
-    """What is logged while the interpreter ends is written at once, without a thread."""
+def test_after_close_standard_output_is_still_written_to(pipe: Pipe) -> None:
+    """Lines at the end of the interpreter are written without a thread."""
     writer = pipe.open_writer(_no_error)
     writer.write(b"one\n")
     assert writer.close(5)
@@ -193,8 +191,8 @@ def test_after_its_end_standard_output_is_still_written_to(pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("lines", [b"", b"hello\n"])
-def test_after_its_end_a_file_is_closed(tmp_path: Path, lines: bytes) -> None:
-    """A file's number may be another file's by then: nothing is written to it."""
+def test_after_close_a_file_is_not_written_to(tmp_path: Path, lines: bytes) -> None:
+    """Its descriptor may belong to another file by then."""
     errors: list[Exception] = []
     writer = open_writer(str(tmp_path / "log"), errors.append)
     if lines:
@@ -207,10 +205,10 @@ def test_after_its_end_a_file_is_closed(tmp_path: Path, lines: bytes) -> None:
     assert [type(error) for error in errors] == [OSError]
 
 
-def test_where_no_thread_can_start_lines_are_written_at_once(
+def test_if_no_thread_can_start_the_caller_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the interpreter's end, or at the system's limit of threads, no line is lost."""
+    """No line is lost at the interpreter's end, or at the system's limit on threads."""
 
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -234,7 +232,7 @@ def _write_in_child(writer: Writer) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_writes_its_own_lines_and_no_others(pipe: Pipe) -> None:
-    """A child has no writer's thread, writes at once, and leaves its parent's lines alone."""
+    """A child has no thread, writes in the caller's thread, and not the lines of its parent."""
     writer = pipe.open_writer(_ignore)
     taken = pipe.fill(writer)
     child = get_context("fork").Process(target=_write_in_child, args=(writer,))
@@ -248,7 +246,7 @@ def test_a_forked_child_writes_its_own_lines_and_no_others(pipe: Pipe) -> None:
 
 
 def test_a_process_without_standard_error_writes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python sets the stream to None where its file was closed from the start."""
+    """Python sets the stream to None if the descriptor was closed at the start."""
     monkeypatch.setattr("sys.stderr", None)
     writer = open_writer("", _no_error)
 
@@ -256,8 +254,8 @@ def test_a_process_without_standard_error_writes_nowhere(monkeypatch: pytest.Mon
     assert writer.close(5)
 
 
-def test_a_stream_that_was_closed_costs_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that is no file, and closed by who put it there, fails nobody."""
+def test_a_closed_stream_loses_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed stream without a descriptor raises no error."""
     errors: list[Exception] = []
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)

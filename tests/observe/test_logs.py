@@ -1,4 +1,4 @@
-"""The process's one log."""
+"""The log of the process."""
 
 import io
 import json
@@ -45,8 +45,8 @@ def test_a_record_is_one_line_of_json(tmp_path: Path) -> None:
     }
 
 
-def test_every_record_carries_the_ids_of_its_request_and_message(tmp_path: Path) -> None:
-    """A record says which request and message it belongs to, a library's record too."""
+def test_every_record_has_the_ids_of_its_request_and_message(tmp_path: Path) -> None:
+    """A record of a library has them too."""
     path = tmp_path / "log"
     with logs.configured(destination=str(path)):
         request, message = request_id.set("r1"), message_id.set("m1")
@@ -61,8 +61,8 @@ def test_every_record_carries_the_ids_of_its_request_and_message(tmp_path: Path)
     assert "message_id" not in outside
 
 
-def test_a_traceback_stands_in_its_record(tmp_path: Path) -> None:
-    """An exception's traceback is a field of its record, not lines of its own."""
+def test_a_traceback_is_a_field_of_its_record(tmp_path: Path) -> None:
+    """It is not written as lines of its own."""
     path = tmp_path / "log"
     with logs.configured(destination=str(path)):
         try:
@@ -79,16 +79,16 @@ def test_a_traceback_stands_in_its_record(tmp_path: Path) -> None:
     ["\udcff", object(), {1: "one", ("a",): object()}, float("nan"), b"\xff"],
     ids=["surrogate", "object", "keys", "nan", "bytes"],
 )
-def test_a_value_that_json_cannot_hold_does_not_lose_the_record(value: object) -> None:
-    """Whatever is given with extra=, the record is written as valid JSON."""
+def test_a_value_that_json_cannot_represent_does_not_lose_the_record(value: object) -> None:
+    """With any value in extra=, the record is valid JSON."""
     line = json.loads(_format(logs.JSONFormatter(), odd=value))
 
     assert line["message"] == "hello Tom"
     assert "odd" in line
 
 
-def test_a_value_that_holds_itself_does_not_lose_the_record() -> None:
-    """A list in itself is written as text."""
+def test_a_value_that_contains_itself_does_not_lose_the_record() -> None:
+    """A list that contains itself is written as text."""
     loop: list[object] = []
     loop.append(loop)
 
@@ -106,7 +106,7 @@ def test_the_level_decides_what_is_written(tmp_path: Path) -> None:
 
 
 def test_pythons_warnings_are_logged(tmp_path: Path) -> None:
-    """What a library warns of comes along."""
+    """A warning of a library is a record."""
     path = tmp_path / "log"
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -116,7 +116,7 @@ def test_pythons_warnings_are_logged(tmp_path: Path) -> None:
     assert "UserWarning: old" in str(_lines(path)[0]["message"])
 
 
-def test_the_root_logger_is_put_back() -> None:
+def test_the_root_logger_is_restored() -> None:
     """Leaving the context restores the handlers and the level."""
     root = logging.getLogger()
     before = root.level, root.handlers[:]
@@ -127,8 +127,8 @@ def test_the_root_logger_is_put_back() -> None:
     assert (root.level, root.handlers) == before
 
 
-def test_a_file_that_was_moved_away_is_opened_again(tmp_path: Path) -> None:
-    """The log survives logrotate: what comes after the move is in the new file."""
+def test_a_file_is_reopened_after_logrotate(tmp_path: Path) -> None:
+    """Records after the move are in the new file."""
     path = tmp_path / "log"
     with logs.configured(destination=str(path)) as handler:
         logger.error("one")
@@ -140,8 +140,8 @@ def test_a_file_that_was_moved_away_is_opened_again(tmp_path: Path) -> None:
     assert [line["message"] for line in _lines(tmp_path / "log.1")] == ["one"]
 
 
-def test_people_get_text_on_a_terminal() -> None:
-    """A terminal is given colours and name=value; a pipe told to be readable gets no colours."""
+def test_lines_on_a_terminal_are_text() -> None:
+    """A terminal gets colours and name=value; a pipe with log_json=False gets no colours."""
     plain = _format(logs.ConsoleFormatter(colours=False), levelname="INFO", cats=3)
     painted = _format(logs.ConsoleFormatter(colours=True), levelname="INFO", cats=3)
 
@@ -150,8 +150,8 @@ def test_people_get_text_on_a_terminal() -> None:
     assert "\x1b" not in plain
 
 
-def test_a_stranger_cannot_steer_the_terminal() -> None:
-    """Control characters in a message or a value are written out, and no value begins a line."""
+def test_a_client_cannot_control_the_terminal() -> None:
+    """Control characters in a message or a value are escaped, and no value begins a line."""
     line = _format(logs.ConsoleFormatter(colours=False), msg="a\x1b[2Jb", args=(), path="c\nd\x7f")
 
     assert line.endswith(r"a\x1b[2Jb path=c\nd\x7f")
@@ -171,13 +171,13 @@ class _Terminal(io.StringIO):
         (_Terminal(), True, logs.JSONFormatter),
     ],
 )
-def test_json_is_for_machines_unless_told(
+def test_lines_are_json_except_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
     stream: io.StringIO,
     asked: bool | None,
     expected: type[logging.Formatter],
 ) -> None:
-    """JSON is written unless a terminal shows it, or as the setting says."""
+    """log_json overrides that."""
     monkeypatch.setattr("sys.stderr", stream)
     with logs.configured(log_json=asked) as handler:
         assert type(handler.formatter) is expected
@@ -186,8 +186,8 @@ def test_json_is_for_machines_unless_told(
     assert "hello" in stream.getvalue()
 
 
-def test_google_cloud_finds_its_fields(tmp_path: Path) -> None:
-    """A record has the names that Google Cloud reads; a level of one's own has a known severity."""
+def test_a_record_for_google_cloud(tmp_path: Path) -> None:
+    """It has the names that Google Cloud reads; a custom level has a known severity."""
     path = tmp_path / "log"
     with logs.configured(destination=str(path), fields="gcp"):
         token = propagated_attributes.set({"traceparent": TRACEPARENT})
@@ -200,7 +200,7 @@ def test_google_cloud_finds_its_fields(tmp_path: Path) -> None:
     assert isinstance(source, dict)
     assert source["file"] == __file__
     assert source["line"].isdigit()
-    assert source["function"] == "test_google_cloud_finds_its_fields"
+    assert source["function"] == "test_a_record_for_google_cloud"
     assert line == {
         "severity": "WARNING",
         "logger": "tests.observe",
@@ -210,8 +210,8 @@ def test_google_cloud_finds_its_fields(tmp_path: Path) -> None:
     }
 
 
-def test_error_reporting_finds_the_traceback(tmp_path: Path) -> None:
-    """Under Google's names a traceback is the ``stack_trace``, from its first line on."""
+def test_a_traceback_for_error_reporting(tmp_path: Path) -> None:
+    """With Google's names, a traceback is the ``stack_trace``, from its first line on."""
     path = tmp_path / "log"
     with logs.configured(destination=str(path), fields="gcp"):
         try:
@@ -230,7 +230,7 @@ def test_error_reporting_finds_the_traceback(tmp_path: Path) -> None:
     [(5, "DEBUG"), (20, "INFO"), (40, "ERROR"), (50, "CRITICAL"), (99, "CRITICAL")],
 )
 def test_every_level_has_a_severity(level: int, severity: str) -> None:
-    """A level between two of Google's is the lower one."""
+    """A level between two of Google's has the lower one."""
     assert json.loads(_format(logs.JSONFormatter("gcp"), levelno=level))["severity"] == severity
 
 
@@ -238,10 +238,10 @@ def test_every_level_has_a_severity(level: int, severity: str) -> None:
     ("traceparent", "trace"),
     [(TRACEPARENT, "4bf92f3577b34da6a3ce929d0e0e4736"), (None, None), ("nonsense", None)],
 )
-def test_a_record_carries_the_trace_it_belongs_to(
+def test_a_record_has_the_trace_id(
     tmp_path: Path, traceparent: str | None, trace: str | None
 ) -> None:
-    """The trace id is taken out of the trace context that the running code carries."""
+    """It is taken from the trace context of the current task."""
     path = tmp_path / "log"
     with logs.configured(destination=str(path)):
         token = propagated_attributes.set(
@@ -253,8 +253,10 @@ def test_a_record_carries_the_trace_it_belongs_to(
     assert _lines(path)[0].get("trace_id") == trace
 
 
-def test_records_that_nobody_reads_are_dropped_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stalled reader stops nobody who logs; once it reads again, the log says what is missing."""
+def test_records_that_exceed_the_queue_are_dropped_and_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stalled reader blocks no caller; later the log has the number of lost records."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as pipe, os.fdopen(reader, "rb") as output:
         monkeypatch.setattr("sys.stderr", pipe)
@@ -301,8 +303,10 @@ with logs.configured(destination=sys.argv[1]):
     ("level", "then"), [("critical", ""), ("info", "logging.shutdown()"), ("info", "sys.exit(70)")]
 )
 @pytest.mark.parametrize("destination", ["stderr", "file"])
-def test_last_words_are_written(tmp_path: Path, level: str, then: str, destination: str) -> None:
-    """A critical record is out at once, any other by logging.shutdown() or an exit."""
+def test_the_last_records_are_written(
+    tmp_path: Path, level: str, then: str, destination: str
+) -> None:
+    """A critical record is written immediately, others by logging.shutdown() or an exit."""
     path = tmp_path / "log"
     ended = subprocess.run(
         [
@@ -329,8 +333,8 @@ with logs.configured():
 """
 
 
-def test_a_reader_that_stalls_does_not_hold_the_exit() -> None:
-    """A daemon whose standard error nobody reads ends all the same, with its own exit code."""
+def test_a_reader_that_stalls_does_not_delay_the_exit() -> None:
+    """A daemon whose standard error has a stalled reader ends with its own exit code."""
     with subprocess.Popen([sys.executable, "-c", _STALLED], stderr=subprocess.PIPE) as stalled:
         assert stalled.wait(timeout=30) == 0
 
@@ -338,7 +342,7 @@ def test_a_reader_that_stalls_does_not_hold_the_exit() -> None:
 def test_a_record_that_cannot_be_written_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A full disk costs the records and one line on standard error, never who logs."""
+    """A full disk loses records and writes one line to standard error; no caller fails."""
 
     def full(file: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
@@ -355,7 +359,7 @@ def test_a_record_that_cannot_be_written_is_counted(
 
 
 def test_times_are_utc_with_milliseconds() -> None:
-    """A time is written as RFC 3339, in UTC, its milliseconds cut, not rounded up."""
+    """A time is written as RFC 3339 in UTC, with its milliseconds rounded down."""
     timestamp = logs.Timestamps()
 
     assert timestamp(0.9999) == "1970-01-01T00:00:00.999Z"

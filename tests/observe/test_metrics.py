@@ -1,4 +1,4 @@
-"""Cheap children that Prometheus can read."""
+"""Instruments, their children, and the limit on label combinations."""
 
 import pytest
 from prometheus_client import Counter as PrometheusCounter
@@ -17,8 +17,8 @@ def _samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], f
     }
 
 
-def test_what_is_counted_is_scraped() -> None:
-    """Counters, gauges and histograms come out with their labels, buckets being cumulative."""
+def test_children_are_exposed() -> None:
+    """Counters, gauges and histograms have their labels; buckets are cumulative."""
     metrics = Metrics()
     metrics.counter("cats", "Cats.", ("colour",)).child("black").value += 2
     metrics.gauge("mood", "Mood.").child().value = 0.5
@@ -37,7 +37,7 @@ def test_what_is_counted_is_scraped() -> None:
 
 
 @pytest.mark.parametrize("values", [(), (0.25, 1.0), (0.5, 1.0, 3.0, 60.0)])
-def test_many_observed_at_once_count_like_one_by_one(values: tuple[float, ...]) -> None:
+def test_observe_all_equals_single_observations(values: tuple[float, ...]) -> None:
     """A histogram's buckets and sum are the same either way."""
     metrics = Metrics()
     at_once = metrics.histogram("at_once", "Naps.", bounds=(1.0, 10.0)).child()
@@ -49,7 +49,7 @@ def test_many_observed_at_once_count_like_one_by_one(values: tuple[float, ...]) 
 
 
 def test_the_same_name_is_the_same_instrument() -> None:
-    """Two rooms that ask for a name share its children."""
+    """Two modules that use a name share its children."""
     metrics = Metrics()
 
     assert metrics.counter("cats", "Cats.") is metrics.counter("cats", "Cats.")
@@ -58,7 +58,7 @@ def test_the_same_name_is_the_same_instrument() -> None:
 
 
 def test_a_child_has_as_many_values_as_labels() -> None:
-    """A child with the wrong number of label values is refused by name."""
+    """A wrong number of label values is refused, with the name of the metric."""
     with pytest.raises(ValueError, match=r"cats has the labels \('colour',\), not \(\)"):
         Metrics().counter("cats", "Cats.", ("colour",)).child()
 
@@ -74,7 +74,7 @@ def test_two_servers_do_not_mix() -> None:
 
 
 def test_gauges_are_refreshed_before_a_scrape() -> None:
-    """A gauge that is dear to keep is set when somebody looks."""
+    """A gauge that is expensive to keep is set at a scrape."""
     metrics = Metrics()
     child = metrics.gauge("age", "Age.").child()
     metrics.before_scrape(lambda: setattr(child, "value", 7.0))
@@ -82,8 +82,8 @@ def test_gauges_are_refreshed_before_a_scrape() -> None:
     assert _samples(metrics)["age", frozenset()] == 7.0
 
 
-def test_the_process_is_measured_too() -> None:
-    """CPU, memory and garbage collection of the process come along."""
+def test_the_process_is_measured() -> None:
+    """CPU, memory and garbage collection of the process are included."""
     names = {name for name, _ in _samples(Metrics())}
 
     assert "process_resident_memory_bytes" in names
@@ -98,10 +98,10 @@ def test_ids_are_long_and_never_the_same() -> None:
     assert all(len(text) == 32 and int(text, 16) >= 0 for text in ids)
 
 
-def test_label_combinations_are_limited_and_what_is_turned_away_is_counted(
+def test_label_combinations_are_limited_and_overflows_are_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Beyond the limit, combinations share a child, are counted, and are told of once."""
+    """Beyond the limit, combinations share a child, are counted, and are logged once."""
     metrics = Metrics(max_children=2)
     cats = metrics.counter("cats", "Cats.", ("colour", "name"))
     for number in range(5):
@@ -118,7 +118,7 @@ def test_label_combinations_are_limited_and_what_is_turned_away_is_counted(
 
 
 def test_the_count_of_overflows_is_limited_too() -> None:
-    """More metrics that overflow than one metric takes combinations are counted together."""
+    """If more metrics overflow than a metric has combinations, they are counted together."""
     metrics = Metrics(max_children=1)
     for name in ("cats", "dogs", "cows"):
         for colour in ("black", "white"):
@@ -129,15 +129,15 @@ def test_the_count_of_overflows_is_limited_too() -> None:
 
 
 def test_an_instrument_without_labels_never_overflows() -> None:
-    """The only child of an instrument is the same at each look-up."""
+    """Its only child is the same at each look-up."""
     cats = Metrics(max_children=1).counter("cats", "Cats.")
 
     assert cats.child() is cats.child()
     assert cats.overflows == 0
 
 
-def test_a_name_stands_for_one_thing() -> None:
-    """The same name with another kind or other labels is refused, and says what it is."""
+def test_a_name_belongs_to_one_instrument() -> None:
+    """The same name with another kind or other labels is refused."""
     metrics = Metrics()
     metrics.counter("cats", "Cats.", ("colour",))
 
@@ -148,7 +148,7 @@ def test_a_name_stands_for_one_thing() -> None:
 
 
 def test_a_long_value_is_cut() -> None:
-    """A label's value has 256 characters at most, and is the same child each time."""
+    """A label value has at most 256 characters, and always the same child."""
     cats = Metrics().counter("cats", "Cats.", ("name",))
     for _ in range(2):
         cats.child("Tom" * 1000).value += 1
@@ -158,8 +158,8 @@ def test_a_long_value_is_cut() -> None:
     assert child.value == 2
 
 
-def test_a_long_value_that_is_known_is_not_turned_away() -> None:
-    """A child that is there is found when there is room for no other."""
+def test_a_long_value_with_a_child_does_not_overflow() -> None:
+    """At the limit, an existing child is still found."""
     cats = Metrics(max_children=1).counter("cats", "Cats.", ("name",))
     known = cats.child("Tom" * 1000)
 
@@ -168,7 +168,7 @@ def test_a_long_value_that_is_known_is_not_turned_away() -> None:
 
 
 def test_names_that_prometheus_forbids_are_refused() -> None:
-    """A wrong name or label is told where it is made, not at the first scrape."""
+    """A wrong name or label raises when the metric is made, not at the first scrape."""
     metrics = Metrics()
 
     with pytest.raises(ValueError, match="not 'cats in house'"):
@@ -180,7 +180,7 @@ def test_names_that_prometheus_forbids_are_refused() -> None:
         metrics.histogram("naps", "Naps.", ("le",))
 
 
-def test_a_counter_may_be_given_the_ending_that_prometheus_adds() -> None:
+def test_the_suffix_total_of_a_counter_is_optional() -> None:
     """``cats_total`` and ``cats`` are one counter."""
     metrics = Metrics()
     metrics.counter("cats_total", "Cats.").child().value += 1
@@ -188,8 +188,8 @@ def test_a_counter_may_be_given_the_ending_that_prometheus_adds() -> None:
     assert metrics.counter("cats", "Cats.").child().value == 1
 
 
-def test_what_is_unregistered_is_not_collected() -> None:
-    """A registry tells what is registered now."""
+def test_an_unregistered_collector_is_not_collected() -> None:
+    """The registry lists the collectors that are registered now."""
     metrics = Metrics()
     own = PrometheusCounter("own", "Own.", registry=metrics.registry)
     assert own in metrics.other_collectors()

@@ -1,4 +1,4 @@
-"""What a library repeats is heard once in a while."""
+"""Repeated records of a library are suppressed."""
 
 import logging
 
@@ -9,13 +9,13 @@ from gizmopy.observe.rate_limit import RateLimitFilter
 
 
 def record(name: str, line: int, level: int = logging.ERROR, *args: object) -> logging.LogRecord:
-    """Return what a line of a library logs."""
+    """Return a record of a library."""
     text = "node %s is away"
     return logging.LogRecord(name, level, "conn.py", line, text, args or (1,), None)
 
 
-def test_a_line_is_heard_once_and_then_with_what_was_held_back() -> None:
-    """Ten seconds later the same line is heard again, and says how often it was not."""
+def test_a_line_passes_once_and_later_with_the_number_suppressed() -> None:
+    """Ten seconds later the same line passes again, with the number of those suppressed."""
     now = 0.0
     repeats = RateLimitFilter({"lib"}, seconds=10, clock=lambda: now)
     assert repeats.filter(record("lib.conn", 7))
@@ -38,15 +38,15 @@ def test_a_line_is_heard_once_and_then_with_what_was_held_back() -> None:
         ("lib.conn", 7, logging.DEBUG),
     ],
 )
-def test_what_is_not_the_same_is_heard(name: str, line: int, level: int) -> None:
-    """Another line, another library, the daemon's own loggers, and what is for debugging."""
+def test_other_records_pass(name: str, line: int, level: int) -> None:
+    """Another line, another library, the daemon's own loggers, and debug records."""
     repeats = RateLimitFilter({"lib"}, clock=lambda: 0.0)
     assert repeats.filter(record("lib.conn", 7))
     assert repeats.filter(record(name, line, level))
 
 
-def test_a_daemon_hears_its_kafka_client_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """The logs of a daemon hold each of the client's complaints once, and all of its own."""
+def test_a_daemon_limits_the_records_of_aiokafka(capfd: pytest.CaptureFixture[str]) -> None:
+    """The log has each repeated record of aiokafka once, and all of the daemon's own."""
     with configured(log_json=False):
         for _ in range(20):
             logging.getLogger("aiokafka.conn").error("no broker")

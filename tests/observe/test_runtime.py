@@ -1,4 +1,4 @@
-"""The event loop's lateness, its tasks, and the pauses of the garbage collector."""
+"""The event loop's lag, its tasks, and the pauses of the garbage collector."""
 
 import asyncio
 import gc
@@ -24,7 +24,7 @@ def _lag(metrics: Metrics) -> HistogramChild:
 
 
 def _pauses(metrics: Metrics) -> list[int]:
-    """Return how many collections of each generation were timed."""
+    """Return the number of collections of each generation that were measured."""
     pauses = metrics.histogram("gizmo_gc_pause_seconds", "", ("generation",))
     return [sum(pauses.child(generation).counts) for generation in "012"]
 
@@ -32,12 +32,12 @@ def _pauses(metrics: Metrics) -> list[int]:
 async def _beats(metrics: Metrics, number: int) -> None:
     lag = _lag(metrics)
     enough = sum(lag.counts) + number
-    while sum(lag.counts) < enough:  # noqa: ASYNC110 - a histogram tells nobody
+    while sum(lag.counts) < enough:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0)
 
 
-async def test_the_loop_is_as_late_as_its_heartbeat() -> None:
-    """A loop that stood still for 5 s more than a beat's interval is observed to be 5 s late."""
+async def test_the_lag_is_that_of_the_heartbeat() -> None:
+    """A heartbeat that is 5 s late is observed as a lag of 5 s."""
     metrics, clock = Metrics(), Clock()
     async with Runtime(metrics, clock=clock, interval=0.01):
         clock.now += 5.01
@@ -48,8 +48,8 @@ async def test_the_loop_is_as_late_as_its_heartbeat() -> None:
     assert lag.counts[lag.bounds.index(5.0)] == 1
 
 
-async def test_a_beat_that_is_early_counts_as_punctual() -> None:
-    """A timer's resolution makes no negative lateness; and the heart goes on beating."""
+async def test_an_early_heartbeat_has_no_lag() -> None:
+    """A timer may be early, within its resolution, and the next heartbeat follows."""
     metrics = Metrics()
     async with Runtime(metrics, clock=Clock(), interval=0.001):
         await _beats(metrics, 3)
@@ -57,8 +57,8 @@ async def test_a_beat_that_is_early_counts_as_punctual() -> None:
     assert _lag(metrics).total == 0.0
 
 
-async def test_another_thread_sees_a_loop_that_stands_still() -> None:
-    """The age of the last beat grows while the loop is busy, and falls with the next beat."""
+async def test_another_thread_sees_a_blocked_loop() -> None:
+    """The age of the last heartbeat grows while the loop is blocked, and is reset by the next."""
     metrics, clock = Metrics(), Clock()
     async with Runtime(metrics, clock=clock, interval=0.001) as runtime:
         await _beats(metrics, 1)
@@ -69,15 +69,15 @@ async def test_another_thread_sees_a_loop_that_stands_still() -> None:
         assert runtime.seconds_since_heartbeat() == 0
 
 
-async def test_tasks_are_counted_when_somebody_looks() -> None:
-    """The gauge tells how many tasks of this loop are not done, even to another thread."""
+async def test_tasks_are_counted_at_a_scrape() -> None:
+    """The gauge has the number of tasks that are not done, also if another thread renders it."""
     metrics = Metrics()
     release = asyncio.Event()
     async with Runtime(metrics):
         tasks = [asyncio.create_task(release.wait()) for _ in range(3)]
         counted = metrics.gauge("gizmo_event_loop_tasks", "").child()
         metrics.refresh()
-        assert counted.value == 4  # and this one
+        assert counted.value == 4  # the test itself is the fourth
         release.set()
         await asyncio.gather(*tasks)
         thread = threading.Thread(target=metrics.refresh)
@@ -86,7 +86,7 @@ async def test_tasks_are_counted_when_somebody_looks() -> None:
         assert counted.value == 1
 
 
-async def test_collections_are_timed_by_generation() -> None:
+async def test_collections_are_measured_by_generation() -> None:
     """Each collection is observed in its generation, until the end."""
     metrics = Metrics()
     before = list(gc.callbacks)
@@ -106,7 +106,7 @@ async def test_collections_are_timed_by_generation() -> None:
 
 
 async def test_two_servers_of_one_process_each_measure() -> None:
-    """The one that ends first leaves the other's measuring alone."""
+    """The end of one leaves the measurements of the other in place."""
     mine, yours = Metrics(), Metrics()
     async with Runtime(yours):
         async with Runtime(mine):
@@ -120,7 +120,7 @@ async def test_two_servers_of_one_process_each_measure() -> None:
 
 
 async def test_no_heartbeat_is_left_behind() -> None:
-    """After the end, the loop has no more beats to run."""
+    """After the end, the loop has no heartbeat to run."""
     metrics = Metrics()
     async with Runtime(metrics, interval=0.0):
         await _beats(metrics, 1)

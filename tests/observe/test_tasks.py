@@ -15,7 +15,7 @@ from gizmopy.observe.tasks import Snapshot, Stack, as_data, as_text, snapshot
 async def running(
     *coroutines: Coroutine[Any, Any, object], turns: int = 3
 ) -> AsyncIterator[list[asyncio.Task[object]]]:
-    """Run coroutines as tasks named after their place, for some turns of the loop before."""
+    """Run coroutines as tasks named after their place, for some turns of the loop."""
     made = [asyncio.create_task(each, name=f"t{n}") for n, each in enumerate(coroutines)]
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -33,7 +33,7 @@ def stack_of(name: str, seen: Snapshot) -> Stack:
 
 
 def functions(name: str, seen: Snapshot) -> list[str]:
-    """Return the functions that the task ``name`` awaits in, the deepest last."""
+    """Return the functions in the stack of the task ``name``, the deepest last."""
     return [frame.function for frame in stack_of(name, seen).frames]
 
 
@@ -78,7 +78,7 @@ async def _close() -> None:
 
     held_open = held()
     await anext(held_open)
-    await held_open.aclose()  # type: ignore[attr-defined]  # declared as what it iterates as
+    await held_open.aclose()  # type: ignore[attr-defined]  # typeshed declares another type
 
 
 class Waiting:
@@ -105,14 +105,14 @@ async def _through_await_method() -> None:
         (_through_await_method, ["_through_await_method"]),
     ],
 )
-async def test_the_chain_of_awaits_is_told(coroutine: Any, above: list[str]) -> None:
-    """Every await down to the deepest is told, through generators and wrappers of C as well."""
+async def test_the_chain_of_awaits_is_shown(coroutine: Any, above: list[str]) -> None:
+    """It reaches the deepest await, also through generators and C wrappers."""
     async with running(coroutine()):
         assert functions("t0", await snapshot()) == [*above, "_forever", "Event.wait"]
 
 
-async def test_a_frame_tells_file_and_line() -> None:
-    """A frame tells the file, and the line that awaits."""
+async def test_a_frame_has_file_and_line() -> None:
+    """The line is that of the await."""
     async with running(_forever()):
         frame = stack_of("t0", await snapshot()).frames[0]
     assert frame.file == __file__
@@ -128,8 +128,8 @@ async def test_equal_stacks_are_grouped() -> None:
     assert not seen.truncated
 
 
-async def test_the_asking_task_is_running() -> None:
-    """The task that takes the snapshot is the one that runs."""
+async def test_the_task_that_takes_the_snapshot_is_running() -> None:
+    """Every other task is not."""
     me = asyncio.current_task()
     assert me is not None
     assert stack_of(me.get_name(), await snapshot()).state == "running"
@@ -142,12 +142,12 @@ async def test_a_new_task_is_not_started() -> None:
 
 
 async def _give_way() -> None:
-    while True:  # noqa: ASYNC110 -- to give way is all it does
+    while True:  # noqa: ASYNC110 -- it only yields
         await asyncio.sleep(0)
 
 
-async def test_a_task_that_gave_way_is_ready() -> None:
-    """A task that waits for nothing but its turn is ready, with the place where it gave way."""
+async def test_a_task_in_sleep_0_is_ready() -> None:
+    """It waits only for its turn; the stack has the place of the sleep."""
     async with running(_give_way()):
         seen = await snapshot()
     assert stack_of("t0", seen).state == "ready"
@@ -155,7 +155,7 @@ async def test_a_task_that_gave_way_is_ready() -> None:
 
 
 async def test_a_task_whose_future_is_done_is_ready() -> None:
-    """A task whose future has come, but whose turn has not, is ready."""
+    """A task whose future is done continues in its next turn."""
     event = asyncio.Event()
     async with running(event.wait()):
         event.set()
@@ -169,8 +169,8 @@ async def _stubborn() -> None:
         await _forever()
 
 
-async def test_a_task_that_ignores_its_cancellation_is_told() -> None:
-    """A task that goes on after it was cancelled is waiting, and cancelled."""
+async def test_a_task_that_ignores_its_cancellation_is_marked() -> None:
+    """It is waiting, and cancelled."""
     async with running(_stubborn(), _forever()) as (task, _):
         task.cancel()
         await asyncio.sleep(0)
@@ -188,8 +188,8 @@ async def _wait_for(awaited: Awaitable[object]) -> None:
     await awaited
 
 
-async def test_a_task_tells_which_tasks_it_waits_for() -> None:
-    """Who awaits a task, or several by gather, tells their names; those that are done are left."""
+async def test_a_task_shows_the_tasks_that_it_awaits() -> None:
+    """One task, or several by gather, are named; those that are done are not."""
     async with running(_forever(), _forever(), asyncio.sleep(0)) as (first, second, done):
         async with running(_wait_for(first), _wait_for_all(first, second, done)) as waiting:
             waiting[0].set_name("one")
@@ -202,7 +202,7 @@ async def test_a_task_tells_which_tasks_it_waits_for() -> None:
 
 
 class Foreign:
-    """Wait without a future, as what is written in C may."""
+    """An awaitable that yields without a future, as C code may."""
 
     def __await__(self) -> Iterator[None]:
         return self
@@ -218,8 +218,8 @@ async def _wait_for_foreign() -> None:
     await Foreign()  # type: ignore[misc]  # any iterator will do; typeshed asks for a generator
 
 
-async def test_what_is_not_written_in_python_is_told_by_its_type() -> None:
-    """An awaitable without a frame is told by its type, without a place."""
+async def test_an_awaitable_without_a_frame_is_shown_by_its_type() -> None:
+    """It has no place in the code."""
     async with running(_wait_for_foreign()):
         seen = await snapshot()
     last = stack_of("t0", seen).frames[-1]
@@ -228,7 +228,7 @@ async def test_what_is_not_written_in_python_is_told_by_its_type() -> None:
 
 
 async def test_too_many_tasks_are_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more tasks than the limit that many are looked at, and the dump says so."""
+    """Above the limit, only that many tasks are read, and the dump says so."""
     monkeypatch.setattr(tasks, "MAX_TASKS", 5)
     async with running(*(_forever() for _ in range(8))):
         seen = await snapshot()
@@ -239,8 +239,8 @@ async def test_too_many_tasks_are_truncated(monkeypatch: pytest.MonkeyPatch) -> 
     assert title.endswith(f"; TRUNCATED: 5 of {everyone} tasks were read")
 
 
-async def test_others_run_between_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot of many tasks lets others run after each chunk, and leaves out who ends then."""
+async def test_other_tasks_run_between_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that ends between two chunks is left out."""
     monkeypatch.setattr(tasks, "_CHUNK", 10)
     event = asyncio.Event()
     asyncio.get_running_loop().call_soon(event.set)
@@ -269,7 +269,7 @@ async def test_the_text_is_readable() -> None:
 
 
 async def test_the_text_names_only_some() -> None:
-    """Of a large stack ten tasks are named in the text, and the rest are counted."""
+    """Of a large stack ten tasks are named, and the others are counted."""
     async with running(*(_forever() for _ in range(13))):
         text = as_text(await snapshot())
     (title,) = (line for line in text.splitlines() if line.startswith("13 tasks waiting"))
@@ -278,14 +278,14 @@ async def test_the_text_names_only_some() -> None:
 
 
 async def test_a_name_cannot_forge_a_line() -> None:
-    """A name with a line's end in it stays on its line."""
+    """A line break in a task's name is escaped."""
     async with running(_forever()) as (task,):
         task.set_name("a\n0 tasks")
         assert "\n0 tasks" not in as_text(await snapshot())
 
 
-async def test_the_data_holds_all() -> None:
-    """As data a stack has its count, its frames and every task."""
+async def test_the_data_has_all_tasks() -> None:
+    """In JSON a stack has its count, its frames and every task."""
     async with running(_forever()):
         seen = await snapshot()
     (stack,) = (each for each in as_data(seen)["stacks"] if each["state"] == "waiting")

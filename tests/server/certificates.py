@@ -1,4 +1,4 @@
-"""Certificates in files, and what shows them to whom."""
+"""Certificates in files, a server that presents them, and a client that reads them."""
 
 import asyncio
 import ssl
@@ -17,7 +17,7 @@ EXPIRES = datetime(2049, 5, 6, 7, 8, 9, tzinfo=UTC)
 
 
 class Ticks:
-    """A clock that stands still between ``tick`` and ``tick``."""
+    """A clock that is stopped, except during ``tick``."""
 
     def __init__(self) -> None:
         self._asleep = asyncio.Event()
@@ -29,7 +29,7 @@ class Ticks:
         self._go.clear()
 
     async def tick(self, times: int = 1) -> None:
-        """Wake who sleeps, and wait until it sleeps again."""
+        """Wake the task that sleeps, and wait until it sleeps again."""
         for _ in range(times):
             await self._asleep.wait()
             self._asleep.clear()
@@ -46,7 +46,7 @@ class Files:
         self.key = directory / "tls.key"
 
     def issue(self, expires: datetime = EXPIRES) -> "Files":
-        """Write a new pair."""
+        """Write a new certificate and key."""
         pair = AUTHORITY.issue_cert(
             "localhost", "127.0.0.1", not_before=datetime(2000, 1, 1, tzinfo=UTC), not_after=expires
         )
@@ -67,7 +67,7 @@ class Files:
 
 @asynccontextmanager
 async def echo(certificate: Certificate) -> AsyncIterator[int]:
-    """Serve what echoes lines, on the port yielded."""
+    """Run a server that echoes lines, and yield its port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
@@ -99,7 +99,7 @@ class Client:
 
 @asynccontextmanager
 async def connect(port: int, name: str = "localhost") -> AsyncIterator[Client]:
-    """Shake hands with the server called ``name``."""
+    """Do a TLS handshake with the server called ``name``."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     AUTHORITY.configure_trust(context)
@@ -114,6 +114,6 @@ async def connect(port: int, name: str = "localhost") -> AsyncIterator[Client]:
 
 
 def der(files: Files) -> bytes:
-    """Return the certificate that is in the files, as a handshake shows it."""
+    """Return the certificate in the files, in the format of a handshake."""
     end = "-----END CERTIFICATE-----\n"
     return ssl.PEM_cert_to_DER_cert(files.cert.read_text().partition(end)[0] + end)

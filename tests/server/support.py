@@ -1,4 +1,4 @@
-"""Talk to a daemon by hand: what a well-behaved client would never send, or never leave unread."""
+"""A client that sends and reads raw bytes, also those that no correct client would send."""
 
 import asyncio
 import json
@@ -12,11 +12,11 @@ from multidict import CIMultiDict
 from tests.support import until as until
 
 PATIENCE = 10
-"""How many seconds a test waits for what is to come, before it fails."""
+"""The seconds that a test waits for an event before it fails."""
 
 
 class Answer(NamedTuple):
-    """An answer as it came."""
+    """A parsed response."""
 
     version: str
     status: int
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
     @property
     def problem(self) -> dict[str, Any]:
-        """The problem that it is."""
+        """The body as problem+json."""
         assert self.headers["Content-Type"] == "application/problem+json"
         problem: dict[str, Any] = json.loads(self.body)
         assert problem["status"] == self.status
@@ -34,14 +34,14 @@ class Answer(NamedTuple):
 
 
 class Talk:
-    """A client's end of a connection."""
+    """The client's end of a connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
 
     def send(self, data: bytes) -> None:
-        """Send ``data`` as it is."""
+        """Send ``data``."""
         self.writer.write(data)
 
     def ask(self, method: str, path: str, body: bytes = b"", *lines: str) -> None:
@@ -49,7 +49,7 @@ class Talk:
         self.send(request(method, path, body, *lines))
 
     async def answer(self, *, to_head: bool = False) -> Answer:
-        """Return the next answer."""
+        """Return the next response."""
         async with asyncio.timeout(PATIENCE):
             version, status, headers = _parse(await self.reader.readuntil(b"\r\n\r\n"))
             body = b"" if to_head or status in (101, 204, 304) else await self._body(headers)
@@ -65,19 +65,19 @@ class Talk:
         return bytes(body)
 
     async def rest(self) -> bytes:
-        """Return what still comes until the daemon closes its end."""
+        """Return the bytes until the daemon closes its end."""
         async with asyncio.timeout(PATIENCE):
             return await self.reader.read()
 
     async def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self.writer.close()
         with suppress(ConnectionError, ssl.SSLError):
             await self.writer.wait_closed()
 
 
 def request(method: str, path: str, body: bytes = b"", *lines: str) -> bytes:
-    """Return a request as it is sent, with these lines in its head."""
+    """Return the bytes of a request, with these lines in its head."""
     length = (f"Content-Length: {len(body)}",) if body or method in ("PUT", "POST") else ()
     head = "\r\n".join((f"{method} {path} HTTP/1.1", "Host: x", *length, *lines, "", ""))
     return head.encode() + body
@@ -95,7 +95,7 @@ def _parse(head: bytes) -> tuple[str, int, CIMultiDict[str]]:
 
 @asynccontextmanager
 async def talk(url: str, **options: Any) -> AsyncIterator[Talk]:
-    """Connect to where a daemon listens; little is read before a test asks for it."""
+    """Connect to a daemon; with a small buffer, so that little is read before a test reads it."""
     port = int(url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096, **options)
     client = Talk(reader, writer)

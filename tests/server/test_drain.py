@@ -1,4 +1,4 @@
-"""How the daemon ends: in which phases, what becomes of streams, and what is counted as lost."""
+"""The shutdown: its phases, streams that are open, and work that is lost."""
 
 import asyncio
 import logging
@@ -89,18 +89,18 @@ class Life:
         self.serving = serving
 
     async def stop(self, phase: Phase = Phase.STOPPING) -> None:
-        """Ask it to stop, and wait until it is that far."""
+        """Request the stop, and wait until the daemon is in ``phase``."""
         self.server.stop.request("SIGTERM")
         await until(lambda: self.server.phase is phase)
 
     async def exit_code(self) -> int:
-        """Wait for its end."""
+        """Wait for the end, and return the exit code."""
         return await asyncio.wait_for(self.serving, PATIENCE)
 
 
 @asynccontextmanager
 async def living(kind: type[Pond] = Pond, **settings: Any) -> AsyncIterator[Life]:
-    """Run a daemon until it was asked to stop."""
+    """Run a daemon until a stop is requested."""
     values: dict[str, Any] = {"http_port": 0, "http_access_log": "off", "drain_delay": "0s"}
     service = kind(Settings(**(values | settings)))
     server = SimpleServer(service)
@@ -116,8 +116,8 @@ async def living(kind: type[Pond] = Pond, **settings: Any) -> AsyncIterator[Life
         await life.exit_code()
 
 
-async def test_the_phases_follow_each_other(caplog: pytest.LogCaptureFixture) -> None:
-    """Each phase is one line of the log, in order, and nothing but a quick end follows a stop."""
+async def test_each_phase_is_logged_in_order(caplog: pytest.LogCaptureFixture) -> None:
+    """Each phase is one line of the log, in order."""
     caplog.set_level(logging.INFO, "gizmopy.server.server")
     async with living() as life:
         await life.stop()
@@ -130,7 +130,7 @@ async def test_the_phases_follow_each_other(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_the_phase_is_a_metric() -> None:
-    """The admin port tells how far the shutdown is, even once the main port is closed."""
+    """The admin port exposes the phase, also after the main port is closed."""
     async with living(admin_port=0, drain_delay="1h") as life:
 
         async def phase() -> str:
@@ -151,8 +151,8 @@ async def test_the_phase_is_a_metric() -> None:
             assert (await client.answer()).body == b'"done"'
 
 
-async def test_while_it_drains_requests_are_served_but_readiness_is_red() -> None:
-    """In the drain delay new connections are served, and each is closed with its answer."""
+async def test_during_the_drain_delay_requests_are_served_and_readiness_fails() -> None:
+    """New connections are served during the delay, and each is closed with its response."""
     async with living(drain_delay="1h") as life:
         await life.stop(Phase.DRAINING)
         for path, status in (("/hello", 200), ("/readyz", 503), ("/livez", 200)):
@@ -165,7 +165,7 @@ async def test_while_it_drains_requests_are_served_but_readiness_is_red() -> Non
 
 
 async def test_an_idle_daemon_needs_no_time_to_stop() -> None:
-    """With no time at all for requests, a daemon without any exits with 0."""
+    """With shutdown_timeout=0s, a daemon without requests exits with 0."""
     async with living(shutdown_timeout="0s") as life:
         async with talk(life.server.url) as client:
             client.ask("GET", "/hello")
@@ -175,8 +175,8 @@ async def test_an_idle_daemon_needs_no_time_to_stop() -> None:
             assert await client.rest() == b""
 
 
-async def test_a_websocket_is_told_that_the_daemon_goes_away() -> None:
-    """Its handler's loop ends, the client reads 1001, and the exit code is 0."""
+async def test_a_websocket_is_closed_with_1001() -> None:
+    """The loop of its handler ends, the client reads 1001, and the exit code is 0."""
     async with living() as life, ClientSession(life.server.url) as http:
         async with http.ws_connect("/socket") as socket:
             await socket.send_str("hello")
@@ -188,8 +188,8 @@ async def test_a_websocket_is_told_that_the_daemon_goes_away() -> None:
     assert life.service.closed == ["socket"]
 
 
-async def test_a_websocket_whose_client_says_nothing_does_not_hold_the_daemon() -> None:
-    """Who does not answer the goodbye is left behind after a moment."""
+async def test_a_websocket_whose_client_never_answers_does_not_delay_the_exit() -> None:
+    """A client that does not answer the close frame is disconnected after a second."""
     async with living() as life, talk(life.server.url) as client:
         upgrade = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
         client.ask("GET", "/socket", b"", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
@@ -201,7 +201,7 @@ async def test_a_websocket_whose_client_says_nothing_does_not_hold_the_daemon() 
         assert await client.rest() == b"\x88\x12\x03\xe9the server stops"
 
 
-async def test_an_event_stream_is_ended_as_if_it_had_an_end() -> None:
+async def test_an_event_stream_ends_with_its_last_chunk() -> None:
     """Its handler is cancelled, and its client reads the last chunk."""
     async with living() as life, talk(life.server.url) as client:
         client.ask("GET", "/events")
@@ -212,8 +212,8 @@ async def test_an_event_stream_is_ended_as_if_it_had_an_end() -> None:
     assert life.service.closed == ["events"]
 
 
-async def test_a_stream_with_an_end_is_sent_to_it() -> None:
-    """What is no stream of events is not cut short by a stop."""
+async def test_a_finite_stream_is_sent_to_its_end() -> None:
+    """A stream that is not text/event-stream is not cancelled by a stop."""
     async with living() as life, talk(life.server.url) as client:
         client.ask("GET", "/finite")
         await life.service.begun.wait()
@@ -224,8 +224,8 @@ async def test_a_stream_with_an_end_is_sent_to_it() -> None:
 
 
 @pytest.mark.parametrize("path", ["/events", "/socket"])
-async def test_a_stream_that_begins_after_the_others_were_ended_is_ended_too(path: str) -> None:
-    """On a connection that was idle then, a late stream does not hold the daemon to its last."""
+async def test_a_stream_that_starts_during_the_drain_is_ended_too(path: str) -> None:
+    """A late stream on an idle connection does not delay the exit."""
     async with living() as life, talk(life.server.url) as slow, talk(life.server.url) as late:
         slow.ask("GET", "/slow")
         await life.service.begun.wait()
@@ -233,7 +233,7 @@ async def test_a_stream_that_begins_after_the_others_were_ended_is_ended_too(pat
         await late.answer()
         async with ClientSession(life.server.url) as http, http.ws_connect("/socket") as socket:
             await life.stop()
-            assert (await socket.receive()).data == 1001  # so streams have been ended
+            assert (await socket.receive()).data == 1001  # the open streams have been ended
         upgrade = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
         late.ask("GET", path, b"", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
         await late.reader.readuntil(b"\r\n\r\n")
@@ -244,8 +244,8 @@ async def test_a_stream_that_begins_after_the_others_were_ended_is_ended_too(pat
         assert await life.exit_code() == 0
 
 
-async def test_requests_out_of_time_are_counted() -> None:
-    """Each one that is cancelled is in gizmo_shutdown_dropped_total, and the exit code is 70."""
+async def test_requests_cancelled_at_the_deadline_are_counted() -> None:
+    """Each is in gizmo_shutdown_dropped_total, and the exit code is 70."""
     async with living(shutdown_timeout="10ms") as life:
         async with talk(life.server.url) as one, talk(life.server.url) as two:
             for client in (one, two):
@@ -262,8 +262,8 @@ async def test_requests_out_of_time_are_counted() -> None:
     assert child.value == 2
 
 
-async def test_messages_out_of_time_are_counted() -> None:
-    """A message whose handler is cancelled is lost work of this daemon, and counted."""
+async def test_messages_cancelled_at_the_deadline_are_counted() -> None:
+    """A message whose handler is cancelled is counted as lost work of this daemon."""
 
     class Fishing(Pond):
         @subscribe("fish")
@@ -280,10 +280,10 @@ async def test_messages_out_of_time_are_counted() -> None:
     assert child.value == 1
 
 
-async def test_a_handler_that_ignores_its_cancellation_is_left_behind(
+async def test_a_handler_that_ignores_its_cancellation_does_not_delay_the_exit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The daemon ends in spite of it, with 70, and its client is not left waiting."""
+    """The exit code is 70, and the connection of its client is closed."""
     monkeypatch.setattr("gizmopy.server.server.CANCEL_SECONDS", 0.01)
     async with living(shutdown_timeout="10ms") as life, talk(life.server.url) as client:
         client.ask("GET", "/stubborn")
@@ -297,7 +297,7 @@ async def test_a_handler_that_ignores_its_cancellation_is_left_behind(
 
 
 async def test_a_second_signal_shortens_both_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked a second time, the daemon waits neither for the delay nor for its requests."""
+    """After a second signal the daemon waits neither for the delay nor for its requests."""
     monkeypatch.setattr("gizmopy.server.lifecycle.shutdown_budget.HURRIED_SECONDS", 0.01)
     async with living(drain_delay="1h", shutdown_timeout="1h") as life:
         async with talk(life.server.url) as client:
@@ -309,7 +309,7 @@ async def test_a_second_signal_shortens_both_waits(monkeypatch: pytest.MonkeyPat
         assert await life.exit_code() == 70
 
 
-async def test_an_upload_that_began_is_received_while_the_listener_is_closed() -> None:
+async def test_an_upload_continues_after_the_listener_is_closed() -> None:
     """A body that arrives after the stop is read to its end, and answered."""
     async with living() as life, talk(life.server.url) as client:
         client.send(b"PUT /length HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
@@ -320,8 +320,8 @@ async def test_an_upload_that_began_is_received_while_the_listener_is_closed() -
         assert await life.exit_code() == 0
 
 
-async def test_a_client_that_reads_late_has_its_whole_answer() -> None:
-    """The daemon does not end before the kernel has taken the last byte of every answer."""
+async def test_a_client_that_reads_late_gets_its_whole_response() -> None:
+    """The daemon does not exit before the kernel has the last byte of every response."""
 
     class Large(Pond):
         @get("/large")
@@ -337,8 +337,8 @@ async def test_a_client_that_reads_late_has_its_whole_answer() -> None:
         assert await life.exit_code() == 0
 
 
-async def test_pipelined_requests_behind_a_closing_answer_are_not_begun() -> None:
-    """The answer that closes its connection is the last one: nothing is half done behind it."""
+async def test_a_pipelined_request_after_a_closing_response_is_not_started() -> None:
+    """A response with Connection: close is the last; the next request is not handled."""
     async with living(drain_delay="1h") as life, talk(life.server.url) as client:
         client.ask("GET", "/slow")
         client.ask("PUT", "/length", b"12345")

@@ -1,4 +1,4 @@
-"""The life of a daemon: what starts, what is finished, and in which order it ends."""
+"""The life of a daemon: its start, its work, and the order of its end."""
 
 import asyncio
 import socket
@@ -15,10 +15,11 @@ from gizmopy.errors import DeclarationError, PubSubError, StartError, UsageError
 from gizmopy.pubsub import Driver, Receiver, open_driver
 from gizmopy.server import Phase, Stop, make_service
 from gizmopy.server.service import service_name, settings_class
+from tests.support import until
 
 
 class Recorder(Service):
-    """Writes down what happens, and lets a test hold it up."""
+    """A service that records events, and whose requests wait for ``go_on``."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
@@ -56,10 +57,10 @@ def _settings(**changes: Any) -> Settings:
 
 
 async def _serving(service: Service) -> tuple[SimpleServer, asyncio.Task[int]]:
-    """Serve until ``server.stop`` is requested, and return once it is ready."""
+    """Serve until ``server.stop`` is requested; return as soon as it is ready."""
     server = SimpleServer(service)
     serving = asyncio.create_task(server.serve(Stop()))
-    await _until(lambda: server.phase is Phase.READY)
+    await until(lambda: server.phase is Phase.READY)
     return server, serving
 
 
@@ -68,7 +69,7 @@ def _port(server: SimpleServer) -> int:
 
 
 async def _refused(port: int) -> None:
-    """Wait until nobody listens on ``port``."""
+    """Wait until connections to ``port`` are refused."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -79,14 +80,8 @@ async def _refused(port: int) -> None:
             await writer.wait_closed()
 
 
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 -- any condition
-            await asyncio.sleep(0)
-
-
 async def test_a_drain_finishes_requests_then_messages_then_closes() -> None:
-    """The request under way is answered, what it published is handled, and only then is closed."""
+    """The active request is answered, its message is handled, then the lifespan ends."""
     recorder = Recorder(_settings())
     async with ClientSession() as http:
         async with SimpleServer(recorder) as server:
@@ -110,8 +105,8 @@ class Hello(Service):
         return len(await request.read())
 
 
-async def test_a_daemon_without_subscriptions_serves_until_it_is_asked_to_stop() -> None:
-    """Endpoints alone are enough to live: nothing ends the daemon before somebody asks."""
+async def test_a_daemon_without_subscriptions_serves_until_the_stop() -> None:
+    """Without subscriptions nothing ends the daemon before a stop is requested."""
     server, serving = await _serving(Hello(_settings()))
     async with ClientSession() as http, http.get(server.url) as response:
         assert await response.json() == "hello"
@@ -121,14 +116,14 @@ async def test_a_daemon_without_subscriptions_serves_until_it_is_asked_to_stop()
     assert await serving == 0
 
 
-async def test_an_upload_under_way_is_received_to_its_end() -> None:
-    """The rest of a body that arrives during the drain is read, and the request answered."""
+async def test_an_upload_is_received_to_its_end() -> None:
+    """A body that arrives during the drain is read to its end, and answered."""
     server, serving = await _serving(Hello(_settings()))
     reader, writer = await asyncio.open_connection("127.0.0.1", _port(server))
     writer.write(b"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
-    await _until(lambda: server.application.handler.active)
+    await until(lambda: server.application.handler.active)
     server.stop.request("test")
-    await _until(lambda: server.phase is Phase.STOPPING)
+    await until(lambda: server.phase is Phase.STOPPING)
     writer.write(b"67890")
     answer = await reader.read()
     writer.close()
@@ -140,8 +135,8 @@ async def test_an_upload_under_way_is_received_to_its_end() -> None:
     assert await serving == 0
 
 
-async def test_connections_that_the_kernel_has_accepted_are_served() -> None:
-    """Who connected and sent a request before the listener closed is answered, not reset."""
+async def test_connections_in_the_backlog_are_served() -> None:
+    """A client that sent a request before the listener closed gets a response, not a reset."""
     server, serving = await _serving(Hello(_settings()))
     clients = [socket.create_connection(("127.0.0.1", _port(server))) for _ in range(20)]
     for client in clients:
@@ -154,7 +149,7 @@ async def test_connections_that_the_kernel_has_accepted_are_served() -> None:
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
 
 
-async def test_serve_returns_0_once_it_was_asked_to_stop() -> None:
+async def test_serve_returns_0_after_a_clean_stop() -> None:
     """serve() works until the stop is requested, and returns the exit code."""
     server, serving = await _serving(Recorder(_settings()))
     server.stop.request("test")
@@ -162,8 +157,8 @@ async def test_serve_returns_0_once_it_was_asked_to_stop() -> None:
     assert await serving == 0
 
 
-async def test_a_stop_asked_for_while_it_starts_undoes_what_was_done() -> None:
-    """A signal during a long start ends it with a clean exit: what was opened is closed."""
+async def test_a_stop_during_the_start_undoes_the_start() -> None:
+    """A signal during a long start closes the opened resources, and the exit code is 0."""
 
     class Slow(Recorder):
         @asynccontextmanager
@@ -187,8 +182,8 @@ async def test_a_stop_asked_for_while_it_starts_undoes_what_was_done() -> None:
     assert not serving.cancelling()
 
 
-async def test_a_stop_asked_for_before_it_starts_starts_nothing() -> None:
-    """A signal during the import of the service leaves nothing to do."""
+async def test_a_stop_before_the_start_starts_nothing() -> None:
+    """After a signal during the import of the service, nothing is opened."""
     stop = Stop()
     stop.request("SIGTERM")
     recorder = Recorder(_settings())
@@ -197,8 +192,8 @@ async def test_a_stop_asked_for_before_it_starts_starts_nothing() -> None:
     assert recorder.events == []
 
 
-async def test_cancelling_the_start_is_no_stop() -> None:
-    """Somebody else's cancellation during the start is passed on."""
+async def test_a_cancellation_of_the_start_is_not_a_stop() -> None:
+    """A cancellation by the caller of serve() is raised."""
 
     class Slow(Recorder):
         @asynccontextmanager
@@ -216,14 +211,14 @@ async def test_cancelling_the_start_is_no_stop() -> None:
 
 
 async def test_the_listener_is_closed_while_requests_finish() -> None:
-    """While a request is finished, new connections are refused."""
+    """New connections are refused while the last request is answered."""
     recorder = Recorder(_settings())
     server, serving = await _serving(recorder)
     async with ClientSession() as http:
         asking = asyncio.create_task(http.get(f"{server.url}/slow"))
         await recorder.begun.wait()
         server.stop.request("test")
-        await _until(lambda: server.phase is Phase.STOPPING)
+        await until(lambda: server.phase is Phase.STOPPING)
         await _refused(_port(server))
         recorder.go_on.set()
         async with await asking as response:
@@ -231,7 +226,7 @@ async def test_the_listener_is_closed_while_requests_finish() -> None:
     assert await serving == 0
 
 
-async def test_a_request_out_of_time_is_cancelled_and_the_exit_code_is_70() -> None:
+async def test_a_request_at_the_deadline_is_cancelled_and_the_exit_code_is_70() -> None:
     """A request that does not end within the budget is cancelled and answered 503."""
     recorder = Recorder(_settings(shutdown_timeout="10ms"))
     async with ClientSession() as http:
@@ -245,8 +240,8 @@ async def test_a_request_out_of_time_is_cancelled_and_the_exit_code_is_70() -> N
     assert recorder.events == ["opened", "cancelled", "closed"]
 
 
-async def test_a_hurried_drain_does_not_wait_the_whole_budget() -> None:
-    """A second request to stop leaves a second, not the 18 of the budget."""
+async def test_a_second_stop_shortens_the_drain() -> None:
+    """A second request to stop leaves one second of the budget."""
     recorder = Recorder(_settings(shutdown_timeout="1h", drain_delay="1h"))
     async with ClientSession() as http:
         async with SimpleServer(recorder) as server:
@@ -259,7 +254,7 @@ async def test_a_hurried_drain_does_not_wait_the_whole_budget() -> None:
 
 
 async def test_a_taken_port_opens_nothing() -> None:
-    """A port that cannot be had is found out before the service opens anything."""
+    """The port is bound before the service opens its resources."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         recorder = Recorder(_settings(http_port=other.getsockname()[1]))
         with pytest.raises(StartError, match="is taken by another process"):
@@ -267,8 +262,8 @@ async def test_a_taken_port_opens_nothing() -> None:
     assert recorder.events == []
 
 
-async def test_a_start_that_fails_undoes_what_it_did() -> None:
-    """A subscription that cannot be had leaves the lifespan again, and says which."""
+async def test_a_start_that_fails_is_undone() -> None:
+    """If a subscription cannot start, the lifespan is exited; the error names the subscription."""
 
     class Refusing:
         def __init__(self, inner: Driver) -> None:
@@ -287,14 +282,14 @@ async def test_a_start_that_fails_undoes_what_it_did() -> None:
 
 
 async def test_an_unknown_scheme_ends_the_start() -> None:
-    """A broker URL that no driver knows is named, with those that are."""
+    """The error names the broker's URL and the known schemes."""
     recorder = Recorder(_settings(pubsub_url="kafak://b1"))
     with pytest.raises(StartError, match=r"kafak://b1.*memory://"):
         await SimpleServer(recorder).__aenter__()
 
 
 async def test_a_lifespan_that_fails_ends_the_start() -> None:
-    """What the service cannot open is raised as it is."""
+    """An exception of the service's lifespan is raised unchanged."""
 
     class Failing(Recorder):
         @asynccontextmanager
@@ -306,8 +301,8 @@ async def test_a_lifespan_that_fails_ends_the_start() -> None:
         await SimpleServer(Failing(_settings())).__aenter__()
 
 
-async def test_a_subscriber_that_dies_is_replaced_and_the_daemon_lives() -> None:
-    """What an engine dies of is counted and logged; another one goes on with its messages."""
+async def test_a_subscriber_that_fails_is_replaced() -> None:
+    """The failure is counted and logged, and a new subscriber handles the messages."""
     broken = [PubSubError("the queue was deleted", transient=False)]
 
     class Broken:
@@ -336,14 +331,14 @@ async def test_a_subscriber_that_dies_is_replaced_and_the_daemon_lives() -> None
     async with server:
         restarts = server.metrics.counter("gizmo_pubsub_restarts", "").child("cats", "recorder")
         async with asyncio.timeout(10):
-            while not restarts.value:  # noqa: ASYNC110 - a child tells nobody when it changes
+            while not restarts.value:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0)
         await recorder.publish("cats", "after it")
         await server.channels.idle()
     assert recorder.events == ["opened", "handled after it", "closed"]
 
 
-async def test_an_error_amid_the_body_is_raised_as_it_is() -> None:
+async def test_an_error_of_the_body_is_raised_unchanged() -> None:
     """A test that fails within `async with` sees its own error, not a group, after the drain."""
     recorder = Recorder(_settings())
     with pytest.raises(AssertionError, match="mine"):
@@ -373,15 +368,15 @@ async def test_the_old_names_of_the_phase_are_deprecated() -> None:
 
 
 async def test_a_service_is_served_once() -> None:
-    """The same object in two servers would mix their channels: it is refused."""
+    """One service in two servers would mix their channels, so the second server refuses it."""
     recorder = Recorder(_settings())
     SimpleServer(recorder)
     with pytest.raises(UsageError, match="already has a server"):
         SimpleServer(recorder)
 
 
-async def test_a_service_that_is_not_served_cannot_publish() -> None:
-    """Publishing and metrics come with a server; without one the error says so."""
+async def test_a_service_without_a_server_cannot_publish() -> None:
+    """Without a server, publish() and metrics raise errors that say so."""
     recorder = Recorder(_settings())
     with pytest.raises(UsageError, match="Recorder is not running"):
         await recorder.publish("cats", "x")
@@ -400,7 +395,7 @@ async def test_a_service_that_is_not_served_cannot_publish() -> None:
     ],
 )
 def test_a_service_has_a_name(class_name: str, own: str, setting: str, expected: str) -> None:
-    """The setting beats the class's own name, which beats the name of the class."""
+    """The setting overrides ``name``, which overrides the name of the class."""
     kind = type(class_name, (Service,), {"name": own})
 
     assert service_name(kind(Settings(service_name=setting))) == expected
@@ -411,7 +406,7 @@ class CatsSettings(Settings):
 
 
 def test_the_annotation_chooses_the_settings() -> None:
-    """A service that annotates settings gets that class, its subclasses too."""
+    """A service gets the annotated settings class, and so do its subclasses."""
 
     class Own(Service):
         settings: CatsSettings
@@ -424,8 +419,8 @@ def test_the_annotation_chooses_the_settings() -> None:
     assert Derived().settings.greeting == "miaow"
 
 
-def test_an_annotation_that_is_no_settings_class_is_refused() -> None:
-    """What is annotated must be a subclass of Settings, and known to its module."""
+def test_an_annotation_must_be_a_settings_class() -> None:
+    """It must be a subclass of Settings that its module defines."""
 
     class Wrong(Service):
         settings: int  # type: ignore[assignment]
@@ -438,8 +433,8 @@ def test_an_annotation_that_is_no_settings_class_is_refused() -> None:
             settings_class(kind)
 
 
-async def test_streams_are_served_and_a_long_one_is_cut_at_the_deadline() -> None:
-    """A stream that never ends does not hold the daemon beyond its budget."""
+async def test_an_endless_stream_is_cancelled_at_the_deadline() -> None:
+    """A stream that never ends does not delay the exit beyond the budget."""
 
     class Endless(Service):
         @get("/stream")
@@ -460,10 +455,10 @@ async def test_streams_are_served_and_a_long_one_is_cut_at_the_deadline() -> Non
     assert server.exit_code == 70
 
 
-async def test_a_clean_up_that_hangs_is_left_and_the_exit_code_is_70(
+async def test_a_clean_up_that_hangs_is_cancelled_and_the_exit_code_is_70(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the service does after its yield is bounded in time."""
+    """The code after the lifespan's yield has a time limit."""
 
     class Hanging(Service):
         @asynccontextmanager
@@ -478,8 +473,8 @@ async def test_a_clean_up_that_hangs_is_left_and_the_exit_code_is_70(
     assert server.exit_code == 70
 
 
-async def test_a_lifespan_that_is_no_context_manager_is_a_mistake_in_the_declaration() -> None:
-    """A forgotten @asynccontextmanager is named, with file and line."""
+async def test_a_lifespan_must_be_a_context_manager() -> None:
+    """The error about a forgotten @asynccontextmanager has the file and line."""
 
     class Wrong(Service):
         async def lifespan(self) -> AsyncIterator[None]:  # type: ignore[override]  # the mistake
@@ -489,8 +484,8 @@ async def test_a_lifespan_that_is_no_context_manager_is_a_mistake_in_the_declara
         await SimpleServer(Wrong(_settings())).__aenter__()
 
 
-def test_an_init_that_takes_no_settings_is_a_mistake_in_the_declaration() -> None:
-    """A service's __init__ takes the settings, and passes them on: else it is named."""
+def test_an_init_must_take_the_settings_and_keep_them() -> None:
+    """The error names an __init__ that does not."""
 
     class Without(Service):
         def __init__(self) -> None:
@@ -507,8 +502,8 @@ def test_an_init_that_takes_no_settings_is_a_mistake_in_the_declaration() -> Non
 
 
 @pytest.mark.parametrize("name", ["publish", "name", "lifespan"])
-def test_an_endpoint_does_not_take_a_name_that_service_needs(name: str) -> None:
-    """An endpoint named like a part of Service would break it: it is refused, by name."""
+def test_an_endpoint_cannot_have_the_name_of_a_member_of_service(name: str) -> None:
+    """It would replace that member, so it is refused."""
 
     async def endpoint(self: Service) -> None: ...
 
@@ -517,7 +512,7 @@ def test_an_endpoint_does_not_take_a_name_that_service_needs(name: str) -> None:
 
 
 def test_a_method_of_service_may_be_overridden() -> None:
-    """Overriding a method without declaring anything is what inheritance is for."""
+    """A plain method may override a method of Service."""
 
     class Own(Service):
         def service_name(self) -> str:
@@ -526,8 +521,8 @@ def test_a_method_of_service_may_be_overridden() -> None:
     assert SimpleServer(Own(_settings())).name == "own"
 
 
-async def test_a_hurried_drain_cuts_messages_short_too() -> None:
-    """A second request to stop leaves a handler of messages a second, not the whole budget."""
+async def test_a_second_stop_shortens_the_drain_of_messages() -> None:
+    """It leaves a message handler one second of the budget."""
 
     class Slow(Service):
         begun = asyncio.Event()
@@ -540,11 +535,11 @@ async def test_a_hurried_drain_cuts_messages_short_too() -> None:
     slow = Slow(_settings(shutdown_timeout="1h"))
     server = SimpleServer(slow)
     serving = asyncio.create_task(server.serve(Stop()))
-    await _until(lambda: server.phase is Phase.READY)
+    await until(lambda: server.phase is Phase.READY)
     await slow.publish("cats", "Tom")
     await slow.begun.wait()
     server.stop.request("SIGTERM")
-    await _until(lambda: server.phase is Phase.STOPPING)
+    await until(lambda: server.phase is Phase.STOPPING)
     server.stop.request("SIGTERM")
 
     assert await asyncio.wait_for(serving, 10) == 70

@@ -1,4 +1,4 @@
-"""The event loop that a daemon runs on, and what is said where it cannot be had."""
+"""The choice of the event loop."""
 
 import sys
 
@@ -8,16 +8,16 @@ from gizmopy.errors import StartError
 from gizmopy.server.run import loop_factory
 
 
-def test_uvloop_is_taken_where_it_is_installed() -> None:
-    """auto takes uvloop where there is one; asyncio never does."""
+def test_auto_is_uvloop_if_it_is_installed() -> None:
+    """auto uses uvloop if it is installed; asyncio never does."""
     uvloop = pytest.importorskip("uvloop")
 
     assert loop_factory("auto") is uvloop.new_event_loop
     assert loop_factory("asyncio") is None
 
 
-def test_a_missing_extra_names_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without uvloop, auto does without; asked for by name, the error says how to install it."""
+def test_an_error_about_uvloop_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without uvloop, auto uses asyncio, and uvloop is an error with the command to install it."""
     monkeypatch.setitem(sys.modules, "uvloop", None)
 
     assert loop_factory("auto") is None

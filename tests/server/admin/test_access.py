@@ -1,4 +1,4 @@
-"""When /debug/ is served, and which requests it answers: those with its token, and no others."""
+"""When /debug/ is served, and the token of its requests."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ ADDRESS = re.compile(r"/debug is on until this process ends(.*): open (\S+)#toke
 
 
 class Shop(Service):
-    """Serve every path, so that what /debug does not answer is seen."""
+    """A service for every path, so that a test sees a path that /debug does not answer."""
 
     @get("/{path:.*}")
     async def any(self, path: str) -> str:
@@ -33,21 +33,21 @@ class Shop(Service):
 
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Shop]]:
-    """Serve a shop with these settings, and with a token unless they say otherwise."""
+    """Serve a shop with these settings; with a token, unless they differ."""
     given = {"debug_token": TOKEN} | settings
     async with pubsubtest.serve(Shop, settings=Settings(**given)) as shop:
         yield shop
 
 
 async def ask(url: str, path: str, *lines: str, method: str = "GET", body: bytes = b"") -> Answer:
-    """Send a request with these lines in its head, and return the answer."""
+    """Send a request with these lines in its head, and return the response."""
     async with talk(url) as client:
         client.ask(method, path, body, *lines)
         return await client.answer(to_head=method == "HEAD")
 
 
-def made(caplog: pytest.LogCaptureFixture) -> tuple[str, str, str]:
-    """Return the parts of the one line about /debug: the socket, the address, the token."""
+def logged_url(caplog: pytest.LogCaptureFixture) -> tuple[str, str, str]:
+    """Return the parts of the log line about /debug: the socket, the URL, the token."""
     (found,) = filter(None, (ADDRESS.match(each.getMessage()) for each in caplog.records))
     return found[1], found[2], found[3]
 
@@ -70,13 +70,13 @@ def made(caplog: pytest.LogCaptureFixture) -> tuple[str, str, str]:
 def test_debug_is_off_unless_a_setting_turns_it_on(
     settings: Mapping[str, Any], served: bool
 ) -> None:
-    """The address alone turns nothing on, and GIZMO_DEBUG=false wins."""
+    """The listener's address turns nothing on, and GIZMO_DEBUG=false overrides all."""
     assert is_served(Settings(**settings)) is served
 
 
 @pytest.mark.parametrize("admin", [None, 0])
-async def test_debug_that_is_off_is_not_there(admin: int | None) -> None:
-    """Nothing is served below /debug/ by default, on either port."""
+async def test_debug_is_not_served_by_default(admin: int | None) -> None:
+    """Paths below /debug/ are 404 on either port."""
     async with pubsubtest.serve(Service, settings=Settings(admin_port=admin)) as shop:
         for url in filter(None, (shop.url, shop.server.admin_url)):
             for path in ("/debug/", "/debug/config", "/debug/pprof/"):
@@ -101,7 +101,7 @@ async def test_debug_that_is_off_is_not_there(admin: int | None) -> None:
 )
 @pytest.mark.parametrize("path", ["/debug/", "/debug/config", "/debug/nothing"])
 async def test_every_request_needs_the_token(path: str, lines: tuple[str, ...]) -> None:
-    """On loopback, too, it is 401 without one, and no password is asked for."""
+    """Without it the answer is 401, also on loopback, and browsers prompt for no password."""
     async with serving() as shop:
         answer = await ask(shop.url, path, *lines)
         assert answer.status == 401
@@ -123,8 +123,8 @@ async def test_a_level_is_not_set_without_the_token() -> None:
 
 
 @pytest.mark.parametrize("line", [BEARER, BEARER.replace("Bearer", "BEARER  ")])
-async def test_the_token_opens_it(line: str) -> None:
-    """The scheme's case, a proxy's headers and another Host make no difference."""
+async def test_a_request_with_the_token_is_answered(line: str) -> None:
+    """The case of the scheme, proxy headers and another Host make no difference."""
     async with serving(debug_token=f"{TOKEN}\n") as shop:
         for more in ((), ("X-Forwarded-For: 1.2.3.4",), ("Sec-Fetch-Site: cross-site",)):
             answer = await ask(shop.url, "/debug/config", line, *more)
@@ -135,7 +135,7 @@ async def test_the_token_opens_it(line: str) -> None:
 
 
 async def test_a_token_may_have_any_characters() -> None:
-    """Letters beyond ASCII are compared as UTF-8; bytes that are none do no harm."""
+    """Characters beyond ASCII are compared as UTF-8; invalid bytes are refused."""
     async with serving(debug_token="hünter2") as shop:
         assert (await ask(shop.url, "/debug/", "Authorization: Bearer hünter2")).status == 200
         async with talk(shop.url) as client:
@@ -164,13 +164,13 @@ async def test_a_token_may_have_any_characters() -> None:
     ],
 )
 async def test_only_the_canonical_path_is_served(path: str) -> None:
-    """A path that a proxy's rule for /debug/ would let through is no other name for it."""
+    """No path that a proxy's rule for /debug/ would miss leads there."""
     async with pubsubtest.serve(Service, settings=Settings(debug_token=TOKEN)) as shop:
         assert (await ask(shop.url, path, BEARER)).status == 404
 
 
-async def test_what_is_not_below_debug_is_a_problem_like_any_other() -> None:
-    """With the token an unknown path is 404, and a wrong method 405, both as problem+json."""
+async def test_unknown_paths_below_debug_are_problems() -> None:
+    """With the token an unknown path is 404 and a wrong method 405, both as problem+json."""
     async with serving() as shop:
         for method, path, status in (
             ("GET", "/debug/nothing", 404),
@@ -183,7 +183,7 @@ async def test_what_is_not_below_debug_is_a_problem_like_any_other() -> None:
 
 
 def basic(user: str, password: str) -> str:
-    """Return the line of a password."""
+    """Return the header line of a password."""
     return f"Authorization: Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
@@ -205,10 +205,10 @@ def basic(user: str, password: str) -> str:
         ("GET", "/debug/config", BEARER, 200),
     ],
 )
-async def test_profiles_take_the_token_as_a_password(
+async def test_profiles_accept_the_token_as_a_password(
     method: str, path: str, line: str, status: int
 ) -> None:
-    """go tool pprof knows no other way; nothing else is opened by a password."""
+    """go tool pprof supports only that; other paths do not accept a password."""
     async with serving(enable_pprof=True) as shop:
         answer = await ask(shop.url, path, line, method=method)
         assert answer.status == status
@@ -216,12 +216,12 @@ async def test_profiles_take_the_token_as_a_password(
 
 
 @pytest.mark.parametrize("settings", [{"debug": True}, {"enable_pprof": True}, {"admin_port": 0}])
-async def test_a_made_token_is_in_the_address_to_open(
+async def test_a_generated_token_is_in_the_logged_url(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged once, behind the # of the address, and it opens that address."""
+    """The URL is logged once, with the token after the #, and the token is accepted."""
     async with serving(**{"debug": True, "debug_token": ""} | settings) as shop:
-        where, address, token = made(caplog)
+        where, address, token = logged_url(caplog)
         assert (where, address) == ("", f"{shop.server.admin_url or shop.url}/debug/")
         assert caplog.text.count(token) == 1
         headers = {"Authorization": f"Bearer {token}"}
@@ -234,14 +234,14 @@ async def test_a_made_token_is_in_the_address_to_open(
         assert token not in caplog.records[-1].getMessage()
 
 
-async def test_a_unix_socket_has_a_made_token_too(
+async def test_a_unix_socket_has_a_generated_token_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says over which socket the address is asked for."""
+    """The log names the socket for the URL."""
     path = tmp_path / "shop.sock"
     settings = Settings(http_addr=f"unix:{path}", debug=True, http_access_log="off")
     async with SimpleServer(Shop(settings)):
-        where, address, token = made(caplog)
+        where, address, token = logged_url(caplog)
         assert where == f" over unix:{path}"
         async with ClientSession(connector=UnixConnector(str(path))) as http:
             assert (await http.get(address)).status == 401
@@ -262,10 +262,10 @@ async def test_a_unix_socket_has_a_made_token_too(
         ({"http_addr": "cats.example", "debug": True}, "other machines may reach"),
     ],
 )
-async def test_no_token_is_made_where_other_machines_ask(
+async def test_no_token_is_generated_if_other_machines_can_connect(
     settings: Mapping[str, Any], reason: str
 ) -> None:
-    """The start ends with the remedy, before a port is taken."""
+    """The start ends with the remedy, before a port is bound."""
     server = SimpleServer(Shop(Settings(http_port=0, **settings)))
     with pytest.raises(StartError, match=f"{reason}.*set one.*GIZMO_DEBUG=false"):
         async with server:
@@ -276,10 +276,10 @@ async def test_no_token_is_made_where_other_machines_ask(
 @pytest.mark.parametrize(
     ("settings", "warned"), [({"debug_token": "short"}, True), ({"debug_token": TOKEN}, False)]
 )
-async def test_a_token_of_the_settings_is_not_logged(
+async def test_a_configured_token_is_not_logged(
     settings: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A short one is warned of; on a public address it is all that is needed."""
+    """A short one causes a warning; a public address needs nothing else."""
     server = SimpleServer(
         Shop(Settings(http_addr="0.0.0.0", http_port=0, http_access_log="off", **settings))
     )
@@ -290,8 +290,8 @@ async def test_a_token_of_the_settings_is_not_logged(
     assert ("GIZMO_DEBUG_TOKEN has less than" in caplog.text) is warned
 
 
-async def test_a_browser_gets_a_page_that_brings_the_token() -> None:
-    """It holds no data, runs its own script alone, and comes with the 401 of /debug/ only."""
+async def test_a_browser_gets_a_page_that_sends_the_token() -> None:
+    """The page has no data, runs only its own script, and comes only with the 401 of /debug/."""
     html = "Accept: text/html,*/*;q=0.8"
     async with serving() as shop:
         answer = await ask(shop.url, "/debug/", html)
@@ -315,8 +315,8 @@ async def test_a_browser_gets_a_page_that_brings_the_token() -> None:
         )
 
 
-async def test_no_level_of_the_log_hides_the_address(caplog: pytest.LogCaptureFixture) -> None:
-    """It is the only way to the token."""
+async def test_no_log_level_hides_the_url(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing else shows the token."""
     with caplog.at_level(logging.CRITICAL, "gizmopy"):
         async with serving(debug=True, debug_token=""):
-            assert made(caplog)
+            assert logged_url(caplog)

@@ -1,4 +1,4 @@
-"""What /debug/ shows, and how it steers the daemon."""
+"""The endpoints below /debug/."""
 
 import asyncio
 import logging
@@ -41,13 +41,13 @@ ROW = ChannelRow("cats", "kafka://broker/cats", "svc", "Cats.on_cat", 10, "key")
 
 
 def make_debug(settings: Settings, levels: LogLevels) -> Debug:
-    """Return what is told of a daemon called cats."""
+    """Return the endpoints of a daemon called cats."""
     return Debug("cats", settings, ROUTES, lambda: [ROW], levels, STARTED)
 
 
 @asynccontextmanager
 async def serving(settings: Settings | None = None) -> AsyncIterator[ClientSession]:
-    """Serve the debug endpoints on a loopback socket and give a client of them."""
+    """Serve the debug endpoints on loopback, and yield a client for them."""
     levels = LogLevels()
     router: Router[Handler] = Router()
     for method, path, handler in debug_endpoints(make_debug(settings or Settings(), levels)):
@@ -75,14 +75,14 @@ async def serving(settings: Settings | None = None) -> AsyncIterator[ClientSessi
 
 
 async def get_json(path: str, settings: Settings | None = None) -> Any:
-    """Return what is told at ``path``."""
+    """Return the JSON at ``path``."""
     async with serving(settings) as client, client.get(path) as response:
         assert response.status == 200
         return await response.json()
 
 
-async def test_config_tells_every_setting_without_secrets() -> None:
-    """Every setting is listed by its name; of a URL only scheme and host."""
+async def test_config_shows_every_setting_without_secrets() -> None:
+    """Every setting is listed by name; of a URL only scheme and host are shown."""
     settings = Settings(pubsub_url="kafka://me:hunter2@broker", subscriptions={"CATS": "a://b:c@d"})
 
     told = await get_json("/debug/config", settings)
@@ -94,8 +94,8 @@ async def test_config_tells_every_setting_without_secrets() -> None:
     assert told["subscriptions"] == {"CATS": "a://d *** (9 characters)"}
 
 
-async def test_config_masks_the_token_that_opens_it() -> None:
-    """The token is not told, not even to who has it."""
+async def test_config_masks_the_token_of_debug() -> None:
+    """Not even a client with the token gets it."""
     settings = Settings.model_validate({"debug_token": "hunter2"})
     bearer = {"Authorization": "Bearer hunter2"}
 
@@ -105,8 +105,8 @@ async def test_config_masks_the_token_that_opens_it() -> None:
             assert (await response.json())["debug_token"] == "*** (7 characters)"
 
 
-async def test_routes_tell_who_answers_where() -> None:
-    """A route tells its function and its own timeout, a subscription its handler and URL."""
+async def test_routes_show_functions_and_handlers() -> None:
+    """A route shows its function and timeout, a subscription its handler and URL."""
     told = await get_json("/debug/routes")
 
     assert told["routes"][0] == {
@@ -122,8 +122,8 @@ async def test_routes_tell_who_answers_where() -> None:
     assert told["subscriptions"] == [ROW._asdict()]
 
 
-async def test_info_tells_the_process() -> None:
-    """Versions, process, loop and start are told; the service's version is its setting's."""
+async def test_info_shows_the_process() -> None:
+    """Versions, process, loop and start are shown; the service's version is a setting."""
     told = await get_json("/debug/info", Settings(service_version="1.2.3-abc"))
     await asyncio.get_running_loop().shutdown_default_executor()  # versions are read in a thread
 
@@ -139,8 +139,8 @@ async def test_info_tells_the_process() -> None:
     assert "pytest" not in told["libraries"]
 
 
-async def test_loggers_tell_their_levels() -> None:
-    """The level and the effective level of each logger are told."""
+async def test_loggers_show_their_levels() -> None:
+    """Each logger has its level and its effective level."""
     told = await get_json("/debug/loggers")
 
     effective = logging.getLevelName(logging.getLogger().level)
@@ -149,8 +149,8 @@ async def test_loggers_tell_their_levels() -> None:
 
 
 @pytest.fixture
-def asked(caplog: pytest.LogCaptureFixture) -> Callable[[], tuple[int, str]]:
-    """Return what gives the one line that tells who asked for a level, with the line's level."""
+def audit_line(caplog: pytest.LogCaptureFixture) -> Callable[[], tuple[int, str]]:
+    """Return a function that returns the level and text of the log line about a change."""
 
     def only() -> tuple[int, str]:
         (line,) = (each for each in caplog.records if each.name == "gizmopy.server.debug")
@@ -167,9 +167,9 @@ def asked(caplog: pytest.LogCaptureFixture) -> Callable[[], tuple[int, str]]:
     ],
 )
 async def test_a_level_is_set(
-    path: str, body: Mapping[str, object], asked: Callable[[], tuple[int, str]]
+    path: str, body: Mapping[str, object], audit_line: Callable[[], tuple[int, str]]
 ) -> None:
-    """A level is set for a while, and the log says who asked for it."""
+    """The level is set for a while, and the log has the client's address."""
     async with serving() as client, client.put(path, json=body) as response:
         told = await response.json()
         set_to = logging.getLogger("gizmopy.pubsub").level
@@ -178,7 +178,7 @@ async def test_a_level_is_set(
     assert told == {"gizmopy.pubsub": {"level": "DEBUG", "effective": "DEBUG"}}
     assert set_to == logging.DEBUG
     who = "127.0.0.1 sets the log level of gizmopy.pubsub to debug for 1h"
-    assert asked() == (logging.WARNING, who)
+    assert audit_line() == (logging.WARNING, who)
 
 
 @pytest.mark.parametrize(
@@ -190,14 +190,14 @@ async def test_a_level_is_set(
     ],
 )
 async def test_a_level_is_set_for_a_time(
-    body: Mapping[str, object], what: str, asked: Callable[[], tuple[int, str]]
+    body: Mapping[str, object], what: str, audit_line: Callable[[], tuple[int, str]]
 ) -> None:
-    """A level is for ten minutes unless a time is given; null inherits it."""
+    """The default is ten minutes; null as the level inherits it."""
     async with serving() as client:
         async with client.put("/debug/loggers/gizmopy.pubsub", json=body) as response:
             assert response.status == 200
 
-    assert asked()[1].endswith(f" to {what}")
+    assert audit_line()[1].endswith(f" to {what}")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ async def test_a_level_is_set_for_a_time(
     ],
 )
 async def test_a_wrong_change_is_refused(path: str, body: bytes, status: int) -> None:
-    """A change that is malformed, has wrong values or names no logger is refused, and not done."""
+    """A malformed or invalid change, and one of an unknown logger, have no effect."""
     before = LogLevels().report()
     kind = {"Content-Type": "application/json"}
 
@@ -232,8 +232,8 @@ async def _hang() -> None:
     await asyncio.Event().wait()
 
 
-async def test_tasks_tell_what_hangs() -> None:
-    """The dump names a hanging task and where it awaits: as text, and as JSON by Accept."""
+async def test_tasks_show_where_a_task_hangs() -> None:
+    """The dump names a hanging task and its place: as text, and as JSON by Accept."""
     task = asyncio.create_task(_hang(), name="stuck")
     try:
         async with serving() as client:
@@ -252,8 +252,8 @@ async def test_tasks_tell_what_hangs() -> None:
     assert [frame["function"] for frame in stack["frames"]] == ["_hang", "Event.wait"]
 
 
-async def test_the_index_has_a_line_for_each() -> None:
-    """The index tells method, path and purpose of every endpoint there is."""
+async def test_the_index_lists_every_endpoint() -> None:
+    """Each line has the method, the path and the purpose of an endpoint."""
     async with serving() as client, client.get("/debug/") as response:
         lines = (await response.text()).splitlines()
 

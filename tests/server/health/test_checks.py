@@ -1,4 +1,4 @@
-"""Whether the daemon lives and is ready, and the checks that say so."""
+"""Liveness, readiness, and the health checks behind them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gizmopy.errors import DeclarationError
 from gizmopy.server import Phase
 from gizmopy.server.health import checks as health_module
 from gizmopy.server.health.checks import Health, HealthCheck, collect_health_checks
-from tests.server.health.asking_health import problems, report
+from tests.server.health.support import problems, report
 
 
 class Check:
-    """A check that says what a test wants, and counts its runs."""
+    """A check that fails, waits and ignores cancellation as a test wants, and counts its runs."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -48,7 +48,7 @@ class Check:
 
 
 def named(name: str, function: Callable[[], Awaitable[None]], **options: Any) -> HealthCheck:
-    """Return a critical check that has ample time, unless ``options`` say otherwise."""
+    """Return a critical check with a long timeout, unless ``options`` differ."""
     return HealthCheck(name, function, **{"critical": True, "timeout": 30.0, **options})
 
 
@@ -56,7 +56,7 @@ def named(name: str, function: Callable[[], Awaitable[None]], **options: Any) ->
 async def entered(
     *checks: HealthCheck, clock: pubsubtest.Clock | None = None
 ) -> AsyncIterator[Health]:
-    """Hold the health of a daemon that wants work, refreshed when the clock is advanced."""
+    """Enter the health of a daemon that accepts work; advancing the clock refreshes it."""
     clock = clock or pubsubtest.Clock()
     async with Health(checks, clock=clock.time, sleep=clock.sleep) as health:
         health.accepting = True
@@ -92,7 +92,7 @@ async def _get(served: pubsubtest.Served[Ill], path: str) -> tuple[int, str]:
 
 
 async def _until(served: pubsubtest.Served[Ill], path: str, text: str) -> int:
-    """Ask until the answer holds ``text``, and return its status."""
+    """Send requests until the response contains ``text``, and return its status."""
     async with asyncio.timeout(10):
         while True:
             status, answer = await _get(served, path)
@@ -103,16 +103,16 @@ async def _until(served: pubsubtest.Served[Ill], path: str, text: str) -> int:
 SETTINGS = Settings(http_port=0, http_access_log="off", health_interval=0.01)
 
 
-async def test_a_well_daemon_says_so() -> None:
-    """All probes are green; status.txt has Gizmo's words."""
+async def test_a_healthy_daemon_passes_every_probe() -> None:
+    """All probes answer 200; status.txt has the text of Gizmo."""
     async with pubsubtest.serve(Ill) as served:
         assert await _get(served, "/livez") == (200, "ok\n")
         assert await _get(served, "/readyz") == (200, "ok\n")
         assert await _get(served, "/status.txt") == (200, "ok-ill")
 
 
-async def test_a_critical_check_makes_it_unready_but_not_dead() -> None:
-    """A failing critical check is red on /readyz, by name alone, and never on /livez."""
+async def test_a_failing_critical_check_fails_readiness_only() -> None:
+    """/readyz answers 503 with the check's name; /livez does not change."""
     async with pubsubtest.serve(Ill, settings=SETTINGS) as served:
         served.service.failing = {"database", "slow", "cache"}
 
@@ -122,8 +122,8 @@ async def test_a_critical_check_makes_it_unready_but_not_dead() -> None:
         assert (await _get(served, "/livez"))[0] == 200
 
 
-async def test_a_check_that_is_not_critical_only_reports() -> None:
-    """A shared dependency that is away does not take every replica out of service."""
+async def test_a_check_that_is_not_critical_is_only_reported() -> None:
+    """An outage of a shared dependency does not take every replica out of service."""
     async with pubsubtest.serve(Ill, settings=SETTINGS) as served:
         served.service.failing = {"cache"}
 
@@ -131,8 +131,8 @@ async def test_a_check_that_is_not_critical_only_reports() -> None:
         assert await _get(served, "/readyz") == (200, "ok\n")
 
 
-async def test_it_is_not_ready_before_it_accepts() -> None:
-    """A daemon that starts or drains is not ready, whatever its checks say."""
+async def test_a_daemon_that_does_not_accept_work_is_not_ready() -> None:
+    """A daemon that starts or drains is not ready, whatever its checks return."""
     health = Health([])
 
     assert await problems(health) == ["starting"]
@@ -141,7 +141,7 @@ async def test_it_is_not_ready_before_it_accepts() -> None:
 
 
 def test_a_check_takes_no_arguments() -> None:
-    """A check with an argument fails when the service is read, with its name."""
+    """The error names a check with an argument, when the service is read."""
 
     class Wrong(Service):
         @health_check
@@ -151,8 +151,8 @@ def test_a_check_takes_no_arguments() -> None:
         collect_health_checks(Wrong())
 
 
-def test_a_check_that_no_time_is_given_to_is_refused() -> None:
-    """timeout=0 would time every run out."""
+def test_a_timeout_of_zero_is_refused() -> None:
+    """With timeout=0 every run would time out."""
 
     class Wrong(Service):
         @health_check(timeout=0)
@@ -175,8 +175,8 @@ def test_an_unknown_group_is_refused() -> None:
         collect_health_checks(Wrong())
 
 
-def test_what_a_check_is_declared_with_is_kept() -> None:
-    """Criticality, timeout and group come from the decorator; plain, it has their defaults."""
+def test_the_options_of_the_decorator_are_kept() -> None:
+    """Criticality, timeout and group have defaults."""
 
     class Right(Service):
         @health_check(critical=True, timeout=5.0, group="startup")
@@ -189,8 +189,8 @@ def test_what_a_check_is_declared_with_is_kept() -> None:
     assert found == [("a", True, 5.0, "startup"), ("b", False, 2.0, "ready")]
 
 
-async def test_a_question_is_answered_from_what_was_said_last() -> None:
-    """Checks run once for each interval, however often somebody asks."""
+async def test_a_probe_is_answered_from_the_last_results() -> None:
+    """Checks run once for each interval, independent of the number of probes."""
     clock, check = pubsubtest.Clock(), Check()
     async with entered(named("database", check), clock=clock) as health:
         assert await problems(health) == []
@@ -201,8 +201,8 @@ async def test_a_question_is_answered_from_what_was_said_last() -> None:
         assert (check.runs, await problems(health)) == (2, ["database failed"])
 
 
-async def test_the_first_question_waits_for_the_first_run() -> None:
-    """Nothing is said of a check before it has run."""
+async def test_the_first_probe_waits_for_the_first_run() -> None:
+    """There is no result of a check before it has run."""
     check = Check()
     check.held = asyncio.Event()
     async with entered(named("database", check)) as health:
@@ -213,8 +213,8 @@ async def test_the_first_question_waits_for_the_first_run() -> None:
         assert await asked == []
 
 
-async def test_nothing_is_waited_for_while_no_work_is_wanted() -> None:
-    """While it starts or drains, the answer is known without the checks."""
+async def test_a_probe_does_not_wait_while_the_daemon_refuses_work() -> None:
+    """While it starts or drains, the answer does not depend on the checks."""
     check = Check()
     check.held = asyncio.Event()
     async with entered(named("database", check)) as health:
@@ -223,8 +223,8 @@ async def test_nothing_is_waited_for_while_no_work_is_wanted() -> None:
         assert await report(health) == [("database", "database not run yet")]
 
 
-async def test_a_check_that_cannot_be_cancelled_holds_no_other_up() -> None:
-    """It has timed out, is not begun again, and the others are refreshed as before."""
+async def test_a_check_that_ignores_its_cancellation_delays_no_other() -> None:
+    """It times out and is not started again, and the others are refreshed as before."""
     clock, deaf, other = pubsubtest.Clock(), Check(), Check()
     deaf.held, deaf.deaf = asyncio.Event(), True
     checks = named("deaf", deaf, timeout=0.01), named("other", other)
@@ -238,7 +238,7 @@ async def test_a_check_that_cannot_be_cancelled_holds_no_other_up() -> None:
         assert (deaf.runs, await problems(health)) == (2, [])
 
 
-async def test_a_check_that_survives_the_end_is_told(
+async def test_a_check_that_survives_the_end_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of the daemon does not wait for it for long."""
@@ -252,8 +252,8 @@ async def test_a_check_that_survives_the_end_is_told(
     await deaf.ended.wait()
 
 
-async def test_the_end_cancels_what_runs() -> None:
-    """A check that is under way does not hold the end of the daemon."""
+async def test_the_end_cancels_running_checks() -> None:
+    """A check that runs does not delay the end of the daemon."""
     check, clock = Check(), pubsubtest.Clock()
     check.held = asyncio.Event()
     async with entered(named("database", check), clock=clock):
@@ -262,8 +262,8 @@ async def test_the_end_cancels_what_runs() -> None:
     assert check.ended.is_set()
 
 
-async def test_a_check_of_the_start_counts_until_it_has_passed() -> None:
-    """It is tried each second, and not run any more once it has passed."""
+async def test_a_startup_check_counts_until_it_has_passed() -> None:
+    """It runs each second, and not again after it has passed."""
     clock, warm = pubsubtest.Clock(), Check()
     warm.error = ConnectionError()
     async with entered(named("warm", warm, group="startup"), clock=clock) as health:
@@ -277,7 +277,7 @@ async def test_a_check_of_the_start_counts_until_it_has_passed() -> None:
 
 
 async def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A check that stays ill, or well, says so no more."""
+    """A check that still fails, or still passes, logs nothing more."""
     caplog.set_level(logging.INFO)
     clock, check = pubsubtest.Clock(), Check()
     async with entered(named("database", check), clock=clock):
@@ -290,8 +290,8 @@ async def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
     ]
 
 
-async def test_a_live_check_is_read_at_each_question() -> None:
-    """What is cheap to read is never out of date."""
+async def test_a_check_on_demand_runs_for_each_probe() -> None:
+    """Its result is never out of date."""
     check = Check()
     async with entered(named("brokers", check, on_demand=True)) as health:
         assert await problems(health) == []
@@ -307,8 +307,8 @@ async def test_a_live_check_is_read_at_each_question() -> None:
         (asyncio.CancelledError(), "failed"),
     ],
 )
-async def test_whatever_a_check_raises_means_ill(error: BaseException, failure: str) -> None:
-    """A library that lets a cancellation of its own out ends neither the check nor the others."""
+async def test_any_exception_fails_a_check(error: BaseException, failure: str) -> None:
+    """A CancelledError of a library ends neither the check nor the others."""
     clock, check = pubsubtest.Clock(), Check()
     async with entered(named("database", check), clock=clock) as health:
         check.error = error
@@ -320,7 +320,7 @@ async def test_whatever_a_check_raises_means_ill(error: BaseException, failure: 
 
 
 async def test_two_checks_of_one_name_both_count() -> None:
-    """A service may name a check like one of ours; neither hides the other."""
+    """A service's check may have the name of a subscription's; neither hides the other."""
     ill, well = Check(), Check()
     ill.error = ConnectionError()
     async with entered(named("brokers", ill), named("brokers", well)) as health:
@@ -328,8 +328,8 @@ async def test_two_checks_of_one_name_both_count() -> None:
         assert await report(health) == [("brokers", "brokers failed"), ("brokers", "ok")]
 
 
-async def test_nothing_runs_before_what_the_checks_look_at_is_open() -> None:
-    """A probe during the start neither runs a check nor waits for one: it hears that it starts."""
+async def test_no_check_runs_before_the_daemon_is_started() -> None:
+    """A probe during the start neither runs a check nor waits for one."""
     check = Check()
     health = Health([named("database", check)])
     assert await problems(health) == ["starting"]
@@ -337,8 +337,8 @@ async def test_nothing_runs_before_what_the_checks_look_at_is_open() -> None:
     assert check.runs == 0
 
 
-async def test_a_services_own_route_beats_a_built_in_one() -> None:
-    """A service may answer /status.txt itself, and move the others by settings."""
+async def test_a_route_of_the_service_overrides_a_built_in_one() -> None:
+    """A service may answer /status.txt itself, and move other built-in paths by settings."""
 
     class Own(Service):
         @get("/status.txt")
@@ -355,18 +355,18 @@ async def test_a_services_own_route_beats_a_built_in_one() -> None:
             assert response.status == 404
 
 
-async def test_it_is_red_while_it_drains() -> None:
-    """During the drain delay, readiness is red, requests are served, and connections close."""
+async def test_readiness_fails_during_the_drain() -> None:
+    """During the drain delay requests are served, and connections are closed."""
     settings = Settings(http_port=0, http_access_log="off", drain_delay=30)
     async with pubsubtest.serve(Ill, settings=settings) as served:
 
         async def look() -> tuple[tuple[int, str], tuple[int, str], str]:
-            while served.server.phase is not Phase.DRAINING:  # noqa: ASYNC110 -- no event tells
+            while served.server.phase is not Phase.DRAINING:  # noqa: ASYNC110 -- there is no event
                 await asyncio.sleep(0)
             ready, alive = await _get(served, "/readyz"), await _get(served, "/livez")
             async with served.http.get("/livez") as response:
                 connection = response.headers["Connection"]
-            served.server.stop.hurried.set()  # nobody wants to wait 30 s
+            served.server.stop.hurried.set()  # not to wait for 30 s
             return ready, alive, connection
 
         looking = asyncio.create_task(look())

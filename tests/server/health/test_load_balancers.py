@@ -1,4 +1,4 @@
-"""A daemon that stops knows when each balancer has heard of it."""
+"""The drain waits until each load balancer knows of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pubsubtest import Clock
 
 @asynccontextmanager
 async def draining(balancers: LoadBalancers, clock: Clock) -> AsyncIterator[asyncio.Task[None]]:
-    """Wait in a task until all are told; give it the turns that it takes to begin."""
+    """Run wait_aware() in a task that has started."""
     task = asyncio.create_task(balancers.wait_aware())
     await clock.advance(0)
     yield task
@@ -20,20 +20,20 @@ async def draining(balancers: LoadBalancers, clock: Clock) -> AsyncIterator[asyn
     await asyncio.wait([task])
 
 
-def made(clock: Clock, addresses: int = 10) -> LoadBalancers:
-    """Return balancers that live by ``clock``."""
+def load_balancers(clock: Clock, addresses: int = 10) -> LoadBalancers:
+    """Return load balancers on ``clock``."""
     return LoadBalancers(max_addresses=addresses, clock=clock.time, sleep=clock.sleep)
 
 
-async def test_nobody_is_waited_for_where_nobody_asked() -> None:
-    """A daemon without balancers stops at once."""
-    await made(Clock()).wait_aware()
+async def test_without_polls_the_wait_ends_at_once() -> None:
+    """A daemon without load balancers stops at once."""
+    await load_balancers(Clock()).wait_aware()
 
 
-async def test_each_that_asked_has_to_be_told() -> None:
-    """The last one to hear ends the wait, whoever it is."""
+async def test_each_address_needs_a_failing_answer() -> None:
+    """The wait ends with the last address."""
     clock = Clock()
-    balancers = made(clock)
+    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     balancers.record_poll("10.0.0.2", healthy=True)
     async with draining(balancers, clock) as told:
@@ -44,10 +44,10 @@ async def test_each_that_asked_has_to_be_told() -> None:
         await told
 
 
-async def test_what_was_told_before_the_drain_does_not_count() -> None:
-    """A check may have failed for one answer only, which no balancer acts upon."""
+async def test_a_failing_answer_before_the_drain_does_not_count() -> None:
+    """It may have been one failed check, on which no load balancer acts."""
     clock = Clock()
-    balancers = made(clock)
+    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=False)
     async with draining(balancers, clock) as told:
         assert not told.done()
@@ -55,10 +55,10 @@ async def test_what_was_told_before_the_drain_does_not_count() -> None:
         await told
 
 
-async def test_who_stops_asking_is_forgotten() -> None:
-    """Each is forgotten 60 seconds after its own last question, and not before."""
+async def test_an_address_that_stops_polling_is_forgotten() -> None:
+    """It is forgotten 60 seconds after its own last poll, and not before."""
     clock = Clock()
-    balancers = made(clock)
+    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     await clock.advance(10)
     balancers.record_poll("10.0.0.2", healthy=True)
@@ -72,19 +72,19 @@ async def test_who_stops_asking_is_forgotten() -> None:
         await told
 
 
-async def test_who_is_gone_for_long_is_not_waited_for() -> None:
-    """A balancer that was taken out of service a minute ago has heard nothing, and need not."""
+async def test_an_address_that_is_gone_is_not_waited_for() -> None:
+    """A load balancer that was removed a minute ago cannot get an answer."""
     clock = Clock()
-    balancers = made(clock)
+    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     await clock.advance(60)
     await balancers.wait_aware()
 
 
-async def test_who_goes_on_asking_keeps_nobody_else_in_mind() -> None:
-    """Each is forgotten by its own last question, whoever was there first."""
+async def test_each_address_is_forgotten_by_its_own_last_poll() -> None:
+    """The order of the first polls does not matter."""
     clock = Clock()
-    balancers = made(clock)
+    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     balancers.record_poll("10.0.0.2", healthy=True)
     await clock.advance(59)
@@ -95,10 +95,10 @@ async def test_who_goes_on_asking_keeps_nobody_else_in_mind() -> None:
         await told
 
 
-async def test_who_is_told_otherwise_while_it_drains_is_waited_for() -> None:
-    """A balancer that still believes in this daemon goes on sending."""
+async def test_an_address_with_a_passing_answer_during_the_drain_is_waited_for() -> None:
+    """Its load balancer still sends requests."""
     clock = Clock()
-    balancers = made(clock)
+    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     async with draining(balancers, clock) as told:
         await clock.advance(30)
@@ -109,10 +109,10 @@ async def test_who_is_told_otherwise_while_it_drains_is_waited_for() -> None:
         await told
 
 
-async def test_strangers_cannot_push_a_balancer_out() -> None:
-    """Where as many are known as may be, new ones are not, until others are forgotten."""
+async def test_new_addresses_cannot_replace_a_load_balancer() -> None:
+    """At the limit new addresses are ignored, until others are forgotten."""
     clock = Clock()
-    balancers = made(clock, addresses=2)
+    balancers = load_balancers(clock, addresses=2)
     for address in ("10.0.0.1", "10.0.0.2", "192.0.2.1"):
         balancers.record_poll(address, healthy=True)
     async with draining(balancers, clock) as told:
@@ -128,10 +128,10 @@ async def test_strangers_cannot_push_a_balancer_out() -> None:
         assert not told.done()
 
 
-async def test_a_drain_out_of_time_leaves_nothing_behind() -> None:
-    """The wait can be cut short, and begun again."""
+async def test_a_cancelled_wait_can_be_repeated() -> None:
+    """A cancelled wait leaves no task behind."""
     clock = Clock()
-    balancers = made(clock)
+    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     async with draining(balancers, clock) as told:
         told.cancel()

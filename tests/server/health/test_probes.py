@@ -1,4 +1,4 @@
-"""What the daemon answers to those who ask for its health."""
+"""The answers to health probes."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ async def late() -> None:
 
 
 def check(name: str, function: Callable[[], Awaitable[None]], critical: bool = True) -> HealthCheck:
-    """Return a check that is read at each question."""
+    """Return a check that runs for each probe."""
     return HealthCheck(name, function, critical, timeout=1.0, on_demand=True)
 
 
 class Answer:
-    """What came back."""
+    """A response and its body."""
 
     def __init__(self, response: Any, body: bytes) -> None:
         self.status: int = response.status
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Probed:
-    """Probes that are served, and what they ask."""
+    """Probes on a test server, and a client for them."""
 
     def __init__(self, *checks: HealthCheck) -> None:
         self.health = Health(checks)
@@ -111,8 +111,8 @@ async def serving(
 
 
 @pytest.mark.parametrize("path", LIVENESS)
-async def test_it_lives_whatever_it_depends_on(path: str) -> None:
-    """Liveness is green while a critical check fails, and while it drains."""
+async def test_liveness_does_not_depend_on_checks(path: str) -> None:
+    """Liveness passes while a critical check fails, and during the drain."""
     async with serving(Probed(check("database", ill))) as probed:
         probed.health.accepting, probed.health.reason = False, "draining"
         answer = await probed.ask(path)
@@ -120,8 +120,8 @@ async def test_it_lives_whatever_it_depends_on(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", LIVENESS)
-async def test_it_does_not_live_while_the_loop_stands_still(path: str) -> None:
-    """Liveness is red once the last heartbeat is older than the setting allows."""
+async def test_liveness_fails_while_the_loop_is_blocked(path: str) -> None:
+    """It fails if the last heartbeat is older than the setting allows."""
     async with serving(Probed(), settings=Settings(liveness_stall=5)) as probed:
         probed.seconds_since_heartbeat = 5.0
         assert (await probed.ask(path)).status == 200
@@ -131,8 +131,8 @@ async def test_it_does_not_live_while_the_loop_stands_still(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", READINESS)
-async def test_it_is_ready_while_it_accepts_and_no_critical_check_fails(path: str) -> None:
-    """A check that is not critical does not count."""
+async def test_readiness_counts_only_critical_checks(path: str) -> None:
+    """A failing check that is not critical does not count."""
     async with serving(Probed(check("database", well), check("cache", ill, False))) as probed:
         assert (await probed.ask(path)).status == 200
         probed.health.accepting = False
@@ -142,8 +142,8 @@ async def test_it_is_ready_while_it_accepts_and_no_critical_check_fails(path: st
 
 
 @pytest.mark.parametrize("path", ["/status.txt", "/healthz"])
-async def test_status_has_gizmos_words(path: str) -> None:
-    """What parses Gizmo's answer parses ours."""
+async def test_status_has_the_texts_of_gizmo(path: str) -> None:
+    """A program that parses Gizmo's answers can parse ours."""
     async with serving(Probed()) as probed:
         assert (await probed.ask(path)).text == "ok-cats"
         probed.health.accepting = False
@@ -151,8 +151,8 @@ async def test_status_has_gizmos_words(path: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["starting", "draining"])
-async def test_readyz_says_why_it_is_not_ready(reason: str) -> None:
-    """It says which phase, or else which checks fail, by name alone."""
+async def test_readyz_says_why_the_daemon_is_not_ready(reason: str) -> None:
+    """It names the phase, or the checks that fail, without their errors."""
     async with serving(Probed(check("database", ill), check("disk", late))) as probed:
         assert (await probed.ask("/readyz")).text == "not ready: database failed, disk timed out\n"
         probed.health.accepting, probed.health.reason = False, reason
@@ -160,7 +160,7 @@ async def test_readyz_says_why_it_is_not_ready(reason: str) -> None:
 
 
 async def test_verbose_has_a_line_for_each_check() -> None:
-    """Lines are as Kubernetes' API server writes them, the verdict last."""
+    """The format is that of the API server of Kubernetes, with the summary last."""
     checks = check("database", well), check("cats/mine", ill, False), check("disk", late)
     async with serving(Probed(*checks)) as probed:
         assert (await probed.ask("/readyz?verbose")).text == (
@@ -175,7 +175,7 @@ async def test_verbose_has_a_line_for_each_check() -> None:
 
 
 async def test_excluded_checks_do_not_count() -> None:
-    """exclude= is repeatable; a name that is none is told, and taken as no text of ours."""
+    """exclude= is repeatable; an unknown name is reported, in JSON form."""
     async with serving(Probed(check("database", ill), check("disk", late))) as probed:
         assert (await probed.ask("/readyz?exclude=disk")).status == 503
         both = "/readyz?exclude=disk&exclude=database"
@@ -192,8 +192,8 @@ async def test_excluded_checks_do_not_count() -> None:
         assert (await probed.ask(both)).status == 503
 
 
-async def test_one_check_can_be_asked_for() -> None:
-    """Critical or not; its name may hold slashes and spaces."""
+async def test_one_check_has_a_path_of_its_own() -> None:
+    """It may be critical or not; its name may contain slashes and spaces."""
     checks = check("database", well), check("cats/mine order", ill, False), check("disk", late)
     async with serving(Probed(*checks)) as probed:
         for name, status, text in (
@@ -207,7 +207,7 @@ async def test_one_check_can_be_asked_for() -> None:
 
 
 async def test_a_check_that_does_not_exist_is_not_found() -> None:
-    """The problem names it, and where the names are."""
+    """The problem names the check, and the path that lists all names."""
     async with serving(Probed()) as probed:
         answer = await probed.ask("/readyz/databse")
         assert answer.status == 404
@@ -217,8 +217,8 @@ async def test_a_check_that_does_not_exist_is_not_found() -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/health+json", "text/plain, Application/JSON;q=1"])
-async def test_health_is_json_where_that_is_asked_for(accept: str) -> None:
-    """It has the members of the IETF's draft, and no error's text."""
+async def test_health_is_json_if_the_client_accepts_it(accept: str) -> None:
+    """It has the members of the IETF's draft, and no text of an error."""
     checks = check("database", well), check("cache", ill, False)
     probed = Probed(*checks)
     probed.health = Health(checks, clock=lambda: 86400.25)
@@ -238,8 +238,8 @@ async def test_health_is_json_where_that_is_asked_for(accept: str) -> None:
         }
 
 
-async def test_health_as_json_says_the_same() -> None:
-    """Its status is pass, warn or fail; two checks of one name both show."""
+async def test_health_as_json_has_the_same_results() -> None:
+    """The status is pass, warn or fail; two checks with one name are both shown."""
     async with serving(Probed(check("a", ill), check("a", well))) as probed:
         answer = await probed.ask("/health", Accept="application/json")
         assert (answer.status, answer.json["status"]) == (503, "fail")
@@ -251,8 +251,8 @@ async def test_health_as_json_says_the_same() -> None:
 
 
 @pytest.mark.parametrize("path", [*READINESS, *LIVENESS, "/readyz/database", "/readyz/none"])
-async def test_no_answer_is_kept_or_tells_secrets(path: str) -> None:
-    """A cache would make a dead daemon live; an error's text may hold a password."""
+async def test_no_answer_is_cached_or_contains_an_error(path: str) -> None:
+    """A cache would hide that the daemon is down; the text of an error may contain a password."""
     async with serving(Probed(check("database", ill))) as probed:
         for accept in ("*/*", "application/json"):
             answer = await probed.ask(f"{path}?verbose", Accept=accept)
@@ -261,15 +261,15 @@ async def test_no_answer_is_kept_or_tells_secrets(path: str) -> None:
 
 
 async def test_head_is_answered_as_get_without_a_body() -> None:
-    """Some balancers ask by HEAD."""
+    """Some load balancers send HEAD."""
     async with serving(Probed(check("database", ill))) as probed:
         answer = await probed.ask("/readyz", "HEAD")
         assert (answer.status, answer.text) == (503, "")
         assert (await probed.ask("/livez", "HEAD")).status == 200
 
 
-async def test_answers_on_readiness_are_told_to_who_counts_balancers() -> None:
-    """Each is, with the asker's address, but for a deployer's, and those on something else."""
+async def test_each_poll_of_readiness_is_reported() -> None:
+    """on_poll gets the client's address; not for ?deployer, and not for other probes."""
     told: list[tuple[str, bool]] = []
     probed = Probed(check("database", well))
     async with serving(probed, on_poll=lambda *each: told.append(each)):
@@ -284,8 +284,8 @@ async def test_answers_on_readiness_are_told_to_who_counts_balancers() -> None:
         assert told[len(READINESS) :] == [("127.0.0.1", False)]
 
 
-async def test_the_status_may_be_one_of_the_other_paths() -> None:
-    """What is set wins, and no path is there twice."""
+async def test_the_health_check_may_have_the_path_of_another_probe() -> None:
+    """The configured one wins, and no path exists twice."""
     settings = Settings(health_check_path="/healthz")
     endpoints = [path for path, _ in probe_endpoints("cats", "", settings, Health([]), float)]
     assert sorted(set(endpoints)) == sorted(endpoints)
@@ -295,8 +295,8 @@ async def test_the_status_may_be_one_of_the_other_paths() -> None:
 
 
 @pytest.mark.parametrize("path", ["/status.txt", "/healthz"])
-async def test_a_service_may_answer_for_its_health_itself(path: str) -> None:
-    """With the custom type that path is the service's; the others are there as ever."""
+async def test_a_service_may_serve_the_health_check_itself(path: str) -> None:
+    """With the custom type that path is the service's; the other probes stay."""
     settings = Settings(health_check_path=path, health_check_type="custom")
     async with serving(Probed(), settings=settings) as probed:
         assert (await probed.ask(path)).status == 404

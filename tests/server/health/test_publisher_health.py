@@ -1,4 +1,4 @@
-"""What is published is part of the daemon's health, without taking it down."""
+"""The health check of publishers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def _readiness(teller: pubsubtest.Served[Teller]) -> tuple[int, str]:
         return response.status, await response.text()
 
 
-async def test_a_broker_that_takes_no_messages_is_told_and_the_daemon_stays_ready() -> None:
-    """While sending fails the check says so; it is well again with the first message sent."""
+async def test_a_broker_that_accepts_no_messages_fails_the_check_but_not_readiness() -> None:
+    """The check fails while sending fails, and passes with the next message sent."""
     faults = Faults()
     async with pubsubtest.serve(Teller, faults=faults) as teller:
         async with teller.http.put("/tell") as response:
@@ -30,7 +30,7 @@ async def test_a_broker_that_takes_no_messages_is_told_and_the_daemon_stays_read
         async with faults.outage():
             telling = asyncio.create_task(teller.http.put("/tell"))
             async with asyncio.timeout(10):
-                while not teller.server.channels.unpublished():  # noqa: ASYNC110 - it tells nobody
+                while not teller.server.channels.unpublished():  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0)
             status, text = await _readiness(teller)
             assert status == 200

@@ -1,4 +1,4 @@
-"""A client that tries again in silence is not a client that works: /readyz tells the difference."""
+"""A problem that a receiver reports in its status fails the health check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from gizmopy.pubsub import Status
 from gizmopy.server import Service
-from tests.server.health.test_subscription_health import (
+from tests.server.health.support import (
     Critical,
     WithEndpoints,
     WithoutEndpoints,
@@ -19,13 +19,13 @@ PROBLEM = "the coordinator of group 'friends' is not reached"
 @pytest.mark.parametrize(
     ("service", "status"), [(WithEndpoints, 200), (Critical, 503), (WithoutEndpoints, 503)]
 )
-async def test_a_problem_of_the_receiver_takes_down_only_whom_it_must(
+async def test_a_problem_of_a_receiver_affects_readiness_only_if_critical(
     service: type[Service],
     status: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The log says what it is; once it is over all is well again."""
+    """The log has the problem; without it the check passes again."""
     async with daemon(service) as running:
         assert await running.status() == 200
         with monkeypatch.context() as patch:

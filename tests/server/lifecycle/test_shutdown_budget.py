@@ -1,4 +1,4 @@
-"""How long a shutdown may take: what is announced, what is left, and what cuts it short."""
+"""The shutdown budget: its log line, the remaining time, and a second signal."""
 
 import asyncio
 import logging
@@ -20,15 +20,15 @@ def budget(stop: Stop | None = None, **settings: Any) -> ShutdownBudget:
 
 @pytest.fixture(autouse=True)
 def outside_kubernetes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever the tests run."""
+    """Remove the variable that Kubernetes sets."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 
 @pytest.mark.parametrize("settings", [{}, {"shutdown_timeout": "19.5s", "drain_delay": "5s"}])
-async def test_a_budget_within_the_grace_is_announced(
+async def test_the_budget_is_logged(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says how long a shutdown takes at most, by parts; up to the grace without warning."""
+    """The log has the longest shutdown by parts; up to the grace period without a warning."""
     caplog.set_level(logging.INFO)
     announced = budget(**settings)
     announced.log()
@@ -37,8 +37,10 @@ async def test_a_budget_within_the_grace_is_announced(
     assert sum(vars(record)["seconds"].values()) == announced.total <= 30
 
 
-async def test_a_budget_beyond_the_grace_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Where the platform would kill first, the warning names both settings and the remedy."""
+async def test_a_budget_beyond_the_grace_period_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The warning names both settings, because the platform would kill the process first."""
     budget(shutdown_timeout="40s", termination_grace="45s").log()
     (record,) = (each for each in caplog.records if each.levelno == logging.WARNING)
     for part in ("45.5 s", "GIZMO_TERMINATION_GRACE=45s", "GIZMO_SHUTDOWN_TIMEOUT"):
@@ -55,14 +57,14 @@ async def test_a_budget_beyond_the_grace_is_warned_of(caplog: pytest.LogCaptureF
         ("SIGINT", {"drain_delay": "7s"}, True, 0),
     ],
 )
-async def test_the_listener_stays_open_as_long_as_its_callers_need(
+async def test_the_drain_delay_depends_on_the_platform(
     reason: str,
     settings: dict[str, str],
     kubernetes: bool,
     delay: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The delay is what is set, else 5 s on Kubernetes and 0 elsewhere; Ctrl-C knows none."""
+    """The default is 5 s on Kubernetes and 0 elsewhere; after Ctrl-C it is 0."""
     if kubernetes:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     stop = Stop()
@@ -70,8 +72,8 @@ async def test_the_listener_stays_open_as_long_as_its_callers_need(
     assert budget(stop, **settings).delay == delay
 
 
-async def test_requests_and_messages_share_what_is_left() -> None:
-    """The time counts from its beginning, never falls below 0, and a second signal cuts it."""
+async def test_requests_and_messages_share_the_remaining_time() -> None:
+    """It counts from begin(), never falls below 0, and a second signal shortens it."""
     stop = Stop()
     whole, none = budget(stop, shutdown_timeout="1h"), budget(shutdown_timeout="0s")
     assert (whole.remaining(), none.remaining()) == (3600, 0)
@@ -83,14 +85,14 @@ async def test_requests_and_messages_share_what_is_left() -> None:
     assert whole.remaining() == HURRIED_SECONDS
 
 
-async def test_a_condition_that_holds_is_not_waited_for() -> None:
-    """What holds already, or needs a turn of the loop, holds within no time at all."""
+async def test_a_condition_that_is_true_needs_no_time() -> None:
+    """Within 0 seconds, a condition has one turn of the event loop."""
     assert await budget().within(0, asyncio.sleep(0))
     assert await budget().within(3600, asyncio.sleep(0))
 
 
-async def test_a_condition_that_never_holds_is_given_up() -> None:
-    """Out of time, what was waited for is cancelled, and the answer is no."""
+async def test_a_condition_that_is_never_true_is_cancelled() -> None:
+    """At the deadline the condition is cancelled, and the result is false."""
     cancelled = asyncio.Event()
 
     async def never() -> None:
@@ -104,7 +106,7 @@ async def test_a_condition_that_never_holds_is_given_up() -> None:
 
 
 async def test_a_second_signal_shortens_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hurried, an hour's wait ends after a moment; what holds within that moment, holds."""
+    """A wait of an hour ends after a moment; a condition that is true by then is true."""
     monkeypatch.setattr("gizmopy.server.lifecycle.shutdown_budget.HURRIED_SECONDS", 0.02)
     stop = Stop()
     asyncio.get_running_loop().call_soon(stop.hurried.set)
@@ -112,8 +114,8 @@ async def test_a_second_signal_shortens_the_wait(monkeypatch: pytest.MonkeyPatch
     assert await budget(stop).within(3600, asyncio.sleep(0))
 
 
-async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
-    """Cancelling who waits cancels what was waited for."""
+async def test_cancelling_the_wait_cancels_the_condition() -> None:
+    """The condition's clean-up has run when the wait raises CancelledError."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def condition() -> None:

@@ -1,4 +1,4 @@
-"""Signals become a request to stop."""
+"""Signals become requests to stop."""
 
 import asyncio
 import os
@@ -22,19 +22,19 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Give a clock that stands still."""
+    """Return a clock that is stopped."""
     return Clock()
 
 
 @pytest.fixture
 def signals(clock: Clock) -> Iterator[Signals]:
-    """Catch signals for the test only."""
+    """Catch signals during the test only."""
     caught = Signals(clock)
     yield caught
     caught.restore()
 
 
-async def test_a_signal_asks_to_stop(signals: Signals) -> None:
+async def test_a_signal_requests_a_stop(signals: Signals) -> None:
     """SIGTERM ends the wait, and is the reason."""
     stop = Stop()
     signals.attach(stop)
@@ -44,7 +44,7 @@ async def test_a_signal_asks_to_stop(signals: Signals) -> None:
 
 
 async def test_a_signal_before_the_loop_runs_is_kept(signals: Signals) -> None:
-    """A signal that comes while user code is imported stops the daemon once it can."""
+    """A signal during the import of user code stops the daemon as soon as the loop runs."""
     signals.receive(signal.SIGINT)
     stop = Stop()
     signals.attach(stop)
@@ -54,8 +54,8 @@ async def test_a_signal_before_the_loop_runs_is_kept(signals: Signals) -> None:
     assert not stop.hurried.is_set()
 
 
-async def test_the_first_signal_is_passed_on_in_its_handler(signals: Signals, clock: Clock) -> None:
-    """A hung loop does not keep the first signal from the callback; no other calls it."""
+async def test_only_the_first_signal_calls_the_callback(signals: Signals, clock: Clock) -> None:
+    """The callback runs in the signal handler, so a blocked loop does not delay it."""
     first: list[str] = []
     signals.attach(Stop(), lambda: first.append("first"))
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
@@ -66,7 +66,7 @@ async def test_the_first_signal_is_passed_on_in_its_handler(signals: Signals, cl
 
 
 async def test_the_same_signal_at_once_counts_once(signals: Signals, clock: Clock) -> None:
-    """make and the terminal both send SIGINT: that is one wish, not two."""
+    """make and the terminal both send SIGINT for one Ctrl-C."""
     stop = Stop()
     signals.attach(stop)
     signals.receive(signal.SIGINT)
@@ -78,8 +78,8 @@ async def test_the_same_signal_at_once_counts_once(signals: Signals, clock: Cloc
     assert not stop.hurried.is_set()
 
 
-async def test_a_second_signal_hurries(signals: Signals, clock: Clock) -> None:
-    """The same signal later, or another one at once, hurries the drain."""
+async def test_a_second_signal_shortens_the_drain(signals: Signals, clock: Clock) -> None:
+    """The same signal later counts as a second, and so does another one immediately."""
     for second, later in ((signal.SIGINT, 0.5), (signal.SIGTERM, 0.0)):
         stop = Stop()
         stop.request("SIGINT")
@@ -94,15 +94,15 @@ async def test_a_second_signal_hurries(signals: Signals, clock: Clock) -> None:
         assert stop.hurried.is_set()
 
 
-async def test_the_handlers_are_put_back() -> None:
-    """restore() leaves the process as it was."""
+async def test_the_handlers_are_restored() -> None:
+    """restore() sets the handlers that were set before."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     Signals().restore()
 
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_a_third_signal_leaves_at_once() -> None:
+def test_a_third_signal_ends_the_process() -> None:
     """Three signals end a process that hangs, with 128 plus the signal's number."""
     program = """
 import signal
@@ -133,6 +133,6 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_signal_ends_a_forked_child() -> None:
-    """It has the effect that it had before it was caught: multiprocessing counts on that."""
+    """In a child it has its earlier effect: multiprocessing depends on that."""
     told = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60)
     assert told.stdout == f"{-signal.SIGTERM}\n", told.stderr

@@ -1,4 +1,4 @@
-"""The end of a process leaves the timers of others alone."""
+"""The watchdog sets and cancels only its own timers."""
 
 import faulthandler
 import io
@@ -12,7 +12,7 @@ from gizmopy.server.lifecycle.watchdog import Watchdog
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The calls that would set, or cancel, the one timer of faulthandler."""
+    """Record the calls that set or cancel the timer of faulthandler."""
     made: list[str] = []
     monkeypatch.setattr(
         faulthandler, "dump_traceback_later", lambda seconds, **more: made.append(f"{seconds:g}")
@@ -23,16 +23,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def test_a_timer_that_it_has_not_set_is_not_cancelled(calls: list[str]) -> None:
-    """A process that is never asked to stop leaves the timer to a test runner."""
+def test_a_timer_of_others_is_not_cancelled(calls: list[str]) -> None:
+    """A watchdog that was never armed leaves the timer to a test runner."""
     with Watchdog(70) as watchdog:
         watchdog.disarm()
 
     assert calls == []
 
 
-def test_its_own_timer_comes_two_seconds_later_and_is_cancelled(calls: list[str]) -> None:
-    """The first stage has two seconds, and leaving the context cancels both."""
+def test_the_second_stage_follows_after_two_seconds(calls: list[str]) -> None:
+    """Leaving the context cancels both stages."""
     with Watchdog(70) as watchdog:
         watchdog.arm_second_stage(600)
         watchdog.arm(700)
@@ -41,10 +41,10 @@ def test_its_own_timer_comes_two_seconds_later_and_is_cancelled(calls: list[str]
 
 
 @pytest.mark.parametrize("stream", [None, io.StringIO()], ids=["none", "no file"])
-def test_a_process_without_standard_error_can_be_ended(
+def test_a_process_without_standard_error_can_be_killed(
     stream: io.StringIO | None, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stacks without a reader are not written, and no descriptor is left open."""
+    """Stacks go nowhere then, and no descriptor is left open."""
     monkeypatch.setattr(sys, "stderr", stream)
     before = os.listdir("/dev/fd")  # noqa: PTH208 -- names, not paths
     with Watchdog(70) as watchdog:
