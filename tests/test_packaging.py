@@ -69,9 +69,7 @@ def test_the_wheel_holds_only_the_two_packages(wheel: Path) -> None:
     info = f"gizmopy-{gizmopy.__version__}.dist-info"
 
     assert {name.split("/")[0] for name in names} == {"gizmopy", "pubsubtest", info}
-    assert {"gizmopy/py.typed", "pubsubtest/py.typed", "gizmopy/pubsub/brokers/memory.py"} <= set(
-        names
-    )
+    assert {"gizmopy/py.typed", "pubsubtest/py.typed", "gizmopy/pubsub/registry.py"} <= set(names)
     assert f"{info}/licenses/LICENSE" in names or f"{info}/LICENSE" in names
 
 

@@ -5,7 +5,11 @@ from gizmopy._deprecated import renamed
 __getattr__ = renamed(
     __name__,
     {
-        name: f"gizmopy.pubsub.brokers.memory:{name}"
-        for name in ("Clock", "MemoryDriver", "MemoryReceiver", "MemorySender", "open_driver")
+        "Clock": "gizmopy.pubsub.brokers.memory:Clock",
+        "Handle": "gizmopy.pubsub.brokers.memory:Handle",
+        "MemoryDriver": "gizmopy.pubsub.brokers.memory:MemoryDriver",
+        "MemoryReceiver": "gizmopy.pubsub.brokers.memory:MemoryReceiver",
+        "MemorySender": "gizmopy.pubsub.brokers.memory:MemorySender",
+        "open_driver": "gizmopy.pubsub.brokers.memory:open_driver",
     },
 )

@@ -1,4 +1,4 @@
-"""The broker in memory: the semantics of a real one, over a clock that stands still."""
+"""The memory broker: delivery, leases, order and waits, over a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Broker:
         return receiver
 
     async def send(self, *ids: str, topic: str = "t") -> None:
-        """Send messages; the key is what stands before the first digit."""
+        """Send messages; the key is the text before the first digit."""
         keys = [id_.rstrip("0123456789") or None for id_ in ids]
         batch = [Message(topic, b"x", id=i, key=k) for i, k in zip(ids, keys, strict=True)]
         assert await self.driver.sender(topic).send(batch) == [None] * len(batch)
@@ -46,8 +46,8 @@ def ids(batch: Sequence[Message]) -> list[str]:
     return [message.id for message in batch]
 
 
-async def test_what_is_sent_arrives_whole() -> None:
-    """Body, key, attributes, id and time are what was published."""
+async def test_a_message_arrives_unchanged() -> None:
+    """Body, key, attributes, id and time are those of the publish."""
     broker = Broker()
     receiver = await broker.receiver()
     sent = Message("t", b"\xff\x00", key="ö", attributes={"ä": "ü"}, id="7")
@@ -60,7 +60,7 @@ async def test_what_is_sent_arrives_whole() -> None:
 
 
 async def test_each_subscription_gets_all_and_receivers_of_one_share() -> None:
-    """A subscription is a copy of the topic; its receivers divide it."""
+    """Each subscription has a copy of every message; its receivers share them."""
     broker = Broker()
     first, second = await broker.receiver("a"), await broker.receiver("a")
     other = await broker.receiver("b")
@@ -71,7 +71,7 @@ async def test_each_subscription_gets_all_and_receivers_of_one_share() -> None:
 
 
 async def test_a_subscription_begins_with_its_first_receiver() -> None:
-    """What is published before is dropped; what is published after it left is kept."""
+    """Messages published before are dropped; those published after the receiver closed are kept."""
     broker = Broker()
     await broker.send("1")
     receiver = await broker.receiver()
@@ -89,8 +89,8 @@ async def test_topics_do_not_mix() -> None:
     assert await receiver.receive(10, 0) == []
 
 
-async def test_the_acked_does_not_come_back() -> None:
-    """An ack is for good; a second one is refused and harms nothing."""
+async def test_an_acked_message_is_not_delivered_again() -> None:
+    """A second ack is refused and has no effect."""
     broker = Broker(lease=30)
     receiver = await broker.receiver()
     await broker.send("1")
@@ -104,7 +104,7 @@ async def test_the_acked_does_not_come_back() -> None:
 
 
 async def test_a_lease_that_ends_redelivers_and_a_late_ack_is_refused() -> None:
-    """What is not settled in time comes again, with its delivery counted; the old ack is void."""
+    """A message that is not settled in time is delivered again, and the delivery is counted."""
     broker = Broker(lease=30)
     receiver = await broker.receiver()
     await broker.send("1")
@@ -116,13 +116,13 @@ async def test_a_lease_that_ends_redelivers_and_a_late_ack_is_refused() -> None:
     assert isinstance(error, PubSubError)
     again = await receiver.receive(10, 0)
     assert [(m.id, m.delivery) for m in again] == [("1", 2)]
-    (error,) = await receiver.ack(late)  # it has come again: still void
+    (error,) = await receiver.ack(late)  # after the redelivery it is still refused
     assert isinstance(error, PubSubError)
     assert await receiver.ack(again) == [None]
 
 
 async def test_extend_postpones_the_redelivery() -> None:
-    """The lease ends the given seconds from now, sooner or later than before."""
+    """The lease ends the given seconds from now, earlier or later than before."""
     broker = Broker(lease=30)
     receiver = await broker.receiver()
     await broker.send("1", "2")
@@ -140,7 +140,7 @@ async def test_extend_postpones_the_redelivery() -> None:
 
 
 async def test_a_lease_cannot_be_extended_past_its_cap() -> None:
-    """An extension past the cap is refused for good, and changes nothing about the lease."""
+    """An extension past the cap is refused permanently, and does not change the lease."""
     broker = Broker(lease=30, lease_cap=60)
     receiver = await broker.receiver()
     await broker.send("1")
@@ -160,7 +160,7 @@ async def test_a_lease_cannot_be_extended_past_its_cap() -> None:
 
 
 async def test_each_delivery_has_a_cap_of_its_own() -> None:
-    """Messages of one batch that were received apart are extended apart."""
+    """The cap counts from the receipt of each message, also if one call extends several."""
     broker = Broker(lease=30, lease_cap=60)
     receiver = await broker.receiver()
     await broker.send("1", "2")
@@ -175,7 +175,7 @@ async def test_each_delivery_has_a_cap_of_its_own() -> None:
 
 
 async def test_nack_redelivers_after_its_delay() -> None:
-    """The nacked comes again when the delay is over, with its delivery counted."""
+    """The message is delivered again after the delay, and the delivery is counted."""
     broker = Broker()
     receiver = await broker.receiver()
     await broker.send("1", "2")
@@ -189,7 +189,7 @@ async def test_nack_redelivers_after_its_delay() -> None:
 
 
 async def test_a_receive_wakes_on_a_publish() -> None:
-    """A pending receive returns what is published, without waiting on."""
+    """A pending receive returns a published message at once."""
     broker = Broker()
     receiver = await broker.receiver()
     pending = asyncio.create_task(receiver.receive(10, 1000))
@@ -199,7 +199,7 @@ async def test_a_receive_wakes_on_a_publish() -> None:
 
 
 async def test_a_receive_wakes_when_a_redelivery_is_due() -> None:
-    """A pending receive returns what is delayed, or what has outlived another's lease, at once."""
+    """A pending receive returns a message when its delay, or another receiver's lease, ends."""
     broker = Broker(lease=30)
     first, second = await broker.receiver(), await broker.receiver()
     pending = asyncio.create_task(second.receive(10, 1000))
@@ -218,8 +218,8 @@ async def test_a_receive_wakes_when_a_redelivery_is_due() -> None:
     assert ids(await pending) == ["1"]
 
 
-async def test_who_waits_wakes_when_the_lease_of_another_ends() -> None:
-    """A lease that begins while a receiver waits wakes it at its end."""
+async def test_a_receive_wakes_when_the_lease_of_another_receiver_ends() -> None:
+    """A lease that begins while a receive is pending wakes it at its end."""
     broker = Broker(lease=30)
     first, second = await broker.receiver(), await broker.receiver()
     taken = asyncio.create_task(first.receive(1, 1000))
@@ -233,8 +233,8 @@ async def test_who_waits_wakes_when_the_lease_of_another_ends() -> None:
     assert ids(await waiting) == ["1"]
 
 
-async def test_who_waits_for_a_key_wakes_when_it_is_free() -> None:
-    """In an ordered subscription, settling a key's message wakes who waits for its next one."""
+async def test_a_receive_wakes_when_its_key_is_free() -> None:
+    """In an ordered subscription, settling a message wakes a receive that waits for its key."""
     broker = Broker()
     receiver = await broker.receiver(ordered=True)
     await broker.send("a1", "a2", "a3")
@@ -247,8 +247,8 @@ async def test_who_waits_for_a_key_wakes_when_it_is_free() -> None:
     assert ids(waiting.result()) == ["a2", "a3"]
 
 
-async def test_leases_that_end_together_bring_back_their_messages_in_order() -> None:
-    """Even without ordered receivers, the first to come is the first to come again."""
+async def test_leases_that_end_together_redeliver_in_order() -> None:
+    """Messages are delivered again in their first order, also without ordered receivers."""
     broker = Broker(lease=30)
     receiver = await broker.receiver()
     await broker.send("1", "2", "3")
@@ -258,7 +258,7 @@ async def test_leases_that_end_together_bring_back_their_messages_in_order() -> 
 
 
 async def test_an_empty_receive_returns_in_time() -> None:
-    """Nothing is a fine answer, after the wait."""
+    """Without messages, receive returns none after its wait."""
     broker = Broker()
     receiver = await broker.receiver()
     pending = asyncio.create_task(receiver.receive(10, 20))
@@ -271,10 +271,10 @@ async def test_an_empty_receive_returns_in_time() -> None:
 
 
 async def test_one_publish_wakes_as_many_receivers_as_it_can_serve() -> None:
-    """Messages that one receiver has no room for go to the next that waits."""
+    """Messages beyond the limit of one receiver go to the next one that waits."""
     broker = Broker()
     receivers = [await broker.receiver() for _ in range(3)]
-    await broker.send("held")  # its lease is the first to end: no other wakes anybody
+    await broker.send("held")  # its lease ends first, so no other lease wakes a receiver
     await (await broker.receiver()).receive(1, 0)
     pending = [asyncio.create_task(r.receive(1, 1000)) for r in receivers]
     await turns()
@@ -290,7 +290,7 @@ async def test_one_publish_wakes_as_many_receivers_as_it_can_serve() -> None:
 async def test_a_receive_that_is_cancelled_takes_no_wake_up_with_it(
     is_cancelled_first: bool,
 ) -> None:
-    """What it was woken for, or would have been, goes to another that waits."""
+    """The message that it was woken for goes to another receive that waits."""
     broker = Broker()
     receivers = [await broker.receiver() for _ in range(2)]
     first, second = (asyncio.create_task(r.receive(1, 10)) for r in receivers)
@@ -307,15 +307,15 @@ async def test_a_receive_that_is_cancelled_takes_no_wake_up_with_it(
 
 
 async def test_a_key_is_a_partition() -> None:
-    """Order by partition is order by key, and those without a key are one more partition."""
+    """Order by partition is order by key; messages without a key are one more partition."""
     broker = Broker()
     receiver = await broker.receiver(ordered=True)
     await broker.send("a1", "1")
     assert [m.partition for m in await receiver.receive(10, 0)] == ["a", None]
 
 
-async def test_close_gives_back_what_is_held_and_ends_a_pending_receive() -> None:
-    """What a closed receiver held is delivered to others at once; twice is fine."""
+async def test_close_gives_messages_back_and_ends_a_pending_receive() -> None:
+    """A closed receiver's messages are delivered to others at once; a second close is allowed."""
     broker = Broker()
     first, second = await broker.receiver(), await broker.receiver()
     await broker.send("1", "2")
@@ -331,7 +331,7 @@ async def test_close_gives_back_what_is_held_and_ends_a_pending_receive() -> Non
 
 
 async def test_a_closed_sender_refuses() -> None:
-    """Sending after aclose is a mistake; closing twice is none."""
+    """Sending after aclose raises UsageError; a second close does nothing."""
     sender = Broker().driver.sender("t")
     await sender.aclose()
     await sender.aclose()
@@ -340,14 +340,14 @@ async def test_a_closed_sender_refuses() -> None:
 
 
 async def test_a_receiver_has_to_connect() -> None:
-    """A receiver that is not connected says what to do."""
+    """The error of a receiver that is not connected says what to do."""
     receiver = Broker().driver.receiver("t", "s", ordered=False)
     with pytest.raises(UsageError, match="connect"):
         await receiver.receive(1, 0)
 
 
 async def test_a_key_is_held_by_one_receiver_at_a_time() -> None:
-    """A key's later messages wait while an earlier one is in flight; other keys do not."""
+    """The later messages of a key wait while an earlier one is in flight; other keys do not."""
     broker = Broker()
     first, second = await broker.receiver(ordered=True), await broker.receiver(ordered=True)
     await broker.send("a1", "a2", "b1", "1")
@@ -360,7 +360,7 @@ async def test_a_key_is_held_by_one_receiver_at_a_time() -> None:
 
 
 async def test_a_returned_message_goes_back_to_its_place() -> None:
-    """Given back together, apart, or by the end of their leases, a key's messages keep order."""
+    """A key keeps its order if messages are given back together, separately, or as leases end."""
     broker = Broker(lease=30)
     receiver = await broker.receiver(ordered=True)
     await broker.send("a1", "a2", "a3", "a4")
@@ -377,22 +377,22 @@ async def test_a_returned_message_goes_back_to_its_place() -> None:
     assert ids(await receiver.receive(10, 0)) == ["a1", "a2", "a3", "a4"]
 
 
-async def test_what_is_given_back_moves_nothing_that_waits() -> None:
-    """Giving back costs the same however many messages of its key wait behind."""
+async def test_giving_back_does_not_move_waiting_messages() -> None:
+    """The cost of giving back does not depend on how many messages of the key wait."""
     broker = Broker()
     receiver = await broker.receiver(ordered=True)
     names = [f"a{number}" for number in range(10)]
     await broker.send(*names)
     batch = await receiver.receive(3, 0)
-    lane = broker.driver._topics["t"]["s"]._lanes["a"]
-    waiting = lane.behind
+    queue = broker.driver._topics["t"]["s"]._queues["a"]
+    waiting = queue.rest
     await receiver.nack(batch, 0)
-    assert lane.behind is waiting
+    assert queue.rest is waiting
     assert ids(await receiver.receive(10, 0)) == names
 
 
-async def test_a_delayed_message_holds_its_key() -> None:
-    """While an ordered message waits for its redelivery, its successors wait behind it."""
+async def test_a_delayed_message_blocks_its_key() -> None:
+    """While an ordered message waits for its redelivery, the later ones of its key wait too."""
     broker = Broker()
     receiver = await broker.receiver(ordered=True)
     await broker.send("a1", "a2")
@@ -403,7 +403,7 @@ async def test_a_delayed_message_holds_its_key() -> None:
 
 
 async def test_keys_take_turns() -> None:
-    """A key with many messages does not fill a receive before the others had a place in it."""
+    """A receive has one message of each key before it has a second one of any."""
     broker = Broker()
     receiver = await broker.receiver(ordered=True)
     await broker.send("a1", "a2", "a3", "b1", "c1")
@@ -414,19 +414,19 @@ async def test_a_subscription_is_ordered_or_not() -> None:
     """A second receiver cannot ask for another order than the first."""
     broker = Broker()
     await broker.receiver(ordered=True)
-    with pytest.raises(UsageError, match="ordered already"):
+    with pytest.raises(UsageError, match="already ordered"):
         await broker.receiver(ordered=False)
 
 
 async def test_brokers_share_nothing() -> None:
-    """Each driver that is opened is a broker of its own."""
+    """Each driver that is opened is a separate broker."""
     receiver = await Broker().receiver()
     await Broker().send("1")
     assert await receiver.receive(10, 0) == []
 
 
 async def test_settled_messages_leave_nothing_behind() -> None:
-    """A hundred thousand keys that came and went take no place."""
+    """After a hundred thousand keys, no memory is held for them."""
     broker = Broker()
     receiver = await broker.receiver(ordered=True)
     sender = broker.driver.sender("t")
@@ -434,13 +434,13 @@ async def test_settled_messages_leave_nothing_behind() -> None:
         await sender.send([Message("t", b"", key=str(n)) for n in range(start, start + 1000)])
         await receiver.ack(await receiver.receive(1000, 0))
     subscription = broker.driver._topics["t"]["s"]
-    assert not subscription._lanes
+    assert not subscription._queues
     assert not subscription._ready
     assert len(subscription._timers) <= 3000
 
 
-async def test_what_is_settled_is_forgotten_though_its_lease_would_last() -> None:
-    """One message of a batch that is held for long does not keep the others in memory."""
+async def test_settled_messages_are_forgotten_before_their_lease_ends() -> None:
+    """One message that is held for long does not keep the rest of its batch in memory."""
     broker = Broker()
     receiver = await broker.receiver()
     for _ in range(10):
@@ -452,26 +452,26 @@ async def test_what_is_settled_is_forgotten_though_its_lease_would_last() -> Non
 
 @pytest.mark.parametrize("name", ["lease", "cap"])
 @pytest.mark.parametrize("value", ["", "0", "-1", "x", "nan"])
-def test_a_number_of_seconds_that_cannot_be_is_refused(name: str, value: str) -> None:
-    """The error names the URL's parameter and a remedy."""
-    with pytest.raises(UsageError, match=f"{name}={value} is no number .* try {name}=30"):
+def test_an_invalid_number_of_seconds_is_rejected(name: str, value: str) -> None:
+    """The error names the parameter of the URL and a remedy."""
+    with pytest.raises(UsageError, match=f"{name}={value} is not a number .* try {name}=30"):
         open_driver(f"memory://?{name}={value}")
 
 
-def test_an_unknown_parameter_is_refused() -> None:
-    """A misspelt parameter is a mistake, not a default."""
-    with pytest.raises(UsageError, match="leese is no parameter of memory://; use lease or cap"):
+def test_an_unknown_parameter_is_rejected() -> None:
+    """A misspelt parameter raises UsageError."""
+    with pytest.raises(UsageError, match="leese is not a parameter of memory://; use lease or cap"):
         open_driver("memory://?leese=5")
 
 
-def test_a_cap_is_no_shorter_than_the_lease() -> None:
-    """A lease that begins longer than it may last is a mistake."""
+def test_a_cap_shorter_than_the_lease_is_rejected() -> None:
+    """A cap shorter than the lease raises UsageError."""
     with pytest.raises(UsageError, match="cap=20 is shorter than lease=30"):
         open_driver("memory://?cap=20")
 
 
-def test_lease_and_cap_are_the_urls() -> None:
-    """memory://?lease=5&cap=60 leases for five seconds, and for sixty at most."""
+def test_lease_and_cap_are_parameters_of_the_url() -> None:
+    """memory://?lease=5&cap=60 has leases of 5 seconds, which can be extended to 60."""
     capabilities = open_driver("memory://?lease=5&cap=60").capabilities
     assert (capabilities.lease, capabilities.lease_cap) == (5, 60)
     capabilities = open_driver("memory://").capabilities
@@ -499,8 +499,8 @@ STEPS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(steps=STEPS, ordered=st.booleans())
-def test_nothing_is_lost_or_given_twice_at_a_time(steps: list[Any], ordered: bool) -> None:
-    """Whatever happens, each message is acked or comes again, and each key keeps its order."""
+def test_nothing_is_lost_or_delivered_twice_at_a_time(steps: list[Any], ordered: bool) -> None:
+    """Each message is acked or delivered again, and each key keeps its order."""
     asyncio.run(_play(steps, ordered))
 
 
@@ -541,7 +541,7 @@ async def _play(steps: list[Any], ordered: bool) -> None:
 def _check_order(
     batch: Sequence[Message], sent: list[str], acked: list[str], ordered: bool
 ) -> None:
-    """In an ordered batch, a key begins with the earliest that is not acked, and ascends."""
+    """Check that a key begins with its earliest unacked message, and that its numbers ascend."""
     if not ordered:
         return
     for key in "ab":
