@@ -78,7 +78,7 @@ def test_a_taken_port_is_one_line(start_daemon: StartDaemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "code", "said"),
+    ("name", "value", "code", "reason"),
     [
         ("GIZMO_PUBSUB_URL", "kafak://broker:9092", 1, "kafak://broker:9092"),
         ("HTTP_PORT", "eighty", 2, "HTTP_PORT=eighty"),
@@ -88,14 +88,14 @@ def test_a_taken_port_is_one_line(start_daemon: StartDaemon) -> None:
     ],
 )
 def test_an_invalid_setting_is_one_line(
-    start_daemon: StartDaemon, name: str, value: str, code: int, said: str
+    start_daemon: StartDaemon, name: str, value: str, code: int, reason: str
 ) -> None:
     """The line names the setting and its value, without a traceback, and the code is not 0."""
     daemon = start_daemon(*CATS, **{name: value})
 
     assert daemon.process.wait(30) == code
     text = daemon.log.read_text()
-    assert said in text
+    assert reason in text
     assert "Traceback" not in text
 
 

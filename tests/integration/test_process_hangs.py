@@ -122,9 +122,9 @@ def test_a_blocked_loop_is_logged(start_daemon: StartDaemon, service: str) -> No
     daemon.wait_for("hanging: ready")
     assert daemon.request("GET", "/hang?seconds=1")[0] == 200
 
-    said = daemon.wait_for("the event loop has not run for")
-    assert said["level"] == "ERROR"
-    assert "in hang\n" in said["message"]
+    record = daemon.wait_for("the event loop has not run for")
+    assert record["level"] == "ERROR"
+    assert "in hang\n" in record["message"]
     assert "gizmo_event_loop_stalls_total 1" in daemon.request("GET", "/metrics")[1]
     assert daemon.stop() == 0
     assert sum("has not run" in record["message"] for record in daemon.records()) == 1

@@ -31,7 +31,7 @@ class Broken(Collector):
     """A collector that raises."""
 
     def collect(self) -> Iterator[Metric]:
-        raise RuntimeError("the database is gone")
+        raise RuntimeError("the database is down")
 
 
 class Slow(Collector):
@@ -210,7 +210,7 @@ async def test_a_failing_collector_does_not_hide_other_metrics(
     metrics, clock = Metrics(), Clock()
 
     def refresh() -> None:
-        raise RuntimeError("the database is gone")
+        raise RuntimeError("the database is down")
 
     if broken == "collector":
         metrics.registry.register(Broken())
@@ -230,7 +230,7 @@ async def test_a_failing_collector_does_not_hide_other_metrics(
     assert failures.labels["source"].endswith("Broken" if broken == "collector" else "refresh")
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.exc_info is not None
-    assert "the database is gone" in str(record.exc_info[1])
+    assert "the database is down" in str(record.exc_info[1])
 
 
 async def test_a_collector_that_hangs_is_left_out_until_it_is_done() -> None:

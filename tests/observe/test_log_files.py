@@ -70,8 +70,8 @@ def test_a_link_is_refused(tmp_path: Path, target: str) -> None:
     (tmp_path / "there").write_bytes(b"")
     (tmp_path / "log").symlink_to(target)
 
-    said = _refusal(tmp_path / "log")
-    assert said.endswith("log is a symbolic link; use the path of its target")
+    text = _refusal(tmp_path / "log")
+    assert text.endswith("log is a symbolic link; use the path of its target")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "there"]
 
 

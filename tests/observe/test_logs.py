@@ -163,7 +163,7 @@ class _Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("stream", "asked", "expected"),
+    ("stream", "log_json", "expected"),
     [
         (io.StringIO(), None, logs.JSONFormatter),
         (_Terminal(), None, logs.ConsoleFormatter),
@@ -174,12 +174,12 @@ class _Terminal(io.StringIO):
 def test_lines_are_json_except_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
     stream: io.StringIO,
-    asked: bool | None,
+    log_json: bool | None,
     expected: type[logging.Formatter],
 ) -> None:
     """log_json overrides that."""
     monkeypatch.setattr("sys.stderr", stream)
-    with logs.configured(log_json=asked) as handler:
+    with logs.configured(log_json=log_json) as handler:
         assert type(handler.formatter) is expected
         logger.error("hello")
 
@@ -266,14 +266,14 @@ def test_records_that_exceed_the_queue_are_dropped_and_reported(
             logger.warning("lost".ljust(4000))
             dropped = handler.dropped
             received = _read_until_flushed(output, handler)
-            logger.warning("heard")
+            logger.warning("passed")
         pipe.close()
         received += output.read()
 
     messages = [json.loads(line)["message"] for line in received.splitlines()]
     assert "lost".ljust(4000) not in messages
     assert messages[-2:] == [
-        "heard",
+        "passed",
         f"{dropped} log records before the last one were lost: the reader is too slow",
     ]
 
@@ -354,8 +354,8 @@ def test_a_record_that_cannot_be_written_is_counted(
             handler.flush()
 
     assert handler.dropped == 3
-    told = "gizmopy: log lines are being lost: [Errno 28] No space left on device\n"
-    assert capsys.readouterr().err == told
+    expected = "gizmopy: log lines are being lost: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_times_are_utc_with_milliseconds() -> None:

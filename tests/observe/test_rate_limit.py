@@ -10,7 +10,7 @@ from gizmopy.observe.rate_limit import RateLimitFilter
 
 def record(name: str, line: int, level: int = logging.ERROR, *args: object) -> logging.LogRecord:
     """Return a record of a library."""
-    text = "node %s is away"
+    text = "node %s is down"
     return logging.LogRecord(name, level, "conn.py", line, text, args or (1,), None)
 
 
@@ -23,10 +23,10 @@ def test_a_line_passes_once_and_later_with_the_number_suppressed() -> None:
     now = 10.0
     again = record("lib.conn", 7, logging.ERROR, 3)
     assert repeats.filter(again)
-    assert again.getMessage() == "node 3 is away (and 5 similar records before)"
+    assert again.getMessage() == "node 3 is down (and 5 similar records before)"
     now = 20.0
     assert repeats.filter(last := record("lib.conn", 7))
-    assert last.getMessage() == "node 1 is away"
+    assert last.getMessage() == "node 1 is down"
 
 
 @pytest.mark.parametrize(

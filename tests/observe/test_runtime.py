@@ -91,14 +91,14 @@ async def test_collections_are_measured_by_generation() -> None:
     metrics = Metrics()
     before = list(gc.callbacks)
     async with Runtime(metrics):
-        begun = _pauses(metrics)
+        counts = _pauses(metrics)
         for generation in (1, 2, 2):
             gc.collect(generation)
         ended = _pauses(metrics)
     gc.collect()
 
-    assert ended[1] >= begun[1] + 1
-    assert ended[2] >= begun[2] + 2
+    assert ended[1] >= counts[1] + 1
+    assert ended[2] >= counts[2] + 2
     assert gc.callbacks == before
     after = _pauses(metrics)
     gc.collect()

@@ -19,7 +19,7 @@ BOTH_LOOPS = True
 class Pond(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.go_on = asyncio.Event()
         self.closed: list[str] = []
 
@@ -29,13 +29,13 @@ class Pond(Service):
 
     @get("/slow")
     async def slow(self) -> str:
-        self.begun.set()
+        self.started.set()
         await self.go_on.wait()
         return "done"
 
     @get("/stubborn")
     async def stubborn(self) -> str:
-        self.begun.set()
+        self.started.set()
         while True:
             try:
                 await self.go_on.wait()
@@ -60,7 +60,7 @@ class Pond(Service):
         stream = web.StreamResponse()
         await stream.prepare(request)
         await stream.write(b"first ")
-        self.begun.set()
+        self.started.set()
         await self.go_on.wait()
         await stream.write(b"last")
         return stream
@@ -76,7 +76,7 @@ class Pond(Service):
 
     @put("/length")
     async def length(self, request: web.Request) -> int:
-        self.begun.set()
+        self.started.set()
         return len(await request.read())
 
 
@@ -140,7 +140,7 @@ async def test_the_phase_is_a_metric() -> None:
 
         async with talk(life.server.url) as client:
             client.ask("GET", "/slow")
-            await life.service.begun.wait()
+            await life.service.started.wait()
             assert await phase() == "gizmo_shutdown_phase 0.0"
             await life.stop(Phase.DRAINING)
             assert await phase() == "gizmo_shutdown_phase 1.0"
@@ -216,7 +216,7 @@ async def test_a_finite_stream_is_sent_to_its_end() -> None:
     """A stream that is not text/event-stream is not cancelled by a stop."""
     async with living() as life, talk(life.server.url) as client:
         client.ask("GET", "/finite")
-        await life.service.begun.wait()
+        await life.service.started.wait()
         await life.stop()
         life.service.go_on.set()
         assert (await client.answer()).body == b"first last"
@@ -228,7 +228,7 @@ async def test_a_stream_that_starts_during_the_drain_is_ended_too(path: str) -> 
     """A late stream on an idle connection does not delay the exit."""
     async with living() as life, talk(life.server.url) as slow, talk(life.server.url) as late:
         slow.ask("GET", "/slow")
-        await life.service.begun.wait()
+        await life.service.started.wait()
         late.ask("GET", "/hello")
         await late.answer()
         async with ClientSession(life.server.url) as http, http.ws_connect("/socket") as socket:
@@ -268,12 +268,12 @@ async def test_messages_cancelled_at_the_deadline_are_counted() -> None:
     class Fishing(Pond):
         @subscribe("fish")
         async def on_fish(self, name: str) -> None:
-            self.begun.set()
+            self.started.set()
             await asyncio.Event().wait()
 
     async with living(Fishing, shutdown_timeout="10ms") as life:
         await life.service.publish("fish", "Nemo")
-        await life.service.begun.wait()
+        await life.service.started.wait()
         await life.stop()
         assert await life.exit_code() == 70
     child = life.server.metrics.counter("gizmo_shutdown_dropped", "", ("work",)).child("messages")
@@ -287,7 +287,7 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_delay_the_exit(
     monkeypatch.setattr("gizmopy.server.server.CANCEL_SECONDS", 0.01)
     async with living(shutdown_timeout="10ms") as life, talk(life.server.url) as client:
         client.ask("GET", "/stubborn")
-        await life.service.begun.wait()
+        await life.service.started.wait()
         await life.stop()
         assert await life.exit_code() == 70
         assert await client.rest() == b""
@@ -302,7 +302,7 @@ async def test_a_second_signal_shortens_both_waits(monkeypatch: pytest.MonkeyPat
     async with living(drain_delay="1h", shutdown_timeout="1h") as life:
         async with talk(life.server.url) as client:
             client.ask("GET", "/slow")
-            await life.service.begun.wait()
+            await life.service.started.wait()
             await life.stop(Phase.DRAINING)
             life.server.stop.request("SIGTERM")
             assert (await client.answer()).status == 503
@@ -313,7 +313,7 @@ async def test_an_upload_continues_after_the_listener_is_closed() -> None:
     """A body that arrives after the stop is read to its end, and answered."""
     async with living() as life, talk(life.server.url) as client:
         client.send(b"PUT /length HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
-        await life.service.begun.wait()
+        await life.service.started.wait()
         await life.stop()
         client.send(b"67890")
         assert (await client.answer()).body == b"10"
@@ -342,11 +342,11 @@ async def test_a_pipelined_request_after_a_closing_response_is_not_started() -> 
     async with living(drain_delay="1h") as life, talk(life.server.url) as client:
         client.ask("GET", "/slow")
         client.ask("PUT", "/length", b"12345")
-        await life.service.begun.wait()
-        life.service.begun.clear()
+        await life.service.started.wait()
+        life.service.started.clear()
         await life.stop(Phase.DRAINING)
         life.service.go_on.set()
         answer = await client.answer()
         assert (answer.body, answer.headers["Connection"]) == (b'"done"', "close")
         assert await client.rest() == b""
-        assert not life.service.begun.is_set()
+        assert not life.service.started.is_set()

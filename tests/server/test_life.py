@@ -24,7 +24,7 @@ class Recorder(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.events: list[str] = []
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.go_on = asyncio.Event()
 
     @asynccontextmanager
@@ -35,7 +35,7 @@ class Recorder(Service):
 
     @get("/slow")
     async def slow(self) -> str:
-        self.begun.set()
+        self.started.set()
         try:
             await self.go_on.wait()
         except asyncio.CancelledError:
@@ -86,7 +86,7 @@ async def test_a_drain_finishes_requests_then_messages_then_closes() -> None:
     async with ClientSession() as http:
         async with SimpleServer(recorder) as server:
             asking = asyncio.create_task(http.get(f"{server.url}/slow"))
-            await recorder.begun.wait()
+            await recorder.started.wait()
             asyncio.get_running_loop().call_soon(recorder.go_on.set)
         response = await asking
         assert await response.json() == "done"
@@ -164,7 +164,7 @@ async def test_a_stop_during_the_start_undoes_the_start() -> None:
         @asynccontextmanager
         async def lifespan(self) -> AsyncIterator[None]:
             async with super().lifespan():
-                self.begun.set()
+                self.started.set()
                 try:
                     await asyncio.Event().wait()
                     yield
@@ -174,7 +174,7 @@ async def test_a_stop_during_the_start_undoes_the_start() -> None:
     stop = Stop()
     slow = Slow(_settings())
     serving = asyncio.create_task(SimpleServer(slow).serve(stop))
-    await slow.begun.wait()
+    await slow.started.wait()
     stop.request("SIGTERM")
 
     assert await asyncio.wait_for(serving, 10) == 0
@@ -198,13 +198,13 @@ async def test_a_cancellation_of_the_start_is_not_a_stop() -> None:
     class Slow(Recorder):
         @asynccontextmanager
         async def lifespan(self) -> AsyncIterator[None]:
-            self.begun.set()
+            self.started.set()
             await asyncio.Event().wait()
             yield
 
     slow = Slow(_settings())
     serving = asyncio.create_task(SimpleServer(slow).serve(Stop()))
-    await slow.begun.wait()
+    await slow.started.wait()
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await serving
@@ -216,7 +216,7 @@ async def test_the_listener_is_closed_while_requests_finish() -> None:
     server, serving = await _serving(recorder)
     async with ClientSession() as http:
         asking = asyncio.create_task(http.get(f"{server.url}/slow"))
-        await recorder.begun.wait()
+        await recorder.started.wait()
         server.stop.request("test")
         await until(lambda: server.phase is Phase.STOPPING)
         await _refused(_port(server))
@@ -232,7 +232,7 @@ async def test_a_request_at_the_deadline_is_cancelled_and_the_exit_code_is_70() 
     async with ClientSession() as http:
         async with SimpleServer(recorder) as server:
             asking = asyncio.create_task(http.get(f"{server.url}/slow"))
-            await recorder.begun.wait()
+            await recorder.started.wait()
         async with await asking as response:
             assert response.status == 503
             assert response.headers["Connection"] == "close"
@@ -246,7 +246,7 @@ async def test_a_second_stop_shortens_the_drain() -> None:
     async with ClientSession() as http:
         async with SimpleServer(recorder) as server:
             asking = asyncio.create_task(http.get(f"{server.url}/slow"))
-            await recorder.begun.wait()
+            await recorder.started.wait()
             server.stop.hurried.set()
         async with await asking as response:
             assert response.status == 503
@@ -294,10 +294,10 @@ async def test_a_lifespan_that_fails_ends_the_start() -> None:
     class Failing(Recorder):
         @asynccontextmanager
         async def lifespan(self) -> AsyncIterator[None]:
-            raise ConnectionError("the database is away")
+            raise ConnectionError("the database is down")
             yield
 
-    with pytest.raises(ConnectionError, match="the database is away"):
+    with pytest.raises(ConnectionError, match="the database is down"):
         await SimpleServer(Failing(_settings())).__aenter__()
 
 
@@ -525,11 +525,11 @@ async def test_a_second_stop_shortens_the_drain_of_messages() -> None:
     """It leaves a message handler one second of the budget."""
 
     class Slow(Service):
-        begun = asyncio.Event()
+        started = asyncio.Event()
 
         @subscribe("cats")
         async def on_cat(self, name: str) -> None:
-            self.begun.set()
+            self.started.set()
             await asyncio.Event().wait()
 
     slow = Slow(_settings(shutdown_timeout="1h"))
@@ -537,7 +537,7 @@ async def test_a_second_stop_shortens_the_drain_of_messages() -> None:
     serving = asyncio.create_task(server.serve(Stop()))
     await until(lambda: server.phase is Phase.READY)
     await slow.publish("cats", "Tom")
-    await slow.begun.wait()
+    await slow.started.wait()
     server.stop.request("SIGTERM")
     await until(lambda: server.phase is Phase.STOPPING)
     server.stop.request("SIGTERM")

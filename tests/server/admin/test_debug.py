@@ -85,13 +85,13 @@ async def test_config_shows_every_setting_without_secrets() -> None:
     """Every setting is listed by name; of a URL only scheme and host are shown."""
     settings = Settings(pubsub_url="kafka://me:hunter2@broker", subscriptions={"CATS": "a://b:c@d"})
 
-    told = await get_json("/debug/config", settings)
+    shown = await get_json("/debug/config", settings)
 
-    assert set(told) == set(Settings.model_fields)
-    assert told["http_port"] == 8080
-    assert told["read_timeout"] == "10s"
-    assert told["pubsub_url"] == "kafka://broker *** (25 characters)"
-    assert told["subscriptions"] == {"CATS": "a://d *** (9 characters)"}
+    assert set(shown) == set(Settings.model_fields)
+    assert shown["http_port"] == 8080
+    assert shown["read_timeout"] == "10s"
+    assert shown["pubsub_url"] == "kafka://broker *** (25 characters)"
+    assert shown["subscriptions"] == {"CATS": "a://d *** (9 characters)"}
 
 
 async def test_config_masks_the_token_of_debug() -> None:
@@ -107,9 +107,9 @@ async def test_config_masks_the_token_of_debug() -> None:
 
 async def test_routes_show_functions_and_handlers() -> None:
     """A route shows its function and timeout, a subscription its handler and URL."""
-    told = await get_json("/debug/routes")
+    shown = await get_json("/debug/routes")
 
-    assert told["routes"][0] == {
+    assert shown["routes"][0] == {
         "method": "GET",
         "path": "/cats/{id}",
         "function": "Cats.get_cat",
@@ -118,34 +118,34 @@ async def test_routes_show_functions_and_handlers() -> None:
         "timeout": None,
         "cross_origin": False,
     }
-    assert told["routes"][1]["timeout"] == 2.5
-    assert told["subscriptions"] == [ROW._asdict()]
+    assert shown["routes"][1]["timeout"] == 2.5
+    assert shown["subscriptions"] == [ROW._asdict()]
 
 
 async def test_info_shows_the_process() -> None:
     """Versions, process, loop and start are shown; the service's version is a setting."""
-    told = await get_json("/debug/info", Settings(service_version="1.2.3-abc"))
+    shown = await get_json("/debug/info", Settings(service_version="1.2.3-abc"))
     await asyncio.get_running_loop().shutdown_default_executor()  # versions are read in a thread
 
-    assert told["name"] == "cats"
-    assert told["version"] == "1.2.3-abc"
-    assert told["gizmopy"] == gizmopy.__version__
-    assert told["pid"] == os.getpid()
+    assert shown["name"] == "cats"
+    assert shown["version"] == "1.2.3-abc"
+    assert shown["gizmopy"] == gizmopy.__version__
+    assert shown["pid"] == os.getpid()
     loop = type(asyncio.get_running_loop())
-    assert told["loop"] == f"{loop.__module__}.{loop.__qualname__}"
-    assert told["started_at"] == "2026-01-02T03:04:05Z"
-    assert told["uptime_seconds"] > 0
-    assert {"aiohttp", "pydantic", "prometheus-client"} <= set(told["libraries"])
-    assert "pytest" not in told["libraries"]
+    assert shown["loop"] == f"{loop.__module__}.{loop.__qualname__}"
+    assert shown["started_at"] == "2026-01-02T03:04:05Z"
+    assert shown["uptime_seconds"] > 0
+    assert {"aiohttp", "pydantic", "prometheus-client"} <= set(shown["libraries"])
+    assert "pytest" not in shown["libraries"]
 
 
 async def test_loggers_show_their_levels() -> None:
     """Each logger has its level and its effective level."""
-    told = await get_json("/debug/loggers")
+    shown = await get_json("/debug/loggers")
 
     effective = logging.getLevelName(logging.getLogger().level)
-    assert told["root"] == {"level": effective, "effective": effective}
-    assert told["gizmopy.server.debug"] == {"level": None, "effective": effective}
+    assert shown["root"] == {"level": effective, "effective": effective}
+    assert shown["gizmopy.server.debug"] == {"level": None, "effective": effective}
 
 
 @pytest.fixture
@@ -171,11 +171,11 @@ async def test_a_level_is_set(
 ) -> None:
     """The level is set for a while, and the log has the client's address."""
     async with serving() as client, client.put(path, json=body) as response:
-        told = await response.json()
+        shown = await response.json()
         set_to = logging.getLogger("gizmopy.pubsub").level
 
     assert response.status == 200
-    assert told == {"gizmopy.pubsub": {"level": "DEBUG", "effective": "DEBUG"}}
+    assert shown == {"gizmopy.pubsub": {"level": "DEBUG", "effective": "DEBUG"}}
     assert set_to == logging.DEBUG
     who = "127.0.0.1 sets the log level of gizmopy.pubsub to debug for 1h"
     assert audit_line() == (logging.WARNING, who)

@@ -25,7 +25,7 @@ class Check:
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.held: asyncio.Event | None = None
-        self.deaf = False
+        self.stubborn = False
         self.runs = 0
         self.ended = asyncio.Event()
 
@@ -43,7 +43,7 @@ class Check:
             try:
                 await self.held.wait()
             except asyncio.CancelledError:
-                if not self.deaf:
+                if not self.stubborn:
                     raise
 
 
@@ -63,14 +63,14 @@ async def entered(
         yield health
 
 
-class Ill(Service):
+class Unhealthy(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.failing: set[str] = set()
 
     def _check(self, name: str) -> None:
         if name in self.failing:
-            raise ConnectionError("postgres://user:hunter2@db is away")
+            raise ConnectionError("postgres://user:hunter2@db is down")
 
     @health_check(critical=True)
     async def database(self) -> None:
@@ -86,12 +86,12 @@ class Ill(Service):
             await asyncio.Event().wait()
 
 
-async def _get(served: pubsubtest.Served[Ill], path: str) -> tuple[int, str]:
+async def _get(served: pubsubtest.Served[Unhealthy], path: str) -> tuple[int, str]:
     async with served.http.get(path) as response:
         return response.status, await response.text()
 
 
-async def _until(served: pubsubtest.Served[Ill], path: str, text: str) -> int:
+async def _until(served: pubsubtest.Served[Unhealthy], path: str, text: str) -> int:
     """Send requests until the response contains ``text``, and return its status."""
     async with asyncio.timeout(10):
         while True:
@@ -105,15 +105,15 @@ SETTINGS = Settings(http_port=0, http_access_log="off", health_interval=0.01)
 
 async def test_a_healthy_daemon_passes_every_probe() -> None:
     """All probes answer 200; status.txt has the text of Gizmo."""
-    async with pubsubtest.serve(Ill) as served:
+    async with pubsubtest.serve(Unhealthy) as served:
         assert await _get(served, "/livez") == (200, "ok\n")
         assert await _get(served, "/readyz") == (200, "ok\n")
-        assert await _get(served, "/status.txt") == (200, "ok-ill")
+        assert await _get(served, "/status.txt") == (200, "ok-unhealthy")
 
 
 async def test_a_failing_critical_check_fails_readiness_only() -> None:
     """/readyz answers 503 with the check's name; /livez does not change."""
-    async with pubsubtest.serve(Ill, settings=SETTINGS) as served:
+    async with pubsubtest.serve(Unhealthy, settings=SETTINGS) as served:
         served.service.failing = {"database", "slow", "cache"}
 
         expected = "not ready: database failed, slow timed out\n"
@@ -124,7 +124,7 @@ async def test_a_failing_critical_check_fails_readiness_only() -> None:
 
 async def test_a_check_that_is_not_critical_is_only_reported() -> None:
     """An outage of a shared dependency does not take every replica out of service."""
-    async with pubsubtest.serve(Ill, settings=SETTINGS) as served:
+    async with pubsubtest.serve(Unhealthy, settings=SETTINGS) as served:
         served.service.failing = {"cache"}
 
         assert await _until(served, "/readyz?verbose", "cache failed") == 200
@@ -206,11 +206,11 @@ async def test_the_first_probe_waits_for_the_first_run() -> None:
     check = Check()
     check.held = asyncio.Event()
     async with entered(named("database", check)) as health:
-        asked = asyncio.create_task(problems(health))
+        probe = asyncio.create_task(problems(health))
         await pubsubtest.Clock().advance(0)
-        assert not asked.done()
+        assert not probe.done()
         check.held.set()
-        assert await asked == []
+        assert await probe == []
 
 
 async def test_a_probe_does_not_wait_while_the_daemon_refuses_work() -> None:
@@ -225,17 +225,17 @@ async def test_a_probe_does_not_wait_while_the_daemon_refuses_work() -> None:
 
 async def test_a_check_that_ignores_its_cancellation_delays_no_other() -> None:
     """It times out and is not started again, and the others are refreshed as before."""
-    clock, deaf, other = pubsubtest.Clock(), Check(), Check()
-    deaf.held, deaf.deaf = asyncio.Event(), True
-    checks = named("deaf", deaf, timeout=0.01), named("other", other)
+    clock, stubborn, other = pubsubtest.Clock(), Check(), Check()
+    stubborn.held, stubborn.stubborn = asyncio.Event(), True
+    checks = named("stubborn", stubborn, timeout=0.01), named("other", other)
     async with entered(*checks, clock=clock) as health:
-        assert await problems(health) == ["deaf timed out"]
+        assert await problems(health) == ["stubborn timed out"]
         await clock.advance(20)
-        assert (deaf.runs, other.runs) == (1, 3)
-        deaf.held.set()
-        await deaf.ended.wait()
+        assert (stubborn.runs, other.runs) == (1, 3)
+        stubborn.held.set()
+        await stubborn.ended.wait()
         await clock.advance(10)
-        assert (deaf.runs, await problems(health)) == (2, [])
+        assert (stubborn.runs, await problems(health)) == (2, [])
 
 
 async def test_a_check_that_survives_the_end_is_logged(
@@ -243,13 +243,13 @@ async def test_a_check_that_survives_the_end_is_logged(
 ) -> None:
     """The end of the daemon does not wait for it for long."""
     monkeypatch.setattr(health_module, "_END_SECONDS", 0.01)
-    deaf = Check()
-    deaf.held, deaf.deaf = asyncio.Event(), True
-    async with entered(named("deaf", deaf, timeout=0.01)) as health:
+    stubborn = Check()
+    stubborn.held, stubborn.stubborn = asyncio.Event(), True
+    async with entered(named("stubborn", stubborn, timeout=0.01)) as health:
         await problems(health)
-    assert "health check deaf ignores its cancellation and still runs" in caplog.messages
-    deaf.held.set()
-    await deaf.ended.wait()
+    assert "health check stubborn ignores its cancellation and still runs" in caplog.messages
+    stubborn.held.set()
+    await stubborn.ended.wait()
 
 
 async def test_the_end_cancels_running_checks() -> None:
@@ -281,11 +281,11 @@ async def test_a_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
     caplog.set_level(logging.INFO)
     clock, check = pubsubtest.Clock(), Check()
     async with entered(named("database", check), clock=clock):
-        for check.error in (None, OSError("away"), TimeoutError("late"), OSError("away"), None):
+        for check.error in (None, OSError("down"), TimeoutError("late"), OSError("down"), None):
             await clock.advance(10)
         await clock.advance(20)
     assert caplog.messages == [
-        "health check database failed: OSError: away",
+        "health check database failed: OSError: down",
         "health check database passes again",
     ]
 
@@ -358,7 +358,7 @@ async def test_a_route_of_the_service_overrides_a_built_in_one() -> None:
 async def test_readiness_fails_during_the_drain() -> None:
     """During the drain delay requests are served, and connections are closed."""
     settings = Settings(http_port=0, http_access_log="off", drain_delay=30)
-    async with pubsubtest.serve(Ill, settings=settings) as served:
+    async with pubsubtest.serve(Unhealthy, settings=settings) as served:
 
         async def look() -> tuple[tuple[int, str], tuple[int, str], str]:
             while served.server.phase is not Phase.DRAINING:  # noqa: ASYNC110 -- there is no event

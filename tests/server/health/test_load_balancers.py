@@ -36,12 +36,12 @@ async def test_each_address_needs_a_failing_answer() -> None:
     balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     balancers.record_poll("10.0.0.2", healthy=True)
-    async with draining(balancers, clock) as told:
+    async with draining(balancers, clock) as waiting:
         balancers.record_poll("10.0.0.2", healthy=False)
         await clock.advance(1)
-        assert not told.done()
+        assert not waiting.done()
         balancers.record_poll("10.0.0.1", healthy=False)
-        await told
+        await waiting
 
 
 async def test_a_failing_answer_before_the_drain_does_not_count() -> None:
@@ -49,10 +49,10 @@ async def test_a_failing_answer_before_the_drain_does_not_count() -> None:
     clock = Clock()
     balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=False)
-    async with draining(balancers, clock) as told:
-        assert not told.done()
+    async with draining(balancers, clock) as waiting:
+        assert not waiting.done()
         balancers.record_poll("10.0.0.1", healthy=False)
-        await told
+        await waiting
 
 
 async def test_an_address_that_stops_polling_is_forgotten() -> None:
@@ -65,11 +65,11 @@ async def test_an_address_that_stops_polling_is_forgotten() -> None:
     balancers.record_poll("10.0.0.1", healthy=True)
     await clock.advance(10)
     balancers.record_poll("10.0.0.1", healthy=True)
-    async with draining(balancers, clock) as told:
+    async with draining(balancers, clock) as waiting:
         await clock.advance(59)
-        assert not told.done()
+        assert not waiting.done()
         await clock.advance(1)
-        await told
+        await waiting
 
 
 async def test_an_address_that_is_gone_is_not_waited_for() -> None:
@@ -90,9 +90,9 @@ async def test_each_address_is_forgotten_by_its_own_last_poll() -> None:
     await clock.advance(59)
     balancers.record_poll("10.0.0.1", healthy=True)
     await clock.advance(1)
-    async with draining(balancers, clock) as told:
+    async with draining(balancers, clock) as waiting:
         balancers.record_poll("10.0.0.1", healthy=False)
-        await told
+        await waiting
 
 
 async def test_an_address_with_a_passing_answer_during_the_drain_is_waited_for() -> None:
@@ -100,13 +100,13 @@ async def test_an_address_with_a_passing_answer_during_the_drain_is_waited_for()
     clock = Clock()
     balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
-    async with draining(balancers, clock) as told:
+    async with draining(balancers, clock) as waiting:
         await clock.advance(30)
         balancers.record_poll("10.0.0.1", healthy=True)
         await clock.advance(59)
-        assert not told.done()
+        assert not waiting.done()
         await clock.advance(1)
-        await told
+        await waiting
 
 
 async def test_new_addresses_cannot_replace_a_load_balancer() -> None:
@@ -115,17 +115,17 @@ async def test_new_addresses_cannot_replace_a_load_balancer() -> None:
     balancers = load_balancers(clock, addresses=2)
     for address in ("10.0.0.1", "10.0.0.2", "192.0.2.1"):
         balancers.record_poll(address, healthy=True)
-    async with draining(balancers, clock) as told:
+    async with draining(balancers, clock) as waiting:
         balancers.record_poll("10.0.0.2", healthy=False)
         await clock.advance(0)
-        assert not told.done()
+        assert not waiting.done()
         balancers.record_poll("10.0.0.1", healthy=False)
-        await told
+        await waiting
 
     await clock.advance(60)
     balancers.record_poll("192.0.2.1", healthy=True)
-    async with draining(balancers, clock) as told:
-        assert not told.done()
+    async with draining(balancers, clock) as waiting:
+        assert not waiting.done()
 
 
 async def test_a_cancelled_wait_can_be_repeated() -> None:
@@ -133,10 +133,10 @@ async def test_a_cancelled_wait_can_be_repeated() -> None:
     clock = Clock()
     balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
-    async with draining(balancers, clock) as told:
-        told.cancel()
-        await asyncio.wait([told])
+    async with draining(balancers, clock) as waiting:
+        waiting.cancel()
+        await asyncio.wait([waiting])
         assert len(asyncio.all_tasks()) == 1
-    async with draining(balancers, clock) as told:
+    async with draining(balancers, clock) as waiting:
         balancers.record_poll("10.0.0.1", healthy=False)
-        await told
+        await waiting

@@ -22,18 +22,18 @@ READINESS = ("/readyz", "/status.txt", "/healthz", "/health", "/health/ready")
 LIVENESS = ("/livez", "/health/live")
 
 
-async def well() -> None:
+async def passing() -> None:
     """Pass."""
 
 
-async def ill() -> None:
+async def failing() -> None:
     """Fail, with a secret in the error's text."""
-    raise ConnectionError("postgres://user:hunter2@db is away")
+    raise ConnectionError("postgres://user:hunter2@db is down")
 
 
 async def late() -> None:
     """Time out, with a secret in the error's text."""
-    raise TimeoutError("postgres://user:hunter2@db is away")
+    raise TimeoutError("postgres://user:hunter2@db is down")
 
 
 def check(name: str, function: Callable[[], Awaitable[None]], critical: bool = True) -> HealthCheck:
@@ -113,7 +113,7 @@ async def serving(
 @pytest.mark.parametrize("path", LIVENESS)
 async def test_liveness_does_not_depend_on_checks(path: str) -> None:
     """Liveness passes while a critical check fails, and during the drain."""
-    async with serving(Probed(check("database", ill))) as probed:
+    async with serving(Probed(check("database", failing))) as probed:
         probed.health.accepting, probed.health.reason = False, "draining"
         answer = await probed.ask(path)
         assert (answer.status, answer.text) == (200, "ok\n")
@@ -133,11 +133,13 @@ async def test_liveness_fails_while_the_loop_is_blocked(path: str) -> None:
 @pytest.mark.parametrize("path", READINESS)
 async def test_readiness_counts_only_critical_checks(path: str) -> None:
     """A failing check that is not critical does not count."""
-    async with serving(Probed(check("database", well), check("cache", ill, False))) as probed:
+    async with serving(
+        Probed(check("database", passing), check("cache", failing, False))
+    ) as probed:
         assert (await probed.ask(path)).status == 200
         probed.health.accepting = False
         assert (await probed.ask(path)).status == 503
-    async with serving(Probed(check("database", ill))) as probed:
+    async with serving(Probed(check("database", failing))) as probed:
         assert (await probed.ask(path)).status == 503
 
 
@@ -153,7 +155,7 @@ async def test_status_has_the_texts_of_gizmo(path: str) -> None:
 @pytest.mark.parametrize("reason", ["starting", "draining"])
 async def test_readyz_says_why_the_daemon_is_not_ready(reason: str) -> None:
     """It names the phase, or the checks that fail, without their errors."""
-    async with serving(Probed(check("database", ill), check("disk", late))) as probed:
+    async with serving(Probed(check("database", failing), check("disk", late))) as probed:
         assert (await probed.ask("/readyz")).text == "not ready: database failed, disk timed out\n"
         probed.health.accepting, probed.health.reason = False, reason
         assert (await probed.ask("/readyz")).text == f"not ready: {reason}\n"
@@ -161,7 +163,7 @@ async def test_readyz_says_why_the_daemon_is_not_ready(reason: str) -> None:
 
 async def test_verbose_has_a_line_for_each_check() -> None:
     """The format is that of the API server of Kubernetes, with the summary last."""
-    checks = check("database", well), check("cats/mine", ill, False), check("disk", late)
+    checks = check("database", passing), check("cats/mine", failing, False), check("disk", late)
     async with serving(Probed(*checks)) as probed:
         assert (await probed.ask("/readyz?verbose")).text == (
             "[+]database ok\n"
@@ -169,14 +171,14 @@ async def test_verbose_has_a_line_for_each_check() -> None:
             "[-]disk timed out\n"
             "not ready: disk timed out\n"
         )
-    async with serving(Probed(check("database", well))) as probed:
+    async with serving(Probed(check("database", passing))) as probed:
         answer = await probed.ask("/readyz?verbose")
         assert answer.text == "[+]database ok\nreadyz check passed\n"
 
 
 async def test_excluded_checks_do_not_count() -> None:
     """exclude= is repeatable; an unknown name is reported, in JSON form."""
-    async with serving(Probed(check("database", ill), check("disk", late))) as probed:
+    async with serving(Probed(check("database", failing), check("disk", late))) as probed:
         assert (await probed.ask("/readyz?exclude=disk")).status == 503
         both = "/readyz?exclude=disk&exclude=database"
         assert (await probed.ask(both)).text == "ok\n"
@@ -194,7 +196,11 @@ async def test_excluded_checks_do_not_count() -> None:
 
 async def test_one_check_has_a_path_of_its_own() -> None:
     """It may be critical or not; its name may contain slashes and spaces."""
-    checks = check("database", well), check("cats/mine order", ill, False), check("disk", late)
+    checks = (
+        check("database", passing),
+        check("cats/mine order", failing, False),
+        check("disk", late),
+    )
     async with serving(Probed(*checks)) as probed:
         for name, status, text in (
             ("database", 200, "ok\n"),
@@ -219,7 +225,7 @@ async def test_a_check_that_does_not_exist_is_not_found() -> None:
 @pytest.mark.parametrize("accept", ["application/health+json", "text/plain, Application/JSON;q=1"])
 async def test_health_is_json_if_the_client_accepts_it(accept: str) -> None:
     """It has the members of the IETF's draft, and no text of an error."""
-    checks = check("database", well), check("cache", ill, False)
+    checks = check("database", passing), check("cache", failing, False)
     probed = Probed(*checks)
     probed.health = Health(checks, clock=lambda: 86400.25)
     probed.health.accepting = True
@@ -240,7 +246,7 @@ async def test_health_is_json_if_the_client_accepts_it(accept: str) -> None:
 
 async def test_health_as_json_has_the_same_results() -> None:
     """The status is pass, warn or fail; two checks with one name are both shown."""
-    async with serving(Probed(check("a", ill), check("a", well))) as probed:
+    async with serving(Probed(check("a", failing), check("a", passing))) as probed:
         answer = await probed.ask("/health", Accept="application/json")
         assert (answer.status, answer.json["status"]) == (503, "fail")
         assert [each["status"] for each in answer.json["checks"]["a"]] == ["fail", "pass"]
@@ -253,7 +259,7 @@ async def test_health_as_json_has_the_same_results() -> None:
 @pytest.mark.parametrize("path", [*READINESS, *LIVENESS, "/readyz/database", "/readyz/none"])
 async def test_no_answer_is_cached_or_contains_an_error(path: str) -> None:
     """A cache would hide that the daemon is down; the text of an error may contain a password."""
-    async with serving(Probed(check("database", ill))) as probed:
+    async with serving(Probed(check("database", failing))) as probed:
         for accept in ("*/*", "application/json"):
             answer = await probed.ask(f"{path}?verbose", Accept=accept)
             assert answer.headers["Cache-Control"] == "no-store"
@@ -262,7 +268,7 @@ async def test_no_answer_is_cached_or_contains_an_error(path: str) -> None:
 
 async def test_head_is_answered_as_get_without_a_body() -> None:
     """Some load balancers send HEAD."""
-    async with serving(Probed(check("database", ill))) as probed:
+    async with serving(Probed(check("database", failing))) as probed:
         answer = await probed.ask("/readyz", "HEAD")
         assert (answer.status, answer.text) == (503, "")
         assert (await probed.ask("/livez", "HEAD")).status == 200
@@ -270,18 +276,18 @@ async def test_head_is_answered_as_get_without_a_body() -> None:
 
 async def test_each_poll_of_readiness_is_reported() -> None:
     """on_poll gets the client's address; not for ?deployer, and not for other probes."""
-    told: list[tuple[str, bool]] = []
-    probed = Probed(check("database", well))
-    async with serving(probed, on_poll=lambda *each: told.append(each)):
+    polls: list[tuple[str, bool]] = []
+    probed = Probed(check("database", passing))
+    async with serving(probed, on_poll=lambda *each: polls.append(each)):
         for path in READINESS:
             await probed.ask(path)
             await probed.ask(f"{path}?deployer")
-        assert told == [("127.0.0.1", True)] * len(READINESS)
+        assert polls == [("127.0.0.1", True)] * len(READINESS)
         for path in (*LIVENESS, "/readyz/database"):
             await probed.ask(path)
         probed.health.accepting = False
         await probed.ask("/status.txt")
-        assert told[len(READINESS) :] == [("127.0.0.1", False)]
+        assert polls[len(READINESS) :] == [("127.0.0.1", False)]
 
 
 async def test_the_health_check_may_have_the_path_of_another_probe() -> None:

@@ -30,11 +30,11 @@ async def test_the_budget_is_logged(
 ) -> None:
     """The log has the longest shutdown by parts; up to the grace period without a warning."""
     caplog.set_level(logging.INFO)
-    announced = budget(**settings)
-    announced.log()
+    whole = budget(**settings)
+    whole.log()
     (record,) = caplog.records
     assert record.levelno == logging.INFO
-    assert sum(vars(record)["seconds"].values()) == announced.total <= 30
+    assert sum(vars(record)["seconds"].values()) == whole.total <= 30
 
 
 async def test_a_budget_beyond_the_grace_period_is_a_warning(
@@ -116,17 +116,17 @@ async def test_a_second_signal_shortens_the_wait(monkeypatch: pytest.MonkeyPatch
 
 async def test_cancelling_the_wait_cancels_the_condition() -> None:
     """The condition's clean-up has run when the wait raises CancelledError."""
-    begun, ended = asyncio.Event(), asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def condition() -> None:
-        begun.set()
+        started.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
     waiting = asyncio.create_task(budget().within(3600, condition()))
-    await begun.wait()
+    await started.wait()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -134,5 +134,5 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_a_signal_ends_a_forked_child() -> None:
     """In a child it has its earlier effect: multiprocessing depends on that."""
-    told = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60)
-    assert told.stdout == f"{-signal.SIGTERM}\n", told.stderr
+    ended = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == f"{-signal.SIGTERM}\n", ended.stderr
