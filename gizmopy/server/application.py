@@ -128,15 +128,13 @@ def assemble(
         sleep=sleep,
         open_driver=open_driver,
     )
-    health = Health(
-        [
-            *collect_health_checks(service),
-            *subscription_checks(channels, subscriptions, critical=not routes),
-            publisher_check(channels),
-        ],
-        interval=settings.health_interval.total_seconds(),
-    )
     service._attach(channels, metrics)
+    checks = [
+        *collect_health_checks(service),
+        *subscription_checks(channels, subscriptions, critical=not routes),
+        publisher_check(channels),
+    ]
+    health = Health(checks, interval=settings.health_interval.total_seconds())
     builtin = _BuiltinEndpoints(
         service=service,
         name=name,
