@@ -21,6 +21,8 @@ from gizmopy.pubsub import Capabilities, Message, Status
 
 LEASE = 1.0
 TABLES = """
+pragma journal_mode = wal;
+pragma synchronous = normal;
 create table if not exists subscription (topic, name, primary key (topic, name));
 create table if not exists message (topic, subscription, id, body, key, attributes, published,
                                     due, delivery default 0);
