@@ -7,7 +7,7 @@ from gizmopy.web import EndpointTable
 
 
 class Customers:
-    """Stores customers. It is no service, so a test needs no daemon."""
+    """Stores customers. It is not a service, so a test needs no daemon."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
