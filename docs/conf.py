@@ -23,6 +23,7 @@ myst_enable_extensions = ["deflist"]
 # import, whichever module defines them.
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True}
