@@ -1,13 +1,15 @@
-"""The CPU time of a message on Kafka, beside aiokafka alone and, where it is installed, FastStream.
+"""The CPU time of a message on Kafka, beside aiokafka alone and, if installed, FastStream.
 
-    python -m benchmarks.kafka [--faststream PYTHON] [--only WORD] [--rounds 3]
+python -m benchmarks.kafka [--faststream PYTHON] [--only WORD] [--rounds 3]
 
-Every client runs in a process of its own, one after the other in rounds, A B C A B C, on one core;
-the broker has the other. Consumers find their topic filled. ``getmany`` is aiokafka alone: 500
-records a call, a commit every second, nothing done with the records; gizmopy commits, measures, and
-awaits a handler that does nothing for each. Publishers wait for a thousand messages at a time, each
-confirmed by all replicas. A client measured again tells how far to trust the rest. Figures are
-medians, and ratios those within a round, with the lowest and the highest.
+Every client runs in its own process, one after the other in rounds, A B C A B C, on one core; the
+broker has the other. Consumers start with a full topic. ``getmany`` is aiokafka alone: 500 records
+a call, a commit every second, and nothing done with the records. gizmopy also measures, and awaits
+a handler that does nothing for each message. Publishers wait for a thousand messages at a time,
+each confirmed by all replicas.
+
+A client that is measured twice shows the noise. Figures are medians; ratios are those within a
+round, with the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from tests.pubsub.brokers.kafka.cluster import Unavailable, kafka_cluster
 ROUNDS = 3
 CONSUMED, PUBLISHED = 200_000, 50_000
 FEW = 20_000
-"""How many messages FastStream has, which takes its time."""
+"""How many messages FastStream handles; it is slower."""
 CLIENT_CORE, BROKER_CORE = 0, 1
 BATCH_BYTES = 64 * 1024
 FLAT = Target(most=1.15)
@@ -43,7 +45,7 @@ TRUST = Target(0.95, 1.05)
 
 
 class Topic(NamedTuple):
-    """A topic to be made, and filled where there are keys."""
+    """A topic to create, and to fill if it has keys."""
 
     name: str
     partitions: int = 10
@@ -51,7 +53,7 @@ class Topic(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of a table: a case, and how many times the cost of the first row it should have."""
+    """A line of a table: a case, and the highest ratio to the first row that is expected."""
 
     name: str
     case: Case
@@ -116,7 +118,7 @@ TABLES: dict[str, Table] = {
 
 @contextmanager
 def _broker() -> Iterator[str]:
-    """Run a broker on a core of its own, its topics filled, and yield its address."""
+    """Run a broker on its own core, fill its topics, and yield its address."""
     with TemporaryDirectory() as folder, ExitStack() as running:
         with pinned(BROKER_CORE):
             cluster = running.enter_context(kafka_cluster(Path(folder)))
@@ -139,7 +141,7 @@ async def _fill_all(bootstrap: str) -> None:
 
 
 async def _fill(producer: AIOKafkaProducer, topic: Topic) -> None:
-    """Publish what is consumed: the keys in turn, each always in the same partition."""
+    """Publish the messages to consume, one key after the other, each in a fixed partition."""
     keys: list[list[int]] = [[] for _ in range(topic.partitions)]
     for number in range(CONSUMED if topic.keys else 0):
         key = number % topic.keys
@@ -178,7 +180,7 @@ def compare(table: Table, bootstrap: str, rounds: int, faststream: str) -> None:
 
 
 def main(argv: Sequence[str] = ()) -> None:
-    """Print what a message costs, table by table."""
+    """Print the cost of a message, table by table."""
     parser = ArgumentParser("python -m benchmarks.kafka")
     parser.add_argument(
         "--faststream", default="", help="a Python that has faststream[kafka] and uvloop"

@@ -1,7 +1,7 @@
-"""The clients that ``benchmarks.kafka`` compares, each in a process of its own.
+"""The clients that ``benchmarks.kafka`` compares, each in its own process.
 
-Each prints the CPU microseconds of a message, of all its threads, from its connecting to the last
-message: neither start nor stop counts, but what it has fetched ahead of the first does. Clients
+Each prints the CPU microseconds of a message, of all its threads, from connecting to the last
+message. Neither start nor stop counts, but records fetched ahead of the first message do. Clients
 import their libraries themselves: the interpreter of FastStream need not have the others.
 """
 
@@ -27,7 +27,7 @@ RECORDS = 500
 
 
 class Case(NamedTuple):
-    """What is measured: so many messages of a topic go through a client."""
+    """The messages of a topic that go through a client."""
 
     client: str
     topic: str
@@ -48,12 +48,12 @@ class Meter:
         self._begun = 0.0
 
     def begin(self) -> None:
-        """Count from here: the client is connected."""
-        gc.freeze()  # as a daemon does with what it has imported
+        """Start to count: the client is connected."""
+        gc.freeze()  # as a daemon does after its imports
         self._begun = process_time()
 
     def handled(self) -> None:
-        """Count one message; more than there should be are ignored."""
+        """Count one message; ignore surplus ones."""
         self._left -= 1
         if not self._left:
             self.cost = (process_time() - self._begun) / self._messages * 1e6
@@ -81,7 +81,7 @@ async def consume_getmany(case: Case, bootstrap: str, meter: Meter) -> None:
 
 
 async def consume_gizmopy(case: Case, bootstrap: str, meter: Meter) -> None:
-    """Consume with a subscriber, its commits and metrics on."""
+    """Consume with a subscriber that commits and measures."""
     from gizmopy.observe.metrics import Metrics
     from gizmopy.pubsub import subscribe
     from gizmopy.pubsub.registry import open_driver
@@ -119,8 +119,8 @@ async def consume_gizmopy(case: Case, bootstrap: str, meter: Meter) -> None:
 
 
 async def consume_faststream(case: Case, bootstrap: str, meter: Meter) -> None:
-    """Consume with FastStream, its two log lines a message off; aiokafka commits by itself."""
-    from faststream.kafka import KafkaBroker  # type: ignore[import-not-found]  # no dependency
+    """Consume with FastStream without its two log lines a message; aiokafka commits by itself."""
+    from faststream.kafka import KafkaBroker  # type: ignore[import-not-found]  # not a dependency
 
     handled = meter.handled
     broker = KafkaBroker(bootstrap, logger=None)
@@ -138,7 +138,7 @@ async def consume_faststream(case: Case, bootstrap: str, meter: Meter) -> None:
 
 
 async def _publish(meter: Meter, publish: Callable[[bytes], Awaitable[object]]) -> None:
-    """Publish the messages, a thousand at once, and wait for all of them before the next."""
+    """Publish the messages, a thousand at a time, and wait for all of them before the next."""
 
     async def one() -> None:
         await publish(BODY)
@@ -152,7 +152,7 @@ async def _publish(meter: Meter, publish: Callable[[bytes], Awaitable[object]]) 
 async def publish_aiokafka(
     case: Case, bootstrap: str, meter: Meter, *, batch_bytes: int = 16 * 1024
 ) -> None:
-    """Publish with aiokafka alone, by default in batches of the size it has by default."""
+    """Publish with aiokafka alone, by default in batches of its default size."""
     from aiokafka import AIOKafkaProducer
 
     async with AIOKafkaProducer(
@@ -165,7 +165,7 @@ async def publish_aiokafka(
 
 
 async def publish_gizmopy(case: Case, bootstrap: str, meter: Meter) -> None:
-    """Publish with a publisher, its metrics on."""
+    """Publish with a publisher that measures."""
     from gizmopy.observe.metrics import Metrics
     from gizmopy.pubsub import Publisher
     from gizmopy.pubsub.registry import open_driver
@@ -198,7 +198,7 @@ CLIENTS: dict[str, Callable[[Case, str, Meter], Coroutine[Any, Any, None]]] = {
 
 
 async def main(bootstrap: str, case: Case) -> None:
-    """Run a client to its last message, and print what one has cost."""
+    """Run a client to its last message, and print the cost of a message."""
     meter = Meter(case.messages)
     await CLIENTS[case.client](case, bootstrap, meter)
     print(meter.cost)

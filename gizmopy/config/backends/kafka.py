@@ -338,7 +338,7 @@ def _text(value: Any) -> str:
 
 
 def _problem(error: Any) -> str:
-    """Return what is wrong with a parameter; the value of a secret is masked."""
+    """Return the error of a parameter; the value of a secret is masked."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         from difflib import get_close_matches  # only here: the import would slow each start

@@ -1,4 +1,4 @@
-"""What Kafka is told: by settings, by a URL, by both; what is refused, and what is never shown."""
+"""The settings of Kafka: from the environment, a URL or both; their errors, and their secrets."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ URL = "kafka://b1"
 
 
 def settings(**environ: str) -> Settings:
-    """Load the settings that an environment gives."""
+    """Load the settings of an environment."""
     return load(Settings, environ=environ, dotenv=None).settings
 
 
 def url_of(**environ: str) -> KafkaSettings:
-    """Return what the driver makes of the URL of all that an environment gives."""
+    """Return the settings in the broker URL that an environment results in."""
     return KafkaSettings.from_url(settings(**environ).broker_url)
 
 
-def refusal(url: str) -> str:
-    """Return what is said of a URL that is refused; nothing is chained to it that says more."""
+def error_of(url: str) -> str:
+    """Return the error of a URL with its traceback, which shows any chained error."""
     with pytest.raises(UsageError) as caught:
         KafkaSettings.from_url(url)
     return "".join(traceback.format_exception(caught.value))
 
 
-# What is given.
+# Values.
 
 ALL: dict[str, tuple[str, Any]] = {
     "broker_hosts": ("b1, b2:1,[::1]:2", ("b1:9092", "b2:1", "[::1]:2")),
@@ -76,21 +76,21 @@ ALL: dict[str, tuple[str, Any]] = {
 EXPECTED = {name: value for name, (_, value) in ALL.items()}
 
 
-def told(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return all values, the password in the clear."""
+def values_of(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return all values, with the password in plain text."""
     return kafka.model_dump() | {"sasl_password": kafka.sasl_password.get_secret_value()}
 
 
 def test_each_setting_has_its_environment_name() -> None:
-    """KAFKA_ and the name of the setting, for every one of them."""
+    """Every setting has the variable KAFKA_ and its name."""
     assert ALL.keys() == KafkaSettings.model_fields.keys()
     environ = {f"KAFKA_{name.upper()}": text for name, (text, _) in ALL.items()}
-    assert told(settings(**environ).kafka) == EXPECTED
+    assert values_of(settings(**environ).kafka) == EXPECTED
 
 
 @pytest.mark.parametrize("hosts", ["b1,b2:1", '["b1", "b2:1"]'])
 def test_hosts_come_from_any_source(hosts: str, tmp_path: Path) -> None:
-    """With commas between or as JSON, in a variable, a flag or a file."""
+    """A variable, a flag or a file may have them, separated by commas or as JSON."""
     path = tmp_path / "settings.json"
     path.write_text('{"kafka": {"broker_hosts": ["b1", "b2:1"]}}')
     for argv in (["--kafka.broker-hosts", hosts], ["--config", str(path)]):
@@ -100,19 +100,19 @@ def test_hosts_come_from_any_source(hosts: str, tmp_path: Path) -> None:
 
 
 def test_each_setting_may_be_a_parameter_of_the_url() -> None:
-    """The same names, in lower case, behind the question mark."""
+    """The parameters have the same names, in lower case."""
     query = "&".join(f"{name}={quote(text, safe='')}" for name, (text, _) in ALL.items())
-    assert told(KafkaSettings.from_url(f"kafka://?{query}")) == EXPECTED
+    assert values_of(KafkaSettings.from_url(f"kafka://?{query}")) == EXPECTED
 
 
 def test_settings_reach_the_driver_by_the_url() -> None:
-    """What the environment gives is in the URL of all, so that the driver needs only that."""
+    """The broker URL has all settings of the environment, so the driver needs only that."""
     environ = {f"KAFKA_{name.upper()}": text for name, (text, _) in ALL.items()}
-    assert told(url_of(**environ)) == EXPECTED
+    assert values_of(url_of(**environ)) == EXPECTED
 
 
-def test_the_url_beats_the_settings() -> None:
-    """One by one, its parts too; even where what it says is the default."""
+def test_the_url_takes_precedence() -> None:
+    """Each part and parameter of the URL overrides its setting, also with a default value."""
     kafka = url_of(
         GIZMO_PUBSUB_URL="kafka://jerry:b@b2/mice?group=mice&auto_offset_reset=earliest",
         KAFKA_BROKER_HOSTS="b1",
@@ -124,7 +124,7 @@ def test_the_url_beats_the_settings() -> None:
         KAFKA_SASL_USERNAME="tom",
         KAFKA_SASL_PASSWORD="a",
     )
-    assert told(kafka) == told(KafkaSettings()) | {
+    assert values_of(kafka) == values_of(KafkaSettings()) | {
         "broker_hosts": ("b2:9092",),
         "topic": "mice",
         "group": "mice",
@@ -135,8 +135,8 @@ def test_the_url_beats_the_settings() -> None:
     }
 
 
-def test_what_is_empty_in_the_url_is_not_given() -> None:
-    """As with variables, an empty value is none."""
+def test_an_empty_parameter_counts_as_unset() -> None:
+    """As an empty variable does."""
     assert url_of(GIZMO_PUBSUB_URL=f"{URL}?group=", KAFKA_GROUP="cats").group == "cats"
 
 
@@ -152,12 +152,12 @@ def test_what_is_empty_in_the_url_is_not_given() -> None:
     ],
 )
 def test_hosts_alone_make_kafka_the_broker(environ: dict[str, str], expected: str) -> None:
-    """As in Gizmo; a URL of all beats them, and without hosts the broker is what it was."""
+    """As in Gizmo. GIZMO_PUBSUB_URL overrides them, and without hosts the broker is unchanged."""
     assert settings(**environ).broker_url == expected
 
 
-def test_channels_with_urls_of_their_own_are_completed_but_for_the_topic() -> None:
-    """KAFKA_TOPIC is for the URL of all: a dead letter channel must not become what it is for."""
+def test_urls_of_channels_get_all_settings_but_the_topic() -> None:
+    """KAFKA_TOPIC is for the broker URL only: a dead-letter channel must have another topic."""
     found = settings(
         KAFKA_BROKER_HOSTS="b1",
         KAFKA_TOPIC="cats",
@@ -170,8 +170,8 @@ def test_channels_with_urls_of_their_own_are_completed_but_for_the_topic() -> No
     assert found.subscription_urls == {"BIRDS": "kafka://b1:9092/birds?group=h"}
 
 
-def test_what_kubernetes_says_of_a_service_named_kafka_does_no_harm() -> None:
-    """It sets KAFKA_PORT and more in every pod; none of it is a setting."""
+def test_variables_of_a_kubernetes_service_are_ignored() -> None:
+    """Kubernetes sets KAFKA_PORT and more for a service named kafka; none of it is a setting."""
     environ = {
         "KAFKA_PORT": "tcp://10.0.0.1:9092",
         "KAFKA_SERVICE_HOST": "10.0.0.1",
@@ -184,14 +184,14 @@ def test_what_kubernetes_says_of_a_service_named_kafka_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize("hosts", ["[::1]", "[::1]:9093", "[::1]:1,[fe80::2]:2", "b1,[::1]:2"])
-def test_hosts_may_be_addresses_of_ipv6(hosts: str) -> None:
-    """In brackets, with and without a port, in the URL as in the settings."""
+def test_hosts_may_be_ipv6_addresses(hosts: str) -> None:
+    """In brackets, with and without a port, in the URL and in the settings."""
     first = KafkaSettings.model_validate({"broker_hosts": hosts})
     assert KafkaSettings.from_url(first.with_defaults("kafka://")) == first
 
 
 LOGIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
-"""What settings take: no lone surrogate, and no NUL (which SASL PLAIN forbids, RFC 4616)."""
+"""Texts that settings accept: no lone surrogate, no NUL (which RFC 4616 forbids in SASL PLAIN)."""
 
 
 @given(
@@ -199,8 +199,8 @@ LOGIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     user=LOGIN,
     topic=st.text("abc._-/ %?#@é", max_size=5).filter(lambda text: text == text.strip("/")),
 )
-def test_whatever_is_in_a_password_survives(password: str, user: str, topic: str) -> None:
-    """From settings into the URL, and out of it again; completing it twice changes nothing."""
+def test_a_password_may_have_any_character(password: str, user: str, topic: str) -> None:
+    """It stays the same in the URL, and adding defaults twice changes nothing."""
     kafka = KafkaSettings.model_validate(
         {
             "broker_hosts": "b1",
@@ -210,12 +210,12 @@ def test_whatever_is_in_a_password_survives(password: str, user: str, topic: str
         }
     )
     url = kafka.with_defaults("kafka://", topic)
-    assert told(KafkaSettings.from_url(url)) == told(kafka) | {"topic": topic}
+    assert values_of(KafkaSettings.from_url(url)) == values_of(kafka) | {"topic": topic}
     assert kafka.with_defaults(url) == url
 
 
-def test_a_url_is_completed_once() -> None:
-    """What is complete, stays as it is, and so do URLs of other brokers."""
+def test_defaults_are_added_once() -> None:
+    """A URL with all settings stays unchanged, and so do URLs of other brokers."""
     kafka = settings(**{f"KAFKA_{name.upper()}": text for name, (text, _) in ALL.items()}).kafka
     url = kafka.with_defaults("kafka://tom:a%40b@b9/x%20y?group=z")
     assert kafka.with_defaults(url) == url
@@ -224,11 +224,11 @@ def test_a_url_is_completed_once() -> None:
         assert kafka.with_defaults(other) == other
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         ("kafka://", "kafka://: has no broker; write kafka://host:port, or set KAFKA_BROKER"),
         (
@@ -282,19 +282,19 @@ def test_a_url_is_completed_once() -> None:
         ("kafka://tom:p/w@b1", "has an @ after its hosts; in a user name or a password write %40"),
     ],
 )
-def test_a_url_that_cannot_be_is_refused(url: str, said: str) -> None:
-    """It is named up to its parameters, with what is wrong and what to do."""
-    assert said in refusal(url)
+def test_an_invalid_url_is_refused(url: str, expected: str) -> None:
+    """The error has the URL up to its parameters, the problem and a remedy."""
+    assert expected in error_of(url)
 
 
 def test_a_token_needs_no_user() -> None:
-    """OAUTHBEARER logs in with what the token says."""
+    """OAUTHBEARER takes the user from the token."""
     query = "security_protocol=sasl_ssl&sasl_mechanism=oauthbearer&sasl_token_provider=a:b"
     assert KafkaSettings.from_url(f"{URL}?{query}").sasl_username == ""
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "expected"),
     [
         ("KAFKA_BROKER_HOSTS", "b1:x", "host 1 is not host:port; write it like broker-1:9092"),
         ("KAFKA_BROKER_HOSTS", "tom:pw@b1", "a list of hosts cannot hold a login; set KAFKA_SASL"),
@@ -305,17 +305,17 @@ def test_a_token_needs_no_user() -> None:
         ("GIZMO_SUBSCRIPTION_CATS", "kafka://t:p?w@b1", "has an @ after its hosts"),
     ],
 )
-def test_settings_that_cannot_be_are_in_the_report_of_all(name: str, value: str, said: str) -> None:
-    """Each with its variable and its remedy, as any other setting."""
+def test_invalid_settings_are_in_the_report(name: str, value: str, expected: str) -> None:
+    """Each is there with its variable and a remedy, as any other setting."""
     with pytest.raises(ConfigError) as caught:
         settings(**{name: value, "HTTP_PORT": "x"})
     text = str(caught.value)
     assert "2 settings are invalid" in text
     assert name in text
-    assert said in text
+    assert expected in text
 
 
-# What is never shown.
+# Secrets.
 
 SECRET = "hunter2"
 WITH_SECRET = [
@@ -341,19 +341,19 @@ ESCAPED = [f"kafka://?broker_hosts=tom:{SECRET}%40b", f"kafka://?broker_hosts=to
 
 
 @pytest.mark.parametrize("url", [*WITH_SECRET, *ESCAPED])
-def test_no_refusal_shows_a_password(url: str) -> None:
-    """However it was written: neither the error does, nor its cause."""
-    assert SECRET not in refusal(url)
+def test_no_error_shows_a_password(url: str) -> None:
+    """Neither the error nor its cause does, however the password is written."""
+    assert SECRET not in error_of(url)
 
 
 @pytest.mark.parametrize("url", WITH_SECRET)
 def test_no_report_shows_the_password_of_a_url(url: str) -> None:
-    """Neither that of a URL that cannot be, nor the values of one that can."""
-    assert SECRET not in reported({"GIZMO_PUBSUB_URL": url})
+    """Neither the errors of an invalid URL nor the values of a valid one do."""
+    assert SECRET not in report_of({"GIZMO_PUBSUB_URL": url})
 
 
-def reported(environ: dict[str, str]) -> str:
-    """Return all that is shown of settings, or of why they cannot be used."""
+def report_of(environ: dict[str, str]) -> str:
+    """Return the report of the settings, or the error of loading them."""
     try:
         loaded = load(Settings, environ=environ, dotenv=None)
     except ConfigError as error:
@@ -363,14 +363,14 @@ def reported(environ: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("hosts", [f"tom:{SECRET}@b1", f"tom:p,{SECRET}@b1", f"b1,tom:{SECRET}@b"])
 def test_no_report_shows_a_password_among_the_hosts(hosts: str) -> None:
-    """Other tools take a login there; here it is refused without being shown."""
-    text = reported({"KAFKA_BROKER_HOSTS": hosts})
+    """Other tools accept a login there; here it is refused and not shown."""
+    text = report_of({"KAFKA_BROKER_HOSTS": hosts})
     assert "a list of hosts cannot hold a login" in text
     assert SECRET not in text
 
 
 def test_the_values_show_no_password() -> None:
-    """Neither their repr, nor pydantic's own error, nor what is shown of a URL."""
+    """Neither their repr, nor pydantic's error, nor a redacted URL does."""
     kafka = KafkaSettings.model_validate({"sasl_password": SECRET})
     assert SECRET not in f"{kafka!r} {kafka}"
     assert SECRET not in repr(Settings(kafka=kafka))
@@ -384,10 +384,10 @@ def test_the_values_show_no_password() -> None:
 
 
 class Cats(Service):
-    """Has nothing, and is told much."""
+    """A service without endpoints."""
 
 
-def test_gizmopy_config_shows_that_a_password_is_set_and_not_which(
+def test_gizmopy_config_masks_the_password(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table has three stars in its place."""
@@ -400,7 +400,7 @@ def test_gizmopy_config_shows_that_a_password_is_set_and_not_which(
 
 
 async def test_a_daemon_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither /debug/config does, nor what it logs as it starts."""
+    """Neither /debug/config nor the log of its start does."""
     kafka = KafkaSettings.model_validate({"sasl_username": "tom", "sasl_password": SECRET})
     with caplog.at_level(logging.DEBUG):
         settings = Settings(kafka=kafka, debug_token="s3cret")
@@ -413,16 +413,16 @@ async def test_a_daemon_shows_no_password(caplog: pytest.LogCaptureFixture) -> N
     assert SECRET not in caplog.text
 
 
-async def test_hosts_in_the_settings_do_not_move_a_daemon_under_test() -> None:
-    """serve() is on memory://, whatever its settings say."""
+async def test_serve_ignores_the_hosts_in_the_settings() -> None:
+    """serve() is on memory://, whatever its settings are."""
     kafka = KafkaSettings.model_validate({"broker_hosts": "nowhere"})
     async with pubsubtest.serve(Cats, settings=Settings(kafka=kafka)) as cats:
         response = await cats.http.get("/readyz")
         assert response.status == 200
 
 
-def test_what_reads_beside_a_daemon_leaves_its_group() -> None:
-    """Without group and instance the rest of a URL stays as it is; other brokers' URLs too."""
+def test_a_url_without_group_keeps_the_rest() -> None:
+    """Group and instance are removed; URLs of other brokers are unchanged."""
     url = "kafka://u:p%40w@b1:9092/cats?group=g&group_instance_id=me&session_timeout=6s"
     assert without_group(url) == "kafka://u:p%40w@b1:9092/cats?session_timeout=6s"
     assert without_group("memory://?group=g") == "memory://?group=g"

@@ -1,1 +1,1 @@
-"""Prove the life of daemons on a real Kafka; see __main__."""
+"""Prove on a real Kafka that daemons lose and repeat nothing; see __main__."""

@@ -1,9 +1,9 @@
-"""Prove the life of daemons on a real Kafka.
+"""Prove on a real Kafka that daemons lose nothing and keep the order of keys.
 
-python -m tests.endurance.kafka [--minutes M] [CASE …].
+python -m tests.endurance.kafka [--minutes M] [CASE …]
 
-Runs every case, or those that are named, on nodes that it starts itself, prints the exact figures
-of each, and ends with 1 where one failed. The long cases take ``--minutes`` (default 10) each.
+Runs all cases, or the named ones, on nodes that it starts, and prints the figures of each. The exit
+code is 1 if a case failed. A long case takes ``--minutes`` (default 10).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.pubsub.brokers.kafka.cluster import Cluster, kafka_cluster
 
 
 class Case(NamedTuple):
-    """A case, how many nodes it needs, and what part of the minutes it lasts."""
+    """A case, the number of its nodes, and the part of the minutes that it lasts."""
 
     run: Callable[[Cluster, float], Awaitable[Counts]]
     nodes: int
@@ -48,11 +48,11 @@ CASES = (
 
 
 async def _prove(case: Case, cluster: Cluster, seconds: float) -> bool:
-    """Run a case, print what it found, and return whether it holds."""
+    """Run a case, print its figures, and return whether it has no problem."""
     begun = monotonic()
     try:
         finding = await case.run(cluster, case.share * seconds)
-    except Exception as error:  # noqa: BLE001 - it is reported, and the other cases are run
+    except Exception as error:  # noqa: BLE001 - reported; the other cases run
         finding = Counts([f"{type(error).__name__}: {error}"])
     figures = ", ".join(f"{name} {figure:,}" for name, figure in finding.counts.items())
     verdict = "FAILED" if finding.problems else "ok"
@@ -78,9 +78,9 @@ def _chosen(arguments: Sequence[str]) -> tuple[list[Case], float]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the cases, and return 1 where one failed."""
+    """Run the cases, and return 1 if one failed."""
     cases, seconds = _chosen(arguments)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of each try in an outage
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each retry in an outage
     failed = 0
     for nodes in sorted({case.nodes for case in cases}):
         with TemporaryDirectory() as folder, kafka_cluster(Path(folder), nodes) as cluster:

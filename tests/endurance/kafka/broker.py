@@ -1,4 +1,4 @@
-"""What the broker itself says of a topic and a group, by a client that is not the driver's."""
+"""The broker's own view of a topic and a group, through a client that is not the driver."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from aiokafka.errors import KafkaError
 from tests.endurance.kafka.verdict import Commit
 
 _SAMPLE = 0.5
-"""Seconds between two looks at the commits."""
+"""Seconds between two requests for the commits."""
 
 
 class Broker:
-    """Ask about one topic, and one group that consumes it."""
+    """Ask a broker about one topic, and one group that consumes it."""
 
     def __init__(
         self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, topic: str, group: str
     ) -> None:
         self.commits: list[Commit] = []
-        """What ``watch`` has seen."""
+        """The commits that ``watch`` has recorded."""
         self._admin = admin
         self._consumer = consumer
         self._topic = topic
         self._group = group
 
     async def partitions(self) -> list[TopicPartition]:
-        """Return the partitions that the topic has now."""
+        """Return the current partitions of the topic."""
         (topic,) = await self._admin.describe_topics([self._topic])
         return [TopicPartition(self._topic, each["partition"]) for each in topic["partitions"]]
 
     async def ends(self) -> dict[int, int]:
-        """Return for each partition the offset that its next message will have."""
+        """Return the end offset of each partition."""
         ends = await self._consumer.end_offsets(await self.partitions())
         return {place.partition: end for place, end in ends.items()}
 
     async def commit(self) -> Commit:
-        """Return what the group has committed of each partition; 0: nothing."""
+        """Return the committed offset of each partition; 0 without a commit."""
         offsets = dict.fromkeys((place.partition for place in await self.partitions()), 0)
         for place, committed in (
             await self._admin.list_consumer_group_offsets(self._group)
@@ -57,13 +57,13 @@ class Broker:
         return {member[0]: state for member in members}
 
     async def add_partitions(self, total: int) -> None:
-        """Make the topic have ``total`` partitions."""
+        """Increase the topic's partitions to ``total``."""
         await self._admin.create_partitions({self._topic: NewPartitions(total)})
 
     async def handled(self, within: float) -> dict[int, tuple[int, int]]:
-        """Wait until the group has committed all there is.
+        """Wait until the group has committed all messages.
 
-        Returns the commit and the end of each partition where that has not come ``within`` seconds.
+        Return the commit and the end of each partition that is behind after ``within`` seconds.
         """
         deadline = monotonic() + within
         while behind := await self._behind():
@@ -79,14 +79,14 @@ class Broker:
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[None]:
-        """Note what is committed, twice a second, whenever the broker answers."""
+        """Record the commits twice a second, as far as the broker answers."""
 
         async def note() -> None:
             while True:
                 try:
                     self.commits.append(await self.commit())
                 except KafkaError:
-                    pass  # its nodes are down, or choose a leader
+                    pass  # the nodes are down, or elect a leader
                 await asyncio.sleep(_SAMPLE)
 
         noting = asyncio.create_task(note())

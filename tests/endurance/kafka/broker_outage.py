@@ -16,14 +16,14 @@ _DOWN = 4.0
 _UP = 4.0
 """Seconds until the next one dies."""
 _NOTICED_SECONDS = 10.0
-"""How long a daemon may take to notice that the nodes are gone (docs/kafka.md)."""
+"""How long a daemon may take to notice the outage (docs/kafka.md)."""
 _RATE = 200
 
 
 async def nodes_die(cluster: Cluster, seconds: float) -> Counts:
-    """One node after the other is killed and started again, for so long; the daemons go on.
+    """Kill and start one node after the other for ``seconds``; the daemons go on.
 
-    Nothing that was confirmed is lost, and each key's first handlings are in order.
+    No confirmed message is lost, and the first handlings of each key are in order.
     """
     finding = Counts(counts={"nodes died": 0})
     async with scene(cluster, "Ordered", partitions=6) as here:
@@ -45,7 +45,7 @@ async def nodes_die(cluster: Cluster, seconds: float) -> Counts:
 
 
 async def all_nodes_down(cluster: Cluster, seconds: float) -> Counts:
-    """All nodes are down for so many seconds: the daemons are unready, and go on by themselves."""
+    """Kill all nodes for ``seconds``: the daemons become unready, and recover by themselves."""
     finding = Counts()
     async with scene(cluster, "Ordered", partitions=6) as here:
         async with here.load.running(_RATE):
@@ -73,13 +73,13 @@ async def _two_join(here: Scene) -> None:
 
 
 async def _readiness(here: Scene) -> list[int]:
-    """Return what each daemon answers when it is asked whether it is ready."""
+    """Return the status of each daemon's /readyz."""
     asked = request("GET", "/readyz")
     return [(await ask(member.port, asked)).status for member in here.members.alive.values()]
 
 
 async def _readiness_by(here: Scene, deadline: float) -> list[int]:
-    """Return the answers once all daemons are unready, or those at the deadline."""
+    """Return the statuses once all daemons are unready, or those at the deadline."""
     down = await _readiness(here)
     while down != [503, 503] and monotonic() < deadline:
         await asyncio.sleep(0.5)

@@ -1,4 +1,4 @@
-"""A group of daemons that consume one topic, each with a file of records of its own."""
+"""A group of daemons that consume one topic, each with its own file of records."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _READY = ": ready"
 
 
 class Group:
-    """Daemons of ``service`` that join and leave; ``environment`` is what all of them are told."""
+    """Daemons of ``service`` that join and leave, with ``environment``."""
 
     def __init__(self, folder: Path, service: str, environment: dict[str, str]) -> None:
         self.alive: dict[str, Daemon] = {}
         self.logs: dict[str, Daemon] = {}
-        """All there were, for what they have logged."""
+        """All daemons so far, for their log."""
         self._folder = folder
         self._service = f"tests.endurance.kafka.service:{service}"
         self._environment = environment
@@ -29,30 +29,30 @@ class Group:
         self._stack = AsyncExitStack()
 
     async def join(self, **environment: str) -> tuple[str, Daemon]:
-        """Start one more, and return its name."""
+        """Start another daemon, and return its name."""
         name = f"member-{next(self._numbers)}"
         records = str(self._folder / name)
-        told = self._environment | {"STORM_RECORDS": records} | environment
+        given = self._environment | {"STORM_RECORDS": records} | environment
         member = await self._stack.enter_async_context(
-            daemon("auto", self._service, _READY, **told)
+            daemon("auto", self._service, _READY, **given)
         )
         self.alive[name] = self.logs[name] = member
         return name, member
 
     async def leave(self, name: str) -> Ended:
-        """Send SIGTERM to one, and return how it ended."""
+        """Send SIGTERM to a daemon, and return how it ended."""
         member = self.alive.pop(name)
         member.signal()
         return await member.ended(within=30)
 
     async def die(self, name: str) -> None:
-        """Send SIGKILL to one."""
+        """Send SIGKILL to a daemon."""
         member = self.alive.pop(name)
         member.signal(signal.SIGKILL)
         await member.process.wait()
 
     async def leave_all(self) -> list[str]:
-        """Send SIGTERM to all, and return what was wrong with how they ended."""
+        """Send SIGTERM to all daemons, and return those with a wrong exit code."""
         names = list(self.alive)
         ends = await asyncio.gather(*map(self.leave, names))
         return [
@@ -62,7 +62,7 @@ class Group:
         ]
 
     def handlings(self) -> list[Handling]:
-        """Return what all of them have recorded."""
+        """Return the handlings that all daemons have recorded."""
         return [
             handling
             for path in sorted(self._folder.iterdir())
@@ -70,7 +70,7 @@ class Group:
         ]
 
     def logged(self, text: str) -> list[str]:
-        """Return the members' messages that hold ``text``."""
+        """Return the log messages with ``text``, of all daemons."""
         return [
             f"{name}: {record['message']}"
             for name, member in self.logs.items()
@@ -79,13 +79,13 @@ class Group:
         ]
 
     async def aclose(self) -> None:
-        """Kill who is left."""
+        """Kill the remaining daemons."""
         await self._stack.aclose()
 
 
 @asynccontextmanager
 async def group(folder: Path, service: str, environment: dict[str, str]) -> AsyncIterator[Group]:
-    """Hold the daemons of ``service`` whose records stand in ``folder``, an empty one."""
+    """Provide a group of ``service`` with its records in ``folder``, which is empty."""
     members = Group(folder, service, environment)
     try:
         yield members

@@ -24,12 +24,12 @@ from tests.pubsub.brokers.kafka.cluster import Cluster
 
 _KEYS = 20
 _POISON = 3
-"""Which message of each key is one that always fails."""
+"""The number of the message of each key that always fails."""
 _LAST = 6
 
 
 async def poison(cluster: Cluster, _: float) -> Counts:
-    """What always fails goes to the dead letters, its successors are handled, and it comes back."""
+    """Messages that always fail are dead-lettered, their successors handled, and they come back."""
     finding = Counts()
     dead = f"dead-{uuid4().hex[:8]}"
     dead_url = f"{cluster.url}/{dead}"
@@ -44,16 +44,18 @@ async def poison(cluster: Cluster, _: float) -> Counts:
                 for cat in cats:
                     cat.poison = number == _POISON
                 await asyncio.gather(*map(here.load.send, cats))
-            finding.require(not await here.broker.handled(within=30), "not all was committed")
-            buried = sum((await dead_letters.ends()).values())
-            finding.require(buried == _KEYS, f"{buried} dead letters, not {_KEYS}")
+            finding.require(
+                not await here.broker.handled(within=30), "some messages were not committed"
+            )
+            dead_count = sum((await dead_letters.ends()).values())
+            finding.require(dead_count == _KEYS, f"{dead_count} dead letters, not {_KEYS}")
             before = here.members.handlings()
             finding.require(len(before) == _KEYS * (_LAST - 1), f"{len(before)} handled before")
             report = await _redrive(cluster, here.topic, dead)
             expected = f"{_KEYS} redriven, 0 left, 0 failed"
-            finding.require(expected in report, f"gizmopy redrive says: {report}")
+            finding.require(expected in report, f"gizmopy redrive reports: {report}")
             handlings = await here.finish(finding)
-    finding.counts |= {"dead letters": buried}
+    finding.counts |= {"dead letters": dead_count}
     finding.require(not finding.counts["duplicates"], "messages were handled twice")
     late = {each.number for each in out_of_order(handlings)}
     finding.require(late == {_POISON + 1}, f"out of order: the numbers {late}")
@@ -61,7 +63,7 @@ async def poison(cluster: Cluster, _: float) -> Counts:
 
 
 async def _redrive(cluster: Cluster, topic: str, dead: str) -> str:
-    """Run ``gizmopy redrive`` and return what it prints; the topics have to lead to themselves."""
+    """Run ``gizmopy redrive`` and return its output; channels are named like topics."""
     redrive = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gizmopy", "redrive", dead, "--from-topic", topic),
         *("--wait", "3"),
@@ -77,7 +79,7 @@ async def _redrive(cluster: Cluster, topic: str, dead: str) -> str:
 async def partition_added(cluster: Cluster, seconds: float) -> Counts:
     """Messages in partitions that are added while the daemon runs are handled, the first too.
 
-    They come as soon as the partitions exist, before the daemon can know of them, for so long.
+    They are published as soon as the partitions exist, before the daemon can know them.
     """
     finding = Counts()
     parameters = "session_timeout=6s&metadata_max_age=2s"
@@ -118,10 +120,10 @@ async def _send(producer: AIOKafkaProducer, topic: str, partition: int, cat: Cat
 
 
 async def slow_handler(cluster: Cluster, seconds: float) -> Counts:
-    """A handler that takes so many seconds keeps its membership, and blocks none but its key.
+    """A handler of ``seconds`` keeps its membership, and delays only its key.
 
-    The session is a fraction of it, and there is no longest time between two polls. How far its
-    partition is received meanwhile has a bound, which is set to more than what comes here.
+    The session is a fraction of that, and there is no limit of time between two polls. The limit of
+    messages that its partition is received ahead is higher than the load.
     """
     finding = Counts()
     parameters = "session_timeout=5s&partition_ahead=100000"
@@ -137,7 +139,7 @@ async def slow_handler(cluster: Cluster, seconds: float) -> Counts:
         after = await here.broker.members()
         await here.load.send(Cat(name=slow, number=2))
         handlings = await here.finish(finding)
-    finding.require(len(before) == 2, f"{len(before)} members at the begin")
+    finding.require(len(before) == 2, f"{len(before)} members at the start")
     finding.require(before == after, f"the members have changed: {before}, {after}")
     finding.require(not finding.counts["duplicates"], "messages were handled twice")
     finding.require_none("out of order", out_of_order(handlings))
@@ -146,7 +148,7 @@ async def slow_handler(cluster: Cluster, seconds: float) -> Counts:
 
 
 def _require_neighbours(finding: Counts, handlings: Sequence[Handling], slow: str) -> None:
-    """Require that the others were handled all the time, in each partition."""
+    """Require that the other keys were handled all the time, in each partition."""
     (long,) = (each for each in handlings if (each.key, each.number) == (slow, 1))
     finding.counts["handled meanwhile"] = 0
     for partition in range(4):

@@ -16,7 +16,7 @@ from gizmopy.pubsub import Channels
 from tests.endurance.kafka.service import Cat
 
 _PER_KEY = 2
-"""How many messages of a key are under way at a time."""
+"""How many messages of a key are unconfirmed at a time."""
 
 
 def keys(partitions: int, each: int) -> list[str]:
@@ -37,9 +37,9 @@ class Load:
 
     def __init__(self, channels: Channels, names: Sequence[str], work: float) -> None:
         self.published: Counter[str] = Counter()
-        """How many messages of each key were confirmed: these and no others, from number 1."""
+        """The number of confirmed messages of each key; their numbers start at 1, without a gap."""
         self.failures: Counter[str] = Counter()
-        """Why messages were not confirmed, and tried again under the same number."""
+        """The errors of messages that were then sent again with the same number."""
         self.problems: list[str] = []
         self._channels = channels
         self._names = names
@@ -79,7 +79,7 @@ class Load:
     async def running(self, rate: float, names: Sequence[str] = ()) -> AsyncIterator[None]:
         """Publish about ``rate`` messages a second to ``names``, or all, while the context lasts.
 
-        On leaving it, all that was published is confirmed, or was not and is not counted.
+        When it ends, every published message is confirmed, or has failed and is not counted.
         """
         task = asyncio.create_task(self._run(rate, names or self._names))
         try:

@@ -1,4 +1,4 @@
-"""Where a case takes place: a topic, a publisher, a group of daemons, and a look at the broker."""
+"""The setting of a case: a topic, a publisher, a group of daemons, and the broker's view."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tests.pubsub.brokers.kafka.cluster import Cluster
 
 @dataclass
 class Scene:
-    """What a case has in its hands."""
+    """The parts of a case."""
 
     topic: str
     names: list[str]
-    """The keys, as many for each partition."""
+    """The keys; each partition has the same number of them."""
     load: Load
     members: Group
     broker: Broker
 
     async def finish(self, finding: Counts, within: float = 60.0) -> list[Handling]:
-        """Wait until all is handled, end the daemons, judge, and return what they recorded."""
+        """Wait until all is handled, end the daemons, judge, and return their records."""
         behind = await self.broker.handled(within)
         finding.require(not behind, f"not committed {within:g} s after the end: {behind}")
         finding.problems += self.load.problems + await self.members.leave_all()
@@ -50,13 +50,13 @@ async def scene(
     work: float = 0.02,
     **environment: str,
 ) -> AsyncIterator[Scene]:
-    """Make a topic of its own for a case, and watch what is committed.
+    """Create a topic for a case, and watch its commits.
 
-    The daemons are told to consume it with ``parameters`` of the driver; handling a message of the
-    load takes up to ``work`` seconds.
+    The daemons consume it with ``parameters`` in the driver's URL. Handling a message of the load
+    takes up to ``work`` seconds.
     """
     topic = f"cats-{uuid4().hex[:8]}"
-    told = {
+    given = {
         "GIZMO_PUBSUB_URL": f"{cluster.url}?{parameters}",
         "GIZMO_TOPIC_CATS": f"{cluster.url}/{topic}?group={topic}&{parameters}",
     }
@@ -66,7 +66,7 @@ async def scene(
             provision(f"{cluster.url}?partitions={partitions}", topic),
             broker(cluster.bootstrap, topic, group=topic) as seen,
             load(cluster.url, topic, names, work) as publisher,
-            group(Path(folder), service, told | environment) as members,
+            group(Path(folder), service, given | environment) as members,
             seen.watch(),
         ):
             yield Scene(topic, names, publisher, members, seen)

@@ -1,4 +1,4 @@
-"""The daemons of the storm: each appends what it has handled to a file of its own."""
+"""The services of the cases: each daemon appends its handlings to its own file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gizmopy import Message, RetryPolicy, Service, Settings, subscribe
 logger = logging.getLogger(__name__)
 
 _SLOW = 1.0
-"""Seconds of work from which on a handling is logged when it begins."""
+"""A handling that takes this many seconds or more is logged when it starts."""
 
 
 class Cat(BaseModel):
@@ -27,7 +27,7 @@ class Cat(BaseModel):
     name: str
     """The key."""
     number: int
-    """Which message of its key this is, from 1."""
+    """The number of the message within its key, from 1."""
     seconds: float = 0.0
     """How long its handling takes."""
     poison: bool = False
@@ -35,7 +35,7 @@ class Cat(BaseModel):
 
 
 class RecorderSettings(Settings):
-    """Where the records go, and how long the work may take."""
+    """The file of the records, and the limit of the work."""
 
     records: Path = Field(validation_alias="STORM_RECORDS", description="The file of records.")
     most_work: float = Field(
@@ -46,13 +46,13 @@ class RecorderSettings(Settings):
 
 
 class Recorder(Service):
-    """Works as long as each message says, and records it before the handler returns."""
+    """Work as long as each message asks for, and record it before the handler returns."""
 
     settings: RecorderSettings
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Keep the file open. One write is one line: what was recorded outlives a SIGKILL."""
+        """Keep the file open. One write is one line, which survives a SIGKILL of the daemon."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         self._assignments: dict[Hashable, int] = {}
         self._file = os.open(self.settings.records, flags, 0o644)
@@ -77,7 +77,7 @@ class Recorder(Service):
 
 
 class Single(Recorder):
-    """Handles one message at a time, as every subscription does unless told otherwise."""
+    """Handle one message at a time, as every subscription does by default."""
 
     @subscribe("cats")
     async def on_cat(self, cat: Cat, message: Message) -> None:
@@ -86,7 +86,7 @@ class Single(Recorder):
 
 
 class Ordered(Recorder):
-    """Handles many messages at a time, in the order of each key."""
+    """Handle many messages at a time, in the order of each key."""
 
     @subscribe("cats", concurrency=64, order="key", max_in_flight=500)
     async def on_cat(self, cat: Cat, message: Message) -> None:
@@ -95,7 +95,7 @@ class Ordered(Recorder):
 
 
 class Careful(Recorder):
-    """Sends what cannot be handled to the dead letters."""
+    """Dead-letter messages that cannot be handled."""
 
     @subscribe(
         "cats",

@@ -1,4 +1,4 @@
-"""Cases of a start: by nothing but a URL, without the topic, and without the broker."""
+"""Cases of a start: by a URL alone, without the topic, and without the broker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COUNT = 300
 
 
 async def cats_by_a_url(cluster: Cluster, _: float) -> Counts:
-    """The cats example runs on Kafka by nothing but GIZMO_PUBSUB_URL: its counts agree."""
+    """The cats example runs on Kafka with GIZMO_PUBSUB_URL alone, and its counts agree."""
     finding = Counts()
     async with provision(f"{cluster.url}?partitions=4", "cats"):
         url = f"{cluster.url}?group=cats-{uuid4().hex[:8]}"
@@ -59,7 +59,7 @@ async def _put(client: aiohttp.ClientSession, numbers: range) -> int:
 
 
 async def _handled(client: aiohttp.ClientSession, count: int, within: float) -> dict[str, int]:
-    """Wait until ``count`` are handled, and a little longer for what comes too much."""
+    """Wait until ``count`` messages are handled, and a little longer for surplus ones."""
     until = monotonic() + within
     while (stats := await _stats(client))["handled"] < count and monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
@@ -74,7 +74,7 @@ async def _stats(client: aiohttp.ClientSession) -> dict[str, int]:
 
 
 async def topic_missing(cluster: Cluster, _: float) -> Counts:
-    """A topic that does not exist ends the start in seconds, with a message that names it."""
+    """A topic that does not exist ends the start in seconds, with an error that names it."""
     finding = Counts()
     topic = f"nowhere-{uuid4().hex[:8]}"
     begun = monotonic()
@@ -96,17 +96,17 @@ async def topic_missing(cluster: Cluster, _: float) -> Counts:
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-    said = output[1].decode().strip()
+    error = output[1].decode().strip()
     finding.counts["s to exit"] = round(monotonic() - begun, 1)
     finding.require(process.returncode not in (0, None), f"exit code {process.returncode}")
     finding.require(finding.counts["s to exit"] < 15, "it took too long")
-    finding.require(topic in said and "create" in said, f"it does not say what to do: {said}")
-    finding.require("Traceback" not in said, f"it ends with a traceback: {said}")
+    finding.require(topic in error and "create" in error, f"the error has no remedy: {error}")
+    finding.require("Traceback" not in error, f"it ends with a traceback: {error}")
     return finding
 
 
 class _Relay:
-    """A port that refuses connections until it leads to a broker."""
+    """A port that refuses connections until it forwards them to a broker."""
 
     def __init__(self, target: str) -> None:
         self._host, _, self._target = target.rpartition(":")
@@ -116,7 +116,7 @@ class _Relay:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Lead to the broker while the context lasts, and until all clients are gone."""
+        """Forward to the broker while the context lasts, and until all clients are gone."""
         clients: set[asyncio.Task[None]] = set()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +140,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def broker_away(cluster: Cluster, seconds: float) -> Counts:
-    """A daemon whose broker is away for so long is unready, and works once the broker is there."""
+    """A daemon without its broker is unready, and works once the broker is there."""
     finding = Counts()
     relay = _Relay(cluster.bootstrap.partition(",")[0])
     topic = f"cats-{uuid4().hex[:8]}"
@@ -167,7 +167,7 @@ async def _readiness(cats: Daemon) -> int:
 
 
 async def _until_ready(cats: Daemon) -> float:
-    """Return how many seconds it takes until the daemon is ready. Raises TimeoutError after 30."""
+    """Return the seconds until the daemon is ready. Raises TimeoutError after 30."""
     begun = monotonic()
     async with asyncio.timeout(30):
         while await _readiness(cats) != 200:  # noqa: ASYNC110 - it polls another process

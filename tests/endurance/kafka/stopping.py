@@ -15,18 +15,18 @@ from tests.pubsub.brokers.kafka.cluster import Cluster
 _LIFE = 1.5
 """Seconds that a daemon lives under load."""
 _CANCELLED = 70
-"""The exit code where the time to drain was too short."""
+"""The exit code if the time to drain was too short."""
 
 
 async def restarts_one_at_a_time(cluster: Cluster, seconds: float) -> Counts:
-    """A daemon of concurrency 1 is stopped and started again, for so long: nothing is repeated."""
+    """Restart a daemon of concurrency 1 for ``seconds``: no message is repeated."""
     finding = await _restarts(cluster, "Single", seconds)
     finding.require(not finding.counts["duplicates"], "messages were handled twice")
     return finding
 
 
 async def restarts_many_at_a_time(cluster: Cluster, seconds: float) -> Counts:
-    """So is one that handles many at a time: it repeats what it had finished above a gap."""
+    """Restart a daemon that handles many at a time: it repeats only messages above a gap."""
     return await _restarts(cluster, "Ordered", seconds)
 
 
@@ -49,7 +49,7 @@ async def _restarts(cluster: Cluster, service: str, seconds: float) -> Counts:
 
 
 async def stopped_above_unfinished(cluster: Cluster, _: float) -> Counts:
-    """What is repeated after a drain that was too short is what finished above a gap, exactly."""
+    """A drain that is too short repeats exactly the messages that finished above a gap."""
     finding = Counts()
     async with scene(cluster, "Ordered", partitions=4, GIZMO_SHUTDOWN_TIMEOUT="1s") as here:
         name, first = await here.members.join()
@@ -63,7 +63,10 @@ async def stopped_above_unfinished(cluster: Cluster, _: float) -> Counts:
         before = here.members.handlings()
         await here.members.join(STORM_MOST_WORK="0.01")
         handlings = await here.finish(finding)
-    finding.require(dict(stopped.commit.offsets) == _low_water(before, 4), "committed otherwise")
+    finding.require(
+        dict(stopped.commit.offsets) == _low_water(before, 4),
+        "the commit is not the low-water mark",
+    )
     above = len(uncommitted(stopped, before))
     finding.require(above > 0, "nothing had finished above the unfinished one")
     finding.require(finding.counts["duplicates"] == above, f"{above} had finished above it")

@@ -1,4 +1,4 @@
-"""Cases of a group whose members come and go while messages come in."""
+"""Cases of a group whose members join and leave under load."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from tests.pubsub.brokers.kafka.cluster import Cluster
 _RATE = 400
 """Messages a second."""
 _MOST = 4
-"""How many members there are at most."""
+"""The most members at a time."""
 _COMMIT = 1.0
-"""The driver's commit interval, in seconds; it is its default."""
+"""The driver's default commit interval, in seconds."""
 _SLACK = 2.0
-"""How much later a commit may be there, on a busy machine."""
+"""How late a commit may be on a busy machine."""
 
 
 async def rebalance_storm(cluster: Cluster, seconds: float) -> Counts:
-    """Members join, leave (SIGTERM) and die (SIGKILL) every few seconds, for so many seconds.
+    """Members join, leave (SIGTERM) and die (SIGKILL) every few seconds, for ``seconds``.
 
-    Nothing is lost, each key's first handlings are in order, and a message is repeated only where
-    it was handled above a gap, or by a member that was killed above its commit, which is no older
-    than it may be.
+    Nothing is lost, and the first handlings of each key are in order. A message is repeated only if
+    it was handled above a gap, or by a killed member above its commit. That commit is recent.
     """
     finding = Counts()
     async with scene(cluster, "Ordered", partitions=24) as here:
@@ -42,7 +41,7 @@ async def rebalance_storm(cluster: Cluster, seconds: float) -> Counts:
 
 
 class _Storm:
-    """Changes a group at random, the same way each time."""
+    """Change a group at random, the same way each time."""
 
     def __init__(self, here: Scene, finding: Counts) -> None:
         self.kills: list[Kill] = []
@@ -52,7 +51,7 @@ class _Storm:
         finding.counts |= {"joined": 0, "left": 0, "died": 0}
 
     async def run(self, seconds: float) -> None:
-        """Change the group every few seconds; there is always a member."""
+        """Change the group every few seconds; it always has a member."""
         until = monotonic() + seconds
         await self._join()
         while monotonic() < until:

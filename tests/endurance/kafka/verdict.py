@@ -1,15 +1,14 @@
-"""What must hold of the records of daemons, whatever has happened to them; no input or output.
+"""The requirements on the records of daemons, after any case. No input or output.
 
-Each handling stands in the records once its handler was about to return, and the commits are those
-that the broker has told. From both follows, without knowing what the daemons were doing:
+A daemon records each handling before its handler returns; the commits are those that the broker
+reports. From both follows:
 
 - lost: a message that was confirmed to its publisher and that no record has;
-- out of order: a message whose first handling began before that of its predecessor had ended;
-- below the commit: a handling that began when the broker had its offset as handled already;
-- not explained: a repeat of what neither was handled above a gap, so that no position could tell
-  it (an offset below it was not finished when its partition went to another assignment), nor by a
-  killed daemon above the commit that it left behind. Who leaves by itself, or gives up a partition
-  to another, has committed all that a position can tell.
+- out of order: a message whose first handling started before that of its predecessor had ended;
+- below the commit: a handling that started when the broker had its offset as committed;
+- not explained: a repeat of a message that was neither handled above a gap (an offset below it was
+  not finished when its partition moved to another assignment), nor by a killed daemon above its
+  commit. A daemon that leaves, or gives up a partition, has committed all that a position can hold.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Handling(NamedTuple):
 
     member: str
     assignment: int
-    """The times that its member got a partition, counted over all of them."""
+    """The number of the assignment, counted over all partitions of its member."""
     partition: int
     offset: int
     key: str
@@ -38,24 +37,24 @@ class Handling(NamedTuple):
 
     @property
     def place(self) -> tuple[int, int]:
-        """What the broker calls the message: its partition and offset."""
+        """The partition and the offset of the message."""
         return self.partition, self.offset
 
     @property
     def holder(self) -> tuple[str, int]:
-        """Who had the partition."""
+        """The member and the assignment that had the partition."""
         return self.member, self.assignment
 
 
 class Commit(NamedTuple):
-    """What the broker has told to be committed, by partition, at the latest at a time."""
+    """The committed offset of each partition, as the broker reported it by a time."""
 
     at: float
     offsets: Mapping[int, int]
 
 
 class Kill(NamedTuple):
-    """A member that was killed, and the commit that the broker told right after."""
+    """A member that was killed, and the commit that the broker reported right after."""
 
     member: str
     commit: Commit
@@ -63,19 +62,19 @@ class Kill(NamedTuple):
 
 @dataclass
 class Counts(Finding):
-    """The problems that a case found, and its exact figures."""
+    """The problems that a case found, and its figures."""
 
     counts: dict[str, float] = field(default_factory=dict)
 
     def require_none(self, name: str, found: Sequence[object]) -> None:
-        """Count what was found, which is a problem for each; the first few are shown."""
+        """Count the findings, each of which is a problem; show the first few."""
         self.counts[name] = len(found)
         shown = ", ".join(map(str, found[:3]))
         self.require(not found, f"{len(found)} {name}: {shown}")
 
 
 def parse(member: str, lines: Iterable[str]) -> list[Handling]:
-    """Return the handlings that a member's records tell."""
+    """Return the handlings in a member's records."""
     handlings = []
     for line in lines:
         assignment, partition, offset, key, number, attempt, started, ended = line.split()
@@ -93,7 +92,7 @@ def judge(
 ) -> None:
     """Require that nothing is lost, and nothing repeated below the commit.
 
-    ``published`` tells how many messages of each key were confirmed, from number 1.
+    ``published`` has the number of confirmed messages of each key, numbered from 1.
     """
     handled = {(each.key, each.number) for each in handlings}
     places = {each.place for each in handlings}
@@ -108,7 +107,7 @@ def judge(
 
 
 def out_of_order(handlings: Iterable[Handling]) -> list[Handling]:
-    """Return the first handlings that began before the predecessor's first one had ended."""
+    """Return the first handlings that started before the predecessor's first one had ended."""
     first: dict[tuple[str, int], Handling] = {}
     for each in sorted(handlings, key=lambda each: each.ended):
         first.setdefault((each.key, each.number), each)
@@ -121,7 +120,7 @@ def out_of_order(handlings: Iterable[Handling]) -> list[Handling]:
 
 
 def below_the_commit(handlings: Iterable[Handling], commits: Sequence[Commit]) -> list[Handling]:
-    """Return the handlings that began when their offsets were known to be committed."""
+    """Return the handlings that started when their offsets were known to be committed."""
     times = [commit.at for commit in commits]
     below = []
     for each in handlings:
@@ -143,7 +142,7 @@ def explain(finding: Counts, handlings: Sequence[Handling], kills: Sequence[Kill
 
 
 def _repeated(handlings: Sequence[Handling]) -> Iterator[Handling]:
-    """Yield each handling after which its message was handled again."""
+    """Yield each handling whose message was handled again later."""
     last: dict[tuple[int, int], Handling] = {}
     for each in sorted(handlings, key=lambda each: each.ended):
         if each.place in last:
@@ -152,9 +151,9 @@ def _repeated(handlings: Sequence[Handling]) -> Iterator[Handling]:
 
 
 def above_gaps(some: Iterable[Handling], handlings: Sequence[Handling]) -> Iterator[Handling]:
-    """Yield those of some handlings that ended above an offset which their holder never finished.
+    """Yield the handlings that ended above an offset which their holder never finished.
 
-    That is one which others handled for the first time, and later.
+    Another holder handled that offset for the first time, and later.
     """
     first: dict[tuple[int, int], Handling] = {}
     for each in sorted(handlings, key=lambda each: each.ended):
@@ -166,7 +165,7 @@ def above_gaps(some: Iterable[Handling], handlings: Sequence[Handling]) -> Itera
 
 
 def uncommitted(kill: Kill, handlings: Iterable[Handling]) -> list[Handling]:
-    """Return what a member had handled above the commit that it left behind."""
+    """Return the handlings of a member above its last commit."""
     offsets = kill.commit.offsets
     return [
         each
@@ -176,9 +175,9 @@ def uncommitted(kill: Kill, handlings: Iterable[Handling]) -> list[Handling]:
 
 
 def oldest_uncommitted(kills: Iterable[Kill], handlings: Iterable[Handling]) -> float:
-    """Return for how many seconds a member had a next offset to commit, at most, when it died.
+    """Return the longest time for which a killed member had a next offset to commit.
 
-    What it had handled above an offset that it had not does not count: no position can tell it.
+    Handlings above an unfinished offset do not count: no position can hold them.
     """
     ended = {(each.member, each.partition, each.offset): each.ended for each in handlings}
     ages = [

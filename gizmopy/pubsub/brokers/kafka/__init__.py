@@ -1,9 +1,9 @@
 """``kafka://``: publish to, and consume from, Apache Kafka, on top of aiokafka.
 
-URL: ``kafka://user:password@host:port,host:port/topic?name=value``. The hosts are where to ask for
-the cluster. Every setting of :class:`gizmopy.config.backends.kafka.KafkaSettings` may be a
-parameter; ``KAFKA_*`` variables give those that the URL leaves out. A channel is a topic, a
-subscription a consumer group.
+URL: ``kafka://user:password@host:port,host:port/topic?name=value``. The client connects to the
+hosts first, and learns the other brokers from them. Every setting of
+:class:`gizmopy.config.backends.kafka.KafkaSettings` may be a parameter; ``KAFKA_*`` variables give
+those that the URL leaves out. A channel is a topic, a subscription a consumer group.
 
 Delivery: at least once. The offset of a partition is committed up to the first message that is not
 handled: by ``commit_interval``, by ``commit_every``, before the partition moves to another member,

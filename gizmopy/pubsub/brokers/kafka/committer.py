@@ -33,7 +33,7 @@ def commit_seconds(settings: KafkaSettings) -> float:
 
 
 class Committer:
-    """Commit what ``offsets`` has for a consumer's group."""
+    """Commit the acked offsets of ``offsets`` as a member of a group."""
 
     def __init__(self, offsets: Offsets, settings: KafkaSettings, group: str) -> None:
         self.offsets = offsets
@@ -78,8 +78,8 @@ class Committer:
         """Follow the partitions of which nothing is received yet from their current position.
 
         A group with ``auto_offset_reset=latest`` and without a committed offset would start
-        elsewhere after the next rebalance, and lose what was published in between. So the start is
-        committed.
+        elsewhere after the next rebalance, and lose the messages published in between. So the
+        start is committed.
         """
         if not self.offsets.commit_start or self.consumer is None:
             return
@@ -91,7 +91,7 @@ class Committer:
                     self.offsets.start(tp, position)
 
     async def commit(self, seconds: float) -> None:
-        """Commit what is acked, within ``seconds``; a later commit repeats a failed one.
+        """Commit all acked offsets within ``seconds``; a later commit repeats a failed one.
 
         A call that takes longer goes on: cancelling it would leave a request whose response
         aiokafka does not expect.

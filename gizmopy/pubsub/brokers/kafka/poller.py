@@ -183,7 +183,7 @@ class Poller:
         self._stopped.clear()
 
     def end_offset(self, tp: TopicPartition, fetched: int) -> int:
-        """Return where a partition ends, given its end offset at the last fetch."""
+        """Return the end offset of a partition, at least that of the last fetch, ``fetched``."""
         return max(fetched, self._end_offsets.get(tp, 0))
 
     async def refresh_end_offsets(self, consumer: AIOKafkaConsumer | None, seconds: float) -> None:

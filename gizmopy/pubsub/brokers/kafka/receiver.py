@@ -1,7 +1,7 @@
 """Consume a topic of Kafka as a member of a group.
 
-The engine decides what becomes of a message. This module implements the driver's contract, and
-leaves the work to the membership (join, rebalance), the poller (receive) and the committer.
+The engine handles, retries and dead-letters messages. This module implements the driver's contract,
+and leaves the work to the membership (join, rebalance), the poller (receive) and the committer.
 
 - Offsets are committed up to the first message that is not handled: by interval, by count, before
   a partition moves, and at the close.

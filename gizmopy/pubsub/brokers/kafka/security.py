@@ -98,7 +98,7 @@ class _TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka h
 
 
 def tls_problem(server: str, error: BaseException) -> str:
-    """Return what is wrong with TLS, here or according to the broker; else an empty string.
+    """Return the TLS problem behind an error, or an empty string if it has another cause.
 
     A TLS port answers plain text with an alert. aiokafka reads its first 4 bytes as a length.
     """

@@ -371,7 +371,7 @@ def _write_properties(node: _Node, members: list[_Node], more: Mapping[str, str]
 
 
 def _alive(port: int) -> set[int]:
-    """Ask a node for the live brokers of its cluster. It is one of them as soon as it serves."""
+    """Ask a node for the live brokers of its cluster. It is one of them as in_time as it serves."""
     # A metadata request, version 1: no client id, no topics. The response begins with the brokers,
     # each with its id, its host (9 characters, always 127.0.0.1), its port and no rack.
     request = struct.pack(">hhihi", 3, 1, 0, -1, 0)

@@ -1,4 +1,4 @@
-"""How the conformance suite reaches a cluster, and which checks need which kind."""
+"""The harness with which the conformance suite reaches a cluster, and its checks by kind."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.pubsub.brokers.kafka.mock_cluster import MockCluster
 
 SETTINGS = "session_timeout=6s&rebalance_timeout=10s"
 MOCK_SETTINGS = "session_timeout=1s&rebalance_timeout=10s"
-"""The mock ends no rebalance before the session time-out of its members is nearly over."""
+"""A rebalance of the mock lasts almost as long as the session time-out of its members."""
 REAL_ONLY = {
     "a_send_holds_no_more_bytes_than_the_broker_takes",
     "partitions_are_asked_back_before_another_gets_them",
 }
-"""Checks that the mock fails: it is slow with large batches, and waits for nobody to let go."""
+"""Checks that the mock fails: it is slow with large batches, and its rebalances do not wait."""
 SECONDS = 60.0
-"""For each check, which waits for anything single for a quarter of that."""
+"""How long a check may take; it waits for a single event for a quarter of that."""
 
 
 Fault = Callable[[int], None]
-"""What is done to a node."""
+"""An action on a node."""
 
 
 def harness(cluster: AnyCluster, break_: Fault | None = None, mend: Fault | None = None) -> Harness:
-    """Return how a cluster is reached, and broken where a check is to do so."""
+    """Return the harness for a cluster, with an outage if a check needs one."""
     is_real = cluster.is_real
     settings = SETTINGS if is_real else MOCK_SETTINGS
     url = f"{cluster.url}?{settings}&delivery_timeout=3s"
@@ -49,7 +49,7 @@ def harness(cluster: AnyCluster, break_: Fault | None = None, mend: Fault | None
 
     return Harness(
         open=lambda: drivers.open_driver(url),
-        provision=partial(drivers.provision, url) if is_real else partial(made, cluster),
+        provision=partial(drivers.provision, url) if is_real else partial(created, cluster),
         creates_topics=not is_real,
         outage=outage if break_ else None,
         quiet=0.5,
@@ -57,28 +57,28 @@ def harness(cluster: AnyCluster, break_: Fault | None = None, mend: Fault | None
 
 
 @asynccontextmanager
-async def made(cluster: AnyCluster, topic: str, _: Sequence[str]) -> AsyncIterator[None]:
-    """Make a topic of the mock, which has no admin calls; it would make one for who asks, too."""
+async def created(cluster: AnyCluster, topic: str, _: Sequence[str]) -> AsyncIterator[None]:
+    """Create a topic of the mock, which has no admin requests."""
     assert isinstance(cluster, MockCluster)
     cluster.create_topic(topic, 4)
     yield
 
 
-async def hold(check: Check, of: Harness) -> None:
-    """Require that a check passes, or skip the test where it can't be applied."""
+async def require_pass(check: Check, of: Harness) -> None:
+    """Require that a check passes; skip the test if the check does not apply."""
     result = await run_check(check, of, timeout=SECONDS)
     if result.outcome == "not applicable":
         pytest.skip(result.reason)
     assert (result.outcome, result.reason) == ("passed", "")
 
 
-def named(kind: str) -> list[Any]:
-    """Return the checks that need a "failing" broker, a "real" one, or "any"."""
+def checks_for(kind: str) -> list[Any]:
+    """Return the checks that need a ``failing`` broker, a ``real`` one, or ``any``."""
     return [pytest.param(check, id=check.name) for check in checks() if kind_of(check) == kind]
 
 
 def kind_of(check: Check) -> str:
-    """Return what kind of broker a check needs."""
+    """Return which kind of broker a check needs."""
     if OUTAGE in check.needs:
         return "failing"
     return "real" if check.name in REAL_ONLY else "any"

@@ -10,7 +10,7 @@ from tests.pubsub.brokers.kafka.cluster import Cluster
 Case = Callable[[Cluster, float], Awaitable[Counts]]
 
 
-async def hold(case: Case, cluster: Cluster, seconds: float) -> None:
-    """Require that a case has found no problem; its figures are shown if it has."""
+async def require_no_problem(case: Case, cluster: Cluster, seconds: float) -> None:
+    """Require that a case finds no problem; show its figures otherwise."""
     finding = await case(cluster, seconds)
     assert not finding.problems, f"{case.__name__}: {finding}"

@@ -1,8 +1,8 @@
 """A Kafka cluster without Java: the mock brokers of librdkafka, on loopback in this process.
 
-They come in the wheel of confluent-kafka and have threads of their own. They serve produce, fetch,
-groups and offsets; transactions, admin calls, SASL, replication and a disk they have not. What only
-they can do is to fail on demand: see `MockCluster.fail`.
+They are in the wheel of confluent-kafka and have their own threads. They serve produce, fetch,
+groups and offsets. They have no transactions, admin requests, SASL, replication or disk. Unlike a
+real broker they fail on demand: see ``MockCluster.fail``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
 from confluent_kafka import cimpl
 
 PRODUCER = 0
-"""The kind of client that owns a mock cluster; it is given no broker to connect to."""
+"""The kind of client that owns a mock cluster; it connects to no broker."""
 
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "rd_kafka_conf_new": (c_void_p,),
@@ -45,15 +45,15 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
         ctypes.POINTER(c_int),
     ),
 }
-"""Result, then arguments, of what is called here (rdkafka.h, rdkafka_mock.h)."""
+"""Result and argument types of the functions that are called here (rdkafka.h, rdkafka_mock.h)."""
 
 
 class MockCluster:
-    """A running mock cluster, and the faults it can be told to have.
+    """A running mock cluster, and the faults that a test may give it.
 
     Nodes are numbered from 1. Error codes and API keys are those of the Kafka protocol. A topic
-    that a client asks for is made on the spot, with 4 partitions; a log outlives `kill`. Whatever
-    librdkafka refuses raises OSError.
+    that a client asks for is created, with 4 partitions. A log survives ``kill``. Each method
+    raises OSError if librdkafka refuses the call.
     """
 
     is_real = False
@@ -71,7 +71,8 @@ class MockCluster:
     def kill(self, node: int) -> None:
         """Close a node's connections and refuse new ones.
 
-        What it leads and coordinates stays its own, and is out of reach meanwhile, unless moved.
+        The node stays the leader of its partitions and the coordinator of its groups, unless they
+        are moved; they are unreachable meanwhile.
         """
         self._call("broker_set_down", node)
 
@@ -80,7 +81,7 @@ class MockCluster:
         self._call("broker_set_up", node)
 
     def delay(self, node: int, seconds: float) -> None:
-        """Answer each request to a node that much later."""
+        """Delay each response of a node by ``seconds``."""
         self._call("broker_set_rtt", node, round(seconds * 1000))
 
     def move_leader(self, topic: str, partition: int, node: int) -> None:
@@ -92,27 +93,29 @@ class MockCluster:
         self._call("coordinator_set", b"group", group.encode(), node)
 
     def fail(self, api_key: int, *errors: int) -> None:
-        """Answer the next requests of a kind with these errors, one each; 0 lets one through."""
+        """Answer the next requests of a kind with these errors, one each; 0 means success."""
         codes = (c_int * len(errors))(*errors)
         self._call("push_request_errors_array", api_key, len(errors), codes)
 
     def fail_topic(self, name: str, error: int) -> None:
-        """Give a topic this error in all metadata, as if it were gone or forbidden; 0 ends it."""
+        """Return this error for a topic in all metadata, as if it were deleted or forbidden; 0 ends
+        it.
+        """
         self._call("topic_set_error", name.encode(), error)
 
     def _call(self, function: str, *arguments: object) -> None:
         error = getattr(_librdkafka(), f"rd_kafka_mock_{function}")(self._cluster, *arguments)
-        if error:  # None where there is nothing to refuse
+        if error:  # None if the function returns no error
             raise OSError(f"librdkafka refused {function}{arguments} with error {error}")
-        time.sleep(0.001)  # a call right after another is at times not seen for a second
+        time.sleep(0.001)  # librdkafka may handle two calls in a row a second late
 
 
 @contextmanager
 def mock_cluster(folder: Path, nodes: int = 1) -> Iterator[MockCluster]:
-    """Run a mock cluster on free ports; ``folder`` stays empty: there is no disk."""
+    """Run a mock cluster on free ports; ``folder`` stays empty, because the mock has no disk."""
     library = _librdkafka()
     error = ctypes.create_string_buffer(512)
-    settings = library.rd_kafka_conf_new()  # becomes the owner's
+    settings = library.rd_kafka_conf_new()  # the owner frees it
     library.rd_kafka_conf_set(settings, b"log_level", b"3", error, len(error))
     with ExitStack() as stack:
         owner = library.rd_kafka_new(PRODUCER, settings, error, len(error))
@@ -130,7 +133,7 @@ def mock_cluster(folder: Path, nodes: int = 1) -> Iterator[MockCluster]:
 
 @cache
 def _librdkafka() -> ctypes.CDLL:
-    library = ctypes.CDLL(cimpl.__file__)  # symbols of what it links to are found through it
+    library = ctypes.CDLL(cimpl.__file__)  # it exports the symbols of librdkafka
     for name, (result, *arguments) in PROTOTYPES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -141,9 +144,9 @@ def _librdkafka() -> ctypes.CDLL:
 def _leaders_sync_last() -> Iterator[None]:
     """Let the leader of a group send its assignment after its followers have asked for theirs.
 
-    The mock forgets the assignment once it has it: a follower that asks later, which Kafka allows,
-    is refused with INVALID_REQUEST (42), and its aiokafka consumer fails. Only consumers of this
-    process are held back.
+    The mock forgets the assignment once it has sent it. It refuses a follower that asks later with
+    INVALID_REQUEST (42), which Kafka does not, and the follower's aiokafka consumer fails. Only
+    consumers of this process are delayed.
     """
     assign = CoordinatorGroupRebalance._on_join_leader
 

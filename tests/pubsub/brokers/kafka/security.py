@@ -1,4 +1,4 @@
-"""What a secure cluster asks of its clients: users, passwords, certificates, tokens."""
+"""The users, passwords, certificates and tokens of a secure cluster."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PROTOCOLS = {
     "CERTIFICATE": "SSL",
     "STRICT": "SASL_PLAINTEXT",
 }
-"""What each listener speaks.
+"""The security protocol of each listener.
 
-``CERTIFICATE`` demands one of its clients. ``STRICT`` does not know all mechanisms, and a login
-there is over in 2 seconds: who does not log in anew by then is cut off.
+``CERTIFICATE`` requires a certificate of its clients. ``STRICT`` does not offer all mechanisms, and
+closes a connection that has not logged in again after 2 seconds.
 """
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 MECHANISMS = ("PLAIN", *SCRAM, "OAUTHBEARER")
@@ -34,10 +34,10 @@ STRICT = ("SCRAM-SHA-512", "OAUTHBEARER")
 USER = "alice"
 PASSWORD = "alice-secret"
 OTHER = "bob"
-"""Who may log in by PLAIN, too, and is no super user: what an ACL says counts."""
+"""A user for PLAIN that is not a super user, so that ACLs apply."""
 OTHER_PASSWORD = "bob-secret"
 
-# With OAUTHBEARER a broker needs a token of its own, and its default one has a subject.
+# With OAUTHBEARER the broker needs its own token, whose default has no subject.
 _MODULE = "org.apache.kafka.common.security.{} required {};"
 _LOGIN = {
     "PLAIN": _MODULE.format(
@@ -53,9 +53,11 @@ _LOGIN = {
 
 
 def write_certificates(folder: Path) -> None:
-    """Write a CA's certificate, the broker's in one file with its key, and those of a client."""
+    """Write the certificate of a CA, of the broker (one file with its key) and of a client."""
     authority = trustme.CA()
-    broker = authority.issue_cert("127.0.0.1")  # localhost is a name that it does not prove
+    broker = authority.issue_cert(
+        "127.0.0.1"
+    )  # a client that connects to localhost has to refuse it
     client = authority.issue_cert(f"{USER}@example.org", common_name=USER)
     folder.mkdir(parents=True)
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -69,13 +71,13 @@ def _chain(certificate: trustme.LeafCert) -> bytes:
 
 
 def _pkcs8(certificate: trustme.LeafCert) -> bytes:
-    """Return the private key in the one form that Kafka reads."""
+    """Return the private key in the only format that Kafka reads."""
     key = load_pem_private_key(certificate.private_key_pem.bytes(), password=None)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def properties(certificates: Path) -> dict[str, str]:
-    """Return the settings of a broker that listens with TLS and SASL, too."""
+    """Return the settings of a broker that also listens with TLS and SASL."""
     protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"} | PROTOCOLS
     return {
         "listener.security.protocol.map": ",".join(map(":".join, protocols.items())),
@@ -87,7 +89,7 @@ def properties(certificates: Path) -> dict[str, str]:
         "listener.name.ssl.ssl.client.auth": "requested",
         "listener.name.certificate.ssl.client.auth": "required",
         "listener.name.strict.sasl.enabled.mechanisms": ",".join(STRICT),
-        # What has no ACL is for all; the brokers, who are nobody, and one user need none.
+        # Without an ACL every user has access. The brokers (ANONYMOUS) and one user need none.
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",
         "super.users": f"User:ANONYMOUS;User:{USER}",
@@ -104,14 +106,14 @@ def properties(certificates: Path) -> dict[str, str]:
 
 
 def scram_options() -> list[str]:
-    """Return the options of ``kafka-storage format`` that make the user known to SCRAM."""
+    """Return the options of ``kafka-storage format`` that create the user for SCRAM."""
     user = f"[name={USER},password={PASSWORD}]"
     return [f"--add-scram={mechanism}={user}" for mechanism in SCRAM]
 
 
 def unsecured_token(user: str = USER, *, lifetime: float = 3600.0) -> str:
-    """Return an unsigned token for OAUTHBEARER, valid for so many seconds from now."""
-    now = int(time.time())  # the broker rounds, and takes no token of the future
+    """Return an unsigned token for OAUTHBEARER, valid for ``lifetime`` seconds from now."""
+    now = int(time.time())  # the broker rounds, and refuses a token from the future
     claims = {"sub": user, "iat": now, "exp": now + lifetime}
     return f"{_part({'alg': 'none'})}.{_part(claims)}."
 

@@ -1,4 +1,4 @@
-"""URLs of a secured cluster, tokens, a daemon that logs in, and an administrator."""
+"""Listeners of a secured cluster, token functions, a daemon that logs in, and an administrator."""
 
 from __future__ import annotations
 
@@ -43,34 +43,34 @@ TOKEN = unsecured_token()
 CA = {"tls_ca": "{ca}"}
 CERTIFICATE = {"tls_cert": "{cert}", "tls_key": "{key}"}
 LONG = 40.0
-"""Seconds within which whatever happens happens, or the test fails."""
+"""Seconds after which a test has waited far too long."""
 
 
-# Tokens: what a function of a daemon's own may do.
+# Token functions.
 
 
 async def valid() -> str:
-    """Return a token that the brokers take."""
+    """Return a token that the brokers accept."""
     return TOKEN
 
 
 async def expired() -> str:
-    """Return a token that was valid."""
+    """Return a token that is no longer valid."""
     return unsecured_token(lifetime=-1)
 
 
-async def nonsense() -> str:
-    """Return what is no token."""
-    return "nonsense"
+async def malformed() -> str:
+    """Return a text that is not a token."""
+    return "malformed"
 
 
-async def nothing() -> None:
-    """Forget the token."""
+async def returning_none() -> None:
+    """Return None in place of a token."""
 
 
-async def sealed() -> str:
-    """Raise what a function raises that has no token to give for now."""
-    raise RuntimeError("the vault is sealed")
+async def raising() -> str:
+    """Raise an error, as if the store of the token were unavailable."""
+    raise RuntimeError("the vault is raising")
 
 
 async def endless() -> str:
@@ -79,25 +79,25 @@ async def endless() -> str:
 
 
 def not_async() -> str:
-    """Return a token without having been awaited."""
+    """Return a token from a function that is not async."""
     return TOKEN
 
 
 async def changing() -> str:
-    """Do as one of the others, which a test may exchange."""
+    """Call the function that a test has set."""
     given: str = await Tokens.give()
     return given
 
 
 class Tokens:
-    """Hold what `changing` does."""
+    """Hold the function that ``changing`` calls."""
 
     give: Callable[[], Any] = staticmethod(valid)
 
 
 @contextmanager
-def giving(function: Callable[[], Any]) -> Iterator[None]:
-    """Let `changing` do as another function while the context lasts."""
+def with_tokens_of(function: Callable[[], Any]) -> Iterator[None]:
+    """Let ``changing`` call another function while the context lasts."""
     Tokens.give = staticmethod(function)
     try:
         yield
@@ -105,17 +105,17 @@ def giving(function: Callable[[], Any]) -> Iterator[None]:
         Tokens.give = staticmethod(valid)
 
 
-def by(function: Callable[[], Any]) -> dict[str, str]:
-    """Return the parameters of a login with the tokens of a function."""
+def token_login(function: Callable[[], Any]) -> dict[str, str]:
+    """Return the URL parameters of a login with the tokens of a function."""
     provider = f"{function.__module__}:{function.__name__}"
     return {"sasl_mechanism": "oauthbearer", "sasl_token_provider": provider}
 
 
-# Reach the cluster.
+# Clients.
 
 
 def url(cluster: Cluster, listener: str, login: str = "", **parameters: str) -> str:
-    """Return how a listener is reached, by what it speaks unless told otherwise."""
+    """Return the URL of a listener, with its usual protocol unless ``parameters`` differ."""
     files = {"ca": cluster.ca_file, "cert": cluster.client_cert, "key": cluster.client_key}
     speaks = {"security_protocol": PROTOCOLS.get(listener, "PLAINTEXT"), "partitions": "1"}
     given = {name: value.format_map(files) for name, value in parameters.items()}
@@ -125,18 +125,18 @@ def url(cluster: Cluster, listener: str, login: str = "", **parameters: str) -> 
 
 @asynccontextmanager
 async def a_topic(cluster: Cluster, through: str = "") -> AsyncIterator[str]:
-    """Make a topic, through the listener that asks nothing unless another URL is given."""
+    """Create a topic, token_login default through the listener without a login."""
     topic = f"cats-{uuid4().hex[:8]}"
     async with drivers.provision(through or url(cluster, "PLAINTEXT", partitions="1"), topic):
         yield topic
 
 
 async def no_revoke(partitions: Collection[Hashable], seconds: float) -> None:
-    """Let go of nothing, where nothing is held."""
+    """Give up partitions at once."""
 
 
 async def publish(url: str, topic: str) -> None:
-    """Publish a message. Raises what the connecting or the sending ends on."""
+    """Publish a message. Raises the error of connecting or sending."""
     sender = drivers.open_driver(url).sender(topic)
     try:
         await sender.connect()
@@ -148,9 +148,9 @@ async def publish(url: str, topic: str) -> None:
 
 
 async def consume(url: str, topic: str) -> bytes | None:
-    """Return the body of the first message, and settle it, in a group that bears the topic's name.
+    """Return the body of the first message, and ack it, in a group with the topic's name.
 
-    Raises what the connecting or the receiving ends on.
+    Raises the error of connecting or receiving.
     """
     receiver = drivers.open_driver(url).receiver(topic, topic, ordered=False)
     try:
@@ -162,8 +162,8 @@ async def consume(url: str, topic: str) -> bytes | None:
         await receiver.aclose()
 
 
-async def refusal(url: str, topic: str = "cats") -> PubSubError:
-    """Return what both who publishes and who consumes are told, within seconds."""
+async def connection_error(url: str, topic: str = "cats") -> PubSubError:
+    """Return the error that both publishing and consuming raise."""
     with pytest.raises(PubSubError) as sent:
         await asyncio.wait_for(publish(url, topic), LONG)
     with pytest.raises(PubSubError) as received:
@@ -174,9 +174,9 @@ async def refusal(url: str, topic: str = "cats") -> PubSubError:
 
 
 async def until(look: Callable[[], object]) -> None:
-    """Wait until something is true."""
+    """Wait until a condition is true."""
     async with asyncio.timeout(LONG):
-        while not look():  # noqa: ASYNC110 - nobody tells when
+        while not look():  # noqa: ASYNC110 - nothing notifies
             await asyncio.sleep(0.02)
 
 
@@ -184,7 +184,7 @@ async def until(look: Callable[[], object]) -> None:
 
 
 class Cats(Service):
-    """Keeps the names of the cats that it is told of."""
+    """Record the names of cats."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -196,7 +196,7 @@ class Cats(Service):
 
 
 class Daemon:
-    """A daemon that serves Cats, seen by who runs it."""
+    """A daemon that serves Cats, and the state that its health checks report."""
 
     def __init__(self, cats: Cats, server: SimpleServer) -> None:
         self.publish = cats.publish
@@ -205,16 +205,16 @@ class Daemon:
 
     @property
     def problem(self) -> str:
-        """What health says of what is consumed."""
+        """The problem that health reports for the subscription."""
         (subscription,) = self._server.subscriptions
         return self._server.channels.problem(subscription)
 
     @property
     def unpublished(self) -> str:
-        """What health says of what is published."""
+        """The problem that health reports for the publishers."""
         return "".join(self._server.channels.unpublished())
 
-    async def passes_on(self, name: str) -> None:
+    async def round_trip(self, name: str) -> None:
         """Publish a name, and wait until it is consumed."""
         await self.publish("cats", name)
         await until(lambda: name in self.seen)
@@ -222,7 +222,7 @@ class Daemon:
 
 @asynccontextmanager
 async def a_daemon(**environ: str) -> AsyncIterator[Daemon]:
-    """Serve Cats as an environment says."""
+    """Serve Cats with the settings in ``environ``."""
     given = {
         "HTTP_ADDR": "127.0.0.1",
         "HTTP_PORT": "0",
@@ -238,8 +238,8 @@ async def a_daemon(**environ: str) -> AsyncIterator[Daemon]:
         yield Daemon(cats, server)
 
 
-def strict(url: str, topic: str, **more: str) -> dict[str, str]:
-    """Return what lets a daemon in through the strict listener."""
+def strict_login(url: str, topic: str, **more: str) -> dict[str, str]:
+    """Return the environment of a daemon that logs in at the strict_login listener."""
     return {
         "GIZMO_PUBSUB_URL": f"{url}/{topic}",
         "KAFKA_SECURITY_PROTOCOL": "sasl_plaintext",
@@ -250,11 +250,11 @@ def strict(url: str, topic: str, **more: str) -> dict[str, str]:
 
 # Users and their permissions.
 
-confluent: Any = confluent_kafka.admin  # its types are not what it exports
+confluent: Any = confluent_kafka.admin  # its type hints lack some of its names
 
 
 class Admin:
-    """Change who may log in, and what ``OTHER`` may do with a topic or a group."""
+    """Change the users, and the permissions of ``OTHER`` for a topic or a group."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._client = confluent.AdminClient(
@@ -262,32 +262,32 @@ class Admin:
         )
 
     async def deny(self, kind: str, name: str) -> None:
-        """Let it do nothing."""
+        """Deny every operation."""
         await _all(self._client.create_acls([_rule(kind, name, "ALL", "DENY")]))
 
     async def allow(self, kind: str, name: str, operation: str) -> None:
-        """Let it do one thing, and nothing else."""
+        """Allow one operation, and no other."""
         await _all(self._client.create_acls([_rule(kind, name, operation, "ALLOW")]))
 
     async def allow_all(self, kind: str, name: str) -> None:
-        """Take back what was denied, and what was allowed."""
+        """Delete all rules."""
         await _all(self._client.delete_acls([_rule(kind, name, "ANY", "ANY")]))
 
-    async def let_in(self, user: str, password: str) -> None:
-        """Make a user of SCRAM-SHA-512."""
+    async def add_user(self, user: str, password: str) -> None:
+        """Create a user of SCRAM-SHA-512."""
         how = confluent.ScramCredentialInfo(confluent.ScramMechanism.SCRAM_SHA_512, 4096)
         change = confluent.UserScramCredentialUpsertion(user, how, password.encode())
         await _all(self._client.alter_user_scram_credentials([change]))
 
-    async def shut_out(self, user: str) -> None:
-        """Remove a user of SCRAM-SHA-512."""
+    async def remove_user(self, user: str) -> None:
+        """Delete a user of SCRAM-SHA-512."""
         how = confluent.ScramMechanism.SCRAM_SHA_512
         change = confluent.UserScramCredentialDeletion(user, how)
         await _all(self._client.alter_user_scram_credentials([change]))
 
 
 def _rule(kind: str, name: str, operation: str, permission: str) -> Any:
-    """Return a rule, or what finds rules."""
+    """Return a rule, or a filter that matches rules."""
     make = confluent.AclBindingFilter if permission == "ANY" else confluent.AclBinding
     return make(
         confluent.ResourceType[kind],
@@ -301,6 +301,6 @@ def _rule(kind: str, name: str, operation: str, permission: str) -> Any:
 
 
 async def _all(futures: Mapping[Any, Future[Any]]) -> None:
-    """Wait for what an admin has begun."""
+    """Wait for an administrator's requests."""
     for future in futures.values():
         await asyncio.wrap_future(future)

@@ -1,4 +1,4 @@
-"""Topics to publish to, and what tests of the Kafka sender do with them."""
+"""Topics to publish to for tests of the Kafka sender."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.pubsub.brokers.kafka.support import an_admin
 PRODUCE = 0
 NOT_LEADER, TIMED_OUT, TOO_LARGE, NOT_ENOUGH_REPLICAS = 6, 7, 10, 19
 BOUND = 8.0
-"""Seconds after which what is bounded has taken far too long."""
+"""Seconds after which a bounded operation has taken far too long."""
 KIB = 1024
 
 HASHES = {
@@ -35,12 +35,12 @@ HASHES = {
     "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
     "abc": 479470107,
 }
-"""What murmur2 makes of keys, from the tests of Kafka's own ``Utils``."""
+"""The murmur2 hashes of keys, from the tests of Kafka's own ``Utils``."""
 
 
 @dataclass
 class Topic:
-    """A topic, and who publishes to it and looks at what has arrived."""
+    """A topic, senders to it, and a client that reads it."""
 
     cluster: AnyCluster
     name: str
@@ -48,7 +48,7 @@ class Topic:
 
     @asynccontextmanager
     async def sender(self, **settings: Any) -> AsyncIterator[Any]:
-        """Have a sender of the driver's."""
+        """Provide a connected sender of the driver."""
         url = f"{self.cluster.url}?{urlencode(settings)}"
         sender = drivers.open_driver(url).sender(self.name)
         try:
@@ -62,15 +62,15 @@ class Topic:
         return Message(self.name, body, key=key, **fields)
 
     async def records(self, count: int) -> list[Any]:
-        """Return the first so many records, in order within each partition, as aiokafka has it."""
+        """Return the first ``count`` records, in order within each partition."""
         return await self._read(lambda records: len(records) >= count)
 
     async def values(self, count: int) -> list[bytes | None]:
-        """Return what the first so many records hold."""
+        """Return the values of the first ``count`` records."""
         return [record.value for record in await self.records(count)]
 
     async def values_to(self, last: bytes) -> list[bytes | None]:
-        """Return what the records hold up to one that holds a certain value."""
+        """Return the values of the records up to the one with the value ``last``."""
         records = await self._read(lambda some: last in [record.value for record in some])
         return [record.value for record in records]
 
@@ -90,7 +90,7 @@ class Topic:
 async def a_topic(
     cluster: AnyCluster, partitions: int = 1, settings: dict[str, str] | None = None
 ) -> AsyncIterator[Topic]:
-    """Make a topic of a name that is new; only a real cluster gives it settings."""
+    """Create a topic with a new name; only a real cluster has settings for it."""
     topic = Topic(cluster, f"cats-{uuid4().hex[:8]}", partitions)
     if isinstance(cluster, MockCluster):
         cluster.create_topic(topic.name, partitions)
@@ -100,23 +100,23 @@ async def a_topic(
         new = NewTopic(topic.name, partitions, 1, topic_configs=settings or {})
         await admin.create_topics([new])
         while not (await admin.describe_topics([topic.name]))[0]["partitions"]:
-            pass  # it is made before it is known
+            pass  # the broker answers with the topic a little later
         yield topic
         await admin.delete_topics([topic.name])
 
 
 async def sent(sender: Any, *messages: Message) -> None:
-    """Send messages, each of which has to be confirmed."""
+    """Send messages, and require that each is confirmed."""
     assert list(await sender.send(messages)) == [None] * len(messages)
 
 
 def transience(results: Results) -> list[bool | None]:
-    """Return for each item None where it is confirmed, else whether its error is transient."""
+    """Return for each item None if it is confirmed, else whether its error is transient."""
     return [each.transient if isinstance(each, PubSubError) else each for each in results]  # type: ignore[misc]  # an error of another kind fails the comparison
 
 
-async def soon(awaitable: Any) -> Any:
-    """Wait for something that is bounded."""
+async def in_time(awaitable: Any) -> Any:
+    """Await something that has to end within ``BOUND``."""
     async with asyncio.timeout(BOUND):
         return await awaitable
 
@@ -128,7 +128,7 @@ def key_of(partition: int, partitions: int) -> str:
 
 
 async def cancelled(awaitable: Any) -> None:
-    """Begin something, and cancel it midway."""
+    """Start something, cancel it midway, and wait for its end."""
     running = asyncio.ensure_future(awaitable)
     await asyncio.wait((running,), timeout=0.05)
     running.cancel()

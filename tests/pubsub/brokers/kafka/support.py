@@ -1,4 +1,4 @@
-"""Topics, members of groups, and what tests of the Kafka receiver do with them."""
+"""Topics and group members for tests of the Kafka receiver."""
 
 from __future__ import annotations
 
@@ -27,72 +27,72 @@ OFFSET_COMMIT, JOIN_GROUP, HEARTBEAT = 8, 11, 12
 LOADING, NO_COORDINATOR, NOT_COORDINATOR, GROUP_FORBIDDEN = 14, 15, 16, 30
 ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCE = 22, 25, 27
 BOUND = 8.0
-"""Seconds after which what is bounded has taken far too long."""
+"""Seconds after which a bounded operation has taken far too long."""
 NEVER = "1h"
 DAY = 86_400.0
 
 
-async def let_go(partitions: Collection[Hashable], seconds: float) -> None:
-    """Let go of partitions at once, with nothing to finish."""
+async def revoke_at_once(partitions: Collection[Hashable], seconds: float) -> None:
+    """Give up partitions at once."""
 
 
-class Tells:
-    """Let go of partitions at once, and keep which."""
-
-    def __init__(self) -> None:
-        self.revoked: list[str] = []
-
-    async def __call__(self, partitions: Collection[Hashable], seconds: float) -> None:
-        self.revoked += map(str, partitions)
-
-
-class Holds:
-    """Let go of partitions only once it is told to."""
+class Revoked:
+    """Give up partitions at once, and record them."""
 
     def __init__(self) -> None:
-        self.begun = asyncio.Event()
-        self.go_on = asyncio.Event()
+        self.partitions: list[str] = []
 
     async def __call__(self, partitions: Collection[Hashable], seconds: float) -> None:
-        self.begun.set()
-        await self.go_on.wait()
+        self.partitions += map(str, partitions)
+
+
+class BlockedRevoke:
+    """Give up partitions only when a test allows it."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def __call__(self, partitions: Collection[Hashable], seconds: float) -> None:
+        self.started.set()
+        await self.release.wait()
 
 
 @dataclass
 class Topic:
-    """A topic, what others do with it, and a group of its name with members of the driver's."""
+    """A topic, clients that write to it and read its offsets, and the group of the same name."""
 
     cluster: AnyCluster
     name: str
     producer: Any
-    looker: Any
+    observer: Any
 
     async def publish(self, *bodies: bytes, partition: int = 0) -> None:
-        """Write messages of one partition."""
+        """Write messages to one partition."""
         for body in bodies:
             await self.producer.send_and_wait(self.name, body, partition=partition)
 
     async def committed(self, partition: int = 0) -> int | None:
-        """Ask the broker what the group has committed."""
-        offset: int | None = await self.looker.committed(TopicPartition(self.name, partition))
+        """Return the offset that the group has committed, as the broker knows it."""
+        offset: int | None = await self.observer.committed(TopicPartition(self.name, partition))
         return offset
 
     async def until_committed(self, offset: int, partition: int = 0) -> None:
-        """Wait until the group has committed so far."""
+        """Wait until the group has committed an offset."""
         async with asyncio.timeout(BOUND):
-            while await self.committed(partition) != offset:  # noqa: ASYNC110 - Kafka does not tell
+            while await self.committed(partition) != offset:  # noqa: ASYNC110 - Kafka sends no notification
                 await asyncio.sleep(0.02)
 
     def receiver(self, **settings: Any) -> Any:
-        """Return a receiver that commits only when it lets go, unless settings say otherwise."""
-        session = "6s" if self.cluster.is_real else "1s"  # the mock's rebalances last as long
+        """Return a receiver that commits only when it gives up partitions, by default."""
+        session = "6s" if self.cluster.is_real else "1s"  # a rebalance of the mock lasts as long
         quick = {"session_timeout": session, "rebalance_timeout": "10s", "commit_interval": NEVER}
         url = f"{self.cluster.url}?{urlencode(quick | settings)}"
         return drivers.open_driver(url).receiver(self.name, self.name, ordered=True)
 
     @asynccontextmanager
-    async def outsider(self, **settings: Any) -> AsyncIterator[Any]:
-        """Have a receiver that has not joined the group yet."""
+    async def unconnected(self, **settings: Any) -> AsyncIterator[Any]:
+        """Provide a receiver that has not joined the group yet."""
         receiver = self.receiver(**settings)
         try:
             yield receiver
@@ -100,29 +100,29 @@ class Topic:
             await receiver.aclose()
 
     @asynccontextmanager
-    async def member(self, revoke: Revoke = let_go, **settings: Any) -> AsyncIterator[Any]:
-        """Have a receiver in the group."""
-        async with self.outsider(**settings) as receiver:
+    async def member(self, revoke: Revoke = revoke_at_once, **settings: Any) -> AsyncIterator[Any]:
+        """Provide a receiver that is a member of the group."""
+        async with self.unconnected(**settings) as receiver:
             await receiver.connect(revoke)
             yield receiver
 
 
 @asynccontextmanager
 async def a_topic(cluster: AnyCluster, partitions: int = 1) -> AsyncIterator[Topic]:
-    """Make a topic of a name that is new."""
+    """Create a topic with a new name."""
     name = f"cats-{uuid4().hex[:8]}"
     servers = cluster.bootstrap
     producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all")
-    looker = AIOKafkaConsumer(
+    observer = AIOKafkaConsumer(
         bootstrap_servers=servers, group_id=name, enable_auto_commit=False, retry_backoff_ms=20
     )
-    async with made(cluster, name, partitions), producer, looker:
-        yield Topic(cluster, name, producer, looker)
+    async with created(cluster, name, partitions), producer, observer:
+        yield Topic(cluster, name, producer, observer)
 
 
 @asynccontextmanager
-async def made(cluster: AnyCluster, topic: str, partitions: int) -> AsyncIterator[None]:
-    """Make a topic, as far as the cluster does."""
+async def created(cluster: AnyCluster, topic: str, partitions: int) -> AsyncIterator[None]:
+    """Create a topic, as far as the cluster needs that."""
     if isinstance(cluster, MockCluster):
         cluster.create_topic(topic, partitions)
         yield
@@ -133,7 +133,7 @@ async def made(cluster: AnyCluster, topic: str, partitions: int) -> AsyncIterato
 
 @asynccontextmanager
 async def an_admin(cluster: AnyCluster) -> AsyncIterator[Any]:
-    """Give a client that changes topics."""
+    """Provide a client that changes topics."""
     admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap)
     try:
         await admin.start()
@@ -143,7 +143,7 @@ async def an_admin(cluster: AnyCluster) -> AsyncIterator[Any]:
 
 
 async def collect(receiver: Any, count: int, limit: int = 100) -> list[Message]:
-    """Return the next messages, at least so many."""
+    """Return the next messages, at least ``count``."""
     messages: list[Message] = []
     async with asyncio.timeout(20):
         while len(messages) < count:
@@ -152,7 +152,7 @@ async def collect(receiver: Any, count: int, limit: int = 100) -> list[Message]:
 
 
 async def ack(receiver: Any, *messages: Message) -> None:
-    """Ack messages, which has to succeed."""
+    """Ack messages, and require that this succeeds."""
     assert set(await receiver.ack(messages)) == {None}
 
 
@@ -161,43 +161,43 @@ async def short_sleep(seconds: float) -> None:
     await asyncio.sleep(min(seconds, 0.2))
 
 
-async def soon(awaitable: Awaitable[Any]) -> Any:
-    """Wait for something that is bounded."""
+async def in_time(awaitable: Awaitable[Any]) -> Any:
+    """Await something that has to end within ``BOUND``."""
     async with asyncio.timeout(BOUND):
         return await awaitable
 
 
 def bodies(messages: Sequence[Message]) -> list[bytes | None]:
-    """Return what messages hold."""
+    """Return the bodies of messages."""
     return [message.body for message in messages]
 
 
-def places(receiver: Any) -> list[str]:
-    """Return the partitions that a receiver has now."""
+def assigned(receiver: Any) -> list[str]:
+    """Return the partitions of a receiver."""
     return sorted(receiver.status().lag)
 
 
-def share(first: Any, second: Any) -> bool:
-    """Return whether two members have one partition of two each."""
-    mine, yours = places(first), places(second)
+def share_partitions(first: Any, second: Any) -> bool:
+    """Return whether two members have one of two partitions each."""
+    mine, yours = assigned(first), assigned(second)
     return len(mine) == 1 and sorted(mine + yours) == ["0", "1"]
 
 
 async def until(condition: Callable[[], object], *receivers: Any) -> None:
-    """Let receivers work until a condition is true; what they receive is dropped."""
+    """Let receivers work until a condition is true; drop the messages."""
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.gather(*(receiver.receive(100, 0.02) for receiver in receivers))
             await asyncio.sleep(0.005)
 
 
-def refusals(results: Results) -> list[bool]:
-    """Return for each item whether it was refused for good."""
+def refused_for_good(results: Results) -> list[bool]:
+    """Return for each item whether it has an error that is not transient."""
     return [isinstance(each, PubSubError) and not each.transient for each in results]
 
 
 async def handle_until(receiver: Any, last: bytes) -> list[bytes | None]:
-    """Receive and ack until the ack of a certain body is taken; return all that was received."""
+    """Receive and ack until the ack of a body succeeds; return all received bodies."""
     handled: list[bytes | None] = []
     async with asyncio.timeout(20):
         while True:
@@ -210,7 +210,7 @@ async def handle_until(receiver: Any, last: bytes) -> list[bytes | None]:
 
 
 async def first_new(topic: Topic, receiver: Any) -> Message:
-    """Publish until something is received: it asks for its first offset after it has joined."""
+    """Publish until something is received, because a receiver asks for its first offset late."""
     got: list[Message] = []
     async with asyncio.timeout(BOUND):
         while not got:
@@ -220,7 +220,7 @@ async def first_new(topic: Topic, receiver: Any) -> Message:
 
 
 class NotUtf8(str):
-    """A header's name as bytes that are no text."""
+    """A header name whose bytes are not UTF-8."""
 
     __slots__ = ()
 
@@ -229,7 +229,7 @@ class NotUtf8(str):
 
 
 async def publish_raw(topic: Topic, headers: Any, patch: pytest.MonkeyPatch) -> None:
-    """Publish headers as they are, which only aiokafka's batches in Python let pass."""
+    """Publish headers unchanged, which only aiokafka's pure Python batches allow."""
     name = "DefaultRecordBatchBuilder"
     patch.setattr(message_accumulator, name, _DefaultRecordBatchBuilderPy)
     batch = topic.producer.create_batch()

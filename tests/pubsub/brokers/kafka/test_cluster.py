@@ -1,4 +1,4 @@
-"""The cluster that tests run on is what a driver will meet: it lasts, and it is guarded."""
+"""The cluster of the tests: it ends with its test, and its listeners check logins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ with kafka_cluster(pathlib.Path(sys.argv[1])) as cluster:
 
 
 class Token(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """A token that never changes."""
+    """A constant token."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -43,7 +43,7 @@ class Token(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no typ
 
 @asynccontextmanager
 async def an_admin(bootstrap: str, **settings: Any) -> AsyncIterator[Any]:
-    """Give a client that needs no topic."""
+    """Provide a client that needs no topic."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **settings)
     try:
         await admin.start()
@@ -53,14 +53,14 @@ async def an_admin(bootstrap: str, **settings: Any) -> AsyncIterator[Any]:
 
 
 async def brokers(admin: Any) -> list[int]:
-    """Return the nodes that the cluster says it has."""
+    """Return the ids of the cluster's nodes."""
     described = await admin.describe_cluster()
     return [broker["node_id"] for broker in described["brokers"]]
 
 
 @pytest.mark.usefixtures("need_real_kafka")
 def test_a_node_dies_with_its_test(tmp_path: Path) -> None:
-    """Nothing is left of a test that was killed."""
+    """A node ends when the process of its test is killed."""
     command = [sys.executable, "-c", RUN_UNTIL_KILLED, str(tmp_path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as run:
@@ -68,12 +68,12 @@ def test_a_node_dies_with_its_test(tmp_path: Path) -> None:
         host, port = run.stdout.readline().strip().split(":")
         with socket.create_connection((host, int(port)), timeout=30) as connection:
             run.kill()
-            with suppress(ConnectionResetError):  # the node died before it had accepted it
+            with suppress(ConnectionResetError):  # the node died before it accepted the connection
                 assert connection.recv(1) == b""
 
 
-async def test_a_topic_is_not_made_by_its_use(real_kafka: Cluster) -> None:
-    """Whoever asks for a topic that nobody has created is told that there is none."""
+async def test_asking_for_a_topic_does_not_create_it(real_kafka: Cluster) -> None:
+    """A request for a topic that does not exist returns an error."""
     async with an_admin(real_kafka.bootstrap) as admin:
         [described] = await admin.describe_topics(["never-created"])
     assert described["error_code"] == 3  # UNKNOWN_TOPIC_OR_PARTITION
@@ -81,8 +81,10 @@ async def test_a_topic_is_not_made_by_its_use(real_kafka: Cluster) -> None:
 
 @SASL
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-async def test_the_user_is_let_in(secure_kafka: Cluster, protocol: str, mechanism: str) -> None:
-    """Each mechanism lets the user in, with TLS and without."""
+async def test_each_mechanism_accepts_the_user(
+    secure_kafka: Cluster, protocol: str, mechanism: str
+) -> None:
+    """The user logs in with each mechanism, with TLS and without."""
     who = credentials(mechanism, PASSWORD, unsecured_token())
     async with an_admin(**a_client(secure_kafka, protocol), **who) as admin:
         assert await brokers(admin) == [1]
@@ -90,19 +92,19 @@ async def test_the_user_is_let_in(secure_kafka: Cluster, protocol: str, mechanis
 
 @SASL
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-async def test_a_stranger_is_not_let_in(
+async def test_each_mechanism_refuses_a_wrong_password(
     secure_kafka: Cluster, protocol: str, mechanism: str
 ) -> None:
-    """Each mechanism refuses a wrong password and an expired token, with TLS and without."""
+    """A wrong password and an expired token are refused, with TLS and without."""
     who = credentials(mechanism, "wrong", unsecured_token(lifetime=-1))
-    # aiokafka takes a refused token for an accepted one, and then finds no broker that answers.
+    # aiokafka takes a refused token for an accepted one, and then finds that no broker answers.
     with pytest.raises((KafkaConnectionError, NodeNotReadyError)):
         async with an_admin(**a_client(secure_kafka, protocol), **who) as admin:
             await brokers(admin)
 
 
-async def test_a_certificate_lets_in(secure_kafka: Cluster) -> None:
-    """A client with a certificate of the cluster's authority is let in, and so is one without."""
+async def test_a_client_connects_with_and_without_a_certificate(secure_kafka: Cluster) -> None:
+    """A client may have a certificate of the cluster's authority, or none."""
     client = a_client(secure_kafka, "SSL")
     async with an_admin(**client) as admin:
         assert await brokers(admin) == [1]
@@ -111,8 +113,8 @@ async def test_a_certificate_lets_in(secure_kafka: Cluster) -> None:
         assert await brokers(admin) == [1]
 
 
-async def test_a_strange_certificate_is_refused(secure_kafka: Cluster) -> None:
-    """A client whose certificate is of another authority is not let in."""
+async def test_a_certificate_of_another_authority_is_refused(secure_kafka: Cluster) -> None:
+    """A client whose certificate comes from another authority cannot connect."""
     client = a_client(secure_kafka, "SSL")
     trustme.CA().issue_cert("mallory@example.org").configure_cert(client["ssl_context"])
     with pytest.raises(KafkaConnectionError):
@@ -120,7 +122,7 @@ async def test_a_strange_certificate_is_refused(secure_kafka: Cluster) -> None:
             pass
 
 
-async def test_the_cluster_proves_who_it_is(secure_kafka: Cluster) -> None:
+async def test_the_cluster_has_a_certificate(secure_kafka: Cluster) -> None:
     """A client that does not trust the cluster's authority does not connect."""
     client = a_client(secure_kafka, "SSL") | {"ssl_context": ssl.create_default_context()}
     with pytest.raises(KafkaConnectionError):
@@ -129,14 +131,14 @@ async def test_the_cluster_proves_who_it_is(secure_kafka: Cluster) -> None:
 
 
 def a_client(cluster: Cluster, protocol: str) -> dict[str, Any]:
-    """Return settings of a client that trusts the cluster's authority."""
+    """Return the settings of a client that trusts the cluster's authority."""
     context = ssl.create_default_context(cafile=str(cluster.ca_file))
     bootstrap = cluster.listener(protocol)
     return {"bootstrap": bootstrap, "security_protocol": protocol, "ssl_context": context}
 
 
 def credentials(mechanism: str, password: str, token: str) -> dict[str, Any]:
-    """Return settings of a client that says who it is; which of them count, the mechanism says."""
+    """Return the settings of a login; the mechanism decides which of them are used."""
     return {
         "sasl_mechanism": mechanism,
         "sasl_plain_username": USER,

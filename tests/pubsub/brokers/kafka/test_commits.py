@@ -18,19 +18,19 @@ from tests.pubsub.brokers.kafka.support import (
     OFFSET_COMMIT,
     REBALANCE,
     UNKNOWN_MEMBER,
-    Tells,
+    Revoked,
     a_topic,
     ack,
+    assigned,
     bodies,
     collect,
     handle_until,
-    places,
     until,
 )
 
 
-async def test_only_what_was_acked_is_committed(kafka: AnyCluster) -> None:
-    """However much is received: the interval and the close commit up to what was acked."""
+async def test_only_acked_messages_are_committed(kafka: AnyCluster) -> None:
+    """The interval and the close commit up to the last ack, however much was received."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"1", b"2", b"3", b"4", b"5")
         async with topic.member(commit_interval="10ms") as receiver:
@@ -40,8 +40,8 @@ async def test_only_what_was_acked_is_committed(kafka: AnyCluster) -> None:
         assert await topic.committed() == 3
 
 
-async def test_what_is_not_acked_is_not_committed(kafka: AnyCluster) -> None:
-    """A member that has received and acked nothing leaves no offset, and its successor gets all."""
+async def test_unacked_messages_are_not_committed(kafka: AnyCluster) -> None:
+    """A member that acks nothing commits no offset, and its successor gets all messages."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"1", b"2")
         async with topic.member() as receiver:
@@ -51,8 +51,8 @@ async def test_what_is_not_acked_is_not_committed(kafka: AnyCluster) -> None:
             assert bodies(await collect(receiver, 2)) == [b"1", b"2"]
 
 
-async def test_so_many_are_committed_at_once(kafka: AnyCluster) -> None:
-    """After ``commit_every`` messages the interval is not waited for."""
+async def test_commit_every_messages_are_committed_at_once(kafka: AnyCluster) -> None:
+    """After ``commit_every`` messages the member does not wait for the interval."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"1", b"2", b"3")
         async with topic.member(commit_every=3) as receiver:
@@ -62,7 +62,7 @@ async def test_so_many_are_committed_at_once(kafka: AnyCluster) -> None:
 
 
 async def test_the_close_commits_first(kafka: AnyCluster) -> None:
-    """What is acked is committed when the member leaves, whatever the interval."""
+    """A member that leaves commits its acks first, whatever the interval."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"1", b"2")
         async with topic.member() as receiver:
@@ -71,7 +71,7 @@ async def test_the_close_commits_first(kafka: AnyCluster) -> None:
 
 
 async def test_each_partition_has_its_own_offset(kafka: AnyCluster) -> None:
-    """One commit holds each partition's own low-water mark."""
+    """One commit blocked the low-water mark of each partition."""
     async with a_topic(kafka, partitions=3) as topic:
         await topic.publish(b"1", b"2", partition=0)
         await topic.publish(b"1", b"2", b"3", partition=1)
@@ -84,7 +84,7 @@ async def test_each_partition_has_its_own_offset(kafka: AnyCluster) -> None:
 
 @pytest.mark.parametrize("error", [ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCE])
 async def test_a_commit_comes_too_late(mock: MockCluster, error: int) -> None:
-    """It harms nothing: the group is joined again, and receives and commits go on."""
+    """A refused commit does no harm: the member joins again, receives and commits."""
     async with a_topic(mock) as topic:
         await topic.publish(b"1", b"2")
         settings: dict[str, Any] = {
@@ -92,12 +92,12 @@ async def test_a_commit_comes_too_late(mock: MockCluster, error: int) -> None:
             "commit_every": 1,
             "commit_interval": "20ms",
         }
-        told = Tells()
-        async with topic.member(told, **settings) as receiver:
+        revoked = Revoked()
+        async with topic.member(revoked, **settings) as receiver:
             first, _ = await collect(receiver, 2)
             mock.fail(OFFSET_COMMIT, error)
             await ack(receiver, first)
-            await until(lambda: told.revoked and places(receiver), receiver)
+            await until(lambda: revoked.partitions and assigned(receiver), receiver)
             await topic.publish(b"3")
             await handle_until(receiver, b"3")
             await topic.until_committed(3)
@@ -107,7 +107,9 @@ async def test_a_commit_comes_too_late(mock: MockCluster, error: int) -> None:
 async def test_a_coordinator_is_not_ready(
     mock: MockCluster, usual_retries: None, error: int
 ) -> None:
-    """A commit that it refuses for longer than a commit may take is made again, in silence."""
+    """A commit that the coordinator refuses for longer than its time-out is repeated, without an
+    error.
+    """
     async with a_topic(mock) as topic:
         await topic.publish(b"1", b"2")
         async with topic.member(commit_every=1, commit_interval="20ms") as receiver:
@@ -119,7 +121,7 @@ async def test_a_coordinator_is_not_ready(
 
 
 async def test_a_commit_is_forbidden(mock: MockCluster) -> None:
-    """The next receive says so, once, as something that may pass; and the commit is made again."""
+    """The next receive raises a transient error, once, and the commit is repeated."""
     async with a_topic(mock) as topic:
         await topic.publish(b"1")
         async with topic.member(commit_every=1, commit_interval="20ms") as receiver:

@@ -1,4 +1,4 @@
-"""What a send to Kafka says is confirmed was confirmed, and what ends a send that is not."""
+"""Which messages of a send are confirmed, and how a send ends that is not."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.pubsub.brokers.kafka.sender_support import (
     PRODUCE,
     TOO_LARGE,
     a_topic,
+    in_time,
     key_of,
     sent,
-    soon,
     transience,
 )
 
@@ -27,8 +27,8 @@ OUT_OF_ORDER_SEQUENCE, INVALID_PRODUCER_EPOCH = 45, 47
 NO_LEADER = -1
 
 
-def hand_over(patch: pytest.MonkeyPatch, *errors: Exception | None) -> None:
-    """Let aiokafka fail to take the next batches, one each, with errors; None lets one through."""
+def fail_next_batches(patch: pytest.MonkeyPatch, *errors: Exception | None) -> None:
+    """Raise these errors for aiokafka's next batches, one each; None accepts a batch."""
     take, left = AIOKafkaProducer.send_batch, list(errors)
 
     async def take_or_fail(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -39,60 +39,62 @@ def hand_over(patch: pytest.MonkeyPatch, *errors: Exception | None) -> None:
     patch.setattr(AIOKafkaProducer, "send_batch", take_or_fail)
 
 
-# What is confirmed.
+# Confirmations.
 
 
-async def test_an_error_that_nobody_foresaw_is_raised(
+async def test_an_unexpected_error_is_raised(
     mock: MockCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends the call, and nothing that was not sent is told to be confirmed."""
+    """It ends the call, and no unsent message counts as confirmed."""
     async with a_topic(mock, 2) as topic, topic.sender() as sender:
-        hand_over(monkeypatch, None, AssertionError("unrecognized partition"))
+        fail_next_batches(monkeypatch, None, AssertionError("unrecognized partition"))
         batch = [topic.message(b"x", key_of(number, 2)) for number in range(2)]
         with pytest.raises(AssertionError, match="unrecognized partition"):
             await sender.send(batch)
         await sent(sender, *batch)
 
 
-async def test_what_was_confirmed_in_time_stays_so(mock: MockCluster) -> None:
-    """Of a partition whose later batch is late, the earlier ones are no less there."""
+async def test_confirmations_in_time_count_although_a_later_batch_is_late(
+    mock: MockCluster,
+) -> None:
+    """The earlier batches of a partition stay confirmed if a later one times out."""
     async with a_topic(mock) as topic, topic.sender(delivery_timeout="500ms") as sender:
         await sent(sender, topic.message(b"0", "k"))
         mock.fail(PRODUCE, 0, *[NOT_LEADER] * 50)
         messages = [topic.message(b"%d" % number + bytes(90 * KIB), "k") for number in range(3)]
-        results = await soon(sender.send(messages))
+        results = await in_time(sender.send(messages))
         assert transience(results) == [None, True, True]
         assert "it may or may not have arrived" in str(results[1])
 
 
-async def test_many_small_messages_fit_into_what_a_topic_takes(real_kafka: Cluster) -> None:
-    """A send is cut smaller than the brokers' own limit, as a topic may have a lower one."""
+async def test_a_send_fits_into_a_lower_limit_of_a_topic(real_kafka: Cluster) -> None:
+    """A send is split into batches smaller than the brokers' limit, because a topic may have a
+    lower one.
+    """
     count, settings = 500, {"max.message.bytes": "200000"}
     async with a_topic(real_kafka, 1, settings) as topic, topic.sender() as sender:
         await sent(sender, *(topic.message(bytes(KIB)) for _ in range(count)))
         assert await topic.values(count) == [bytes(KIB)] * count
 
 
-async def test_messages_without_a_key_go_where_there_is_a_leader(mock: MockCluster) -> None:
-    """A partition without one holds up those that need no partition of their own no more."""
+async def test_messages_without_a_key_go_to_a_partition_with_a_leader(mock: MockCluster) -> None:
+    """A partition without a leader does not delay messages without a key."""
     async with a_topic(mock, 3) as topic:
         mock.move_leader(topic.name, 1, NO_LEADER)
         async with topic.sender(delivery_timeout="3s") as sender:
             for _ in range(4):
-                await soon(sent(sender, topic.message(b"x"), topic.message(b"x")))
+                await in_time(sent(sender, topic.message(b"x"), topic.message(b"x")))
         mock.move_leader(topic.name, 1, 1)
         placed = [record.partition for record in await topic.records(8)]
     assert sorted(placed) == [0, 0, 0, 0, 2, 2, 2, 2]
 
 
-# What passes.
+# Transient errors.
 
 
 @pytest.mark.parametrize("error", [OUT_OF_ORDER_SEQUENCE, INVALID_PRODUCER_EPOCH])
-async def test_what_a_broker_holds_against_one_producer_passes(
-    mock: MockCluster, error: int
-) -> None:
-    """A sequence that is broken, or an epoch that is over: the next send has a new producer."""
+async def test_errors_of_one_producer_are_transient(mock: MockCluster, error: int) -> None:
+    """After a broken sequence or a fenced epoch the next send has a new producer."""
     async with a_topic(mock) as topic, topic.sender() as sender:
         await sent(sender, topic.message(b"0"))
         mock.fail(PRODUCE, error)
@@ -101,31 +103,31 @@ async def test_what_a_broker_holds_against_one_producer_passes(
 
 
 @pytest.mark.parametrize("error", [KafkaTimeoutError(), ProducerClosed()])
-async def test_what_ails_one_producer_passes(
+async def test_final_errors_of_aiokafka_are_transient(
     mock: MockCluster, monkeypatch: pytest.MonkeyPatch, error: KafkaError
 ) -> None:
-    """aiokafka calls it final, and it is, for that producer."""
+    """aiokafka calls these errors final; they are, for that producer only."""
     async with a_topic(mock) as topic, topic.sender() as sender:
-        hand_over(monkeypatch, error)
+        fail_next_batches(monkeypatch, error)
         assert transience(await sender.send([topic.message(b"1")])) == [True]
         await sent(sender, topic.message(b"2"))
 
 
-async def test_what_a_broker_holds_against_a_message_does_not_pass(mock: MockCluster) -> None:
-    """No producer could help it."""
+async def test_a_refused_message_is_a_permanent_error(mock: MockCluster) -> None:
+    """Another producer could not send it either."""
     async with a_topic(mock) as topic, topic.sender() as sender:
         mock.fail(PRODUCE, TOO_LARGE)
         assert transience(await sender.send([topic.message(b"1")])) == [False]
 
 
-# What ends with the close.
+# Closing.
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
 async def test_a_send_that_has_not_begun_ends_with_the_close(
     mock: MockCluster, is_broken: bool
 ) -> None:
-    """Whether it waits for a silent broker to tell of the partitions, or for a new producer."""
+    """A send that waits for metadata, or for a new producer, ends with the close."""
     async with a_topic(mock) as topic, topic.sender() as sender:
         if is_broken:
             mock.fail(PRODUCE, TOO_LARGE)
@@ -133,7 +135,7 @@ async def test_a_send_that_has_not_begun_ends_with_the_close(
         mock.delay(1, 3600)
         sending = asyncio.create_task(sender.send([topic.message(b"1")]))
         await asyncio.wait((sending,), timeout=0.1)
-        await soon(sender.aclose())
+        await in_time(sender.aclose())
         ended, late = await asyncio.wait((sending,), timeout=2.0)
         for each in late:
             each.cancel()
@@ -142,10 +144,10 @@ async def test_a_send_that_has_not_begun_ends_with_the_close(
         assert sending.exception() is not None
 
 
-async def test_a_broken_producer_is_stopped_though_the_close_overtakes_that(
+async def test_a_close_stops_a_broken_producer(
     mock: MockCluster,
 ) -> None:
-    """Nothing of it goes on, though a send was about to replace it."""
+    """No task of the producer is left, although a send was about to replace it."""
     async with a_topic(mock) as topic:
         before = asyncio.all_tasks()
         async with topic.sender(delivery_timeout="200ms") as sender:
@@ -154,6 +156,6 @@ async def test_a_broken_producer_is_stopped_though_the_close_overtakes_that(
             assert transience(await sender.send([topic.message(b"1")])) == [True]
             sending = asyncio.create_task(sender.send([topic.message(b"2")]))
             await asyncio.wait((sending,), timeout=0.1)
-            await soon(sender.aclose())
+            await in_time(sender.aclose())
             assert transience(await asyncio.gather(sending, return_exceptions=True)) == [False]
         assert asyncio.all_tasks() == before

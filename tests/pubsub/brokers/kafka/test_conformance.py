@@ -1,4 +1,4 @@
-"""The driver of Kafka passes every check that any driver is put to."""
+"""The Kafka driver passes the conformance suite."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import pytest
 
 from pubsubtest.conformance import Check
 from tests.pubsub.brokers.kafka.cluster import AnyCluster, Cluster
-from tests.pubsub.brokers.kafka.conformance_support import harness, hold, named
+from tests.pubsub.brokers.kafka.conformance_support import checks_for, harness, require_pass
 from tests.pubsub.brokers.kafka.mock_cluster import mock_cluster
 
 
-@pytest.mark.parametrize("check", named("any"))
+@pytest.mark.parametrize("check", checks_for("any"))
 async def test_kafka_passes(kafka: AnyCluster, check: Check) -> None:
-    """What each check says is true of Kafka."""
-    await hold(check, harness(kafka))
+    """Each check blocked on Kafka, or on the mock."""
+    await require_pass(check, harness(kafka))
 
 
-@pytest.mark.parametrize("check", named("real"))
+@pytest.mark.parametrize("check", checks_for("real"))
 async def test_a_real_kafka_passes(real_kafka: Cluster, check: Check) -> None:
-    """What the mock gets wrong, or takes too long for, is true of Kafka."""
-    await hold(check, harness(real_kafka))
+    """Each check that the mock fails, or is too slow for, blocked on a real Kafka."""
+    await require_pass(check, harness(real_kafka))
 
 
-@pytest.mark.parametrize("check", named("failing"))
+@pytest.mark.parametrize("check", checks_for("failing"))
 async def test_kafka_passes_with_a_dead_broker(tmp_path: Path, check: Check) -> None:
-    """What each check says is true of Kafka while connections to its broker are refused."""
+    """Each check of an outage blocked while the broker refuses connections."""
     with mock_cluster(tmp_path) as mock:
-        await hold(check, harness(mock, mock.kill, mock.start))
+        await require_pass(check, harness(mock, mock.kill, mock.start))

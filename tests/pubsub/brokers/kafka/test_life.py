@@ -1,4 +1,4 @@
-"""Short proofs of the life of daemons on Kafka, and of their judge; long ones: endurance."""
+"""Short runs of the cases of tests.endurance.kafka, and tests of their verdict."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.endurance.kafka.verdict import (
     parse,
 )
 from tests.pubsub.brokers.kafka.cluster import Cluster
-from tests.pubsub.brokers.kafka.life_support import Case, hold
+from tests.pubsub.brokers.kafka.life_support import Case, require_no_problem
 
-# The judge, on records that are made up: one key, one partition.
+# The verdict, on invented records of one key in one partition.
 
 
 def handled(number: int, at: float, member: str = "a") -> Handling:
@@ -33,7 +33,7 @@ def handled(number: int, at: float, member: str = "a") -> Handling:
 def problems(
     handlings: Sequence[Handling], commits: Sequence[Commit] = (), kills: Sequence[Kill] = ()
 ) -> list[str]:
-    """Return what the judge says of records where three messages were confirmed."""
+    """Return the kinds of problems in records of three confirmed messages."""
     finding = Counts()
     judge(finding, {"k": 3}, handlings, commits)
     finding.require_none("out of order", out_of_order(handlings))
@@ -44,37 +44,37 @@ def problems(
 GOOD = [handled(1, at=1), handled(2, at=2), handled(3, at=3)]
 
 
-def test_the_judge_finds_nothing_where_all_is_well() -> None:
-    """Each message handled once, in order, above the commits: there is no problem."""
+def test_the_verdict_has_no_problem_if_all_is_well() -> None:
+    """Each message is handled once, in order, above the commits."""
     assert problems(GOOD, [Commit(0.5, {0: 0}), Commit(2.5, {0: 1})]) == []
 
 
-def test_the_judge_reads_what_a_member_writes() -> None:
-    """A line of the records is the handling that it tells."""
+def test_the_verdict_reads_the_records_of_a_member() -> None:
+    """A line of the records becomes a handling."""
     assert parse("a", ["0 0 2 k 3 1 3.0 4.0"]) == [handled(3, at=3)]
 
 
-def test_the_judge_finds_what_is_lost() -> None:
+def test_the_verdict_finds_lost_messages() -> None:
     """A message that was confirmed and never handled is lost."""
     assert problems(GOOD[:2]) == ["1 lost"]
 
 
-def test_the_judge_finds_what_is_out_of_order() -> None:
-    """A first handling that begins before that of its predecessor has ended is out of order."""
+def test_the_verdict_finds_handlings_out_of_order() -> None:
+    """A first handling that starts before its predecessor's has ended is out of order."""
     assert problems([handled(1, at=1), handled(3, at=2), handled(2, at=3)]) == ["1 out of order"]
     assert problems([handled(1, at=1), handled(2, at=1.5), handled(3, at=3)]) == ["1 out of order"]
 
 
-def test_the_judge_finds_what_is_repeated_below_the_commit() -> None:
-    """A handling of what the broker had as committed when it began is below the commit."""
-    killed = Kill("a", Commit(3.9, {0: 0}))  # it explains every repeat
+def test_the_verdict_finds_repeats_below_the_commit() -> None:
+    """A handling of an offset that was committed before it started is below the commit."""
+    killed = Kill("a", Commit(3.9, {0: 0}))  # this explains every repeat
     repeat = handled(2, at=5, member="b")
     assert problems([*GOOD, repeat], [Commit(4, {0: 2})], [killed]) == ["1 below the commit"]
     assert problems([*GOOD, repeat], [Commit(4, {0: 1})], [killed]) == []
 
 
-def test_the_judge_finds_what_no_kill_explains() -> None:
-    """A repeat needs a killed member that had handled it above the commit, for each time."""
+def test_the_verdict_finds_unexplained_repeats() -> None:
+    """Each repeat needs a killed member that had handled the message above its commit."""
     repeat = handled(3, at=6, member="b")
     killed = Kill("a", Commit(4.5, {0: 2}))
     assert problems([*GOOD, repeat]) == ["1 not explained"]
@@ -85,25 +85,25 @@ def test_the_judge_finds_what_no_kill_explains() -> None:
     assert problems([*GOOD, repeat, again], kills=[killed]) == ["1 not explained"]
 
 
-def test_the_judge_knows_what_no_position_can_tell() -> None:
-    """A repeat is explained by an offset below it that its holder had not finished."""
+def test_the_verdict_allows_repeats_above_a_gap() -> None:
+    """A repeat is explained by a lower offset that its holder had not finished."""
     gap, above = handled(2, at=5, member="b"), handled(3, at=2)
     finding = Counts()
     explain(finding, [GOOD[0], above, gap, handled(3, at=6, member="b")])
     assert not finding.problems
     assert finding.counts["repeated above a gap"] == 1
     explain(finding, [GOOD[0], above, handled(2, at=5), handled(3, at=8, member="b")])
-    assert finding.counts["not explained"] == 1  # there was no gap any more
+    assert finding.counts["not explained"] == 1  # the gap was closed by then
 
 
-def test_the_judge_tells_how_late_a_commit_is() -> None:
-    """A commit is due from when its next offset was handled, not from what is above a gap."""
+def test_the_verdict_measures_how_late_a_commit_is() -> None:
+    """A commit is due when its next offset is handled, not when one above a gap is."""
     late = Kill("a", Commit(10.0, {0: 1}))
     assert oldest_uncommitted([late], GOOD) == 7.0
     assert oldest_uncommitted([late], [GOOD[0], GOOD[2]]) == 0.0
 
 
-# The daemons. Each case says what has to hold; here they are short.
+# The daemons. Each case documents its requirements.
 
 CASES: dict[Case, float] = {
     starting.topic_missing: 0,
@@ -116,18 +116,18 @@ CASES: dict[Case, float] = {
     stopping.restarts_many_at_a_time: 6,
     stopping.stopped_above_unfinished: 0,
 }
-"""How many seconds each case lasts. They wait most of the time, so they run beside each other."""
+"""How many seconds each case lasts. They mostly wait, so they run concurrently."""
 
 
 @pytest.mark.timeout(120)
 async def test_daemons_on_kafka(real_kafka: Cluster) -> None:
-    """Daemons start, stop, fail and wait as each case says, and lose nothing."""
+    """Daemons start, stop, fail and wait as each case requires, and lose nothing."""
     async with asyncio.TaskGroup() as group:
         for case, seconds in CASES.items():
-            group.create_task(hold(case, real_kafka, seconds))
+            group.create_task(require_no_problem(case, real_kafka, seconds))
 
 
 @pytest.mark.timeout(120)
 async def test_a_rebalance_storm(real_kafka: Cluster) -> None:
-    """Members join, leave and die: nothing lost, all in order, repeats above commits only."""
-    await hold(storm.rebalance_storm, real_kafka, 12)
+    """Members join, leave and die: nothing is lost, all is in order, repeats are above commits."""
+    await require_no_problem(storm.rebalance_storm, real_kafka, 12)

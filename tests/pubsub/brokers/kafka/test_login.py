@@ -20,14 +20,12 @@ from tests.pubsub.brokers.kafka.security_support import (
     WRONG,
     a_daemon,
     a_topic,
-    by,
     consume,
     publish,
+    token_login,
     url,
     valid,
 )
-
-# Who is let in.
 
 
 @pytest.mark.parametrize("listener", ["SASL_PLAINTEXT", "SASL_SSL"])
@@ -35,10 +33,10 @@ from tests.pubsub.brokers.kafka.security_support import (
 async def test_each_mechanism_publishes_and_consumes(
     secure_kafka: Cluster, listener: str, mechanism: str
 ) -> None:
-    """A user who logs in makes a topic, publishes and consumes, with TLS and without."""
+    """A user creates a topic, publishes and consumes with each mechanism, with TLS and without."""
     tls = CA if listener.endswith("SSL") else {}
     if mechanism == "OAUTHBEARER":
-        way = url(secure_kafka, listener, **tls, **by(valid))
+        way = url(secure_kafka, listener, **tls, **token_login(valid))
     else:
         way = url(secure_kafka, listener, ALICE, sasl_mechanism=mechanism, **tls)
     async with a_topic(secure_kafka, way) as topic:
@@ -49,12 +47,12 @@ async def test_each_mechanism_publishes_and_consumes(
 @pytest.mark.parametrize(
     ("listener", "files"),
     [("SSL", CA), ("SSL", CA | CERTIFICATE), ("CERTIFICATE", CA | CERTIFICATE)],
-    ids=["tls", "with a certificate", "with one that is demanded"],
+    ids=["tls", "with a certificate", "with a required certificate"],
 )
 async def test_tls_publishes_and_consumes(
     secure_kafka: Cluster, listener: str, files: dict[str, str]
 ) -> None:
-    """TLS with an authority of one's own works, with a certificate of the client and without."""
+    """TLS works with a private authority, with a certificate of the client and without."""
     way = url(secure_kafka, listener, **files)
     async with a_topic(secure_kafka, way) as topic:
         await publish(way, topic)
@@ -62,7 +60,7 @@ async def test_tls_publishes_and_consumes(
 
 
 async def test_a_daemon_logs_in_by_its_settings(secure_kafka: Cluster) -> None:
-    """KAFKA_* settings alone let a whole daemon in."""
+    """A daemon needs only KAFKA_* settings to log in."""
     async with (
         a_topic(secure_kafka) as topic,
         a_daemon(
@@ -75,21 +73,21 @@ async def test_a_daemon_logs_in_by_its_settings(secure_kafka: Cluster) -> None:
             KAFKA_TLS_CA=str(secure_kafka.ca_file),
         ) as daemon,
     ):
-        await daemon.passes_on("Tom")
+        await daemon.round_trip("Tom")
 
 
 async def test_a_daemon_logs_in_by_its_url(secure_kafka: Cluster) -> None:
-    """GIZMO_PUBSUB_URL has what its settings leave out."""
+    """GIZMO_PUBSUB_URL gives the parts that the settings leave out."""
     hosts = secure_kafka.listener("SASL_PLAINTEXT")
     async with a_topic(secure_kafka) as topic:
         url = f"kafka://{ALICE}@{hosts}/{topic}?security_protocol=sasl_plaintext"
         mechanism = "scram-sha-512"
         async with a_daemon(GIZMO_PUBSUB_URL=url, KAFKA_SASL_MECHANISM=mechanism) as daemon:
-            await daemon.passes_on("Tom")
+            await daemon.round_trip("Tom")
 
 
 async def test_a_daemon_with_a_wrong_password_does_not_start(secure_kafka: Cluster) -> None:
-    """Its start ends at once, and says who was refused by whom."""
+    """Its start fails at once with an error that names the user and the broker."""
     hosts = secure_kafka.listener("SASL_PLAINTEXT")
     url = f"kafka://{USER}:{WRONG}@{hosts}?security_protocol=sasl_plaintext"
     with pytest.raises(

@@ -18,14 +18,14 @@ from tests.pubsub.brokers.kafka.security_support import (
     Admin,
     a_daemon,
     a_topic,
-    by,
     changing,
     endless,
     expired,
-    giving,
-    sealed,
-    strict,
+    raising,
+    strict_login,
+    token_login,
     until,
+    with_tokens_of,
 )
 
 pytestmark = pytest.mark.usefixtures("short_checks")
@@ -33,32 +33,32 @@ pytestmark = pytest.mark.usefixtures("short_checks")
 # On the strict listener a login expires after 2 s.
 
 
-async def test_a_login_that_is_over_is_renewed(
+async def test_an_expired_login_is_renewed(
     secure_kafka: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Connections that the broker cuts for want of a new login lose nothing, and nobody notices."""
+    """The broker closes connections whose login has expired; nothing is lost or reported."""
     caplog.set_level(logging.INFO, "aiokafka.conn")
     url = f"kafka://{ALICE}@{secure_kafka.listener('STRICT')}"
     number, logins = 0, 0
-    async with a_topic(secure_kafka) as topic, a_daemon(**strict(url, topic)) as daemon:
-        await daemon.passes_on("0")
+    async with a_topic(secure_kafka) as topic, a_daemon(**strict_login(url, topic)) as daemon:
+        await daemon.round_trip("0")
         logins = caplog.text.count("Authenticated as alice")
         while caplog.text.count("Authenticated as alice") < logins + 6:
             number += 1
-            await daemon.passes_on(str(number))
+            await daemon.round_trip(str(number))
         await until(lambda: not (daemon.problem or daemon.unpublished))
         seen = list(map(int, daemon.seen))
     assert sorted(set(seen)) == list(range(number + 1))
 
 
 async def test_a_user_is_removed_and_comes_back(secure_kafka: Cluster) -> None:
-    """A daemon whose user is removed says so, and goes on by itself once the user is back."""
+    """A daemon whose user is removed reports that, and recovers once the user is back."""
     admin = Admin(secure_kafka)
-    await admin.let_in("carol", "carol-secret")
+    await admin.add_user("carol", "carol-secret")
     url = f"kafka://carol:carol-secret@{secure_kafka.listener('STRICT')}"
-    async with a_topic(secure_kafka) as topic, a_daemon(**strict(url, topic)) as daemon:
-        await daemon.passes_on("before")
-        await admin.shut_out("carol")
+    async with a_topic(secure_kafka) as topic, a_daemon(**strict_login(url, topic)) as daemon:
+        await daemon.round_trip("before")
+        await admin.remove_user("carol")
         await until(lambda: "refuses the login of 'carol' by SCRAM-SHA-512" in daemon.problem)
         with pytest.raises(PubSubError, match="not confirmed within 2 s"):
             await daemon.publish("cats", "meanwhile")
@@ -66,46 +66,46 @@ async def test_a_user_is_removed_and_comes_back(secure_kafka: Cluster) -> None:
             with pytest.raises(PubSubError, match="refuses the login of 'carol' by SCRAM-SHA-512"):
                 await daemon.publish("cats", "meanwhile")
         assert "refuses the login of 'carol' by SCRAM-SHA-512" in daemon.unpublished
-        await admin.let_in("carol", "carol-secret")
-        await daemon.passes_on("after")
+        await admin.add_user("carol", "carol-secret")
+        await daemon.round_trip("after")
         await until(lambda: not (daemon.problem or daemon.unpublished))
 
 
-@pytest.mark.parametrize("function", [sealed, endless, expired], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", [raising, endless, expired], ids=lambda f: f.__name__)
 async def test_tokens_end_and_come_back(secure_kafka: Cluster, function: Callable[[], Any]) -> None:
-    """A daemon without a token says so, and goes on by itself once there is one again."""
+    """A daemon without a token reports that, and recovers once there is a token again."""
     url = f"kafka://{secure_kafka.listener('STRICT')}"
     async with (
         a_topic(secure_kafka) as topic,
         a_daemon(
-            **strict(
+            **strict_login(
                 url,
                 topic,
                 KAFKA_SASL_MECHANISM="oauthbearer",
-                KAFKA_SASL_TOKEN_PROVIDER=by(changing)["sasl_token_provider"],
+                KAFKA_SASL_TOKEN_PROVIDER=token_login(changing)["sasl_token_provider"],
             )
         ) as daemon,
     ):
-        await daemon.passes_on("before")
-        with giving(function):
+        await daemon.round_trip("before")
+        with with_tokens_of(function):
             await until(lambda: "changing" in daemon.problem)
         await until(lambda: not daemon.problem)
-        await daemon.passes_on("after")
+        await daemon.round_trip("after")
 
 
-async def test_a_permission_is_taken_and_given_back(secure_kafka: Cluster) -> None:
-    """A daemon that may not consume any more says so, and goes on once it may again."""
+async def test_a_permission_is_revoked_and_granted_again(secure_kafka: Cluster) -> None:
+    """A daemon that may not consume any more reports that, and recovers once it may again."""
     admin = Admin(secure_kafka)
     url = f"kafka://{BOB}@{secure_kafka.listener('SASL_PLAINTEXT')}"
     async with (
         a_topic(secure_kafka) as topic,
-        a_daemon(**strict(url, topic, KAFKA_SASL_MECHANISM="plain")) as daemon,
+        a_daemon(**strict_login(url, topic, KAFKA_SASL_MECHANISM="plain")) as daemon,
     ):
-        await daemon.passes_on("before")
+        await daemon.round_trip("before")
         await admin.deny("TOPIC", topic)
         await until(lambda: f"'bob' may not use topic '{topic}'" in daemon.problem)
         with pytest.raises(PubSubError, match="TopicAuthorizationFailedError"):
             await daemon.publish("cats", "meanwhile")
         await admin.allow_all("TOPIC", topic)
         await until(lambda: not daemon.problem)
-        await daemon.passes_on("after")
+        await daemon.round_trip("after")

@@ -1,4 +1,4 @@
-"""Logins, certificates and tokens that Kafka refuses, and the errors that say so."""
+"""Logins, certificates and tokens that Kafka refuses, and their errors."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tests.pubsub.brokers.kafka.security_support import (
     ALICE,
     CA,
     WRONG,
-    by,
+    connection_error,
     endless,
     expired,
-    nonsense,
+    malformed,
     not_async,
-    nothing,
-    refusal,
-    sealed,
+    raising,
+    returning_none,
+    token_login,
     url,
 )
 
-# Who is not let in, and never will be.
+# Permanent errors.
 
-Refusal = tuple[str, str, dict[str, str], str]
-"""A listener, who logs in, the parameters, and what is said."""
+Case = tuple[str, str, dict[str, str], str]
+"""A listener, a login, URL parameters, and a pattern of the error."""
 
-NEVER: dict[str, Refusal] = {
+PERMANENT: dict[str, Case] = {
     "a wrong password (PLAIN)": (
         "SASL_PLAINTEXT",
         f"{USER}:{WRONG}",
@@ -74,13 +74,13 @@ NEVER: dict[str, Refusal] = {
         {"sasl_mechanism": "scram-sha-256"},
         "refuses the login of 'alice' by SCRAM-SHA-256: .*sasl_mechanism",
     ),
-    "a login where nobody logs in": (
+    "a login at a listener without logins": (
         "PLAINTEXT",
         ALICE,
         {"security_protocol": "sasl_plaintext"},
         "refuses the login of 'alice' by PLAIN: this port has no logins; .*protocol=plaintext",
     ),
-    "a login where nobody logs in (TLS)": (
+    "a login at a listener without logins (TLS)": (
         "SSL",
         ALICE,
         {"security_protocol": "sasl_ssl", **CA},
@@ -89,31 +89,31 @@ NEVER: dict[str, Refusal] = {
     "a token that has expired": (
         "SASL_PLAINTEXT",
         "",
-        by(expired),
+        token_login(expired),
         "refuses the login of this client by OAUTHBEARER: .*the token is not valid.*:expired",
     ),
     "a token that has expired (TLS)": (
         "SASL_SSL",
         "",
-        by(expired) | CA,
+        token_login(expired) | CA,
         "refuses the login of this client by OAUTHBEARER: .*the token is not valid.*:expired",
     ),
-    "a token that is none": (
+    "a malformed token": (
         "SASL_PLAINTEXT",
         "",
-        by(nonsense),
-        "refuses the login of this client by OAUTHBEARER: .*the token is not valid.*:nonsense",
+        token_login(malformed),
+        "refuses the login of this client by OAUTHBEARER: .*the token is not valid.*:malformed",
     ),
     "no token": (
         "SASL_PLAINTEXT",
         "",
-        by(nothing),
-        "sasl_token_provider=.*:nothing returned no token: TypeError: it returned NoneType",
+        token_login(returning_none),
+        "sasl_token_provider=.*:returning_none returned no token: TypeError: it returned NoneType",
     ),
     "a function that is not async": (
         "SASL_PLAINTEXT",
         "",
-        by(not_async),
+        token_login(not_async),
         "sasl_token_provider=.*:not_async returned no token: TypeError",
     ),
     "an authority that the system does not know": (
@@ -128,7 +128,7 @@ NEVER: dict[str, Refusal] = {
         {"tls_ca": "{ca}.other"},
         "TLS with .* fails: .*unable to get local issuer certificate.*tls_ca",
     ),
-    "no certificate where one is demanded": (
+    "no certificate, which is required": (
         "CERTIFICATE",
         "",
         CA,
@@ -140,8 +140,8 @@ NEVER: dict[str, Refusal] = {
         CA | {"tls_cert": "{cert}.other", "tls_key": "{key}.other"},
         "refuses TLS: .*certificate unknown.*tls_cert",
     ),
-    "no TLS where it is spoken": ("SSL", "", {"security_protocol": "plaintext"}, "speaks TLS"),
-    "no TLS where it is spoken (SASL)": (
+    "no TLS at a TLS listener": ("SSL", "", {"security_protocol": "plaintext"}, "speaks TLS"),
+    "no TLS at a TLS listener (SASL)": (
         "SASL_SSL",
         ALICE,
         {"security_protocol": "sasl_plaintext"},
@@ -152,7 +152,7 @@ NEVER: dict[str, Refusal] = {
 
 @pytest.fixture(scope="session")
 def another_authority(secure_kafka: Cluster) -> None:
-    """Write another authority's certificates beside those that are good."""
+    """Write certificates of another authority beside the valid ones."""
     authority = trustme.CA()
     mallory = authority.issue_cert("mallory@example.org")
     authority.cert_pem.write_to_path(f"{secure_kafka.ca_file}.other")
@@ -161,47 +161,49 @@ def another_authority(secure_kafka: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("another_authority")
-@pytest.mark.parametrize(("listener", "login", "given", "said"), NEVER.values(), ids=NEVER)
-async def test_what_never_works_says_why(
-    secure_kafka: Cluster, listener: str, login: str, given: dict[str, str], said: str
+@pytest.mark.parametrize(
+    ("listener", "login", "given", "expected"), PERMANENT.values(), ids=PERMANENT
+)
+async def test_a_permanent_refusal_has_a_reason(
+    secure_kafka: Cluster, listener: str, login: str, given: dict[str, str], expected: str
 ) -> None:
-    """What is refused for good is not transient, and the error says what, and what to look at."""
-    error = await refusal(url(secure_kafka, listener, login, **given))
-    with pytest.raises(PubSubError, match=said):
+    """The error is not transient, and names the reason and the settings to check."""
+    error = await connection_error(url(secure_kafka, listener, login, **given))
+    with pytest.raises(PubSubError, match=expected):
         raise error
     assert not error.transient
 
 
 async def test_a_host_that_is_not_in_the_certificate(secure_kafka: Cluster) -> None:
-    """A broker that does not prove the name that it was called by is not spoken to."""
+    """A broker whose certificate does not have its host name is refused."""
     way = url(secure_kafka, "SSL", **CA).replace("127.0.0.1", "localhost")
-    error = await refusal(way)
+    error = await connection_error(way)
     assert "Hostname mismatch, certificate is not valid for 'localhost'" in str(error)
     assert not error.transient
 
 
-# Who is not let in for now: the same may be said by a broker, or a vault, that is about to start.
+# Transient errors: a broker or a token store that is starting may cause the same.
 
-PERHAPS: dict[str, Refusal] = {
-    "TLS where it is not spoken": (
+TRANSIENT: dict[str, Case] = {
+    "TLS at a listener without TLS": (
         "PLAINTEXT",
         "",
         {"security_protocol": "ssl", **CA},
         "no broker answers .*check that the port uses security_protocol=SSL",
     ),
-    "TLS where it is not spoken (SASL)": (
+    "TLS at a listener without TLS (SASL)": (
         "SASL_PLAINTEXT",
         ALICE,
         {"security_protocol": "sasl_ssl", **CA},
         "no broker answers .*check that the port uses security_protocol=SASL_SSL",
     ),
-    "no login where one is demanded": (
+    "no login, which is required": (
         "SASL_PLAINTEXT",
         "",
         {"security_protocol": "plaintext"},
         "no broker answers .*check that the port uses security_protocol=PLAINTEXT",
     ),
-    "no login where one is demanded (TLS)": (
+    "no login, which is required (TLS)": (
         "SASL_SSL",
         "",
         {"security_protocol": "ssl", **CA},
@@ -210,31 +212,33 @@ PERHAPS: dict[str, Refusal] = {
     "a function that raises": (
         "SASL_PLAINTEXT",
         "",
-        by(sealed),
-        "sasl_token_provider=.*:sealed returned no token: RuntimeError: the vault is sealed",
+        token_login(raising),
+        "sasl_token_provider=.*:raising returned no token: RuntimeError: the vault is raising",
     ),
     "a function that does not return": (
         "SASL_PLAINTEXT",
         "",
-        by(endless),
+        token_login(endless),
         "sasl_token_provider=.*:endless returned no token: TimeoutError",
     ),
 }
 
 
-@pytest.mark.parametrize(("listener", "login", "given", "said"), PERHAPS.values(), ids=PERHAPS)
-async def test_what_may_pass_says_what_it_may_be(
-    secure_kafka: Cluster, listener: str, login: str, given: dict[str, str], said: str
+@pytest.mark.parametrize(
+    ("listener", "login", "given", "expected"), TRANSIENT.values(), ids=TRANSIENT
+)
+async def test_a_possible_outage_has_a_reason(
+    secure_kafka: Cluster, listener: str, login: str, given: dict[str, str], expected: str
 ) -> None:
-    """What may be an outage is tried again, and the error says what else it may be."""
-    error = await refusal(url(secure_kafka, listener, login, **given))
-    with pytest.raises(PubSubError, match=said):
+    """The error is transient, and names another possible reason."""
+    error = await connection_error(url(secure_kafka, listener, login, **given))
+    with pytest.raises(PubSubError, match=expected):
         raise error
     assert error.transient
 
 
 def test_a_key_with_a_password_is_refused(secure_kafka: Cluster) -> None:
-    """Nobody is asked for the password of a key: a daemon would wait for it for ever."""
+    """Opening the driver fails, instead of waiting for a password on the terminal."""
     key = load_pem_private_key(secure_kafka.client_key.read_bytes(), password=None)
     locked = secure_kafka.client_key.with_suffix(".locked")
     lock = BestAvailableEncryption(b"sesame")

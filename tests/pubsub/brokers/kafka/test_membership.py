@@ -1,4 +1,4 @@
-"""Being in a group on Kafka, and being it no more: thrown out, closed while it joins, or mock."""
+"""Evictions from a group, closes while joining, and brokers that do not answer."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from tests.pubsub.brokers.kafka.support import (
     JOIN_GROUP,
     REBALANCE,
     UNKNOWN_MEMBER,
-    Holds,
+    BlockedRevoke,
     Topic,
     a_topic,
     ack,
     an_admin,
+    assigned,
     bodies,
     collect,
-    let_go,
-    places,
-    refusals,
-    soon,
+    in_time,
+    refused_for_good,
+    revoke_at_once,
     until,
 )
 from tests.pubsub.support import turns
 
 UNKNOWN_SERVER_ERROR = -1
 LONG = "25s"
-"""A session that no test waits for the end of."""
+"""A session that no test outlives."""
 
 
-class Times:
-    """Let go of partitions at once, and keep how long that might have taken."""
+class RevokeTimes:
+    """Give up partitions at once, and record the seconds that were allowed."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -55,7 +55,7 @@ class Times:
         self.seconds.append(seconds)
 
 
-# Thrown out.
+# Evictions.
 
 
 @pytest.mark.parametrize(
@@ -66,29 +66,29 @@ class Times:
         (REBALANCE, 7.9, [b"2"]),
     ],
 )
-async def test_who_is_lost_to_its_group_lets_go_at_once(
+async def test_an_evicted_member_gives_up_its_partitions_at_once(
     mock: MockCluster, error: int, seconds: float, again: list[bytes]
 ) -> None:
-    """Others have what it had: nothing is finished nor committed, unlike in a rebalance."""
+    """Others have them: unlike in a rebalance, no message is finished or committed."""
     async with a_topic(mock) as topic:
         await topic.publish(b"1")
-        times = Times()
+        times = RevokeTimes()
         async with topic.member(times, session_timeout="1s") as receiver:
             await ack(receiver, *await collect(receiver, 1))
             mock.fail(HEARTBEAT, error)
-            await until_told(times, receiver)
+            await until_revoked(times, receiver)
             assert times.seconds == [pytest.approx(seconds)]
             await topic.publish(b"2")
             assert bodies(await collect(receiver, len(again))) == again
 
 
-async def test_a_commit_that_is_tried_again_ends_with_the_membership(
+async def test_a_pending_commit_ends_with_the_membership(
     real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not repeated in the name of nobody, which a broker takes while a group is empty."""
+    """It is not repeated without a generation, which a broker accepts if the group is empty."""
     async with a_topic(real_kafka) as topic:
         await topic.publish(b"1")
-        times, commit = Times(), GroupCoordinator._do_commit_offsets
+        times, commit = RevokeTimes(), GroupCoordinator._do_commit_offsets
         tried = asyncio.Event()
 
         async def loading(self: Any, *arguments: Any) -> None:
@@ -100,26 +100,26 @@ async def test_a_commit_that_is_tried_again_ends_with_the_membership(
         monkeypatch.setattr(GroupCoordinator, "_do_commit_offsets", loading)
         async with topic.member(times, commit_every=1, commit_interval="10ms") as receiver:
             await ack(receiver, *await collect(receiver, 1))
-            await soon(tried.wait())
-            await throw_out(topic, receiver)
-            await until_told(times, receiver)
+            await in_time(tried.wait())
+            await evict(topic, receiver)
+            await until_revoked(times, receiver)
             assert bodies(await receiver.receive(1, 5.0)) == [b"1"]
             assert await topic.committed() is None
 
 
-async def throw_out(topic: Topic, receiver: Any) -> None:
-    """Have the group's coordinator forget a member, as if its session had ended."""
+async def evict(topic: Topic, receiver: Any) -> None:
+    """Remove a member from its group, as if its session had expired."""
     node = receiver._membership.consumer._coordinator.coordinator_id
     request = LeaveGroupRequest(topic.name, receiver._membership.consumer._coordinator.member_id)
-    await topic.looker._client.send(node, request)
+    await topic.observer._client.send(node, request)
 
 
-async def test_partitions_are_forgotten_though_the_last_commit_raises(
+async def test_an_assignment_ends_although_its_last_commit_fails(
     mock: MockCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was received before belongs to an assignment that is over, and comes again."""
+    """Acks of its messages are refused, and the messages come again."""
 
-    commit = DyingCommit()
+    commit = FailingCommit()
     async with a_topic(mock) as topic:
         await topic.publish(b"1", b"2")
         async with topic.member() as receiver:
@@ -128,14 +128,14 @@ async def test_partitions_are_forgotten_though_the_last_commit_raises(
             with monkeypatch.context() as patch:
                 patch.setattr(AIOKafkaConsumer, "commit", commit)
                 mock.fail(HEARTBEAT, REBALANCE)
-                await soon(commit.died.wait())
+                await in_time(commit.died.wait())
             await turns()
-            assert refusals(await receiver.ack([second])) == [True]
+            assert refused_for_good(await receiver.ack([second])) == [True]
             assert bodies(await collect(receiver, 2)) == [b"1", b"2"]
 
 
-class DyingCommit:
-    """Fail as aiokafka does where a connection goes meanwhile."""
+class FailingCommit:
+    """Fail as aiokafka does if a connection is closed meanwhile."""
 
     def __init__(self) -> None:
         self.died = asyncio.Event()
@@ -145,30 +145,30 @@ class DyingCommit:
         raise KeyError((1, "coordination"))
 
 
-async def until_told(times: Times, receiver: Any) -> None:
-    """Let a receiver work until it has let go, and keep nothing of what it is given."""
+async def until_revoked(times: RevokeTimes, receiver: Any) -> None:
+    """Let a receiver work until it has given up its partitions."""
     async with asyncio.timeout(20):
         while not times.seconds:
             assert await receiver.receive(100, 0.02) == []
 
 
-async def test_a_committer_that_has_died_is_a_stall(
+async def test_a_committer_that_has_ended_is_a_stall(
     mock: MockCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing would be committed any more; the engine makes a receiver anew."""
+    """Nothing would be committed any more, so the engine makes another receiver."""
     async with a_topic(mock) as topic:
         await topic.publish(b"1")
         async with topic.member(commit_interval="10ms") as receiver:
             messages = await collect(receiver, 1)
             with monkeypatch.context() as patch:
-                patch.setattr(AIOKafkaConsumer, "commit", DyingCommit())
+                patch.setattr(AIOKafkaConsumer, "commit", FailingCommit())
                 await ack(receiver, *messages)
                 await until(lambda: receiver.status().stalled, receiver)
             assert receiver.status().stalled == "a background task of the Kafka client has ended"
 
 
-async def test_an_error_of_the_group_is_raised_amid_a_rebalance(mock: MockCluster) -> None:
-    """Also where nobody received when it came: aiokafka joins no more until it is heard of."""
+async def test_an_error_of_the_group_is_raised_during_a_rebalance(mock: MockCluster) -> None:
+    """Also if no receive was pending: aiokafka does not join again until the error was raised."""
     async with a_topic(mock) as topic, topic.member(session_timeout="1s") as receiver:
         coordinator = receiver._membership.consumer._coordinator
         mock.fail(JOIN_GROUP, UNKNOWN_SERVER_ERROR)
@@ -179,30 +179,30 @@ async def test_an_error_of_the_group_is_raised_amid_a_rebalance(mock: MockCluste
         assert not caught.value.transient
 
 
-# Closed.
+# Closing while joining.
 
 
-async def test_who_closes_while_it_joins_is_not_waited_for(real_kafka: Cluster) -> None:
-    """The group hears of it at once, though its request to join is not answered yet."""
+async def test_a_close_while_joining_leaves_the_group(real_kafka: Cluster) -> None:
+    """The group does not wait for it, although its join request is not answered yet."""
     async with a_topic(real_kafka, partitions=2) as topic:
         for partition in range(2):
             await topic.publish(b"1", partition=partition)
-        holds = Holds()
-        async with topic.member(holds) as owner:
+        blocked = BlockedRevoke()
+        async with topic.member(blocked) as owner:
             await collect(owner, 2)
-            async with topic.outsider(session_timeout=LONG, rebalance_timeout=LONG) as newcomer:
-                joining = asyncio.create_task(newcomer.connect(let_go))
-                await soon(holds.begun.wait())
-                await soon(newcomer.aclose())
+            async with topic.unconnected(session_timeout=LONG, rebalance_timeout=LONG) as newcomer:
+                joining = asyncio.create_task(newcomer.connect(revoke_at_once))
+                await in_time(blocked.started.wait())
+                await in_time(newcomer.aclose())
                 with pytest.raises(PubSubError, match=r"cannot be joined.*was closed meanwhile"):
                     await joining
-            await soon(until_members(topic, real_kafka, 1))
-            holds.go_on.set()
-            assert bodies(await soon(collect(owner, 2))) == [b"1", b"1"]
+            await in_time(until_members(topic, real_kafka, 1))
+            blocked.release.set()
+            assert bodies(await in_time(collect(owner, 2))) == [b"1", b"1"]
 
 
 async def until_members(topic: Topic, cluster: Cluster, count: int) -> None:
-    """Wait until the group has so many members."""
+    """Wait until the group has ``count`` members."""
     async with an_admin(cluster) as admin:
         while True:
             (answer,) = await admin.describe_consumer_groups([topic.name])
@@ -212,27 +212,27 @@ async def until_members(topic: Topic, cluster: Cluster, count: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_who_closes_while_it_connects_does_not_join(mock: MockCluster) -> None:
-    """Its connect says so, nothing of it goes on, and nobody waits for its session."""
+async def test_a_close_while_connecting_prevents_joining(mock: MockCluster) -> None:
+    """Its connect raises an error, no task is left, and the group does not wait for its session."""
     async with a_topic(mock, partitions=2) as topic:
-        async with topic.outsider(session_timeout=LONG) as closed:
+        async with topic.unconnected(session_timeout=LONG) as closed:
             mock.delay(1, 0.2)
-            connecting = asyncio.create_task(closed.connect(let_go))
+            connecting = asyncio.create_task(closed.connect(revoke_at_once))
             await asyncio.wait((connecting,), timeout=0.1)
             await closed.aclose()
             with pytest.raises(UsageError, match="connect before aclose"):
-                await soon(connecting)
+                await in_time(connecting)
             mock.delay(1, 0.0)
             async with topic.member() as receiver:
-                await soon(until(lambda: places(receiver) == ["0", "1"], receiver))
+                await in_time(until(lambda: assigned(receiver) == ["0", "1"], receiver))
 
 
-# Silence.
+# Brokers that do not answer.
 
 
 @asynccontextmanager
-async def nothing_unheard() -> AsyncIterator[None]:
-    """Fail where the loop is told of what nobody has heard, such as a task's error."""
+async def no_unretrieved_error() -> AsyncIterator[None]:
+    """Fail if asyncio reports an error that was never retrieved."""
     unheard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
     yield
@@ -241,14 +241,14 @@ async def nothing_unheard() -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 1.2])
-async def test_no_error_is_left_unheard_by_a_close_without_answers(
+async def test_a_close_without_answers_retrieves_all_errors(
     mock: MockCluster, seconds: float
 ) -> None:
-    """Whatever waits for a broker that has fallen silent: commits, receives and sends."""
+    """Commits, receives and sends that wait for a silent broker end without a report of asyncio."""
     async with a_topic(mock, partitions=2) as topic, AsyncExitStack() as stack:
         for partition in range(2):
             await topic.publish(b"1", partition=partition)
-        async with nothing_unheard():
+        async with no_unretrieved_error():
             receiver = await stack.enter_async_context(topic.member(commit_interval="10ms"))
             messages = await collect(receiver, 2)
             sender = drivers.open_driver(mock.url).sender(topic.name)
@@ -260,8 +260,8 @@ async def test_no_error_is_left_unheard_by_a_close_without_answers(
             sending = asyncio.create_task(sender.send([message]))
             receiving = asyncio.create_task(receiver.receive(1, 60.0))
             await asyncio.wait((sending, receiving), timeout=seconds)
-            await soon(asyncio.gather(receiver.aclose(), sender.aclose()))
-            assert await soon(receiving) == []
-            await soon(asyncio.wait((sending,)))
+            await in_time(asyncio.gather(receiver.aclose(), sender.aclose()))
+            assert await in_time(receiving) == []
+            await in_time(asyncio.wait((sending,)))
             mock.delay(1, 0)
             del receiver, sender, sending, receiving, messages, message

@@ -1,4 +1,4 @@
-"""What the mock cluster does for a test, as aiokafka sees it."""
+"""The faults of the mock cluster, as aiokafka sees them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def a_producer(cluster: MockCluster) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def a_member(cluster: MockCluster, topic: str = "cats") -> AsyncIterator[Any]:
-    """Join the group "friends", which begins at the start and commits when told."""
+    """Join the group "friends", which starts at the earliest record and commits only explicitly."""
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=cluster.bootstrap,
@@ -69,7 +69,7 @@ async def a_member(cluster: MockCluster, topic: str = "cats") -> AsyncIterator[A
 
 
 async def read(consumer: Any, count: int) -> list[bytes]:
-    """Return the next ``count`` values, sorted; hang when there are fewer."""
+    """Return the next ``count`` values, sorted; hang if there are fewer."""
     values: list[bytes] = []
     while len(values) < count:
         for records in (await consumer.getmany(timeout_ms=200)).values():
@@ -77,8 +77,8 @@ async def read(consumer: Any, count: int) -> list[bytes]:
     return sorted(values)
 
 
-async def test_a_group_goes_on_where_it_committed(cluster: MockCluster) -> None:
-    """A member of a group reads what was sent, and its successor what was not committed."""
+async def test_a_group_continues_at_its_commit(cluster: MockCluster) -> None:
+    """A member reads the published records, and its successor the uncommitted ones."""
     async with a_producer(cluster) as producer:
         await producer.send_and_wait("cats", b"a", partition=0)
         await producer.send_and_wait("cats", b"b", partition=3)
@@ -91,7 +91,7 @@ async def test_a_group_goes_on_where_it_committed(cluster: MockCluster) -> None:
 
 
 async def test_members_that_join_at_once_share_the_partitions(cluster: MockCluster) -> None:
-    """Two members get two partitions of four each, and read their own."""
+    """Two members get two of four partitions each, and read them."""
     async with a_producer(cluster) as producer, AsyncExitStack() as stack:
         joining = (stack.enter_async_context(a_member(cluster)) for _ in range(2))
         first, second = await asyncio.gather(*joining)
@@ -104,8 +104,8 @@ async def test_members_that_join_at_once_share_the_partitions(cluster: MockClust
             assert await read(member, 2) == own
 
 
-async def test_a_broker_that_was_down_has_lost_nothing(cluster: MockCluster) -> None:
-    """A send waits for the node that is down, and what was confirmed before is still there."""
+async def test_a_restarted_node_has_lost_nothing(cluster: MockCluster) -> None:
+    """A send waits for a node that is down, and earlier records are still there."""
     async with a_producer(cluster) as producer:
         await producer.send_and_wait("cats", b"before", partition=0)
         cluster.kill(1)
@@ -118,8 +118,8 @@ async def test_a_broker_that_was_down_has_lost_nothing(cluster: MockCluster) -> 
         assert await read(member, 3) == [b"before", b"during", b"elsewhere"]
 
 
-async def test_what_a_dead_node_led_can_be_moved(cluster: MockCluster) -> None:
-    """Partitions and a group that are moved from a node that is down are served by the other."""
+async def test_partitions_of_a_dead_node_can_be_moved(cluster: MockCluster) -> None:
+    """The other node serves the partitions and the group of a node that is down."""
     async with a_producer(cluster) as producer:
         await producer.send_and_wait("cats", b"before", partition=3)
         cluster.kill(2)
@@ -132,7 +132,7 @@ async def test_what_a_dead_node_led_can_be_moved(cluster: MockCluster) -> None:
 
 
 async def test_a_delayed_node_answers_after_the_other(cluster: MockCluster) -> None:
-    """A send to a node with a delay is still under way when a later one elsewhere is confirmed."""
+    """A send to a delayed node is unconfirmed when a later one to the other node is confirmed."""
     async with a_producer(cluster) as producer:
         cluster.delay(1, 0.3)
         slow = await producer.send("cats", b"slow", partition=0)
@@ -141,8 +141,8 @@ async def test_a_delayed_node_answers_after_the_other(cluster: MockCluster) -> N
         await slow
 
 
-async def test_errors_of_produce_are_answered_in_turn(cluster: MockCluster) -> None:
-    """The producer tries again after the first error and raises the second; then all is well."""
+async def test_produce_returns_the_errors_in_turn(cluster: MockCluster) -> None:
+    """The producer retries after the first error, raises the second, and works then."""
     async with a_producer(cluster) as producer:
         cluster.fail(PRODUCE, NOT_LEADER, MESSAGE_TOO_LARGE)
         with pytest.raises(MessageSizeTooLargeError):
@@ -150,8 +150,8 @@ async def test_errors_of_produce_are_answered_in_turn(cluster: MockCluster) -> N
         await producer.send_and_wait("cats", b"b")
 
 
-async def test_errors_of_commit_are_answered_in_turn(cluster: MockCluster) -> None:
-    """The consumer tries again after the first error and raises the second; then all is well."""
+async def test_commit_returns_the_errors_in_turn(cluster: MockCluster) -> None:
+    """The consumer retries after the first error, raises the second, and works then."""
     partition = TopicPartition("cats", 0)
     async with a_member(cluster) as member:
         cluster.fail(OFFSET_COMMIT, COORDINATOR_NOT_AVAILABLE, TOPIC_FORBIDDEN)
@@ -163,15 +163,15 @@ async def test_errors_of_commit_are_answered_in_turn(cluster: MockCluster) -> No
 
 @pytest.mark.parametrize("error", [ILLEGAL_GENERATION, REBALANCE])
 async def test_a_commit_can_come_too_late(cluster: MockCluster, error: int) -> None:
-    """A member is told that its group went on without it."""
+    """A member gets the error of a group that has rebalanced without it."""
     async with a_member(cluster) as member:
         cluster.fail(OFFSET_COMMIT, error)
         with pytest.raises(CommitFailedError):
             await member.commit({TopicPartition("cats", 0): 1})
 
 
-async def test_an_error_of_fetch_comes_out_of_getmany_and_ends(cluster: MockCluster) -> None:
-    """A read that is refused fails, and the next one gets what it would have got."""
+async def test_an_error_of_fetch_is_raised_once(cluster: MockCluster) -> None:
+    """The next read returns the records."""
     cluster.create_topic("dogs", 1)
     async with a_producer(cluster) as producer:
         await producer.send_and_wait("dogs", b"a")
@@ -183,7 +183,7 @@ async def test_an_error_of_fetch_comes_out_of_getmany_and_ends(cluster: MockClus
 
 
 async def test_a_topic_can_be_forbidden(cluster: MockCluster) -> None:
-    """A topic with an error in its metadata can't be sent to until the error is taken away."""
+    """A topic with an error in its metadata cannot be sent to until the error is removed."""
     async with a_producer(cluster) as producer:
         cluster.fail_topic("cats", TOPIC_FORBIDDEN)
         with pytest.raises(TopicAuthorizationFailedError):
@@ -192,13 +192,13 @@ async def test_a_topic_can_be_forbidden(cluster: MockCluster) -> None:
         await producer.send_and_wait("cats", b"a")
 
 
-async def test_a_node_that_is_not_there_is_named(cluster: MockCluster) -> None:
-    """What the library refuses is an error that says what was asked."""
+async def test_an_unknown_node_is_an_error(cluster: MockCluster) -> None:
+    """The error names the call that librdkafka refuses."""
     with pytest.raises(OSError, match=r"broker_set_down\(3,\)"):
         cluster.kill(3)
 
 
-async def test_two_clusters_live_side_by_side(cluster: MockCluster, tmp_path: Path) -> None:
+async def test_two_clusters_are_independent(cluster: MockCluster, tmp_path: Path) -> None:
     """Each cluster has its own nodes and faults."""
     with mock_cluster(tmp_path) as other:
         other.kill(1)
@@ -207,8 +207,8 @@ async def test_two_clusters_live_side_by_side(cluster: MockCluster, tmp_path: Pa
         assert not set(other.bootstrap.split(",")) & set(cluster.bootstrap.split(","))
 
 
-async def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    """When the cluster ends, its port is closed and aiokafka is as it was."""
+async def test_a_cluster_cleans_up(tmp_path: Path) -> None:
+    """When the cluster ends, its port is closed and aiokafka is unchanged."""
     before = vars(CoordinatorGroupRebalance)["_on_join_leader"]
     with mock_cluster(tmp_path) as running:
         host, port = running.bootstrap.split(":")

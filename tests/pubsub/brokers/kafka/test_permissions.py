@@ -10,39 +10,37 @@ from tests.pubsub.brokers.kafka.security_support import (
     BOB,
     Admin,
     a_topic,
+    connection_error,
     consume,
     publish,
-    refusal,
     url,
 )
 
-# Who is let in, and may not do what it wants.
-
 
 async def test_a_topic_without_permission(secure_kafka: Cluster) -> None:
-    """A topic that the user may not see, publish to or consume is named, and so is the user."""
+    """A topic that the user may not describe is an error that names both."""
     way = url(secure_kafka, "SASL_PLAINTEXT", BOB)
     admin = Admin(secure_kafka)
     async with a_topic(secure_kafka) as topic:
         await admin.deny("TOPIC", topic)
-        error = await refusal(way, topic)
+        error = await connection_error(way, topic)
     assert f"'bob' may not use topic '{topic}'" in str(error)
     assert not error.transient
 
 
-async def test_a_topic_to_look_at(secure_kafka: Cluster) -> None:
-    """A topic that the user may see, and neither publish to nor consume, is named by both."""
+async def test_a_topic_that_may_only_be_described(secure_kafka: Cluster) -> None:
+    """A topic that the user may neither read nor write is an error that names it."""
     way = url(secure_kafka, "SASL_PLAINTEXT", BOB)
     admin = Admin(secure_kafka)
     async with a_topic(secure_kafka) as topic:
         await admin.allow("TOPIC", topic, "DESCRIBE")
-        error = await refusal(way, topic)
+        error = await connection_error(way, topic)
     assert f"TopicAuthorizationFailedError: {topic}" in str(error)
     assert not error.transient
 
 
 async def test_a_group_without_permission(secure_kafka: Cluster) -> None:
-    """A group that the user may not join is named; the topic can be published to."""
+    """A group that the user may not join is an error that names it; publishing works."""
     way = url(secure_kafka, "SASL_PLAINTEXT", BOB)
     admin = Admin(secure_kafka)
     async with a_topic(secure_kafka) as topic:

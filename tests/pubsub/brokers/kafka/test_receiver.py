@@ -20,16 +20,16 @@ from tests.pubsub.brokers.kafka.support import (
     bodies,
     collect,
     first_new,
-    let_go,
-    soon,
+    in_time,
+    revoke_at_once,
     until,
 )
 
 # Partitions without room.
 
 
-async def test_a_partition_without_room_holds_up_no_other(kafka: AnyCluster) -> None:
-    """It is received no further than it may be ahead; the others go on, and it, once acked."""
+async def test_a_full_partition_delays_no_other(kafka: AnyCluster) -> None:
+    """It is received up to its limit, the others go on, and so does it after an ack."""
     async with a_topic(kafka, partitions=2) as topic:
         await topic.publish(*[b"%d" % number for number in range(6)], partition=0)
         await topic.publish(*[b"%d" % number for number in range(20)], partition=1)
@@ -49,21 +49,21 @@ async def test_a_partition_without_room_holds_up_no_other(kafka: AnyCluster) -> 
             assert bodies(stuck) == [b"0", b"1", b"2"]
 
 
-async def test_a_receive_without_room_anywhere_waits_for_an_ack(kafka: AnyCluster) -> None:
-    """It gets nothing, returns nothing after its wait, and goes on as soon as there is room."""
+async def test_a_receive_with_full_partitions_waits_for_an_ack(kafka: AnyCluster) -> None:
+    """It returns nothing after its wait, and continues as in_time as a partition has room."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"1", b"2", b"3")
         async with topic.member(partition_ahead=1) as receiver:
             (first,) = await collect(receiver, 1, limit=1)
-            assert await soon(receiver.receive(1, 0.05)) == []
+            assert await in_time(receiver.receive(1, 0.05)) == []
             waiting = asyncio.create_task(receiver.receive(1, 2 * BOUND))
             await asyncio.sleep(0)
             await ack(receiver, first)
-            assert bodies(await soon(waiting)) == [b"2"]
+            assert bodies(await in_time(waiting)) == [b"2"]
 
 
-async def test_nothing_can_be_given_back(kafka: AnyCluster) -> None:
-    """There is no seeking back: who would nack is refused, and what follows goes on in order."""
+async def test_nack_is_a_usage_error(kafka: AnyCluster) -> None:
+    """Kafka cannot redeliver a message; the receiver continues in order."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"1", b"2")
         async with topic.member() as receiver:
@@ -73,8 +73,8 @@ async def test_nothing_can_be_given_back(kafka: AnyCluster) -> None:
             assert bodies(await collect(receiver, 1)) == [b"2"]
 
 
-async def test_no_fetch_is_ever_cancelled(kafka: AnyCluster) -> None:
-    """However a receive ends, aiokafka does not believe that one is pending for ever."""
+async def test_no_fetch_is_left_pending(kafka: AnyCluster) -> None:
+    """However a receive ends, aiokafka does not count a fetch as pending for ever."""
     async with a_topic(kafka) as topic:
         async with topic.member() as receiver:
             subscription = receiver._membership.consumer._subscription
@@ -82,19 +82,19 @@ async def test_no_fetch_is_ever_cancelled(kafka: AnyCluster) -> None:
             waiting = asyncio.create_task(receiver.receive(1, 2 * BOUND))
             await asyncio.sleep(0.05)
             await topic.publish(b"1")
-            await soon(waiting)
+            await in_time(waiting)
             waiting = asyncio.create_task(receiver.receive(1, 2 * BOUND))
             await asyncio.sleep(0.05)
             await receiver.aclose()
-            assert await soon(waiting) == []
+            assert await in_time(waiting) == []
             assert subscription._fetch_count == 0
 
 
 # Messages, and where a group starts.
 
 
-async def test_what_others_have_written_is_taken_as_it_is(kafka: AnyCluster) -> None:
-    """Bytes that are no text, keys and headers among them, and nulls are no reason to fail."""
+async def test_records_of_other_clients_are_received_unchanged(kafka: AnyCluster) -> None:
+    """Keys, headers and values that are not UTF-8, and nulls, are not an error."""
     async with a_topic(kafka) as topic:
         await topic.producer.send_and_wait(
             topic.name,
@@ -116,24 +116,24 @@ async def test_what_others_have_written_is_taken_as_it_is(kafka: AnyCluster) -> 
         assert (second.body, second.key, second.attributes) == (None, "", {})
 
 
-async def test_a_group_begins_with_the_earliest(kafka: AnyCluster) -> None:
-    """Unless told otherwise nothing is lost to a group that is new."""
+async def test_a_group_starts_at_the_earliest_record(kafka: AnyCluster) -> None:
+    """By default a new group loses nothing."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"old")
         async with topic.member() as receiver:
             assert bodies(await collect(receiver, 1)) == [b"old"]
 
 
-async def test_a_group_can_begin_with_the_latest(kafka: AnyCluster) -> None:
-    """It then gets nothing that is older than itself."""
+async def test_a_group_can_start_at_the_latest_record(kafka: AnyCluster) -> None:
+    """It then gets no older record."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"old")
         async with topic.member(auto_offset_reset="latest") as receiver:
             assert (await first_new(topic, receiver)).body == b"new"
 
 
-async def test_a_group_that_began_with_the_latest_has_begun(kafka: AnyCluster) -> None:
-    """What is published while it is away is not lost, though it has never acked anything."""
+async def test_the_start_at_the_latest_record_is_committed(kafka: AnyCluster) -> None:
+    """Messages published while the group is away are not lost, although it never acked any."""
     settings: dict[str, Any] = {"auto_offset_reset": "latest", "commit_interval": "1s"}
     async with a_topic(kafka) as topic:
         await topic.publish(b"old")
@@ -144,8 +144,8 @@ async def test_a_group_that_began_with_the_latest_has_begun(kafka: AnyCluster) -
             assert bodies(await collect(receiver, 1)) == [b"new"]
 
 
-async def test_the_first_of_the_latest_comes_again_unless_acked(mock: MockCluster) -> None:
-    """A group that began with the latest has begun before its first message."""
+async def test_an_unacked_first_message_comes_again(mock: MockCluster) -> None:
+    """The committed start of a group at the latest record is before its first message."""
     async with a_topic(mock) as topic:
         await topic.publish(b"old")
         async with topic.member(auto_offset_reset="latest") as receiver:
@@ -155,8 +155,8 @@ async def test_the_first_of_the_latest_comes_again_unless_acked(mock: MockCluste
             assert [message.id for message in again] == [first.id]
 
 
-async def test_a_group_may_have_to_have_begun(kafka: AnyCluster) -> None:
-    """With none, a group without an offset is an error that says what to do; with one, it isn't."""
+async def test_a_group_may_require_an_offset(kafka: AnyCluster) -> None:
+    """With auto_offset_reset=none, a group without an offset is an error with a remedy."""
     async with a_topic(kafka) as topic:
         await topic.publish(b"1", b"2")
         async with topic.member(auto_offset_reset="none") as receiver:
@@ -169,8 +169,8 @@ async def test_a_group_may_have_to_have_begun(kafka: AnyCluster) -> None:
             assert bodies(await collect(receiver, 1)) == [b"2"]
 
 
-async def test_the_lag_is_known_without_asking(kafka: AnyCluster) -> None:
-    """After a fetch the status tells for each partition how much is not received yet."""
+async def test_the_status_has_the_lag(kafka: AnyCluster) -> None:
+    """After a fetch it has for each partition the number of messages not received yet."""
     async with a_topic(kafka, partitions=2) as topic:
         await topic.publish(*[b"x"] * 5, partition=1)
         async with topic.member() as receiver:
@@ -179,10 +179,10 @@ async def test_the_lag_is_known_without_asking(kafka: AnyCluster) -> None:
             assert (status.backlog, status.lag, status.stalled) == (3, {"0": 0, "1": 3}, "")
 
 
-async def test_the_lag_of_a_partition_without_room_is_known(
+async def test_the_status_has_the_lag_of_a_full_partition(
     kafka: AnyCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes to a partition that is not fetched from is counted before long."""
+    """New messages are counted although the partition is not fetched."""
     monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._RETRY_SECONDS", 0.02)
     monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._CHECK_SECONDS", 0.02)
     async with a_topic(kafka) as topic:
@@ -194,14 +194,16 @@ async def test_the_lag_of_a_partition_without_room_is_known(
 
 
 @pytest.mark.parametrize("end", ["receiver", "sender"])
-async def test_an_unknown_topic_is_refused_and_not_made(kafka: AnyCluster, end: str) -> None:
-    """Connecting to it says within seconds that it does not exist; also later it does not."""
+async def test_an_unknown_topic_is_an_error_and_not_created(kafka: AnyCluster, end: str) -> None:
+    """Connecting fails within seconds, and again the second time."""
     driver = drivers.open_driver(kafka.url)
     unknown = f"unknown-{uuid4().hex[:8]}"
     for _ in range(2):
         receiver = driver.receiver(unknown, "friends", ordered=True)
         sender = driver.sender(unknown)
         with pytest.raises(TopicNotFound, match=f"topic '{unknown}' does not exist on kafka://"):
-            await soon(receiver.connect(let_go) if end == "receiver" else sender.connect())
+            await in_time(
+                receiver.connect(revoke_at_once) if end == "receiver" else sender.connect()
+            )
         await receiver.aclose()
         await sender.aclose()

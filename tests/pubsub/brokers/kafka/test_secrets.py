@@ -19,19 +19,17 @@ from tests.pubsub.brokers.kafka.security_support import (
     TOKEN,
     WRONG,
     a_topic,
-    by,
     consume,
     publish,
+    token_login,
     url,
     valid,
 )
 
-# What is shown.
-
 SECRETS: dict[str, tuple[str, dict[str, str], str]] = {
     "PLAIN": (ALICE, {}, PASSWORD),
     "SCRAM": (ALICE, {"sasl_mechanism": "scram-sha-256"}, PASSWORD),
-    "a token": ("", by(valid), TOKEN[:60]),
+    "a token": ("", token_login(valid), TOKEN[:60]),
     "a wrong password (PLAIN)": (f"{USER}:{WRONG}", {}, WRONG),
     "a wrong password (SCRAM)": (f"{USER}:{WRONG}", {"sasl_mechanism": "scram-sha-256"}, WRONG),
 }
@@ -45,7 +43,7 @@ async def test_no_secret_is_shown(
     given: dict[str, str],
     secret: str,
 ) -> None:
-    """Neither a log record of any library, at any level, nor an error, nor a repr has a secret."""
+    """No log record of any library at any level, no error and no repr has a secret."""
     caplog.set_level(logging.DEBUG)
     way = url(secure_kafka, "SASL_PLAINTEXT", login, **given)
     driver = drivers.open_driver(way)

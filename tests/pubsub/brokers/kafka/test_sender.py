@@ -1,4 +1,6 @@
-"""Publishing to Kafka: where messages go, what arrives of them, and what is said of the rest."""
+"""To which partitions the Kafka sender publishes, which records arrive, and which errors it
+returns.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +26,25 @@ from tests.pubsub.brokers.kafka.sender_support import (
     TOO_LARGE,
     a_topic,
     cancelled,
+    in_time,
     key_of,
     sent,
-    soon,
     transience,
 )
 
 
 @pytest.fixture
 def mock(tmp_path: Path) -> Iterator[MockCluster]:
-    """Give two brokers that fail on demand."""
+    """Give two mock brokers that fail on demand."""
     with mock_cluster(tmp_path, nodes=2) as cluster:
         yield cluster
 
 
-# Where messages go, and as what they arrive.
+# Partitions and records.
 
 
-async def test_keys_go_where_the_java_client_puts_them(mock: MockCluster) -> None:
-    """The partition is murmur2 of the key, as services in other languages have it."""
+async def test_keys_go_to_the_partition_of_the_java_client(mock: MockCluster) -> None:
+    """The partition is murmur2 of the key, as in services in other languages."""
     async with a_topic(mock, partitions=50) as topic, topic.sender() as sender:
         await sent(sender, *(topic.message(b"x", key) for key in HASHES))
         placed = {record.key.decode(): record.partition for record in await topic.records(6)}
@@ -50,7 +52,7 @@ async def test_keys_go_where_the_java_client_puts_them(mock: MockCluster) -> Non
 
 
 async def test_messages_without_a_key_are_spread(mock: MockCluster) -> None:
-    """Sends that follow each other go to one partition after the other."""
+    """Each send without a key goes to the next partition."""
     async with a_topic(mock, partitions=3) as topic, topic.sender() as sender:
         for _ in range(6):
             await sent(sender, topic.message(b"x"))
@@ -59,7 +61,7 @@ async def test_messages_without_a_key_are_spread(mock: MockCluster) -> None:
 
 
 async def test_a_message_is_a_record(kafka: AnyCluster) -> None:
-    """Body, key and attributes are value, key and headers, also where they are no text."""
+    """Body, key and attributes become value, key and headers, also if they are not UTF-8."""
     key = b"\xfe\x00".decode("utf-8", "surrogateescape")
     attributes = {"colour": "gr\u00fcn", "raw": b"\xfd".decode("utf-8", "surrogateescape")}
     async with a_topic(kafka) as topic, topic.sender() as sender:
@@ -72,7 +74,7 @@ async def test_a_message_is_a_record(kafka: AnyCluster) -> None:
 
 
 async def test_a_tombstone_is_a_null(kafka: AnyCluster) -> None:
-    """A body of None deletes its key from a compacted topic; an empty one does not."""
+    """A body of None deletes its key from a compacted topic; an empty body does not."""
     async with a_topic(kafka) as topic, topic.sender() as sender:
         await sent(sender, topic.message(b"", "k"), topic.message(None, "k"))
         assert await topic.values(2) == [b"", None]
@@ -80,7 +82,7 @@ async def test_a_tombstone_is_a_null(kafka: AnyCluster) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 async def test_batches_are_compressed(real_kafka: Cluster, compression: str) -> None:
-    """With each codec, what would be too large for the broker is not, and arrives whole."""
+    """With each codec, messages arrive that would be too large for the broker uncompressed."""
     body = b"meow" * 25_000
     small = {"max.message.bytes": "20000"}
     async with a_topic(real_kafka, 1, small) as topic:
@@ -90,7 +92,7 @@ async def test_batches_are_compressed(real_kafka: Cluster, compression: str) -> 
 
 
 async def test_a_send_may_be_larger_than_a_request(kafka: AnyCluster) -> None:
-    """It is cut into batches that the broker takes, and all of it arrives in its order."""
+    """It is split into batches that the broker accepts, and arrives in order."""
     count = 40
     async with a_topic(kafka) as topic, topic.sender() as sender:
         bodies = [b"%03d" % number + bytes(90_000) for number in range(count)]
@@ -98,11 +100,11 @@ async def test_a_send_may_be_larger_than_a_request(kafka: AnyCluster) -> None:
         assert await topic.values(count) == bodies
 
 
-# What a broker refuses.
+# Refused batches.
 
 
 async def test_a_message_that_is_too_large_fails_with_its_partition(real_kafka: Cluster) -> None:
-    """Other partitions have theirs, the error is permanent, and the next send works everywhere."""
+    """Messages to other partitions arrive, the error is permanent, and the next send works."""
     settings = {"max.message.bytes": "2000"}
     async with a_topic(real_kafka, 2, settings) as topic, topic.sender() as sender:
         zero, one = key_of(0, 2), key_of(1, 2)
@@ -118,8 +120,8 @@ async def test_a_message_that_is_too_large_fails_with_its_partition(real_kafka: 
     assert [r.value for r in records if r.partition == 1] == [b"0", b"1", b"2", b"1", b"2", b"3"]
 
 
-async def test_what_follows_a_refused_batch_is_refused(mock: MockCluster) -> None:
-    """Of one partition, what was confirmed before it is, and nothing overtakes it."""
+async def test_batches_after_a_refused_one_fail(mock: MockCluster) -> None:
+    """Earlier batches of the partition are confirmed, and no later one overtakes it."""
     async with a_topic(mock) as topic, topic.sender(max_message_bytes=100_000) as sender:
         messages = [topic.message(b"%d" % number + bytes(90_000), "k") for number in range(4)]
         mock.fail(PRODUCE, 0, TOO_LARGE)
@@ -129,8 +131,8 @@ async def test_what_follows_a_refused_batch_is_refused(mock: MockCluster) -> Non
 
 
 @pytest.mark.parametrize("error", [NOT_LEADER, TIMED_OUT, NOT_ENOUGH_REPLICAS])
-async def test_what_fails_for_now_is_tried_again(mock: MockCluster, error: int) -> None:
-    """An error that passes is not heard of, and each message arrives once and in order."""
+async def test_transient_errors_are_retried(mock: MockCluster, error: int) -> None:
+    """Each message arrives once and in order, without an error."""
     async with a_topic(mock) as topic, topic.sender() as sender:
         for number in range(3):
             mock.fail(PRODUCE, error, error)
@@ -139,14 +141,14 @@ async def test_what_fails_for_now_is_tried_again(mock: MockCluster, error: int) 
 
 
 async def test_sends_are_idempotent(real_kafka: Cluster) -> None:
-    """A batch on the disk names its producer: what is tried again is not written twice."""
+    """A batch on disk has the id of its producer: a retry is not written twice."""
     async with a_topic(real_kafka) as topic, topic.sender() as sender:
         await sent(sender, topic.message(b"x"))
         (log,) = real_kafka.data_of(topic.name, 0).glob("*.log")
-        assert int.from_bytes(log.read_bytes()[43:51], signed=True) >= 0  # -1: nobody
+        assert int.from_bytes(log.read_bytes()[43:51], signed=True) >= 0  # -1: no producer id
 
 
-# Brokers that are away.
+# Outages.
 
 
 async def test_a_send_waits_for_a_broker_that_returns(mock: MockCluster) -> None:
@@ -158,16 +160,16 @@ async def test_a_send_waits_for_a_broker_that_returns(mock: MockCluster) -> None
         await asyncio.wait((sending,), timeout=0.2)
         assert not sending.done()
         up(mock)
-        await soon(sending)
+        await in_time(sending)
         assert await topic.values(2) == [b"0", b"1"]
 
 
 async def test_a_send_does_not_wait_for_ever(mock: MockCluster) -> None:
-    """After ``delivery_timeout`` it is open whether it arrives; later sends work, in order."""
+    """After ``delivery_timeout`` the message may or may not arrive; later sends work, in order."""
     async with a_topic(mock) as topic, topic.sender(delivery_timeout="300ms") as sender:
         await sent(sender, topic.message(b"0", "k"))
         down(mock)
-        results = await soon(sender.send([topic.message(b"1", "k")]))
+        results = await in_time(sender.send([topic.message(b"1", "k")]))
         assert transience(results) == [True]
         assert "not confirmed within 0.3 s" in str(results[0])
         up(mock)
@@ -177,7 +179,7 @@ async def test_a_send_does_not_wait_for_ever(mock: MockCluster) -> None:
 
 
 async def until_sent(sender: Any, message: Message) -> None:
-    """Send a message until it is confirmed; errors on the way have to be transient."""
+    """Send a message until it is confirmed; errors meanwhile have to be transient."""
     async with asyncio.timeout(20):
         while True:
             try:
@@ -190,7 +192,7 @@ async def until_sent(sender: Any, message: Message) -> None:
 
 
 async def test_a_send_can_be_cancelled(mock: MockCluster) -> None:
-    """Whether it arrives is open, and the next send works."""
+    """The message may or may not arrive, and the next send works."""
     async with a_topic(mock) as topic, topic.sender() as sender:
         await sent(sender, topic.message(b"0", "k"))
         for node in (1, 2):
@@ -214,11 +216,11 @@ async def test_a_key_keeps_its_order_while_its_leader_moves(mock: MockCluster) -
         assert await topic.values(24) == expected
 
 
-async def test_no_broker_at_all_is_named(kafka: AnyCluster) -> None:
-    """Connecting to where nobody listens is a transient error that says where."""
+async def test_an_unreachable_broker_is_a_transient_error(kafka: AnyCluster) -> None:
+    """The error names each host and port."""
     sender = drivers.open_driver("kafka://127.0.0.1:1,127.0.0.1:2").sender("cats")
     with pytest.raises(PubSubError, match=r"127\.0\.0\.1:1: .*127\.0\.0\.1:2: ") as caught:
-        await soon(sender.connect())
+        await in_time(sender.connect())
     assert caught.value.transient
     await sender.aclose()
 
@@ -230,14 +232,14 @@ def down(mock: MockCluster) -> None:
 
 
 def up(mock: MockCluster) -> None:
-    """Let both nodes be reached again."""
+    """Make both nodes reachable again."""
     for node in (1, 2):
         mock.start(node)
 
 
 @pytest.mark.parametrize("outage", ["dead", "silent"])
 async def test_the_close_is_bounded_without_a_broker(mock: MockCluster, outage: str) -> None:
-    """A sender with something unconfirmed ends within seconds, whatever the broker does."""
+    """A sender with an unconfirmed message closes within seconds, whatever the broker does."""
     async with a_topic(mock) as topic, topic.sender() as sender:
         await sent(sender, topic.message(b"0"))
         if outage == "dead":
@@ -246,15 +248,15 @@ async def test_the_close_is_bounded_without_a_broker(mock: MockCluster, outage: 
             for node in (1, 2):
                 mock.delay(node, 3600)
         await cancelled(sender.send([topic.message(b"1")]))
-        await soon(sender.aclose())
+        await in_time(sender.aclose())
 
 
 async def test_a_close_ends_a_send(mock: MockCluster) -> None:
-    """A send that waits for a broker ends with the close, and nothing of it is confirmed."""
+    """A send that waits for a broker ends with the close, without a confirmation."""
     async with a_topic(mock) as topic, topic.sender() as sender:
         await sent(sender, topic.message(b"0"))
         down(mock)
         sending = asyncio.create_task(sender.send([topic.message(b"1")]))
         await asyncio.wait((sending,), timeout=0.05)
-        await soon(sender.aclose())
-        assert transience(await soon(sending)) != [None]
+        await in_time(sender.aclose())
+        assert transience(await in_time(sending)) != [None]

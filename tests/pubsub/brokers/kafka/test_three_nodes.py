@@ -10,12 +10,12 @@ from aiokafka.admin import NewTopic
 
 from tests.endurance.kafka import broker_outage
 from tests.pubsub.brokers.kafka.cluster import Cluster
-from tests.pubsub.brokers.kafka.life_support import hold
+from tests.pubsub.brokers.kafka.life_support import require_no_problem
 from tests.pubsub.brokers.kafka.support import an_admin
 
 
-async def test_a_topic_outlives_the_death_of_its_leader(three_nodes: Cluster) -> None:
-    """What is written to three nodes stays while the leader is dead, and after its return."""
+async def test_a_topic_survives_the_death_of_its_leader(three_nodes: Cluster) -> None:
+    """Records written to three nodes stay while the leader is dead, and after its return."""
     async with an_admin(three_nodes) as admin:
         await admin.create_topics([NewTopic("cats", num_partitions=1, replication_factor=3)])
         leader = await leader_of(admin, "cats")
@@ -28,7 +28,7 @@ async def test_a_topic_outlives_the_death_of_its_leader(three_nodes: Cluster) ->
 
 
 async def leader_of(admin: Any, topic: str) -> int:
-    """Ask until a node answers that has heard of the topic: not all hear of it at once."""
+    """Ask until a node answers that knows the topic: nodes learn of a topic at different times."""
     partitions: list[dict[str, int]] = []
     while not partitions:
         [described] = await admin.describe_topics([topic])
@@ -43,7 +43,7 @@ async def publish(cluster: Cluster, value: bytes) -> None:
 
 
 async def read(cluster: Cluster, count: int) -> list[bytes]:
-    """Return the first so many values."""
+    """Return the first ``count`` values."""
     consumer = AIOKafkaConsumer(
         "cats", bootstrap_servers=cluster.bootstrap, auto_offset_reset="earliest"
     )
@@ -53,11 +53,11 @@ async def read(cluster: Cluster, count: int) -> list[bytes]:
 
 @pytest.mark.timeout(120)
 async def test_all_nodes_down(three_nodes: Cluster) -> None:
-    """Daemons go on by themselves once their cluster is back."""
-    await hold(broker_outage.all_nodes_down, three_nodes, 2)
+    """Daemons recover once their cluster is back."""
+    await require_no_problem(broker_outage.all_nodes_down, three_nodes, 2)
 
 
 @pytest.mark.timeout(120)
 async def test_a_node_dies(three_nodes: Cluster) -> None:
-    """A node of three is killed and started again under load: nothing lost, all in order."""
-    await hold(broker_outage.nodes_die, three_nodes, 1)
+    """A node of three is killed and started again under load: nothing is lost, all is in order."""
+    await require_no_problem(broker_outage.nodes_die, three_nodes, 1)

@@ -1,4 +1,4 @@
-"""A record with odd header names is marked; one that cannot be read holds up its partition."""
+"""Records with malformed header names, and records that cannot be read at all."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tests.pubsub.brokers.kafka.support import (
     a_topic,
     an_admin,
     bodies,
-    let_go,
+    in_time,
+    revoke_at_once,
     short_sleep,
-    soon,
     until,
 )
 
 
 @asynccontextmanager
-async def joined(receiver: Any) -> AsyncIterator[Any]:
-    """Have a receiver in its group."""
+async def connected(receiver: Any) -> AsyncIterator[Any]:
+    """Connect a receiver, and close it."""
     try:
-        await receiver.connect(let_go)
+        await receiver.connect(revoke_at_once)
         yield receiver
     finally:
         await receiver.aclose()
@@ -45,7 +45,7 @@ async def joined(receiver: Any) -> AsyncIterator[Any]:
 async def publish_unreadable(
     topic: Topic, partition: int, patch: pytest.MonkeyPatch, compression: str = "none"
 ) -> None:
-    """Publish a record whose header has a name that is no text, as other clients can."""
+    """Publish a record with a header name that is not UTF-8, as other clients can."""
     with patch.context() as context:
         builder = _DefaultRecordBatchBuilderPy
         context.setattr(message_accumulator, "DefaultRecordBatchBuilder", builder)
@@ -57,29 +57,29 @@ async def publish_unreadable(
 
 
 async def received(receiver: Any, *expected: bytes) -> set[bytes | None]:
-    """Receive until all that is expected was, and return what was."""
+    """Receive until all expected bodies have arrived; return all bodies."""
     found: set[bytes | None] = set()
     while not found >= set(expected):
         found.update(bodies(await receiver.receive(100, 0.1)))
     return found
 
 
-async def refused(receiver: Any) -> None:
-    """Receive until that is refused; what comes before is dropped."""
+async def until_refused(receiver: Any) -> None:
+    """Receive until that raises the error of a header name; drop the messages before."""
     with pytest.raises(PubSubError, match="'utf-8' codec"):
         await until(lambda: False, receiver)
 
 
 @pytest.fixture
 def nothing_is_lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a record with a header's name unreadable by any means."""
+    """Make a record with a malformed header name unreadable by any means."""
     monkeypatch.setattr(LenientReader, "use", lambda self, tp: False)
 
 
-async def test_a_name_that_is_no_text_is_marked_and_holds_up_nothing(
+async def test_a_malformed_header_name_is_marked_and_delays_nothing(
     real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The records around them come in order; they come marked, with the name escaped."""
+    """All records come in order; those with a malformed name are marked, with the name escaped."""
     async with a_topic(real_kafka, partitions=2) as topic:
         await topic.publish(b"before", partition=1)
         for number in range(3):
@@ -87,12 +87,12 @@ async def test_a_name_that_is_no_text_is_marked_and_holds_up_nothing(
             await topic.publish(b"behind %d" % number, partition=1)
         await topic.publish(b"a", partition=0)
         driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
-        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
-            await soon(refused(receiver))
-        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+        async with connected(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            await in_time(until_refused(receiver))
+        async with connected(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
             found: list[Message] = []
             while len(found) < 8:
-                found += await soon(receiver.receive(100, 0.1))
+                found += await in_time(receiver.receive(100, 0.1))
             mine = [message for message in found if str(message.partition) == "1"]
             odd = [b"bad", b"behind %d"]
             assert bodies(mine) == [
@@ -106,15 +106,15 @@ async def test_a_name_that_is_no_text_is_marked_and_holds_up_nothing(
             assert await receiver.ack(found) == [None] * 8
             assert receiver.status().problem == ""
             await topic.publish(b"later", partition=1)
-            assert await soon(received(receiver, b"later")) == {b"later"}
+            assert await in_time(received(receiver, b"later")) == {b"later"}
             assert not receiver._poller._quarantined
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-async def test_it_becomes_a_dead_letter(
+async def test_a_malformed_header_name_makes_a_dead_letter(
     real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
-    """The engine publishes it as undecodable, and goes on with the next record."""
+    """The engine publishes the record as undecodable, and goes on with the next one."""
     handled: list[bytes | None] = []
 
     class Cats(Service):
@@ -135,19 +135,19 @@ async def test_it_becomes_a_dead_letter(
             http_access_log="off",
         )
         async with SimpleServer(Cats(settings), sleep=short_sleep):
-            # The engine makes another receiver first, which joins the group anew.
-            await soon(_until(lambda: handled))
+            # The engine first makes another receiver, which joins the group again.
+            await in_time(_until(lambda: handled))
             assert handled == [b"behind"]
         driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
-        async with joined(driver.receiver(dead.name, dead.name, ordered=True)) as receiver:
-            (letter,) = await soon(receiver.receive(10, 10))
+        async with connected(driver.receiver(dead.name, dead.name, ordered=True)) as receiver:
+            (letter,) = await in_time(receiver.receive(10, 10))
     assert letter.body == b"bad"
     assert letter.attributes[r"\udcff\udcfe"] == "x"
     assert letter.attributes["dl-reason"] == "undecodable"
 
 
 async def _until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - the condition is anything at all
+    while not condition():  # noqa: ASYNC110 - any condition
         await asyncio.sleep(0.02)
 
 
@@ -155,7 +155,7 @@ async def _until(condition: Callable[[], object]) -> None:
 async def test_the_other_partitions_go_on(
     real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next receiver gets all but what is at and behind it; the status says where it is."""
+    """The next receiver gets all but the unreadable record and the records after it."""
     async with a_topic(real_kafka, partitions=3) as topic:
         await topic.publish(b"a", b"b", partition=0)
         await topic.publish(b"before", partition=1)
@@ -163,53 +163,55 @@ async def test_the_other_partitions_go_on(
         await topic.publish(b"behind", partition=1)
         await topic.publish(b"c", b"d", partition=2)
         driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
-        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
-            await soon(refused(receiver))
-        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
-            found = await soon(received(receiver, b"a", b"b", b"before", b"c", b"d"))
+        async with connected(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            await in_time(until_refused(receiver))
+        async with connected(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            found = await in_time(received(receiver, b"a", b"b", b"before", b"c", b"d"))
             assert b"behind" not in found
             await until(lambda: receiver.status().problem, receiver)
             assert receiver.status().problem.startswith(f"{topic.name}-1 cannot be read at 1: ")
             await topic.publish(b"e", partition=0)
-            assert await soon(received(receiver, b"e")) == {b"e"}
+            assert await in_time(received(receiver, b"e")) == {b"e"}
 
 
 @pytest.mark.usefixtures("nothing_is_lenient")
-async def test_it_is_tried_again(real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the record is gone, what was behind it comes, and nothing is told any more."""
+async def test_an_unreadable_record_is_retried(
+    real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the record is deleted, its successors come, and the status reports no problem."""
     monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._RETRY_SECONDS", 0.02)
     monkeypatch.setattr("gizmopy.pubsub.brokers.kafka.receiver._CHECK_SECONDS", 0.02)
     async with a_topic(real_kafka) as topic, an_admin(real_kafka) as admin:
         await publish_unreadable(topic, 0, monkeypatch)
         await topic.publish(b"behind")
         driver = drivers.open_driver(f"{real_kafka.url}?session_timeout=6s")
-        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
-            await soon(refused(receiver))
-        async with joined(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+        async with connected(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
+            await in_time(until_refused(receiver))
+        async with connected(driver.receiver(topic.name, topic.name, ordered=True)) as receiver:
             await until(lambda: receiver.status().problem, receiver)
             gone = {TopicPartition(topic.name, 0): RecordsToDelete(before_offset=1)}
             await admin.delete_records(gone)
-            assert await soon(received(receiver, b"behind")) == {b"behind"}
+            assert await in_time(received(receiver, b"behind")) == {b"behind"}
             assert receiver.status().problem == ""
 
 
-async def test_where_the_latest_begins_is_ahead_of_what_was_dropped(
+async def test_the_start_is_before_records_that_were_dropped(
     real_kafka: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """aiokafka drops what it took of others with it; the group has not begun behind that."""
+    """A group at the latest record starts before records that aiokafka has dropped."""
     settings = "session_timeout=6s&auto_offset_reset=latest"
     async with a_topic(real_kafka, partitions=6) as topic:
         first = drivers.open_driver(f"{real_kafka.url}?{settings}")
-        async with joined(first.receiver(topic.name, topic.name, ordered=True)):
-            pass  # it commits where it begins
+        async with connected(first.receiver(topic.name, topic.name, ordered=True)):
+            pass  # it commits its start
         good = [b"%d" % number for number in range(30)]
         await publish_unreadable(topic, 3, monkeypatch)
         for number, body in enumerate(good):
             await topic.publish(body, partition=(0, 1, 2, 4, 5)[number % 5])
         after_restart = drivers.open_driver(f"{real_kafka.url}?{settings}")
         receiver = after_restart.receiver(topic.name, topic.name, ordered=True)
-        async with joined(receiver):
-            await soon(refused(receiver))  # what came before is not acked
+        async with connected(receiver):
+            await in_time(until_refused(receiver))  # the messages before are not acked
         receiver = after_restart.receiver(topic.name, topic.name, ordered=True)
-        async with joined(receiver):
-            assert await soon(received(receiver, *good)) == {*good}
+        async with connected(receiver):
+            assert await in_time(received(receiver, *good)) == {*good}
