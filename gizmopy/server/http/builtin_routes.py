@@ -1,7 +1,7 @@
-"""Put a service's endpoints behind a door, and beside them those that every daemon has.
+"""Route a service's endpoints, and the endpoints that every daemon has.
 
-A service's own route beats a built-in one of the same path. What only few ask for is made when
-somebody does: the start of a daemon does not pay for its documentation.
+A service's own endpoint replaces a built-in one of the same path. Documentation and /debug are made
+on the first request, so that a daemon without them starts as fast.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Builtin = tuple[str, str, Endpoint]
 def mount(
     service: Service, routes: Sequence[Route], builtin: Iterable[Builtin]
 ) -> Router[Endpoint]:
-    """Return a router to the ``routes`` of ``service``, and to ``builtin`` where it has none.
+    """Return a router to the ``routes`` of ``service``, and to the other ``builtin`` endpoints.
 
-    A route of the service that takes the place of a probe is asked for by the same platforms, by
-    IP address. Raises StartError if a built-in path matches the same paths as one of the service's.
+    An endpoint that replaces a probe is also served under every Host, because platforms send probes
+    to an IP address. Raises StartError if a built-in path conflicts with one of the service's.
     """
     router: Router[Endpoint] = Router()
     own: dict[tuple[str, str], Endpoint] = {}
@@ -54,7 +54,8 @@ def mount(
             continue
         endpoint.is_guarded |= method not in SAFE_METHODS
         try:
-            # No built-in endpoint joins a parameter to a path; /debug is 404 for odd paths itself.
+            # unsafe=True is safe here: no built-in endpoint uses a parameter as a file path, and
+            # /debug has a router of its own.
             router.add(method, path, endpoint, unsafe=True)
         except ValueError as error:
             raise StartError(f"built-in endpoint {path!r}: {error}") from error
@@ -62,13 +63,13 @@ def mount(
 
 
 def _warn_of_backtracking(route: Route) -> None:
-    """Warn of a route whose pattern a client can make slow with a text that does not match."""
+    """Log a warning if a route's pattern takes long for a text that does not match."""
     for segment in parse_template(route.path):
         if segment.pattern is not None and segment.pattern.growth:
             logger.warning(
-                "%s %s of %s: the pattern %s backtracks: its time is %s in the length of the text, "
-                "so a segment of more than %d characters does not match; write it so that a text "
-                "matches in one way only, as in {name:[^-]+}-{version:[0-9]+}",
+                "%s %s of %s: the pattern %s backtracks, and its time is %s in the length of the "
+                "text. A segment of more than %d characters does not match it. Write the pattern "
+                "so that a text matches in one way only, as in {name:[^-]+}-{version:[0-9]+}",
                 route.method,
                 route.path,
                 route.source,
@@ -116,7 +117,7 @@ def scrape(scraper: Exposition, path: str, *, quiet: bool) -> Iterator[Builtin]:
 
 
 def documentation(service: Service, routes: Sequence[Route]) -> Iterator[Builtin]:
-    """Yield the endpoints of the OpenAPI document and of the page that shows it."""
+    """Yield the endpoints of the OpenAPI document, and of the page that displays it."""
     settings, name = service.settings, service_name(service)
     made: asyncio.Future[bytes] | None = None
 
@@ -137,7 +138,8 @@ def documentation(service: Service, routes: Sequence[Route]) -> Iterator[Builtin
 
     async def openapi(request: web.Request) -> web.Response:
         nonlocal made
-        if made is None:  # it takes some milliseconds for each route: not on the loop, and once
+        # It takes some milliseconds for each route: so once, and not in the event loop.
+        if made is None:
             made = asyncio.get_running_loop().run_in_executor(None, write)
         body = await asyncio.shield(made)
         return web.Response(body=body, headers={"Content-Type": "application/json"})
@@ -154,10 +156,10 @@ def documentation(service: Service, routes: Sequence[Route]) -> Iterator[Builtin
 def debug(
     guard: DebugGuard, make: Callable[[], Iterator[tuple[str, str, Handler]]]
 ) -> Iterator[Builtin]:
-    """Yield the endpoints below /debug, behind ``guard``; ``make`` makes them when asked."""
+    """Yield the endpoints of /debug, protected by ``guard``; ``make`` makes them on demand."""
     router: Router[Handler] | None = None
 
-    async def ask(request: web.Request) -> web.StreamResponse:
+    async def serve(request: web.Request) -> web.StreamResponse:
         nonlocal router
         if router is None:
             router = Router()
@@ -167,6 +169,6 @@ def debug(
         handler, request.path_parameters = router.match(request.method, request.rel_url.raw_path)
         return await handler(request)
 
-    endpoint = Endpoint("/debug", guard(ask), builtin=True)
+    endpoint = Endpoint("/debug", guard(serve), builtin=True)
     for method in ("GET", "PUT"):
         yield method, f"{ROOT}{{path:.*}}", endpoint

@@ -108,7 +108,7 @@ class ClientProgress:
             rate = timeouts.min_send_rate
         taken = self._taken(connection) if rate else None
         if taken is None:
-            self._rate.rest()
+            self._rate.pause()
             return False
         return self._rate.is_slow(now, rate, timeouts.write, request or self, taken)
 
@@ -146,7 +146,7 @@ def _is_body_slow(connection: Connection, now: float, seconds: float) -> bool:
     # Bytes as they are sent, not as they are decompressed: with these, one kilobyte of gzip, which
     # is a megabyte of body, gained a client 17 minutes.
     framing = connection.framing
-    allowed = seconds + framing.came / _MIN_BODY_RATE
+    allowed = seconds + framing.received / _MIN_BODY_RATE
     return framing.in_body and now - request.started_at > allowed
 
 

@@ -260,6 +260,6 @@ async def test_a_pattern_that_backtracks_is_warned_of_at_start(
     assert "Slow.slow (" in slow
     assert f"{__file__}:" in slow
     assert "its time is exponential" in slow
-    assert "write it so that a text matches in one way only" in slow
+    assert "Write the pattern so that a text matches in one way only" in slow
     assert "Slow.adjacent (" in adjacent
-    assert "the pattern ([a-z]+)([a-z0-9]+) backtracks: its time is polynomial" in adjacent
+    assert "the pattern ([a-z]+)([a-z0-9]+) backtracks, and its time is polynomial" in adjacent

@@ -282,7 +282,7 @@ async def test_small_frames_give_other_connections_their_turn() -> None:
         await asyncio.sleep(0)
     assert len(heard) == 3
     owner.is_body_paused = False
-    frames.go_on()
+    frames.resume()
     for _ in range(10):
         await asyncio.sleep(0)
     assert b"".join(heard) == _frame(1, b"") * 998

@@ -4,8 +4,8 @@ The parser gets the bytes of one request at a time. Given several in one piece, 
 loses all of them if the last one is malformed, drops the bytes behind an ``Upgrade`` that it does
 not support, and hands the trailer fields of one request to the next one as header fields.
 
-Only the cuts are decided here: the parser reads every byte that is kept, and refuses a malformed
-request. If the two disagree about an end, the connection is closed.
+This module decides only where a request ends. The parser still gets every byte of it, and refuses a
+malformed request. If the two disagree about an end, the connection is closed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from gizmopy.server.http.connection.head_limits import MAX_FIELDS
 END_OF_HEAD = b"\r\n\r\n"
 
 _MAX_CHUNK_LINE = 1024
-"""The number of bytes that the line of a chunk's size may have, with its extensions."""
+"""The most bytes of a chunk's size line, including extensions."""
 _FREE_LINE = 16
 _FREE_PER_BYTE = 2
-"""The bytes of a chunk's line that are no excess: fixed, and for each byte of the chunk."""
+"""The bytes of a size line that are not excess: a fixed number, and some for each byte of data."""
 _MAX_EXCESS = 16 * 1024
-"""The number of bytes that the lines of all chunks may have beyond that, as in Go's net/http."""
+"""The most excess bytes of all size lines of a body, as in Go's net/http."""
 _MAX_TRAILERS = 16 * 1024
-"""The number of bytes that the trailer fields of one body may have."""
+"""The most bytes of the trailer fields of a body."""
 _MAX_LENGTH_DIGITS = 18
-"""The number of digits that a Content-Length may have: the parser takes 2**64 - 1 for none."""
+"""The most digits of a Content-Length: the parser takes 2**64 - 1 for an unknown length."""
 
 _PLAIN = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n").match
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\r\n]*)?\r\n").fullmatch
@@ -40,28 +40,29 @@ _LAST = b"0\r\n\r\n"
 
 
 class Chunks:
-    """Walk through a body in chunks, and leave out its extensions and trailer fields."""
+    """Scan a chunked body, and remove its extensions and trailer fields."""
 
     __slots__ = ("_excess", "_fields", "_in_trailers", "_left", "_line", "_trailers")
 
     def __init__(self) -> None:
         self._left = 0
-        """How many bytes of the chunk at hand, with its line end, have not come yet."""
+        """How many bytes of the current chunk, including its line end, are missing."""
         self._line = b""
-        """The part of a line that has come; empty if the line is whole."""
+        """The part of an incomplete line that has arrived."""
         self._excess = 0
+        """The bytes of size lines beyond those that their chunks justify."""
         self._in_trailers = False
         self._trailers = 0
-        """How many bytes of trailer fields have come."""
+        """The bytes of trailer fields so far."""
         self._fields = 0
-        """How many trailer fields have come."""
+        """The number of trailer fields so far."""
 
-    def take(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
-        """Return the parser's part of ``data`` from ``start``, its end, and if the body is whole.
+    def scan(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
+        """Return the bytes of ``data[start:]`` for the parser, their end, and if the body ends.
 
-        Raises BadHttpMessage if a line is none of a chunked body (RFC 9112 section 7.1), the line
-        of a chunk has more than 1 KiB, the lines have 16 KiB more than their chunks justify, or the
-        trailer fields have more than 16 KiB.
+        Raises BadHttpMessage if a line is malformed (RFC 9112 section 7.1), if a size line has more
+        than 1 KiB, if all size lines have 16 KiB more than their chunks justify, or if the trailer
+        fields have more than 16 KiB.
         """
         at, end, run, kept = start, len(data), start, []
         while at < end:
@@ -82,18 +83,18 @@ class Chunks:
         return kept[0] if len(kept) == 1 else b"".join(kept), at, False
 
     def _plain(self, data: bytes, at: int) -> int:
-        """Return the end of the line if it has a size and nothing else, or 0."""
+        """Return the end of a size line without extensions, or 0 if it is another line."""
         match = None if self._line or self._in_trailers else _PLAIN(data, at)
         size = 0 if match is None else int(match[1], 16)
         if match is None or not size:
             return 0
-        if self._excess:  # such a line only makes it less
+        if self._excess:  # a short line justifies bytes of the others
             self._excess = max(self._excess - _FREE_PER_BYTE * size, 0)
         self._left = size + 2
         return match.end()
 
     def _take_line(self, piece: bytes) -> tuple[bytes, bool]:
-        """Return the parser's part of a line that ends with ``piece``, and if it is the last."""
+        """Return a line's bytes for the parser, and if it is the last line; ``piece`` ends it."""
         if self._in_trailers:
             self._count_trailer(len(piece))
         elif len(self._line) + len(piece) > _MAX_CHUNK_LINE:
@@ -111,7 +112,7 @@ class Chunks:
         return b"", False
 
     def _size(self, line: bytes) -> bytes:
-        """Begin the chunk that ``line`` announces; return the line without extensions."""
+        """Begin the chunk of a size line; return the line without extensions."""
         match = _SIZE(line)
         if match is None:
             raise BadHttpMessage("the size of a chunk is malformed")
@@ -138,80 +139,80 @@ class Chunks:
 
 
 class Framing:
-    """Cut the bytes of one connection into requests."""
+    """Divide the bytes of one connection into requests."""
 
     __slots__ = (
-        "_ahead",
+        "_buffer",
         "_chunks",
-        "_seam",
-        "came",
+        "_tail",
+        "held",
         "in_body",
         "is_broken",
         "left",
         "length",
         "reader",
-        "waiting",
+        "received",
     )
 
     def __init__(self) -> None:
-        self.waiting = 0
-        """How many bytes have come of the requests after the one at hand."""
-        self._ahead = b""
-        """Those bytes, at its end."""
+        self.held = 0
+        """How many bytes of later requests are held."""
+        self._buffer = b""
+        """Bytes that end with the held ones."""
         self.length = 0
-        """How many bytes the body at hand has as it is sent; 0: unknown, as it comes in chunks."""
+        """The Content-Length of the current body; 0 if it is sent in chunks."""
         self.in_body = False
-        """Whether a part of the body at hand has not come yet."""
+        """Whether a part of the current body is missing."""
         self.is_broken = False
-        """Whether the end of the request at hand cannot be found any more."""
+        """Whether the end of the current request is unknown: nothing after it can be parsed."""
         self.reader: StreamReader = EMPTY_PAYLOAD
-        """The reader of the body at hand."""
-        self._seam = b""
-        """The last bytes of a head that is not whole: its end may be split."""
+        """The reader of the current body."""
+        self._tail = b""
+        """The last bytes of an incomplete head: the empty line that ends it may be split."""
         self.left = 0
-        """How many bytes of it have not come yet; 0: unknown, or none."""
+        """How many bytes of a body with a Content-Length are missing."""
         self._chunks: Chunks | None = None
-        self.came = 0
-        """The number of bytes of the body at hand that have come, as they are sent."""
+        self.received = 0
+        """The bytes of the current body so far, as they were sent."""
 
     def hold(self, data: bytes, start: int = 0) -> None:
-        """Keep ``data`` from ``start`` on until the request at hand is answered."""
-        if self.waiting:
-            self._ahead = self._ahead[-self.waiting :] + data[start:]
-            self.waiting = len(self._ahead)
+        """Keep ``data[start:]`` until the current request has been answered."""
+        if self.held:
+            self._buffer = self._buffer[-self.held :] + data[start:]
+            self.held = len(self._buffer)
         else:
-            self._ahead, self.waiting = data, len(data) - start
+            self._buffer, self.held = data, len(data) - start
 
     def release(self) -> tuple[bytes, int]:
-        """Return the held bytes, and the place in them at which the next request begins."""
-        held = self._ahead, len(self._ahead) - self.waiting
-        self._ahead, self.waiting = b"", 0
-        return held
+        """Return bytes, and the index at which the held ones begin; hold none."""
+        buffer, start = self._buffer, len(self._buffer) - self.held
+        self._buffer, self.held = b"", 0
+        return buffer, start
 
     def head(self, data: bytes, start: int) -> int:
-        """Return the end in ``data`` of the head that goes on at ``start``; 0: it does not end."""
-        if self._seam:
-            seam = self._seam + data[start : start + 3]
-            found = seam.find(END_OF_HEAD)
+        """Return the index after the head that continues at ``start``; 0 if it is incomplete."""
+        if self._tail:
+            joined = self._tail + data[start : start + 3]
+            found = joined.find(END_OF_HEAD)
             if found >= 0:
-                end = start + found + 4 - len(self._seam)
-                self._seam = b""
+                end = start + found + 4 - len(self._tail)
+                self._tail = b""
                 return end
         found = data.find(END_OF_HEAD, start)
         if found >= 0:
-            self._seam = b""
+            self._tail = b""
             return found + 4
-        self._seam = (self._seam + data[max(start, len(data) - 3) :])[-3:]
+        self._tail = (self._tail + data[max(start, len(data) - 3) :])[-3:]
         return 0
 
     def begin_body(self, message: RawRequestMessage, reader: StreamReader) -> None:
-        """Expect the body that the head ``message`` announces; the parser feeds it to ``reader``.
+        """Begin the body of ``message``, which the parser feeds to ``reader``.
 
-        Raises BadHttpMessage if the head leaves the body's end in doubt: CONNECT, a transfer
-        coding in HTTP/1.0 or one other than chunked (RFC 9112 section 6.1), and a length of more
-        than 18 digits.
+        Raises BadHttpMessage if the end of the body is not clear: for CONNECT, for a transfer
+        coding in HTTP/1.0 or one other than chunked (RFC 9112 section 6.1), and for a
+        Content-Length that is not a number of at most 18 digits.
         """
-        self.reader, self.came = reader, 0
+        self.reader, self.received = reader, 0
         headers = message.headers
         if message.method == "CONNECT":
             raise BadHttpMessage("CONNECT is not served")
@@ -230,24 +231,24 @@ class Framing:
         self.in_body = self.left > 0
 
     def body(self, data: bytes, start: int) -> tuple[bytes, int]:
-        """Return the parser's part of the body at hand, and its end in ``data``.
+        """Return the bytes of ``data[start:]`` for the parser, and the index after them.
 
-        Raises BadHttpMessage for chunks as ``Chunks.take`` does.
+        Raises BadHttpMessage as ``Chunks.scan`` does.
         """
         if self._chunks is not None:
-            piece, end, is_all = self._chunks.take(data, start)
-            self.came += end - start
+            piece, end, is_all = self._chunks.scan(data, start)
+            self.received += end - start
             if is_all:
                 self._chunks, self.in_body = None, False
             return piece, end
         end = start + self.left
         if end > len(data):
             self.left = end - len(data)
-            self.came += len(data) - start
+            self.received += len(data) - start
             return data[start:], len(data)
         self.end_body()
         return data[start:end], end
 
     def end_body(self) -> None:
-        """Note that all bytes of the body at hand have come."""
+        """Note that the current body is complete."""
         self.left, self.in_body = 0, False

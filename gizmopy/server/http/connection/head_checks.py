@@ -1,4 +1,4 @@
-"""Refuse heads that aiohttp's parser accepts, and that other code stumbles over."""
+"""Refuse heads that aiohttp's parser accepts and other code cannot handle."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _HANDSHAKE = (
     *(istr(f"Sec-WebSocket-{name}") for name in ("Key", "Version", "Protocol")),
 )
 _MAX_EXTENSIONS = 1024
-"""The length that Sec-WebSocket-Extensions may have: aiohttp reads numbers of any length in it."""
+"""The longest Sec-WebSocket-Extensions: aiohttp parses numbers of any length in it."""
 
 
 def check_host(host: str) -> None:
-    """Raise BadHttpMessage (400) if a Host is not one (RFC 9112 section 3.2).
+    """Raise BadHttpMessage (400) if ``host`` is not a valid Host (RFC 9112 section 3.2).
 
-    The parser refuses a second one, and none in HTTP/1.1.
+    The parser refuses a request with two, and a request of HTTP/1.1 without one.
     """
     if not is_host(host):
         raise BadHttpMessage("the Host is malformed")
@@ -33,13 +33,13 @@ def check_host(host: str) -> None:
 def check_message(message: RawRequestMessage) -> None:
     """Raise BadHttpMessage (400) if the head of a request is malformed.
 
-    Versions other than 1.0 and 1.1 are not served. Malformed is an absolute target with user
-    information (RFC 9110 section 4.2.4) or with a host that cannot be decoded, and the handshake of
-    a WebSocket with characters that are not ASCII (RFC 6455 section 4.1).
+    These are malformed: a version other than 1.0 and 1.1; an absolute target with user information
+    (RFC 9110 section 4.2.4) or with a host that cannot be decoded; a WebSocket handshake with
+    characters that are not ASCII (RFC 6455 section 4.1).
     """
     version = message.version
     if version is not HttpVersion11 and version not in (HttpVersion10, HttpVersion11):
-        # Not 505: a client would make an error of the service's in its metrics.
+        # Not 505: a client could raise the service's rate of server errors.
         raise BadHttpMessage("only HTTP/1.0 and HTTP/1.1 are served")
     if message.path[:1] != "/":
         _check_target(message)

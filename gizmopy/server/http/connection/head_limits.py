@@ -1,7 +1,7 @@
-"""Bound the head of a request: the request line, each field, and all of them together.
+"""Limit the head of a request: the request line, each field, and the whole head.
 
-aiohttp bounds each item and no sum: 60 connections with unfinished heads of 126 fields of 16 KiB
-took 232 MiB (issue 11). The bytes of a head are counted as they arrive, before they are parsed.
+aiohttp limits each item, and not their sum: 60 connections with unfinished heads of 126 fields of
+16 KiB took 232 MiB (issue 11). The bytes of a head are counted as they arrive, before parsing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp.http_exceptions import HttpProcessingError
 
 MAX_LINE = 16 * 1024
-"""The most bytes of a request line or a field, if a head may have as many."""
+"""The most bytes of a request line or a field, unless a head may have fewer."""
 MAX_FIELDS = 128
 """The most fields of a head, and the most trailer fields of a body."""
 
@@ -26,7 +26,7 @@ class HeadTooLong(HttpProcessingError):
 
 
 class HeadLimits:
-    """Count the bytes of one head after the other on a connection; ``max_head`` is in bytes."""
+    """Count the bytes of each head on a connection; ``max_head`` is in bytes."""
 
     __slots__ = ("_line", "_max_head", "count", "max_line")
 
@@ -34,10 +34,10 @@ class HeadLimits:
         self.max_line = min(MAX_LINE, max_head)
         """The most bytes of a request line or a field."""
         self.count = 0
-        """The number of bytes of this head that have come."""
+        """The bytes of the current head so far."""
         self._max_head = max_head
         self._line = 0
-        """The number of bytes of this request line that have come; -1: it is complete."""
+        """The bytes of its request line so far; -1: the line is complete."""
 
     def add(self, piece: bytes, *, is_last: bool) -> None:
         """Count a piece of a head. Raises HeadTooLong."""
@@ -45,7 +45,7 @@ class HeadLimits:
         if self._line >= 0 and (self.count > self.max_line or not is_last):
             self._measure_line(piece)
         if self.count > self._max_head:
-            # If no line has ended, it is the request line that is too long.
+            # While no line is complete, the head consists of the request line.
             raise HeadTooLong(414 if self._line > 0 else 431)
 
     def end(self, message: Any) -> None:
@@ -61,7 +61,7 @@ class HeadLimits:
             raise HeadTooLong(431)
 
     def _measure_line(self, piece: bytes) -> None:
-        """Count the bytes of the request line; empty lines before it are skipped (RFC 9112 2.2)."""
+        """Count the bytes of the request line, after empty lines (RFC 9112 section 2.2)."""
         if not self._line:
             piece = piece.lstrip(_LINE_ENDS)
         end = piece.find(b"\n")

@@ -198,7 +198,7 @@ class Connection(RequestReader):
             self.is_upgraded = False
             if self.parser is not None:
                 self.parser.set_upgraded(False)
-        if framing.waiting:
+        if framing.held:
             self.loop.call_soon(self._read_on)
         else:
             self.expects_request = True

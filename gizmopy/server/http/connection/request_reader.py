@@ -1,4 +1,8 @@
-"""Parse the requests of a connection: each one once the one before it is answered."""
+"""Parse the requests of a connection, each after the one before it has been answered.
+
+Bytes of later requests are held unparsed. A client that pipelines requests cannot fill the memory
+with them, and a request that ends the connection, such as a malformed one, is the last one served.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,14 @@ _CONTENT_LENGTH = istr("Content-Length")
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
 _END_SIZE = len(END_OF_HEAD)
 _LINE_END = b"\r\n"
-_MOST_AHEAD = 64 * 1024
-"""How many bytes of later requests are held before reading stops."""
-_MOST_UNREAD = 4 * 1024 * 1024
-"""How many bytes are read after the last answer; bytes beyond that have to wait."""
+_MAX_HELD = 64 * 1024
+"""How many bytes of later requests are held before reading pauses."""
+_MAX_DISCARDED = 4 * 1024 * 1024
+"""How many bytes are read and discarded after the last response, before reading pauses."""
 
 
 class RequestReader(ConnectionProtocol):
-    """Parse the bytes of one connection."""
+    """Parse the requests of one connection. A subclass serves them."""
 
     __slots__ = (
         "discarded_bytes",
@@ -52,56 +56,57 @@ class RequestReader(ConnectionProtocol):
         super().__init__(server, **options)
         self.limits = HeadLimits(max_head)
         self.open_transport: asyncio.Transport | None = None
-        """The transport, until it is closed for good; aiohttp forgets its own earlier."""
+        """The transport until ``connection_lost``; aiohttp sets its own to None earlier."""
         self.framing = Framing()
         self.max_body = 0
-        """How many bytes the body at hand may have; 0: any, or its endpoint is not known yet."""
+        """The most bytes of the current body; 0: any number, or the endpoint is not known yet."""
         self.host = ""
-        """The last Host that was found well-formed."""
+        """The last Host that was well-formed; it is not checked again."""
         self.expects_request = True
-        """Whether the next byte begins a request, and nothing has to be finished before."""
+        """Whether the next byte begins a request that can be parsed at once."""
         self.head_started = False
-        """Whether something came that is no whole request yet."""
+        """Whether a part of the next request has arrived."""
         self.idle_since = 0.0
-        """Since when it has been seen between two requests as it is now; 0: not yet."""
+        """When a check for timeouts first saw it waiting for this request; 0: not yet."""
         self.request_count = 0
-        """The number of requests that it was served."""
+        """How many requests have been served, including the current one."""
         self.task: asyncio.Task[Any] | None = None
-        """The task that serves the request at hand."""
+        """The task that serves the current request."""
         self.linger_timer: asyncio.TimerHandle | None = None
-        """The timer that closes it, once it has ended its answers."""
+        """The timer that closes the connection, after the server has closed its own end."""
         self.discarded_bytes = 0
-        """How many bytes came since."""
+        """How many bytes have arrived since that timer was set."""
 
     @abstractmethod
     def _serve_next(self) -> None:
-        """Serve the request that was parsed."""
+        """Serve the next parsed request, if the connection is free."""
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and serve the request that has come, if one has."""
+        """Parse bytes, and serve a request if one is complete."""
         if self.expects_request and data:
             self._begin(data)
             return
         framing = self.framing
         if self.linger_timer is not None:
             self.discarded_bytes += len(data)
-            if self.discarded_bytes > _MOST_UNREAD and self.open_transport is not None:
+            if self.discarded_bytes > _MAX_DISCARDED and self.open_transport is not None:
                 # Closing now would reset the connection, and destroy a response on its way.
                 self.open_transport.pause_reading()
         elif self.websocket_reader is not None:
-            super().data_received(data)  # of a WebSocket
+            super().data_received(data)
         elif self.is_closing or self.is_force_closing or framing.is_broken:
             pass
-        elif not data:  # a reader has room for more of a body
+        elif not data:
+            # aiohttp passes no bytes to have its parser continue a body, as its reader has room.
             if not framing.reader.is_eof():
                 self._feed_body(data)
-        elif framing.waiting:
+        elif framing.held:
             self._hold(data, 0)
         else:
             self._parse(data, 0)
 
     def _parse(self, data: bytes, at: int) -> None:
-        """Parse one request of ``data`` from ``at`` on, or a part of one, and hold the rest."""
+        """Parse one request, or a part of it, from ``data[at:]``, and hold the other bytes."""
         framing, end = self.framing, len(data)
         while at < end and not framing.is_broken:
             if framing.in_body:
@@ -116,20 +121,21 @@ class RequestReader(ConnectionProtocol):
                 self._serve_next()
             elif not self.head_started:
                 self.head_started = True
-                if self.request_count:  # else the time to read runs since it was accepted
+                # The time to read the first head began when the connection was accepted.
+                if self.request_count:
                     self.idle_since = 0.0
 
     def _hold(self, data: bytes, at: int) -> None:
-        """Keep the bytes of the requests after the one at hand."""
+        """Keep the bytes of later requests."""
         self.framing.hold(data, at)
         self.head_started = True
-        if self.framing.waiting > _MOST_AHEAD and not self.is_input_paused:
+        if self.framing.held > _MAX_HELD and not self.is_input_paused:
             self.pause_input()
 
     def _begin(self, data: bytes) -> None:
-        """Parse the first bytes of a request: nearly always all of it, and nothing else.
+        """Parse the first bytes of a request, which nearly always are one whole request.
 
-        This has the effect of ``_parse`` for such bytes, in half of its time.
+        ``_parse`` would do the same for these bytes, in twice the time.
         """
         self.expects_request = False
         end = data.find(END_OF_HEAD) + _END_SIZE
@@ -152,7 +158,7 @@ class RequestReader(ConnectionProtocol):
             self._parse(data, end)
 
     def _parse_head(self, data: bytes, at: int) -> int:
-        """Parse a head as far as it has come; return where in ``data`` that ends."""
+        """Parse the part of a head in ``data[at:]``; return where it ends."""
         framing, size, limits = self.framing, len(data), self.limits
         end = framing.head(data, at)
         piece = data if at == 0 and end in (0, size) else data[at : end or size]
@@ -165,7 +171,7 @@ class RequestReader(ConnectionProtocol):
         return end or size
 
     def _feed_head(self, piece: bytes, *, is_whole: bool) -> bool:
-        """Give the parser a piece of a head; return whether the head is complete.
+        """Pass a piece of a head to the parser; return whether the head is complete.
 
         Raises HttpProcessingError if it is malformed.
         """
@@ -175,17 +181,17 @@ class RequestReader(ConnectionProtocol):
         try:
             messages, self.is_upgraded, _ = parser.feed_data(piece)
         except (ValueError, LookupError) as error:
-            # yarl's, for the target http://[]@/, or of aiohttp's parser in Python, for a number of
-            # 5,000 digits.
+            # yarl raises ValueError for the target http://[]@/, and so does aiohttp's parser in
+            # Python for a number of 5,000 digits.
             raise BadHttpMessage("the head is malformed") from error
         if not messages:
-            return False  # a part of a head, or empty lines before one
+            return False  # a part of a head, or only empty lines before one
         if not is_whole or len(messages) > 1:
             raise BadHttpMessage("the end of the head is not clear")
         message, payload = messages[0]
         headers = message.headers
         host = headers.get(_HOST, "")
-        if host != self.host:  # nearly always that of the last request
+        if host != self.host:  # it is nearly always that of the last request
             check_host(host)
             self.host = host
         check_message(message)
@@ -196,14 +202,14 @@ class RequestReader(ConnectionProtocol):
         ):
             self.framing.begin_body(message, payload)
             self.max_body = 0
-            # Of a body that is sent as it is the length says all.
+            # The size of any other body is known: its Content-Length is checked once.
             if payload is not EMPTY_PAYLOAD and (message.chunked or message.compression):
                 payload.__class__ = BodyReader
         self.parsed_requests.append(messages[0])
         return True
 
     def _parse_body(self, data: bytes, at: int) -> int:
-        """Parse a body as far as it has come; return where in ``data`` that ends."""
+        """Parse the part of a body in ``data[at:]``; return where it ends."""
         try:
             piece, end = self.framing.body(data, at)
         except BadHttpMessage as error:
@@ -214,7 +220,7 @@ class RequestReader(ConnectionProtocol):
         return end
 
     def _feed_body(self, piece: bytes) -> None:
-        """Give the parser a piece of the body at hand; empty: let it go on with its own bytes."""
+        """Pass a piece of the body to the parser; if it is empty, the parser continues."""
         if self.parser is None:
             return
         try:
@@ -226,7 +232,7 @@ class RequestReader(ConnectionProtocol):
                 self._break_body(BadHttpMessage("the end of the body is not clear"))
 
     def _refuse(self, error: HttpProcessingError) -> None:
-        """Answer the request that was parsed as one that is no HTTP, and read no other."""
+        """Replace the parsed request by its error, and read no other request."""
         self.framing.is_broken = True
         self.parsed_requests.clear()
         self.parsed_requests.append((ParseError(error.code, error, error.message), EMPTY_PAYLOAD))
@@ -234,8 +240,8 @@ class RequestReader(ConnectionProtocol):
     def _break_body(self, error: BaseException) -> None:
         """Raise RequestPayloadError in the body's reader, and read no request after it.
 
-        The parser does not: the reader would wait until the read timeout. A request
-        that is not being served yet is refused instead.
+        The parser raises nothing there, so that the reader would wait for the read timeout. A
+        request that is not served yet is refused instead.
         """
         self.framing.is_broken = True
         if self.parsed_requests:
@@ -255,25 +261,25 @@ class RequestReader(ConnectionProtocol):
             self.pause_input()
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
-        """Read a WebSocket from now on, and first its bytes that have come already."""
+        """Read a WebSocket from now on, beginning with its bytes that are held."""
         super().set_parser(cast(Any, MaskedFrames(parser, self)), data_received_cb)
         data, at = self.framing.release()
         if data:
             super().data_received(data[at:])
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Go on, as the handler has read; a WebSocket first with the frames that have come."""
+        """Resume reading, as the handler has read; a WebSocket resumes with the held frames."""
         super().resume_reading(resume_parser)
         if self.websocket_reader is not None:
-            self.websocket_reader.go_on()
+            self.websocket_reader.resume()
 
     def _read_on(self) -> None:
-        """Parse the next of the requests that are held, and serve it."""
+        """Parse the next request from the held bytes, and serve it."""
         if self.task is not None or self.transport is None or self.is_closing:
             return
         framing = self.framing
         data, at = framing.release()
         if data:
             self._parse(data, at)
-        if self.is_input_paused and not framing.is_broken and framing.waiting <= _MOST_AHEAD:
+        if self.is_input_paused and not framing.is_broken and framing.held <= _MAX_HELD:
             self.resume_input()

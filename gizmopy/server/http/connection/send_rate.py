@@ -1,7 +1,7 @@
-"""Judge the rate at which a client takes an answer, as Kestrel's MinResponseDataRate does.
+"""Measure the rate at which a client reads a response, like Kestrel's MinResponseDataRate.
 
-A client that takes a little now and then never exceeds the write timeout, and can keep a large
-answer in memory for days.
+A client that reads a little now and then never exceeds the write timeout, and could keep a large
+response in memory for days.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from asyncio import Transport
 
 _TCP_INFO_SIZE = 192
 _BYTES_ACKED = 120
-"""Where ``tcpi_bytes_acked`` is in Linux's ``struct tcp_info``, since Linux 4.1."""
+"""The offset of ``tcpi_bytes_acked`` in Linux's ``struct tcp_info``, since Linux 4.1."""
 
 
 class SendRate:
-    """Hold how much one client took, in bytes and seconds.
+    """The bytes that one client has read, compared to the rate.
 
-    Time with nothing to send does not count. Of the time that does, ``grace`` seconds are free: a
-    client that takes nothing is slow after them, one that takes half of the rate after twice as
-    long, and one that was fast may pause for as long again.
+    Time with nothing to send does not count. A client may be behind the rate by ``grace`` seconds:
+    a client that reads nothing is slow after that time, and one that reads at half of the rate
+    after twice that time. A client that was fast may pause for ``grace`` seconds again.
     """
 
     __slots__ = ("_at", "_credit", "_source", "_taken")
 
     def __init__(self) -> None:
         self._source: object = None
-        """The answer that was being sent at the last look; None: none."""
+        """The response that was being sent at the last check; None: none was."""
         self._at = 0.0
         self._taken = 0
         self._credit = 0.0
-        """How many bytes the client is ahead of the rate."""
+        """How many more bytes than the rate requires the client has read."""
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Note that nothing waits to be sent."""
         self._source = None
 
     def is_slow(self, now: float, rate: float, grace: float, source: object, taken: int) -> bool:
-        """Return whether the client takes less than ``rate`` bytes a second.
+        """Return whether the client reads less than ``rate`` bytes a second.
 
-        ``taken`` is how many bytes of ``source``, which is being sent, it has taken in all. A new
-        ``source`` begins anew: the one before it was taken.
+        ``taken`` is how many bytes it has read of ``source``, which is being sent. With another
+        ``source`` than before the count begins anew, because the one before has been read.
         """
         if source is not self._source:
             self._source, self._credit = source, rate * grace
@@ -56,7 +56,7 @@ class SendRate:
 def acknowledged(transport: Transport) -> int | None:
     """Return how many bytes the other end has acknowledged; None if the kernel does not say.
 
-    It counts bytes that do not pass the transport's buffer, too: by ``sendfile`` or through TLS.
+    It includes bytes that do not pass through the transport's buffer: by ``sendfile`` or TLS.
     """
     connection = transport.get_extra_info("socket")
     if sys.platform != "linux" or connection is None or connection.family == socket.AF_UNIX:
@@ -65,11 +65,11 @@ def acknowledged(transport: Transport) -> int | None:
     if len(info) < _BYTES_ACKED + 8:
         return None
     (count,) = struct.unpack_from("Q", info, _BYTES_ACKED)
-    return int(count) or None  # gVisor knows the structure, and leaves it empty
+    return int(count) or None  # gVisor leaves the structure empty
 
 
 def unacknowledged(transport: Transport) -> int | None:
-    """Return how many bytes of those in the kernel the other end has not acknowledged.
+    """Return how many bytes in the kernel the other end has not acknowledged.
 
     None if the kernel does not say; only Linux does.
     """
@@ -81,6 +81,6 @@ def unacknowledged(transport: Transport) -> int | None:
 
     try:
         (count,) = struct.unpack("i", ioctl(connection.fileno(), TIOCOUTQ, bytes(4)))
-    except (OSError, ValueError):  # it is closed already: asyncio reports that a turn later
+    except (OSError, ValueError):  # closed already: asyncio reports it in the next turn
         return 0
     return int(count)

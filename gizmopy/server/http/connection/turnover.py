@@ -1,4 +1,7 @@
-"""Have clients connect again after a while, so that a balancer spreads them over new replicas."""
+"""Limit the lifetime of connections, so that clients reconnect.
+
+A load balancer can then spread them over new replicas.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,25 @@ from random import uniform
 from time import monotonic
 
 _JITTER = 0.1
-"""Which part of a limit is added or taken off at random, as in gRPC's MAX_CONNECTION_AGE.
+"""The largest random change of a limit, as a fraction, as in gRPC's MAX_CONNECTION_AGE.
 
-Connections that began together, after a deploy, would all begin again together.
+Without it, connections that began together, after a deploy, would all reconnect together.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Turnover:
-    """How long a connection lasts; 0 for each is without end."""
+    """How long a connection lasts, in requests and in seconds; 0: any number."""
 
     requests: int = 0
     seconds: float = 0.0
 
     def __bool__(self) -> bool:
-        """Whether a connection ends by itself at all."""
+        """Whether there is a limit."""
         return self.requests > 0 or self.seconds > 0
 
     def begin(self) -> Lifetime:
-        """Return the lifetime of a connection that begins now."""
+        """Return the lifetime of a connection that begins now, with its random change."""
         requests = self.requests * uniform(1 - _JITTER, 1 + _JITTER)
         seconds = self.seconds * uniform(1 - _JITTER, 1 + _JITTER)
         return Lifetime(
@@ -37,11 +40,11 @@ class Turnover:
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """When one connection ends: with which request, and with the first one after which time."""
+    """The last request of one connection, and the time after which any request is the last."""
 
     last: float
     end: float
 
     def is_over(self, requests: int) -> bool:
-        """Whether the connection ends with this request, which is the ``requests``-th."""
+        """Return whether the connection ends with its ``requests``-th request, which begins now."""
         return requests >= self.last or monotonic() >= self.end

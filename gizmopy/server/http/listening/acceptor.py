@@ -1,13 +1,14 @@
-"""Accept connections up to a limit, at which quiet ones are closed for new ones.
+"""Accept connections up to a limit, and close idle ones for new ones at the limit.
 
-An event loop that accepts by itself goes on until there are no descriptors. 80 silent connections
-shut out every probe of a daemon with as many descriptors, and asyncio logged 1,816 tracebacks in
-7 s (issue 11). So the loop only says that connections wait.
+asyncio's own server accepts connections until no file descriptor is left. 80 silent connections
+kept every probe out of a daemon with 80 descriptors, and asyncio logged 1,816 tracebacks in 7 s
+(issue 11). So the event loop only reports here that connections wait.
 
-The limit counts TLS handshakes too. At the limit, the connection that has sent no complete head for
-longest is closed for the new one; if there is none, the one that is idle for longest. If each one
-has a request under way, the new one is closed: no request is cut for another. The same is done when
-the process has no descriptor left: a spare one lets the new connection in first.
+The limit includes TLS handshakes. At the limit, the connection that has been open for longest
+without a complete head is closed for the new one; if there is none, the one that has been idle for
+longest. If every connection has an active request, the new one is closed: no request is ended for
+another. The same happens if the process has no descriptor left. A spare one then accepts the new
+connection first.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from gizmopy.server.http.listening.sockets import accept_all
 
 logger = logging.getLogger("gizmopy.server.accepting")
 
-_AT_ONCE = 32
-"""The most connections that are accepted in one turn of the loop."""
-_LOOKED_AT = 32
-"""How many of the longest idle connections are looked at to close one of them."""
+_BATCH = 32
+"""The most connections that are accepted before other tasks may run."""
+_MAX_CANDIDATES = 32
+"""How many idle connections are tried to find one that can be closed."""
 _PAUSE_SECONDS = 0.1
-"""How long nothing is accepted after an error that closing a connection does not mend."""
+"""How long accepting pauses after an error that closing a connection does not fix."""
 _NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 
 
 class Acceptor:
-    """Accept the connections of ``listener`` for ``server``, at most ``limit`` at a time.
+    """Accept connections from ``listener`` for ``server``, at most ``limit`` at a time.
 
-    ``limit_name`` is the name of that limit in the log.
-    It accepts from the moment it is made until ``stop``.
+    ``limit_name`` is the name of that limit in the log. Accepting begins when the object is made,
+    and ends with ``stop``.
     """
 
     def __init__(
@@ -63,34 +64,34 @@ class Acceptor:
         self._shedding = shedding
         self._tls = tls
         self._handshake_seconds = handshake_seconds if tls is not None else None
-        # With a low limit, not so many that one read's worth of new ones closes all others.
-        self._at_once = max(1, min(_AT_ONCE, limit // 4))
+        # If a batch were as large as a low limit, one batch could close all other connections.
+        self._batch = max(1, min(_BATCH, limit // 4))
         self._handshakes: dict[Connection, asyncio.Task[None]] = {}
-        """The tasks that make the transports of the connections without one."""
+        """The tasks that make transports, by connection. They include the TLS handshake."""
         self._loop = asyncio.get_running_loop()
         self._spare = self._open_spare()
-        """A descriptor that is closed to accept one more connection; -1: none was to be had."""
+        """A descriptor that is closed to accept one more connection; -1 if there is none."""
         self._is_stopped = False
-        self._pause: asyncio.TimerHandle | None = None
+        self._resume_timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(listener, self._accept)
 
     def stop(self) -> None:
-        """Accept no more; handshakes go on. A second call does nothing."""
+        """Stop accepting; handshakes continue. A second call does nothing."""
         if self._is_stopped:
             return
         self._is_stopped = True
         self._loop.remove_reader(self._listener)
-        if self._pause is not None:
-            self._pause.cancel()
+        if self._resume_timer is not None:
+            self._resume_timer.cancel()
         self._close_spare()
 
-    def take_over(self) -> None:
-        """Serve the connections that wait in the kernel, after ``stop``."""
+    def accept_waiting(self) -> None:
+        """Accept the connections that wait in the kernel, after ``stop``."""
         for connection in accept_all(self._listener):
             self._begin(connection)
 
     async def finish_handshakes(self, seconds: float) -> None:
-        """Wait for the handshakes, and cancel those that take longer."""
+        """Wait for the handshakes, and cancel those that take longer than ``seconds``."""
         if not self._handshakes:
             return
         handshakes = list(self._handshakes.values())
@@ -100,8 +101,8 @@ class Acceptor:
         await asyncio.gather(*handshakes, return_exceptions=True)
 
     def _accept(self) -> None:
-        """Accept connections until there are no more, or others have to have their turn."""
-        for _ in range(self._at_once):
+        """Accept connections until none waits, or until other tasks must run."""
+        for _ in range(self._batch):
             if self._spare < 0:
                 self._spare = self._open_spare()
             try:
@@ -109,13 +110,13 @@ class Acceptor:
             except (BlockingIOError, InterruptedError):
                 return
             except ConnectionError:
-                continue  # its client is gone
+                continue  # the client is gone
             except OSError as error:
                 if error.errno in _NO_DESCRIPTOR:
                     self._accept_with_spare()
-                else:  # such as no memory for its buffers
+                else:  # such as ENOBUFS
                     self._shedding.warn(f"cannot accept connections: {error}")
-                    self._rest()
+                    self._pause_accepting()
                 return
             if self._server.count < self._limit or self._shed(self._at_limit):
                 self._begin(connection)
@@ -123,19 +124,19 @@ class Acceptor:
                 self._refuse(connection, self._at_limit)
 
     def _accept_with_spare(self) -> None:
-        """Accept one connection when there is no descriptor for it.
+        """Accept one connection with the spare descriptor.
 
-        The connection that is closed for it frees a descriptor in the next turn of the loop.
+        The connection that is closed for it frees a descriptor in the next turn of the event loop.
         """
         cause = "the process has no file descriptor left (RLIMIT_NOFILE)"
         if self._spare < 0:
             if not self._shed(cause):
-                self._rest()
+                self._pause_accepting()
             return
         self._close_spare()
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # another thread was quicker, or the client is gone
+        except OSError:  # another process accepted it, or the client is gone
             return
         if self._shed(cause):
             self._begin(connection)
@@ -154,20 +155,20 @@ class Acceptor:
             os.close(self._spare)
             self._spare = -1
 
-    def _rest(self) -> None:
-        """Accept nothing for a moment: the listener stays readable, which would fill the loop."""
+    def _pause_accepting(self) -> None:
+        """Accept nothing for a moment: a listener that stays readable keeps the loop busy."""
         self._loop.remove_reader(self._listener)
         resume = partial(self._loop.add_reader, self._listener, self._accept)
-        self._pause = self._loop.call_later(_PAUSE_SECONDS, resume)
+        self._resume_timer = self._loop.call_later(_PAUSE_SECONDS, resume)
 
     def _refuse(self, connection: socket.socket, cause: str) -> None:
         connection.close()
         self._shedding.add("refused", cause)
 
     def _shed(self, cause: str) -> bool:
-        """Close a connection that no request is under way on; return whether there was one."""
+        """Close a connection without an active request; return whether there was one."""
         server = self._server
-        idle = filter(_is_answered, islice(server.idle, _LOOKED_AT))
+        idle = filter(_is_response_sent, islice(server.idle, _MAX_CANDIDATES))
         victim = next(iter(server.silent), None) or next(idle, None)
         if victim is None:
             return False
@@ -185,13 +186,13 @@ class Acceptor:
         task.add_done_callback(lambda _: self._forget(accepted, connection))
 
     def _forget(self, accepted: socket.socket, connection: Connection) -> None:
-        """Close a connection whose handshake was cancelled before it began."""
+        """Close a connection whose task was cancelled before it began."""
         if self._handshakes.pop(connection, None) is not None:
             connection.stop_counting()
             accepted.close()
 
     async def _connect(self, accepted: socket.socket, connection: Connection) -> None:
-        """Make the transport of ``connection``, after the TLS handshake."""
+        """Make the transport of ``connection``, with the TLS handshake."""
         try:
             await self._loop.connect_accepted_socket(
                 lambda: connection,
@@ -199,16 +200,16 @@ class Acceptor:
                 ssl=self._tls,
                 ssl_handshake_timeout=self._handshake_seconds,
             )
-        except OSError as error:  # its client is gone, was too slow, or speaks no TLS
-            logger.debug("a connection was lost in its handshake: %s", error)
+        except OSError as error:  # the client is gone, was too slow, or does not use TLS
+            logger.debug("a connection ended during its TLS handshake: %s", error)
         finally:
             del self._handshakes[connection]
             if connection.open_transport is None:
                 connection.stop_counting()
 
 
-def _is_answered(connection: Connection) -> bool:
-    """Whether all of the last answer is out: bytes that wait belong to a request under way."""
+def _is_response_sent(connection: Connection) -> bool:
+    """Return whether the last response is sent: bytes that wait belong to an active request."""
     return (
         connection.open_transport is not None
         and connection.open_transport.get_write_buffer_size() == 0

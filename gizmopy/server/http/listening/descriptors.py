@@ -1,4 +1,4 @@
-"""Know how many file descriptors there are, and how many of them connections may take."""
+"""Raise the limit of file descriptors, and derive the limit of connections from it."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import resource
 logger = logging.getLogger("gizmopy.server.descriptors")
 
 ADMIN_CONNECTIONS = 16
-"""The number of connections that the admin port takes, besides those of the main port."""
+"""The limit of connections of the admin port, which are not counted for the main port."""
 _LEAST_FREE = 32
-"""The least number of descriptors that is kept for files, brokers and child processes."""
+"""The least number of descriptors that are left for files, brokers and child processes."""
 _FREE_PART = 4
-"""A quarter of all descriptors is kept for those, if that is more."""
+"""The fraction of descriptors that is left for those, if that is more: one in four."""
 _UNLIMITED = 1024 * 1024
-"""The number of descriptors that is reckoned with if there is no limit: Linux' ``nr_open``."""
+"""The assumed number of descriptors if there is no limit: ``nr_open`` of Linux."""
 
 
 def raise_limit() -> None:
-    """Raise the soft limit of descriptors to the hard one, as Go does, and log it.
+    """Raise the soft limit of descriptors to the hard limit, as Go does, and log it.
 
-    The soft limit is low, often 1024, for programs that call ``select()``. Child processes inherit
-    the raised limit.
+    The soft limit is low, often 1024, because of programs that use ``select()``. Child processes
+    inherit the raised limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:  # a sandbox; macOS, whose hard limit is none
-        logger.info("the limit of file descriptors stays at %d: %s", soft, error)
+    except (OSError, ValueError) as error:  # in a sandbox; on macOS, whose hard limit is unlimited
+        logger.info("the limit of file descriptors remains %d: %s", soft, error)
     else:
-        logger.info("the limit of file descriptors is raised from %d to %d", soft, hard)
+        logger.info("raised the limit of file descriptors from %d to %d", soft, hard)
 
 
 def max_connections() -> int:
-    """Return how many connections the main port takes by default.
+    """Return the default limit of connections of the main port.
 
-    That is the soft limit of descriptors, less a quarter and less 32 at least.
+    It is the soft limit of descriptors, minus a quarter of it, and minus 32 at least.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:

@@ -1,4 +1,4 @@
-"""A port that is listened on: the socket, the connections on it, and how both end."""
+"""Listen on a port: the listening socket, the connections, and how both end."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from gizmopy.server.http.handler import RequestHandler
 from gizmopy.server.http.listening.acceptor import Acceptor
 from gizmopy.server.http.listening.descriptors import max_connections
 from gizmopy.server.http.listening.shedding import Shedding
-from gizmopy.server.http.listening.sockets import admit_no_more, bind, refused, url_of
+from gizmopy.server.http.listening.sockets import bind, bind_error, refuse_new_connections, url_of
 from gizmopy.web import Problem
 
 _BACKLOG = 1024
 """How many connections the kernel holds until they are accepted."""
-_LOOK_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 _CLOSE_SECONDS = 0.1
-"""How long a connection that nothing is under way on may take to close."""
+"""How long the remaining connections may take to close."""
 _HANDSHAKE_SECONDS = 0.02
-"""How long a connection that has begun may take to be complete."""
-_TAKE_OVER_SECONDS = 1.0
-"""How long the handshakes of connections that were not accepted yet may take together."""
+"""How long a TCP handshake that has begun may take, before the last connections are accepted."""
+_TLS_HANDSHAKE_SECONDS = 1.0
+"""How long the TLS handshakes of the last connections may take."""
 _LINGER_SECONDS = 0.1
 """How long requests that were sent before the listener closed may take to be read."""
 
 
 class Port:
-    """Listen for ``handler`` at an address; ``prefix`` is what its settings' names begin with.
+    """Listen at an address, and pass requests to ``handler``.
 
-    ``limit`` is the number of its connections, by default as the settings say.
-    ``make_connection`` returns the protocol of a connection, from the arguments of ``Connection``.
-    Making one takes the address, and raises StartError where it cannot be had; nothing is accepted
-    before ``listen``.
+    Making one binds the address, and raises StartError if that fails. Nothing is accepted before
+    ``listen``. ``prefix`` is the prefix of the settings' names in errors. ``limit`` is the limit of
+    connections, by default that of the settings. ``make_connection`` makes the protocol of a
+    connection, from the arguments of ``Connection``.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Port:
     ) -> None:
         self.handler = handler
         self.url = ""
-        """Where it listens, such as ``http://127.0.0.1:8080``, once it does."""
+        """Its URL, such as ``http://127.0.0.1:8080``; empty before ``listen``."""
         self._address = (address, number, prefix)
         self._settings = settings
         self._make_connection = make_connection
@@ -69,7 +69,7 @@ class Port:
         self._listener = bind(address, number, prefix=prefix)
 
     async def listen(self, tls: ssl.SSLContext | None) -> None:
-        """Accept connections. Raises StartError where another process got there first."""
+        """Accept connections. Raises StartError if another process listens at the address."""
         settings = self._settings
         self._server = Server(
             self.handler,
@@ -83,9 +83,10 @@ class Port:
         )
         try:
             self._listener.listen(_BACKLOG)
-        except OSError as error:  # another daemon has bound it too, and listens already
+        except OSError as error:
+            # SO_REUSEADDR lets two processes bind an address, as long as none of them listens.
             address, number, prefix = self._address
-            raise refused(error, address, number, prefix=prefix) from error
+            raise bind_error(error, address, number, prefix=prefix) from error
         timeouts = ClientTimeouts(
             settings.read_timeout.total_seconds(),
             settings.write_timeout.total_seconds(),
@@ -102,11 +103,11 @@ class Port:
             handshake_seconds=timeouts.read,
         )
         watching = watch_clients(self._server, timeouts)
-        self._watch = asyncio.create_task(watching, name="gizmopy-connections")
+        self._watcher = asyncio.create_task(watching, name="gizmopy-connections")
         self.url = url_of(self._listener, "http" if tls is None else "https")
 
     def connection_states(self) -> Iterator[str]:
-        """Yield for each connection whether it is ``active``, ``idle``, or a ``websocket``."""
+        """Yield the state of each connection: ``active``, ``idle``, or ``websocket``."""
         for connection in self._server.open_connections() if self.url else ():
             request = connection.request
             if request is not None and isinstance(request.stream, web.WebSocketResponse):
@@ -115,38 +116,39 @@ class Port:
                 yield "idle" if connection.task is None else "active"
 
     async def stop_listening(self) -> None:
-        """Close the listener, but serve the connections that are made already.
+        """Close the listener, and keep serving the established connections.
 
-        Closing resets those that wait in the kernel, and a client may have sent its request on
-        them. So waiting connections are accepted first, and the bytes in each connection's buffer
-        get a moment to be read.
+        Closing a listener resets the connections that wait in the kernel, and a client may have
+        sent its request on one of them. So the waiting connections are accepted first, and there is
+        a moment to read the requests that have arrived.
         """
-        admit_no_more(self._listener)
+        refuse_new_connections(self._listener)
         await asyncio.sleep(_HANDSHAKE_SECONDS)
         self._acceptor.stop()
-        self._acceptor.take_over()
+        self._acceptor.accept_waiting()
         self._listener.close()
         await asyncio.sleep(_LINGER_SECONDS)
-        await self._acceptor.finish_handshakes(_TAKE_OVER_SECONDS)
+        await self._acceptor.finish_handshakes(_TLS_HANDSHAKE_SECONDS)
 
     def close_idle(self) -> None:
-        """Close every connection that no request is under way on."""
+        """Close every connection without an active request."""
         for connection in self._server.open_connections():
             if connection.task is None:
                 connection.close()
 
     async def wait_sent(self) -> None:
-        """Wait until the kernel has taken every answer: the end of the process would cut them."""
-        while any(connection.has_unsent for connection in self._server.open_connections()):  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)  # a transport tells nobody when it is empty
+        """Wait until the kernel has taken every response: a process that exits loses the rest."""
+        # A transport has no event for an empty buffer, so this polls.
+        while any(each.has_unsent for each in self._server.open_connections()):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def close(self) -> None:
-        """Close what is left, whatever is under way on it."""
+        """Close the listener and all connections, also those with an active request."""
         if not self.url:
             self._listener.close()
             return
-        self._watch.cancel()
-        await asyncio.wait((self._watch,))
+        self._watcher.cancel()
+        await asyncio.wait((self._watcher,))
         self._acceptor.stop()
         self._listener.close()
         await self._acceptor.finish_handshakes(0)
@@ -155,9 +157,9 @@ class Port:
 
 
 class ProtocolLogger(logging.Logger):
-    """What aiohttp's protocol logs to: a client that speaks no HTTP is no error of this daemon.
+    """The logger of aiohttp's protocol, which logs errors of clients as debug lines.
 
-    aiohttp logs a traceback for each, so that any stranger could fill the log.
+    aiohttp logs a traceback for each malformed request, so that any client could fill the log.
     """
 
     def __init__(self) -> None:
@@ -165,10 +167,10 @@ class ProtocolLogger(logging.Logger):
         self.parent = logging.getLogger("gizmopy.server")
 
     def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log an error with its traceback, but what a client sent wrong as one line of detail."""
+        """Log an error with its traceback, or a malformed request as one debug line."""
         error = kwargs.get("exc_info")
         error = error if isinstance(error, BaseException) else sys.exc_info()[1]
         if isinstance(error, (HttpProcessingError, web.RequestPayloadError, Problem)):
-            self.debug("a request that is no HTTP was refused: %s", type(error).__name__)
+            self.debug("a malformed request was refused: %s", type(error).__name__)
         else:
             super().exception(msg, *args, **kwargs)

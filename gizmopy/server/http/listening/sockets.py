@@ -1,4 +1,4 @@
-"""Make the listening socket, in one place, and say clearly why it cannot be had."""
+"""Bind the listening socket, and explain why if it fails."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pathlib import Path
 from gizmopy.errors import StartError
 
 UNIX = "unix:"
-"""What the address of a unix socket begins with: a path follows, or ``@`` and an abstract name."""
+"""The prefix of a unix socket's address: a path follows, or ``@`` and an abstract name."""
 
 _UNIX_MODE = 0o660
-"""Who may connect to a unix socket: its user and its group, such as a proxy's."""
+"""The user and the group of the socket may connect, such as those of a proxy."""
 
 
 def bind(host: str, port: int, *, prefix: str = "HTTP") -> socket.socket:
-    """Return a bound, non-blocking socket; it does not listen yet.
+    """Return a bound, non-blocking socket, which does not listen yet.
 
-    It is TCP's, where ``port`` 0 takes a free one and ``::`` takes IPv4 as well; or, for
-    ``unix:/path`` and Linux' ``unix:@name``, a unix socket of mode 0660, whose path is removed when
-    it is closed. Raises StartError, with what to do, where the address cannot be had; ``prefix`` is
-    how the names of the settings begin that it speaks of.
+    For TCP, ``port`` 0 takes a free port, and ``::`` accepts IPv4 too. ``unix:/path``, or
+    ``unix:@name`` on Linux, is a unix socket of mode 0660, whose path is removed when it is closed.
+    Raises StartError, with a remedy, if the address cannot be bound. ``prefix`` is the prefix of
+    the settings' names in its text.
     """
     if host.startswith(UNIX):
         return _bind_unix(host, prefix)
@@ -43,7 +43,7 @@ def bind(host: str, port: int, *, prefix: str = "HTTP") -> socket.socket:
             "give an address of this machine, such as 0.0.0.0"
         ) from error
     try:
-        # A restart must not wait for the old connections' TIME_WAIT.
+        # Without it, a restarted daemon cannot bind until TIME_WAIT of its connections is over.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -51,31 +51,31 @@ def bind(host: str, port: int, *, prefix: str = "HTTP") -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise refused(error, host, port, prefix=prefix) from error
+        raise bind_error(error, host, port, prefix=prefix) from error
     return listener
 
 
-def admit_no_more(listener: socket.socket) -> None:
-    """Have the kernel begin no further connection, and finish those that it has begun.
+def refuse_new_connections(listener: socket.socket) -> None:
+    """Have the kernel begin no further connections, and complete those that it has begun.
 
-    Closing a listener resets what the kernel completes between the last accept and the close. A
-    filter that drops what would begin a connection (the SYN) leaves nothing to come in between; its
-    client tries again a second later, and is refused. Linux knows it (socket(7),
-    SO_ATTACH_FILTER), for TCP; elsewhere nothing is done.
+    Closing a listener resets connections that the kernel completes between the last accept and the
+    close. So a socket filter drops the packets that begin a connection (SYN). Their clients retry a
+    second later, and are refused then. This is for TCP on Linux (socket(7), SO_ATTACH_FILTER); on
+    other systems nothing is done.
     """
     if sys.platform != "linux" or listener.family == socket.AF_UNIX:
         return
-    import ctypes  # where it is used: cold starts matter
+    import ctypes  # here, because it would slow down the start
 
     program = b"".join(struct.pack("HBBI", *instruction) for instruction in _NO_SYN)
     code = ctypes.create_string_buffer(program, len(program))
     options = struct.pack("HL", len(_NO_SYN), ctypes.addressof(code))
-    with suppress(OSError):  # a sandbox may not have it
+    with suppress(OSError):  # a sandbox may forbid it
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, options)
 
 
 _SO_ATTACH_FILTER = 26
-_NO_SYN = (  # classic BPF, on the TCP header: code, where to if true and if false, operand
+_NO_SYN = (  # classic BPF on the TCP header: code, jump if true, jump if false, operand
     (0x30, 0, 0, 13),  # load the flags
     (0x45, 0, 1, 0x02),  # unless SYN is among them, skip one
     (0x06, 0, 0, 0),  # drop
@@ -84,18 +84,18 @@ _NO_SYN = (  # classic BPF, on the TCP header: code, where to if true and if fal
 
 
 def accept_all(listener: socket.socket) -> Iterator[socket.socket]:
-    """Yield the connections that wait in the kernel for being accepted."""
+    """Accept and yield the connections that wait in the kernel."""
     while True:
         try:
             connection, _ = listener.accept()
-        except OSError:  # there are no more, or no more can be had
+        except OSError:  # none is left, or there is no descriptor
             return
         connection.setblocking(False)
         yield connection
 
 
 def url_of(listener: socket.socket, scheme: str) -> str:
-    """Return where ``listener`` listens: ``http://[::1]:8080``, ``unix:/path``, ``unix:@name``."""
+    """Return the URL of ``listener``: ``http://[::1]:8080``, ``unix:/path``, ``unix:@name``."""
     name = listener.getsockname()
     if isinstance(name, tuple):
         host, port = name[:2]
@@ -105,7 +105,7 @@ def url_of(listener: socket.socket, scheme: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether ``address``, as HTTP_ADDR spells it, can be reached from this machine only."""
+    """Return whether only this machine can reach ``address``, written as in HTTP_ADDR."""
     if address == "localhost" or address.startswith(UNIX):
         return True
     try:
@@ -116,10 +116,10 @@ def is_loopback(address: str) -> bool:
     return (mapped or ip).is_loopback
 
 
-def refused(error: OSError, host: str, port: int, *, prefix: str = "HTTP") -> StartError:
-    """Return the error that says why the address cannot be listened on, and what to do."""
+def bind_error(error: OSError, host: str, port: int, *, prefix: str = "HTTP") -> StartError:
+    """Return the error of binding or listening, with its cause and a remedy."""
     if host.startswith(UNIX):
-        return _refused_unix(error, host, prefix)
+        return _unix_bind_error(error, host, prefix)
     match error.errno:
         case errno.EADDRINUSE:
             reason = (
@@ -127,10 +127,11 @@ def refused(error: OSError, host: str, port: int, *, prefix: str = "HTTP") -> St
                 "(0 takes a free one)"
             )
         case errno.EACCES:
-            reason = f"this user may not listen on port {port}; choose one above 1023"
+            reason = f"this user may not listen on port {port}; choose a port above 1023"
         case errno.EADDRNOTAVAIL:
             reason = (
-                f"{host} is no address of this machine; set {prefix}_ADDR to one, such as 0.0.0.0"
+                f"{host} is not an address of this machine; "
+                f"set {prefix}_ADDR to one, such as 0.0.0.0"
             )
         case _:
             reason = f"cannot listen on {host}:{port}: {error.strerror}"
@@ -138,12 +139,12 @@ def refused(error: OSError, host: str, port: int, *, prefix: str = "HTTP") -> St
 
 
 class _PathListener(socket.socket):
-    """A unix socket with a path, which goes when the socket is closed."""
+    """A unix socket whose path is removed when the socket is closed."""
 
     _bound: tuple[Path, _Identity] | None = None
 
     def bind_path(self, path: Path) -> None:
-        """Take ``path``; nobody can connect before its mode is right, as it does not listen."""
+        """Bind ``path``. Clients cannot connect before its mode is set: it does not listen yet."""
         self.bind(str(path))
         self._bound = path, _identity(path)
         path.chmod(_UNIX_MODE)
@@ -154,12 +155,12 @@ class _PathListener(socket.socket):
         super().close()
 
     def detach(self) -> int:
-        """Remove the path: uvloop closes a listener's descriptor itself, then detaches it."""
+        """Remove the path: uvloop closes the descriptor itself, then detaches the socket."""
         self._remove_path()
         return super().detach()
 
     def _remove_path(self) -> None:
-        """Remove the path once, unless it is another's by now."""
+        """Remove the path, unless another process has replaced it."""
         if self._bound is None:
             return
         (path, ours), self._bound = self._bound, None
@@ -167,14 +168,14 @@ class _PathListener(socket.socket):
             if _identity(path) == ours:
                 path.unlink()
         except OSError:
-            pass  # it is gone already, or its directory is
+            pass  # the path or its directory is gone already
 
 
 _Identity = tuple[int, int, int]
 
 
 def _identity(path: Path) -> _Identity:
-    """Return what tells a file from every other; inodes alone are used again."""
+    """Return the identity of a file: inode numbers alone are reused."""
     status = path.lstat()
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
@@ -182,7 +183,9 @@ def _identity(path: Path) -> _Identity:
 def _bind_unix(host: str, prefix: str) -> socket.socket:
     name = host.removeprefix(UNIX)
     if name in ("", "@"):
-        raise StartError(f"{prefix}_ADDR={host}: names no socket; write unix:/path")
+        raise StartError(
+            f"{prefix}_ADDR={host}: the name of the socket is missing; write unix:/path"
+        )
     listener = _PathListener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -193,12 +196,12 @@ def _bind_unix(host: str, prefix: str) -> socket.socket:
             listener.bind_path(Path(name))
     except OSError as error:
         listener.close()
-        raise refused(error, host, 0, prefix=prefix) from error
+        raise bind_error(error, host, 0, prefix=prefix) from error
     return listener
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket that a process left which did not end by itself; nobody listens there."""
+    """Remove a socket that a killed process has left: no process listens on it."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return
@@ -210,17 +213,17 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _refused_unix(error: OSError, host: str, prefix: str) -> StartError:
+def _unix_bind_error(error: OSError, host: str, prefix: str) -> StartError:
     match error.errno:
         case errno.EADDRINUSE:
             reason = (
-                "is taken by another process, or by a file that is no socket; "
-                "stop the one, remove the other, or choose another path"
+                "is taken by another process, or by a file that is not a socket; "
+                "stop the process, remove the file, or choose another path"
             )
         case errno.ENOENT | errno.ENOTDIR:
-            reason = "its directory is not there; make it, or choose another path"
+            reason = "its directory does not exist; create it, or choose another path"
         case errno.EACCES | errno.EROFS | errno.EPERM:
-            reason = "this user may not write there; choose another path"
+            reason = "this user may not write to its directory; choose another path"
         case _:
-            reason = f"cannot be listened on: {error.strerror or error}; choose another path"
+            reason = f"cannot listen on it: {error.strerror or error}; choose another path"
     return StartError(f"{prefix}_ADDR={host}: {reason}")

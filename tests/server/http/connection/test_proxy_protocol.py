@@ -178,7 +178,7 @@ def test_the_longest_headers_are_read() -> None:
 
 def test_it_is_refused_as_soon_as_it_cannot_become_one() -> None:
     """A request by HTTP is refused at its first byte, a length that is too great at once."""
-    with pytest.raises(BadProxyHeader, match="does not begin like one"):
+    with pytest.raises(BadProxyHeader, match="does not begin with a signature"):
         read_header(b"G")
     with pytest.raises(BadProxyHeader, match="longer than 16"):
         read_header(block(1, 0x11, bytes(MAX_BLOCK + 1))[:16])

@@ -65,7 +65,7 @@ def test_time_without_anything_to_send_does_not_count() -> None:
     """Nor does another answer continue the count of the one before it."""
     rate, source = SendRate(), object()
     assert not rate.is_slow(0, RATE, GRACE, source, 0)
-    rate.rest()
+    rate.pause()
     assert not rate.is_slow(1000, RATE, GRACE, source, 0)
     assert not rate.is_slow(1009, RATE, GRACE, source, 0)
     assert not rate.is_slow(1019, RATE, GRACE, object(), 0)

@@ -173,7 +173,7 @@ async def test_handshakes_are_silent_connections(tmp_path: Path) -> None:
 async def test_connections_that_come_at_once_are_shed_too() -> None:
     """Of those accepted in one turn of the loop the last are served, and all others are closed."""
     async with stand(max_connections=2) as served:
-        served.server._ports[0]._acceptor._at_once = 32
+        served.server._ports[0]._acceptor._batch = 32
         address = ("127.0.0.1", int(served.url.rpartition(":")[2]))
         clients = [socket.create_connection(address) for _ in range(8)]  # nothing runs meanwhile
         clients[-1].setblocking(False)
@@ -284,4 +284,4 @@ def test_a_quarter_of_the_descriptors_is_kept_free(
 
 def test_the_acceptor_lets_others_have_their_turn() -> None:
     """One turn of the loop accepts at most as many connections as half of the free ones."""
-    assert accepting._AT_ONCE <= descriptors._LEAST_FREE
+    assert accepting._BATCH <= descriptors._LEAST_FREE

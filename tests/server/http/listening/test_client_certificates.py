@@ -253,7 +253,7 @@ async def test_a_broken_file_of_authorities_changes_nothing(
             await apart(shake_hands, port, trusting(None))
 
     (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert f"TLS_CLIENT_CA={client_ca}: is not what it should be" in error.getMessage()
+    assert f"TLS_CLIENT_CA={client_ca}: is not a PEM file with" in error.getMessage()
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,6 @@ async def test_a_file_that_cannot_be_used_ends_the_start(
 ) -> None:
     """A daemon does not start with a file that holds no authority: it would be open, or closed."""
     write(client_ca, content)
-    with pytest.raises(StartError, match=f"TLS_CLIENT_CA={client_ca}: .*; (give|write) "):
+    with pytest.raises(StartError, match=f"TLS_CLIENT_CA={client_ca}: .*; (set|write) "):
         async with files.certificate(client_ca=str(client_ca)):
             pass

@@ -40,7 +40,7 @@ def test_a_taken_port_is_named() -> None:
 
 def test_a_foreign_address_is_named() -> None:
     """An address of another machine cannot be listened on."""
-    with pytest.raises(StartError, match=r"192\.0\.2\.1 is no address of this machine"):
+    with pytest.raises(StartError, match=r"192\.0\.2\.1 is not an address of this machine"):
         bind("192.0.2.1", 0)
 
 
@@ -105,7 +105,7 @@ def test_a_file_is_no_stale_socket(path: Path) -> None:
     path.symlink_to(target)
 
     for taken in (path, target):
-        with pytest.raises(StartError, match="by a file that is no socket"):
+        with pytest.raises(StartError, match="by a file that is not a socket"):
             bind(f"unix:{taken}", 0)
 
     assert path.read_text() == "precious"
@@ -134,11 +134,11 @@ def test_a_path_may_be_gone_when_its_socket_is_closed(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("", "names no socket; write unix:/path"),
-        ("@", "names no socket; write unix:/path"),
-        ("/nowhere/at/all", "its directory is not there; make it, or choose another path"),
-        ("/dev/null/socket", "its directory is not there; make it, or choose another path"),
-        ("/long" * 100, "cannot be listened on: AF_UNIX path too long"),
+        ("", "the name of the socket is missing; write unix:/path"),
+        ("@", "the name of the socket is missing; write unix:/path"),
+        ("/nowhere/at/all", "its directory does not exist; create it, or choose another path"),
+        ("/dev/null/socket", "its directory does not exist; create it, or choose another path"),
+        ("/long" * 100, "cannot listen on it: AF_UNIX path too long"),
     ],
 )
 def test_a_path_that_cannot_be_had_is_named(name: str, reason: str) -> None:

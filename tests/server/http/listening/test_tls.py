@@ -289,7 +289,7 @@ async def test_a_missing_file_is_named(files: Files) -> None:
     """A file that cannot be read is named with its setting."""
     files.key.unlink()
     assert await refusal(files) == (
-        f"TLS_KEY={files.key}: No such file or directory; give a file that this user may read"
+        f"TLS_KEY={files.key}: No such file or directory; set it to a file that this user may read"
     )
     files.cert.unlink()
     files.cert.mkdir()
@@ -301,12 +301,11 @@ async def test_a_file_of_something_else_is_named(files: Files) -> None:
     cert, key = files.cert.read_bytes(), files.key.read_bytes()
     files.key.write_bytes(cert)
     assert await refusal(files) == (
-        f"TLS_KEY={files.key}: is not what it should be; give a PEM file with PRIVATE KEY-----"
+        f"TLS_KEY={files.key}: is not a PEM file with PRIVATE KEY-----; set it to one"
     )
     files.cert.write_bytes(key)
     assert await refusal(files) == (
-        f"TLS_CERT={files.cert}: is not what it should be; "
-        "give a PEM file with -----BEGIN CERTIFICATE-----"
+        f"TLS_CERT={files.cert}: is not a PEM file with -----BEGIN CERTIFICATE-----; set it to one"
     )
 
 
