@@ -47,6 +47,21 @@ def test_every_path_exists(page: Path) -> None:
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
 
+_LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"]
+)
+def test_every_link_outside_the_site_works(name: str) -> None:
+    """A relative link of a page that Sphinx does not see leads to a file or folder."""
+    page = ROOT / name
+
+    assert [
+        path for path in _LINK.findall(page.read_text()) if not (page.parent / path).exists()
+    ] == []
+
+
 def test_the_page_about_commands_lists_them() -> None:
     """docs/reference/cli.md has a row for each subcommand."""
     text = (ROOT / "docs/reference/cli.md").read_text()
