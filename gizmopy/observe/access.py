@@ -64,6 +64,7 @@ class _ConversionCache(dict[str, str]):
         if size > _CACHED_TEXT_BYTES:
             return converted
         if self._bytes + size > _CACHE_BYTES:
+            # All at once: to find the least recently used text would cost each request more.
             self.clear()
             self._bytes = 0
         self._bytes += size

@@ -44,6 +44,7 @@ def new_id() -> str:
     One read of the system's random numbers makes 256 ids, at a fifth of the cost of a UUID. A
     forked child would repeat the ids of its parent, so a fork empties the pool.
     """
+    # pop() is atomic, so two threads never get the same id. An `if _pool:` before it would not be.
     try:
         return _pool.pop()
     except IndexError:

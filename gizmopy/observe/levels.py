@@ -69,6 +69,7 @@ class LogLevels:
         changed = logging.getLogger(name)
         if name in self._timers:
             self._timers.pop(name).cancel()
+        # setdefault: a second change must not make the level of the first one the original.
         self._originals.setdefault(name, changed.level)
         changed.setLevel(number)
         if ttl is not None:

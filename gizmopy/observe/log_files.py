@@ -15,6 +15,8 @@ import stat
 from pathlib import Path
 
 _MODE = 0o640
+# O_NOFOLLOW: a link would lead to another file. O_NONBLOCK: opening a FIFO would wait for a reader.
+# O_NOCTTY: a terminal must not become the controlling one. O_APPEND: several processes may write.
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"(?:/dev/fd|/proc/(?:self|thread-self)/fd)/([0-9]{1,9})").fullmatch
@@ -54,6 +56,8 @@ def open_log(path: Path) -> int:
         number = os.open(path, _FLAGS, _MODE)
     except OSError as error:
         raise OSError(f"{path} {_reason(path, error)}") from error
+    # Checked after the open, on the descriptor: between a check of the path and its open, the file
+    # may be replaced.
     if stat.S_ISBLK(os.fstat(number).st_mode):
         os.close(number)
         raise OSError(f"{path} is a block device; use a file")

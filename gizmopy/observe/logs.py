@@ -332,6 +332,7 @@ def configured(
         JSONFormatter(fields) if as_json else ConsoleFormatter(colours=handler.is_terminal)
     )
     handler.setFormatter(MaskingFormatter(formatter, secrets) if secrets else formatter)
+    # Filters of the handler, not of a logger: those of a logger do not apply to its children.
     handler.addFilter(RateLimitFilter())
     handler.addFilter(ContextFilter())
     root = logging.getLogger()

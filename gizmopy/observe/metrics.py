@@ -138,6 +138,8 @@ class Instrument(Generic[ChildT]):
         if child is None:
             if len(values) != len(self.labels):
                 raise ValueError(f"{self.name} has the labels {self.labels}, not {values}")
+            # Not before the first look-up: cutting costs more than that, and nearly all values are
+            # short.
             values = tuple([cut(value, _MAX_VALUE) for value in values])
             if len(self._children) >= self._max_children and values not in self._children:
                 values = self._overflow(values)
@@ -146,6 +148,7 @@ class Instrument(Generic[ChildT]):
 
     def children(self) -> list[tuple[tuple[str, ...], ChildT]]:
         """Return a copy of the list of children, each with its label values."""
+        # A copy, because a scrape pauses between two children, and new ones may be added then.
         return list(self._children.items())
 
     def _overflow(self, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -266,6 +269,7 @@ class Metrics(Collector):
 
     def count_failure(self, source: str, error: Exception) -> None:
         """Count a failure to read ``source``, and log the first one."""
+        # Not each one: a collector that is broken fails at every scrape.
         failures = self._failures.child(source)
         if not failures.value:
             logger.error("metrics are missing: %s failed", source, exc_info=error)

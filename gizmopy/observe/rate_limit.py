@@ -36,6 +36,7 @@ class RateLimitFilter(logging.Filter):
         """Return whether ``record`` passes; add the number of those suppressed before it."""
         if record.name.partition(".")[0] not in self._libraries or record.levelno < logging.INFO:
             return True
+        # By line of source, not by text: the text has the name of a broker or a number of retries.
         line, now = (record.pathname, record.lineno), self._clock()
         if now - self._last_passed.get(line, -self._seconds) < self._seconds:
             self._suppressed[line] = self._suppressed.get(line, 0) + 1

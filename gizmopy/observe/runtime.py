@@ -60,6 +60,7 @@ class Runtime:
         self._collection_started_at = perf_counter()
         gc.callbacks.append(self._on_collection)
         self._metrics.before_scrape(self._count_tasks)
+        # Again, because the start of the daemon between __init__ and here is not a lag of the loop.
         self._last_heartbeat = self._clock()
         self._next_heartbeat = self._loop.call_later(self._interval, self._heartbeat)
         return self

@@ -86,7 +86,7 @@ async def snapshot() -> Snapshot:
     chosen = islice(tasks, MAX_TASKS)
     while chunk := list(islice(chosen, _CHUNK)):
         for task in chunk:
-            if not task.done():
+            if not task.done():  # it may have ended in the pause between two chunks
                 stack, member = _read(task)
                 key = (stack.state, stack.cancelled, stack.frames)
                 stacks.setdefault(key, stack).tasks.append(member)
@@ -100,6 +100,7 @@ def _read(task: asyncio.Task[Any]) -> tuple[Stack, Member]:
     frames, awaited = _walk(coroutine)
     if task is asyncio.current_task():
         state = "running"
+    # A coroutine that has not started is the only one that neither runs nor is suspended.
     elif not getattr(coroutine, "cr_suspended", True):
         state = "not started"
     elif awaited is None or (asyncio.isfuture(awaited) and awaited.done()):

@@ -114,7 +114,8 @@ def assemble(
     """
     settings, name = service.settings, service_name(service)
     routes = collect_routes(service, service.prefix)
-    # Clients cannot add routes, so each route raises the limit on label combinations.
+    # The limit protects the memory against labels that clients choose. Clients cannot add routes,
+    # so each route raises it.
     metrics = Metrics(max_children=MAX_CHILDREN + _CHILDREN_OF_A_ROUTE * len(routes))
     subscriptions = collect_subscriptions(service, name)
     channels = Channels(

@@ -75,6 +75,7 @@ class ServerMetrics:
         requests = Counter(
             request for port in self._ports for request in port.handler.active.labels()
         )
+        # A combination without an active request is no longer in `requests`, but its child stays.
         for _, child in self._active_requests.children():
             child.value = 0.0
         for request, number in requests.items():

@@ -108,6 +108,8 @@ def _run(service: type[Service], loaded: Loaded[Settings], signals: Signals) -> 
         ):
             code = runner.run(main(watchdog))
             if code == EXIT_FORCED:
+                # The handlers that were cancelled at the deadline may still run. Leaving the Runner
+                # would wait for them.
                 _exit_at_once(code)
             return code
     except GizmoError as error:
@@ -129,6 +131,8 @@ async def _serve(server: SimpleServer, stop: Stop, watchdog: Watchdog) -> int:
         async with background(arm_at_stop(), name="gizmopy-watchdog"):
             return await server.serve(stop)
     finally:
+        # The drain is over. asyncio.Runner now cancels the tasks that are left, and waits for them
+        # without a limit; then it waits for the threads of the default executor.
         watchdog.arm(_LATE_SECONDS)
 
 

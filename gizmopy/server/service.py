@@ -114,6 +114,7 @@ class Service:
 
     def _attach(self, channels: Channels, metrics: Metrics) -> None:
         """Connect the service to its server, which calls this once."""
+        # A second server would replace the channels of the first, which still handles requests.
         if self._channels is not None:
             raise UsageError(f"this {type(self).__name__} already has a server; make another one")
         self._channels = channels

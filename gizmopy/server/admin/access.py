@@ -128,6 +128,7 @@ class DebugGuard:
 
     def _has_token(self, request: web.BaseRequest) -> bool:
         fields = request.headers.getall(_AUTHORIZATION, ())
+        # A proxy may check one of two fields and we the other one.
         if len(fields) != 1:
             return False
         scheme, _, credentials = fields[0].partition(" ")
@@ -138,6 +139,7 @@ class DebugGuard:
                 token = _password(credentials)
             case _:
                 return False
+        # In constant time: the time of == depends on the number of leading bytes that are right.
         return secrets.compare_digest(token, self._token)
 
 

@@ -100,6 +100,7 @@ class Debug:
             "version": self.settings.service_version,
             "gizmopy": gizmopy.__version__,
             "python": platform.python_version(),
+            # In a thread: the first call reads the metadata of every library from disk.
             "libraries": await asyncio.to_thread(_libraries),
             "loop": f"{loop.__module__}.{loop.__qualname__}",
             "hostname": socket.gethostname(),
@@ -134,6 +135,7 @@ class Debug:
         return web.Response(text=as_text(tasks))
 
     def _set(self, name: str, change: LevelChange, request: web.Request) -> Mapping[str, Any]:
+        # A parent of a known logger is valid too, even if it does not exist itself yet.
         if not any(f"{known}.".startswith(f"{name}.") for known in self.levels.report()):
             raise Problem(404, f"Logger {name} does not exist; GET /debug/loggers lists them all.")
         # Before the change: the new level may hide this line.

@@ -174,6 +174,8 @@ class Health:
 
         While the daemon accepts work, it waits until each check has run once.
         """
+        # While the daemon refuses work, the answer does not depend on the checks. One of them may
+        # wait for a dependency that is down, and the probe must not time out.
         if self.accepting:
             await self._all_have_run.wait()
         for check in self._checks:
@@ -183,6 +185,7 @@ class Health:
 
     async def _refresh(self) -> None:
         """Start the checks that are due, again and again."""
+        # One task for each check, so that a slow check delays no other.
         async with asyncio.TaskGroup() as runs:
             while True:
                 for check in self._due():

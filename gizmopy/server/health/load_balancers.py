@@ -66,6 +66,7 @@ class LoadBalancers:
     async def _forget_silent(self) -> None:
         """Forget each address that stops polling, as soon as its time is over."""
         while self._unaware:
+            # The dict is ordered by the last poll, so the first one is due first.
             oldest = next(address for address in self._last_polls if address in self._unaware)
             await self._sleep(self._last_polls[oldest] + _FORGET_SECONDS - self._clock())
             self._forget_old()

@@ -80,6 +80,8 @@ class _Probes:
 
     async def livez(self, request: web.Request) -> web.Response:
         """Answer whether the event loop runs."""
+        # The loop runs now, or there would be no answer. It was blocked if its heartbeat, which has
+        # not had its turn yet, is old.
         age = self._seconds_since_heartbeat()
         problems = [f"the event loop has not run for {age:.0f} s"] if age > self._stall else []
         text = "".join(problems) or "ok"

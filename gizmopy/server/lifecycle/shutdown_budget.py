@@ -42,11 +42,10 @@ class ShutdownBudget:
 
     @property
     def delay(self) -> float:
-        """The seconds between reporting unready and closing the listener; 0 after Ctrl-C.
-
-        A terminating pod of Kubernetes still receives requests until every proxy knows of it. A
-        person at a terminal does not want to wait.
-        """
+        """The seconds between reporting unready and closing the listener; 0 after Ctrl-C."""
+        # Kubernetes sends SIGTERM and removes the pod's endpoint at the same time. Requests still
+        # arrive until every proxy has the new list; a failing readiness probe does not speed it up.
+        # A person who presses Ctrl-C does not want to wait.
         return 0.0 if self._stop.reason == "SIGINT" else self._longest_delay
 
     @property

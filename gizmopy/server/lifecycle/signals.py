@@ -122,6 +122,7 @@ class Signals:
         if os.getpid() == self._pid:
             self.receive(number)
             return
+        # A forked child: os.fork() has copied the handlers and the counter of the parent.
         self.restore()
         os.kill(os.getpid(), number)
 
@@ -140,4 +141,6 @@ class Signals:
             self._on_first()
         if self._stop is not None and self._loop is not None and not self._loop.is_closed():
             name = signal.Signals(number).name
+            # A signal handler runs between two bytecodes of any code, and asyncio is not reentrant.
+            # call_soon_threadsafe also wakes a loop that waits in its selector.
             self._loop.call_soon_threadsafe(self._stop.request, name)
