@@ -1,11 +1,11 @@
-"""A broker in this process that keeps positions, as Kafka does: what tests use in its place.
+"""A broker in this process that keeps positions, as Kafka does, for tests.
 
 A topic is partitions, each a log; a key stays in its partition, and offsets may have holes. A group
-commits one offset for each partition; its members share the partitions, which are dealt anew,
-eagerly, whenever a member joins, leaves or dies: each member lets go of all its partitions first
+commits one offset for each partition. Its members share the partitions, which are assigned again,
+eagerly, whenever a member joins, leaves or dies: each member gives up all its partitions first
 (``revoke``, then the last commit), for at most ``rebalance_seconds``. A new group begins at the
-start. An ack is remembered, and committed after ``commit_every`` of them, when partitions are
-revoked, and on close: what a member that dies had acked since comes again.
+start. Acks are committed after ``commit_every`` of them, when partitions are revoked, and on close:
+the later acks of a member that dies are lost, and their messages are delivered again.
 
 Tests can cause: an outage, failing commits, a rebalance, and the death of a member.
 """
@@ -26,7 +26,7 @@ from gizmopy.pubsub.message import Message
 
 
 class Record(NamedTuple):
-    """Where a message stands, and in which assignment it was handed out."""
+    """The place of a message in its log, and the assignment in which it was delivered."""
 
     partition: int
     offset: int
@@ -34,9 +34,9 @@ class Record(NamedTuple):
 
 
 class LogBroker:
-    """Hold topics and groups; a driver, and what tests do to the broker behind it.
+    """Hold topics and groups; a driver, and the faults that tests cause in the broker behind it.
 
-    ``ahead`` messages of a partition are handed out beyond its last ack at most. With
+    ``ahead`` messages of a partition are delivered beyond its last ack at most. With
     ``hole_every=3`` an offset is left out after every third message.
     """
 
@@ -113,7 +113,7 @@ class LogBroker:
         await self._groups[topic, subscription].rebalance()
 
     def kill(self, receiver: LogReceiver) -> None:
-        """Let a member die without a word; its partitions go to the others."""
+        """Let a member die without notice; its partitions go to the others."""
         receiver.die()
         receiver.group.leave(receiver)
 
@@ -133,7 +133,7 @@ class LogBroker:
         for number, log in enumerate(self.logs(topic)):
             log.truncate(min((g.committed.get(number, 0) for g in groups), default=0))
 
-    # What the parts share.
+    # The topics and the groups.
 
     def check(self, topic: str) -> None:
         """Raise a transient error during an outage, TopicNotFound if a topic does not exist."""
@@ -143,7 +143,7 @@ class LogBroker:
             raise TopicNotFound(f"topic {topic!r} does not exist; create it")
 
     def logs(self, topic: str) -> list[_Log]:
-        """Return the partitions of a topic, which is made if need be."""
+        """Return the partitions of a topic, which is created if necessary."""
         if topic not in self._topics:
             self._topics[topic] = [_Log(self.hole_every) for _ in range(self.partitions)]
         return self._topics[topic]
@@ -177,7 +177,7 @@ class _Log:
         self._appended += 1
 
     def truncate(self, start: int) -> None:
-        """Forget what stands before the offset ``start``."""
+        """Forget the messages before the offset ``start``."""
         first = bisect_left(self.offsets, start)
         del self.offsets[:first], self.messages[:first]
 
@@ -193,7 +193,7 @@ class _Log:
 
 
 class _Assigned:
-    """How far a member is with a partition, as the offset of the next message."""
+    """The position of a member in a partition, as the offset of the next message."""
 
     def __init__(self, committed: int) -> None:
         self.next = committed
@@ -203,7 +203,7 @@ class _Assigned:
 
 
 class _Group:
-    """Share the partitions of a topic among members, and keep what they commit."""
+    """Share the partitions of a topic among members, and keep their commits."""
 
     def __init__(self, broker: LogBroker, topic: str) -> None:
         self.broker = broker
@@ -219,13 +219,13 @@ class _Group:
         await self.rebalance()
 
     def leave(self, member: LogReceiver) -> None:
-        """Take a member out; its partitions are dealt to the others in their time."""
+        """Remove a member; its partitions are assigned to the others."""
         if member in self._members:
             self._members.remove(member)
             self._begin_rebalance()
 
     async def rebalance(self) -> None:
-        """Deal the partitions anew; a caller who is cancelled does not stop it."""
+        """Assign the partitions again; a caller that is cancelled does not stop it."""
         self._begin_rebalance()
         assert self._dealing is not None
         await asyncio.shield(self._dealing)
@@ -233,13 +233,13 @@ class _Group:
     def _begin_rebalance(self) -> None:
         self._wanted = True
         if self._dealing is None or self._dealing.done():
-            self._dealing = asyncio.create_task(self._deal())
+            self._dealing = asyncio.create_task(self._assign())
 
-    async def _deal(self) -> None:
-        """Have all members let go, then deal, unless the members have changed meanwhile."""
+    async def _assign(self) -> None:
+        """Have all members give up their partitions, then assign them, unless members changed."""
         while self._wanted:
             self._wanted = False
-            await asyncio.gather(*(member.let_go() for member in self._members))
+            await asyncio.gather(*(member.give_up() for member in self._members))
         self.generation += 1
         members, logs = self._members, self.broker.logs(self.topic)
         for number in range(len(logs) if members else 0):
@@ -248,7 +248,7 @@ class _Group:
         self.wake()
 
     def commit(self, offsets: dict[int, int]) -> None:
-        """Keep the offsets of partitions. Raises PubSubError where that fails."""
+        """Keep the offsets of partitions. Raises PubSubError if that fails."""
         self.broker.check(self.topic)
         if self.broker.commit_errors:
             raise self.broker.commit_errors.pop(0)
@@ -287,7 +287,7 @@ class LogSender:
         return [None] * len(batch)
 
     async def aclose(self) -> None:
-        """Refuse what comes from now on."""
+        """Refuse messages from now on."""
         self._closed = True
 
 
@@ -306,7 +306,7 @@ class LogReceiver:
         self._closed = False
 
     async def connect(self, revoke: Revoke) -> None:
-        """Join the group, and wait until its partitions are dealt."""
+        """Join the group, and wait until its partitions are assigned."""
         self._broker.check(self.group.topic)
         self._revoke = revoke
         await self.group.join(self)
@@ -329,7 +329,7 @@ class LogReceiver:
         return []
 
     def _take(self, limit: int) -> list[Message]:
-        """Hand out up to ``limit`` messages; who had its turn first has it last next time."""
+        """Deliver up to ``limit`` messages; the partition that was first is last the next time."""
         batch: list[Message] = []
         for number, position in list(self.assigned.items()):
             if self._letting_go or len(batch) == limit:
@@ -344,7 +344,7 @@ class LogReceiver:
         return batch
 
     async def ack(self, batch: Sequence[Message]) -> Results:
-        """Remember that partitions are handled up to these messages, and commit now and then."""
+        """Remember that partitions are handled up to these messages, and commit at intervals."""
         self._broker.check(self.group.topic)
         partitions = [message.partition for message in batch]
         if len({*partitions}) < len(partitions):
@@ -361,7 +361,7 @@ class LogReceiver:
         return refused
 
     def _advance(self, message: Message) -> PubSubError | None:
-        """Remember an ack; return why not, if its assignment is over."""
+        """Remember an ack; return an error if its assignment is over."""
         number, offset, generation = _record(message)
         position = self.assigned.get(number)
         if position is None or generation != self.group.generation:
@@ -370,7 +370,7 @@ class LogReceiver:
         return None
 
     def _commit(self) -> None:
-        """Commit what was acked since. Raises PubSubError where that fails."""
+        """Commit the acks since the last commit. Raises PubSubError if that fails."""
         behind = [(n, p) for n, p in self.assigned.items() if p.acked > p.committed]
         if behind:
             self.group.commit({number: position.acked for number, position in behind})
@@ -379,7 +379,7 @@ class LogReceiver:
         self._acks = 0
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
-        """Refuse: a log gives nothing back."""
+        """Refuse: a log takes no message back."""
         raise UsageError("this broker keeps positions: nothing can be given back")
 
     async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
@@ -387,13 +387,13 @@ class LogReceiver:
         raise UsageError("this broker has no leases")
 
     def status(self) -> Status:
-        """Tell what is not handed out yet of the partitions that are assigned."""
+        """Return how many messages of the assigned partitions were not delivered yet."""
         logs = self._broker.logs(self.group.topic)
         lag = {str(n): logs[n].behind(p.next) for n, p in self.assigned.items()}
         stalled = "the group has lost this member" if self._dead else ""
         return Status(backlog=sum(lag.values()), lag=lag, stalled=stalled)
 
-    async def let_go(self) -> None:
+    async def give_up(self) -> None:
         """Give up all partitions in time: the engine first, then the last commit."""
         if self.assigned:
             assert self._revoke is not None
@@ -406,7 +406,7 @@ class LogReceiver:
             self._let_go()
 
     def _let_go(self) -> None:
-        with suppress(PubSubError):  # what was not committed comes again
+        with suppress(PubSubError):  # uncommitted messages are delivered again
             self._commit()
         self._end_assignment()
 
@@ -418,7 +418,7 @@ class LogReceiver:
         self.assigned.clear()
 
     def die(self) -> None:
-        """Know nothing and get nothing any more."""
+        """Forget everything and receive nothing any more."""
         self._dead = True
         self._end_assignment()
 

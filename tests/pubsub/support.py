@@ -15,7 +15,7 @@ from tests.support import until as until
 
 
 async def no_wait(_: float) -> None:
-    """Wait for a turn of the loop instead of the time asked for."""
+    """Let the loop turn once, instead of waiting."""
     await asyncio.sleep(0)
 
 
@@ -81,7 +81,7 @@ def capabilities(**changes: Any) -> Capabilities:
 
 
 class FakeReceiver:
-    """Hand out what the test puts in; remember every settling; fail as the test says."""
+    """Return the messages that the test puts in, record every settle, and fail on request."""
 
     def __init__(self) -> None:
         self.queue: list[Message] = []
@@ -94,7 +94,7 @@ class FakeReceiver:
         self.extended: list[Message] = []
         self.limits: list[int] = []
         self.ack_errors: list[Exception] = []
-        """Given for the next items to be acked, or raised where it is a CallFails."""
+        """The errors of the next items to be acked; a CallFails is raised instead."""
         self.nack_errors: list[Exception] = []
         self.extend_error: Exception | None = None
         self.cancelled_receives = 0
@@ -193,7 +193,7 @@ def lose_lease(subscriber: Subscriber, lost: Message) -> None:
 
 
 class Bench:
-    """A subscriber on a fake receiver, and what it did."""
+    """A subscriber on a fake receiver, and its outcomes."""
 
     def __init__(self, handler: HandlerBody, can: Capabilities, **options: Any) -> None:
         self.receiver: FakeReceiver = options.pop("receiver", None) or FakeReceiver()
@@ -268,7 +268,7 @@ async def running(
 
 
 class Gate:
-    """A handler that waits to be let through."""
+    """A handler that waits until the test opens it."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
@@ -284,7 +284,7 @@ async def nothing(_: Message) -> None:
 
 
 def failing(*errors: Exception) -> HandlerBody:
-    """Return a handler that raises each of the errors, then returns."""
+    """Return a handler that raises each of the errors once, then returns."""
     left = list(errors)
 
     async def handler(_: Message) -> None:

@@ -1,4 +1,4 @@
-"""Batch handlers: what they take, what they say of each message, and how a service declares one."""
+"""Batch handlers: their parameters, the result for each message, and their declaration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Cat(BaseModel):
 
 
 class Batches:
-    """A batch handler: it remembers what it is given, and says of each what the test says."""
+    """A batch handler that records its batches, and returns the results that the test sets."""
 
     def __init__(self, errors: dict[str, BaseException] | None = None) -> None:
         self.errors = errors or {}
@@ -68,8 +68,8 @@ def put(bench: Bench, *ids: str, **fields: Any) -> None:
     bench.receiver.put(*(message(id=id_, **fields) for id_ in ids))
 
 
-async def test_a_batch_holds_what_is_there_up_to_its_size() -> None:
-    """In the order of their receipt; nobody waits for more."""
+async def test_a_batch_holds_the_received_messages_up_to_its_size() -> None:
+    """In the order of their receipt, and without a wait for more."""
     batches = Batches()
     async with in_batches(batches, 3) as bench:
         put(bench, *"12345")
@@ -78,8 +78,8 @@ async def test_a_batch_holds_what_is_there_up_to_its_size() -> None:
     assert bench.outcomes == [(id_, "ack") for id_ in "12345"]
 
 
-async def test_a_batch_waits_for_more() -> None:
-    """Up to its size, which ends the wait."""
+async def test_a_batch_waits_until_it_is_full() -> None:
+    """A full batch ends the wait."""
     batches = Batches()
     async with in_batches(batches, 3, batch_wait=60) as bench:
         for id_ in "123":
@@ -90,7 +90,7 @@ async def test_a_batch_waits_for_more() -> None:
 
 
 async def test_a_batch_that_waits_is_handled_when_the_drain_begins() -> None:
-    """What is collected is not started, but in hand: it is handled rather than given back."""
+    """A worker has collected its messages: they are handled rather than given back."""
     batches = Batches()
     async with in_batches(batches, 3, batch_wait=60) as bench:
         put(bench, "1", "2")
@@ -103,7 +103,7 @@ async def test_a_batch_that_waits_is_handled_when_the_drain_begins() -> None:
 
 
 async def test_each_message_has_its_own_outcome() -> None:
-    """One that is handled is acked, whatever became of its neighbours."""
+    """A handled message is acked, whatever the results of the others."""
     error = ValueError("no")
     batches = Batches({"bad": error, "never": Reject("no such cat")})
     once = RetryPolicy(attempts=1)
@@ -119,8 +119,8 @@ async def test_each_message_has_its_own_outcome() -> None:
     assert [dead.attributes["dl-reason"] for dead in bench.dead] == ["no such cat"]
 
 
-async def test_what_is_tried_again_joins_a_later_batch() -> None:
-    """It has its own attempts, and is handled with whatever is there then."""
+async def test_a_message_that_is_retried_joins_a_later_batch() -> None:
+    """It has its own attempts, and is handled with the messages of that batch."""
     attempts: list[dict[str, int]] = []
 
     async def handler(batch: Sequence[Message]) -> BatchResults:
@@ -133,8 +133,8 @@ async def test_what_is_tried_again_joins_a_later_batch() -> None:
     assert attempts == [{"1": 1, "2": 1}, {"1": 2}, {"1": 3}]
 
 
-async def test_a_message_that_is_put_off_is_not_counted() -> None:
-    """Retry(counted=False) for one of a batch is an attempt of none."""
+async def test_a_message_that_is_postponed_is_not_counted() -> None:
+    """Retry(counted=False) for one message of a batch does not count as an attempt."""
     attempts: list[int] = []
     errors: list[BaseException | None] = [Retry(counted=False)] * 5 + [None]
 
@@ -149,8 +149,8 @@ async def test_a_message_that_is_put_off_is_not_counted() -> None:
     assert bench.metric("postponed") == 5
 
 
-async def test_raising_is_a_failure_of_each() -> None:
-    """A batch that fails as a whole is tried again."""
+async def test_an_error_of_the_handler_is_a_failure_of_each_message() -> None:
+    """All messages of the batch are retried."""
     errors = [ValueError(), ValueError()]
 
     async def handler(batch: Sequence[Message]) -> BatchResults:
@@ -166,7 +166,7 @@ async def test_raising_is_a_failure_of_each() -> None:
 
 
 async def test_a_batch_holds_one_message_of_each_key() -> None:
-    """Where order is kept, the next of a key waits for the batch that holds the one before."""
+    """If order is kept, the next message of a key waits for the batch of the one before."""
     batches = Batches()
     async with in_batches(batches, order="key", concurrency=2) as bench:
         batches.open.clear()
@@ -185,8 +185,8 @@ async def test_a_batch_holds_one_message_of_each_key() -> None:
     assert batches.seen[1:] == [["a2"]]
 
 
-async def test_a_failed_message_of_a_batch_holds_its_key() -> None:
-    """The others of its batch do not wait for it, and its successor does."""
+async def test_a_failed_message_of_a_batch_blocks_its_key() -> None:
+    """Its successor waits for it; the others of its batch do not."""
     attempts: list[str] = []
 
     async def handler(batch: Sequence[Message]) -> BatchResults:
@@ -199,7 +199,7 @@ async def test_a_failed_message_of_a_batch_holds_its_key() -> None:
     assert attempts == ["a1", "a1", "a1", "a2"]
 
 
-async def test_batches_run_at_a_time_as_concurrency_says() -> None:
+async def test_as_many_batches_run_at_a_time_as_concurrency() -> None:
     """Each worker has a batch of its own."""
     batches = Batches()
     batches.open.clear()
@@ -244,7 +244,7 @@ async def test_a_message_that_is_lost_while_its_batch_is_handled_is_stale() -> N
 
 
 async def test_a_batch_that_is_cancelled_by_the_drain_is_given_back() -> None:
-    """All of it, as cancelled, and no part is acked."""
+    """Each message counts as cancelled, and none is acked."""
     batches = Batches()
     batches.open.clear()
     async with in_batches(batches) as bench:
@@ -257,7 +257,7 @@ async def test_a_batch_that_is_cancelled_by_the_drain_is_given_back() -> None:
 
 
 async def test_a_batch_has_no_message_id() -> None:
-    """Its log lines are of none of its messages."""
+    """Its log lines belong to none of its messages."""
     seen: list[str] = []
 
     async def handler(batch: Sequence[Message]) -> BatchResults:
@@ -271,8 +271,8 @@ async def test_a_batch_has_no_message_id() -> None:
     assert seen == ["", ""]
 
 
-async def test_a_failing_ack_concerns_its_message() -> None:
-    """Batches of a handler and batches of a broker have nothing to do with one another."""
+async def test_a_failing_ack_affects_only_its_message() -> None:
+    """Batches of a handler and batches of a broker are independent."""
     batches = Batches()
     async with in_batches(batches, 4, can=capabilities(batch_messages=3)) as bench:
         put(bench, *"1234")
@@ -284,7 +284,7 @@ async def test_a_failing_ack_concerns_its_message() -> None:
 
 
 def compiled(method: Callable[..., Any], **options: Any) -> Subscription:
-    """Return the subscription of a service with one handler, which is marked once."""
+    """Return the subscription of a service with one handler."""
     vars(method).clear()
     marked = subscribe("cats", **{"batch_size": 10} | options)(method)
     service = type("Service", (), {method.__name__: marked})()
@@ -292,26 +292,29 @@ def compiled(method: Callable[..., Any], **options: Any) -> Subscription:
     return subscription
 
 
-async def outcomes(subscription: Subscription, *bodies: bytes | None) -> BatchResults:
-    """Handle messages with these bodies as one batch."""
+async def results_of(subscription: Subscription, *bodies: bytes | None) -> BatchResults:
+    """Handle messages with these bodies as one batch, and return the results."""
     assert subscription.batch_handler is not None
     return await subscription.batch_handler([message(body) for body in bodies])
 
 
-async def test_payloads_and_messages_come_as_lists_of_one_order() -> None:
-    """By name, in whichever order they are declared."""
+async def test_payloads_and_messages_are_lists_in_the_same_order() -> None:
+    """They are passed by name, in whichever order they are declared."""
     seen: list[tuple[list[Message], list[Cat]]] = []
 
     async def on_cats(self: object, received: list[Message], cats: list[Cat]) -> None:
         seen.append((received, cats))
 
-    assert await outcomes(compiled(on_cats), b'{"name": "Tom"}', b'{"name": "Kit"}') == [None, None]
+    assert await results_of(compiled(on_cats), b'{"name": "Tom"}', b'{"name": "Kit"}') == [
+        None,
+        None,
+    ]
     ((received, cats),) = seen
     assert [cat.name for cat in cats] == ["Tom", "Kit"]
     assert [each.body for each in received] == [b'{"name": "Tom"}', b'{"name": "Kit"}']
 
 
-async def test_the_payload_is_what_the_list_holds() -> None:
+async def test_the_payload_type_is_that_of_the_items() -> None:
     """The row of the subscription names the type of one message."""
 
     async def on_cats(self: object, cats: list[Cat]) -> None:
@@ -320,8 +323,8 @@ async def test_the_payload_is_what_the_list_holds() -> None:
     assert compiled(on_cats).payload is Cat
 
 
-async def test_what_cannot_be_decoded_does_not_reach_the_handler() -> None:
-    """It has its error; the others are handled, and their outcomes stay theirs."""
+async def test_an_undecodable_message_does_not_reach_the_handler() -> None:
+    """Its result is the error; the others are handled and keep their results."""
     seen: list[str] = []
     error = ValueError("not Kit")
 
@@ -333,7 +336,7 @@ async def test_what_cannot_be_decoded_does_not_reach_the_handler() -> None:
         return [error if cat.name == "Kit" else None for cat in cats]
 
     subscription = compiled(on_cats)
-    results = await outcomes(
+    results = await results_of(
         subscription, b"no", b'{"name": "Tom"}', None, b'{"name": "Kit"}', b'{"name": "Bo"}'
     )
     assert seen == ["Tom", "Kit", "Bo"]
@@ -342,50 +345,50 @@ async def test_what_cannot_be_decoded_does_not_reach_the_handler() -> None:
     assert [results[1], results[3], results[4]] == [None, error, None]
 
 
-async def test_a_batch_of_which_nothing_can_be_decoded_calls_nobody() -> None:
-    """A handler never sees an empty list."""
+async def test_a_batch_without_a_decodable_message_calls_no_handler() -> None:
+    """A handler never gets an empty list."""
 
     async def on_cats(self: object, cats: list[Cat]) -> None:
         raise AssertionError
 
-    (error,) = await outcomes(compiled(on_cats), b"no")
+    (error,) = await results_of(compiled(on_cats), b"no")
     assert isinstance(error, UndecodableMessage)
 
 
-async def test_a_tombstone_is_none_where_the_list_may_hold_it() -> None:
+async def test_a_tombstone_is_none_if_the_list_may_hold_it() -> None:
     """As for one message."""
     seen: list[Cat | None] = []
 
     async def on_cats(self: object, cats: list[Cat | None]) -> None:
         seen.extend(cats)
 
-    await outcomes(compiled(on_cats), None, b'{"name": "Tom"}')
+    await results_of(compiled(on_cats), None, b'{"name": "Tom"}')
     assert seen == [None, Cat(name="Tom")]
 
 
 @pytest.mark.parametrize("returned", [[], [None], [None] * 3, [None, "no"], "ab", [True, False]])
-async def test_a_batch_handler_that_says_nonsense_is_told_so(returned: Any) -> None:
-    """Nothing is acked on an answer that does not name each message."""
+async def test_invalid_results_of_a_batch_handler_are_an_error(returned: Any) -> None:
+    """Nothing is acked if the results do not match the messages."""
 
     async def on_cats(self: object, received: list[Message]) -> Any:
         return returned
 
     with pytest.raises(UsageError, match=r"a batch handler returned .* for 2 messages"):
-        await outcomes(compiled(on_cats), b"1", b"2")
+        await results_of(compiled(on_cats), b"1", b"2")
 
 
-async def test_what_a_batch_handler_raises_is_raised() -> None:
-    """The engine makes it the failure of each."""
+async def test_an_error_of_a_batch_handler_is_raised() -> None:
+    """The engine makes it the failure of each message."""
 
     async def on_cats(self: object, received: list[Message]) -> None:
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        await outcomes(compiled(on_cats), b"1")
+        await results_of(compiled(on_cats), b"1")
 
 
 async def test_one_message_can_be_handled_as_a_batch_of_one() -> None:
-    """For tests, and for whoever has one message; its error is raised."""
+    """In tests, for example; its error is raised."""
 
     async def on_cats(self: object, cats: list[Cat]) -> list[Exception | None]:
         return [ValueError("not Kit") if cats[0].name == "Kit" else None]
@@ -399,7 +402,7 @@ async def test_one_message_can_be_handled_as_a_batch_of_one() -> None:
 
 
 async def _one(self: object, cat: Cat) -> None:
-    """Take one where a batch comes."""
+    """Take one message although batches are declared."""
 
 
 async def _bare(self: object, cats: list) -> None:  # type: ignore[type-arg]  # that is the mistake
@@ -454,9 +457,7 @@ def test_a_batch_is_declared_as_a_list(method: Callable[..., Any], reason: str) 
         ({"middleware": [lambda handler: handler]}, "middleware= wraps handlers of one message"),
     ],
 )
-def test_options_of_batches_that_cannot_be_are_refused(
-    options: dict[str, Any], reason: str
-) -> None:
+def test_invalid_options_of_batches_are_refused(options: dict[str, Any], reason: str) -> None:
     """The error names the value and the remedy."""
     with pytest.raises(DeclarationError, match=reason):
         compiled(_messages, **options)
@@ -469,10 +470,8 @@ async def _cats(self: object, cats: list[Cat]) -> None:
 @pytest.mark.parametrize(
     ("concurrency", "size", "expected"), [(1, 10, 100), (4, 50, 200), (200, 0, 200)]
 )
-def test_as_many_are_in_flight_as_all_batches_hold(
-    concurrency: int, size: int, expected: int
-) -> None:
-    """By default no worker is starved."""
+def test_by_default_all_batches_can_be_full(concurrency: int, size: int, expected: int) -> None:
+    """Otherwise a worker would wait for a batch that cannot be filled."""
     method = _cats if size else _one_cat
     subscription = compiled(method, concurrency=concurrency, batch_size=size)
     assert subscription.max_in_flight == expected

@@ -1,4 +1,4 @@
-"""The broker that keeps positions, as the engine's tests and the conformance suite rely on it."""
+"""The broker that keeps positions, as the engine's tests and the conformance suite use it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Member:
         await self.may_let_go.wait()
 
     async def take(self, limit: int = 100) -> list[str]:
-        """Receive what is there, and return the ids."""
+        """Receive the available messages, and return their ids."""
         batch = await self.receiver.receive(limit, 0)
         self.held.extend(batch)
         return [message.id for message in batch]
@@ -52,7 +52,7 @@ class Group:
         return member
 
     async def send(self, *ids: str) -> None:
-        """Send messages; the key is what stands before the first digit."""
+        """Send messages; the letters before the digits are the key."""
         batch = [Message("t", b"x", id=i, key=i.rstrip("0123456789") or None) for i in ids]
         assert await self.broker.sender("t").send(batch) == [None] * len(batch)
 
@@ -63,20 +63,20 @@ class Group:
 
 @pytest_asyncio.fixture
 async def group() -> AsyncIterator[Group]:
-    """A group of nobody on a broker whose topics have two partitions: 0 of d, 1 of a."""
+    """An empty group on a broker whose topics have two partitions: 0 of d, 1 of a."""
     made = Group()
     yield made
     await made.broker.aclose()
 
 
 def test_it_is_a_driver() -> None:
-    """It keeps the whole contract, as mypy sees it."""
+    """It has the whole contract, as mypy sees it."""
     driver: Driver = LogBroker()
     assert driver.capabilities.positions
 
 
-async def test_what_is_sent_arrives_whole(group: Group) -> None:
-    """Body, key, attributes and time are what was published; raw says where it stands."""
+async def test_a_message_arrives_unchanged(group: Group) -> None:
+    """Body, key, attributes and time are those published; raw has its place in the log."""
     sent = Message("t", b"\xff\x00", key="a", attributes={"ä": "ü"}, id="7")
     await group.broker.sender("t").send([sent])
     member = await group.join()
@@ -89,7 +89,7 @@ async def test_what_is_sent_arrives_whole(group: Group) -> None:
 
 
 async def test_a_key_stays_in_its_partition_in_order(group: Group) -> None:
-    """Messages of one key share a partition; those without a key go round."""
+    """Messages of one key share a partition; those without a key go to each in turn."""
     await group.send("a1", "d1", "a2", "d2", "1", "2")
     member = await group.join()
     await member.take()
@@ -98,7 +98,7 @@ async def test_a_key_stays_in_its_partition_in_order(group: Group) -> None:
 
 
 async def test_offsets_may_have_holes() -> None:
-    """A hole is neither handed out nor in the way."""
+    """A hole is not delivered, and blocks nothing."""
     broker = LogBroker(partitions=1, hole_every=2, ahead=1)
     receiver = broker.receiver("t", "s", ordered=True)
     await receiver.connect(Member(receiver).revoke)
@@ -115,7 +115,7 @@ async def test_offsets_may_have_holes() -> None:
 
 
 async def test_members_share_and_groups_each_get_all(group: Group) -> None:
-    """Each partition belongs to one member; another group begins at the start."""
+    """Each partition belongs to one member; another group starts at the beginning."""
     await group.send("a1", "d1")
     first, second = await group.join(), await group.join()
     assert (await first.take(), await second.take()) == (["d1"], ["a1"])
@@ -125,7 +125,7 @@ async def test_members_share_and_groups_each_get_all(group: Group) -> None:
 
 
 async def test_a_receive_waits_for_messages(group: Group) -> None:
-    """It returns when something is sent, nothing when its time is over, or it is closed."""
+    """It returns when a message is sent, when its time is over, or when it is closed."""
     member = await group.join()
     assert await member.receiver.receive(10, 0.001) == []
     waiting = asyncio.create_task(member.receiver.receive(10, 10))
@@ -140,8 +140,8 @@ async def test_a_receive_waits_for_messages(group: Group) -> None:
         await member.receiver.receive(1, 0)
 
 
-async def test_a_partition_is_handed_out_so_far_ahead_of_its_last_ack(group: Group) -> None:
-    """One without room is left out, its neighbour is not, and an ack makes room."""
+async def test_a_partition_is_delivered_to_a_limit_beyond_its_last_ack(group: Group) -> None:
+    """Without room it is left out, its neighbour is not, and an ack makes room."""
     group.broker.ahead = 2
     await group.send("a1", "a2", "a3", "d1", "d2", "d3")
     member = await group.join()
@@ -154,15 +154,15 @@ async def test_a_partition_is_handed_out_so_far_ahead_of_its_last_ack(group: Gro
 
 
 async def test_no_partition_starves(group: Group) -> None:
-    """Where there is less room than messages, partitions take turns."""
+    """If there is less room than messages, partitions take turns."""
     await group.send("a1", "a2", "d1", "d2")
     member = await group.join()
     taken = [await member.take(limit=1) for _ in range(4)]
     assert taken == [["d1"], ["a1"], ["d2"], ["a2"]]
 
 
-async def test_a_group_goes_on_where_it_has_committed(group: Group) -> None:
-    """An ack stands for all of its partition up to it; what is not acked comes again."""
+async def test_a_group_continues_at_its_commit(group: Group) -> None:
+    """An ack covers its partition up to the message; later messages are repeated."""
     await group.send("a1", "a2", "a3", "d1")
     member = await group.join()
     await member.take()
@@ -177,7 +177,7 @@ async def test_a_group_goes_on_where_it_has_committed(group: Group) -> None:
 
 
 async def test_an_ack_never_goes_back(group: Group) -> None:
-    """Acking an earlier message later, or the same one twice, harms nothing."""
+    """Acking an earlier message later, or the same one twice, has no effect."""
     await group.send("a1", "a2")
     member = await group.join()
     await member.take()
@@ -188,8 +188,8 @@ async def test_an_ack_never_goes_back(group: Group) -> None:
         await member.ack("a1", "a2")
 
 
-async def test_members_let_go_before_others_get_their_partitions(group: Group) -> None:
-    """A join takes all partitions back; nothing is handed out meanwhile, acks still count."""
+async def test_members_give_up_partitions_before_others_get_them(group: Group) -> None:
+    """A join revokes all partitions; nothing is delivered meanwhile, acks still count."""
     await group.send("a1", "a2", "d1")
     first = await group.join()
     await first.take()
@@ -207,7 +207,7 @@ async def test_members_let_go_before_others_get_their_partitions(group: Group) -
     assert await first.take() == ["d1"]
 
 
-async def test_a_member_that_does_not_let_go_is_not_waited_for_without_end(group: Group) -> None:
+async def test_a_member_that_gives_up_nothing_is_waited_for_only_so_long(group: Group) -> None:
     """When the time for a rebalance is over, the partitions go to the others."""
     group.broker.rebalance_seconds = 0.01
     await group.send("a1")
@@ -222,7 +222,7 @@ async def test_a_member_that_does_not_let_go_is_not_waited_for_without_end(group
 
 
 async def test_acks_of_an_assignment_that_is_over_are_refused(group: Group) -> None:
-    """Even where the same partition was assigned to the same member again."""
+    """Also if the same partition was assigned to the same member again."""
     await group.send("a1")
     member = await group.join()
     await member.take()
@@ -234,8 +234,8 @@ async def test_acks_of_an_assignment_that_is_over_are_refused(group: Group) -> N
     assert await member.take() == ["a1"]
 
 
-async def test_those_who_join_during_a_rebalance_are_dealt_in(group: Group) -> None:
-    """Members that come and go while others let go are counted in the same dealing."""
+async def test_members_that_join_during_a_rebalance_are_included(group: Group) -> None:
+    """Members that come and go meanwhile are part of the same assignment."""
     first = await group.join()
     first.may_let_go.clear()
     joining = [asyncio.create_task(group.join()) for _ in range(2)]
@@ -248,7 +248,7 @@ async def test_those_who_join_during_a_rebalance_are_dealt_in(group: Group) -> N
 
 
 async def test_a_member_that_leaves_hands_its_partitions_on(group: Group) -> None:
-    """Closing commits what was acked, does not revoke, and waits for nobody."""
+    """Closing commits the acks, does not revoke, and waits for no other member."""
     group.broker.commit_every = 100
     await group.send("a1", "a2", "d1")
     first, second = await group.join(), await group.join()
@@ -264,8 +264,8 @@ async def test_a_member_that_leaves_hands_its_partitions_on(group: Group) -> Non
     assert sorted(await first.take()) == ["a2", "d1"]
 
 
-async def test_a_member_that_dies_loses_what_was_not_committed(group: Group) -> None:
-    """Its acks since the last commit are gone, its messages go to the others."""
+async def test_a_member_that_dies_loses_its_uncommitted_acks(group: Group) -> None:
+    """Its messages since the last commit go to the others."""
     group.broker.commit_every = 2
     await group.send("a1", "a2", "a3", "a4")
     first, second = await group.join(), await group.join()
@@ -282,7 +282,7 @@ async def test_a_member_that_dies_loses_what_was_not_committed(group: Group) -> 
 
 
 async def test_an_outage_is_transient(group: Group) -> None:
-    """Every call fails, a pending receive too; after it all goes on as before."""
+    """Every call fails, a pending receive too; afterwards everything continues."""
     member = await group.join()
     await group.send("a1", "a2")
     await member.take(1)
@@ -301,7 +301,7 @@ async def test_an_outage_is_transient(group: Group) -> None:
     assert member.revoked == []
 
 
-async def test_a_commit_that_fails_can_be_tried_again(group: Group) -> None:
+async def test_a_commit_that_fails_can_be_retried(group: Group) -> None:
     """The acks get its error; they are part of the next commit."""
     await group.send("a1", "d1")
     member = await group.join()
@@ -314,8 +314,8 @@ async def test_a_commit_that_fails_can_be_tried_again(group: Group) -> None:
     assert group.committed == {0: 1, 1: 1}
 
 
-async def test_a_commit_that_fails_while_letting_go_is_dropped(group: Group) -> None:
-    """The rebalance goes on; what was acked since the last commit comes again."""
+async def test_a_commit_that_fails_during_a_revoke_is_dropped(group: Group) -> None:
+    """The rebalance continues; the acks since the last commit are lost."""
     group.broker.commit_every = 100
     await group.send("a1")
     first = await group.join()
@@ -326,7 +326,7 @@ async def test_a_commit_that_fails_while_letting_go_is_dropped(group: Group) -> 
     assert await second.take() == ["a1"]
 
 
-async def test_a_topic_that_is_missing_is_told(group: Group) -> None:
+async def test_a_missing_topic_is_an_error(group: Group) -> None:
     """Neither end connects to it."""
     group.broker.missing.add("t")
     with pytest.raises(TopicNotFound, match="'t' does not exist"):
@@ -335,8 +335,8 @@ async def test_a_topic_that_is_missing_is_told(group: Group) -> None:
         await group.broker.sender("t").connect()
 
 
-async def test_what_all_groups_have_committed_can_be_forgotten(group: Group) -> None:
-    """Offsets stay as they are, and members go on where they were."""
+async def test_messages_that_all_groups_have_committed_can_be_truncated(group: Group) -> None:
+    """Offsets do not change, and members continue where they were."""
     await group.send("a1", "a2", "a3")
     member = await group.join()
     await member.take(2)
@@ -351,8 +351,8 @@ async def test_what_all_groups_have_committed_can_be_forgotten(group: Group) -> 
     assert last.raw.offset == 3
 
 
-async def test_lag_is_what_is_not_handed_out_yet(group: Group) -> None:
-    """Each partition that is assigned has its own."""
+async def test_lag_is_the_number_of_messages_not_delivered_yet(group: Group) -> None:
+    """Each assigned partition has its own."""
     await group.send("a1", "a2", "d1")
     member = await group.join()
     status = member.receiver.status()
@@ -361,8 +361,8 @@ async def test_lag_is_what_is_not_handed_out_yet(group: Group) -> None:
     assert member.receiver.status().lag == {"0": 0, "1": 0}
 
 
-async def test_it_cannot_do_what_a_log_cannot(group: Group) -> None:
-    """There is no nack and no lease; a closed sender sends nothing."""
+async def test_it_has_no_nack_and_no_leases(group: Group) -> None:
+    """As a log; a closed sender sends nothing."""
     member = await group.join()
     with pytest.raises(UsageError):
         await member.receiver.nack([], 0)

@@ -11,20 +11,20 @@ from gizmopy.pubsub import RetryPolicy
 
 
 def test_delays_grow_by_the_factor_up_to_the_cap() -> None:
-    """The bound doubles, and ends at the cap."""
+    """The bound doubles until it reaches the cap."""
     policy = RetryPolicy(base=0.1, factor=2, cap=0.5)
     assert [policy.delay(n, lambda: 1.0) for n in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.5]
 
 
 def test_the_jitter_is_full() -> None:
-    """Any part of the bound may be drawn, none included."""
+    """The delay may be any part of the bound, including zero."""
     policy = RetryPolicy(base=8)
     assert policy.delay(1, lambda: 0.0) == 0
     assert policy.delay(1, lambda: 0.25) == 2
 
 
-def test_trying_forever_overflows_nothing() -> None:
-    """The millionth attempt waits as long as the cap says."""
+def test_a_message_that_is_retried_forever_does_not_overflow() -> None:
+    """The millionth attempt waits for the cap."""
     assert RetryPolicy(factor=10).delay(1_000_000, lambda: 1.0) == 30
 
 
@@ -37,7 +37,7 @@ def test_trying_forever_overflows_nothing() -> None:
         ({"factor": 0.5}, "use 1 or more"),
     ],
 )
-def test_values_that_cannot_be_are_refused(options: dict[str, Any], reason: str) -> None:
+def test_invalid_values_are_refused(options: dict[str, Any], reason: str) -> None:
     """The error names the value and the remedy."""
     with pytest.raises(UsageError, match=reason):
         RetryPolicy(**options)

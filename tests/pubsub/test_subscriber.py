@@ -26,7 +26,7 @@ from tests.pubsub.support import (
 )
 
 
-async def test_transient_receive_errors_are_tried_again() -> None:
+async def test_transient_receive_errors_are_retried() -> None:
     """Throttling does not end the subscriber."""
     async with running(nothing) as bench:
         bench.receiver.fail_receive(TRANSIENT)
@@ -38,7 +38,7 @@ async def test_transient_receive_errors_are_tried_again() -> None:
 
 @pytest.mark.parametrize("error", [PERMANENT, RuntimeError("a bug")])
 async def test_other_receive_errors_end_the_subscriber(error: Exception) -> None:
-    """run raises the error; what was being handled is cancelled and given back."""
+    """run raises the error; running handlers are cancelled, and all messages given back."""
     gate = Gate()
     bench = Bench(gate, capabilities())
     async with bench.subscriber:
@@ -55,7 +55,7 @@ async def test_other_receive_errors_end_the_subscriber(error: Exception) -> None
 
 
 async def test_an_unknown_topic_is_an_error_at_connect() -> None:
-    """A permanent error of connect is raised where the subscriber is entered."""
+    """A permanent error of connect is raised on entering the subscriber."""
     bench = Bench(nothing, capabilities())
     bench.receiver.connects = [TopicNotFound("no queue 't'")]
     with pytest.raises(TopicNotFound):
@@ -63,7 +63,7 @@ async def test_an_unknown_topic_is_an_error_at_connect() -> None:
     await bench.subscriber.drain(0)
 
 
-async def test_a_broker_that_is_down_at_start_is_tried_again() -> None:
+async def test_connecting_to_a_broker_that_is_down_is_retried() -> None:
     """A transient error of connect is retried by the engine."""
     bench = Bench(nothing, capabilities())
     bench.receiver.connects = [TRANSIENT, TRANSIENT]
@@ -76,7 +76,7 @@ async def test_a_broker_that_is_down_at_start_is_tried_again() -> None:
 
 
 async def test_order_needs_a_broker_that_keeps_it() -> None:
-    """An ordered subscription to a broker without order is refused, not half kept."""
+    """An ordered subscription to a broker without order raises StartError."""
     with pytest.raises(StartError, match=r"order='key'.*keeps order"):
         Bench(nothing, capabilities(ordering=False), order="key")
 
@@ -91,8 +91,8 @@ async def test_a_subscriber_runs_once() -> None:
         await bench.subscriber.run()
 
 
-async def test_drain_finishes_the_started_and_releases_the_rest() -> None:
-    """The started are waited for and acked; the unstarted go back at once, without delay."""
+async def test_drain_finishes_running_handlers_and_releases_the_rest() -> None:
+    """Their messages are acked; the others go back at once, without delay."""
     gate = Gate()
     async with running(gate) as bench:
         bench.receiver.put(*(message(id=str(n)) for n in range(3)))
@@ -108,8 +108,8 @@ async def test_drain_finishes_the_started_and_releases_the_rest() -> None:
     assert gate.started == ["0"]
 
 
-async def test_drain_releases_what_waits_in_a_lane() -> None:
-    """A message that waits for its key's turn is not started: it goes back."""
+async def test_drain_releases_messages_that_wait_in_a_lane() -> None:
+    """A message that waits for its key has not started."""
     gate = Gate()
     async with running(gate, order="key", concurrency=2) as bench:
         bench.receiver.put(message(id="1", key="k"), message(id="2", key="k"))
@@ -121,8 +121,8 @@ async def test_drain_releases_what_waits_in_a_lane() -> None:
     assert gate.started == ["1"]
 
 
-async def test_drain_cancels_at_the_deadline_and_never_acks_what_it_cancelled() -> None:
-    """A handler that is too slow is cancelled; its message goes back and is no failure."""
+async def test_drain_cancels_at_the_deadline_and_never_acks_cancelled_messages() -> None:
+    """The message of a slow handler goes back, and has not failed."""
     gate = Gate()
     async with running(gate, max_deliveries=1, dead_letter=True) as bench:
         bench.receiver.put(message())
@@ -135,8 +135,8 @@ async def test_drain_cancels_at_the_deadline_and_never_acks_what_it_cancelled() 
     assert not bench.dead
 
 
-async def test_a_handler_that_turns_its_cancellation_into_an_error_is_no_failure() -> None:
-    """What a handler raises while it is cancelled by the drain is not held against its message."""
+async def test_an_error_raised_during_a_cancellation_is_not_a_failure() -> None:
+    """A handler that the drain cancels may raise any error."""
     started = asyncio.Event()
 
     async def handler(_: Message) -> None:
@@ -154,8 +154,8 @@ async def test_a_handler_that_turns_its_cancellation_into_an_error_is_no_failure
     assert not bench.dead
 
 
-async def test_a_retry_that_waits_at_the_drain_is_released() -> None:
-    """A failed message that waits to be tried again goes back; it is not failed for good."""
+async def test_drain_releases_messages_that_wait_for_a_retry() -> None:
+    """They go back, and are not dead-lettered."""
 
     async def forever(_: float) -> None:
         await asyncio.Event().wait()
@@ -169,8 +169,8 @@ async def test_a_retry_that_waits_at_the_drain_is_released() -> None:
     assert bench.outcomes == [("1", "released")]
 
 
-async def test_without_nack_the_unfinished_is_left_to_the_broker() -> None:
-    """Where nothing can be given back, nothing is acked either."""
+async def test_without_nack_unfinished_messages_are_left_to_the_broker() -> None:
+    """They are neither given back nor acked."""
     gate = Gate()
     async with running(gate, capabilities(can_nack=False)) as bench:
         bench.receiver.put(message(id="1"), message(id="2"))
@@ -180,8 +180,8 @@ async def test_without_nack_the_unfinished_is_left_to_the_broker() -> None:
     assert not bench.receiver.nacked
 
 
-async def test_what_arrives_after_stop_receiving_is_given_back() -> None:
-    """A receive that was pending may still bring messages: they are not started."""
+async def test_messages_received_after_stop_receiving_are_given_back() -> None:
+    """A receive that was pending may still return messages: they do not start."""
     handled = []
 
     async def handler(received: Message) -> None:
@@ -197,7 +197,7 @@ async def test_what_arrives_after_stop_receiving_is_given_back() -> None:
 
 
 async def test_a_pending_receive_is_never_cancelled() -> None:
-    """Draining ends it by closing the receiver."""
+    """The drain ends it by closing the receiver."""
     async with running(nothing) as bench:
         await until(lambda: bench.receiver.limits)
         await bench.subscriber.drain(1)
@@ -205,8 +205,8 @@ async def test_a_pending_receive_is_never_cancelled() -> None:
     assert bench.receiver.cancelled_receives == 0
 
 
-async def test_what_a_receive_brings_as_it_is_closed_is_the_brokers_again() -> None:
-    """The driver gives back what it holds at its close: none of it is started or counted."""
+async def test_messages_returned_by_a_receive_after_close_are_ignored() -> None:
+    """The driver gives back all messages at its close: none is started or counted."""
     handled = []
 
     async def handler(received: Message) -> None:
@@ -221,7 +221,7 @@ async def test_what_a_receive_brings_as_it_is_closed_is_the_brokers_again() -> N
 
 
 async def test_a_second_drain_returns_the_first_report() -> None:
-    """Draining twice is one drain."""
+    """Two calls are one drain."""
     gate = Gate()
     async with running(gate) as bench:
         bench.receiver.put(message())
@@ -234,7 +234,7 @@ async def test_a_second_drain_returns_the_first_report() -> None:
 
 
 async def test_cancelling_run_drains_at_once() -> None:
-    """A job that is cancelled gives back what it holds, acks nothing, and leaves no task."""
+    """All messages are given back, nothing is acked, and no task is left."""
     gate = Gate()
     bench = Bench(gate, capabilities())
     async with bench.subscriber:
@@ -249,8 +249,8 @@ async def test_cancelling_run_drains_at_once() -> None:
     assert bench.receiver.cancelled_receives == 0
 
 
-async def test_what_the_broker_does_not_confirm_at_the_drain_is_reported() -> None:
-    """The report counts the handled messages that will come again."""
+async def test_unconfirmed_settles_are_part_of_the_report() -> None:
+    """The report counts handled messages that the broker will deliver again."""
     gate = Gate()
     async with running(gate) as bench:
         bench.receiver.ack_errors = [PERMANENT]
@@ -261,7 +261,7 @@ async def test_what_the_broker_does_not_confirm_at_the_drain_is_reported() -> No
 
 
 class _Queue(FakeReceiver):
-    """A queue in this process of which others take messages too."""
+    """A queue in this process that has another consumer too."""
 
     backlog = 1
 
@@ -273,8 +273,8 @@ class _Queue(FakeReceiver):
         raise RuntimeError("a bug")
 
 
-async def test_a_queue_that_others_empty_is_noticed() -> None:
-    """Who waits for a shared queue to be empty need not be who settles its last message."""
+async def test_idle_notices_that_another_subscriber_emptied_the_queue() -> None:
+    """The last message need not be settled here."""
     receiver = _Queue()
     async with running(nothing, receiver=receiver) as bench:
         idle = asyncio.create_task(bench.subscriber.idle())
@@ -286,7 +286,7 @@ async def test_a_queue_that_others_empty_is_noticed() -> None:
 
 
 async def test_a_drain_of_a_local_queue_ends_with_the_engine() -> None:
-    """An engine that dies while its queue is being emptied does not use up the deadline."""
+    """If the engine fails while its queue is emptied, the drain does not wait for the deadline."""
     receiver = _Queue()
     bench = Bench(nothing, capabilities(process_local=True), receiver=receiver)
     async with bench.subscriber:
@@ -300,8 +300,8 @@ async def test_a_drain_of_a_local_queue_ends_with_the_engine() -> None:
                 await task
 
 
-async def test_who_receives_no_more_does_not_wait_for_the_queue() -> None:
-    """After stop_receiving nothing would empty it: the drain reports it at once."""
+async def test_a_drain_after_stop_receiving_does_not_wait_for_the_queue() -> None:
+    """Nothing would empty it: its messages are reported at once."""
     receiver = _Queue()
     async with running(nothing, capabilities(process_local=True), receiver=receiver) as bench:
         await until(lambda: receiver.limits)
@@ -310,8 +310,8 @@ async def test_who_receives_no_more_does_not_wait_for_the_queue() -> None:
             assert await bench.subscriber.drain(60) == (0, 1, 0, 0)
 
 
-async def test_a_drain_that_was_cancelled_can_be_done_again() -> None:
-    """The second drain goes on where the first was stopped, and counts nothing twice."""
+async def test_a_drain_that_was_cancelled_can_be_repeated() -> None:
+    """The second drain continues the first, and counts no message twice."""
     gate, receiver = Gate(), _Queue()
     async with running(gate, capabilities(process_local=True), receiver=receiver) as bench:
         receiver.put(message(id="1"), message(id="2"))
@@ -321,14 +321,14 @@ async def test_a_drain_that_was_cancelled_can_be_done_again() -> None:
         await until(lambda: ("2", "released") in bench.outcomes)
         first.cancel()
         await asyncio.wait([first])
-        receiver.backlog = 7  # among them what the first has given back
+        receiver.backlog = 7  # includes the message that the first drain gave back
         assert await bench.subscriber.drain(0) == (0, 2, 1, 0)
 
 
-async def test_an_engine_ends_whatever_the_close_of_its_receiver_raises(
+async def test_an_engine_ends_if_closing_its_receiver_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A driver that fails to close is logged; it leaves nobody waiting."""
+    """The error is logged."""
     receiver = _Queue()
     async with running(nothing, receiver=receiver):
         await until(lambda: receiver.limits)
@@ -341,8 +341,8 @@ class _ClosesBadly(FakeReceiver):
         raise asyncio.CancelledError
 
 
-async def test_an_engine_ends_though_its_receiver_is_closed_by_a_cancellation() -> None:
-    """A driver that awaits a task of its own which it has cancelled is no reason to hang."""
+async def test_an_engine_ends_if_closing_its_receiver_raises_cancelled_error() -> None:
+    """A driver may await a task of its own that it has cancelled."""
     bench = Bench(nothing, capabilities(), receiver=_ClosesBadly())
     async with bench.subscriber:
         task = asyncio.create_task(bench.subscriber.run())
@@ -356,8 +356,8 @@ async def test_an_engine_ends_though_its_receiver_is_closed_by_a_cancellation() 
         assert (report, bool(done)) == ((0, 0, 0, 0), True)
 
 
-async def test_a_drain_reports_what_it_has_released_itself() -> None:
-    """Followers of a message that was lost before the drain were not released by it."""
+async def test_a_drain_reports_only_its_own_releases() -> None:
+    """Successors of a message lost before the drain were released before it."""
     gate = Gate()
     async with running(gate, order="key") as bench:
         bench.receiver.put(message(id="1", key="k"), message(id="2", key="k"))

@@ -1,4 +1,4 @@
-"""@subscribe: what a service may declare, and the mistakes it is told of."""
+"""@subscribe: the declarations that a service may make, and the errors for mistakes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cat(BaseModel):
 
 
 class Opaque:
-    """Nothing that pydantic knows."""
+    """A type that pydantic does not know."""
 
 
 class Cats:
@@ -50,7 +50,7 @@ async def handle(service: Cats, channel: str, body: bytes | None) -> None:
 
 
 def test_subscriptions_are_collected_in_the_order_of_the_source() -> None:
-    """Each holds its options, its name, and the service's name as the default subscription."""
+    """Each has its options, its name, and the service's name as the default subscription."""
     cats, raw, gone, body = collect_subscriptions(Cats(), "svc")
     assert [s.channel for s in (cats, raw, gone, body)] == ["cats", "raw", "gone", "bytes"]
     assert (cats.name, cats.subscription, cats.order) == ("Cats.on_cat", "svc", "key")
@@ -59,8 +59,8 @@ def test_subscriptions_are_collected_in_the_order_of_the_source() -> None:
     assert (cats.payload, raw.payload, body.payload) == (Cat, None, bytes)
 
 
-async def test_a_handler_is_given_what_it_declares() -> None:
-    """Payload and Message come in any order, by name, decoded to the declared type."""
+async def test_a_handler_gets_the_parameters_that_it_declares() -> None:
+    """Payload and Message, in any order, by name, decoded to the declared type."""
     service = Cats()
     await handle(service, "cats", b'{"name": "Tom"}')
     await handle(service, "raw", b"\xff")
@@ -72,8 +72,8 @@ async def test_a_handler_is_given_what_it_declares() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"name": 1}', None])
-async def test_what_cannot_be_decoded_is_found_before_the_handler_runs(body: bytes | None) -> None:
-    """A wrong body, and a tombstone where None is not taken, are undecodable."""
+async def test_an_undecodable_body_is_found_before_the_handler_runs(body: bytes | None) -> None:
+    """A wrong body is undecodable, and so is a tombstone if None is not accepted."""
     service = Cats()
     with pytest.raises(UndecodableMessage):
         await handle(service, "cats", body)
@@ -81,7 +81,7 @@ async def test_what_cannot_be_decoded_is_found_before_the_handler_runs(body: byt
 
 
 async def test_an_override_without_a_decorator_keeps_the_subscription() -> None:
-    """The base's options hold, the override's code runs, with its own signature."""
+    """The options are those of the base, the code and the signature those of the override."""
 
     class Louder(Cats):
         async def on_cat(self, cat: dict[str, str]) -> None:  # type: ignore[override]  # own type
@@ -94,7 +94,7 @@ async def test_an_override_without_a_decorator_keeps_the_subscription() -> None:
 
 
 def test_an_override_with_a_decorator_replaces_the_subscription() -> None:
-    """The nearest declaration wins, and the base's is gone."""
+    """The nearest declaration counts, and the base's does not."""
 
     class Other(Cats):
         @subscribe("other")
@@ -106,7 +106,7 @@ def test_an_override_with_a_decorator_replaces_the_subscription() -> None:
 
 
 def test_an_override_by_none_ends_the_subscription() -> None:
-    """A subclass that wants no part of it says None."""
+    """A subclass removes an inherited subscription by None."""
 
     class Deaf(Cats):
         on_cat = None  # type: ignore[assignment]  # that is the way
@@ -115,7 +115,7 @@ def test_an_override_by_none_ends_the_subscription() -> None:
 
 
 def test_one_method_may_handle_two_channels() -> None:
-    """Decorators stack, in the order they are read."""
+    """Decorators stack, in the order of the source."""
 
     class Both:
         @subscribe("a")
@@ -136,7 +136,7 @@ def test_one_method_may_handle_two_channels() -> None:
         ({"dead_letter": "cats"}, "would return forever"),
     ],
 )
-def test_options_that_cannot_be_are_refused_where_they_stand(
+def test_invalid_options_are_refused_with_file_and_line(
     options: dict[str, Any], reason: str
 ) -> None:
     """The error names file, line, method, value and remedy."""
@@ -151,7 +151,7 @@ def test_options_that_cannot_be_are_refused_where_they_stand(
 
 
 def test_a_subscription_needs_a_channel() -> None:
-    """An empty name is no channel."""
+    """An empty name is not a channel."""
     with pytest.raises(DeclarationError, match="name of a channel"):
 
         @subscribe("")
@@ -160,7 +160,7 @@ def test_a_subscription_needs_a_channel() -> None:
 
 
 async def nothing(self: object) -> None:
-    """Take nothing."""
+    """Take no parameters."""
 
 
 async def two_payloads(self: object, a: Cat, b: Cat) -> None:
@@ -172,7 +172,7 @@ async def two_messages(self: object, a: Message, b: Message) -> None:
 
 
 async def no_codec(self: object, a: Opaque) -> None:
-    """Take what no codec knows."""
+    """Take a type that no codec knows."""
 
 
 async def no_type(self: object, a) -> None:  # type: ignore[no-untyped-def]  # that is the test
@@ -180,7 +180,7 @@ async def no_type(self: object, a) -> None:  # type: ignore[no-untyped-def]  # t
 
 
 def not_async(self: object, a: Cat) -> None:
-    """Be no coroutine function."""
+    """Is not a coroutine function."""
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_signatures_that_cannot_be_served_are_refused(method: Method, reason: st
 
 
 def test_two_handlers_of_one_subscription_are_refused() -> None:
-    """Each would get a part of the messages; other subscriptions of the channel are fine."""
+    """Each would get some of the messages; other subscriptions of the channel are allowed."""
 
     class Twins:
         @subscribe("cats")

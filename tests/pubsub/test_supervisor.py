@@ -1,4 +1,4 @@
-"""A subscription stays consumed: who dies or hangs is replaced, and health says so meanwhile."""
+"""A subscriber that fails or hangs is replaced, and health reports the reason meanwhile."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOON = 0.005
 
 
 class Receiver(FakeReceiver):
-    """Says that it is stalled, if the test says so."""
+    """Is stalled if the test says so."""
 
     stalled = ""
     backlog: int | None = None
@@ -87,7 +87,7 @@ class Watch:
         return counter.child("t", "s").value
 
     async def kill(self, error: Exception) -> None:
-        """Let the subscriber that runs die."""
+        """Let the running subscriber fail."""
         dying = self.current
         await until(lambda: dying.limits)
         dying.fail_receive(error)
@@ -115,8 +115,10 @@ async def watching(
         TopicNotFound("no queue"),
     ],
 )
-async def test_who_dies_is_replaced(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever it dies of: its receiver is closed, the next one consumes, and it is counted."""
+async def test_a_subscriber_that_fails_is_replaced(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After any error: its receiver is closed, the next one consumes, and it is counted."""
     async with watching() as watch:
         await watch.kill(error)
         await until(lambda: len(watch.receivers) == 2)
@@ -129,8 +131,8 @@ async def test_who_dies_is_replaced(error: Exception, caplog: pytest.LogCaptureF
     assert str(error) in caplog.text
 
 
-async def test_what_a_dying_subscriber_holds_is_given_back() -> None:
-    """Nothing is acked because of it."""
+async def test_a_failing_subscriber_gives_its_messages_back() -> None:
+    """None of them is acked."""
     gate = Gate()
     async with watching(gate) as watch:
         watch.current.put(message(id="1"))
@@ -140,8 +142,8 @@ async def test_what_a_dying_subscriber_holds_is_given_back() -> None:
         assert watch.receivers[0].acked == []
 
 
-async def test_a_failure_is_a_problem_until_the_next_is_seen_to_work() -> None:
-    """Health says why nothing is consumed, and is well again afterwards."""
+async def test_a_failure_is_a_problem_until_the_next_subscriber_works() -> None:
+    """Health reports why nothing is consumed, and recovers afterwards."""
     async with watching() as watch:
         assert watch.supervisor.problem == ""
         watch.wait.clear()
@@ -155,7 +157,7 @@ async def test_a_failure_is_a_problem_until_the_next_is_seen_to_work() -> None:
 
 
 async def test_the_wait_grows_with_each_failure() -> None:
-    """Who dies again and again does not keep the broker busy."""
+    """A subscriber that fails again and again does not load the broker."""
     async with watching() as watch:
         for _ in range(7):
             await watch.kill(RuntimeError("a bug"))
@@ -166,7 +168,7 @@ async def test_the_wait_grows_with_each_failure() -> None:
 
 
 async def test_a_stalled_subscriber_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    """Its driver has said why; it is drained, and the next one begins."""
+    """Its driver has reported the reason; it is drained, and the next one starts."""
     async with watching() as watch:
         first = watch.current
         first.stalled = "the group has lost this member"
@@ -177,8 +179,8 @@ async def test_a_stalled_subscriber_is_replaced(caplog: pytest.LogCaptureFixture
     assert "the subscriber of t/s is stuck: the group has lost this member" in caplog.text
 
 
-async def test_a_stalled_subscriber_finishes_what_it_handles() -> None:
-    """What was received is handled, if that does not take long."""
+async def test_a_stalled_subscriber_finishes_its_running_handlers() -> None:
+    """If they do not take long."""
     gate = Gate()
     async with watching(gate) as watch:
         first = watch.current
@@ -192,7 +194,7 @@ async def test_a_stalled_subscriber_finishes_what_it_handles() -> None:
 
 
 async def test_a_receive_that_does_not_return_is_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though it was asked to wait for 10 s only."""
+    """It was asked to wait for 10 s only."""
     async with watching() as watch:
         await until(lambda: watch.current.limits)
         with monkeypatch.context() as patch:
@@ -201,8 +203,8 @@ async def test_a_receive_that_does_not_return_is_a_stall(monkeypatch: pytest.Mon
             await until(lambda: len(watch.receivers) == 2)
 
 
-async def test_a_broker_that_is_away_is_no_stall() -> None:
-    """The subscriber tries again by itself; health says why, and connected whether ever."""
+async def test_a_broker_that_is_away_is_not_a_stall() -> None:
+    """The subscriber retries by itself; health reports the reason."""
     async with watching(connects=[[TRANSIENT, TRANSIENT]]) as watch:
         await until(lambda: watch.current.limits)
         watch.current.put(message())
@@ -210,8 +212,8 @@ async def test_a_broker_that_is_away_is_no_stall() -> None:
         assert watch.restarts == 0
 
 
-async def test_a_broker_that_was_never_reached_is_said_so() -> None:
-    """Until it is."""
+async def test_health_reports_a_broker_that_was_never_reached() -> None:
+    """Until it is reached."""
     watch = Watch(nothing, [[TRANSIENT, TRANSIENT]])
     watch.wait.clear()
     async with watch.supervisor:
@@ -220,7 +222,7 @@ async def test_a_broker_that_was_never_reached_is_said_so() -> None:
 
 
 async def test_a_fatal_error_at_the_start_is_raised() -> None:
-    """And its receiver is closed: nobody leaves the context."""
+    """The receiver is closed, because the context is never left."""
     watch = Watch(nothing, [[TopicNotFound("no queue")]])
     with pytest.raises(TopicNotFound):
         await watch.supervisor.__aenter__()
@@ -228,8 +230,8 @@ async def test_a_fatal_error_at_the_start_is_raised() -> None:
     assert watch.restarts == 0
 
 
-async def test_a_fatal_error_later_on_is_tried_again() -> None:
-    """Queues are made anew while a daemon runs; those that failed are closed."""
+async def test_a_fatal_error_after_the_start_is_retried() -> None:
+    """Queues are recreated while a daemon runs; failed receivers are closed."""
     connects: list[list[Exception]] = [
         [],
         [TopicNotFound("no queue")],
@@ -246,8 +248,8 @@ async def test_a_fatal_error_later_on_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("end", ["drain", "stop_receiving", "begin_drain"])
-async def test_the_end_comes_while_no_subscriber_runs(end: str) -> None:
-    """The wait for the next one is cut short, and no other one is made."""
+async def test_a_drain_between_two_subscribers_makes_no_other_one(end: str) -> None:
+    """The wait before the next one ends at once."""
     watch = Watch(nothing, [])
     async with watch.supervisor:
         task = asyncio.create_task(watch.supervisor.run())
@@ -262,8 +264,8 @@ async def test_the_end_comes_while_no_subscriber_runs(end: str) -> None:
         assert len(watch.receivers) == 1
 
 
-async def test_who_dies_while_it_is_drained_is_not_replaced() -> None:
-    """The end is the end."""
+async def test_a_subscriber_that_fails_during_its_drain_is_not_replaced() -> None:
+    """The drain ends the supervisor."""
     gate = Gate()
     async with watching(gate) as watch:
         watch.current.put(message())
@@ -277,7 +279,7 @@ async def test_who_dies_while_it_is_drained_is_not_replaced() -> None:
 
 
 async def test_a_drain_ends_the_run_and_reports() -> None:
-    """As the subscriber's own; a second one has the same report."""
+    """The report is the subscriber's; a second drain returns the same one."""
     gate = Gate()
     watch = Watch(gate, [])
     async with watch.supervisor:
@@ -293,7 +295,7 @@ async def test_a_drain_ends_the_run_and_reports() -> None:
 
 
 async def test_a_run_that_is_cancelled_ends_its_subscriber() -> None:
-    """What it holds is given back before the cancellation is done."""
+    """Its messages are given back before the cancellation ends."""
     gate = Gate()
     watch = Watch(gate, [])
     async with watch.supervisor:
@@ -307,8 +309,8 @@ async def test_a_run_that_is_cancelled_ends_its_subscriber() -> None:
         assert len(watch.current.nacked) == 1
 
 
-async def test_a_scrape_measures_the_subscriber_that_runs() -> None:
-    """Not the one that was first."""
+async def test_a_scrape_measures_the_running_subscriber() -> None:
+    """And not the one before."""
     gate = Gate()
     async with watching(gate) as watch:
         await watch.kill(RuntimeError("a bug"))
@@ -324,8 +326,8 @@ def _line(watch: Watch, start: str) -> str:
     return next(line for line in lines if line.startswith(start))
 
 
-async def test_stuck_messages_are_those_of_the_subscriber_that_runs() -> None:
-    """What the one before could not handle comes again to its successor."""
+async def test_stuck_messages_are_those_of_the_running_subscriber() -> None:
+    """The stuck messages of the one before are delivered to its successor."""
     async with watching(always(ValueError())) as watch:
         watch.current.put(message(key="k"))
         await until(lambda: watch.supervisor.stuck == 1)
@@ -334,8 +336,8 @@ async def test_stuck_messages_are_those_of_the_subscriber_that_runs() -> None:
         assert watch.supervisor.stuck == 0
 
 
-async def test_idle_is_who_has_nothing_in_flight() -> None:
-    """And nothing queued as far as its driver knows."""
+async def test_a_supervisor_is_idle_if_nothing_is_in_flight() -> None:
+    """And nothing is queued, as far as its driver knows."""
     gate = Gate()
     async with watching(gate) as watch:
         watch.current.put(message())
@@ -350,8 +352,8 @@ async def test_idle_is_who_has_nothing_in_flight() -> None:
         watch.current.backlog = 0
 
 
-async def test_a_supervisor_ends_though_the_next_subscriber_does_not_get_connected() -> None:
-    """A drain while a replacement connects, and hangs in that, ends at its deadline."""
+async def test_a_supervisor_ends_while_the_next_subscriber_connects() -> None:
+    """A drain ends at its deadline if a replacement hangs in connect."""
     first, second = FakeReceiver(), _NeverConnects()
     made = iter([first, second])
     supervisor = Supervisor(
@@ -379,8 +381,8 @@ class _NeverConnects(FakeReceiver):
 
 
 @pytest.mark.parametrize("where", ["connect", "make"])
-async def test_a_supervisor_lives_on_whatever_the_next_subscriber_is_stopped_by(where: str) -> None:
-    """An odd error of a driver as the next one is made or connected is tried again as well."""
+async def test_a_supervisor_retries_any_error_of_the_next_subscriber(where: str) -> None:
+    """Also an unexpected error of a driver, when the next one is made or connected."""
     first, last = FakeReceiver(), FakeReceiver()
     second = FakeReceiver()
     second.connects = [OSError("odd")]

@@ -1,4 +1,4 @@
-"""What holds of the engine whatever handlers, the broker and the drain do, and whenever."""
+"""Invariants of the engine, whatever the handlers, the broker and the drain do, and whenever."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.pubsub.support import (
 )
 
 TURNS = 3000
-"""Turns of the loop after which what has not ended never will."""
+"""Turns of the loop after which a run that has not ended never will."""
 ACK_TRIES = 3
 TRANSIENT = PubSubError("throttled", transient=True)
 PERMANENT = PubSubError("its lease is over", transient=False)
@@ -43,7 +43,7 @@ ERRORS: dict[str, BaseException] = {
 
 
 class Broker(FakeReceiver):
-    """Hand out what it holds a few at a time, and again what was given back or lost.
+    """Deliver messages a few at a time, and again those that were given back or lost.
 
     Each delivery is a message of its own, with the id ``number#delivery``.
     """
@@ -83,7 +83,7 @@ class Broker(FakeReceiver):
 
 @dataclass(frozen=True)
 class Story:
-    """What happens in one example."""
+    """The events of one example."""
 
     keys: list[str | None]
     outcomes: list[list[tuple[int, str]]]
@@ -94,7 +94,7 @@ class Story:
     max_in_flight: int
     can: Capabilities
     dead_letters: list[bool] | None
-    """Whether the next dead letters are refused; None where there is no channel for them."""
+    """Whether the next dead letters are refused; None if there is no channel for them."""
     acks: list[str]
     lost_at: list[int]
     """At these turns the broker takes a message away."""
@@ -111,7 +111,7 @@ OUTCOME = st.tuples(st.integers(0, 4), st.sampled_from(["return", *ERRORS]))
 
 @st.composite
 def stories(draw: st.DrawFn) -> Story:
-    """Draw a story; all that goes wrong in it goes wrong a finite number of times."""
+    """Draw a story, in which everything fails a finite number of times."""
     keys = draw(st.lists(KEYS, min_size=1, max_size=12))
     concurrency = draw(st.integers(1, 8))
     batch_size = draw(st.sampled_from([0, 0, 1, 3]))
@@ -138,7 +138,7 @@ def stories(draw: st.DrawFn) -> Story:
 
 @dataclass
 class Handlings:
-    """Handle messages as a story tells, and see whether the engine keeps its promises."""
+    """Handle messages as a story says, and check the promises of the engine."""
 
     story: Story
     left: list[list[tuple[int, str]]] = field(init=False)
@@ -205,10 +205,10 @@ class Run:
         self.bench.dead_letter_errors = [TRANSIENT for refused in refusals if refused]
         self.report = DrainReport()
         self.expected = 0
-        """What the drain has to report."""
+        """The report that the drain must return."""
 
-    async def until_the_turn(self, last: int, drain_timeout: float) -> None:
-        """Run for ``last`` turns, or until all is done; then drain, and check what holds."""
+    async def run_turns(self, last: int, drain_timeout: float) -> None:
+        """Run for ``last`` turns, or until all messages are settled; then drain."""
         bench = self.bench
         async with bench.subscriber:
             task = asyncio.create_task(bench.subscriber.run())
@@ -225,7 +225,7 @@ class Run:
             await task
 
     def lose_one(self) -> None:
-        """Let the broker take away the message that it has handed out first, as leases do."""
+        """Let the broker take back the oldest message in flight, as if its lease had ended."""
         if in_flight := held(self.bench.subscriber):
             before = len(self.bench.settled)
             lose_lease(self.bench.subscriber, in_flight[0])
@@ -238,7 +238,7 @@ class Run:
 
     @property
     def received(self) -> list[Message]:
-        """What was handed out, but for what came as the receiver was closed: it is given back."""
+        """The messages that were delivered, without those returned as the receiver closed."""
         return self.broker.handed_out[: int(self.bench.metric("received"))]
 
     def gauge(self, name: str) -> float:
@@ -247,21 +247,21 @@ class Run:
         return instrument.child("t", "s").value
 
     def check(self) -> None:
-        """See that each message is acked only if it may be, told of once, and in order."""
-        buried = {dead.id for dead in self.bench.dead}
+        """Check that each message has one outcome, is acked only if handled, and is in order."""
+        dead_lettered = {dead.id for dead in self.bench.dead}
         for acked in self.broker.acked:
-            assert acked in self.handlings.returned or acked.id in buried
+            assert acked in self.handlings.returned or acked.id in dead_lettered
         settled = Counter([*self.broker.acked, *(m for m, _ in self.broker.nacked)])
         assert all(times == 1 for times in settled.values())
-        told = Counter(id_ for id_, _ in self.bench.outcomes)
-        told.update(refused.id for refused in self.broker.refused)
-        assert told == Counter(received.id for received in self.received)
+        reported = Counter(id_ for id_, _ in self.bench.outcomes)
+        reported.update(refused.id for refused in self.broker.refused)
+        assert reported == Counter(received.id for received in self.received)
         assert self.gauge("in_flight") == self.gauge("in_flight_bytes") == 0
         assert sum(self.report) == self.expected
         self._check_order()
 
     def _check_order(self) -> None:
-        """First handlings of a key are in the order of their receipt."""
+        """Check that the first attempts of a key are in the order of their receipt."""
         place = {received: n for n, received in enumerate(self.received)}
         last: dict[object, int] = {}
         for started in self.handlings.started:
@@ -280,13 +280,13 @@ def _number(received: Message) -> int:
 
 @settings(max_examples=80, deadline=None)
 @given(stories())
-def test_all_is_settled_in_the_end(story: Story) -> None:
-    """With time enough every message is acked for good, or confirmed as a dead letter."""
+def test_every_message_is_settled_in_the_end(story: Story) -> None:
+    """Given enough time, every message is acked, or confirmed as a dead letter."""
     run = Run(story)
-    asyncio.run(run.until_the_turn(TURNS, 5))
+    asyncio.run(run.run_turns(TURNS, 5))
     run.check()
     assert not run.broker.queue
-    if story.can.can_nack:  # else what was handled at last may have been refused
+    if story.can.can_nack:  # else the broker may have refused the last ack
         done = {_number(acked) for acked in run.broker.acked}
         assert done == set(range(len(story.keys)))
 
@@ -294,7 +294,7 @@ def test_all_is_settled_in_the_end(story: Story) -> None:
 @settings(max_examples=80, deadline=None)
 @given(stories(), st.integers(1, 60), st.sampled_from([0.0, 5.0]))
 def test_a_drain_at_any_time_loses_nothing(story: Story, turn: int, timeout: float) -> None:
-    """Whenever it comes: all is settled once, given back, lost, or still the broker's."""
+    """Each message is settled once, given back, lost, or still at the broker."""
     run = Run(story)
-    asyncio.run(run.until_the_turn(turn, timeout))
+    asyncio.run(run.run_turns(turn, timeout))
     run.check()

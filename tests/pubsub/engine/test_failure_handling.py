@@ -26,8 +26,8 @@ from tests.pubsub.support import (
 )
 
 
-async def test_a_message_is_acked_when_its_handler_has_returned() -> None:
-    """Returning acks, once, and not before."""
+async def test_a_message_is_acked_once_its_handler_has_returned() -> None:
+    """It is acked once, and not before."""
     gate = Gate()
     async with running(gate) as bench:
         bench.receiver.put(message())
@@ -40,8 +40,8 @@ async def test_a_message_is_acked_when_its_handler_has_returned() -> None:
     assert bench.settled == [("1", "ack", None)]
 
 
-async def test_a_failure_is_tried_again_in_place_with_jittered_backoff() -> None:
-    """Attempts run here while the message is held, waiting at most as the policy says."""
+async def test_a_failure_is_retried_in_place_with_jittered_backoff() -> None:
+    """The message is kept, and each wait is at most the bound of the policy."""
     attempts = []
 
     async def handler(received: Message) -> None:
@@ -59,8 +59,8 @@ async def test_a_failure_is_tried_again_in_place_with_jittered_backoff() -> None
     assert bench.metric("retries") == 2
 
 
-async def test_a_waiting_retry_does_not_hold_the_worker() -> None:
-    """While one message waits to be tried again, the only worker handles others."""
+async def test_a_retry_that_waits_does_not_block_the_worker() -> None:
+    """While one message waits for its retry, the only worker handles others."""
     wait = asyncio.Event()
 
     async def handler(received: Message) -> None:
@@ -77,8 +77,8 @@ async def test_a_waiting_retry_does_not_hold_the_worker() -> None:
         await until(lambda: bench.outcomes == [("good", "ack"), ("bad", "ack")])
 
 
-async def test_unordered_goes_back_to_the_broker_after_its_attempts() -> None:
-    """Where there is no order and the broker can, redelivery with delay follows the retries."""
+async def test_an_unordered_message_goes_back_to_the_broker_after_its_attempts() -> None:
+    """Without order, redelivery with a delay follows the retries, if the broker can."""
     error = ValueError("no")
     async with running(always(error), retry=RetryPolicy(attempts=2)) as bench:
         bench.receiver.put(message())
@@ -89,8 +89,8 @@ async def test_unordered_goes_back_to_the_broker_after_its_attempts() -> None:
     assert 0 <= delay <= 0.2
 
 
-async def test_retry_after_names_the_delay_of_both_kinds_of_retry() -> None:
-    """Retry(after=…) is waited for exactly, in place and at the broker."""
+async def test_retry_after_is_the_delay_of_both_kinds_of_retry() -> None:
+    """The wait of Retry(after=…) is exact, in place and at the broker."""
     async with running(always(Retry(after=7)), retry=RetryPolicy(attempts=2)) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
@@ -98,8 +98,8 @@ async def test_retry_after_names_the_delay_of_both_kinds_of_retry() -> None:
     assert [delay for _, delay in bench.receiver.nacked] == [7]
 
 
-async def test_a_broker_without_delays_is_given_the_message_after_the_delay() -> None:
-    """The engine holds the message for the delay, and nacks it then without one."""
+async def test_without_native_delay_the_engine_waits_before_it_nacks() -> None:
+    """The engine keeps the message for the delay, then nacks it without one."""
     can = capabilities(native_delay=False)
     async with running(always(Retry(after=7)), can, retry=RetryPolicy(attempts=1)) as bench:
         bench.receiver.put(message())
@@ -109,7 +109,7 @@ async def test_a_broker_without_delays_is_given_the_message_after_the_delay() ->
 
 
 async def test_the_dead_letter_follows_the_last_delivery() -> None:
-    """At max_deliveries the message is published as a dead letter, and then acked."""
+    """At max_deliveries the message is published as a dead letter, then acked."""
     async with running(
         always(ValueError("bad cat")),
         retry=RetryPolicy(attempts=2),
@@ -153,10 +153,10 @@ async def test_earlier_deliveries_are_not_dead_lettered() -> None:
         (capabilities(delivery_count=False), "none"),
     ],
 )
-async def test_what_stays_in_place_runs_as_often_before_it_is_dead_lettered(
+async def test_in_place_a_message_has_as_many_attempts_before_it_is_dead_lettered(
     can: Capabilities, order: str
 ) -> None:
-    """Where a message is not given back, each round of attempts counts as a delivery."""
+    """If a message is not given back, each round of attempts counts as a delivery."""
     runs = []
 
     async def handler(received: Message) -> None:
@@ -179,7 +179,7 @@ async def test_what_stays_in_place_runs_as_often_before_it_is_dead_lettered(
 
 
 async def test_reject_is_dead_lettered_at_once_with_its_reason() -> None:
-    """Reject is not tried again."""
+    """Reject is not retried."""
     async with running(always(Reject("no such cat")), dead_letter=True) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
@@ -189,8 +189,8 @@ async def test_reject_is_dead_lettered_at_once_with_its_reason() -> None:
     assert bench.sleeps == []
 
 
-async def test_the_undecodable_is_dead_lettered_once_and_the_next_flows() -> None:
-    """A body that cannot be decoded blocks nobody, and is not logged."""
+async def test_an_undecodable_message_is_dead_lettered_once() -> None:
+    """A body that cannot be decoded does not block the next message of its key."""
 
     def handler(received: Message) -> Coroutine[Any, Any, None]:
         if received.body == b"bad":
@@ -204,8 +204,8 @@ async def test_the_undecodable_is_dead_lettered_once_and_the_next_flows() -> Non
     assert bench.dead[0].attributes["dl-reason"] == "undecodable"
 
 
-async def test_a_dead_letter_that_is_refused_does_not_ack() -> None:
-    """The message stays with the broker until its dead letter is confirmed."""
+async def test_a_message_whose_dead_letter_is_refused_is_not_acked() -> None:
+    """The message stays at the broker until its dead letter is confirmed."""
     async with running(always(Reject("no")), dead_letter=True) as bench:
         bench.dead_letter_errors = [TRANSIENT]
         bench.receiver.put(message())
@@ -218,7 +218,7 @@ async def test_a_dead_letter_that_is_refused_does_not_ack() -> None:
 
 
 async def test_a_dead_letter_that_is_refused_blocks_an_ordered_lane() -> None:
-    """In an ordered subscription the message stays in front until its dead letter is taken."""
+    """In an ordered subscription the message stays in front until its dead letter is confirmed."""
 
     async def handler(received: Message) -> None:
         if received.id == "1":
@@ -235,7 +235,7 @@ async def test_a_dead_letter_that_is_refused_blocks_an_ordered_lane() -> None:
 async def test_without_a_dead_letter_channel_an_ordered_message_is_never_skipped(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It blocks its lane, says so once, and is handled in the end."""
+    """It blocks its lane, is logged once, and is handled in the end."""
 
     async def handler(received: Message) -> None:
         if received.id == "1" and received.attempt < 40:
@@ -254,7 +254,7 @@ async def test_without_a_dead_letter_channel_an_ordered_message_is_never_skipped
 async def test_without_a_dead_letter_channel_an_unordered_message_goes_back_forever(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is nacked however often it was delivered, and said to be stuck once."""
+    """It is nacked at every delivery, and logged once."""
     async with running(always(error), max_deliveries=2) as bench:
         for count, delivery in enumerate((2, 3, 4000), start=1):
             bench.receiver.put(message(delivery=delivery))
@@ -269,7 +269,7 @@ def _has_nacked(bench: Bench, count: int) -> bool:
 
 
 async def test_a_body_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """No failure quotes what a message holds."""
+    """No log line of a failure quotes the body of a message."""
     caplog.set_level(logging.DEBUG)
     async with running(always(Reject("no")), dead_letter=True) as bench:
         bench.receiver.put(message(b"secret body"))
@@ -278,8 +278,8 @@ async def test_a_body_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "secret" not in caplog.text
 
 
-async def test_a_publisher_that_is_cancelled_from_inside_has_refused_the_dead_letter() -> None:
-    """A stray CancelledError on the way to the dead letters neither acks nor stops the worker."""
+async def test_a_cancellation_inside_the_publisher_counts_as_a_refused_dead_letter() -> None:
+    """It neither acks the message nor stops the worker."""
     left: list[BaseException] = [asyncio.CancelledError()]
 
     async with running(always(Reject("no")), dead_letter=True) as bench:
@@ -291,15 +291,15 @@ async def test_a_publisher_that_is_cancelled_from_inside_has_refused_the_dead_le
     assert bench.outcomes == [("1", "nack"), ("1", "dead_letter")]
 
 
-async def test_a_dead_letter_under_way_at_the_deadline_is_given_back() -> None:
-    """What the drain cancels on its way to the dead letters goes back, and is counted once."""
+async def test_a_message_is_given_back_if_the_drain_cancels_its_dead_letter() -> None:
+    """It goes back to the broker, and is counted once."""
     asked = asyncio.Event()
 
-    async def bury(_: Message) -> None:
+    async def publish(_: Message) -> None:
         asked.set()
         await asyncio.Event().wait()
 
-    async with running(always(Reject("no")), dead_letter=bury) as bench:
+    async with running(always(Reject("no")), dead_letter=publish) as bench:
         bench.receiver.put(message())
         await asked.wait()
         assert await bench.subscriber.drain(0) == (0, 0, 1, 0)
@@ -311,8 +311,8 @@ class _Odd(BaseException):
 
 
 @pytest.mark.parametrize("error", [_Odd("odd"), GeneratorExit()])
-async def test_whatever_a_handler_raises_is_a_failure_of_its_message(error: BaseException) -> None:
-    """What is no Exception ends neither the worker nor the subscriber."""
+async def test_any_error_of_a_handler_is_a_failure_of_its_message(error: BaseException) -> None:
+    """An error that is not an Exception ends neither the worker nor the subscriber."""
 
     async def handler(received: Message) -> None:
         if received.id == "1":

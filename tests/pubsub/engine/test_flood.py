@@ -63,7 +63,7 @@ class Floods(Service):
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the logged failures, as they are written."""
+    """Return the logged failures as they are written."""
     failures = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert failures
     return [JSONFormatter().format(record) for record in failures]
@@ -80,7 +80,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("rejected", "x" * 10**6, "Reject: xxx"),
     ],
 )
-async def test_a_flood_in_a_message_is_told_in_few_words(
+async def test_the_report_of_a_flood_in_a_message_is_short(
     topic: str, value: Any, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither the log nor the dead letter repeats a megabyte."""
@@ -94,8 +94,8 @@ async def test_a_flood_in_a_message_is_told_in_few_words(
 
 
 @pytest.mark.parametrize("topic", ["texts", "rejected"])
-async def test_a_dead_letter_steers_no_terminal(topic: str) -> None:
-    """What an error quotes of its message is escaped in the attributes: no line can be forged."""
+async def test_a_dead_letter_has_no_terminal_escapes(topic: str) -> None:
+    """An error that quotes its message is escaped in the attributes: no line can be forged."""
     async with serve(Floods) as served:
         await served.deliver(topic, "cat\r\nERROR \x1b[2J\x9b31m\u202e\u2028")
         (dead,) = served.published("dead")
@@ -104,8 +104,10 @@ async def test_a_dead_letter_steers_no_terminal(topic: str) -> None:
     assert all(text.isprintable() for text in written.values())
 
 
-async def test_a_flood_in_a_request_is_told_in_few_words(caplog: pytest.LogCaptureFixture) -> None:
-    """The answer says how many values are wrong; a handler's own failure is logged in few words."""
+async def test_the_report_of_a_flood_in_a_request_is_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The answer has the number of wrong values; the log of a failing handler is short too."""
     headers, body = {"Content-Type": "application/json"}, b'{"numbers": ' + FLOOD + b"}"
     async with serve(Floods) as served:
         async with served.http.post("/numbers", data=body, headers=headers) as response:
@@ -123,7 +125,7 @@ async def test_a_flood_in_a_request_is_told_in_few_words(caplog: pytest.LogCaptu
     assert max(len(line) for line in lines(caplog)) < 20 * LIMIT
 
 
-async def test_a_long_path_comes_back_cut() -> None:
+async def test_a_long_path_is_quoted_in_part() -> None:
     """An answer that quotes the path quotes a kilobyte of it."""
     async with serve(Floods) as served:
         async with served.http.get("/" + "x" * 7000) as response:

@@ -1,4 +1,4 @@
-"""What is received and not settled: how much room it leaves, and what is said of it."""
+"""Messages in flight: how much room they leave, and which figures are reported."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def in_flight(most: int = 10, most_bytes: int = 10**6) -> InFlight:
 
 
 def gauge(bench: Bench, name: str) -> float:
-    """Return a gauge of a subscriber as it is now."""
+    """Return the current value of a gauge."""
     bench.subscriber.measure()
     return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").child("t", "s").value
 
 
-def test_room_is_what_is_left_of_the_count() -> None:
-    """It is used up by what comes in, and given back by what leaves."""
+def test_room_is_the_limit_minus_the_messages_in_flight() -> None:
+    """Messages take up room when they arrive, and free it when they leave."""
     held = in_flight(most=3)
     first, second = message(), message()
     held.add([first, second])
@@ -37,8 +37,8 @@ def test_room_is_what_is_left_of_the_count() -> None:
     assert held.room == 2
 
 
-def test_there_is_no_room_while_messages_take_too_much() -> None:
-    """One receive may exceed the bytes; then nothing is received until they are below again."""
+def test_there_is_no_room_while_messages_take_too_many_bytes() -> None:
+    """One receive may exceed the bytes; the next one waits until they are below the limit."""
     held = in_flight(most_bytes=MESSAGE_BYTES + 100)
     small, large = message(b"x" * 99), message(b"x" * 5000)
     held.add([small])
@@ -51,8 +51,8 @@ def test_there_is_no_room_while_messages_take_too_much() -> None:
     assert (held.room, held.bytes) == (10, 0)
 
 
-def test_who_leaves_twice_is_counted_once() -> None:
-    """What was lost is settled late, or the other way round."""
+def test_a_message_that_leaves_twice_is_counted_once() -> None:
+    """A message may be lost and settled, in either order."""
     held = in_flight()
     one, other = message(b"abc"), message(b"de")
     held.add([one, other])
@@ -61,15 +61,15 @@ def test_who_leaves_twice_is_counted_once() -> None:
     assert (held.bytes, held.room) == (0, 10)
 
 
-def test_whoever_waits_is_told_that_messages_have_left() -> None:
-    """Also where it was for nothing: who waits looks again."""
+def test_waiters_are_notified_when_messages_leave() -> None:
+    """They are notified also if the message had left before."""
     held = in_flight()
     held.remove([message()])
     assert held.changed.is_set()
 
 
-def test_the_oldest_is_the_one_that_came_first() -> None:
-    """Its age is measured, and is none where nothing is in flight."""
+def test_the_oldest_message_is_the_one_received_first() -> None:
+    """The age is 0 if nothing is in flight."""
     held = in_flight()
     old, young = message(), message()
     held.add([old])
@@ -96,8 +96,8 @@ def test_the_oldest_is_the_one_that_came_first() -> None:
     ),
     st.lists(st.integers(0, 11), max_size=30),
 )
-def test_what_is_counted_is_what_is_held(batch: list[Message], leaves: list[int]) -> None:
-    """In whatever order, tombstones included."""
+def test_the_counts_match_the_messages_in_flight(batch: list[Message], leaves: list[int]) -> None:
+    """In any order of leaving, tombstones included."""
     held = in_flight(most=12)
     held.add(batch)
     for number in leaves:
@@ -124,8 +124,8 @@ MANY = {f"name{n}": "" for n in range(1000)}
         ({"body": b"x" * 10**6}, 10**6),
     ],
 )
-def test_all_that_a_sender_chooses_is_counted(fields: dict[str, Any], bytes_: int) -> None:
-    """Body, key, names and values of attributes count as the memory that they take."""
+def test_every_field_that_a_sender_chooses_is_counted(fields: dict[str, Any], bytes_: int) -> None:
+    """Body, key, and the names and values of attributes count as the memory that they take."""
     held = in_flight()
     one = message(**{"body": b"", **fields})
     held.add([message(b""), one])
@@ -136,8 +136,8 @@ def test_all_that_a_sender_chooses_is_counted(fields: dict[str, Any], bytes_: in
     assert held.bytes == MESSAGE_BYTES
 
 
-def test_attributes_that_change_are_counted_as_they_came() -> None:
-    """A handler that adds to them, or empties them, does not move the count."""
+def test_attributes_that_change_are_counted_as_received() -> None:
+    """A handler that adds or removes attributes does not change the count."""
     held = in_flight()
     attributes = {"n": "v" * 10**5}
     one = message(b"", attributes=attributes)
@@ -148,7 +148,7 @@ def test_attributes_that_change_are_counted_as_they_came() -> None:
 
 
 async def test_the_engine_receives_no_more_than_its_bytes() -> None:
-    """With large bodies in flight it waits, though there is room by their count."""
+    """With large bodies in flight nothing is received, although the count leaves room."""
     gate = Gate()
     async with running(gate, max_in_flight_bytes=1100) as bench:
         bench.receiver.put(message(b"x" * 200, id="1"))
@@ -163,7 +163,7 @@ async def test_the_engine_receives_no_more_than_its_bytes() -> None:
 
 
 async def test_the_engine_receives_no_more_than_its_bytes_in_attributes() -> None:
-    """A megabyte in an attribute counts as one in a body."""
+    """A megabyte in an attribute counts like one in a body."""
     gate = Gate()
     async with running(gate, max_in_flight_bytes=2 * 10**6, concurrency=9) as bench:
         for number in range(5):
@@ -177,8 +177,8 @@ async def test_the_engine_receives_no_more_than_its_bytes_in_attributes() -> Non
     assert gauge(bench, "in_flight_bytes") == 0
 
 
-async def test_what_waits_behind_its_key_is_measured() -> None:
-    """A slow key is to be seen before it has used up the room of the others."""
+async def test_messages_that_wait_for_their_key_are_measured() -> None:
+    """A slow key is visible in the metrics before it has used up the room of the others."""
     gate = Gate()
     async with running(gate, order="key", concurrency=4) as bench:
         bench.receiver.put(*(message(id=str(n), key="slow") for n in range(4)), message(key="k"))
@@ -191,8 +191,8 @@ async def test_what_waits_behind_its_key_is_measured() -> None:
 
 
 @pytest.mark.parametrize("order", ["key", "partition"])
-async def test_what_waits_behind_a_slow_message_starves_no_other_partition(order: str) -> None:
-    """On a broker with positions it takes up no room, however much of it there is."""
+async def test_a_slow_message_starves_no_other_partition(order: str) -> None:
+    """If the broker keeps positions, the messages behind a slow one take up no room."""
     gates = Gates()
     slow, behind, others = "a0", [f"a{n}" for n in range(1, 20)], [f"d{n}" for n in range(20)]
     gates.open(*behind, *others)
@@ -209,8 +209,8 @@ async def test_what_waits_behind_a_slow_message_starves_no_other_partition(order
             assert member.metric("lost") == 0
 
 
-async def test_what_waits_behind_a_slow_message_starves_no_other_key() -> None:
-    """A key of the same partition goes on, as far as the driver hands out ahead."""
+async def test_a_slow_message_starves_no_other_key() -> None:
+    """Another key of the same partition continues, as far ahead as the driver delivers."""
     gates = Gates()
     slow, behind, others = "a0", [f"a{n}" for n in range(1, 20)], [f"b{n}" for n in range(20)]
     gates.open(*behind, *others)
@@ -223,8 +223,8 @@ async def test_what_waits_behind_a_slow_message_starves_no_other_key() -> None:
             await until(lambda: broker.is_consumed("t", "s"))
 
 
-async def test_a_few_are_not_received_as_long_as_there_is_other_work() -> None:
-    """A quarter of the room is waited for then."""
+async def test_a_busy_subscriber_receives_once_a_quarter_of_its_room_is_free() -> None:
+    """Until then it does not call receive."""
     permits = asyncio.Semaphore(0)
 
     async def handle(message: Message) -> None:
@@ -245,8 +245,8 @@ async def test_a_few_are_not_received_as_long_as_there_is_other_work() -> None:
         await until(lambda: len(acked) == 10)
 
 
-async def test_what_waits_takes_up_room_as_long_as_there_is_other_work() -> None:
-    """A backlog is not received all at once, though all but its first waits for its turn."""
+async def test_waiting_messages_take_up_room_while_others_are_ready() -> None:
+    """A backlog of one key is not received all at once."""
     gates = Gates()
     first, second = [f"a{n}" for n in range(20)], [f"d{n}" for n in range(20)]
     async with broker_of(partitions=2) as broker:
@@ -260,8 +260,8 @@ async def test_what_waits_takes_up_room_as_long_as_there_is_other_work() -> None
             await until(lambda: broker.is_consumed("t", "s"))
 
 
-async def test_what_waits_behind_its_key_takes_up_room_where_nobody_else_bounds_it() -> None:
-    """On a broker without positions no more is held than ``max_in_flight``."""
+async def test_waiting_messages_take_up_room_if_the_broker_keeps_no_positions() -> None:
+    """At most ``max_in_flight`` messages are received."""
     gate = Gate()
     async with running(gate, order="key", max_in_flight=3) as bench:
         bench.receiver.put(*(message(id=str(n), key="slow") for n in range(6)))
@@ -272,8 +272,8 @@ async def test_what_waits_behind_its_key_takes_up_room_where_nobody_else_bounds_
         await until(lambda: len(bench.settled) == 6)
 
 
-async def test_no_room_no_receive() -> None:
-    """What is received and not settled is bounded; a receive asks for the room there is."""
+async def test_without_room_nothing_is_received() -> None:
+    """A receive asks for as many messages as there is room for."""
     gate = Gate()
     async with running(gate, max_in_flight=3) as bench:
         bench.receiver.put(*(message(id=str(n)) for n in range(10)))
@@ -287,8 +287,8 @@ async def test_no_room_no_receive() -> None:
     assert min(bench.receiver.limits) > 0
 
 
-async def test_a_body_that_a_middleware_replaces_is_counted_as_it_came() -> None:
-    """The bytes in flight are back at zero when nothing is in flight."""
+async def test_a_body_that_a_middleware_replaces_is_counted_as_received() -> None:
+    """The bytes in flight return to zero."""
 
     async def handler(received: Message) -> None:
         received.body = b""  # decompressed, decrypted, ...

@@ -1,4 +1,4 @@
-"""Leases are kept from receipt to settling, and what cannot be kept is let go of."""
+"""Leases are kept from receipt to settle, and a message whose lease is lost is evicted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PERMANENT = PubSubError("its lease is over", transient=False)
 
 
 class Receiver(FakeReceiver):
-    """Remembers the calls of extend; refuses by id."""
+    """Records the calls of extend, and refuses by id."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Receiver(FakeReceiver):
 
 
 class Keeping:
-    """Leases on a receiver, of messages whose age the test says; a round is run by hand."""
+    """Leases of messages whose age the test sets; the test runs each round."""
 
     def __init__(self, **can: Any) -> None:
         self.receiver = Receiver()
@@ -79,12 +79,12 @@ class Keeping:
 
 
 def extensions(bench: Bench, result: str) -> float:
-    """Return how many leases a subscriber has extended with this result."""
+    """Return how many lease extensions of a subscriber had this result."""
     return bench.metric("lease_extensions", result)
 
 
-async def test_a_message_near_its_cap_is_kept_up_to_it_and_no_longer() -> None:
-    """The broker would refuse more, or take it and not keep it."""
+async def test_a_lease_near_its_cap_is_extended_up_to_the_cap() -> None:
+    """The broker would refuse a longer one, or accept it without effect."""
     keeping = Keeping(lease=10, lease_cap=60)
     old = keeping.received("old", age=55)
     await keeping.leases.extend_due([old])
@@ -95,7 +95,7 @@ async def test_a_message_near_its_cap_is_kept_up_to_it_and_no_longer() -> None:
 
 
 async def test_a_message_at_its_cap_is_lost() -> None:
-    """It is not asked for any more, is counted, and the reason names the cap."""
+    """No extension is requested; it is counted, and the reason names the cap."""
     keeping = Keeping(lease=10, lease_cap=60)
     await keeping.leases.extend_due([keeping.received("old", age=60)])
     assert keeping.receiver.calls == []
@@ -103,8 +103,8 @@ async def test_a_message_at_its_cap_is_lost() -> None:
     assert keeping.extensions("capped") == 1
 
 
-async def test_each_answer_counts_for_its_message() -> None:
-    """Extended, tried again at once, or lost."""
+async def test_each_result_counts_for_its_message() -> None:
+    """It is extended, retried in the next round, or lost."""
     keeping = Keeping(lease=10)
     keeping.receiver.refused = {"busy": TRANSIENT, "gone": PERMANENT, "odd": ValueError("?")}
     batch = [keeping.received(id_) for id_ in ("fine", "busy", "gone", "odd")]
@@ -113,7 +113,7 @@ async def test_each_answer_counts_for_its_message() -> None:
     assert (keeping.extensions("ok"), keeping.extensions("failed")) == (1, 3)
 
 
-async def test_a_refusal_for_what_is_settled_meanwhile_is_none() -> None:
+async def test_a_refusal_for_a_message_settled_meanwhile_is_ignored() -> None:
     """A settled message has no lease, and is not lost."""
     keeping = Keeping(lease=10)
     keeping.receiver.refused = {"1": PERMANENT}
@@ -123,14 +123,14 @@ async def test_a_refusal_for_what_is_settled_meanwhile_is_none() -> None:
     assert keeping.extensions("failed") == 0
 
 
-async def test_what_goes_along_with_a_lease_is_told_of_it() -> None:
-    """With its seconds, and only where the lease was extended."""
+async def test_on_extend_is_called_after_the_lease_was_extended() -> None:
+    """With the seconds, and only if the extension succeeded."""
     keeping = Keeping(lease=10)
-    told: list[tuple[str, float]] = []
+    calls: list[tuple[str, float]] = []
 
     def renewal(id_: str) -> Any:
         async def renew(seconds: float) -> None:
-            told.append((id_, seconds))
+            calls.append((id_, seconds))
 
         return renew
 
@@ -139,11 +139,11 @@ async def test_what_goes_along_with_a_lease_is_told_of_it() -> None:
     for each in batch:
         each.on_extend = renewal(each.id)
     await keeping.leases.extend_due(batch)
-    assert told == [("kept", 10)]
+    assert calls == [("kept", 10)]
 
 
-async def test_a_renewal_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """It is the handler's own; the lease is kept, and so are those of the others."""
+async def test_an_on_extend_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The leases of this and all other messages are kept."""
 
     async def renew(seconds: float) -> None:
         raise ValueError("the store is away")
@@ -156,8 +156,8 @@ async def test_a_renewal_that_fails_is_logged(caplog: pytest.LogCaptureFixture) 
     assert keeping.lost == []
 
 
-async def test_leases_are_extended_by_half_time_in_batches() -> None:
-    """From receipt on, as many in a call as the broker takes, whether started or not."""
+async def test_leases_are_extended_in_batches_before_half_of_their_time() -> None:
+    """All messages in flight, handled or not, in batches of the size that the broker takes."""
     gate, receiver = Gate(), Receiver()
     can = capabilities(lease=SHORT, batch_messages=2)
     async with running(gate, can, receiver=receiver) as bench:
@@ -170,8 +170,8 @@ async def test_leases_are_extended_by_half_time_in_batches() -> None:
         gate.open.set()
 
 
-async def test_a_settled_message_is_extended_no_more() -> None:
-    """Only what is in flight has a lease to keep."""
+async def test_the_lease_of_a_settled_message_is_not_extended() -> None:
+    """Only messages in flight have a lease to keep."""
     gate, receiver = Gate(), Receiver()
 
     async def handler(received: Message) -> None:
@@ -185,8 +185,8 @@ async def test_a_settled_message_is_extended_no_more() -> None:
         gate.open.set()
 
 
-async def test_a_broker_without_leases_is_not_asked_to_extend() -> None:
-    """What a handler keeps along with one is still to be renewed there; nothing else is done."""
+async def test_without_leases_the_broker_is_not_called() -> None:
+    """The on_extend of a message is still called."""
     keeping = Keeping(lease=None)
     renewed: list[float] = []
 
@@ -200,8 +200,8 @@ async def test_a_broker_without_leases_is_not_asked_to_extend() -> None:
     assert renewed == [30]
 
 
-async def test_a_lost_message_is_told_of_once_and_never_acked() -> None:
-    """Its handler works on; what it ends with is stale."""
+async def test_a_lost_message_is_reported_once_and_never_acked() -> None:
+    """Its handler runs on, and its end is counted as stale."""
     gate, receiver = Gate(), Receiver()
     async with running(gate, capabilities(lease=SHORT), receiver=receiver) as bench:
         receiver.refused = {"1": PERMANENT}
@@ -222,10 +222,10 @@ async def test_a_lost_message_is_told_of_once_and_never_acked() -> None:
     [(["slow"], None), (["slow"], "k"), (["fails"], "k")],
     ids=["is ready", "waits for its key", "waits to be tried again"],
 )
-async def test_a_message_that_is_lost_before_its_handling_is_not_handled(
+async def test_a_message_lost_before_it_starts_is_not_handled(
     before: list[str], key: str | None
 ) -> None:
-    """It is told of once, nothing of it is stale, and the next of its key flows."""
+    """It is reported once, is not stale, and the next of its key is handled."""
     gate, receiver, retry = Gate(), Receiver(), asyncio.Event()
     lost = "fails" if "fails" in before else "lost"
 
@@ -253,8 +253,8 @@ async def test_a_message_that_is_lost_before_its_handling_is_not_handled(
     assert bench.metric("stale_settles") == 0
 
 
-async def test_a_lost_message_that_comes_again_waits_for_its_first_handling() -> None:
-    """Never two handlers of one key at once, not even for two deliveries of one message."""
+async def test_a_redelivered_message_waits_for_its_first_handler() -> None:
+    """A key never has two handlers at once, not even for two deliveries of one message."""
     gate, receiver = Gate(), Receiver()
     can = capabilities(lease=SHORT)
     async with running(gate, can, receiver=receiver, order="key", concurrency=2) as bench:
@@ -271,7 +271,7 @@ async def test_a_lost_message_that_comes_again_waits_for_its_first_handling() ->
 
 
 async def test_a_handler_extends_its_own_message() -> None:
-    """By what it says, and the broker's refusal is its own to see."""
+    """Message.extend passes the seconds to the broker, and raises if it refuses."""
     seen: list[str] = []
 
     async def handler(received: Message) -> None:
@@ -290,14 +290,14 @@ async def test_a_handler_extends_its_own_message() -> None:
     assert (extensions(bench, "ok"), extensions(bench, "failed")) == (1, 1)
 
 
-async def test_a_message_of_no_subscriber_has_no_lease() -> None:
-    """Extending it is a mistake, and says so."""
+async def test_extending_a_message_that_was_not_received_is_an_error() -> None:
+    """The error says that a subscriber must have received it."""
     with pytest.raises(UsageError, match="was not received by a subscriber"):
         await message().extend(1)
 
 
-async def test_leases_are_kept_from_receipt_until_the_handling_ends() -> None:
-    """What waits for a worker is extended as well as what is handled; nothing is after."""
+async def test_leases_are_kept_from_receipt_until_the_settle() -> None:
+    """Those of messages that wait for a worker too, and none after the settle."""
     gate = Gate()
     async with running(gate, capabilities(lease=0.02)) as bench:
         bench.receiver.put(message(id="handled"), message(id="waiting"))
@@ -312,7 +312,7 @@ async def test_leases_are_kept_from_receipt_until_the_handling_ends() -> None:
 
 
 async def test_a_lease_that_cannot_be_extended_is_reported() -> None:
-    """A refused extension is counted, and the handler goes on."""
+    """The refusal is counted, and the handler runs on."""
     gate = Gate()
     async with running(gate, capabilities(lease=0.02)) as bench:
         bench.receiver.extend_error = PERMANENT
@@ -323,15 +323,15 @@ async def test_a_lease_that_cannot_be_extended_is_reported() -> None:
 
 
 class _RefusingOne(FakeReceiver):
-    """Fail for now to extend the message ``throttled``."""
+    """Fails to extend the message ``throttled``, for now."""
 
     async def extend(self, batch: Sequence[Message], seconds: float) -> list[Exception | None]:
         self.extended.extend(batch)
         return [TRANSIENT if m.id == "throttled" else None for m in batch]
 
 
-async def test_an_extension_that_failed_for_now_is_tried_again_before_its_lease_is_over() -> None:
-    """It is due at the next round, not at the one after it as what was extended."""
+async def test_a_failed_extension_is_retried_before_the_lease_is_over() -> None:
+    """It is due in the next round, unlike an extended one."""
     gate, receiver = Gate(), _RefusingOne()
     async with running(gate, capabilities(lease=0.02), receiver=receiver) as bench:
         receiver.put(message(id="throttled"), message(id="fine"))
@@ -343,7 +343,7 @@ async def test_an_extension_that_failed_for_now_is_tried_again_before_its_lease_
 
 
 async def test_a_handler_may_extend_its_message() -> None:
-    """Message.extend reaches the broker, and its refusal the handler."""
+    """Message.extend calls the broker, and the handler gets the broker's error."""
     refused: list[Exception] = []
 
     async def handler(received: Message) -> None:
@@ -373,8 +373,8 @@ class _Extends(FakeReceiver):
         return await super().extend(batch, seconds)
 
 
-async def test_an_old_message_does_not_shorten_the_leases_of_the_others() -> None:
-    """Near its cap one message is extended by little; those in its batch by a whole lease."""
+async def test_a_message_near_its_cap_does_not_shorten_other_leases() -> None:
+    """It is extended for less than the others of its batch."""
     receiver = _Extends()
     can = capabilities(lease=10, lease_cap=60)
     metrics = SubscriberMetrics(Metrics(), "t", "s")
@@ -387,8 +387,8 @@ async def test_an_old_message_does_not_shorten_the_leases_of_the_others() -> Non
     assert receiver.seconds["young"] == [10]
 
 
-async def test_a_renewal_that_hangs_does_not_keep_leases_from_being_extended() -> None:
-    """Message.on_extend is a user's: what it does is not the other messages' concern."""
+async def test_an_on_extend_that_hangs_does_not_block_other_leases() -> None:
+    """Message.on_extend is the user's code, and must not affect other messages."""
     gate = Gate()
 
     async def handler(received: Message) -> None:
@@ -407,8 +407,8 @@ async def test_a_renewal_that_hangs_does_not_keep_leases_from_being_extended() -
 
 
 @pytest.mark.parametrize("renew", [lambda seconds: None, lambda: None])
-async def test_a_renewal_that_is_no_coroutine_does_not_end_the_subscriber(renew: Any) -> None:
-    """A mistake in an on_extend is logged; the leases are kept, and the engine lives."""
+async def test_an_on_extend_that_is_not_async_does_not_end_the_subscriber(renew: Any) -> None:
+    """The mistake is logged, and the leases are kept."""
     gate = Gate()
 
     async def handler(received: Message) -> None:
@@ -421,8 +421,8 @@ async def test_a_renewal_that_is_no_coroutine_does_not_end_the_subscriber(renew:
         gate.open.set()
 
 
-async def test_what_is_settled_while_others_are_extended_does_not_end_the_subscriber() -> None:
-    """Near its cap a message may be settled while the leases of younger ones are extended."""
+async def test_a_settle_during_an_extension_does_not_end_the_subscriber() -> None:
+    """A message near its cap may be settled while the leases of younger ones are extended."""
     metrics = SubscriberMetrics(Metrics(), "t", "s")
     in_flight = InFlight(100, 10**9)
     old, young = message(id="old"), message(id="young")
@@ -439,8 +439,8 @@ async def test_what_is_settled_while_others_are_extended_does_not_end_the_subscr
     await leases.extend_due([old, young])
 
 
-async def test_hanging_renewals_in_many_batches_do_not_add_up() -> None:
-    """The leases of a round are extended first, then what goes along with them, all at once."""
+async def test_hanging_on_extends_do_not_add_up() -> None:
+    """All leases of a round are extended first, then all on_extends are called at once."""
     gate = Gate()
     renewing: list[float] = []
     before_last: list[int] = []

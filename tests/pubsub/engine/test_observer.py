@@ -1,4 +1,4 @@
-"""Observers: which methods are bound, in which order they are called, and what they cost."""
+"""Observers: which methods are bound, in which order they are called, and their cost."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_a_single_observer_is_called_without_a_function_in_between() -> None:
 
 
 def test_an_event_that_no_observer_overrides_is_ignored() -> None:
-    """It may be reported all the same."""
+    """It may be reported without an effect."""
     Observers([_Recorder("other", [])]).lost(message())
 
 
-def test_attempts_are_watched_only_if_an_observer_asks_for_them() -> None:
-    """Without such an observer, handlers are called as they are."""
+def test_attempts_are_reported_only_if_an_observer_overrides_them() -> None:
+    """Otherwise the handlers are called directly."""
 
     class Ends(Observer):
         def attempt_ended(

@@ -1,4 +1,4 @@
-"""The low-water marks: whatever the order of endings, a mark never lies."""
+"""Low-water marks: in whatever order items complete, no unfinished item is below a mark."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 from gizmopy.pubsub.engine.positions import LowWaterMark, Positions
 
 
-def test_the_mark_is_the_last_of_what_is_completed_without_a_gap() -> None:
-    """It moves when the first unfinished item completes, and over what had completed behind it."""
+def test_the_mark_is_the_last_item_completed_without_a_gap() -> None:
+    """It moves when the first unfinished item completes, over all items completed behind it."""
     low_water: LowWaterMark[int] = LowWaterMark()
     for offset in (5, 6, 9, 10):
         low_water.received(offset)
@@ -39,8 +39,8 @@ def test_the_mark_is_the_last_of_what_is_completed_without_a_gap() -> None:
     assert (low_water.pending, low_water.above_mark) == (1, 0)
 
 
-def test_what_was_never_received_is_no_gap() -> None:
-    """Offsets that the broker skips do not hold the mark up."""
+def test_an_item_that_was_never_received_is_not_a_gap() -> None:
+    """Offsets that the broker skips do not stop the mark."""
     low_water: LowWaterMark[int] = LowWaterMark()
     for offset in (1, 1_000_000):
         low_water.received(offset)
@@ -49,7 +49,7 @@ def test_what_was_never_received_is_no_gap() -> None:
 
 
 def test_an_item_completes_once() -> None:
-    """A second completion, and one of what was not received, change nothing."""
+    """To complete it again, or one that was not received, has no effect."""
     positions: Positions[str] = Positions()
     positions.received("p", "a")
     assert positions.completed("p", "a")
@@ -73,7 +73,7 @@ def test_a_mark_is_handed_out_once() -> None:
 
 
 def test_a_mark_that_is_put_back_does_not_hide_a_later_one() -> None:
-    """What is handed out next is the newest mark, and an old one where there is no newer."""
+    """The newest mark is handed out next, or the old one if there is no newer."""
     positions: Positions[str] = Positions()
     for item in ("a", "b"):
         positions.received("p", item)
@@ -87,7 +87,7 @@ def test_a_mark_that_is_put_back_does_not_hide_a_later_one() -> None:
 
 
 def test_a_mark_of_an_assignment_that_is_over_is_not_put_back() -> None:
-    """A commit that fails because the partition has gone is not tried in the next assignment."""
+    """A commit that failed because the partition was revoked is not retried later."""
     positions: Positions[str] = Positions()
     positions.received("p", "old")
     positions.completed("p", "old")
@@ -100,8 +100,8 @@ def test_a_mark_of_an_assignment_that_is_over_is_not_put_back() -> None:
     assert positions.take_marks() == []
 
 
-def test_what_completes_after_its_assignment_is_stale() -> None:
-    """It moves no mark, even where the partition was assigned again since."""
+def test_an_item_that_completes_after_its_assignment_is_stale() -> None:
+    """It moves no mark, also if the partition was assigned again since."""
     positions: Positions[object] = Positions()
     old, new = object(), object()
     positions.received("p", old)
@@ -114,8 +114,8 @@ def test_what_completes_after_its_assignment_is_stale() -> None:
     assert positions.take_marks() == [("p", new)]
 
 
-def test_what_is_completed_above_the_mark_is_counted() -> None:
-    """The count is what would come again after a crash, though it is handled."""
+def test_items_completed_above_the_mark_are_counted() -> None:
+    """They are handled, and a crash would repeat them."""
     positions: Positions[int] = Positions()
     for number in range(6):
         positions.received(number % 2, number)
@@ -129,14 +129,14 @@ def test_what_is_completed_above_the_mark_is_counted() -> None:
 
 
 class _Large:
-    """Stands for a message with a large body."""
+    """Takes the place of a message with a large body."""
 
 
 @pytest.mark.parametrize("order", [list, reversed, lambda n: [*n[::2], *n[1::2]]])
-def test_what_is_completed_behind_a_slow_item_is_let_go_of(
+def test_items_completed_behind_a_slow_one_are_not_kept(
     order: Callable[[range], list[int]],
 ) -> None:
-    """Of a thousand items completed in a row, only the one that a mark can reach is kept."""
+    """Of a thousand items in a row, only the last one is kept, as the mark can reach only that."""
     low_water: LowWaterMark[_Large] = LowWaterMark()
     items = [_Large() for _ in range(1001)]
     alive = weakref.WeakSet(items)
@@ -161,7 +161,7 @@ class _Item:
 
 
 class _Partition:
-    """What the broker and the test know of one partition."""
+    """The state of one partition at the broker and in the test."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -183,10 +183,10 @@ class _Partition:
         return mark
 
     committed_before = -1
-    """What was committed when this epoch began."""
+    """The commit at the start of this epoch."""
 
     def revoke(self) -> None:
-        """Begin the next epoch, which receives again from what is committed on."""
+        """Begin the next epoch, which receives again from the commit on."""
         self.epoch += 1
         self.received, self.done = [], set()
         self.committed_before = self.committed
@@ -233,7 +233,7 @@ class PositionsMachine(RuleBasedStateMachine):
 
     @rule(target=commits)
     def begin_commit(self) -> _Marks:
-        """Take the marks; what becomes of the call shows later."""
+        """Take the marks; a later rule decides the result of the call."""
         self.calling += 1
         return [(item.partition, item) for _, item in self.positions.take_marks()]
 
@@ -262,7 +262,7 @@ class PositionsMachine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: not self.calling)
     def commit_all(self) -> None:
-        """Everything that is completed without a gap can be committed, and nothing else."""
+        """All items completed without a gap can be committed, and no others."""
         for number, item in self.positions.take_marks():
             partition = self.partitions[item.partition]
             assert (number, item.epoch) == (item.partition, partition.epoch)
@@ -272,14 +272,14 @@ class PositionsMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_unfinished_is_committed(self) -> None:
-        """What is committed is below the first unfinished message of each partition."""
+        """All committed items are below the first unfinished one of their partition."""
         for partition in self.partitions:
             unfinished = [i.offset for i in partition.received if i not in partition.done]
             assert partition.committed < min(unfinished, default=partition.next_offset)
 
     @invariant()
-    def what_is_above_is_counted(self) -> None:
-        """The count is what is done and lies above the marks."""
+    def items_above_the_mark_are_counted(self) -> None:
+        """The count is that of the completed items above the marks."""
         above = [item for p in self.partitions for item in p.done if item.offset > p.mark]
         assert self.positions.above_mark == len(above)
 

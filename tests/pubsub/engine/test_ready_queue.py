@@ -1,4 +1,4 @@
-"""Who handles a message next: workers sleep while there is none, and wake one another."""
+"""The ready queue: idle workers wait, and wake one another for the messages that arrive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def messages(count: int) -> list[Message]:
 async def workers(
     ready: ReadyQueue, count: int, size: int = 1, seconds: float = 0
 ) -> AsyncIterator[list[list[str]]]:
-    """Let workers collect while the context lasts; yields what they have, in order."""
+    """Let workers collect while the context lasts; yield their batches, in order."""
     batches: list[list[str]] = []
 
     async def work() -> None:
@@ -42,7 +42,7 @@ async def workers(
 
 
 async def test_messages_are_taken_in_their_order() -> None:
-    """First in, first out, and None where there is nothing."""
+    """First in, first out, and None if there is no message."""
     ready = ReadyQueue(lambda: None)
     first, second = messages(2)
     ready.put(first)
@@ -51,7 +51,7 @@ async def test_messages_are_taken_in_their_order() -> None:
 
 
 async def test_one_message_wakes_one_worker() -> None:
-    """The others sleep on."""
+    """The others keep waiting."""
     ready = ReadyQueue(lambda: None)
     sleepers = [asyncio.create_task(ready.wait()) for _ in range(3)]
     await turns(2)
@@ -63,7 +63,7 @@ async def test_one_message_wakes_one_worker() -> None:
 
 
 async def test_many_messages_wake_as_many_workers() -> None:
-    """Each that takes one wakes the next, so that none sleeps while there is work."""
+    """Each worker that takes a message wakes the next one."""
     ready = ReadyQueue(lambda: None)
     taken = []
     go_on = asyncio.Event()
@@ -83,8 +83,8 @@ async def test_many_messages_wake_as_many_workers() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_a_sleeper_that_was_cancelled_is_forgotten() -> None:
-    """The next message wakes one that still sleeps."""
+async def test_a_cancelled_worker_is_not_woken() -> None:
+    """The next message wakes another worker."""
     ready = ReadyQueue(lambda: None)
     gone, here = (asyncio.create_task(ready.wait()) for _ in range(2))
     await turns(2)
@@ -94,8 +94,8 @@ async def test_a_sleeper_that_was_cancelled_is_forgotten() -> None:
     assert await asyncio.wait_for(here, 5)
 
 
-async def test_a_message_that_was_withdrawn_leaves_the_worker_asleep() -> None:
-    """A wake-up for nothing does not hand out nothing, and the next message is taken."""
+async def test_a_worker_woken_for_a_removed_message_waits_again() -> None:
+    """It collects nothing, and takes the next message."""
     ready = ReadyQueue(lambda: None)
     async with workers(ready, 1) as batches:
         ready.put(message(id="lost"))
@@ -107,8 +107,8 @@ async def test_a_message_that_was_withdrawn_leaves_the_worker_asleep() -> None:
     assert batches == [["next"]]
 
 
-async def test_the_end_wakes_all_and_returns_what_is_left() -> None:
-    """Who waits is told that there will be nothing; later ones are told at once."""
+async def test_close_wakes_all_workers_and_returns_the_rest() -> None:
+    """Waiting workers end, and later ones do not begin to wait."""
     ready = ReadyQueue(lambda: None)
     sleepers = [asyncio.create_task(ready.wait()) for _ in range(3)]
     await turns(2)
@@ -120,23 +120,23 @@ async def test_the_end_wakes_all_and_returns_what_is_left() -> None:
     assert ready.take() is None
 
 
-async def test_the_end_may_come_twice() -> None:
-    """A drain that was cut short ends it again."""
+async def test_close_may_be_called_twice() -> None:
+    """A drain that was cancelled closes it again."""
     ready = ReadyQueue(lambda: None)
     ready.put(message())
     assert len(ready.close()) == 1
     assert ready.close() == []
 
 
-async def test_a_batch_holds_what_is_there() -> None:
-    """Without a wait, and up to the size."""
+async def test_a_batch_holds_the_ready_messages() -> None:
+    """Without a wait, up to its size."""
     ready = ReadyQueue(lambda: None)
     ready.messages.extend(messages(5))
     assert [len(await ready.collect(3, 0)) for _ in range(2)] == [3, 2]
 
 
 async def test_a_full_batch_does_not_wait() -> None:
-    """The wait is for what is missing."""
+    """Only an incomplete batch waits."""
     ready = ReadyQueue(lambda: None)
     ready.messages.extend(messages(2))
     async with asyncio.timeout(5):
@@ -144,7 +144,7 @@ async def test_a_full_batch_does_not_wait() -> None:
 
 
 async def test_a_batch_is_filled_while_it_waits() -> None:
-    """What comes within the seconds goes along; the size ends the wait."""
+    """Messages that arrive in time are added, until the batch is full."""
     ready = ReadyQueue(lambda: None)
     async with workers(ready, 1, size=3, seconds=60) as batches:
         for each in messages(3):
@@ -155,7 +155,7 @@ async def test_a_batch_is_filled_while_it_waits() -> None:
 
 
 async def test_the_seconds_count_from_the_first_message() -> None:
-    """A batch that is not full is handed out when they are over."""
+    """An incomplete batch is returned when they are over."""
     ready = ReadyQueue(lambda: None)
     async with workers(ready, 1, size=3, seconds=0.01) as batches:
         ready.put(message(id="0"))
@@ -163,8 +163,8 @@ async def test_the_seconds_count_from_the_first_message() -> None:
     assert batches == [["0"]]
 
 
-async def test_the_end_hands_out_a_batch_that_still_waits() -> None:
-    """What a worker has taken is its own to handle."""
+async def test_close_returns_a_batch_that_still_waits() -> None:
+    """Its messages were taken by the worker, which handles them."""
     ready = ReadyQueue(lambda: None)
     async with workers(ready, 1, size=3, seconds=60) as batches:
         ready.put(message(id="0"))
@@ -175,8 +175,8 @@ async def test_the_end_hands_out_a_batch_that_still_waits() -> None:
 
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
-async def test_no_message_waits_while_a_worker_sleeps(cancelled_first: bool) -> None:
-    """Whether a sleeper is cancelled before or after it is woken: another one is woken."""
+async def test_no_message_waits_while_a_worker_is_idle(cancelled_first: bool) -> None:
+    """If the woken worker is cancelled, before or after, another one is woken."""
     ready = ReadyQueue(lambda: None)
     gone, here = (asyncio.create_task(ready.wait()) for _ in range(2))
     await turns(2)
@@ -189,7 +189,7 @@ async def test_no_message_waits_while_a_worker_sleeps(cancelled_first: bool) -> 
 
 
 async def _trickle(count: int, pauses: list[int], size: int, ends: list[int]) -> None:
-    """Put messages in bursts, end waits in their midst, and see all of them taken once."""
+    """Put messages in bursts, cancel waiting workers, and check that each is taken once."""
     ready = ReadyQueue(lambda: None)
     taken: list[str] = []
 
@@ -224,12 +224,12 @@ async def _trickle(count: int, pauses: list[int], size: int, ends: list[int]) ->
 def test_every_message_is_taken_once(
     count: int, pauses: list[int], size: int, ends: list[int]
 ) -> None:
-    """Whenever messages come, and whichever workers are cancelled in their sleep meanwhile."""
+    """Whenever messages arrive, and whichever waiting workers are cancelled."""
     asyncio.run(_trickle(count, pauses, size, ends))
 
 
-async def test_ready_wakes_nobody_who_was_just_cancelled() -> None:
-    """A message that comes in the turn in which a sleeper's wait ends is no InvalidStateError."""
+async def test_a_worker_cancelled_in_the_same_turn_is_not_woken() -> None:
+    """To wake it would raise InvalidStateError."""
     ready = ReadyQueue(lambda: None)
     sleeper = asyncio.create_task(ready.wait())
     await turns(3)
@@ -238,8 +238,8 @@ async def test_ready_wakes_nobody_who_was_just_cancelled() -> None:
     await asyncio.wait([sleeper])
 
 
-async def test_ready_hands_on_a_wake_up_that_came_too_late() -> None:
-    """A worker that is woken and cancelled in one turn leaves the message to another sleeper."""
+async def test_a_worker_cancelled_after_it_was_woken_wakes_another() -> None:
+    """The message is left to another waiting worker."""
     ready = ReadyQueue(lambda: None)
     first = asyncio.create_task(ready.wait())
     await turns(3)
@@ -253,8 +253,8 @@ async def test_ready_hands_on_a_wake_up_that_came_too_late() -> None:
     second.cancel()
 
 
-async def test_engine_survives_a_message_at_the_end_of_a_batch_wait() -> None:
-    """A message received in the very turn in which batch_wait ends does not kill the engine."""
+async def test_a_message_at_the_end_of_a_batch_wait_does_not_end_the_engine() -> None:
+    """It arrives in the turn of the loop in which batch_wait is over."""
     loop = asyncio.get_running_loop()
     batches: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The engine on a broker that keeps positions: commits never lie, whatever the group does."""
+"""The engine on a broker that keeps positions: commits are true, whatever the group does."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def numbers(count: int) -> list[str]:
 # Commits
 
 
-async def test_only_what_is_handled_without_a_gap_is_committed() -> None:
-    """What ends above an unfinished message waits for it; then all of it is committed at once."""
+async def test_only_messages_handled_without_a_gap_are_committed() -> None:
+    """Messages handled above an unfinished one wait for it; then all are committed at once."""
     gates = Gates()
     async with broker_of(hole_every=2) as broker:
         await send(broker, *numbers(4))
@@ -44,8 +44,8 @@ async def test_only_what_is_handled_without_a_gap_is_committed() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("order", ["none", "key", "partition"])
-async def test_whatever_order_handlings_end_in_no_commit_lies(order: str, seed: int) -> None:
-    """At no time is an unhandled message below a commit; all are handled once, and in order."""
+async def test_no_unhandled_message_is_ever_below_a_commit(order: str, seed: int) -> None:
+    """In whatever order handlers end; each message is handled once, and in order."""
     chance = random.Random(seed)
     handled: dict[int, set[int]] = defaultdict(set)
     by_lane: dict[object, list[int]] = defaultdict(list)
@@ -71,8 +71,8 @@ async def test_whatever_order_handlings_end_in_no_commit_lies(order: str, seed: 
             assert all(lane == sorted(lane) for lane in by_lane.values())
 
 
-async def test_a_message_that_is_tried_again_holds_the_commit() -> None:
-    """It is retried in place; what others have done above it is committed when it succeeds."""
+async def test_a_message_that_is_retried_holds_the_commit() -> None:
+    """It is retried in place; when it succeeds, the messages above it are committed too."""
     fails = 4
     done: list[str] = []
 
@@ -93,7 +93,7 @@ async def test_a_message_that_is_tried_again_holds_the_commit() -> None:
 
 
 async def test_a_dead_letter_is_committed_once_it_is_confirmed() -> None:
-    """While the dead letters refuse it, the partition's mark stays below it."""
+    """Until then the mark of its partition stays below it."""
     refusals = [TIMED_OUT, TIMED_OUT]
     committed: list[dict[int, int]] = []
 
@@ -101,7 +101,7 @@ async def test_a_dead_letter_is_committed_once_it_is_confirmed() -> None:
         if message.id == "0":
             raise Reject("poison")
 
-    async def bury(_: Message) -> None:
+    async def publish(_: Message) -> None:
         await turns()
         committed.append(broker.committed("t", "s"))
         if refusals:
@@ -109,13 +109,13 @@ async def test_a_dead_letter_is_committed_once_it_is_confirmed() -> None:
 
     async with broker_of() as broker:
         await send(broker, *numbers(3))
-        async with Member(broker, handle, concurrency=2, dead_letter=bury):
+        async with Member(broker, handle, concurrency=2, dead_letter=publish):
             await until(lambda: broker.is_consumed("t", "s"))
     assert committed == [{}, {}, {}]
 
 
 async def test_a_commit_that_fails_does_not_end_the_subscriber() -> None:
-    """What failed for good is part of the next commit, and nothing is handled twice."""
+    """Its offsets are part of the next commit, and nothing is handled twice."""
     gates = Gates()
     async with broker_of() as broker:
         broker.commit_errors.append(COMMIT_FAILED)
@@ -129,7 +129,7 @@ async def test_a_commit_that_fails_does_not_end_the_subscriber() -> None:
     assert gates.finished == ["0", "1"]
 
 
-async def test_a_commit_that_fails_for_now_is_tried_again() -> None:
+async def test_a_commit_that_fails_for_now_is_retried() -> None:
     """The message is not handled again for it."""
     gates = Gates()
     gates.open("0")
@@ -143,7 +143,7 @@ async def test_a_commit_that_fails_for_now_is_tried_again() -> None:
 
 
 async def test_an_outage_loses_nothing_and_repeats_nothing() -> None:
-    """The subscriber goes on when the broker is back, from the start on or from where it was."""
+    """The subscriber continues when the broker is back, also if it was away from the start."""
     gates = Gates()
     gates.open(*numbers(3))
     async with broker_of() as broker:
@@ -162,7 +162,7 @@ async def test_an_outage_loses_nothing_and_repeats_nothing() -> None:
 
 
 async def test_a_stuck_message_stops_the_intake_of_its_partition_only() -> None:
-    """Its partition is handed out so far ahead and no further; its neighbour flows."""
+    """Its partition is delivered ahead up to a limit; its neighbour continues."""
     gates = Gates()
     async with broker_of(partitions=2, ahead=5) as broker:
         stuck, free = [f"a{n}" for n in range(20)], [f"d{n}" for n in range(20)]
@@ -179,8 +179,8 @@ async def test_a_stuck_message_stops_the_intake_of_its_partition_only() -> None:
 # Revokes
 
 
-async def test_a_revoke_waits_for_what_is_started_and_commits_it() -> None:
-    """What is not started is dropped for its next owner; nothing is handled twice."""
+async def test_a_revoke_waits_for_running_handlers_and_commits_them() -> None:
+    """Other messages are dropped for their next owner; nothing is handled twice."""
     mine, yours = Gates(), Gates()
     sent = [f"a{number}" for number in range(5)]
     yours.open(*sent)
@@ -202,8 +202,8 @@ async def test_a_revoke_waits_for_what_is_started_and_commits_it() -> None:
 
 
 @pytest.mark.parametrize("order", ["none", "key"])
-async def test_what_is_not_finished_in_time_is_cancelled_and_comes_again(order: str) -> None:
-    """A handler that outlasts the rebalance is cancelled, and its message is not acked."""
+async def test_a_handler_that_outlasts_the_rebalance_is_cancelled(order: str) -> None:
+    """Its message is not acked, and is delivered again."""
     mine = Gates()
     async with broker_of(rebalance_seconds=0.05) as broker:
         await send(broker, "a0", "a1", "b2")
@@ -219,8 +219,8 @@ async def test_what_is_not_finished_in_time_is_cancelled_and_comes_again(order: 
     assert sorted(mine.started) == sorted([*first_two, "a0", "a1", "b2"])
 
 
-async def test_what_ends_after_its_assignment_is_not_acked() -> None:
-    """Even though the same member has the partition again: only the new handling counts."""
+async def test_a_message_handled_after_its_assignment_is_not_acked() -> None:
+    """Also if the same member has the partition again: only the new attempt counts."""
     late, gates = asyncio.Event(), Gates()
 
     async def handle(message: Message) -> None:
@@ -229,7 +229,7 @@ async def test_what_ends_after_its_assignment_is_not_acked() -> None:
             return
         gates.started.append(message.id)
         while not late.is_set():
-            with suppress(asyncio.CancelledError):  # it does not heed its cancellation
+            with suppress(asyncio.CancelledError):  # it ignores its cancellation
                 await late.wait()
         gates.finished.append(f"late {message.id}")
 
@@ -249,8 +249,8 @@ async def test_what_ends_after_its_assignment_is_not_acked() -> None:
     assert gates.finished == ["late 0", "0"]
 
 
-async def test_a_message_that_waits_for_a_retry_is_let_go_of() -> None:
-    """It does not hold up the rebalance, and its next owner handles it."""
+async def test_a_message_that_waits_for_a_retry_does_not_delay_the_rebalance() -> None:
+    """Its next owner handles it."""
     errors = [ValueError()]
     handled: list[str] = []
     waits = asyncio.Event()
@@ -275,7 +275,7 @@ async def test_a_message_that_waits_for_a_retry_is_let_go_of() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_rebalances_alone_repeat_nothing(seed: int) -> None:
-    """As long as what is started ends in time, and messages are started in their order."""
+    """If running handlers end in time, and messages start in their order."""
     chance = random.Random(seed)
     handled: list[str] = []
 
@@ -296,8 +296,8 @@ async def test_rebalances_alone_repeat_nothing(seed: int) -> None:
 # The end of a member
 
 
-async def test_after_a_crash_all_that_was_not_done_without_a_gap_comes_again() -> None:
-    """Nothing below the commit does, and nothing else is left out."""
+async def test_a_crash_repeats_all_messages_above_the_commit() -> None:
+    """No message below the commit is repeated, and no other is left out."""
     mine, yours = Gates(), Gates()
     async with broker_of(hole_every=3) as broker:
         await send(broker, *numbers(20))
@@ -313,8 +313,8 @@ async def test_after_a_crash_all_that_was_not_done_without_a_gap_comes_again() -
     assert yours.finished == numbers(20)[3:]
 
 
-async def test_after_a_crash_what_was_acked_since_the_last_commit_comes_again() -> None:
-    """Where the driver commits now and then; what was committed does not."""
+async def test_a_crash_repeats_the_messages_acked_since_the_last_commit() -> None:
+    """If the driver commits at intervals; committed messages are not repeated."""
     mine, yours = Gates(), Gates()
     yours.open(*numbers(10))
     async with broker_of(commit_every=3) as broker:
@@ -332,8 +332,8 @@ async def test_after_a_crash_what_was_acked_since_the_last_commit_comes_again() 
     assert yours.finished == numbers(10)[6:]
 
 
-async def test_after_a_clean_stop_only_the_unfinished_come_again() -> None:
-    """Started handlings are finished and committed; with concurrency 1 nothing is repeated."""
+async def test_a_clean_stop_repeats_only_unfinished_messages() -> None:
+    """Running handlers finish and are committed; with concurrency 1 nothing is repeated."""
     mine, yours = Gates(), Gates()
     async with broker_of(commit_every=100) as broker:
         await send(broker, *numbers(5))
@@ -354,7 +354,7 @@ async def test_after_a_clean_stop_only_the_unfinished_come_again() -> None:
 
 @pytest.mark.parametrize("order", ["none", "key"])
 async def test_a_drain_that_runs_out_of_time_acks_nothing_unfinished(order: str) -> None:
-    """What is cancelled comes again, and so does what had finished above it."""
+    """Cancelled messages are repeated, and so are those handled above them."""
     mine, yours = Gates(), Gates()
     async with broker_of() as broker:
         await send(broker, "a0", "b1", "c2")
@@ -395,7 +395,7 @@ class Storm:
         self.handled.append(message.id)
 
     async def run(self, broker: LogBroker) -> list[str]:
-        """Return the ids of what was sent, after all of it is handled and every member gone."""
+        """Return the ids of the messages, after all are handled and all members have left."""
         sent: list[str] = []
         for begin in range(0, self.ROUNDS * self.EACH, self.EACH):
             new = [f"{key}{n}" for n in range(begin, begin + self.EACH) for key in self.KEYS]
@@ -413,7 +413,7 @@ class Storm:
         return sent
 
     async def change(self, broker: LogBroker) -> None:
-        """Let a member join, leave, die, or only let partitions be dealt anew."""
+        """Let a member join, leave or die, or only rebalance."""
         change = self.chance.choice([self.join, self.join, self.leave, self.die, self.rebalance])
         await change(broker)
 
@@ -439,7 +439,7 @@ class Storm:
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("order", ["none", "key"])
 async def test_members_that_come_and_go_lose_nothing(order: str, seed: int) -> None:
-    """All is handled and committed, no more repeated than was not committed, keys in order."""
+    """All are handled and committed, in order; only uncommitted messages are repeated."""
     storm = Storm(seed, order)
     commit_every = storm.chance.choice([1, 4])
     async with broker_of(partitions=4, ahead=30, commit_every=commit_every) as broker:

@@ -1,4 +1,4 @@
-"""What a receiver tells of itself without being asked to receive: where that is to be seen."""
+"""The status of a receiver: how the subscriber reports it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from gizmopy.pubsub import Status
 from tests.pubsub.support import Bench, FakeReceiver, capabilities, nothing, running, until
 
 
-class Telling(FakeReceiver):
-    """Tell what the test says."""
+class StatusReceiver(FakeReceiver):
+    """Has the status that the test sets."""
 
     now = Status()
 
@@ -16,14 +16,14 @@ class Telling(FakeReceiver):
 
 
 def gauge(bench: Bench, name: str) -> float:
-    """Return a gauge as it is now."""
+    """Return the current value of a gauge."""
     bench.subscriber.measure()
     return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").child("t", "s").value
 
 
-async def test_a_problem_of_the_receiver_is_one_of_the_subscriber() -> None:
-    """Also while a receive waits in peace, which tells of none; and no longer than it lasts."""
-    receiver = Telling()
+async def test_a_problem_of_the_receiver_is_a_problem_of_the_subscriber() -> None:
+    """Also while a receive waits normally; and no longer than it lasts."""
+    receiver = StatusReceiver()
     async with running(nothing, receiver=receiver) as bench:
         await until(lambda: receiver.limits)
         assert bench.subscriber.problem == ""
@@ -34,9 +34,9 @@ async def test_a_problem_of_the_receiver_is_one_of_the_subscriber() -> None:
         assert bench.subscriber.problem == ""
 
 
-def test_how_many_partitions_are_assigned_is_measured() -> None:
-    """None are where the broker has none, or no longer any for this receiver."""
-    receiver = Telling()
+def test_the_number_of_assigned_partitions_is_measured() -> None:
+    """It is 0 if the broker has no partitions, or this receiver no longer has one."""
+    receiver = StatusReceiver()
     bench = Bench(nothing, capabilities(positions=True), receiver=receiver)
     assert gauge(bench, "assigned_partitions") == 0
     receiver.now = Status(assigned=3)

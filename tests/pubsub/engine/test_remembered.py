@@ -1,4 +1,4 @@
-"""Senders choose keys and ids of any length: little of them is remembered."""
+"""Senders choose keys and ids of any length: little memory is kept for them."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,7 +37,7 @@ def test_long_keys_of_kafka_are_not_remembered(monkeypatch: pytest.MonkeyPatch) 
 def test_long_ids_of_messages_that_are_stuck_are_not_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A message that is stuck is logged once, and its id is not kept for that."""
+    """A stuck message is logged once, without keeping its id."""
     logged = []
     monkeypatch.setattr(failures_logger, "log", lambda *args, **more: logged.append(args[3][:9]))
     subscription = cast(Subscription, SimpleNamespace(name="Cats.on_cat"))

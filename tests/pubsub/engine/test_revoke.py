@@ -1,4 +1,4 @@
-"""Letting go of partitions that the broker takes away, with a broker that keeps positions."""
+"""Giving up partitions that the broker takes away, on a broker that keeps positions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.pubsub.support import (
 )
 
 POSITIONS = capabilities(positions=True, can_nack=False, lease=None, delivery_count=False)
-"""What a log of partitions can do."""
+"""The capabilities of a log of partitions."""
 LONG = 60.0
 """Seconds that no test waits for."""
 SOON = 0.02
@@ -34,18 +34,18 @@ def put(bench: Bench, *ids: str, partition: int = 0, **fields: Any) -> None:
 
 
 def acked(bench: Bench) -> list[str]:
-    """Return how far the broker was told that partitions are handled."""
+    """Return the positions that were handed to the broker."""
     return [each.id for each in bench.receiver.acked]
 
 
 def gauge(bench: Bench, name: str) -> float:
-    """Return a gauge as it is now."""
+    """Return the current value of a gauge."""
     bench.subscriber.measure()
     return bench.metrics.gauge(f"gizmo_pubsub_{name}", "").child("t", "s").value
 
 
-async def test_what_is_not_started_is_dropped_at_once() -> None:
-    """It is lost to the next owner, and not a handling is waited for."""
+async def test_a_message_that_has_not_started_is_dropped_at_once() -> None:
+    """It is left to the next owner, and the revoke does not wait for it."""
     gate = Gate()
     async with running(gate, POSITIONS) as bench:
         put(bench, "other", partition=1)
@@ -62,8 +62,8 @@ async def test_what_is_not_started_is_dropped_at_once() -> None:
     assert bench.metric("lost") == 2
 
 
-async def test_what_waits_in_its_lane_is_dropped() -> None:
-    """Only the one in front is waited for."""
+async def test_a_message_that_waits_in_its_lane_is_dropped() -> None:
+    """The revoke waits only for the one in front."""
     gate = Gate()
     async with running(gate, POSITIONS, order="partition") as bench:
         put(bench, "1", "2", "3")
@@ -80,8 +80,8 @@ async def test_what_waits_in_its_lane_is_dropped() -> None:
     assert bench.outcomes == [("2", "lost"), ("3", "lost"), ("1", "ack")]
 
 
-async def test_what_waits_to_be_tried_again_is_dropped() -> None:
-    """Its wait is ended, and its lane is free for the next assignment."""
+async def test_a_message_that_waits_for_a_retry_is_dropped() -> None:
+    """Its wait is cancelled, and its lane is free for the next assignment."""
     never = asyncio.Event()
 
     async def sleep(_: float) -> None:
@@ -101,7 +101,7 @@ async def test_what_waits_to_be_tried_again_is_dropped() -> None:
         await until(lambda: acked(bench) == ["new"])
 
 
-async def test_a_stuck_message_is_nobodys_problem_any_more() -> None:
+async def test_a_stuck_message_is_no_longer_counted() -> None:
     """Its next owner has it."""
 
     async def handler(_: Message) -> None:
@@ -122,8 +122,8 @@ async def test_a_stuck_message_is_nobodys_problem_any_more() -> None:
         assert bench.subscriber.stuck == 0
 
 
-async def test_what_is_started_is_finished_and_handed_over() -> None:
-    """The revoke returns when the last ack was taken."""
+async def test_a_running_handler_finishes_and_its_ack_is_handed_over() -> None:
+    """The revoke returns once the last ack was accepted."""
     gate = Gate()
     async with running(gate, POSITIONS, concurrency=2) as bench:
         put(bench, "1", "2")
@@ -141,8 +141,8 @@ async def test_what_is_started_is_finished_and_handed_over() -> None:
     assert bench.metric("lost") == 0
 
 
-async def test_what_is_not_finished_in_time_is_cancelled_and_not_acked() -> None:
-    """Its cancellation is no failure, and the worker works on."""
+async def test_a_handler_that_is_late_is_cancelled_and_not_acked() -> None:
+    """Its cancellation is not a failure, and the worker continues."""
     started, cancelled = asyncio.Event(), []
 
     async def handler(received: Message) -> None:
@@ -166,8 +166,8 @@ async def test_what_is_not_finished_in_time_is_cancelled_and_not_acked() -> None
     assert bench.metric("retries") == 0
 
 
-async def test_who_does_not_heed_its_cancellation_does_not_hold_up_the_revoke() -> None:
-    """What it ends with later is stale."""
+async def test_a_handler_that_ignores_its_cancellation_does_not_block_the_revoke() -> None:
+    """Its end is counted as stale."""
     stubborn = Gate()
 
     async def handler(received: Message) -> None:
@@ -188,8 +188,8 @@ async def test_who_does_not_heed_its_cancellation_does_not_hold_up_the_revoke() 
     assert bench.outcomes == [("1", "lost")]
 
 
-async def test_other_partitions_go_on() -> None:
-    """Neither their messages nor their handlers are touched."""
+async def test_other_partitions_continue() -> None:
+    """The revoke affects neither their messages nor their handlers."""
     gate = Gate()
     async with running(gate, POSITIONS, concurrency=2) as bench:
         put(bench, "gone", partition=0)
@@ -201,8 +201,8 @@ async def test_other_partitions_go_on() -> None:
         await until(lambda: acked(bench) == ["stays"])
 
 
-async def test_after_a_revoke_the_new_assignment_begins_anew() -> None:
-    """What was handled above a gap before does not count; what comes now does."""
+async def test_a_new_assignment_starts_without_the_old_positions() -> None:
+    """Messages handled above a gap before do not count; new ones do."""
     gate = Gate()
 
     async def handler(received: Message) -> None:
@@ -222,8 +222,8 @@ async def test_after_a_revoke_the_new_assignment_begins_anew() -> None:
     assert "above" not in acked(bench)
 
 
-async def test_a_partition_that_is_not_held_is_let_go_of_at_once() -> None:
-    """There is nothing to do, started or not."""
+async def test_a_partition_without_messages_is_given_up_at_once() -> None:
+    """With a running subscriber, and without."""
     bench = Bench(nothing, POSITIONS)
     async with asyncio.timeout(5), bench.subscriber:
         await bench.subscriber.revoke([0], LONG)
@@ -235,8 +235,8 @@ async def test_a_partition_that_is_not_held_is_let_go_of_at_once() -> None:
         await task
 
 
-async def test_no_time_is_enough_to_let_go() -> None:
-    """With zero seconds all is dropped and cancelled."""
+async def test_a_revoke_with_zero_seconds_cancels_at_once() -> None:
+    """All messages are dropped, and handlers cancelled."""
     gate = Gate()
     async with running(gate, POSITIONS, order="partition") as bench:
         put(bench, "1", "2")
@@ -249,7 +249,7 @@ async def test_no_time_is_enough_to_let_go() -> None:
 
 
 async def test_two_revokes_at_a_time_do_not_wait_for_one_another() -> None:
-    """Each returns when its own partitions are let go of."""
+    """Each returns when its own partitions are given up."""
     gates = {0: Gate(), 1: Gate()}
 
     async def handler(received: Message) -> None:
@@ -271,8 +271,8 @@ async def test_two_revokes_at_a_time_do_not_wait_for_one_another() -> None:
     assert sorted(bench.outcomes) == [("0", "ack"), ("1", "ack")]
 
 
-async def test_a_dead_letter_under_way_does_not_hold_up_the_revoke() -> None:
-    """Unconfirmed, it acks nothing: the next owner sees to the message."""
+async def test_a_dead_letter_being_published_does_not_block_the_revoke() -> None:
+    """It is not confirmed, so nothing is acked: the next owner handles the message."""
     publishing = Gate()
 
     async def handler(_: Message) -> None:
@@ -296,7 +296,7 @@ async def test_a_dead_letter_under_way_does_not_hold_up_the_revoke() -> None:
 
 @pytest.mark.parametrize("order", ["none", "partition"])
 async def test_a_revoke_during_a_drain_ends_both(order: str) -> None:
-    """The drain's report counts nothing twice, and nothing unfinished is acked."""
+    """The report of the drain counts no message twice, and no unfinished one is acked."""
     gate = Gate()
     async with running(gate, POSITIONS, order=order, concurrency=2) as bench:
         put(bench, "0", partition=0)
@@ -312,8 +312,8 @@ async def test_a_revoke_during_a_drain_ends_both(order: str) -> None:
     assert acked(bench) == ["1"]
 
 
-async def test_what_cannot_be_kept_of_a_leased_broker_is_let_go_of_too() -> None:
-    """A revoke is not only for positions: what is not started is dropped, not given back."""
+async def test_a_revoke_works_without_positions_too() -> None:
+    """Messages that have not started are dropped, not given back."""
     gate = Gate()
     async with running(gate, capabilities(lease=30)) as bench:
         put(bench, "1", "2")
@@ -326,8 +326,8 @@ async def test_what_cannot_be_kept_of_a_leased_broker_is_let_go_of_too() -> None
     assert bench.receiver.nacked == []
 
 
-async def test_what_was_revoked_is_not_said_to_be_acked() -> None:
-    """A position that is handed over to nobody is not an ack: told lost, and only that."""
+async def test_a_revoked_message_is_not_reported_as_acked() -> None:
+    """Its position is handed over to no one: it is reported as lost, and only as lost."""
     can = capabilities(positions=True, can_nack=False, delivery_count=False)
     async with running(nothing, can) as bench:
         bench.receiver.ack_gate.clear()
@@ -343,8 +343,8 @@ async def test_what_was_revoked_is_not_said_to_be_acked() -> None:
     assert len(bench.outcomes) == 2, bench.outcomes
 
 
-async def test_a_revoke_does_not_give_up_messages_of_partitions_that_stay() -> None:
-    """A key may stand in two partitions: what is behind it there is not given back for nothing."""
+async def test_a_revoke_keeps_the_messages_of_other_partitions() -> None:
+    """A key may have messages in two partitions: those of the other one are not given back."""
     never = asyncio.Event()
 
     async def sleep(_: float) -> None:

@@ -1,4 +1,4 @@
-"""Acks and nacks on their way to the broker: in which calls, tried how often, and told to whom."""
+"""The calls that settle: their batches, their retries, and the outcomes that they report."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ PERMANENT = PubSubError("lease is over", transient=False)
 
 
 class Settling:
-    """A settler on a fake receiver, and what it told."""
+    """A settler on a fake receiver, and the outcomes that it reported."""
 
-    def __init__(self, *, silent: bool = False, **can: Any) -> None:
+    def __init__(self, *, without_callback: bool = False, **can: Any) -> None:
         self.receiver = FakeReceiver()
         self.metrics = Metrics()
         self.in_flight = InFlight(100, 10**6)
-        self.told: list[tuple[str, str, BaseException | None]] = []
+        self.reported: list[tuple[str, str, BaseException | None]] = []
         self.sleeps: list[float] = []
         observers: list[Observer] = [SubscriberMetrics(self.metrics, "t", "s")]
-        if not silent:
-            observers.append(SettleCallback(lambda m, *what: self.told.append((m.id, *what))))
+        if not without_callback:
+            observers.append(SettleCallback(lambda m, *what: self.reported.append((m.id, *what))))
         self.settler = Settler(
             self.receiver,
             capabilities(**can),
@@ -78,7 +78,7 @@ class Settling:
 
 @asynccontextmanager
 async def settling(**options: Any) -> AsyncIterator[Settling]:
-    """Settle while the context lasts, then what is left."""
+    """Settle while the context lasts, then settle the rest."""
     bench = Settling(**options)
     task = asyncio.create_task(bench.settler.run())
     yield bench
@@ -87,8 +87,8 @@ async def settling(**options: Any) -> AsyncIterator[Settling]:
     await asyncio.wait_for(task, 5)
 
 
-async def test_what_ends_during_a_call_goes_with_the_next() -> None:
-    """Calls are as few as they can be without anything waiting for company."""
+async def test_messages_that_end_during_a_call_go_with_the_next() -> None:
+    """There are as few calls as possible without any wait."""
     async with settling() as bench:
         bench.receiver.ack_gate.clear()
         first, *others = bench.received(6)
@@ -102,17 +102,17 @@ async def test_what_ends_during_a_call_goes_with_the_next() -> None:
     assert bench.receiver.ack_batches == [1, 5]
 
 
-async def test_a_call_holds_what_the_broker_takes() -> None:
-    """More than that is cut into several."""
+async def test_a_call_holds_at_most_the_batch_of_the_broker() -> None:
+    """More messages are split into several calls."""
     async with settling(batch_messages=3) as bench:
         for each in bench.received(7):
             bench.settler.ack(each)
     assert bench.receiver.ack_batches == [3, 3, 1]
-    assert bench.told == [(str(n), "ack", None) for n in range(7)]
+    assert bench.reported == [(str(n), "ack", None) for n in range(7)]
 
 
 async def test_nacks_of_one_delay_go_together() -> None:
-    """A call has one delay."""
+    """Each call has one delay."""
     async with settling() as bench:
         error = ValueError()
         for each, delay in zip(bench.received(4), (0, 5, 0, 5), strict=True):
@@ -123,11 +123,11 @@ async def test_nacks_of_one_delay_go_together() -> None:
         ("1", 5),
         ("3", 5),
     ]
-    assert {told[1:] for told in bench.told} == {("nack", error)}
+    assert {reported[1:] for reported in bench.reported} == {("nack", error)}
 
 
-async def test_what_is_closed_settles_what_it_has() -> None:
-    """All that was handed in before is settled, and then the run ends."""
+async def test_a_closed_settler_settles_its_messages_first() -> None:
+    """All messages handed in before are settled, then run returns."""
     bench = Settling(batch_messages=1)
     for each in bench.received(3):
         bench.settler.ack(each)
@@ -137,10 +137,10 @@ async def test_what_is_closed_settles_what_it_has() -> None:
 
 
 @pytest.mark.parametrize("as_call", [True, False])
-async def test_a_failure_for_now_is_tried_three_times(
+async def test_a_transient_failure_has_three_attempts(
     as_call: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Then the message is let go of, counted and logged: it comes again."""
+    """Then the message is dropped, counted and logged: the broker delivers it again."""
     async with settling() as bench:
         errors = [TRANSIENT] * 3
         bench.receiver.ack_errors = [CallFails(e) for e in errors] if as_call else [*errors]
@@ -149,7 +149,7 @@ async def test_a_failure_for_now_is_tried_three_times(
         await until(lambda: not len(bench.in_flight))
     assert bench.receiver.ack_batches == [1, 1, 1]
     assert len(bench.sleeps) == 2
-    assert (bench.acked, bench.told) == ([], [])
+    assert (bench.acked, bench.reported) == ([], [])
     assert bench.metric("settle_failures") == 1
     assert bench.settler.tally.failed_to_settle == 1
     assert (
@@ -158,50 +158,50 @@ async def test_a_failure_for_now_is_tried_three_times(
     )
 
 
-async def test_only_what_failed_for_now_is_tried_again() -> None:
-    """What was confirmed and what was refused are not part of the next call."""
+async def test_only_transient_failures_are_retried() -> None:
+    """The next call contains neither confirmed nor refused messages."""
     async with settling() as bench:
         bench.receiver.ack_errors = [TRANSIENT, PERMANENT]
         for each in bench.received(3):
             bench.settler.ack(each)
     assert bench.receiver.ack_batches == [3, 1]
     assert bench.acked == ["2", "0"]
-    assert [id_ for id_, *_ in bench.told] == ["2", "0"]
+    assert [id_ for id_, *_ in bench.reported] == ["2", "0"]
     assert bench.metric("settle_failures") == 1
 
 
-async def test_a_refused_nack_is_no_nack() -> None:
-    """It is counted as a failure, and nobody is told that it was given back."""
+async def test_a_refused_nack_is_not_reported_as_a_nack() -> None:
+    """It is counted as a failure."""
     async with settling() as bench:
         bench.receiver.nack_errors = [PERMANENT]
         (each,) = bench.received(1)
         bench.settler.release(each, "nack", ValueError())
-    assert bench.told == []
+    assert bench.reported == []
     assert bench.settler.tally.failed_to_settle == 1
     assert bench.metric("settled", "nack") == 0
 
 
-async def test_a_broker_that_takes_nothing_back_is_not_asked() -> None:
-    """What is not acked comes again by itself."""
+async def test_without_nack_the_broker_is_not_called() -> None:
+    """It delivers unacked messages again by itself."""
     async with settling(can_nack=False) as bench:
         (each,) = bench.received(1)
         bench.settler.release(each, "released")
     assert bench.receiver.nacked == []
-    assert bench.told == [("0", "released", None)]
+    assert bench.reported == [("0", "released", None)]
     assert not len(bench.in_flight)
 
 
 async def test_each_outcome_is_counted_by_its_name() -> None:
-    """Metrics, the tally of a drain and who listens agree."""
+    """Metrics, the tally of a drain and on_settle agree."""
     async with settling() as bench:
-        acked, buried, nacked, released, stopped = bench.received(5)
+        acked, dead, nacked, released, stopped = bench.received(5)
         error = ValueError()
         bench.settler.ack(acked)
-        bench.settler.ack(buried, error)
+        bench.settler.ack(dead, error)
         bench.settler.release(nacked, "nack", error)
         bench.settler.release(released, "released")
         bench.settler.release(stopped, "nack", Stopped())
-    assert [outcome for _, outcome, _ in bench.told] == [
+    assert [outcome for _, outcome, _ in bench.reported] == [
         "ack",
         "dead_letter",
         "nack",
@@ -214,17 +214,17 @@ async def test_each_outcome_is_counted_by_its_name() -> None:
     assert (tally.finished, tally.released, tally.cancelled) == (3, 1, 1)
 
 
-async def test_acks_are_counted_where_nobody_listens() -> None:
-    """Without a listener the counts are the same."""
-    async with settling(silent=True) as bench:
+async def test_acks_are_counted_without_on_settle() -> None:
+    """The counts are the same."""
+    async with settling(without_callback=True) as bench:
         for each in bench.received(3):
             bench.settler.ack(each)
     assert bench.metric("settled", "ack") == 3
     assert bench.settler.tally.finished == 3
 
 
-async def test_it_has_a_message_from_its_hand_over_until_it_is_settled() -> None:
-    """In the queue, in the call, behind the call, and between two tries."""
+async def test_a_message_is_pending_from_its_ack_until_it_is_settled() -> None:
+    """In the queue, in the call, behind the call, and between two attempts."""
     bench = Settling(batch_messages=1)
     seen: list[list[bool]] = []
 
@@ -244,8 +244,8 @@ async def test_it_has_a_message_from_its_hand_over_until_it_is_settled() -> None
     assert not any(each in bench.settler.pending() for each in batch)
 
 
-async def test_what_is_lost_meanwhile_is_not_told_twice() -> None:
-    """Its settling is neither a success nor a failure, whatever the broker says."""
+async def test_a_message_lost_meanwhile_has_no_second_outcome() -> None:
+    """Its settle is neither a success nor a failure, whatever the broker returns."""
     async with settling() as bench:
         bench.receiver.ack_gate.clear()
         acked, refused = bench.received(2)
@@ -255,7 +255,7 @@ async def test_what_is_lost_meanwhile_is_not_told_twice() -> None:
         await until(lambda: bench.receiver.ack_batches)
         bench.in_flight.remove([acked, refused])
         bench.receiver.ack_errors = [PERMANENT]
-    assert bench.told == []
+    assert bench.reported == []
     assert bench.settler.tally.finished == bench.settler.tally.failed_to_settle == 0
     assert bench.metric("settle_failures") == 0
 
@@ -265,8 +265,8 @@ class _Odd(FakeReceiver):
         raise RuntimeError("a bug")
 
 
-async def test_a_bug_of_a_driver_is_not_taken_for_an_answer() -> None:
-    """Its error ends the settler, with the message still in flight."""
+async def test_an_unexpected_error_of_a_driver_ends_the_settler() -> None:
+    """The message stays in flight."""
     bench = Settling()
     bench.settler._receiver = _Odd()
     (each,) = bench.received(1)
@@ -274,7 +274,7 @@ async def test_a_bug_of_a_driver_is_not_taken_for_an_answer() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         await bench.settler.run()
     assert each in bench.in_flight
-    assert bench.told == []
+    assert bench.reported == []
 
 
 # Positions
@@ -284,23 +284,23 @@ POSITIONS: dict[str, Any] = {"positions": True, "can_nack": False, "delivery_cou
 
 
 async def test_a_position_is_handed_over_once_for_each_partition() -> None:
-    """Of all that was handled only the last one without a gap before it."""
+    """Only the last message handled without a gap is acked."""
     async with settling(**POSITIONS, batch_messages=1) as bench:
         left, right = bench.received(3, partition=0), bench.received(3, partition=1)
         for each in (left[2], left[0], left[1], right[1], right[0]):
             bench.settler.ack(each)
     assert bench.receiver.acked == [left[2], right[1]]
     assert bench.receiver.ack_batches == [2]
-    assert len(bench.told) == 5
+    assert len(bench.reported) == 5
 
 
 async def test_behind_a_gap_nothing_is_handed_over() -> None:
-    """What is handled above it is settled all the same, as far as the engine is concerned."""
+    """The engine counts messages above the gap as settled all the same."""
     async with settling(**POSITIONS) as bench:
         first, second, third = bench.received(3, partition=0)
         bench.settler.ack(second)
         bench.settler.ack(third)
-        await until(lambda: len(bench.told) == 2)
+        await until(lambda: len(bench.reported) == 2)
         assert bench.receiver.ack_batches == []
         assert bench.settler.positions is not None
         assert bench.settler.positions.above_mark == 2
@@ -308,18 +308,18 @@ async def test_behind_a_gap_nothing_is_handed_over() -> None:
     assert bench.receiver.acked == [third]
 
 
-async def test_what_was_given_back_is_a_gap() -> None:
-    """Nothing above it is ever handed over in this assignment."""
+async def test_a_released_message_is_a_gap() -> None:
+    """No message above it is ever handed over in this assignment."""
     async with settling(**POSITIONS) as bench:
         first, second = bench.received(2, partition=0)
         bench.settler.release(first, "released")
         bench.settler.ack(second)
     assert bench.receiver.acked == []
-    assert [outcome for _, outcome, _ in bench.told] == ["ack", "released"]
+    assert [outcome for _, outcome, _ in bench.reported] == ["ack", "released"]
 
 
 async def test_a_commit_that_failed_is_part_of_the_next() -> None:
-    """Also when the engine has let go of the messages that it was for."""
+    """Also after the engine has dropped its messages."""
     async with settling(**POSITIONS) as bench:
         bench.receiver.ack_errors = [PERMANENT]
         left, right = bench.received(1, partition=0), bench.received(1, partition=1)
@@ -333,18 +333,18 @@ async def test_a_commit_that_failed_is_part_of_the_next() -> None:
     assert bench.receiver.acked == [*right, *left, *later]
 
 
-async def test_a_commit_that_failed_for_now_is_tried_again() -> None:
+async def test_a_commit_that_failed_for_now_is_retried() -> None:
     """Until then its messages are not settled."""
     async with settling(**POSITIONS) as bench:
         bench.receiver.ack_errors = [CallFails(TRANSIENT), TRANSIENT]
         (each,) = bench.received(1, partition=0)
         bench.settler.ack(each)
     assert bench.receiver.ack_batches == [1, 1, 1]
-    assert bench.told == [("0", "ack", None)]
+    assert bench.reported == [("0", "ack", None)]
 
 
 async def test_a_revoked_partition_is_not_handed_over(caplog: pytest.LogCaptureFixture) -> None:
-    """What was handled of it too late is dropped, even where the partition is assigned again."""
+    """Messages handled too late are dropped, also if the partition is assigned again."""
     caplog.set_level(logging.DEBUG)
     async with settling(**POSITIONS) as bench:
         positions = bench.settler.positions
@@ -358,11 +358,11 @@ async def test_a_revoked_partition_is_not_handed_over(caplog: pytest.LogCaptureF
         assert bench.receiver.acked == []
         bench.settler.ack(new)
     assert bench.receiver.acked == [new]
-    assert bench.told == [("0", "ack", None)]
+    assert bench.reported == [("0", "ack", None)]
 
 
-async def test_acks_are_batched_naturally() -> None:
-    """What is finished while an ack is in flight goes out with the next one, within the limit."""
+async def test_acks_are_batched_while_a_call_runs() -> None:
+    """Messages that end during an ack go with the next one, up to the limit."""
     async with running(nothing, capabilities(batch_messages=4)) as bench:
         bench.receiver.ack_gate.clear()
         bench.receiver.put(message(id="0"))
@@ -374,8 +374,8 @@ async def test_acks_are_batched_naturally() -> None:
     assert bench.receiver.ack_batches == [1, 4, 2]
 
 
-async def test_only_the_acks_that_failed_for_now_are_tried_again() -> None:
-    """A partial failure is the item's own."""
+async def test_only_the_acks_that_failed_for_now_are_retried() -> None:
+    """A failed item does not affect the others of its batch."""
     async with running(nothing) as bench:
         bench.receiver.ack_gate.clear()
         bench.receiver.put(message(id="0"))
@@ -390,8 +390,8 @@ async def test_only_the_acks_that_failed_for_now_are_tried_again() -> None:
     assert bench.metric("settle_failures") == 0
 
 
-async def test_an_ack_that_is_refused_is_counted_and_not_tried_again() -> None:
-    """A lost lease is no ack: nobody is told that the message is settled."""
+async def test_an_ack_that_is_refused_is_counted_and_not_retried() -> None:
+    """After a lost lease the message is not reported as settled."""
     async with running(nothing) as bench:
         bench.receiver.ack_errors = [PERMANENT]
         bench.receiver.put(message())
@@ -404,7 +404,7 @@ async def test_an_ack_that_is_refused_is_counted_and_not_tried_again() -> None:
 
 
 async def test_an_ack_call_that_fails_counts_for_each_item() -> None:
-    """An error of the whole call is tried again for the whole batch."""
+    """If the whole call fails, the whole batch is retried."""
     async with running(nothing) as bench:
         bench.receiver.ack_errors = [CallFails(TRANSIENT)]
         bench.receiver.put(message())
@@ -417,16 +417,16 @@ class _Short(FakeReceiver):
         return []
 
 
-async def test_results_that_are_too_few_are_no_confirmation() -> None:
-    """A driver that says nothing about a message has not acked it."""
+async def test_too_few_results_confirm_nothing() -> None:
+    """A driver that returns no result for a message has not acked it."""
     async with running(nothing, receiver=_Short()) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.metric("settle_failures"))
     assert not bench.settled
 
 
-async def test_what_waits_for_its_settling_is_not_reported_lost() -> None:
-    """Behind a slow ack of the same lot a handled message is about to be settled: not lost too."""
+async def test_a_message_about_to_be_settled_is_not_reported_as_lost() -> None:
+    """It waits behind a slow ack of the same batch."""
 
     async def handler(_: Message) -> None:
         return None
@@ -443,12 +443,12 @@ async def test_what_waits_for_its_settling_is_not_reported_lost() -> None:
         await until(lambda: bench.subscriber.is_idle)
         await until(lambda: len(bench.receiver.acked) == 3)
         await turns()
-    told = [id_ for id_, _ in bench.outcomes]
-    assert sorted(told) == ["0", "1", "2"], bench.outcomes
+    reported = [id_ for id_, _ in bench.outcomes]
+    assert sorted(reported) == ["0", "1", "2"], bench.outcomes
 
 
-async def test_what_waits_to_be_acked_again_is_not_reported_lost() -> None:
-    """Between two tries of its ack a message is not lost either."""
+async def test_a_message_between_two_acks_is_not_reported_as_lost() -> None:
+    """Its ack is retried after a wait."""
     wait = asyncio.Event()
 
     async def sleep(_: float) -> None:

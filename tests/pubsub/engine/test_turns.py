@@ -19,8 +19,8 @@ from tests.pubsub.support import (
 )
 
 
-async def test_one_key_runs_one_at_a_time_while_others_run() -> None:
-    """A key's second message waits for its first; other keys, and no key, do not."""
+async def test_messages_of_one_key_are_handled_one_at_a_time() -> None:
+    """Other keys, and messages without a key, do not wait for it."""
     gate = Gate()
     async with running(gate, concurrency=10, order="key") as bench:
         bench.receiver.put(
@@ -38,8 +38,8 @@ async def test_one_key_runs_one_at_a_time_while_others_run() -> None:
     assert gate.started[-1] == "a2"
 
 
-async def test_a_failed_message_holds_its_key() -> None:
-    """While a message waits to be tried again, its key's successors are not handled."""
+async def test_a_failed_message_blocks_its_key() -> None:
+    """While it waits for its retry, its successors are not handled."""
     wait = asyncio.Event()
     handled = []
 
@@ -63,7 +63,7 @@ async def test_a_failed_message_holds_its_key() -> None:
 
 
 async def test_order_by_partition_ignores_keys() -> None:
-    """One partition's messages run one after the other; None is a partition too."""
+    """The messages of one partition are handled one at a time; None is a partition too."""
     gate = Gate()
     async with running(gate, concurrency=10, order="partition") as bench:
         bench.receiver.put(
@@ -80,8 +80,8 @@ async def test_order_by_partition_ignores_keys() -> None:
         await until(lambda: len(bench.settled) == 5)
 
 
-async def test_what_waits_behind_a_lost_message_is_not_begun_before_it() -> None:
-    """A key's first handlings ascend: the lost one comes again, and is to come before them."""
+async def test_no_successor_of_a_lost_message_is_handled_before_it() -> None:
+    """The lost message is delivered again, and must be handled before its successors."""
     gate = Gate()
     can = capabilities(lease=600)
     async with running(gate, can, order="key") as bench:
@@ -96,8 +96,8 @@ async def test_what_waits_behind_a_lost_message_is_not_begun_before_it() -> None
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_what_waits_behind_a_lost_message_in_front_goes_back(waits: bool) -> None:
-    """So it is where the lost one is at work, or waits to be tried again."""
+async def test_the_successors_of_a_lost_message_are_given_back(waits: bool) -> None:
+    """Also if the lost one is being handled, or waits for a retry."""
     gate = Gate()
     forever = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Messages of which a driver could not read everything, and records with odd header names."""
+"""Messages that a driver cannot read completely, and records with odd header names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pubsub.support import message, running, until
 
 
 class NotUtf8(str):
-    """A name whose bytes are no text."""
+    """A name whose bytes are not text."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ class NotUtf8(str):
 
 
 def unreadable(**fields: Any) -> Message:
-    """Return a message that is marked as such."""
+    """Return a message that is marked as unreadable."""
     marked = message(**fields)
     marked.unreadable = "no such name"
     return marked
@@ -37,8 +37,8 @@ def unreadable(**fields: Any) -> Message:
 # The engine
 
 
-async def test_what_is_unreadable_becomes_a_dead_letter_in_its_turn() -> None:
-    """It is not handled, and the next messages wait until its dead letter is confirmed."""
+async def test_an_unreadable_message_becomes_a_dead_letter_in_its_turn() -> None:
+    """It is not handled, and its successors wait until its dead letter is confirmed."""
     handled: list[str] = []
 
     async def handle(received: Message) -> None:
@@ -56,8 +56,8 @@ async def test_what_is_unreadable_becomes_a_dead_letter_in_its_turn() -> None:
     assert dead.attributes["dl-exception"].endswith("UndecodableMessage: no such name")
 
 
-async def test_what_is_unreadable_is_no_part_of_a_batch() -> None:
-    """A batch handler gets the others."""
+async def test_an_unreadable_message_is_left_out_of_its_batch() -> None:
+    """The batch handler gets the others."""
     batches: list[list[bytes]] = []
 
     class Cats(Service):
@@ -74,8 +74,8 @@ async def test_what_is_unreadable_is_no_part_of_a_batch() -> None:
     assert batches == [[b"a", b"b"]]
 
 
-def test_a_copy_is_as_unreadable() -> None:
-    """A broker in memory that hands out copies keeps the mark."""
+def test_a_copy_of_an_unreadable_message_is_unreadable() -> None:
+    """A broker in memory that delivers copies keeps the mark."""
     assert unreadable().copy(1, None, None).unreadable == "no such name"
     assert message().copy(1, None, None).unreadable == ""
 
@@ -84,8 +84,8 @@ def test_a_copy_is_as_unreadable() -> None:
     ("seconds", "year"),
     [(2**62 / 1000, 9999), (-(2**62) / 1000, 1), (float("nan"), 1), (0.0, 1970)],
 )
-async def test_a_timestamp_that_is_no_date_is_the_nearest_one(seconds: float, year: int) -> None:
-    """A producer that chooses its timestamp cannot keep a message from its dead letter."""
+async def test_a_timestamp_out_of_range_is_the_nearest_date(seconds: float, year: int) -> None:
+    """A producer that chooses the timestamp cannot prevent the dead letter of its message."""
 
     async def handle(received: Message) -> None:
         raise ValueError("no")
@@ -114,7 +114,7 @@ def batch_of(headers: Sequence[tuple[str, bytes]], compression: int) -> bytes:
 
 @pytest.mark.parametrize("compression", [0, 1])
 def test_a_name_that_is_not_utf8_is_read(compression: int) -> None:
-    """Its bytes stand in the name as surrogates do; all else is as it was."""
+    """Its bytes are surrogates in the name; all other fields are as usual."""
     headers = [("ok", b"\xff"), (NotUtf8("x"), b"y")]
     records = LenientRecords(batch_of(headers, compression) + batch_of([], compression))
     found = []
@@ -128,7 +128,7 @@ def test_a_name_that_is_not_utf8_is_read(compression: int) -> None:
 
 
 def test_a_record_with_wrong_lengths_is_corrupt() -> None:
-    """Nothing is read behind the end of a batch: the decoder in C ended the process by SIGSEGV."""
+    """Nothing is read beyond the end of a batch: the C decoder ended the process by SIGSEGV."""
     whole = batch_of([("name", b"value")], 0)
     far = b"\xfe\xff\xff\xff\xff\x7f"  # a length of 2 TiB
     corrupt = 0
@@ -144,7 +144,7 @@ def test_a_record_with_wrong_lengths_is_corrupt() -> None:
 
 
 def test_only_the_message_with_such_a_name_is_marked() -> None:
-    """The name is escaped, so that a dead letter can have it; other names are left alone."""
+    """The name is escaped, so that a dead letter can have it; other names are unchanged."""
     odd = message(attributes=attributes_of([("caf\udce9", b"y"), ("k\tä", b"\xff")]))
     fine = message(attributes=attributes_of([("käse", b"\xff")]))
     mark_unreadable([odd, fine])

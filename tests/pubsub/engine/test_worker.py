@@ -1,4 +1,4 @@
-"""A context of its own without a task of its own: everything else is as if it were awaited."""
+"""Workers: concurrency, a context for each handler without a task for each, and cancellations."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ async def isolated(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 class Traced(Exception):
-    """An error that can be watched."""
+    """An error that a test can watch."""
 
 
 @types.coroutine
 def pause(value: object = None) -> Generator[object, None, None]:
-    """Yield ``value`` to whoever drives the coroutine."""
+    """Yield ``value`` to the caller that drives the coroutine."""
     yield value
 
 
 async def test_a_token_resets_in_a_later_step() -> None:
-    """All steps of a coroutine run in one context, and nobody else sees it."""
+    """All steps of a coroutine run in one context, which no other coroutine sees."""
 
     async def body() -> None:
         token = variable.set("mine")
@@ -55,7 +55,7 @@ async def test_a_token_resets_in_a_later_step() -> None:
 
 
 async def test_it_runs_in_the_task_of_its_caller() -> None:
-    """What is done already does not suspend it, and the current task is the caller's."""
+    """A future that is done does not suspend it, and the current task is the caller's."""
     done = asyncio.get_running_loop().create_future()
     done.set_result("result")
     tasks = []
@@ -68,8 +68,8 @@ async def test_it_runs_in_the_task_of_its_caller() -> None:
     assert tasks == [asyncio.current_task()]
 
 
-async def test_an_error_passes_as_it_is() -> None:
-    """Neither its traceback nor its context holds more than the frames it went through."""
+async def test_an_error_is_raised_unchanged() -> None:
+    """Its traceback and its context have no frames but those it went through."""
 
     async def body() -> None:
         try:
@@ -90,8 +90,8 @@ async def test_an_error_passes_as_it_is() -> None:
     ]
 
 
-async def test_what_is_no_future_is_refused_by_the_loop() -> None:
-    """A coroutine that yields something else gets the loop's own error."""
+async def test_a_coroutine_that_yields_no_future_gets_the_error_of_the_loop() -> None:
+    """The error is the same as in a task."""
 
     async def body() -> None:
         await pause(42)
@@ -101,7 +101,7 @@ async def test_what_is_no_future_is_refused_by_the_loop() -> None:
 
 
 def test_closing_it_closes_the_coroutine() -> None:
-    """The coroutine's clean-up runs when it is closed; ignoring that is the usual error."""
+    """Its clean-up runs; if it ignores GeneratorExit, the usual RuntimeError is raised."""
     log = []
 
     async def body(ignore: bool) -> None:
@@ -124,7 +124,7 @@ def test_closing_it_closes_the_coroutine() -> None:
 
 
 async def test_an_error_that_was_handled_is_not_kept() -> None:
-    """While the coroutine waits for the next thing, the last error is free to go."""
+    """While the coroutine waits for the next future, the last error can be collected."""
     first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     last = asyncio.Event()
 
@@ -152,8 +152,8 @@ async def test_an_error_that_was_handled_is_not_kept() -> None:
     await task
 
 
-async def test_one_that_raises_does_not_end_the_others() -> None:
-    """A runner goes on after an error, with the result of each."""
+async def test_a_coroutine_that_raises_does_not_end_the_runner() -> None:
+    """The runner runs the next one, and has the result of each."""
     runner = ContextRunner()
 
     async def body(number: int) -> int:
@@ -169,8 +169,8 @@ async def test_one_that_raises_does_not_end_the_others() -> None:
     assert runner.result == 2
 
 
-async def test_a_handler_that_is_cancelled_from_inside_is_tried_again() -> None:
-    """A stray CancelledError never acks, and never dead-letters, however often it comes."""
+async def test_a_handler_that_raises_cancelled_error_is_retried() -> None:
+    """A stray CancelledError never acks, and never dead-letters, however often it is raised."""
     attempts: list[int] = []
 
     async def handler(received: Message) -> None:
@@ -185,7 +185,7 @@ async def test_a_handler_that_is_cancelled_from_inside_is_tried_again() -> None:
     assert attempts == [*range(1, 21), 1]
 
 
-async def test_a_cancelled_handling_goes_back_to_a_broker_that_takes_it() -> None:
+async def test_a_cancelled_message_goes_back_to_a_broker_that_can_nack() -> None:
     """After its attempts it is nacked, at its last delivery too."""
     error = asyncio.CancelledError()
     async with running(always(error), max_deliveries=2, dead_letter=True) as bench:
@@ -195,8 +195,8 @@ async def test_a_cancelled_handling_goes_back_to_a_broker_that_takes_it() -> Non
     assert not bench.dead
 
 
-async def test_a_handler_that_cancels_its_own_task_harms_no_later_one() -> None:
-    """What one handler does to the task it runs in is undone before the next one runs."""
+async def test_a_handler_that_cancels_its_own_task_does_not_affect_later_ones() -> None:
+    """The worker undoes the cancellation before the next handler runs."""
     seen = []
 
     async def handler(received: Message) -> None:
@@ -227,8 +227,8 @@ async def _cancel_and(ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["return", "raise", "swallow"])
-async def test_a_cancellation_that_a_handler_leaves_behind_harms_nobody(ending: str) -> None:
-    """A worker outlives it, idle or not, and a later handler's task group works as ever."""
+async def test_a_cancellation_that_a_handler_leaves_behind_is_undone(ending: str) -> None:
+    """The worker continues, idle or not, and a later handler's task group works."""
     groups = []
 
     async def handler(received: Message) -> None:
@@ -253,7 +253,7 @@ async def test_a_cancellation_that_a_handler_leaves_behind_harms_nobody(ending: 
 
 
 async def test_concurrency_is_reached_and_never_exceeded() -> None:
-    """As many handlers run as were asked for, and no more."""
+    """Exactly as many handlers run as the subscription asks for."""
     gate = Gate()
     async with running(gate, concurrency=3) as bench:
         bench.receiver.put(*(message(id=str(n)) for n in range(5)))
@@ -265,7 +265,7 @@ async def test_concurrency_is_reached_and_never_exceeded() -> None:
 
 
 async def test_context_variables_of_a_handler_are_invisible_to_the_next() -> None:
-    """Each handling starts with the same context, although the worker is the same task."""
+    """Each handler starts with the same context, although the worker is the same task."""
     variable: ContextVar[str] = ContextVar("variable", default="clean")
     seen = []
     tasks = set()
@@ -293,7 +293,7 @@ async def _get(variable: ContextVar[str]) -> str:
 
 
 async def test_timeouts_and_task_groups_work_inside_a_handler() -> None:
-    """The isolation of contexts does not get in the way of structured concurrency."""
+    """The separate context does not affect structured concurrency."""
     log: list[str] = []
 
     async def handler(received: Message) -> None:
@@ -318,7 +318,7 @@ async def test_timeouts_and_task_groups_work_inside_a_handler() -> None:
 
 
 async def test_the_wait_in_the_queue_is_observed_once_for_a_message() -> None:
-    """A handling that is put off is no second wait for the first start."""
+    """An attempt after a postponement is not a second wait."""
     async with running(failing(Retry(counted=False), Retry(counted=False))) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
