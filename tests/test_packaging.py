@@ -1,4 +1,4 @@
-"""What is installed, and what an import brings in."""
+"""The contents of the wheel, the exported names, and the modules that an import loads."""
 
 import configparser
 import importlib
@@ -64,7 +64,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(300)
 def test_the_wheel_holds_only_the_two_packages(wheel: Path) -> None:
-    """A wheel holds gizmopy and pubsubtest, typed and licensed, and no tests or examples."""
+    """The wheel has gizmopy and pubsubtest, py.typed and a license, and no tests or examples."""
     names = zipfile.ZipFile(wheel).namelist()
     info = f"gizmopy-{gizmopy.__version__}.dist-info"
 
@@ -75,7 +75,7 @@ def test_the_wheel_holds_only_the_two_packages(wheel: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
-    """Installed with nothing but what it asks for, a hello daemon can be made, and the CLI runs."""
+    """With only its requirements installed, a hello daemon is constructed, and the CLI runs."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv/bin/python"
     subprocess.run([str(python), "-m", "pip", "install", "-q", str(wheel)], check=True)
@@ -87,7 +87,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
 
 
 def test_a_hello_daemon_loads_no_broker_and_no_grpc() -> None:
-    """Importing gizmopy and making a daemon loads no SDK, no extra, and no test double."""
+    """Importing gizmopy and constructing a daemon loads no SDK, no extra and no fake."""
     command = [sys.executable, "-c", HELLO]
     loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
@@ -96,7 +96,7 @@ def test_a_hello_daemon_loads_no_broker_and_no_grpc() -> None:
 
 
 def test_importing_gizmopy_alone_loads_nothing_else() -> None:
-    """The names at the top are imported when they are used."""
+    """The names that gizmopy exports are imported when they are first used."""
     program = "import sys, gizmopy; print(*(m for m in sys.modules if m.startswith('gizmopy')))"
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
@@ -112,8 +112,8 @@ PACKAGES = ["gizmopy", "pubsubtest"] + [
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_what_a_package_says_it_has_it_has(name: str) -> None:
-    """Every name in a package's __all__ can be imported from it, and stands there once."""
+def test_each_exported_name_can_be_imported(name: str) -> None:
+    """Each name in a package's __all__ is there once, and can be imported."""
     package = importlib.import_module(name)
     names = getattr(package, "__all__", [])
 
@@ -122,19 +122,19 @@ def test_what_a_package_says_it_has_it_has(name: str) -> None:
         assert getattr(package, each) is not None
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    """A typo at the top level is told as usual."""
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """A misspelt name raises the usual AttributeError."""
     with pytest.raises(AttributeError, match="module 'gizmopy' has no attribute 'Srevice'"):
         gizmopy.Srevice  # noqa: B018 -- the access is the test
 
 
-def test_the_metadata_stand_in_setup_cfg_alone() -> None:
-    """A [project] table would make setuptools pass over setup.cfg."""
+def test_only_setup_cfg_has_the_metadata() -> None:
+    """If pyproject.toml had a [project] table, setuptools would ignore setup.cfg."""
     assert "project" not in tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_all_is_every_extra_but_the_developers() -> None:
-    """gizmopy[all] names each extra that a user can ask for."""
+def test_the_extra_all_has_every_extra_but_dev() -> None:
+    """gizmopy[all] has each extra for users."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]

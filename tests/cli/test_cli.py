@@ -23,14 +23,14 @@ CATS = "tests.cats:Cats"
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Run each command in an empty folder, with the project importable."""
+    """Run each command in an empty directory, with the project importable."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
     for name in ("HTTP_PORT", "PORT", "HTTP_ADDR", "GIZMO_CONFIG"):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     """--version prints the package's version."""
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
@@ -40,7 +40,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """--help names each command with what it does."""
+    """--help has the name and the description of each command."""
     with pytest.raises(SystemExit):
         main(["--help"])
 
@@ -48,8 +48,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in text for command in ("run", "routes", "config", "healthcheck"))
 
 
-def test_routes_prints_what_is_served(capsys: pytest.CaptureFixture[str]) -> None:
-    """routes prints every endpoint and subscription with its method, without starting anything."""
+def test_routes_prints_endpoints_and_subscriptions(capsys: pytest.CaptureFixture[str]) -> None:
+    """routes prints each endpoint and subscription with its method, and starts nothing."""
     assert main(["routes", CATS]) == 0
 
     assert capsys.readouterr().out.splitlines() == [
@@ -60,7 +60,7 @@ def test_routes_prints_what_is_served(capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
-def test_config_tells_value_and_source(
+def test_config_prints_value_and_source(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """config prints each setting with its environment name, default, value and source."""
@@ -78,7 +78,7 @@ def test_config_tells_value_and_source(
 
 
 def test_config_takes_flags_without_a_service(capsys: pytest.CaptureFixture[str]) -> None:
-    """A flag's value is not mistaken for the service."""
+    """The value of a flag is not parsed as the service."""
     assert main(["config", "--http-port", "81"]) == 0
 
     (port,) = [li for li in capsys.readouterr().out.splitlines() if li.startswith("http_port ")]
@@ -95,7 +95,7 @@ def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_config_masks_secrets(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a broker's URL no more than scheme and host is printed."""
+    """config prints only the scheme and the host of a broker's URL."""
     monkeypatch.setenv("GIZMO_PUBSUB_URL", "memory://user:hunter2@broker")
     assert main(["config"]) == 0
 
@@ -105,14 +105,14 @@ def test_config_masks_secrets(
 
 
 def test_config_writes_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    """docs/settings.md is what config --markdown prints (`make docs` writes it)."""
+    """docs/settings.md is the output of config --markdown (`make docs` writes it)."""
     assert main(["config", "--markdown"]) == 0
 
     assert capsys.readouterr().out == (ROOT / "docs/settings.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "expected"),
     [
         ("tests.cats", "write it as module:Service"),
         (".service:Cats", "write it as module:Service"),
@@ -122,21 +122,21 @@ def test_config_writes_the_documentation(capsys: pytest.CaptureFixture[str]) -> 
         ("json:Dogs", "its services are: none"),
     ],
 )
-def test_a_service_that_is_not_there_is_named(
-    target: str, said: str, capsys: pytest.CaptureFixture[str]
+def test_an_unknown_service_is_an_error_with_the_remedy(
+    target: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A target that cannot be found is one line that says what to write, and exit code 1."""
+    """The error for an unknown service is one line with the remedy, and exit code 1."""
     assert main(["routes", target]) == 1
 
     text = capsys.readouterr().err
-    assert said in text
+    assert expected in text
     assert text.count("\n") == 1
 
 
 def test_an_error_within_the_service_keeps_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A module that cannot be imported for its own fault shows where."""
+    """An error within an imported module is shown with its traceback."""
     (tmp_path / "broken_service.py").write_text("import a_module_that_is_not_there\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -147,7 +147,7 @@ def test_an_error_within_the_service_keeps_its_traceback(
 def test_a_mistake_in_a_declaration_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong declaration names file, line and method, and the exit code is 2."""
+    """The error of a wrong declaration has file, line and method, and exit code 2."""
     path = tmp_path / "wrong_service.py"
     path.write_text(
         "from gizmopy import Service, get\n\n\nclass Wrong(Service):\n"
@@ -162,22 +162,27 @@ def test_a_mistake_in_a_declaration_is_one_line(
 
 
 def test_every_wrong_setting_is_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Unknown flags and bad values come in one report, with exit code 2."""
+    """Unknown flags and wrong values are in one report, with exit code 2."""
     assert main(["config", CATS, "--htp-port", "1", "--http-port", "x", "--log-level=loud"]) == 2
 
     text = capsys.readouterr().err
-    for said in ("--htp-port", "did you mean --http-port?", "--http-port=x", "--log-level=loud"):
-        assert said in text
+    for expected in (
+        "--htp-port",
+        "did you mean --http-port?",
+        "--http-port=x",
+        "--log-level=loud",
+    ):
+        assert expected in text
 
 
 class _Daemon(BaseHTTPRequestHandler):
     status = 200
-    said = "asked for"
+    body = "asked for"
 
     def do_GET(self) -> None:
         self.send_response(self.status)
         self.end_headers()
-        self.wfile.write(f"{self.said} {self.path}\n".encode())
+        self.wfile.write(f"{self.body} {self.path}\n".encode())
 
     def log_message(self, *args: object) -> None:
         pass
@@ -195,20 +200,20 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Daemon]]:
         thread.join()
 
 
-def test_healthcheck_is_0_where_the_daemon_is_ready(
+def test_healthcheck_is_0_if_the_daemon_is_ready(
     daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It asks /readyz where the daemon of this environment listens, or another probe if told."""
+    """healthcheck requests /readyz, or another probe, at the address in the environment."""
     assert main(["healthcheck"]) == 0
     assert main(["healthcheck", "--probe", "liveness"]) == 0
 
     assert capsys.readouterr().out.splitlines() == ["asked for /readyz", "asked for /livez"]
 
 
-def test_healthcheck_asks_a_unix_socket(
+def test_healthcheck_connects_to_a_unix_socket(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where HTTP_ADDR is a socket's path, that is where it asks."""
+    """If HTTP_ADDR is the path of a socket, healthcheck connects to it."""
     with UnixStreamServer(str(tmp_path / "cats.sock"), _Daemon) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
@@ -219,10 +224,10 @@ def test_healthcheck_asks_a_unix_socket(
     assert capsys.readouterr().out == "asked for /readyz\n"
 
 
-def test_healthcheck_speaks_tls_where_the_daemon_does(
+def test_healthcheck_uses_tls_if_the_daemon_does(
     daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With TLS_CERT it asks by HTTPS, whatever name the certificate is for."""
+    """With TLS_CERT it uses HTTPS, and accepts a certificate for any name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("cats.example").configure_cert(context)
     with HTTPServer(("127.0.0.1", 0), _Daemon) as server:
@@ -237,10 +242,10 @@ def test_healthcheck_speaks_tls_where_the_daemon_does(
     assert capsys.readouterr().out == "asked for /readyz\n"
 
 
-def test_healthcheck_is_1_where_it_is_not(
+def test_healthcheck_is_1_if_the_daemon_is_not_ready(
     daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer other than 200 is exit code 1, with what it said."""
+    """For a status other than 200 it prints the body, and the exit code is 1."""
     monkeypatch.setattr(daemon, "status", 503)
 
     assert main(["healthcheck"]) == 1
@@ -248,8 +253,8 @@ def test_healthcheck_is_1_where_it_is_not(
 
 
 @pytest.mark.parametrize("command", ["config", "run"])
-def test_no_error_steers_the_terminal(command: str) -> None:
-    """A quoted text is escaped, and begins no line that looks like an error of the command."""
+def test_no_error_controls_the_terminal(command: str) -> None:
+    """A quoted text is escaped, and cannot imitate an error line of the command."""
     hostile = "\x1b[2J\x9b\u202e\ngizmopy: forged"
     ended = subprocess.run(
         [sys.executable, "-m", "gizmopy", command, CATS],
@@ -264,18 +269,18 @@ def test_no_error_steers_the_terminal(command: str) -> None:
     assert "\ngizmopy: forged" not in text
 
 
-def test_no_answer_to_healthcheck_steers_the_terminal(
+def test_no_response_to_healthcheck_controls_the_terminal(
     daemon: type[_Daemon], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer is printed without control characters but line ends."""
-    monkeypatch.setattr(daemon, "said", "\x9b2J")
+    """A response is printed without control characters, except line ends."""
+    monkeypatch.setattr(daemon, "body", "\x9b2J")
 
     assert main(["healthcheck"]) == 0
     assert capsys.readouterr().out == "\\x9b2J /readyz\n"
 
 
-def test_healthcheck_is_1_where_nothing_listens(capsys: pytest.CaptureFixture[str]) -> None:
-    """A refused connection is exit code 1, and says so."""
+def test_healthcheck_is_1_without_a_listener(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error of a refused connection is printed, and the exit code is 1."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -285,10 +290,8 @@ def test_healthcheck_is_1_where_nothing_listens(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "http://localhost:abc", "ftp://x", "http://["])
-def test_healthcheck_refuses_what_is_no_address(
-    url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A URL that cannot be asked is a usage error."""
+def test_healthcheck_rejects_an_invalid_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid URL is a usage error."""
     with pytest.raises(SystemExit) as ended:
         main(["healthcheck", url])
 

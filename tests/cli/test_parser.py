@@ -1,4 +1,4 @@
-"""Errors about a command's arguments quote no value: behind a mistyped flag may be a secret."""
+"""Errors about the arguments of a command quote no value: it may be a secret."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECRET = "Qzhunter2"
 def test_no_value_is_quoted(
     argv: list[str], message: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The flag, or the position of the argument, is named instead."""
+    """The error has the flag, or the position of the argument."""
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code == 2
@@ -66,7 +66,7 @@ def test_no_mistake_shows_a_secret(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Settings on a command line, and URLs, are not quoted either, and end in no traceback."""
+    """Settings and URLs are not quoted either, and no error is a traceback."""
     monkeypatch.chdir(tmp_path)
     assert main(argv) != 0
     output = "".join(capfd.readouterr())

@@ -1,4 +1,4 @@
-"""gizmopy redrive, against a broker that keeps positions, opened by a third party's scheme."""
+"""gizmopy redrive with a broker that has positions, whose scheme is of a third party."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ QUICK = ("--wait", "0.1")
 
 @pytest.fixture(autouse=True)
 def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LogBroker:
-    """Register logs:// for a broker with one partition a topic, and name it by the environment."""
+    """Register logs:// for a broker with one partition per topic, and set GIZMO_PUBSUB_URL."""
     monkeypatch.chdir(tmp_path)
     for name in ("GIZMO_CONFIG", "GIZMO_TOPIC_CATS", "GIZMO_SUBSCRIPTION_DEAD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIZMO_PUBSUB_URL", "logs://host")
     module = ModuleType("thirdparty_logs")
     broker = LogBroker(partitions=1)
-    module.open_driver = lambda url: broker  # type: ignore[attr-defined]  # made here
+    module.open_driver = lambda url: broker  # type: ignore[attr-defined]  # the fixture sets it
     monkeypatch.setitem(sys.modules, "thirdparty_logs", module)
     point = EntryPoint("logs", "thirdparty_logs:open_driver", drivers.GROUP)
     monkeypatch.setattr(drivers, "entry_points", lambda *, group: [point])
     return broker
 
 
-def bury(broker: LogBroker, *bodies: bytes, topic: str = "dead", **attributes: str) -> None:
+def dead_letter(broker: LogBroker, *bodies: bytes, topic: str = "dead", **attributes: str) -> None:
     """Publish dead letters."""
     named = {"dl-source-topic": "cats", "dl-message-id": "7"}
     named |= {name.replace("_", "-"): text for name, text in attributes.items()}
@@ -46,13 +46,13 @@ def bury(broker: LogBroker, *bodies: bytes, topic: str = "dead", **attributes: s
 
 
 def bodies(broker: LogBroker, topic: str) -> list[bytes | None]:
-    """Return what a topic holds."""
+    """Return the bodies of the messages in a topic."""
     return [message.body for message in broker.logs(topic)[0].messages]
 
 
 def test_dead_letters_go_back(broker: LogBroker, capsys: pytest.CaptureFixture[str]) -> None:
-    """All are published to where they came from; the summary says so, and the exit code is 0."""
-    bury(broker, b"tom", b"kit")
+    """All are published to their source topics, and the exit code is 0."""
+    dead_letter(broker, b"tom", b"kit")
 
     assert main(["redrive", "dead", "--from-topic", "cats", *QUICK]) == 0
 
@@ -61,14 +61,14 @@ def test_dead_letters_go_back(broker: LogBroker, capsys: pytest.CaptureFixture[s
     assert broker.is_consumed("dead", "redrive")
 
 
-def test_channels_lead_where_settings_say(
+def test_settings_decide_the_topics_of_channels(
     broker: LogBroker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--url, --to, --subscription and the variables of channels are honoured."""
+    """--url, --to, --subscription and the variables of channels are used."""
     monkeypatch.setenv("GIZMO_PUBSUB_URL", "memory://")
     monkeypatch.setenv("GIZMO_SUBSCRIPTION_DEAD", "logs://host/graveyard")
     monkeypatch.setenv("GIZMO_TOPIC_CATS", "logs://host/cats-v2")
-    bury(broker, b"tom", topic="graveyard")
+    dead_letter(broker, b"tom", topic="graveyard")
     flags = ["--url", "logs://host", "--to", "cats", "--subscription", "mine"]
 
     assert main(["redrive", "dead", *flags, *QUICK]) == 0
@@ -77,12 +77,12 @@ def test_channels_lead_where_settings_say(
     assert broker.is_consumed("graveyard", "mine")
 
 
-def test_a_failure_is_told_and_the_exit_code_is_1(
+def test_a_failure_is_printed_and_the_exit_code_is_1(
     broker: LogBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was not published is named with the reason; what stands behind it is left."""
+    """The message that failed is printed with the reason; later messages are left."""
     broker.missing.add("cats")
-    bury(broker, b"tom", b"kit")
+    dead_letter(broker, b"tom", b"kit")
 
     assert main(["redrive", "dead", "--from-topic", "cats", *QUICK]) == 1
 
@@ -91,13 +91,13 @@ def test_a_failure_is_told_and_the_exit_code_is_1(
     assert "message 7: it was not published to 'cats': topic 'cats' does not exist" in said.err
 
 
-def test_a_failure_does_not_steer_a_terminal(
+def test_a_failure_does_not_control_a_terminal(
     broker: LogBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The quotes from a dead letter in a failure are escaped and cut."""
+    """The text of a dead letter in an error is escaped and cut."""
     topic = "\x1b[2J\r" + "x" * 200
     broker.missing.add(topic)
-    bury(broker, b"tom", dl_source_topic=topic, dl_message_id="\x9b2J\n" + "7" * 10**5)
+    dead_letter(broker, b"tom", dl_source_topic=topic, dl_message_id="\x9b2J\n" + "7" * 10**5)
 
     assert main(["redrive", "dead", "--from-topic", topic, *QUICK]) == 1
 
@@ -107,15 +107,15 @@ def test_a_failure_does_not_steer_a_terminal(
     assert len(line) < 2200
 
 
-# Which topics dead letters may go back to
+# The topics that dead letters may be published to
 
 
-def test_topics_that_nothing_names_are_listed_and_nothing_moves(
+def test_topics_that_are_not_allowed_are_listed_and_nothing_moves(
     broker: LogBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A dead letter may name any topic: without a word of ours it goes nowhere."""
-    bury(broker, b"tom", b"kit")
-    bury(broker, b"forged", dl_source_topic="pass\x1b[2Jwords")
+    """A dead letter may name any topic, so it is published only to a topic that is allowed."""
+    dead_letter(broker, b"tom", b"kit")
+    dead_letter(broker, b"forged", dl_source_topic="pass\x1b[2Jwords")
 
     assert main(["redrive", "dead", *QUICK]) == 1
 
@@ -132,9 +132,9 @@ def test_topics_that_nothing_names_are_listed_and_nothing_moves(
 def test_a_topic_that_the_environment_names_is_allowed(
     name: str, broker: LogBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The place of a channel is where its dead letters may go."""
+    """The topic that GIZMO_TOPIC_* names is allowed for dead letters."""
     monkeypatch.setenv(name, "logs://host/cats")
-    bury(broker, b"tom")
+    dead_letter(broker, b"tom")
 
     assert main(["redrive", "dead", *QUICK]) == 0
 
@@ -144,15 +144,15 @@ def test_a_topic_that_the_environment_names_is_allowed(
 def test_the_channels_of_a_service_are_allowed(
     broker: LogBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With module:Service behind the channel, the channels of the service are destinations."""
+    """With module:Service after the channel, the channels of the service are allowed."""
     (tmp_path / "litter.py").write_text(
         "from gizmopy import Service, subscribe\n"
         "class Litter(Service):\n"
         "    @subscribe('cats', dead_letter='dead')\n"
         "    async def on_cat(self, cat: str) -> None: ...\n"
     )
-    bury(broker, b"tom")
-    bury(broker, b"forged", dl_source_topic="passwords")
+    dead_letter(broker, b"tom")
+    dead_letter(broker, b"forged", dl_source_topic="passwords")
 
     assert main(["redrive", "dead", "litter:Litter", *QUICK]) == 1
 
@@ -164,7 +164,7 @@ def test_the_channels_of_a_service_are_allowed(
 @pytest.mark.parametrize(
     ("answers", "moved", "code"), [(["y"], 2, 0), (["n"], 0, 1), ([""], 0, 1), ([], 0, 1)]
 )
-def test_a_terminal_asks(
+def test_the_user_at_a_terminal_is_asked(
     answers: list[str],
     moved: int,
     code: int,
@@ -172,7 +172,7 @@ def test_a_terminal_asks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """At a terminal the person is asked for each topic; only a yes moves its dead letters."""
+    """The command asks for each topic; only after a yes it moves the dead letters."""
     questions: list[str] = []
 
     def answer(question: str) -> str:
@@ -184,7 +184,7 @@ def test_a_terminal_asks(
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", answer)
-    bury(broker, b"tom", b"kit")
+    dead_letter(broker, b"tom", b"kit")
 
     assert main(["redrive", "dead", *QUICK]) == code
 
@@ -194,8 +194,8 @@ def test_a_terminal_asks(
 
 
 def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFixture[str]) -> None:
-    """Columns are parted by tabs; what comes from outside neither breaks lines nor steers."""
-    bury(
+    """Tabs separate columns, and the text of a dead letter is escaped."""
+    dead_letter(
         broker,
         b"tom",
         dl_reason="exhausted",
@@ -220,9 +220,9 @@ def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFi
     assert bodies(broker, "cats") == []
 
 
-def test_a_limit_is_told(broker: LogBroker, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that stops early says that more dead letters may be left."""
-    bury(broker, b"tom", b"kit")
+def test_a_limit_is_printed(broker: LogBroker, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that stops at the limit prints that more dead letters may be left."""
+    dead_letter(broker, b"tom", b"kit")
 
     assert main(["redrive", "dead", "--from-topic", "cats", "--limit", "1"]) == 0
 
@@ -231,17 +231,17 @@ def test_a_limit_is_told(broker: LogBroker, capsys: pytest.CaptureFixture[str]) 
     assert said.err == "the limit of 1 is reached; more dead letters may be left\n"
 
 
-def test_a_broker_within_a_process_is_refused(
+def test_a_broker_within_a_process_is_an_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """memory:// is another broker in each process: there is nothing to find in it from here."""
+    """Each process has its own memory:// broker, so another process cannot read its messages."""
     monkeypatch.delenv("GIZMO_PUBSUB_URL")
     assert main(["redrive", "dead", *QUICK]) == 1
     assert "keeps its messages in the memory of the daemon's process" in capsys.readouterr().err
 
 
-def test_what_a_log_cannot_do_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A filter on a broker that keeps positions is refused, with exit code 1."""
+def test_an_unsupported_filter_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter on a broker with positions is an error, with exit code 1."""
     assert main(["redrive", "dead", "--match", "KeyError", *QUICK]) == 1
     assert "keeps positions" in capsys.readouterr().err
 
@@ -254,24 +254,24 @@ def test_what_a_log_cannot_do_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         (["--limit", "0"], "--limit 0: is below 1"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(
+def test_invalid_numbers_are_usage_errors(
     flags: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are usage errors."""
+    """--wait and --limit outside their ranges are usage errors."""
     with pytest.raises(SystemExit) as ended:
         main(["redrive", "dead", *flags])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
 
 
-def test_a_flag_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is no flag of the command has to be a setting, and is never ignored."""
+def test_an_unknown_flag_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A flag that is neither of the command nor a setting is not ignored."""
     assert main(["redrive", "dead", "--dry-rum"]) == 2
     assert "--dry-rum" in capsys.readouterr().err
 
 
-class Interrupting(LogBroker):
-    """A broker under which somebody presses Ctrl-C while a message is being published."""
+class InterruptingBroker(LogBroker):
+    """A broker whose sender is interrupted by Ctrl-C during a publication."""
 
     def sender(self, topic: str) -> LogSender:
         return InterruptedSender(self, topic)
@@ -284,13 +284,13 @@ class InterruptedSender(LogSender):
         return []
 
 
-def test_an_interrupt_ends_it_in_order(
+def test_an_interrupt_ends_the_command_cleanly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C leaves what is not confirmed, prints the summary, and exits with 130."""
-    broker = Interrupting(partitions=1)
+    """Ctrl-C leaves unconfirmed messages, prints the summary, and exits with 130."""
+    broker = InterruptingBroker(partitions=1)
     monkeypatch.setattr(sys.modules["thirdparty_logs"], "open_driver", lambda url: broker)
-    bury(broker, b"tom")
+    dead_letter(broker, b"tom")
 
     assert main(["redrive", "dead", "--from-topic", "cats"]) == 130
 

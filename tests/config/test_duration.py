@@ -1,4 +1,4 @@
-"""Durations: Go's notation and plain seconds in, Go's notation out."""
+"""Durations: parsed from Go's notation or seconds, formatted in Go's notation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REMEDY = "write it like '1m30s', or as seconds"
         ("2540400h10m10s", timedelta(hours=2540400, minutes=10, seconds=10)),
     ],
 )
-def test_text_is_read(text: str, expected: timedelta) -> None:
+def test_text_is_parsed(text: str, expected: timedelta) -> None:
     """Go's notation and plain seconds give the same duration alone and in a model."""
     assert parse_duration(text) == expected
     assert ADAPTER.validate_python(text) == expected
@@ -52,8 +52,8 @@ def test_text_is_read(text: str, expected: timedelta) -> None:
     "text",
     ["", " ", "abc", "10x", "1m 30s", "s", ".", ".s", "1,5s", "1e3", "10S", "PT10S", "\u0663s"],
 )
-def test_garbage_is_refused_with_the_remedy(text: str) -> None:
-    """What is no duration is named, and the message says how to write one."""
+def test_other_text_is_an_error_with_the_remedy(text: str) -> None:
+    """The error quotes the text and has an example of a duration."""
     with pytest.raises(ValueError, match="is not a duration") as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)
@@ -61,22 +61,22 @@ def test_garbage_is_refused_with_the_remedy(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["inf", "nan", "-inf", "Infinity"])
-def test_text_that_only_python_takes_for_a_number_is_refused(text: str) -> None:
-    """Text for infinity and not-a-number is garbage."""
+def test_text_that_only_python_parses_as_a_number_is_an_error(text: str) -> None:
+    """Text for infinity and not-a-number is not a duration."""
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("value", ["-5s", "-5", "-1m30s", -1, -0.5, timedelta(seconds=-1)])
-def test_negative_durations_are_refused_as_such(value: Any) -> None:
-    """A negative duration is called negative, in whichever form it comes."""
+def test_the_error_for_a_negative_duration_says_so(value: Any) -> None:
+    """A negative text, number or timedelta is reported as negative."""
     with pytest.raises(ValidationError, match="is negative"):
         ADAPTER.validate_python(value)
 
 
 @pytest.mark.parametrize("value", ["9" * 30 + "h", "9" * 60, 10**30, 10**400, 1e300])
-def test_durations_that_no_timedelta_holds_are_refused(value: Any) -> None:
-    """A duration beyond timedelta's range gives a reason, not an OverflowError."""
+def test_durations_beyond_the_range_of_timedelta_are_errors(value: Any) -> None:
+    """The error is a ValueError with a reason, and not an OverflowError."""
     with pytest.raises(ValidationError, match="is longer than 999999999 days"):
         ADAPTER.validate_python(value)
 
@@ -84,7 +84,7 @@ def test_durations_that_no_timedelta_holds_are_refused(value: Any) -> None:
 @pytest.mark.parametrize(
     "text", ["1111s" * 13 + "!", "1" * 65, "1." + "0" * 63, "1s" * 33, "-" + "1" * 65, "x" * 2**20]
 )
-def test_text_that_is_too_long_is_refused_unread_and_cut(text: str) -> None:
+def test_text_that_is_too_long_is_not_parsed_and_not_quoted_in_full(text: str) -> None:
     """A duration has at most 64 characters, and the error quotes no more than those."""
     with pytest.raises(ValueError, match="is not a duration: it is too long") as caught:
         parse_duration(text)
@@ -93,16 +93,16 @@ def test_text_that_is_too_long_is_refused_unread_and_cut(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [["x" * 2**20], {"x" * 2**20: 1}, b"1" * 2**20, (10**5000,)])
-def test_an_object_of_any_size_is_named_by_its_type(value: Any) -> None:
-    """The error never holds an object that a sender may have made as large as it likes."""
+def test_an_error_quotes_only_the_type_of_an_object(value: Any) -> None:
+    """The error does not quote an object, because its sender chooses its size."""
     with pytest.raises(ValidationError, match=r"of type \w+ is not a duration") as caught:
         ADAPTER.validate_python(value)
     assert len(caught.value.errors(include_input=False)[0]["msg"]) < 200
 
 
 @given(st.integers(min_value=1, max_value=12), st.sampled_from(["1111s", "1.5h", "11", ".1m"]))
-def test_a_long_text_costs_what_its_length_says(parts: int, part: str) -> None:
-    """Text that fails at its last character is not tried in each way to split its digits."""
+def test_the_time_to_parse_a_text_is_linear_in_its_length(parts: int, part: str) -> None:
+    """The parser does not try each way to split the digits of a text that does not match."""
     began = time.process_time()
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(part * parts + "!")
@@ -119,13 +119,13 @@ def test_a_long_text_costs_what_its_length_says(parts: int, part: str) -> None:
     ],
 )
 def test_numbers_are_seconds(value: Any, expected: timedelta) -> None:
-    """Numbers count seconds, and a timedelta is taken as it is."""
+    """A number is a number of seconds, and a timedelta is not changed."""
     assert ADAPTER.validate_python(value) == expected
 
 
 @pytest.mark.parametrize("value", [True, None, float("inf"), float("nan"), b"10s", [10], object()])
-def test_other_values_are_refused(value: Any) -> None:
-    """Booleans, infinities and other objects are no durations, and the remedy is told."""
+def test_other_values_are_errors(value: Any) -> None:
+    """Booleans, infinities and other objects are errors with the remedy."""
     with pytest.raises(ValidationError, match="is not a duration") as caught:
         ADAPTER.validate_python(value)
     assert REMEDY in str(caught.value)
@@ -147,36 +147,36 @@ def test_other_values_are_refused(value: Any) -> None:
         (timedelta(minutes=1, milliseconds=100), "1m0.1s"),
     ],
 )
-def test_durations_are_written_as_go_writes_them(duration: timedelta, expected: str) -> None:
-    """A duration is written with its largest units first, and without parts that are zero."""
+def test_durations_are_formatted_in_gos_notation(duration: timedelta, expected: str) -> None:
+    """The largest units are first, and parts that are zero are left out."""
     assert format_duration(duration) == expected
 
 
-def test_a_negative_duration_has_no_text() -> None:
-    """Formatting refuses what parsing would refuse."""
+def test_a_negative_duration_cannot_be_formatted() -> None:
+    """Formatting raises an error if parsing the result would."""
     with pytest.raises(ValueError, match="is negative"):
         format_duration(timedelta(seconds=-1))
 
 
 @given(st.timedeltas(min_value=timedelta(0)))
-def test_what_is_written_is_read_back(duration: timedelta) -> None:
-    """Every duration survives the way through its text, to the microsecond."""
+def test_parsing_is_the_inverse_of_formatting(duration: timedelta) -> None:
+    """Every duration is the same, to the microsecond, after formatting and parsing."""
     assert parse_duration(format_duration(duration)) == duration
 
 
 @given(st.text())
-def test_any_text_is_a_duration_or_a_clear_refusal(text: str) -> None:
-    """No text makes the parser fail otherwise than with its own ValueError."""
+def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
+    """No text makes the parser raise another error than its own ValueError."""
     try:
         duration = parse_duration(text)
     except ValueError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = REMEDY if duration >= timedelta(0) else "negative"
-    assert REMEDY in said
+        message = REMEDY if duration >= timedelta(0) else "negative"
+    assert REMEDY in message
 
 
 def test_a_duration_is_text_in_json() -> None:
-    """JSON holds the Go-style text, and the schema says that it is text."""
+    """JSON has the text in Go's notation, and the JSON schema has the type string."""
     assert ADAPTER.dump_json(timedelta(seconds=90)) == b'"1m30s"'
     assert ADAPTER.json_schema()["type"] == "string"

@@ -43,7 +43,7 @@ class CatsSettings(Settings):
 
 
 class Plain(Settings):
-    """A subclass without anything of its own."""
+    """A subclass without fields."""
 
 
 def cats(
@@ -56,7 +56,7 @@ def cats(
 
 
 def test_each_standard_setting_has_its_environment_name() -> None:
-    """Every name in Gizmo's style reaches its setting."""
+    """Every environment name in Gizmo's style sets its setting."""
     environ = {
         "SERVICE_NAME": "cats",
         "SERVICE_VERSION": "1",
@@ -80,7 +80,7 @@ def test_each_standard_setting_has_its_environment_name() -> None:
         "TLS_CLIENT_CA": "clients.pem",
         "GIZMO_HSTS": "max-age=300",
         "GIZMO_TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8",
-        "GIZMO_PROXY_PROTOCOL": "false",  # true cannot be with TLS_CERT
+        "GIZMO_PROXY_PROTOCOL": "false",  # true is not allowed with TLS_CERT
         "GIZMO_LOG_FIELDS": "gcp",
         "GIZMO_ACCESS_LOG_FORMAT": "combined",
         "GIZMO_LOG_PROBES": "true",
@@ -161,12 +161,12 @@ def test_each_standard_setting_has_its_environment_name() -> None:
         "pubsub_url": "kafka://b1",
         "topics": {"CATS": "sns://cats"},
         "subscriptions": {"CATS": "sqs://cats"},
-        "kafka": KafkaSettings().model_dump(),  # its names are in test_kafka.py
+        "kafka": KafkaSettings().model_dump(),  # test_kafka.py has its names
     }
 
 
 def test_only_the_given_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mapping that is passed replaces the process's environment altogether."""
+    """If a mapping is passed, the environment of the process is not read."""
     monkeypatch.setenv("HTTP_PORT", "1")
     monkeypatch.setenv("GIZMO_CONFIG", "/nowhere.toml")
     monkeypatch.setenv("GIZMO_TOPIC_CATS", "memory://")
@@ -175,13 +175,13 @@ def test_only_the_given_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a mapping, the process's own environment is read."""
+    """Without a mapping, the environment of the process is read."""
     monkeypatch.setenv("HTTP_PORT", "1")
     assert load(Settings, dotenv=None).settings.http_port == 1
 
 
 def test_http_port_comes_before_port() -> None:
-    """HTTP_PORT wins over PORT, which platforms set, and the origin says which it was."""
+    """HTTP_PORT overrides PORT, which platforms set, and the origin has the name."""
     both = load(Settings, environ={"PORT": "1", "HTTP_PORT": "2"}, dotenv=None)
     assert both.settings.http_port == 2
     assert both.origins["http_port"] == Origin("environment", "HTTP_PORT")
@@ -191,7 +191,7 @@ def test_http_port_comes_before_port() -> None:
 
 
 def test_an_empty_environment_value_counts_as_unset(tmp_path: Path) -> None:
-    """An empty variable, in the environment or .env, hides nothing below it."""
+    """An empty variable in the environment or .env does not override a lower source."""
     file = tmp_path / "cats.json"
     file.write_text('{"service_name": "cats", "topics": {"cats": "memory://"}}')
     dotenv = tmp_path / ".env"
@@ -202,8 +202,8 @@ def test_an_empty_environment_value_counts_as_unset(tmp_path: Path) -> None:
     assert settings.topics == {"CATS": "memory://"}
 
 
-def test_names_are_taken_as_they_are_spelled_and_others_ignored() -> None:
-    """Unknown names are ignored, and so are a field's name and another case of its variable."""
+def test_unknown_names_in_the_environment_are_ignored() -> None:
+    """The name of a field and another case of its variable are ignored too."""
     environ = {"http_port": "1", "LOG_LEVEL": "debug", "LOOP": "x", "DATABASE": "cats", "HOME": "/"}
     loaded = cats(environ=environ)
     assert loaded.settings == CatsSettings(database=Postgres(host="db"))
@@ -231,15 +231,15 @@ def test_files_are_read_by_their_suffix(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "database:\ntopics:\n"])
-def test_a_file_or_section_with_nothing_in_it_gives_nothing(text: str, tmp_path: Path) -> None:
-    """YAML's null for what is empty is no value."""
+def test_an_empty_file_or_section_has_no_values(text: str, tmp_path: Path) -> None:
+    """An empty YAML file or section is null, which is not a value."""
     file = tmp_path / "cats.yaml"
     file.write_text(text)
     assert cats([f"--config={file}"]).settings == cats().settings
 
 
-def test_sources_come_in_their_order(tmp_path: Path) -> None:
-    """The command line beats the environment, that .env, that the file, that the defaults."""
+def test_each_source_overrides_the_ones_before_it(tmp_path: Path) -> None:
+    """The order is: the defaults, the file, .env, the environment, the command line."""
     file = tmp_path / "cats.toml"
     dotenv = tmp_path / "cats.env"
     environ: dict[str, str] = {}
@@ -262,7 +262,7 @@ def test_sources_come_in_their_order(tmp_path: Path) -> None:
 
 
 def test_nested_models_merge_across_sources(tmp_path: Path) -> None:
-    """Each leaf of a section comes from the highest source that gives it."""
+    """Each setting of a section comes from the last source that has it."""
     file = tmp_path / "cats.json"
     file.write_text('{"database": {"host": "file", "port": 1, "pool": {"size": 1, "wait": "1m"}}}')
     dotenv = tmp_path / "cats.env"
@@ -277,7 +277,7 @@ def test_nested_models_merge_across_sources(tmp_path: Path) -> None:
 
 
 def test_a_sections_default_is_the_lowest_source() -> None:
-    """One value given for a section leaves the rest of its default as it was declared."""
+    """A value for one setting of a section keeps the defaults of the others."""
     loaded = cats(environ={"SPARE__HOST": "x"})
     assert loaded.settings.spare == Postgres(host="x", port=1, pool=Pool(size=9))
     deeper = cats(["--spare.pool.wait=1m"])
@@ -285,14 +285,14 @@ def test_a_sections_default_is_the_lowest_source() -> None:
     assert deeper.settings.spare == Postgres(host="spare", port=1, pool=pool)
 
 
-def test_an_optional_section_exists_once_anything_is_given_for_it() -> None:
-    """A section that is None by default is made of its own defaults and what is given."""
+def test_an_optional_section_exists_if_a_source_has_a_value_for_it() -> None:
+    """A section that is None by default gets its own defaults and the value."""
     assert cats().settings.replica is None
     assert cats(environ={"REPLICA__HOST": "x"}).settings.replica == Postgres(host="x")
 
 
 def test_a_required_section_whose_fields_all_have_defaults_needs_nothing() -> None:
-    """A section without required fields need not be named anywhere."""
+    """A section without required fields may be missing in every source."""
 
     class Pooled(Settings):
         pool: Pool
@@ -300,8 +300,8 @@ def test_a_required_section_whose_fields_all_have_defaults_needs_nothing() -> No
     assert load(Pooled, environ={}, dotenv=None).settings.pool == Pool()
 
 
-def test_the_flag_for_the_file_beats_its_variable(tmp_path: Path) -> None:
-    """--config wins over GIZMO_CONFIG, that over .env's, and an empty one means no file."""
+def test_the_flag_for_the_file_overrides_its_variable(tmp_path: Path) -> None:
+    """--config overrides GIZMO_CONFIG, which overrides that of .env. Empty: no file."""
     for port in "123":
         (tmp_path / f"{port}.toml").write_text(f"http_port = {port}")
     dotenv = tmp_path / "env"
@@ -340,24 +340,24 @@ def test_the_flag_for_the_file_beats_its_variable(tmp_path: Path) -> None:
     ],
 )
 def test_flags(argv: list[str], field: str, value: Any) -> None:
-    """A flag takes the next word or what follows its equals sign; the last of several wins."""
+    """The value is the next word or the text after =. The last of several flags counts."""
     assert getattr(cats(argv).settings, field) == value
 
 
-def test_a_boolean_flag_leaves_the_next_word_alone() -> None:
-    """A flag after a boolean one is read as a flag."""
+def test_a_boolean_flag_does_not_use_the_next_word() -> None:
+    """A flag after a boolean flag is parsed as a flag."""
     settings = cats(["--log-json", "--http-port=1"]).settings
     assert (settings.log_json, settings.http_port) == (True, 1)
 
 
 def test_lists_and_dicts_are_json_in_the_environment() -> None:
-    """Structured settings are written as JSON where a source knows text only."""
+    """Structured settings are JSON in a source that has only text."""
     settings = cats(environ={"NAMES": '["a"]', "LABELS": '{"a": 1}'}).settings
     assert (settings.names, settings.labels) == (["a"], {"a": 1})
 
 
 def test_channels_merge_across_sources(tmp_path: Path) -> None:
-    """Each channel's URL comes from the highest source that names the channel."""
+    """The URL of a channel comes from the last source that names the channel."""
     file = tmp_path / "cats.yaml"
     file.write_text("topics:\n  cats.new: file://1\n  dogs: file://2\n")
     environ = {"GIZMO_TOPIC_CATS_NEW": "env://1", "GIZMO_TOPIC_": "x", "GIZMO_TOPIC": "x"}
@@ -373,8 +373,8 @@ def test_channels_merge_across_sources(tmp_path: Path) -> None:
     assert loaded.origins["topics.EELS"] == Origin("command line", "--topics.eels")
 
 
-def test_declared_channels_stay_where_a_source_names_others() -> None:
-    """A subclass's own default topics are added to, and it keeps the environment's names."""
+def test_default_channels_stay_if_a_source_names_others() -> None:
+    """Topics of sources are added to the default of a subclass, which keeps the names."""
 
     class Cats(Settings):
         topics: dict[str, str] = {"cats": "memory://", "dogs": "memory://"}  # noqa: RUF012
@@ -384,7 +384,7 @@ def test_declared_channels_stay_where_a_source_names_others() -> None:
 
 
 def test_a_new_default_keeps_the_environment_names() -> None:
-    """A subclass that only changes a default is set by the same variables as before."""
+    """A subclass that changes only a default has the same variables."""
 
     class Cats(Settings):
         http_port: int = 9000
@@ -397,7 +397,7 @@ def test_a_new_default_keeps_the_environment_names() -> None:
 
 
 def test_own_fields_go_by_alias_or_upper_case_name() -> None:
-    """An alias names the variable; without one it is the field's name, with the class's prefix."""
+    """The variable is the alias, or else the field's name with the prefix of the class."""
 
     class Nested(BaseModel):
         deep: int = Field(0, alias="DEEPER")
@@ -413,16 +413,16 @@ def test_own_fields_go_by_alias_or_upper_case_name() -> None:
     assert (settings.paws, settings.tail, settings.nested.deep) == (1, 2, 3)
 
 
-def test_files_take_field_names_and_environment_names(tmp_path: Path) -> None:
-    """A key of a file is a field's name or its environment name."""
+def test_the_keys_of_files_are_field_names_or_environment_names(tmp_path: Path) -> None:
+    """Both names of a field can be keys of a file."""
     file = tmp_path / "cats.json"
     file.write_text('{"HTTP_PORT": 1, "log_level": "debug"}')
     settings = load(Settings, ["--config", str(file)], environ={}, dotenv=None).settings
     assert (settings.http_port, settings.log_level) == (1, "debug")
 
 
-def test_a_file_can_set_nothing_as_a_value(tmp_path: Path) -> None:
-    """Null in a file is the value None of a setting that may be None."""
+def test_null_in_a_file_is_a_value(tmp_path: Path) -> None:
+    """Null sets a setting to None, if its type allows None."""
 
     class Cats(Settings):
         drain_delay: Duration | None = timedelta(seconds=1)
@@ -468,7 +468,7 @@ class OddSettings(Settings):
     ],
 )
 def test_odd_types(name: str, text: str, value: Any) -> None:
-    """Recursive, alternative and root models, other notations and made defaults load."""
+    """Recursive models, unions of models, root models and default factories are supported."""
     environ = {name: text, "TREE__NAME": "a"}
     settings = load(OddSettings, environ=environ, dotenv=None).settings
     field = name.partition("__")[0].lower()
@@ -477,8 +477,8 @@ def test_odd_types(name: str, text: str, value: Any) -> None:
     assert getattr(settings, field) == value
 
 
-def test_a_dotenv_file_is_read_as_a_shell_would(tmp_path: Path) -> None:
-    """Comments, quotes, export and references to other names are understood."""
+def test_a_dotenv_file_has_the_syntax_of_a_shell(tmp_path: Path) -> None:
+    """Comments, quotes, export and references to other names are supported."""
     dotenv = tmp_path / ".env"
     dotenv.write_text(
         "\ufeff# cats\nexport SERVICE_NAME='cats'\nUNRELATED=1\nNO_VALUE\n"
@@ -490,7 +490,7 @@ def test_a_dotenv_file_is_read_as_a_shell_would(tmp_path: Path) -> None:
 
 
 def test_the_environment_is_not_changed_by_a_dotenv_file(tmp_path: Path) -> None:
-    """Reading .env writes nothing into the mapping that it looks names up in."""
+    """Reading .env does not change the mapping that is passed as the environment."""
     dotenv = tmp_path / ".env"
     dotenv.write_text("SERVICE_NAME=cats\n")
     environ: dict[str, str] = {}
@@ -499,7 +499,7 @@ def test_the_environment_is_not_changed_by_a_dotenv_file(tmp_path: Path) -> None
 
 
 def test_a_dotenv_file_may_be_missing(tmp_path: Path) -> None:
-    """No file, a directory (a virtual environment) or None in its place gives nothing."""
+    """No file, a directory (a virtual environment) and None have no settings."""
     for dotenv in (tmp_path / "nothing", tmp_path, None):
         assert load(Settings, environ={}, dotenv=dotenv).settings == Settings()
 
@@ -507,7 +507,7 @@ def test_a_dotenv_file_may_be_missing(tmp_path: Path) -> None:
 def test_the_dotenv_file_of_the_directory_is_the_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Unless told otherwise, .env in the working directory is read."""
+    """Without an argument, .env in the working directory is read."""
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text("HTTP_PORT=1")
     loaded = load(Settings, environ={})
@@ -515,15 +515,15 @@ def test_the_dotenv_file_of_the_directory_is_the_default(
 
 
 def test_every_setting_has_an_origin() -> None:
-    """Origins name each setting by its path, sections' settings included, default or not."""
+    """Origins have the path of each setting, also of sections and of defaults."""
     origins = cats().origins
     assert origins["database.host"] == Origin("environment", "DATABASE__HOST")
     assert str(origins["database.pool.wait"]) == "default"
     assert {name.partition(".")[0] for name in origins} == set(CatsSettings.model_fields)
 
 
-def test_importing_the_room_loads_no_parsers() -> None:
-    """YAML and TOML are imported when such a file is read, difflib when a name is misspelt."""
+def test_importing_the_package_loads_no_parsers() -> None:
+    """YAML, TOML and difflib are imported when they are needed."""
     code = "import sys, json, gizmopy.config; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert not {"yaml", "tomllib", "difflib"} & set(json.loads(done.stdout))

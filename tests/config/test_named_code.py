@@ -1,4 +1,4 @@
-"""A setting that names code is not taken from .env, nor from what .env names."""
+"""A setting that names code must not come from .env, nor from a file that .env names."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ LINES = {
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_dotenv_names_no_code(name: str, tmp_path: Path) -> None:
-    """It is refused by the name of the variable, with the remedy."""
+def test_code_that_dotenv_names_is_an_error(name: str, tmp_path: Path) -> None:
+    """The error has the name of the variable and the remedy."""
     file = tmp_path / ".env"
     file.write_text(f"{name}='{LINES[name]}'\n")
     with pytest.raises(ConfigError) as caught:
@@ -93,8 +93,8 @@ def test_dotenv_names_no_code(name: str, tmp_path: Path) -> None:
         'TEXT=[{"\\u0047iven": "os:system"}]',
     ],
 )
-def test_lists_and_tables_in_dotenv_name_no_code(line: str, tmp_path: Path) -> None:
-    """A model that is a part of one setting is looked into, too."""
+def test_code_in_lists_and_tables_of_dotenv_is_an_error(line: str, tmp_path: Path) -> None:
+    """The fields of a model that is a part of one setting are checked too."""
     name, _, value = line.partition("=")
     file = tmp_path / ".env"
     file.write_text(f"{name}='{value}'\n")
@@ -102,8 +102,8 @@ def test_lists_and_tables_in_dotenv_name_no_code(line: str, tmp_path: Path) -> N
         load(ListsSettings, environ={}, dotenv=file)
 
 
-def test_lists_and_tables_in_dotenv_may_say_the_rest(tmp_path: Path) -> None:
-    """Only the keys that name code are refused."""
+def test_lists_and_tables_of_dotenv_may_have_other_keys(tmp_path: Path) -> None:
+    """Only keys that name code are errors."""
     file = tmp_path / ".env"
     file.write_text("""CLUSTERS='[{"broker_hosts": "b:1"}]'\nMANY='[{"tables": [{}]}]'\n""")
     loaded = load(ListsSettings, environ={}, dotenv=file).settings
@@ -111,16 +111,16 @@ def test_lists_and_tables_in_dotenv_may_say_the_rest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["kafka:?", "kafka:/?", r"kafka:\n//b1?", r"kafka:/\t/b1/t?"])
-def test_a_url_that_is_written_otherwise_names_no_code(start: str, tmp_path: Path) -> None:
-    """Each text that the driver takes as a URL is one in .env."""
+def test_an_unusual_spelling_of_a_url_is_checked_too(start: str, tmp_path: Path) -> None:
+    """Each text that the driver accepts as a URL is checked in .env."""
     file = tmp_path / ".env"
     file.write_text(f'GIZMO_PUBSUB_URL="{start}sasl_token_provider=evil:run"\n')
     with pytest.raises(ConfigError, match="names code"):
         load(Settings, environ={}, dotenv=file)
 
 
-def test_hosts_in_the_query_are_no_query(tmp_path: Path) -> None:
-    """A parameter that is encoded in another one's value is not decoded to one of its own."""
+def test_an_encoded_parameter_in_a_value_is_not_a_parameter(tmp_path: Path) -> None:
+    """A parameter within the encoded value of another stays a part of that value."""
     file = tmp_path / ".env"
     hidden = "b%3A1%3Fsasl_token_provider%3Devil%3Arun"
     file.write_text(f"GIZMO_PUBSUB_URL='kafka://?broker_hosts={hidden}'\n")
@@ -130,8 +130,8 @@ def test_hosts_in_the_query_are_no_query(tmp_path: Path) -> None:
         open_driver(url)
 
 
-def test_a_file_that_dotenv_names_names_no_code(tmp_path: Path) -> None:
-    """GIZMO_CONFIG in .env is no way around; the same file named by a flag may."""
+def test_code_in_a_file_that_dotenv_names_is_an_error(tmp_path: Path) -> None:
+    """The file of GIZMO_CONFIG in .env is untrusted; the same file of a flag is trusted."""
     file, dotenv = tmp_path / "c.json", tmp_path / ".env"
     file.write_text('{"kafka": {"sasl_token_provider": "evil:run"}}')
     dotenv.write_text(f"GIZMO_CONFIG={file}\n")
@@ -142,7 +142,7 @@ def test_a_file_that_dotenv_names_names_no_code(tmp_path: Path) -> None:
 
 
 def test_the_environment_and_flags_may_name_code(tmp_path: Path) -> None:
-    """Both beat what .env says, which is not judged then."""
+    """Both override a value in .env, which then is not checked."""
     dotenv = tmp_path / ".env"
     dotenv.write_text("KAFKA_SASL_TOKEN_PROVIDER=evil:run\n")
     for argv, environ in (
@@ -154,11 +154,11 @@ def test_the_environment_and_flags_may_name_code(tmp_path: Path) -> None:
 
 
 def in_folder(folder: Path, *arguments: str, **environ: str) -> str:
-    """Return the output of ``python -m gizmopy`` in a folder, which has ``evil.py``."""
+    """Return the output of ``python -m gizmopy`` in a directory with ``evil.py``."""
     (folder / "evil.py").write_text("print('evil ran')\n")
     (folder / "yaml.py").write_text("print('evil ran as yaml')\nraise ImportError\n")
     (folder / "c.yaml").write_text("http_port: 1\n")
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "gizmopy", *arguments],
         env={"PATH": os.environ["PATH"], **environ},
         cwd=folder,
@@ -167,7 +167,7 @@ def in_folder(folder: Path, *arguments: str, **environ: str) -> str:
         timeout=30,
         check=False,
     )
-    return told.stdout + told.stderr
+    return done.stdout + done.stderr
 
 
 LOGIN = {
@@ -179,7 +179,7 @@ LOGIN = {
 
 
 def test_redrive_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
-    """Neither the code that the environment names nor a library, even with python -m."""
+    """Code that the environment names and libraries are not imported from there."""
     output = in_folder(tmp_path, "redrive", "dead", "--wait=0.1", "--config=c.yaml", **LOGIN)
     assert "evil ran" not in output
     assert "sasl_token_provider=evil:run is not module:function" in output
@@ -189,8 +189,8 @@ def test_redrive_imports_nothing_from_the_working_directory(tmp_path: Path) -> N
     assert "names code" in output
 
 
-def test_a_service_from_there_may_be_accompanied(tmp_path: Path) -> None:
-    """A service in the working directory imports what lies beside it; an installed one does not."""
+def test_a_service_in_the_working_directory_may_import_from_it(tmp_path: Path) -> None:
+    """Only such a service imports other modules of the working directory."""
     (tmp_path / "cats.py").write_text(
         "import sys\n"
         "from gizmopy import Service\n"
@@ -207,7 +207,7 @@ def test_a_service_from_there_may_be_accompanied(tmp_path: Path) -> None:
     assert "evil ran" not in output
     assert "No module named 'evil'" in output
     (elsewhere / "dogs.py").write_text("import evil\n")
-    (tmp_path / "dogs").mkdir()  # a folder without __init__.py is no package beside a module
+    (tmp_path / "dogs").mkdir()  # a directory without __init__.py does not hide a module
     output = in_folder(tmp_path, "routes", "dogs:Cats", PYTHONPATH=str(elsewhere))
     assert "evil ran" not in output
     assert "No module named 'evil'" in output

@@ -59,14 +59,14 @@ def problems_of(
     cls: type[Settings] = CatsSettings,
     dotenv: Path | None = None,
 ) -> tuple[ConfigProblem, ...]:
-    """Return the problems that loading fails with."""
+    """Return the problems of a failed load."""
     with pytest.raises(ConfigError) as caught:
         load(cls, argv, environ=environ or {}, dotenv=dotenv)
     return caught.value.problems
 
 
 def line_of(argv: Sequence[str] = (), environ: dict[str, str] | None = None) -> str:
-    """Return the one problem that loading fails with, as a person reads it."""
+    """Return the text of the only problem of a failed load."""
     (problem,) = problems_of(argv, environ)
     return str(problem)
 
@@ -138,7 +138,7 @@ INTEGER = "should be a valid integer, unable to parse string as an integer; set 
     ],
 )
 def test_problems_of_the_command_line(argv: list[str], line: str) -> None:
-    """Each thing that a command line can get wrong is one problem with a remedy."""
+    """Each mistake on a command line is one problem with a remedy."""
     assert line_of(argv).startswith(line.replace("{}", " (command line)", 1))
 
 
@@ -156,7 +156,7 @@ def test_problems_of_the_command_line(argv: list[str], line: str) -> None:
     ],
 )
 def test_problems_of_the_environment(environ: dict[str, str], line: str) -> None:
-    """A bad value of the environment goes by the variable's own name."""
+    """The problem of a wrong value in the environment has the name of the variable."""
     assert line_of(environ=environ).startswith(line)
 
 
@@ -203,7 +203,7 @@ FILE_LINES = [
 
 @pytest.mark.parametrize(("name", "text", "line"), FILE_LINES)
 def test_problems_within_a_file(name: str, text: str, line: str, tmp_path: Path) -> None:
-    """A key or value of a file goes by its path in the file."""
+    """The problem of a key or a value in a file has its path in the file."""
     file = tmp_path / name
     file.write_text(text)
     assert line_of([f"--config={file}"]).startswith(line.replace("FILE", str(file)))
@@ -227,7 +227,7 @@ def test_problems_within_a_file(name: str, text: str, line: str, tmp_path: Path)
     ],
 )
 def test_malformed_files(name: str, text: str, reason: str, tmp_path: Path) -> None:
-    """A file that cannot be parsed is named by who named it, with the place where it is known."""
+    """The problem has the source that names the file, and the line if it is known."""
     file = tmp_path / name
     file.write_text(text)
     for argv, environ, given_by in (
@@ -240,14 +240,14 @@ def test_malformed_files(name: str, text: str, reason: str, tmp_path: Path) -> N
         assert problem.remedy
 
 
-def test_the_remedy_for_a_suffix_names_those_that_are_known(tmp_path: Path) -> None:
-    """An unsupported suffix is answered with the supported ones."""
+def test_the_remedy_for_an_unknown_suffix_has_the_known_suffixes(tmp_path: Path) -> None:
+    """The error for an unsupported suffix lists the supported ones."""
     (problem,) = problems_of([f"--config={tmp_path}/c.ini"])
     assert problem.remedy == "name a file that ends in .json, .toml, .yaml, .yml"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, a directory and text that is not UTF-8 are problems with their cause."""
+    """The problem of a missing file, a directory or bad UTF-8 has the cause."""
     (tmp_path / "d.json").mkdir()
     (tmp_path / "l.json").write_bytes(b'{"service_name": "\xe9"}')
     for name, reason in (
@@ -259,17 +259,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         assert problem.reason == reason
 
 
-def test_a_file_that_the_system_refuses_is_a_problem(tmp_path: Path) -> None:
-    """A settings file or .env that is there and cannot be opened is a problem, not ignored."""
+def test_a_file_that_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:
+    """A settings file or .env that exists and cannot be opened is not ignored."""
     file = tmp_path / "c.json"
-    file.symlink_to(file)  # refused to everybody, root included, who may read what nobody else may
+    file.symlink_to(file)  # the path of a file below a file: even root cannot open it
     reason = "cannot be read: Too many levels of symbolic links"
     assert problems_of([f"--config={file}"])[0].reason == reason
     assert problems_of(dotenv=file)[0].reason == reason
 
 
 def test_a_malformed_dotenv_file(tmp_path: Path) -> None:
-    """Lines that are not NAME=value are reported by their number, bytes by the file's name."""
+    """The problem has the number of a line, or the name of a file that is not UTF-8."""
     dotenv = tmp_path / ".env"
     dotenv.write_text("A=1\n\n\nB C\nHTTP_PORT='1\nPORT=x\n")
     lines = list(map(str, problems_of(dotenv=dotenv)))
@@ -287,21 +287,21 @@ def test_a_malformed_dotenv_file(tmp_path: Path) -> None:
 
 
 def test_missing_settings_name_their_variable_and_flag() -> None:
-    """Each required setting is a problem of its own, those of a missing section too."""
+    """Each missing setting is a problem, also those of a missing section."""
     assert list(map(str, problems_of(cls=Required))) == [
         "DATABASE__HOST: is required; set DATABASE__HOST or --database.host",
         "CAT: is required; set CAT or --cat",
     ]
 
 
-def test_a_section_that_is_begun_must_be_finished() -> None:
-    """Giving one value for a section requires its required ones."""
+def test_a_section_with_one_value_must_have_its_required_values() -> None:
+    """If a source has one value of a section, its required settings must be set."""
     problems = problems_of(environ={"DATABASE__PORT": "1", "CAT": "x"}, cls=Required)
     assert [problem.name for problem in problems] == ["DATABASE__HOST"]
 
 
 def test_cross_field_validators() -> None:
-    """A model's validator is reported with the words it raised and the section's name."""
+    """The problem has the message of a model's validator and the section's name."""
     (nested,) = problems_of(["--database.low=3"])
     assert str(nested) == "database: low is above high; change the settings that the reason names"
     (whole,) = problems_of(["--http-port=1", "--log-json"])
@@ -311,8 +311,8 @@ def test_cross_field_validators() -> None:
     )
 
 
-def test_a_default_that_its_own_type_refuses() -> None:
-    """A subclass's wrong default is reported by the setting's name."""
+def test_a_default_of_the_wrong_type() -> None:
+    """The problem of a wrong default in a subclass has the name of the setting."""
 
     class Wrong(Settings):
         workers: int = Field(0, gt=0)
@@ -322,14 +322,14 @@ def test_a_default_that_its_own_type_refuses() -> None:
 
 
 def test_members_of_a_union_make_one_problem() -> None:
-    """A value that no member of a union takes is one problem with every member's reason."""
+    """A value that matches no type of a union is one problem with every reason."""
     (problem,) = problems_of(["--workers=x"])
     assert "valid integer" in problem.reason
     assert "valid boolean" in problem.reason
 
 
 def test_everything_is_reported_at_once(tmp_path: Path) -> None:
-    """Problems of every source and of validation come in one error, a line each."""
+    """One error has the problems of every source and of validation, each on a line."""
     file = tmp_path / "c.toml"
     file.write_text('htp_port = 1\nloop = "x"\n[database]\nhots = 2\n')
     dotenv = tmp_path / ".env"
@@ -357,6 +357,6 @@ def test_everything_is_reported_at_once(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_a_value_that_a_higher_source_replaces_is_not_judged() -> None:
-    """Only the value that counts has to be right."""
+def test_an_overridden_value_is_not_validated() -> None:
+    """Only the value of the last source must be valid."""
     assert load(Settings, ["--http-port=1"], environ={"HTTP_PORT": "x"}).settings.http_port == 1

@@ -1,4 +1,4 @@
-"""The report: a row for every setting, as a table for people and for the docs."""
+"""The report: a row for every setting, as text for a terminal or as Markdown."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_a_class_has_a_row_for_every_setting_in_order() -> None:
     assert {(row.value, row.source) for row in found} == {(None, None)}
 
 
-def test_a_row_says_how_to_set_it() -> None:
-    """A row has every environment name, the flag, the type in words, the default and a sentence."""
+def test_a_row_has_the_names_the_type_the_default_and_a_description() -> None:
+    """The row of a setting has all of them as text."""
     found = by_name(rows(CatsSettings))
     assert found["http_port"] == Row(
         name="http_port",
@@ -116,7 +116,7 @@ def test_a_row_says_how_to_set_it() -> None:
     ],
 )
 def test_types_and_defaults_are_words(name: str, kind: str, default: str) -> None:
-    """Types and defaults read like a sentence, and nothing of the machine gets into them."""
+    """Types and defaults are words, and do not depend on the machine."""
     row = by_name(rows(CatsSettings))[name]
     assert (row.type, row.default) == (kind, default)
 
@@ -152,7 +152,7 @@ def test_types_and_defaults_are_words(name: str, kind: str, default: str) -> Non
     ],
 )
 def test_loaded_settings_have_values_and_sources(name: str, value: str, source: str) -> None:
-    """A row of loaded settings shows the value, masked, and where it came from."""
+    """A row of loaded settings has the value, masked, and its source."""
     row = by_name(rows(LOADED))[name]
     assert (row.value, row.source) == (value, source)
 
@@ -177,7 +177,7 @@ class Later(BaseModel):
     z: int
 
 
-def test_whatever_pydantic_takes_has_its_row() -> None:
+def test_every_kind_of_field_has_its_row() -> None:
     """Aliases, constraints within types, URLs and models declared later are loaded and shown."""
     environ = {
         "LATER__Z": "1",
@@ -211,8 +211,8 @@ def test_whatever_pydantic_takes_has_its_row() -> None:
 @pytest.mark.skipif(
     "default_factory_takes_validated_data" not in dir(FieldInfo), reason="new in pydantic 2.10"
 )
-def test_a_section_that_is_made_of_other_settings_is_made_by_pydantic() -> None:
-    """A factory that takes what was validated before it is left to do so."""
+def test_a_section_that_is_computed_from_other_settings() -> None:
+    """pydantic calls a factory whose argument is the validated values before it."""
 
     class Cats(Settings):
         first: Later = Field(default_factory=lambda given: Later(z=given["http_port"]))
@@ -221,22 +221,22 @@ def test_a_section_that_is_made_of_other_settings_is_made_by_pydantic() -> None:
     assert (row.value, row.source) == ("8080", "default")
 
 
-def test_a_secret_behind_an_alias_is_not_shown_when_it_is_wrong() -> None:
-    """A type alias for a secret makes a secret of what is given for it."""
+def test_a_wrong_value_of_a_type_alias_for_a_secret_is_not_shown() -> None:
+    """A setting whose type is an alias of a secret type is a secret."""
     with pytest.raises(ConfigError) as caught:
         load(Unusual, environ={"PINS": "hunter1", "LATER__Z": "1"}, dotenv=None)
     assert "PINS=*** (7 characters, from the environment)" in str(caught.value)
 
 
 def test_each_channel_has_its_row() -> None:
-    """A channel's row has the variable of that channel."""
+    """The row of a channel has the variable of that channel."""
     found = by_name(rows(LOADED))
     assert "topics" not in found
     assert found["topics.CATS"].environment == ("GIZMO_TOPIC_CATS",)
 
 
-def test_a_standard_section_is_one_row_until_something_in_it_is_set() -> None:
-    """Who has nothing to do with Kafka reads one line of it; a service's own sections stay."""
+def test_an_unused_standard_section_is_one_row() -> None:
+    """A standard section without values is one row; a service's own sections never are."""
     of_none = by_name([*with_unused_sections_collapsed(rows(LOADED))])
     assert [name for name in of_none if name.startswith("kafka.")] == ["kafka.*"]
     assert of_none["kafka.*"].environment == ("KAFKA_*",)
@@ -246,27 +246,27 @@ def test_a_standard_section_is_one_row_until_something_in_it_is_set() -> None:
 
 
 def test_text_is_aligned() -> None:
-    """Every column begins at the same place in each line, and no line has blanks at its end."""
+    """Each column begins at the same position in each line; no line ends with blanks."""
     lines = as_text(rows(CatsSettings)).splitlines()
     assert lines[0].split() == [
         *("setting", "environment", "flag", "type", "default", "description")
     ]
     start = lines[0].index("--") if "--" in lines[0] else lines[0].index("flag")
     flags = [line[start : start + 2] for line in lines[1:]]
-    assert set(flags) == {"--", "  "}  # a secret has none
+    assert set(flags) == {"--", "  "}  # a secret has no flag
     assert all(line[start - 1] == " " for line in lines[1:])
     assert all(line == line.rstrip() for line in lines)
     assert len(lines) == len(rows(CatsSettings)) + 1
 
 
 def test_text_of_loaded_settings_has_values_and_sources() -> None:
-    """The columns value and source are there once something is loaded, and hold no secret."""
+    """Loaded settings have the columns value and source, without secrets."""
     text = as_text(rows(LOADED))
     assert text.splitlines()[0].split()[-3:] == ["value", "source", "description"]
     assert "hunter2" not in text
 
 
-def test_a_value_of_several_lines_stays_in_its_line() -> None:
+def test_a_value_of_several_lines_is_shown_on_one() -> None:
     """A line break in a value does not break the table."""
     row = Row("a", ("A",), "--a", "text", "", "Words.", "x\ny", "default")
     assert len(as_text([row]).splitlines()) == 2
@@ -274,7 +274,7 @@ def test_a_value_of_several_lines_stays_in_its_line() -> None:
 
 
 def test_markdown_is_a_table() -> None:
-    """Markdown has a head, a rule and a row for each setting, with pipes escaped."""
+    """The table has a header, a rule and a row for each setting; pipes are escaped."""
     lines = as_markdown([row for row in rows(CatsSettings) if "." not in row.name]).splitlines()
     assert lines[0] == "| setting | environment | flag | type | default | description |"
     assert lines[1] == "| --- | --- | --- | --- | --- | --- |"
@@ -282,15 +282,15 @@ def test_markdown_is_a_table() -> None:
     assert any("`GIZMO_TOPIC_<CHANNEL>`" in line for line in lines)
 
 
-def test_each_section_has_a_table_of_its_own() -> None:
-    """Settings of no section come first, then each section with its name as the heading."""
+def test_each_section_has_its_own_table() -> None:
+    """Settings without a section are first, then each section below its name."""
     parts = as_markdown(rows(CatsSettings)).split("\n\n")
     assert parts[1::2] == ["## kafka", "## database", "## spare"]
     assert parts[0].splitlines()[-1].startswith("| `pipe` ")
     assert parts[4].splitlines()[2].startswith("| `database.host` ")
 
 
-def test_no_rows_make_an_empty_table() -> None:
-    """An empty list gives the titles alone."""
+def test_without_rows_the_table_has_only_a_header() -> None:
+    """An empty list of rows gives the header."""
     assert len(as_text([]).splitlines()) == 1
     assert len(as_markdown([]).splitlines()) == 2

@@ -1,4 +1,4 @@
-"""Settings are values: what they take, what they refuse, how they look."""
+"""Settings as values: their defaults, their validation and their repr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gizmopy.config.channel_names import channel_key
 
 
 def test_defaults() -> None:
-    """Without any value, a daemon listens on the loopback's port 8080 and uses memory."""
+    """By default a daemon listens on port 8080 of the loopback and uses memory://."""
     assert Settings().model_dump() == {
         "service_name": "",
         "service_version": "",
@@ -73,7 +73,7 @@ def test_defaults() -> None:
 
 
 def test_construction_reads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the environment nor a .env file reaches settings that are made by hand."""
+    """Settings that code constructs read neither the environment nor a .env file."""
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text("HTTP_PORT=1\n")
     monkeypatch.setenv("HTTP_PORT", "2")
@@ -82,7 +82,7 @@ def test_construction_reads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert Settings().service_name == ""
 
 
-def test_fields_go_by_their_name_and_their_environment_name() -> None:
+def test_an_argument_is_a_fields_name_or_its_environment_name() -> None:
     """A field's name, its environment name and its second environment name mean the same."""
     assert Settings(http_port=0).http_port == 0
     for name in ("HTTP_PORT", "PORT"):
@@ -91,7 +91,7 @@ def test_fields_go_by_their_name_and_their_environment_name() -> None:
 
 
 def test_unknown_arguments_are_errors() -> None:
-    """A typo in an argument is refused, not ignored."""
+    """A misspelt argument is an error."""
     given: dict[str, Any] = {"htp_port": 0}
     with pytest.raises(ValidationError, match="htp_port"):
         Settings(**given)
@@ -118,8 +118,8 @@ def test_settings_do_not_change() -> None:
         (" debug ", "debug"),
     ],
 )
-def test_log_levels_of_gizmo_and_python_are_understood(given: Any, level: str) -> None:
-    """A level goes in any case, and Gizmo's levels become the nearest of Python's."""
+def test_log_levels_of_gizmo_and_python_are_valid(given: Any, level: str) -> None:
+    """The case of a level does not matter; Gizmo's levels are mapped to Python's."""
     assert Settings(log_level=given).log_level == level
 
 
@@ -145,21 +145,21 @@ def test_log_levels_of_gizmo_and_python_are_understood(given: Any, level: str) -
         {"topics": {"a.b": "x", "a-b": "y"}},
     ],
 )
-def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
-    """Each field keeps to its range."""
+def test_wrong_values_are_errors(wrong: dict[str, Any]) -> None:
+    """A value outside the range of its field is an error."""
     with pytest.raises(ValidationError):
         Settings(**wrong)
 
 
 def test_channels_are_spelled_as_the_environment_spells_them() -> None:
-    """A channel's key is upper case with an underscore for all that is no letter and no digit."""
+    """A channel's key has capital letters, digits and underscores."""
     settings = Settings(topics={"cats.v1-new": "memory://"})
     assert settings.topics == {"CATS_V1_NEW": "memory://"}
     assert channel_key("cats.é/1") == "CATS___1"
 
 
-def test_a_subclass_default_for_channels_is_spelled_so_too() -> None:
-    """Declaring other default topics does not lose the normalising of their names."""
+def test_the_channels_of_a_default_are_spelled_so_too() -> None:
+    """The names in the default of a subclass are normalized."""
 
     class Cats(Settings):
         topics: dict[str, str] = {"cats": "memory://"}  # noqa: RUF012  pydantic copies it
@@ -168,15 +168,15 @@ def test_a_subclass_default_for_channels_is_spelled_so_too() -> None:
 
 
 def test_every_field_is_described_in_one_line() -> None:
-    """The generated docs have a sentence for each setting."""
+    """The generated documentation has a description of each setting."""
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert "\n" not in field.description
         assert field.description.endswith("."), name
 
 
-def test_a_field_that_its_flag_could_not_reach_is_refused() -> None:
-    """A field named config would have the flag that names the file."""
+def test_a_field_named_config_is_an_error() -> None:
+    """Its flag would be --config, which names the settings file."""
     with pytest.raises(TypeError, match=r"Cats\.config: --config names the file"):
         type("Cats", (Settings,), {"__annotations__": {"config": str}, "config": ""})
 
@@ -195,7 +195,7 @@ class CatsSettings(Settings):
 
 
 def test_the_repr_masks_secrets() -> None:
-    """Secrets in fields, nested models, dicts and URLs do not show in repr and str."""
+    """repr and str mask secrets in fields, nested models, dicts and URLs."""
     settings = CatsSettings(
         database=Database(
             password="hunter1", pin=SecretStr("hunter2"), options={"token": "hunter3"}
@@ -214,22 +214,22 @@ def test_the_repr_masks_secrets() -> None:
 
 
 def test_an_error_of_construction_does_not_show_the_values() -> None:
-    """pydantic's own error for wrong arguments hides what was given."""
+    """pydantic's error for wrong arguments has no values."""
     given: dict[str, Any] = {"api_key": ["hunter1"], "database": {"password": ["hunter2"]}}
     with pytest.raises(ValidationError) as caught:
         CatsSettings(**given)
     assert "hunter" not in f"{caught.value} {caught.value!r}"
 
 
-def test_the_names_of_the_room() -> None:
-    """What the room offers is what it lists, in order."""
+def test_the_exported_names_are_sorted_and_exist() -> None:
+    """``__all__`` of gizmopy.config is sorted, and each name in it exists."""
     names = gizmopy.config.__all__
     assert names == sorted(names)
     assert all(hasattr(gizmopy.config, name) for name in names)
 
 
-def test_tls_takes_a_certificate_and_its_key() -> None:
-    """One of TLS_CERT and TLS_KEY without the other is refused, naming both."""
+def test_tls_needs_a_certificate_and_its_key() -> None:
+    """If only one of TLS_CERT and TLS_KEY is set, the error names both."""
     with pytest.raises(ValidationError, match="TLS_CERT is set without TLS_KEY"):
         Settings(tls_cert="cert.pem")
     with pytest.raises(ValidationError, match="TLS_KEY is set without TLS_CERT"):
@@ -239,7 +239,7 @@ def test_tls_takes_a_certificate_and_its_key() -> None:
 
 
 def test_the_proxy_protocol_needs_proxies_and_no_tls() -> None:
-    """GIZMO_PROXY_PROTOCOL without a trusted proxy, or with TLS on the same port, is refused."""
+    """GIZMO_PROXY_PROTOCOL needs a trusted proxy, and no TLS on the same port."""
     with pytest.raises(ValidationError, match="set without GIZMO_TRUSTED_PROXIES"):
         Settings(proxy_protocol=True)
     environ = {"proxy_protocol": True, "GIZMO_TRUSTED_PROXIES": "10.0.0.0/8"}
@@ -251,8 +251,8 @@ def test_the_proxy_protocol_needs_proxies_and_no_tls() -> None:
 @pytest.mark.parametrize(
     "text", ["", "max-age=0", "Max-Age=31536000;includeSubDomains", "preload ; max-age=1"]
 )
-def test_hsts_is_a_headers_value(text: str) -> None:
-    """GIZMO_HSTS is taken as RFC 6797 lets it be written."""
+def test_hsts_is_a_value_of_its_header(text: str) -> None:
+    """GIZMO_HSTS has the syntax of RFC 6797 section 6.1."""
     assert Settings(hsts=text).hsts == text
 
 
@@ -264,21 +264,21 @@ def test_hsts_is_a_headers_value(text: str) -> None:
         *("max-age=1\r\nX: y", "max-age=1;\r\n preload", "max-age=\u0661", "max-age=99999999999"),
     ],
 )
-def test_hsts_that_a_browser_would_not_read_is_refused(text: str) -> None:
-    """A typing mistake in GIZMO_HSTS ends the start: a browser would pass over the header."""
+def test_hsts_that_a_browser_would_ignore_is_an_error(text: str) -> None:
+    """A browser ignores a malformed header, so a mistake in GIZMO_HSTS ends the start."""
     with pytest.raises(ValidationError, match="is not a valid value of"):
         Settings(hsts=text)
 
 
-def test_gizmos_esx_check_is_called_lb() -> None:
-    """GIZMO_HEALTH_CHECK_TYPE=esx, and an empty one, mean what they meant in Gizmo."""
+def test_gizmos_esx_health_check_is_lb() -> None:
+    """GIZMO_HEALTH_CHECK_TYPE=esx and an empty one have the meaning of Gizmo."""
     environ = {"GIZMO_HEALTH_CHECK_TYPE": "ESX"}
     assert Settings.model_validate(environ).health_check_type == "lb"
     assert Settings.model_validate({"health_check_type": ""}).health_check_type == "simple"
 
 
 @pytest.mark.parametrize("name", ["read_timeout", "write_timeout", "idle_timeout"])
-def test_a_client_has_some_time(name: str) -> None:
-    """No time at all would cut every connection: it is refused, as no limit is none either."""
+def test_a_client_timeout_is_above_zero(name: str) -> None:
+    """A timeout of 0 would close every connection, so it is an error."""
     with pytest.raises(ValidationError, match="is 0; write a duration above 0"):
         Settings.model_validate({name: "0s"})

@@ -1,4 +1,4 @@
-"""A file of settings that other users can change is used, and warned of."""
+"""A settings file that other users can change is used, with a warning in the log."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from gizmopy.config import Settings, load
     ],
 )
 @pytest.mark.parametrize("name", [".env", "c.yaml"])
-def test_a_file_that_others_may_write_is_warned_of(
+def test_a_file_that_others_may_write_is_logged(
     name: str, mode: int, warning: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, by its path."""
+    """One warning has the path of the file."""
     file = tmp_path / name
     file.write_text("HTTP_PORT=1\n" if name == ".env" else "http_port: 1\n")
     file.chmod(mode)
@@ -38,10 +38,10 @@ def test_a_file_that_others_may_write_is_warned_of(
     )
 
 
-def test_a_file_of_another_user_is_warned_of(
+def test_a_file_of_another_user_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that belongs to neither root nor the user who runs the daemon."""
+    """The owner is neither root nor the user of the daemon."""
     file = tmp_path / ".env"
     file.write_text("HTTP_PORT=1\n")
     if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""Of a large body only the first wrong value of each container is looked for."""
+"""Validation of a large body stops at the first wrong value of each container."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Tree(BaseModel):
 
 
 class Names(BaseModel):
-    """A model whose fields are called as the parts of pydantic's schemas."""
+    """A model whose fields have the names of parts of pydantic's schemas."""
 
     default: list[int]
     fields: list[int] = [1]
@@ -77,18 +77,18 @@ Doubled = Annotated[list[int], BeforeValidator(lambda value: value * 2)]
 
 
 def validator(type_: Any) -> Callable[[bytes], Any]:
-    """Return what validates bodies of ``type_``."""
+    """Return a validator of bodies for ``type_``."""
     adapter: TypeAdapter[Any] = TypeAdapter(type_)
     return json_validator(adapter, adapter.validate_json)
 
 
 def large(value: object) -> bytes:
-    """Return ``value`` as JSON that is too large to look for all that is wrong."""
+    """Return ``value`` as JSON that is too large to list all wrong values."""
     return json.dumps(value).encode() + b" " * LISTED_BYTES
 
 
 def wrong(type_: Any, body: bytes) -> list[str]:
-    """Return the places of wrong values."""
+    """Return the locations of wrong values."""
     with pytest.raises(ValidationError) as caught:
         validator(type_)(body)
     return [".".join(map(str, error["loc"])) for error in caught.value.errors()]
@@ -115,8 +115,8 @@ def wrong(type_: Any, body: bytes) -> list[str]:
         (Any, {"a": [1]}),
     ],
 )
-def test_what_is_right_is_read_as_ever(type_: Any, value: object) -> None:
-    """A large body gives the same value as a small one."""
+def test_a_valid_large_body_is_validated_as_usual(type_: Any, value: object) -> None:
+    """A large body has the same result as a small one."""
     read = validator(type_)(large(value))
     small = TypeAdapter(type_).validate_json(json.dumps(value))
     assert (read, type(read)) == (small, type(small))
@@ -141,17 +141,17 @@ def test_what_is_right_is_read_as_ever(type_: Any, value: object) -> None:
 def test_the_first_wrong_value_of_each_container_is_found(
     type_: Any, value: object, places: list[str]
 ) -> None:
-    """A container has one wrong value at most; the fields of a model are all looked at."""
+    """A container has at most one error; all fields of a model are validated."""
     assert wrong(type_, large(value)) == places
 
 
 def test_all_wrong_values_of_a_small_body_are_found() -> None:
-    """The answer to a form lists all faults at once."""
+    """The error lists every wrong value of a small body."""
     assert wrong(list[int], json.dumps(["x"] * 3).encode()) == ["0", "1", "2"]
 
 
 class Wide(BaseModel):
-    """A model with required fields of many types, and one within itself."""
+    """A model with required fields of many types, one of them of the model itself."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -179,12 +179,12 @@ JUNK: list[list[int]] = [[] for _ in range(60_000)]
         (Wide, {"again": {"again": {"again": {"again": {"again": {"junk": JUNK[:9000]}}}}}}),
     ],
 )
-def test_missing_fields_do_not_copy_what_is_there(type_: Any, value: object) -> None:
-    """pydantic copies the object that lacks a field once for each: twenty times the body here."""
+def test_errors_of_missing_fields_do_not_copy_the_object(type_: Any, value: object) -> None:
+    """pydantic would copy the object once for each missing field: here 20 times the body."""
     body = json.dumps(value, separators=(",", ":")).encode()
     read = validator(type_)
     with pytest.raises(ValidationError):
-        read(b'{"again": {}}' + b" " * len(body))  # the validators are made when they are needed
+        read(b'{"again": {}}' + b" " * len(body))  # validators are built when they are first needed
     tracemalloc.start()
     try:
         with pytest.raises(ValidationError) as caught:
@@ -198,8 +198,8 @@ def test_missing_fields_do_not_copy_what_is_there(type_: Any, value: object) -> 
 
 
 @pytest.mark.parametrize("size", [0, 600, LISTED_BYTES])
-def test_what_is_missing_is_named_as_the_sender_spells_it(size: int) -> None:
-    """Of a body whose errors copy little, each error is pydantic's own."""
+def test_a_missing_field_has_its_name_in_the_json(size: int) -> None:
+    """If the errors copy little, they are the same as pydantic's."""
     with pytest.raises(ValidationError) as caught:
         validator(Wide)(json.dumps({"two": 1, "three": {}}).encode() + b" " * size)
     found = {each["loc"]: each["type"] for each in details_of(caught.value)}
@@ -209,7 +209,7 @@ def test_what_is_missing_is_named_as_the_sender_spells_it(size: int) -> None:
 
 
 class Odd(BaseModel):
-    """A model whose fields may take any object."""
+    """A model whose fields accept any object."""
 
     one: Any
     two: Annotated[str, BeforeValidator(str)]
@@ -218,14 +218,14 @@ class Odd(BaseModel):
 
 
 @pytest.mark.parametrize("size", [0, 600, LISTED_BYTES])
-def test_a_type_that_takes_any_object_misses_its_value(size: int) -> None:
-    """The stand-in for a missing field is never taken for its value."""
+def test_a_missing_field_that_accepts_any_object_is_an_error(size: int) -> None:
+    """The stand-in for a missing field is never used as its value."""
     with pytest.raises(ValidationError) as caught:
         validator(Odd)(b"{}" + b" " * size)
     assert [each["type"] for each in caught.value.errors()] == ["missing"] * 4
 
 
-def test_malformed_json_is_refused() -> None:
-    """Of a large body, too, it is said that it is no JSON."""
+def test_malformed_json_is_an_error() -> None:
+    """The error for a large body has pydantic's message, too."""
     with pytest.raises(ValidationError, match="Invalid JSON"):
         validator(list[int])(b"[" * LISTED_BYTES * 2)

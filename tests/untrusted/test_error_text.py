@@ -1,4 +1,4 @@
-"""The text of an error is bounded, for any quote and in each way to log it."""
+"""The length of an error's text is limited, also in a traceback."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LIMIT = 1100
 
 
 def wrong(count: int) -> ValidationError:
-    """Return pydantic's error of a list with ``count`` wrong values."""
+    """Return pydantic's error for a list with ``count`` wrong values."""
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(list[int]).validate_python(["secret"] * count)
     return caught.value
 
 
 def written(error: BaseException) -> str:
-    """Return the log's text of an error."""
+    """Return the text of an error in the log."""
     return "".join(traceback.format_exception(shortened(error)))
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
-    """Return ``error`` as it is once it was raised."""
+    """Return ``error`` after it was raised."""
     try:
         raise error from cause
     except BaseException as caught:  # noqa: BLE001 - it is returned
@@ -39,25 +39,25 @@ class Speechless(Exception):
 
 
 def test_a_long_text_is_cut() -> None:
-    """An error that quotes a megabyte says a kilobyte."""
+    """The text of an error that quotes a megabyte has a kilobyte."""
     assert text_of(ValueError("x" * 10**6)) == "x" * 1024 + "… (1000000 characters)"
     assert named(ValueError("no such cat")) == "ValueError: no such cat"
     assert named(TimeoutError()) == "TimeoutError"
 
 
 def test_an_error_without_a_text_is_named() -> None:
-    """An error whose text cannot be had does not hide that it was raised."""
+    """An error whose __str__ fails is still reported."""
     assert named(Speechless()) == "Speechless: (its text is not available)"
     assert "Speechless" in written(Speechless())
 
 
 def test_many_wrong_values_are_counted() -> None:
-    """Up to a hundred wrong values may be listed; of more only the number and the type are said."""
+    """Up to 100 wrong values are listed; of more, only the number and the type are shown."""
     assert too_many(wrong(100)) == ""
     assert text_of(wrong(101)) == "101 values are wrong in list[int], too many to list"
 
 
-def test_a_short_error_is_logged_as_it_is() -> None:
+def test_a_short_error_is_not_changed() -> None:
     """Nothing is copied if every text is short."""
     error = raised(ValueError("short"), raised(KeyError("also short")))
     assert shortened(error) is error
@@ -75,13 +75,13 @@ def test_a_short_error_is_logged_as_it_is() -> None:
     ],
 )
 def test_a_traceback_is_short(error: BaseException) -> None:
-    """Neither an error's text, nor a cause's, nor a member's makes a traceback of a megabyte."""
+    """The text of an error, a cause or a group member does not make a long traceback."""
     text = written(raised(error))
     assert len(text) < 8 * LIMIT
 
 
-def test_a_shortened_error_says_where_it_was_raised() -> None:
-    """The names, the tracebacks and the causes of a long error stay."""
+def test_a_shortened_error_keeps_its_tracebacks() -> None:
+    """The names, tracebacks and causes of a long error are the same."""
     text = written(raised(LookupError("short"), raised(ValueError("x" * 10**6))))
     assert "\nValueError: xxx" in text
     assert "direct cause" in text
@@ -97,8 +97,8 @@ def test_notes_are_cut() -> None:
     assert len(written(error)) < 2 * LIMIT
 
 
-def test_a_chain_without_end_is_cut() -> None:
-    """A loop that raised from its last error ten thousand times makes no log of all of them."""
+def test_a_long_chain_is_cut() -> None:
+    """A log has only a part of a chain of ten thousand errors."""
     error = ValueError("first")
     for number in range(10_000):
         last, error = error, ValueError(str(number))

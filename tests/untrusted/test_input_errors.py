@@ -1,4 +1,4 @@
-"""What names a wrong value in a request or a message does not quote it."""
+"""Errors about wrong values in a request or a message do not quote the values."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ WRONG: list[tuple[Any, Any]] = [
 
 
 def errors_of(kind: Any, value: Any) -> ValidationError:
-    """Return the error of pydantic about a value, which stands in a list."""
+    """Return pydantic's errors about a value, in a list."""
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(list[kind]).validate_python([value])
     return caught.value
@@ -101,7 +101,7 @@ def errors_of(kind: Any, value: Any) -> ValidationError:
 
 @pytest.mark.parametrize(("kind", "value"), WRONG)
 def test_no_message_quotes_the_value(kind: Any, value: Any) -> None:
-    """Neither does a problem of HTTP, nor an error about a message."""
+    """Neither an HTTP problem nor an error about a message quotes the value."""
     error = errors_of(kind, value)
     assert "hunter" not in str(field_errors("body", "", error))
     for each in error.errors():
@@ -110,7 +110,7 @@ def test_no_message_quotes_the_value(kind: Any, value: Any) -> None:
 
 
 def test_an_email_address_is_not_quoted() -> None:
-    """The reason that email-validator gives has characters of the address in it."""
+    """The reason of email-validator contains characters of the address."""
     pytest.importorskip("email_validator")
     error = errors_of(NameEmail, f"cat@{SECRET} x.example")
     assert "hunter" not in str(field_errors("body", "", error))
@@ -126,7 +126,7 @@ def test_an_email_address_is_not_quoted() -> None:
 def test_a_type_of_pydantics_that_a_validator_raises_has_a_message(
     custom: Callable[[], Exception],
 ) -> None:
-    """A context that lacks a name makes no error of its own."""
+    """A context without a name that the message needs does not raise another error."""
 
     def refuse(value: str) -> str:
         raise custom()
@@ -136,7 +136,7 @@ def test_a_type_of_pydantics_that_a_validator_raises_has_a_message(
 
 
 def test_keys_are_escaped_and_cut() -> None:
-    """The sender's keys are in the name of a field: without what steers a terminal."""
+    """The path of a field contains keys of the sender, so it is escaped."""
     assert field_of(("pets", 0, "name")) == "pets.0.name"
     assert field_of(("a\x1b[31m\u202e\n",)) == r"a\x1b[31m\u202e\n"
     assert len(field_of(("k" * 9000,))) < 1100
@@ -145,8 +145,8 @@ def test_keys_are_escaped_and_cut() -> None:
     assert told["field"] == r"0.\x1b[31m"
 
 
-def test_what_a_validator_says_is_escaped() -> None:
-    """A validator's own words may quote the value, without what steers a terminal."""
+def test_the_message_of_a_validator_is_escaped() -> None:
+    """The message of a validator may quote the value, so it is escaped."""
 
     def refuse(value: str) -> str:
         raise ValueError(f"{value} is wrong")
@@ -155,8 +155,8 @@ def test_what_a_validator_says_is_escaped() -> None:
     assert told["message"] == r"Value error, a\x1b is wrong"
 
 
-def test_a_message_that_cannot_be_read_quotes_no_value() -> None:
-    """The tag of a union, in the text of the error that is logged and goes to the dead letters."""
+def test_the_error_of_an_undecodable_message_quotes_no_value() -> None:
+    """The text for the log and the dead letter does not quote the tag of a union."""
     with pytest.raises(UndecodableMessage) as caught:
         codec_for(list[Pet]).decode(b'[{"kind": "%s"}]' % SECRET.encode())
     assert str(caught.value) == "0: Input should have one of the tags 'cat', 'dog' as 'kind'"

@@ -1,4 +1,4 @@
-"""A secret that is easy to find again, and the search for it in every spelling."""
+"""A secret that is easy to search for, and the search for it in every spelling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 LEFT = "Qzleftcanary"
 RIGHT = "Zqrightcanary"
-"""Two words without a character that any escaping changes: a spelling of a canary holds one."""
+"""Words that no escaping changes: each spelling of a canary contains one of them."""
 
 CANARIES = {
     "not UTF-8": f"{LEFT}\udcff{RIGHT}",
@@ -27,14 +27,14 @@ UNREADABLE = ("not UTF-8", "a lone surrogate")
 
 
 def assert_unseen(text: str) -> None:
-    """Assert that no part of a canary is in ``text``: as it is, in base64 or in hexadecimal."""
+    """Assert that no part of a canary is in ``text``: unchanged, in base64 or in hexadecimal."""
     folded = text.lower()
     for part in _PARTS:
         assert part.lower() not in folded, f"{part!r} is seen in {text[:2000]!r}"
 
 
 def shown_by(error: BaseException) -> Iterator[str]:
-    """Yield every text by which an error, or one in its chain, might be seen."""
+    """Yield every text of an error and of the errors in its chain."""
     yield from (str(error), repr(error), *map(repr, error.args))
     yield "".join(traceback.format_exception(error))
     for chained in (error.__cause__, error.__context__):
@@ -43,9 +43,9 @@ def shown_by(error: BaseException) -> Iterator[str]:
 
 
 def written(name: str, text: str, format_: str) -> str:
-    """Return a file's text that gives one setting, by its dotted name."""
+    """Return the text of a file that sets one setting, by its dotted name."""
     *sections, key = name.split(".")
-    # ASCII only: in JSON, TOML and YAML alike a string may be written as JSON writes it.
+    # ASCII only: JSON, TOML and YAML all accept a string as JSON writes it.
     quoted = json.dumps(text)
     if format_ == "toml":
         quoted = json.dumps(text, ensure_ascii=False) if text.isprintable() else quoted
@@ -63,7 +63,7 @@ def _parts() -> Iterator[str]:
         yield word.encode().hex()
         for shift in range(3):
             coded = base64.b64encode(b"\0" * shift + word.encode())
-            yield coded[4:-4].decode()  # the rest depends on the text beside it
+            yield coded[4:-4].decode()  # the other characters depend on the text beside it
 
 
 _PARTS = tuple(dict.fromkeys(_parts()))

@@ -1,4 +1,4 @@
-"""A secret with odd bytes, in every setting and from every source, is never shown."""
+"""A secret with unusual bytes is never shown, in any setting and from any source."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Database(BaseModel):
 
 
 class CatsSettings(Settings):
-    """A daemon's own settings, a field of each kind."""
+    """Settings of a service, with a field of each kind."""
 
     api_key: str = ""
     pin: SecretStr | None = None
@@ -67,12 +67,12 @@ SOURCES = ("environment", "flag", ".env", "json", "yaml")
 def load_from(
     source: str, setting: Setting, text: str, folder: Path
 ) -> tuple[str, Loaded[CatsSettings]]:
-    """Load with ``text`` for one setting, and return the name that the source calls it by."""
+    """Load with ``text`` for one setting, and return the setting's name in the source."""
     channel = ".cats" if setting.table else ""
     variable = setting.environment[0].replace("<CHANNEL>", "CATS")
     if source == "environment":
         return variable, load(CatsSettings, environ={variable: text}, dotenv=None)
-    if source == ".env":  # the file itself is UTF-8: another variable brings the odd bytes
+    if source == ".env":  # the file is UTF-8: it refers to a variable with the other bytes
         (folder / ".env").write_text(f"{variable}=${{OTHER}}\n")
         return variable, load(CatsSettings, environ={"OTHER": text}, dotenv=folder / ".env")
     if source == "flag":
@@ -93,10 +93,10 @@ def everything_shown(loaded: Loaded[Any]) -> Iterator[str]:
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_a_value_that_is_not_utf8_is_refused_and_never_shown(
+def test_a_value_that_is_not_utf8_is_an_error_and_never_shown(
     kind: str, source: str, tmp_path: Path
 ) -> None:
-    """The error names the setting, the source and the length, whichever setting it is."""
+    """The error has the setting, the source and the length, for every setting."""
     text = CANARIES[kind]
     for setting in ALL:
         if source == "flag" and not setting.takes_flag:
@@ -117,9 +117,7 @@ def test_a_value_that_is_not_utf8_is_refused_and_never_shown(
 @pytest.mark.parametrize("source", [*SOURCES, "toml"])
 @pytest.mark.parametrize("kind", CANARIES)
 def test_a_value_with_odd_characters_is_never_shown(kind: str, source: str, tmp_path: Path) -> None:
-    """The settings, and the error if they are refused, hold no part of it: of every setting that is
-    not marked as harmless, and is of no type that an error quotes.
-    """
+    """No report and no error has a part of it, for each setting that an error does not quote."""
     for setting in ALL:
         if setting.quotable:
             continue
@@ -134,8 +132,8 @@ def test_a_value_with_odd_characters_is_never_shown(kind: str, source: str, tmp_
 
 
 @pytest.mark.parametrize("kind", sorted(set(CANARIES) - set(UNREADABLE)))
-def test_a_value_that_is_shown_does_not_steer_a_terminal(kind: str, tmp_path: Path) -> None:
-    """A value of a marked setting, or a wrong number that an error quotes, is escaped."""
+def test_a_value_that_is_shown_does_not_control_a_terminal(kind: str, tmp_path: Path) -> None:
+    """The value of a marked setting, and a wrong number in an error, are escaped."""
     for setting in ALL:
         if not setting.quotable:
             continue
@@ -151,7 +149,7 @@ def test_a_value_that_is_shown_does_not_steer_a_terminal(kind: str, tmp_path: Pa
 
 @pytest.mark.parametrize("suffix", [".json", ".toml", ".yaml", ".env"])
 def test_a_file_that_is_not_utf8_is_named_and_not_quoted(suffix: str, tmp_path: Path) -> None:
-    """The problem of a file with a byte that is not UTF-8 names the file only."""
+    """The problem of a file with a byte that is not UTF-8 has only the name of the file."""
     file = tmp_path / f"settings{suffix}"
     file.write_bytes(f"API_KEY={LEFT}".encode() + b"\xff")
     argv = [] if suffix == ".env" else [f"--config={file}"]
@@ -163,7 +161,7 @@ def test_a_file_that_is_not_utf8_is_named_and_not_quoted(suffix: str, tmp_path: 
 
 
 def test_a_required_secret_that_is_not_utf8_is_one_problem() -> None:
-    """A value that is refused is not called missing besides."""
+    """A setting with a rejected value is not also reported as missing."""
 
     class Required(Settings):
         password: SecretStr
@@ -173,8 +171,8 @@ def test_a_required_secret_that_is_not_utf8_is_one_problem() -> None:
     assert [problem.reason for problem in caught.value.problems] == ["is not UTF-8 text"]
 
 
-def test_a_nul_and_a_deep_value_are_refused(tmp_path: Path) -> None:
-    """A NUL, which no path can hold, and lists in lists without end are problems, not errors."""
+def test_a_nul_and_a_deep_value_are_problems(tmp_path: Path) -> None:
+    """A NUL, which no path can contain, and deeply nested lists are problems."""
     file = tmp_path / "settings.json"
     for value, reason in (
         (f'"{LEFT}\\u0000"', "contains a NUL character"),
@@ -192,8 +190,8 @@ def test_a_nul_and_a_deep_value_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [KafkaSettings, Settings])
-def test_settings_made_in_code_refuse_it_too(made: type[BaseModel]) -> None:
-    """Without load, a value that is not UTF-8 is refused when the settings are made."""
+def test_settings_constructed_in_code_reject_it_too(made: type[BaseModel]) -> None:
+    """The constructor of settings rejects a value that is not UTF-8."""
     text = CANARIES["not UTF-8"]
     values: Mapping[type[BaseModel], dict[str, Any]] = {
         KafkaSettings: {"sasl_password": SecretStr(text)},
@@ -205,8 +203,8 @@ def test_settings_made_in_code_refuse_it_too(made: type[BaseModel]) -> None:
         assert_unseen(shown)
 
 
-def test_a_validator_that_fails_in_itself_is_named_by_its_place() -> None:
-    """Of a validator's own error the type and the line are given, without its text."""
+def test_the_bug_of_a_validator_is_reported_without_its_text() -> None:
+    """The problem has the type and the line of the validator's error."""
 
     class Broken(Settings):
         token: SecretStr = SecretStr("")
@@ -222,8 +220,8 @@ def test_a_validator_that_fails_in_itself_is_named_by_its_place() -> None:
         assert_unseen(shown)
 
 
-def test_what_an_error_says_is_not_its_repr() -> None:
-    """The text of an error for the log holds only the error's own text."""
+def test_the_text_of_an_error_is_not_its_repr() -> None:
+    """The log has the text of an error, and not its repr."""
     with pytest.raises(UnicodeEncodeError) as caught:
         CANARIES["not UTF-8"].encode()
     assert_unseen(named(caught.value))
@@ -236,39 +234,39 @@ def test_what_an_error_says_is_not_its_repr() -> None:
     [["redrive", "dead"], ["config"], ["routes", "tests.cats:Cats"]],
     ids=lambda command: command[0],
 )
-def test_commands_name_the_variable(
+def test_the_error_of_a_command_names_the_variable(
     command: list[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """A command ends with the error that names the variable, and not with a traceback."""
+    """A command prints the error with the variable's name, and no traceback."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", CANARIES["not UTF-8"])
     monkeypatch.setenv("KAFKA_BROKER_HOSTS", "localhost:1")
     assert main(command) == 2
-    told = capfd.readouterr()
-    assert_unseen(told.out + told.err)
-    assert "KAFKA_SASL_PASSWORD=*** (26 characters, from the environment)" in told.err
-    assert "Traceback" not in told.err
+    output = capfd.readouterr()
+    assert_unseen(output.out + output.err)
+    assert "KAFKA_SASL_PASSWORD=*** (26 characters, from the environment)" in output.err
+    assert "Traceback" not in output.err
 
 
-def test_redrive_refuses_a_url_that_is_not_utf8(
+def test_redrive_rejects_a_url_that_is_not_utf8(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """--url is checked as GIZMO_PUBSUB_URL is."""
+    """--url is validated like GIZMO_PUBSUB_URL."""
     monkeypatch.chdir(tmp_path)
     assert main(["redrive", "dead", "--url", f"kafka://a:{CANARIES['not UTF-8']}@b"]) != 0
-    told = capfd.readouterr()
-    assert_unseen(told.out + told.err)
-    assert told.err.startswith("gizmopy: the URL of the broker is not UTF-8 text")
+    output = capfd.readouterr()
+    assert_unseen(output.out + output.err)
+    assert output.err.startswith("gizmopy: the URL of the broker is not UTF-8 text")
 
 
 @pytest.mark.parametrize("variable", ["KAFKA_SASL_PASSWORD", "GIZMO_DEBUG_TOKEN", "APP_LOG"])
 def test_a_daemon_does_not_log_it(variable: str, tmp_path: Path) -> None:
-    """A daemon, in a process of its own, ends with exit code 2 and a line that names it."""
-    told = subprocess.run(
+    """A daemon exits with code 2 and a line that has the name of the variable."""
+    done = subprocess.run(
         [sys.executable, "-m", "gizmopy", "run", "tests.cats:Cats"],
         env={
             "PATH": os.environ["PATH"],
@@ -282,10 +280,10 @@ def test_a_daemon_does_not_log_it(variable: str, tmp_path: Path) -> None:
         timeout=30,
         check=False,
     )
-    output = (told.stdout + told.stderr).decode()
+    output = (done.stdout + done.stderr).decode()
     assert_unseen(output)
     assert f"{variable}=*** (26 characters, from the environment): is not UTF-8 text" in output
-    assert told.returncode == 2
+    assert done.returncode == 2
 
 
 SERVICE = """
@@ -308,7 +306,7 @@ def test_no_command_and_no_debug_page_shows_it(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """gizmopy config, routes and redrive, with a canary in each setting that is not shown."""
+    """gizmopy config, routes and redrive do not print a canary of any hidden setting."""
     (tmp_path / "canary_cats.py").write_text(SERVICE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
@@ -335,15 +333,15 @@ def test_no_command_and_no_debug_page_shows_it(
         main(["routes", "canary_cats:Cats"]),
         main(["redrive", "dead"]),
     ]
-    told = capfd.readouterr()
-    assert codes == [0, 0, 1], told.err
-    assert_unseen(told.out + told.err)
-    assert "memory://host *** (" in told.out
-    assert "memory://host keeps its messages in the memory of" in told.err
+    output = capfd.readouterr()
+    assert codes == [0, 0, 1], output.err
+    assert_unseen(output.out + output.err)
+    assert "memory://host *** (" in output.out
+    assert "memory://host keeps its messages in the memory of" in output.err
 
 
 async def test_debug_config_shows_none_of_it() -> None:
-    """/debug/config of a daemon has the length of each value that is not shown."""
+    """/debug/config has the length of each hidden value."""
     text = CANARIES["quotes"]
     settings = CatsSettings(
         api_key=text,

@@ -1,4 +1,4 @@
-"""Secrets among the settings are masked in every log line, however an error spells them."""
+"""Secrets in settings are masked in every log line, in every spelling."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class CatsSettings(Settings):
     greeting: str = ""
 
 
-def test_what_counts_as_a_secret() -> None:
-    """Values typed or named as one, and the logins and named parameters of URLs."""
+def test_secrets_are_found_by_type_by_name_and_in_urls() -> None:
+    """A secret has a type or a name for secrets, or is a login or a parameter of a URL."""
     settings = CatsSettings(
         pin=SecretStr("hunter-1"),
         blob=SecretBytes(b"hunter-2"),
@@ -76,8 +76,8 @@ class OrdinarySettings(Settings):
     pin: Annotated[SecretStr, Shown] = SecretStr("")
 
 
-def test_what_counts_as_none() -> None:
-    """A marked field, and one of few values, stays readable in the log, whatever its name is."""
+def test_marked_fields_and_choices_are_not_secrets() -> None:
+    """A marked field or a choice is not masked in the log, not even with a typical name."""
     settings = OrdinarySettings(
         tls_cert="/etc/cats/tls.pem",
         tls_key="/etc/cats/tls.key",
@@ -92,10 +92,10 @@ def test_what_counts_as_none() -> None:
 
 @pytest.mark.parametrize("log_json", [True, False])
 @pytest.mark.parametrize("kind", sorted(set(CANARIES) - set(UNREADABLE)))
-def test_a_log_line_is_cleared_of_it(
+def test_a_log_line_masks_secrets(
     kind: str, log_json: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the message, in an extra, in a traceback; as it is, as repr, quoted for a URL."""
+    """The message, extras and tracebacks are masked, also as repr and quoted for a URL."""
     secret = CANARIES[kind]
     output = io.StringIO()
     monkeypatch.setattr(sys, "stderr", output)
@@ -115,7 +115,7 @@ def test_a_log_line_is_cleared_of_it(
 
 
 def test_a_daemon_that_cannot_start_does_not_log_the_password(tmp_path: Path) -> None:
-    """The service's own error quotes it: in the message, the traceback and the cause."""
+    """An error of the service quotes it in the message, the traceback and the cause."""
     (tmp_path / "cats.py").write_text(
         "from contextlib import asynccontextmanager\n"
         "from pydantic import SecretStr\n"
@@ -133,7 +133,7 @@ def test_a_daemon_that_cannot_start_does_not_log_the_password(tmp_path: Path) ->
         "            raise RuntimeError(f'cannot log in with {secret}') from error\n"
         "        yield\n"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "gizmopy", "run", "cats:Cats"],
         env={
             "PATH": os.environ["PATH"],
@@ -146,15 +146,15 @@ def test_a_daemon_that_cannot_start_does_not_log_the_password(tmp_path: Path) ->
         timeout=30,
         check=False,
     )
-    output = (told.stdout + told.stderr).decode()
-    assert told.returncode == 1
+    output = (done.stdout + done.stderr).decode()
+    assert done.returncode == 1
     assert_unseen(output)
     assert "RuntimeError: cannot log in with ***" in output
     assert "KeyError: " in output
 
 
-def test_what_a_line_of_dotenv_is_made_of_is_not_shown(tmp_path: Path) -> None:
-    """A value with ${NAME} in it is not quoted, and never shown if the name is a secret's."""
+def test_an_interpolated_secret_of_dotenv_is_not_shown(tmp_path: Path) -> None:
+    """An error never quotes a value with ${NAME}; a report hides it if NAME is for a secret."""
     file = tmp_path / ".env"
     environ = {"DB_PASS": "hunter-1", "PORTS": "hunter-2"}
     file.write_text("VIA=${DB_PASS}\nHTTP_PORT=${DB_PASS}\nGIZMO_READ_TIMEOUT=x${PORTS}\n")
@@ -167,7 +167,7 @@ def test_what_a_line_of_dotenv_is_made_of_is_not_shown(tmp_path: Path) -> None:
         "HTTP_ADDR=${NONE:-localhost}\n"
     )
     loaded = load(CatsSettings, environ=environ | {"HOSTNAME": "h-1"}, dotenv=file)
-    told = redacted_model(loaded.settings, loaded.origins)
-    assert told["service_name"] == f"*** (13 characters, from {file})"
-    assert (told["service_version"], told["http_addr"]) == ("h-1", "localhost")
+    shown = redacted_model(loaded.settings, loaded.origins)
+    assert shown["service_name"] == f"*** (13 characters, from {file})"
+    assert (shown["service_version"], shown["http_addr"]) == ("h-1", "localhost")
     assert "hunter" not in report.as_text(report.rows(loaded))

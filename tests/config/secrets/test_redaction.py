@@ -1,4 +1,4 @@
-"""Values are shown by an allowlist: of all others, only source and length."""
+"""An allowlist decides which values are shown; others show only source and length."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ Region = TypeAliasType("Region", Annotated[str, Shown])
 
 
 class CatsSettings(Settings):
-    # the usual names of secrets, declared as text and nothing else
+    # names that are typical of secrets, declared as text
     db_pass: str = ""
     apikey: str = ""
     tokens: list[str] = Field(default_factory=list)
@@ -116,7 +116,7 @@ class CatsSettings(Settings):
 
 
 def shown(**values: Any) -> dict[str, Any]:
-    """Return the shown form of settings with ``values``."""
+    """Return the redacted settings with ``values``."""
     return redacted_model(CatsSettings(**values))
 
 
@@ -164,8 +164,8 @@ def shown(**values: Any) -> dict[str, Any]:
         ("tags", {"password": SECRET}),
     ],
 )
-def test_all_else_is_hidden(name: str, value: Any) -> None:
-    """Text of no declared kind is hidden, in the repr, in /debug/config and in the report."""
+def test_other_values_are_hidden(name: str, value: Any) -> None:
+    """Unmarked text is hidden in the repr, in /debug/config and in the report."""
     value = {"marked_secret": SecretStr(SECRET)}.get(name, value)
     settings = CatsSettings.model_validate({name: value})
     texts = [repr(settings), str(settings), str(redacted_model(settings))]
@@ -225,37 +225,37 @@ def test_the_allowlist(name: str, value: Any, text: Any) -> None:
     assert shown(**{name: value})[name] == text
 
 
-def test_source_and_length_stand() -> None:
-    """With the origins that load returns, a hidden value has its source."""
+def test_a_hidden_value_shows_source_and_length() -> None:
+    """The origins that load returns have the source of a hidden value."""
     loaded = load(
         CatsSettings,
         ["--greeting", SECRET],
         environ={"DB_PASS": SECRET, "INNER__NAME": "x", "GIZMO_TOPIC_CATS": "kafka://b1/t"},
         dotenv=None,
     )
-    told = redacted_model(loaded.settings, loaded.origins)
-    assert told["db_pass"] == "*** (10 characters, from the environment)"
-    assert told["greeting"] == "*** (10 characters, from the command line)"
-    assert told["inner"]["name"] == "*** (1 character, from the environment)"
-    assert told["topics"] == {"CATS": "kafka://b1 *** (12 characters, from the environment)"}
+    shown = redacted_model(loaded.settings, loaded.origins)
+    assert shown["db_pass"] == "*** (10 characters, from the environment)"
+    assert shown["greeting"] == "*** (10 characters, from the command line)"
+    assert shown["inner"]["name"] == "*** (1 character, from the environment)"
+    assert shown["topics"] == {"CATS": "kafka://b1 *** (12 characters, from the environment)"}
     values = {row.name: row.value for row in report.rows(loaded)}
     assert values["db_pass"] == "*** (10 characters, from the environment)"
     assert values["topics.CATS"] == "kafka://b1 *** (12 characters, from the environment)"
 
 
 def test_a_new_default_keeps_the_mark() -> None:
-    """A subclass that only changes a default, or its type, does not lose what its base declared."""
+    """A subclass that changes only a default or a type keeps the mark of its base."""
 
     class Other(CatsSettings):
         region: str = "a"
         service_name: str = "b"
 
-    told = redacted_model(Other(region="eu", service_name="cats"))
-    assert (told["region"], told["service_name"]) == ("eu", "cats")
+    shown = redacted_model(Other(region="eu", service_name="cats"))
+    assert (shown["region"], shown["service_name"]) == ("eu", "cats")
 
 
 def test_a_marked_section_is_shown() -> None:
-    """The mark of a model is that of each of its fields, except those typed as secrets."""
+    """The mark of a model applies to its fields, except those with a type for secrets."""
 
     class Place(BaseModel):
         city: str = ""
@@ -274,8 +274,8 @@ def test_a_marked_section_is_shown() -> None:
     assert "hunter" not in str(values["place.pin"])
 
 
-def test_a_default_that_is_named_like_a_secret_is_hidden() -> None:
-    """A default may have been read from the environment when the class was made."""
+def test_a_default_with_the_name_of_a_secret_is_hidden() -> None:
+    """A class may read a default from the environment."""
 
     class Other(Settings):
         api_key: str = SECRET
@@ -297,12 +297,12 @@ def test_a_default_that_is_named_like_a_secret_is_hidden() -> None:
     ],
 )
 def test_types_whose_wrong_values_an_error_quotes(annotation: Any, quotable: bool) -> None:
-    """Only those that are shown if they are right."""
+    """An error quotes only types whose valid values are shown."""
     assert is_quotable(annotation) is quotable
 
 
 def problem_of(**environ: str) -> str:
-    """Return the only problem of loading with an environment."""
+    """Return the only problem of a load with an environment."""
     with pytest.raises(ConfigError) as caught:
         load(CatsSettings, environ=environ, dotenv=None)
     (problem,) = caught.value.problems
@@ -334,15 +334,15 @@ def problem_of(**environ: str) -> str:
         ),
     ],
 )
-def test_an_error_quotes_only_what_would_be_shown(environ: dict[str, str], problem: str) -> None:
-    """Else it has the name, the source, the length and the expected type."""
+def test_an_error_quotes_only_shown_values(environ: dict[str, str], problem: str) -> None:
+    """Any other error has the name, the source, the length and the expected type."""
     text = problem_of(**environ)
     assert text.startswith(problem)
     assert "hunter" not in text
 
 
 @pytest.mark.parametrize("name", ["debug_token", "GIZMO_DEBUG_TOKEN", "--debug-token"])
-def test_one_value_is_printed_when_it_is_asked_for(
+def test_show_prints_one_value(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """gizmopy config --show prints the value of a setting, by any of its names."""

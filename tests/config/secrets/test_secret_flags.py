@@ -1,4 +1,4 @@
-"""A secret is no flag: the command line of a process is seen by every user of its machine."""
+"""A secret has no flag: every user of the machine can read the command line of a process."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class CatsSettings(Settings):
         (["--db-pass"], "--db-pass", "DB_PASS"),
     ],
 )
-def test_a_secret_is_refused_with_the_way_to_give_it(
+def test_a_secret_on_the_command_line_is_an_error_with_the_remedy(
     argv: list[str], flag: str, variable: str
 ) -> None:
-    """The error names the variable and the file; the value is taken for no flag, and not shown."""
+    """The error has the variable and the file; the value is not parsed as a flag, and not shown."""
     with pytest.raises(ConfigError) as caught:
         load(CatsSettings, argv, environ={}, dotenv=None)
     (problem,) = caught.value.problems
@@ -55,8 +55,8 @@ def test_a_secret_is_refused_with_the_way_to_give_it(
     assert "hunter" not in str(caught.value)
 
 
-def test_all_else_has_its_flag(tmp_path: Path) -> None:
-    """Numbers named like a secret, marked text, and other text; paths of keys, too."""
+def test_other_settings_have_flags(tmp_path: Path) -> None:
+    """Numbers with the name of a secret, marked text, other text and paths of keys have flags."""
     argv = ["--max-tokens=5", "--partition-key=a", "--greeting=hi", "--tls-key=k", "--tls-cert=c"]
     settings = load(CatsSettings, argv, environ={}, dotenv=None).settings
     assert (settings.max_tokens, settings.partition_key) == (5, "a")
@@ -64,7 +64,7 @@ def test_all_else_has_its_flag(tmp_path: Path) -> None:
 
 
 def test_the_report_lists_no_flag_for_a_secret() -> None:
-    """Nor does the error of one that is missing."""
+    """Neither the report nor the error for a missing secret has a flag."""
 
     class Required(Settings):
         password: SecretStr

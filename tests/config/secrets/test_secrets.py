@@ -1,4 +1,4 @@
-"""Secrets are not shown: not in errors, their tracebacks and causes, nor in any repr or report."""
+"""Secrets are not shown in errors, tracebacks, causes, reprs and reports."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CatsSettings(Settings):
 
 
 class Strict(CatsSettings):
-    """Refuses everything, in words that repeat all it was given."""
+    """A model whose validator rejects everything and quotes its input."""
 
     @model_validator(mode="before")
     @classmethod
@@ -50,7 +50,7 @@ class Strict(CatsSettings):
 
 
 class StrictAfter(CatsSettings):
-    """Refuses everything once it is valid, in words that repeat it in the clear."""
+    """A model whose validator rejects all valid values and quotes them unmasked."""
 
     @model_validator(mode="after")
     def _echo(self) -> Self:
@@ -80,7 +80,7 @@ ENVIRON = {
 
 
 def assert_silent(cls: type[Settings], argv: Sequence[str], environ: dict[str, str]) -> str:
-    """Assert that loading fails without a word of any secret, and return what it says."""
+    """Assert that loading fails without showing a secret, and return the text of the error."""
     with pytest.raises(ConfigError) as caught:
         load(cls, argv, environ=environ, dotenv=None)
     for text in shown_by(caught.value):
@@ -91,7 +91,7 @@ def assert_silent(cls: type[Settings], argv: Sequence[str], environ: dict[str, s
 
 
 def test_loaded_settings_show_no_secret() -> None:
-    """The repr of settings and of what load returns, and the report, hold no secret."""
+    """The reprs of settings and of Loaded, and the report, have no secret."""
     loaded = load(CatsSettings, environ=ENVIRON, dotenv=None)
     assert loaded.settings.database.password == "hunter-1"
     assert loaded.settings.options["b"][0]["apiKey"] == "hunter-7"
@@ -103,12 +103,12 @@ def test_loaded_settings_show_no_secret() -> None:
 
 
 def test_errors_about_other_settings_show_no_secret() -> None:
-    """A problem elsewhere brings no secret into the error, its traceback or its chain."""
+    """The error, its traceback and its chain have no secret of a valid setting."""
     assert "LIMIT=x" in assert_silent(CatsSettings, [], ENVIRON | {"LIMIT": "x"})
 
 
 def test_a_secret_of_the_wrong_type_is_not_shown() -> None:
-    """A secret that is itself refused is named, and its value is masked."""
+    """The error of a wrong secret has its name, and masks its value."""
     environ = {"SENTRY_DSN": "hunter-1", "DATABASE__TOKEN": "hunter-2"}
     text = assert_silent(CatsSettings, [], ENVIRON | environ)
     assert "SENTRY_DSN=*** (8 characters, from the environment)" in text
@@ -116,8 +116,8 @@ def test_a_secret_of_the_wrong_type_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("cls", [Strict, StrictAfter])
-def test_a_validators_words_are_cleared_of_secrets(cls: type[Settings]) -> None:
-    """A validator that repeats its input does not give the secrets away."""
+def test_the_message_of_a_validator_is_masked(cls: type[Settings]) -> None:
+    """The message of a validator that quotes its input shows no secret."""
     assert "got " in assert_silent(cls, [], ENVIRON)
 
 
@@ -143,7 +143,7 @@ def test_a_validators_words_are_cleared_of_secrets(cls: type[Settings]) -> None:
     ],
 )
 def test_a_wrong_command_line_shows_no_secret(argv: list[str]) -> None:
-    """No slip of the command line shows what may be a secret or a piece of one."""
+    """No error of the command line shows a possible secret or a piece of one."""
     assert_silent(CatsSettings, [*argv, "--limit=x"], {})
 
 
@@ -176,14 +176,14 @@ def test_a_wrong_command_line_shows_no_secret(argv: list[str]) -> None:
     ],
 )
 def test_a_wrong_file_shows_no_secret(name: str, text: str, tmp_path: Path) -> None:
-    """Neither a wrong value nor a parser's complaint repeats the file's secrets."""
+    """Neither the error of a wrong value nor that of a parser quotes a secret of the file."""
     file = tmp_path / name
     file.write_text(text)
     assert_silent(CatsSettings, [f"--config={file}", "--limit=x"], {})
 
 
 def test_a_wrong_dotenv_file_shows_no_secret(tmp_path: Path) -> None:
-    """A line of .env that cannot be parsed is told by its number only."""
+    """The problem of a malformed line in .env has only its number."""
     dotenv = tmp_path / ".env"
     dotenv.write_text("API_KEY='hunter-1\nhunter-2 hunter-3\nSENTRY_DSN=hunter-4\n")
     with pytest.raises(ConfigError) as caught:
@@ -203,8 +203,8 @@ def test_a_wrong_dotenv_file_shows_no_secret(tmp_path: Path) -> None:
         *("client_secret", "encryption_keys", "cred", "passcode", "hmac", "psk", "credentialsData"),
     ],
 )
-def test_names_of_secrets(name: str) -> None:
-    """A name is a secret's by its last word that counts, in any case and with any separator."""
+def test_names_that_are_typical_of_secrets(name: str) -> None:
+    """The last significant word decides, in any case and with any separator."""
     assert is_secret_name(name)
 
 
@@ -215,8 +215,8 @@ def test_names_of_secrets(name: str) -> None:
         *("bypass", "author", "signal", "token_url", "tokenizer", "keys_file", "spin", "passenger"),
     ],
 )
-def test_names_of_other_things(name: str) -> None:
-    """A name that only has such letters in it is not one."""
+def test_names_that_are_not_typical_of_secrets(name: str) -> None:
+    """A name that only contains the letters of such a word is not one."""
     assert not is_secret_name(name)
 
 
@@ -245,11 +245,11 @@ def test_names_of_other_things(name: str) -> None:
     ],
 )
 def test_free_text_is_masked(text: str, expected: str) -> None:
-    """Logins, named values and PEM keys are masked, whatever characters they hold."""
+    """Logins, named values and PEM keys are masked, with any characters."""
     assert mask_text(text) == expected
 
 
 def test_origins_hold_no_values() -> None:
-    """What load says of where values came from has names only."""
+    """The origins that load returns have names, and no values."""
     loaded: Loaded[CatsSettings] = load(CatsSettings, environ=ENVIRON, dotenv=None)
     assert "hunter" not in repr(loaded.origins)
