@@ -39,7 +39,7 @@ from gizmopy.pubsub.cloudevents import CloudEvent
 from gizmopy.pubsub.codecs import codec_for
 from gizmopy.pubsub.engine.dead_letter_topics import topic_of
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.redrive import revived
+from gizmopy.pubsub.redrive import restored
 from gizmopy.server.health.probes import _accepts_json
 from gizmopy.server.http.connection.framing import _PLAIN, _SIZE, _TRAILER
 from gizmopy.server.http.connection.proxy_protocol import read_header
@@ -157,7 +157,7 @@ PATTERNS: Mapping[str, Pattern] = {
         "fullmatch",
         [*pumps("1", "1-"), *pumps("1", head="2018-04-05T17:31:00.", tails=("", "Z", "+01:0"))],
     ),
-    "gizmopy.pubsub.cloudevents:_NO_TEXT": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
+    "gizmopy.pubsub.cloudevents:_FORBIDDEN": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
     "gizmopy.server.http.deadlines:_GRPC_DURATION": Pattern("fullmatch", pumps("1", "1S", "S")),
     "gizmopy.server.admin.debug:_libraries": Pattern(
         lambda text: re.match(r"[\w.-]+", text), pumps("a", "a-", ".")
@@ -384,7 +384,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "a day": (typed(ISODate), pumps("1", "2024-01-01")),
     "yes or no": (typed(Truthy), pumps("t", "true")),
     "a redriven message": (
-        lambda text: revived(message("dl-redriven", "dl-source-topic", "a")(text), TIMESTAMP),
+        lambda text: restored(message("dl-redriven", "dl-source-topic", "a")(text), TIMESTAMP),
         pumps("9", "\u0663", "1 "),
     ),
     "the repr of a message": (

@@ -1,10 +1,11 @@
-"""CloudEvents 1.0 in binary mode: what an event says of itself, as a message's attributes.
+"""CloudEvents 1.0 in binary mode: the attributes of an event are attributes of the message.
 
     await publish("cats", cat, attributes=CloudEvent(type="cat.born", source="/cats").attributes())
     event = CloudEvent.from_attributes(message.attributes)
 
-The body stays what it is, its ``content-type`` being the event's datacontenttype. The names are the
-same on every broker, ``ce-type`` and so on; a driver translates them to those of its binding.
+The body is the event's data, and its ``content-type`` the event's ``datacontenttype``. The
+attributes have the same names on every broker, ``ce-type`` and so on; a driver translates them to
+the names of its protocol binding.
 """
 
 from __future__ import annotations
@@ -33,19 +34,20 @@ _RFC_3339 = re.compile(
 _NONCHARACTERS = "\ufdd0-\ufdef" + "".join(
     chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF)
 )
-_NO_TEXT = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_NONCHARACTERS}]")
-"""What no attribute may hold: control characters, lone surrogates, and noncharacters."""
+_FORBIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_NONCHARACTERS}]")
+"""Characters that CloudEvents 1.0 forbids: control characters, surrogates, noncharacters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudEvent:
-    """Describe an event: what happened (``type``), where (``source``, a URI reference), to what.
+    """The attributes of an event, as CloudEvents 1.0 defines them.
 
-    ``source`` and ``id`` together are unique for each event; a duplicate has the same. ``time`` is
-    when it happened. ``datacontenttype`` is the body's; None: what its codec says. The names of
-    ``extensions`` are lower-case letters and digits.
+    ``type`` names the kind of event, ``source`` (a URI reference) where it happened, ``subject``
+    what it happened to, and ``time`` when. ``source`` and ``id`` together identify the event: a
+    duplicate has the same two. ``datacontenttype`` is the media type of the body; with None, the
+    codec's is used. The names of ``extensions`` are lower-case letters and digits.
 
-    Raises UsageError on what CloudEvents 1.0 does not allow.
+    Raises UsageError on values that CloudEvents 1.0 does not allow.
     """
 
     type: str
@@ -66,10 +68,12 @@ class CloudEvent:
         for name, text in self.extensions.items():
             _check_extension(name, text)
         if self.time is not None and self.time.tzinfo is None:
-            raise UsageError(f"a CloudEvent's time={self.time} has no zone; use datetime.now(UTC)")
+            raise UsageError(
+                f"a CloudEvent's time={self.time} has no time zone; use datetime.now(UTC)"
+            )
 
     def attributes(self) -> dict[str, str]:
-        """Return the event as the attributes of a message."""
+        """Return the event as attributes of a message."""
         attributes = {"ce-specversion": _VERSION}
         if self.datacontenttype is not None:
             attributes[CONTENT_TYPE] = self.datacontenttype
@@ -84,9 +88,9 @@ class CloudEvent:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, str]) -> CloudEvent:
-        """Return the event that the attributes of a message describe.
+        """Return the event in the attributes of a message.
 
-        Raises UndecodableMessage, which dead-letters the message, where they describe none.
+        Raises UndecodableMessage, which dead-letters the message, if there is no valid event.
         """
         content_type = attributes.get(CONTENT_TYPE) or None
         texts = {
@@ -105,41 +109,43 @@ class CloudEvent:
 
 
 def _check(name: str, text: str) -> None:
-    """Refuse what is no text of CloudEvents, or empty where it says something."""
+    """Reject a value that is not text, has forbidden characters, or is empty but standard."""
     if not isinstance(text, str):
-        raise UsageError(f"a CloudEvent's {cut(name)}={cut(repr(text))} is no text; use str(...)")
+        raise UsageError(f"a CloudEvent's {cut(name)}={cut(repr(text))} is not text; use str(...)")
     if not text and name in _RESERVED:
-        raise UsageError(f"a CloudEvent's {name} is empty; name something, or leave it out")
-    if _NO_TEXT.search(text):
-        reason = "holds a character that CloudEvents do not allow; encode it, say as base64"
+        raise UsageError(f"a CloudEvent's {name} is empty; set it, or leave it out")
+    if _FORBIDDEN.search(text):
+        reason = "has a character that CloudEvents forbid; encode it, for example as base64"
         raise UsageError(f"a CloudEvent's {cut(name)}={cut(text)!r} {reason}")
 
 
 def _check_extension(name: str, text: str) -> None:
     if name in _RESERVED:
         raise UsageError(
-            f"a CloudEvent's extension cannot be called {cut(name)!r}; use another name"
+            f"a CloudEvent's extension cannot have the reserved name {cut(name)!r}; rename it"
         )
     if not _EXTENSION.fullmatch(name):
         remedy = "use lower-case letters and digits only"
-        raise UsageError(f"a CloudEvent's extension cannot be called {cut(name)!r}; {remedy}")
+        raise UsageError(f"a CloudEvent's extension cannot be named {cut(name)!r}; {remedy}")
     _check(name, text)
 
 
 def _check_binary(texts: Mapping[str, str], content_type: str | None) -> None:
-    """Refuse what is no event in binary mode, or of another version."""
+    """Reject attributes without an event in binary mode, or of another version."""
     if (content_type or "").lower().startswith(_STRUCTURED):
         raise UndecodableMessage(
-            f"content-type={cut(content_type or '')!r} is a CloudEvent in structured mode, its "
-            "attributes in the body; publish it in binary mode, or take the body as it is"
+            f"content-type={cut(content_type or '')!r} is a CloudEvent in structured mode, with "
+            "its attributes in the body; publish it in binary mode, or decode the body yourself"
         )
     missing = [name for name in ("specversion", *_REQUIRED) if name not in texts]
     if missing:
         names = ", ".join(_PREFIX + name for name in missing)
-        raise UndecodableMessage(f"no CloudEvent: the attributes {names} are missing")
+        raise UndecodableMessage(f"not a CloudEvent: the attributes {names} are missing")
     if texts["specversion"] != _VERSION:
         version = texts["specversion"]
-        raise UndecodableMessage(f"ce-specversion={cut(version)!r} is not known; use {_VERSION!r}")
+        raise UndecodableMessage(
+            f"ce-specversion={cut(version)!r} is not supported; use {_VERSION!r}"
+        )
 
 
 def _read_time(text: str | None) -> datetime | None:
@@ -149,7 +155,7 @@ def _read_time(text: str | None) -> datetime | None:
         if _RFC_3339.fullmatch(text):
             return datetime.fromisoformat(text.upper())
     except ValueError:
-        pass  # the 30th of February
+        pass  # such as the 30th of February
     raise UndecodableMessage(
-        f"ce-time={cut(text)!r} is no time of RFC 3339, like 2018-04-05T17:31:00Z"
+        f"ce-time={cut(text)!r} is not a time as in RFC 3339, such as 2018-04-05T17:31:00Z"
     )

@@ -1,10 +1,11 @@
-"""Turn values into bodies and back: JSON by pydantic, protobuf, text, and bytes as they are.
+"""Encode values as bodies, and decode them: JSON with pydantic, protobuf, text, and bytes.
 
-A codec is chosen by type, once, and remembered. Protobuf messages are known by their two methods,
-so the library is not needed here. What a codec cannot read raises UndecodableMessage; its text
-names the fields at fault and quotes no value of the body, since it may end in a log. The keys of a
-dict that the sender chose are in the name of a field, and a validator may quote a value: both are
-escaped and cut.
+The codec of a type is chosen once. A protobuf class is recognized by its two methods, so that the
+library need not be imported.
+
+A body that cannot be decoded raises UndecodableMessage. Its text may get into a log, so it names
+the invalid fields and quotes no value of the body. A field's name may contain a dict key that the
+sender chose, and a validator may quote a value: both are escaped and cut.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from gizmopy.untrusted.text import cut
 
 
 class Codec(Protocol):
-    """Encode values of one type, and decode them."""
+    """Encode and decode values of one type."""
 
     content_type: str
 
     def encode(self, value: Any) -> bytes:
-        """Return the body for ``value``. Raises UsageError where it cannot be encoded."""
+        """Return the body for ``value``. Raises UsageError if it cannot be encoded."""
 
     def decode(self, body: bytes) -> Any:
-        """Return the value in ``body``. Raises UndecodableMessage where there is none."""
+        """Return the value in ``body``. Raises UndecodableMessage if it is invalid."""
 
 
 class BytesCodec:
-    """Leave bytes as they are; ``type_`` is what is read: bytes, or made of bytes."""
+    """Pass bytes through. ``type_`` is bytes, or a type that is made of bytes."""
 
     content_type = "application/octet-stream"
 
@@ -50,12 +51,12 @@ class BytesCodec:
         return bytes(value)
 
     def decode(self, body: bytes) -> Any:
-        """Return ``body``. Raises UndecodableMessage where ``type_`` does not allow it."""
+        """Return ``body``. Raises UndecodableMessage if ``type_`` rejects it."""
         return body if self._read is None else self._read(body)
 
 
 class TextCodec:
-    """Write text as UTF-8; ``type_`` is what is read: str, or made of str."""
+    """Encode text as UTF-8. ``type_`` is str, or a type that is made of str."""
 
     content_type = "text/plain; charset=utf-8"
 
@@ -70,7 +71,7 @@ class TextCodec:
             raise UsageError(f"text cannot be published: {error.reason}") from None
 
     def decode(self, body: bytes) -> Any:
-        """Return ``body`` as text. Raises UndecodableMessage where it is not, or not allowed."""
+        """Return ``body`` as text. Raises UndecodableMessage if it is not UTF-8, or rejected."""
         try:
             text = body.decode()
         except UnicodeDecodeError as error:
@@ -79,7 +80,7 @@ class TextCodec:
 
 
 class JSONCodec:
-    """Write values of ``type_`` as JSON, and validate what is read: anything pydantic knows."""
+    """Encode values of ``type_`` as JSON, and validate on decoding: any type of pydantic."""
 
     content_type = "application/json"
 
@@ -88,7 +89,7 @@ class JSONCodec:
         self._validate = json_validator(self._adapter, self._adapter.validate_json)
 
     def encode(self, value: Any) -> bytes:
-        """Return ``value`` as JSON. Raises UsageError where part of it cannot be JSON."""
+        """Return ``value`` as JSON. Raises UsageError if part of it cannot be JSON."""
         try:
             return self._adapter.dump_json(value, by_alias=True)
         except PydanticSerializationError as error:
@@ -96,18 +97,18 @@ class JSONCodec:
             raise UsageError(f"{name} cannot be published as JSON: {text_of(error)}") from error
 
     def decode(self, body: bytes) -> Any:
-        """Return the validated value. Raises UndecodableMessage naming the fields at fault."""
+        """Return the validated value. Raises UndecodableMessage with the invalid fields."""
         try:
             return self._validate(body)
         except ValidationError as error:
             problems = _problems(error)
-        # Raised out here, it does not keep the error of pydantic as its context, which quotes the
-        # body, and had 124 MiB for a body of 1 MB.
+        # Raised outside of the except clause, so that the error of pydantic is not its context.
+        # That one quotes the body, and had 124 MiB for a body of 1 MB.
         raise UndecodableMessage(problems)
 
 
 class ProtobufCodec:
-    """Write protobuf messages of the class ``type_`` in their binary form."""
+    """Encode protobuf messages of the class ``type_`` in their binary form."""
 
     content_type = "application/x-protobuf"
 
@@ -115,7 +116,7 @@ class ProtobufCodec:
         self._type = type_
 
     def encode(self, value: Any) -> bytes:
-        """Return ``value`` serialized. Raises UsageError where a required field is missing."""
+        """Return ``value`` serialized. Raises UsageError if a required field is missing."""
         try:
             body: bytes = value.SerializeToString()
         except Exception as error:  # protobuf's EncodeError, which is not imported
@@ -124,7 +125,7 @@ class ProtobufCodec:
         return body
 
     def decode(self, body: bytes) -> Any:
-        """Return the message in ``body``. Raises UndecodableMessage where it is not one."""
+        """Return the message in ``body``. Raises UndecodableMessage if it is invalid."""
         try:
             return self._type.FromString(body)
         except Exception:  # noqa: BLE001 - protobuf's DecodeError, which is not imported
@@ -132,7 +133,7 @@ class ProtobufCodec:
 
 
 def _adapter(type_: Any) -> TypeAdapter[Any]:
-    """Return pydantic's adapter of a type. Raises UsageError where pydantic does not know it."""
+    """Return pydantic's adapter of a type. Raises UsageError if pydantic has none."""
     try:
         return TypeAdapter(type_)
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
@@ -144,7 +145,7 @@ def _adapter(type_: Any) -> TypeAdapter[Any]:
 
 
 def _reader(type_: Any, plain: type) -> Callable[[Any], Any] | None:
-    """Return what makes a ``type_`` of a ``plain`` value, or None where it is one."""
+    """Return a function that makes a ``type_`` of a ``plain`` value; None if they are the same."""
     if type_ is plain:
         return None
     if isinstance(type_, type):
@@ -156,13 +157,13 @@ def _reader(type_: Any, plain: type) -> Callable[[Any], Any] | None:
             return adapter.validate_python(value)
         except ValidationError as error:
             problems = _problems(error)
-        raise UndecodableMessage(problems)  # out here: see JSONCodec.decode
+        raise UndecodableMessage(problems)  # outside of the except clause: see JSONCodec.decode
 
     return read
 
 
 def _problems(error: ValidationError) -> str:
-    """Return each fault and its place, without the input; of too many faults, their number."""
+    """Return each invalid field and the reason, without the input; the number if too many."""
     if summary := too_many(error):
         return summary
     problems = details_of(error)
@@ -171,9 +172,9 @@ def _problems(error: ValidationError) -> str:
 
 @lru_cache(maxsize=1024)
 def codec_for(type_: Any) -> Codec:
-    """Return the codec for values of ``type_``. Raises UsageError where there is none."""
+    """Return the codec for values of ``type_``. Raises UsageError if there is none."""
     kind = _without_wrapping(type_)
-    if not isinstance(kind, type) or issubclass(kind, Enum):  # an enum may be a str, too
+    if not isinstance(kind, type) or issubclass(kind, Enum):  # an enum may be a str too
         return JSONCodec(type_)
     if issubclass(kind, (bytes, bytearray, memoryview)):
         return BytesCodec(type_)
@@ -185,7 +186,7 @@ def codec_for(type_: Any) -> Codec:
 
 
 def _without_wrapping(type_: Any) -> Any:
-    """Return the type that Annotated or NewType says more about."""
+    """Return the type inside Annotated and NewType."""
     while True:
         if get_origin(type_) is Annotated:
             type_ = get_args(type_)[0]
@@ -196,7 +197,7 @@ def _without_wrapping(type_: Any) -> Any:
 
 
 def encode(value: Any) -> tuple[bytes | None, str]:
-    """Return the body and the content type for ``value``; None is a tombstone without either."""
+    """Return the body and the content type for ``value``; None is a tombstone and has neither."""
     if value is None:
         return None, ""
     type_: Any = type(value)

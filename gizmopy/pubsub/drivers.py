@@ -10,6 +10,6 @@ __getattr__ = renamed(
         "has_provision": "gizmopy.pubsub.registry:has_provision",
         "open_driver": "gizmopy.pubsub:open_driver",
         "provision": "gizmopy.pubsub:provision",
-        "redact": "gizmopy.pubsub.registry:redact",
+        "redact": "gizmopy.config.urls:redacted_url",
     },
 )

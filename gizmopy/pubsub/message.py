@@ -1,4 +1,4 @@
-"""What travels: a body, an optional key, and attributes, with what the broker says about it."""
+"""A message: its body, key and attributes, and the facts that the broker adds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gizmopy.errors import UsageError
 from gizmopy.untrusted.text import cut
 
 CONTENT_TYPE = "content-type"
-"""The attribute that says how a body is encoded."""
+"""The attribute with the media type of the body."""
 
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
@@ -22,10 +22,10 @@ _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 
 def _as_date(seconds: float) -> datetime:
-    """Return the date of ``seconds`` since 1970, the nearest that Python has.
+    """Return the date of ``seconds`` since 1970, or the nearest date that Python supports.
 
-    Kafka's producers choose the timestamp. A date that cannot be had would raise in the handler,
-    and then in the making of its dead letter, for ever.
+    Kafka's producers choose the timestamp. A date out of range would raise in the handler, and then
+    again each time its dead letter is made.
     """
     try:
         return datetime.fromtimestamp(seconds, UTC)
@@ -34,22 +34,24 @@ def _as_date(seconds: float) -> datetime:
 
 
 class Message:
-    """Carry one message, to a broker or from it.
+    """One message, to a broker or from it.
 
-    ``body`` is None for a tombstone. ``key`` puts messages in one line where order is kept; bytes
-    that are not UTF-8 survive in it by ``surrogateescape``. ``id`` and ``published_at`` (UTC) are
-    the broker's where it gives them. ``delivery`` counts how often the broker has delivered the
-    message, from 1; ``attempt`` how often the handler has run in this delivery, from 1 inside it.
-    ``subscription`` is the one that it was received by. ``partition`` is opaque, and None where
-    the broker has none; ``raw`` is the broker's own record. ``unreadable`` says why a driver could
-    not read part of the message, and is empty if it could; the engine sends such a message to the
-    dead letters, unhandled.
+    - ``body``: bytes, or None for a tombstone.
+    - ``key``: messages with the same key are handled in order, if order is kept. Bytes that are not
+      UTF-8 are preserved with ``surrogateescape``.
+    - ``id``, ``published_at`` (UTC): the broker's, if it has them.
+    - ``delivery``: how often the broker has delivered the message, from 1.
+    - ``attempt``: how often the handler has run in this delivery, from 1 inside the handler.
+    - ``subscription``: the subscription that received it.
+    - ``partition``: opaque; None if the broker has no partitions.
+    - ``raw``: the broker's own record.
+    - ``unreadable``: why the driver could not read part of the message; empty if it could. The
+      engine dead-letters such a message without calling the handler.
+    - ``on_extend``: a middleware may set it during the handling. It is awaited with the seconds
+      whenever the engine extends the lease, so that other locks can last as long.
 
-    ``on_extend`` may be set while a message is handled: it is awaited with the seconds whenever the
-    engine prolongs the message's lease, for what has to last as long.
-
-    A handler may change ``body`` and ``attributes`` for what it calls, and nothing else. Equality
-    is identity: two deliveries of one message are two Messages.
+    A handler may change ``body`` and ``attributes`` for the code that it calls, and nothing else.
+    Equality is identity: two deliveries of one message are two Messages.
     """
 
     __slots__ = (
@@ -101,19 +103,19 @@ class Message:
 
     @property
     def published_at(self) -> datetime:
-        """When the message was published, in UTC; few ask, so the date is made for who does."""
+        """When the message was published, in UTC. The date is made on first use: few need it."""
         if isinstance(self._published_at, float):
             self._published_at = _as_date(self._published_at)
         return self._published_at
 
     def __repr__(self) -> str:
-        """Name the message without its body: it may end in a log."""
+        """Show the message without its body, which must not get into a log."""
         size = "tombstone" if self.body is None else f"{len(self.body)} bytes"
         key = None if self.key is None else cut(self.key)
         return f"<Message {cut(self.id)} of {self.topic}, key {key!r}, {size}>"
 
     def copy(self, delivery: int, partition: Hashable, raw: object) -> Message:
-        """Return this message as another delivery of it, a few times faster than making one."""
+        """Return another delivery of this message, several times faster than ``Message(...)``."""
         copy = Message.received(
             self.topic,
             self.body,
@@ -139,9 +141,9 @@ class Message:
         partition: Hashable,
         raw: object,
     ) -> Message:
-        """Return what a broker has delivered, several times faster than by keywords.
+        """Return a message, several times faster than ``Message(...)`` with keywords.
 
-        ``published_at`` may be in seconds since 1970: a date is made for who asks for one.
+        ``published_at`` may be in seconds since 1970.
         """
         message = _new(Message)
         message.topic = topic
@@ -162,11 +164,11 @@ class Message:
         return message
 
     async def extend(self, seconds: float) -> None:
-        """Keep the broker from delivering this message to others for ``seconds`` from now.
+        """Make the lease of this message last ``seconds`` from now.
 
-        The subscriber keeps leases alive by itself; this is for a handler that knows better. It
-        does nothing where the broker has no leases. Raises UsageError on a message that was not
-        received from a subscriber, and PubSubError where the broker refuses (the lease is lost).
+        The subscriber extends leases by itself; this is for a handler that needs a longer one. Does
+        nothing if the broker has no leases. Raises UsageError on a message that no subscriber
+        received, and PubSubError if the broker refuses because the lease is lost.
         """
         if self._extend is None:
             raise UsageError(f"{self!r} was not received by a subscriber: it has no lease")

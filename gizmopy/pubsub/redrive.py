@@ -1,13 +1,13 @@
-"""Move dead letters back to where they came from, as a service would: one handler, on the engine.
+"""Move dead letters back to the topics that they came from, with one handler on the engine.
 
-A dead letter that does not move (its publish failed, it does not match, it is only listed) waits in
-place, with its lease, until the end, and is given back then: no run meets it twice. A broker that
-keeps positions cannot skip it, so what stands behind it in its partition stays as well, and comes
-first in the next run. To publish it once more instead would lose its place and its date, and show
-it twice to whoever else reads the dead letters.
+A dead letter that is not moved (its publish failed, it does not match, it is only listed) waits in
+place, with its lease, until the end of the run, and is then given back: no run receives it twice. A
+broker that keeps positions cannot skip it, so the dead letters behind it in its partition stay as
+well, and come first in the next run. Publishing it to the dead letters again would lose its place
+and its date, and other readers of the dead letters would see it twice.
 
-At least once, like everything here: a run that is killed between the publish and the ack leaves
-a dead letter whose message has moved.
+Delivery is at least once: a run that is killed between the publish and the ack leaves a dead letter
+that was moved already.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -37,50 +37,71 @@ from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.text import cut
 
 REDRIVEN = "dl-redriven"
-"""The attribute that counts how often a message was moved back."""
+"""The attribute that counts how often a message was redriven."""
 REDRIVEN_AT = "dl-redriven-at"
-"""When the run began that moved it last. By it a run knows what it has moved itself."""
+"""The attribute with the start of the run that moved the message last: a run's own mark."""
 
-_MOST_TIMES = 1_000_000
-"""How far ``dl-redriven`` counts."""
+_MAX_COUNT = 1_000_000
+"""The largest value of ``dl-redriven``."""
 _CONCURRENCY = 32
-_HELD = 10_000
-"""How many messages wait in place at most, for the end of the run."""
-_HELD_BYTES = 256 * 1024 * 1024
-"""How many bytes they may take."""
+_MAX_HELD = 10_000
+"""The most messages that wait in place for the end of the run."""
+_MAX_HELD_BYTES = 256 * 1024 * 1024
+"""The most bytes of memory that they may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Say which dead letters move, and where to."""
+    """Which dead letters to move, and where."""
 
     channel: str
-    """The channel that holds the dead letters."""
+    """The channel with the dead letters."""
     subscription: str = "redrive"
     to: str = ""
     """The channel to publish to; empty: the topic that each dead letter came from, if allowed."""
     from_topics: frozenset[str] = frozenset()
-    """Topics whose dead letters may go back there, besides those that the settings name."""
+    """Topics that may be published to, besides those that the settings name."""
     match: str = ""
     """Move only those whose reason or exception contains this."""
     limit: int | None = None
-    """How many to move at most, those that fail included; None: all."""
+    """The most dead letters to move, including those that fail; None: all."""
     wait: float = 10.0
-    """Seconds without a message after which the dead letters are taken to be at their end."""
+    """The run ends after this many seconds without a message."""
     dry_run: bool = False
-    """Move nothing."""
+    """List the dead letters instead of moving them."""
+
+
+@dataclass
+class _Progress:
+    """The dead letters that a run has received."""
+
+    redriven: int = 0
+    """Published and acked."""
+    started: int = 0
+    """Wanted by the plan, and neither skipped nor moved before."""
+    moving: int = 0
+    """Being handled at present."""
+    unacked: set[Message] = field(default_factory=set)
+    """Published and not acked."""
+    failed_ids: set[str] = field(default_factory=set)
+    """Not published. Ids, since one that is given back may be received again before the end."""
+    returned_ids: set[str] = field(default_factory=set)
+    """Given back."""
+    held: int = 0
+    """Waiting in place until the end."""
+    held_bytes: int = 0
 
 
 class Redrive:
     """Move dead letters by ``plan``, once.
 
-    ``url``, ``topics`` and ``subscriptions`` say where channels lead, as for
-    :class:`~gizmopy.pubsub.channels.Channels`. ``on_listed`` is told of each dead letter in a dry
-    run, ``on_failed`` of each that failed, with the reason.
+    ``url``, ``topics`` and ``subscriptions`` are the destinations of channels, as for
+    :class:`~gizmopy.pubsub.channels.Channels`. ``on_listed`` is called with each dead letter of a
+    dry run, ``on_failed`` with each one that failed and the reason.
 
-    Without ``plan.to`` a dead letter moves only if its ``dl-source-topic`` is a topic that ``url``,
-    ``topics``, ``subscriptions`` or ``plan.from_topics`` name. The others stay, and ``refused`` has
-    their number by topic.
+    Without ``plan.to`` a dead letter is moved only if its ``dl-source-topic`` is a topic that
+    ``url``, ``topics``, ``subscriptions`` or ``plan.from_topics`` name. The others stay, and
+    ``refused`` counts them by topic.
     """
 
     def __init__(
@@ -94,65 +115,57 @@ class Redrive:
         on_failed: Callable[[Message, str], None],
         open_driver: Callable[[str], Driver] = drivers.open_driver,
     ) -> None:
-        self.redriven = 0
-        """Published, and acked as dead letters."""
         self._plan = plan
         self._url = url
-        form = channel_key(plan.channel)
-        self._source = subscriptions.get(form) or topics.get(form) or url
+        env_name = channel_key(plan.channel)
+        self._source = subscriptions.get(env_name) or topics.get(env_name) or url
         self._destinations = AllowedTopics(
             url, topics, subscriptions, also=plan.from_topics, to=plan.to
         )
         self._on_listed = on_listed
         self._on_failed = on_failed
         self._open_driver = open_driver
-        self._stamp = datetime.now(UTC).isoformat()
-        self._most = _HELD if plan.match or plan.limit is None else min(_HELD, plan.limit)
-        self._taken = 0
-        self._at_work = 0
-        self._stirred = asyncio.Event()
-        self._unacked: set[Message] = set()
-        """Published, and not yet acked."""
-        self._refused: set[str] = set()
-        """Not published, by id: what is given back may come once more, on its way out."""
-        self._returned: set[str] = set()
-        """Given back, by id."""
-        self._held = 0
-        """What waits in place until the end."""
-        self._held_bytes = 0
+        self._run_mark = datetime.now(UTC).isoformat()
+        self._progress = _Progress()
+        self._changed = asyncio.Event()
+
+    @property
+    def redriven(self) -> int:
+        """Dead letters that were published and acked."""
+        return self._progress.redriven
 
     @property
     def left(self) -> int:
-        """Received, and given back untouched; there may be more that were not received."""
-        return len(self._returned - self._refused)
+        """Dead letters that were received and given back; more may not have been received."""
+        return len(self._progress.returned_ids - self._progress.failed_ids)
 
     @property
     def failed(self) -> int:
-        """Not published; or published, but not acked."""
-        return len(self._refused) + len(self._unacked)
+        """Dead letters that were not published, or published and not acked."""
+        return len(self._progress.failed_ids) + len(self._progress.unacked)
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """How many dead letters stay by the topic they came from, as nothing allows it.
+        """How many dead letters stay, by topic, because publishing to that topic is not allowed.
 
-        Under "" are those of topics with longer names than 255 characters, and of more than 100.
+        The key "" counts topics with names over 255 characters, and those after the first 100.
         """
         return self._destinations.refused
 
     @property
     def stopped(self) -> str:
-        """Why this ends before the end of the dead letters; empty where it does not."""
-        if self._taken == self._plan.limit:
+        """Why the run ends before the last dead letter; empty if it does not."""
+        if self._progress.started == self._plan.limit:
             return f"the limit of {self._plan.limit} is reached"
-        if self._held >= _HELD or self._held_bytes >= _HELD_BYTES:
+        if self._progress.held >= _MAX_HELD or self._progress.held_bytes >= _MAX_HELD_BYTES:
             return (
-                f"{self._held} messages with {self._held_bytes} bytes did not move, and no "
-                "more are held back at a time"
+                f"{self._progress.held} messages with {self._progress.held_bytes} bytes were not "
+                "moved, and a run holds no more"
             )
         return ""
 
     async def run(self) -> None:
-        """Return when there is no more to move. May be cancelled: what is held is given back.
+        """Return when there is no more to move. If cancelled, give back all messages.
 
         Raises TopicNotFound if the topic of the dead letters does not exist, UsageError if the
         broker does not support the plan, and PubSubError if it fails or cannot be reached.
@@ -176,48 +189,52 @@ class Redrive:
             topic=topic,
             capabilities=driver.capabilities,
             metrics=Metrics(),
-            on_settle=self._settled,
+            on_settle=self._count_settled,
         ) as subscriber:
             running = asyncio.create_task(subscriber.run(), name="redrive")
-            running.add_done_callback(lambda _: self._stirred.set())
+            running.add_done_callback(lambda _: self._changed.set())
             try:
-                await self._until_over(running)
-                trouble = subscriber.problem or subscriber.stall
+                await self._wait_for_end(running)
+                problem = subscriber.problem or subscriber.stall
             finally:
                 await subscriber.drain(0)
-                self._tell_unacked()
+                self._report_unacked()
                 await running
-        if trouble:
-            raise PubSubError(f"not all dead letters were received: {trouble}", transient=True)
+        if problem:
+            raise PubSubError(f"not all dead letters were received: {problem}", transient=True)
 
     def _subscription(self, can: Capabilities, out: Channels) -> Subscription:
-        """Return how dead letters are consumed. Raises UsageError where that cannot be."""
+        """Return the subscription to the dead letters. Raises UsageError if it is not possible."""
         plan = self._plan
+        max_held = _MAX_HELD
+        if plan.limit is not None and not plan.match:
+            max_held = min(_MAX_HELD, plan.limit)
         if can.positions and plan.match:
             raise UsageError(
-                "this broker keeps positions: what does not match could not be skipped; redrive "
-                "without a match"
+                "this broker keeps positions, so messages that do not match cannot be skipped; "
+                "redrive without a match"
             )
 
-        # If nothing moves, order is not kept: a log would show the first of each partition only.
+        # If nothing is moved, order is not kept. Otherwise a dry run on a broker with positions
+        # would list only the first message of each partition: it blocks those behind it.
         moves = not (plan.dry_run or self._destinations.is_empty)
 
         async def handle(message: Message) -> None:
-            self._at_work += 1
-            self._stirred.set()
+            self._progress.moving += 1
+            self._changed.set()
             try:
                 await self._move(message, out)
             finally:
-                self._at_work -= 1
-                self._stirred.set()
+                self._progress.moving -= 1
+                self._changed.set()
 
         return Subscription(
             channel=plan.channel,
             subscription=plan.subscription,
-            concurrency=min(_CONCURRENCY, self._most),
+            concurrency=min(_CONCURRENCY, max_held),
             order="partition" if can.positions and moves else "none",
-            max_in_flight=self._most,
-            max_in_flight_bytes=_HELD_BYTES,
+            max_in_flight=max_held,
+            max_in_flight_bytes=_MAX_HELD_BYTES,
             retry=RetryPolicy(),
             max_deliveries=1,
             dead_letter="",
@@ -226,92 +243,95 @@ class Redrive:
             name="redrive",
         )
 
-    async def _until_over(self, running: asyncio.Task[None]) -> None:
-        """Wait until enough is moved, until nothing has come for a while, or the engine ended."""
+    async def _wait_for_end(self, running: asyncio.Task[None]) -> None:
+        """Wait until the limit is reached, no message has come for a while, or the engine ended."""
         while not running.done():
-            if self.stopped and not (self._at_work or self._unacked):
+            if self.stopped and not (self._progress.moving or self._progress.unacked):
                 return
-            self._stirred.clear()
+            self._changed.clear()
             try:
                 async with asyncio.timeout(self._plan.wait):
-                    await self._stirred.wait()
+                    await self._changed.wait()
             except TimeoutError:
-                if not (self._at_work or self._stirred.is_set()):
+                if not (self._progress.moving or self._changed.is_set()):
                     return
 
     # One dead letter.
 
     async def _move(self, message: Message, out: Channels) -> None:
-        """Publish a dead letter as it was; returning acks it."""
+        """Publish the message of a dead letter; the return acks the dead letter."""
         if not self._is_wanted(message):
             self._hold(message)
-        self._taken += 1
+        self._progress.started += 1
         if self._plan.dry_run:
             self._on_listed(message)
             self._hold(message)
         channel = self._plan.to or message.attributes.get("dl-source-topic")
         if not channel:
-            self._fail(message, "it has no dl-source-topic; say where to publish it")
+            self._fail(message, "it has no dl-source-topic; name the channel to publish it to")
         if not self._destinations.allow(channel):
             self._hold(message)
         try:
-            await out.publish(channel, revived(message, self._stamp))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the dead letter stays
+            await out.publish(channel, restored(message, self._run_mark))
+        except Exception as error:  # noqa: BLE001 - after any error the dead letter stays
             self._fail(message, f"it was not published to {cut(channel)!r}: {text_of(error)}")
-        self._unacked.add(message)
+        self._progress.unacked.add(message)
 
     def _is_wanted(self, message: Message) -> bool:
-        """Return whether a dead letter moves: not again, where its handler failed meanwhile."""
+        """Return whether to move a dead letter.
+
+        Not one that this run has moved: its handler has failed again in the meantime.
+        """
         attributes, match = message.attributes, self._plan.match
-        if self.stopped or attributes.get(REDRIVEN_AT) == self._stamp:
+        if self.stopped or attributes.get(REDRIVEN_AT) == self._run_mark:
             return False
         return any(match in attributes.get(name, "") for name in ("dl-reason", "dl-exception"))
 
     def _hold(self, message: Message) -> NoReturn:
-        """Let a dead letter wait in place until the end."""
-        self._held += 1
-        self._held_bytes += size_of(message)
+        """Make a dead letter wait in place until the end."""
+        self._progress.held += 1
+        self._progress.held_bytes += size_of(message)
         raise Retry(after=math.inf, counted=False)
 
     def _fail(self, message: Message, reason: str) -> NoReturn:
-        self._refused.add(message.id)
+        self._progress.failed_ids.add(message.id)
         self._on_failed(message, reason)
         self._hold(message)
 
-    # Its settling.
+    # Settling.
 
-    def _settled(self, message: Message, outcome: str, _: BaseException | None) -> None:
-        """Count what the broker has confirmed."""
+    def _count_settled(self, message: Message, outcome: str, _: BaseException | None) -> None:
+        """Count the outcomes that the broker has confirmed."""
         if outcome == "ack":
-            self.redriven += 1
-            self._unacked.discard(message)
-            self._stirred.set()
+            self._progress.redriven += 1
+            self._progress.unacked.discard(message)
+            self._changed.set()
         elif outcome != "lost":
-            self._returned.add(message.id)
+            self._progress.returned_ids.add(message.id)
 
-    def _tell_unacked(self) -> None:
-        """Report what has moved and may come again."""
-        reason = "it was published, but not acked: the next run will publish it once more"
-        for message in self._unacked:
+    def _report_unacked(self) -> None:
+        """Report the messages that were published and may be published again."""
+        reason = "it was published, but not acked: the next run publishes it again"
+        for message in self._progress.unacked:
             self._on_failed(message, reason)
 
 
-def revived(message: Message, stamp: str) -> Message:
-    """Return a dead letter as it was before, but for how often it was moved, and when."""
+def restored(message: Message, run_mark: str) -> Message:
+    """Return the message of a dead letter, with the count and the mark of the redrive."""
     attributes = {n: text for n, text in message.attributes.items() if not n.startswith("dl-")}
-    count = min(_times(message.attributes.get(REDRIVEN, "")) + 1, _MOST_TIMES)
+    count = min(_count(message.attributes.get(REDRIVEN, "")) + 1, _MAX_COUNT)
     return Message(
         message.topic,
         message.body,
         key=message.key,
-        attributes={**attributes, REDRIVEN: str(count), REDRIVEN_AT: stamp},
+        attributes={**attributes, REDRIVEN: str(count), REDRIVEN_AT: run_mark},
     )
 
 
-def _times(text: str) -> int:
-    """Return the number in ``dl-redriven``, or 0 if it is none from 0 to a million.
+def _count(text: str) -> int:
+    """Return the number in ``dl-redriven``, or 0 if it is not one from 0 to a million.
 
-    The attribute is the sender's: Python refuses to read a number of 5,000 digits, and ended here.
+    The sender may choose the attribute, and Python raises an error on a number of 5,000 digits.
     """
-    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MOST_TIMES))
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_COUNT))
     return int(text) if is_number else 0

@@ -17,7 +17,7 @@ GROUP = "gizmopy.pubsub"
 """The entry-point group in which third parties register: ``nats = gizmo_nats:open_driver``."""
 
 PROVISION_GROUP = "gizmopy.pubsub.provision"
-"""The entry-point group for what makes topics for tests: ``nats = gizmo_nats:provision``."""
+"""The entry-point group of functions that create topics: ``nats = gizmo_nats:provision``."""
 
 _BUILT_IN = {
     "kafka": "gizmopy.pubsub.brokers.kafka:open_driver",
@@ -29,8 +29,8 @@ _BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.brokers.kafka:provision"}
 def open_driver(url: str) -> Driver:
     """Return a new driver for ``url``; it does not connect yet.
 
-    Raises UsageError where ``url`` cannot be read, UnknownScheme where no driver is registered for
-    the scheme, and DriverNotInstalled where the driver's library is missing.
+    Raises UsageError if ``url`` is not a URL, UnknownScheme if no driver is registered for its
+    scheme, and DriverNotInstalled if the library of the driver is missing.
     """
     try:
         scheme = urlsplit(validated_url(url)).scheme
@@ -45,10 +45,10 @@ def open_driver(url: str) -> Driver:
 
 @asynccontextmanager
 async def provision(url: str, topic: str, subscriptions: Sequence[str] = ()) -> AsyncIterator[None]:
-    """Make a topic and its subscriptions for tests and development, and remove them after.
+    """Create a topic and its subscriptions for tests and development, and remove them after.
 
-    Does nothing where the driver registers no ``provision(url, topic, subscriptions)`` in the group
-    ``gizmopy.pubsub.provision``: its broker makes them when they are first used.
+    Does nothing if the driver registers no ``provision(url, topic, subscriptions)`` in the group
+    ``gizmopy.pubsub.provision``: its broker creates them when they are first used.
     """
     scheme = urlsplit(url).scheme
     known = _known(PROVISION_GROUP, _BUILT_IN_PROVISION)
@@ -60,7 +60,7 @@ async def provision(url: str, topic: str, subscriptions: Sequence[str] = ()) -> 
 
 
 def has_provision(url: str) -> bool:
-    """Return whether topics of this broker have to be made, and ``provision`` makes them."""
+    """Return whether the driver of ``url`` has a ``provision``: topics must exist before use."""
     return urlsplit(url).scheme in _known(PROVISION_GROUP, _BUILT_IN_PROVISION)
 
 
@@ -76,5 +76,5 @@ def _load(scheme: str, target: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing.partition(".")[0] in ("", module.partition(".")[0]):
-            raise  # the driver itself is at fault, not what it needs
+            raise  # the driver itself is missing, not a library that it needs
         raise DriverNotInstalled(scheme, missing) from error

@@ -1,4 +1,4 @@
-"""A service's channels: where they lead, how they start, and an end that loses nothing."""
+"""A service's channels: publishing, start, drain and close."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Cat(BaseModel):
 
 
 class Log:
-    """What was settled, and which drivers were opened."""
+    """Record the outcomes of messages and the drivers that were opened."""
 
     def __init__(self) -> None:
         self.settled: list[tuple[str, str]] = []
@@ -89,8 +89,8 @@ class Service:
         self.toms.append(message.attributes["dl-reason"])
 
 
-async def test_what_is_published_is_handled() -> None:
-    """From publish to settled, through every part, with what handlers publish in turn."""
+async def test_published_messages_are_handled() -> None:
+    """Messages are handled and settled, including those that handlers publish."""
     log = Log()
     async with log.channels() as channels:
         service = Service(channels)
@@ -118,7 +118,7 @@ async def test_what_is_published_is_handled() -> None:
 
 
 async def test_a_drain_empties_the_queues_of_this_process() -> None:
-    """What is queued, what handlers still publish, and what waits for redelivery is handled."""
+    """It handles queued messages, those of handlers, and those that wait for redelivery."""
     log = Log()
 
     class Flaky:
@@ -150,7 +150,7 @@ async def test_a_drain_empties_the_queues_of_this_process() -> None:
 
 
 async def test_a_drain_that_cannot_empty_the_queues_reports_the_rest() -> None:
-    """At the deadline the report counts what was cancelled and what is left."""
+    """At the deadline the report counts cancelled and remaining messages."""
     started = asyncio.Event()
 
     class Slow:
@@ -168,7 +168,7 @@ async def test_a_drain_that_cannot_empty_the_queues_reports_the_rest() -> None:
 
 
 async def test_many_are_published_in_one_call() -> None:
-    """Each value has its own result, and its own key."""
+    """Each value has its own result and its own key."""
     log = Log()
     async with log.channels() as channels:
         results = await channels.publish_many("cats", [Cat(name="Tom"), object()], key=repr)
@@ -216,12 +216,12 @@ class Two:
 
 
 def two_drivers(far: Elsewhere) -> Any:
-    """Return an open_driver for a broker in the process and one outside."""
+    """Return an open_driver for one broker in this process and one outside."""
     return lambda url: far if url.startswith("far") else MemoryDriver()
 
 
-async def test_stop_receiving_stops_only_what_comes_from_outside() -> None:
-    """Brokers in the process go on until the drain: their messages would be gone."""
+async def test_stop_receiving_stops_only_brokers_outside_the_process() -> None:
+    """Brokers in this process go on until the drain, since their messages would be lost."""
     far, service = Elsewhere(), Two()
     options = {"open_driver": two_drivers(far), "subscriptions": {"FAR": "far://host/far"}}
     async with Log().channels(**options) as channels:
@@ -238,7 +238,7 @@ async def test_stop_receiving_stops_only_what_comes_from_outside() -> None:
 
 
 async def test_an_engine_that_dies_is_replaced() -> None:
-    """Another receiver takes over, the others go on, and the drain still works after it."""
+    """Another receiver takes over, the others go on, and the drain still works."""
     far = Elsewhere()
     options = {"open_driver": two_drivers(far), "subscriptions": {"FAR": "far://host/far"}}
     async with Log().channels(**options) as channels:
@@ -253,8 +253,8 @@ async def test_an_engine_that_dies_is_replaced() -> None:
         await run
 
 
-async def test_a_failed_start_names_the_channel_and_undoes_what_was_started() -> None:
-    """The error says which channel, which handler, where, and what to do."""
+async def test_a_failed_start_names_the_channel_and_stops_the_others() -> None:
+    """The error names channel, handler, destination and remedy."""
     far = Elsewhere()
     far.error = TopicNotFound("no queue 'far'")
     options = {
@@ -274,8 +274,8 @@ async def test_a_failed_start_names_the_channel_and_undoes_what_was_started() ->
     assert far.receivers[0].closed
 
 
-async def test_a_start_that_fails_of_something_else_says_nothing_of_creating() -> None:
-    """A login that is refused is not mended by making a queue."""
+async def test_only_a_missing_topic_has_the_remedy_to_create_it() -> None:
+    """A refused login has another remedy than a missing queue."""
     far = Elsewhere()
     far.error = PubSubError("b1 refuses to log in 'me'; check the password", transient=False)
     options = {"open_driver": two_drivers(far), "subscriptions": {"FAR": "far://host/far"}}
@@ -285,7 +285,7 @@ async def test_a_start_that_fails_of_something_else_says_nothing_of_creating() -
 
 
 async def test_an_unknown_dead_letter_channel_fails_the_start() -> None:
-    """It is found out before the first message needs it."""
+    """The error comes before the first message needs the channel."""
     far = Elsewhere()
     far.error = TopicNotFound("no topic 'dead-cats'")
     options = {"open_driver": two_drivers(far), "topics": {"DEAD_CATS": "far://host/dead"}}
@@ -295,7 +295,7 @@ async def test_an_unknown_dead_letter_channel_fails_the_start() -> None:
 
 
 async def test_an_unknown_scheme_fails_the_start() -> None:
-    """The error says which schemes there are."""
+    """The error lists the known schemes."""
     async with Channels("nats://host", service="svc", metrics=Metrics()) as channels:
         with pytest.raises(StartError, match=r"channel 'near'.*memory://"):
             await channels.start(collected(Two()))
@@ -303,8 +303,8 @@ async def test_an_unknown_scheme_fails_the_start() -> None:
             await channels.publish("near", b"x")
 
 
-async def test_addresses_choose_topic_and_driver() -> None:
-    """The path is the topic, else the channel's name; scheme, host and query the driver."""
+async def test_channels_share_drivers_by_url() -> None:
+    """Channels whose URLs have the same driver share it."""
     log = Log()
     topics = {
         "CATS_OF_2": "memory://host/other?lease=5",
@@ -320,8 +320,8 @@ async def test_addresses_choose_topic_and_driver() -> None:
     assert log.urls == ["memory://host?lease=5", "memory://host?lease=6", "memory://default?x=1"]
 
 
-async def test_a_subscription_follows_its_topic_unless_it_is_told_otherwise() -> None:
-    """Its own address first, then the topic's, then the default."""
+async def test_a_subscription_has_its_own_url_or_that_of_its_topic() -> None:
+    """Its own URL is used first, then the topic's, then the default."""
     options: Any = {
         "topics": {"NEAR": "memory://t/near-topic", "FAR": "memory://t/far-topic"},
         "subscriptions": {"FAR": "memory://s:pw@s/far-queue?x=1"},
@@ -336,8 +336,8 @@ async def test_a_subscription_follows_its_topic_unless_it_is_told_otherwise() ->
     assert rows[0][2:] == ("svc", "Two.on_near", 1, "none")
 
 
-async def test_two_channels_that_one_address_would_move_are_refused() -> None:
-    """A collision of environment forms fails the start, if one of them is addressed."""
+async def test_two_channels_with_one_environment_name_are_rejected() -> None:
+    """Two channels with one environment name fail the start if that name is set."""
 
     class Collide:
         @subscribe("a-b")
@@ -355,16 +355,16 @@ async def test_two_channels_that_one_address_would_move_are_refused() -> None:
         await channels.start(collected(Collide()))
 
 
-async def test_two_handlers_of_one_place_are_refused() -> None:
-    """Channels that lead to one topic and subscription would each get a part."""
+async def test_two_handlers_of_one_subscription_are_rejected() -> None:
+    """Two handlers of one topic and subscription would each get some messages."""
     topics = {"NEAR": "memory://x/same", "FAR": "memory://x/same"}
     async with Log().channels(topics=topics) as channels:
         with pytest.raises(StartError, match=r"Two.on_near and Two.on_far both handle"):
             await channels.start(collected(Two()))
 
 
-async def test_a_topic_in_the_url_of_all_is_the_only_channels() -> None:
-    """The first channel is that topic; a second one without a URL of its own is refused."""
+async def test_a_topic_in_the_default_url_is_for_one_channel() -> None:
+    """The first channel uses that topic; a second one without its own URL is rejected."""
     log = Log()
     topics = {"DOGS": "memory://host/hounds"}
     async with log.channels("memory://host/topic?a=b", topics=topics) as channels:
@@ -375,8 +375,8 @@ async def test_a_topic_in_the_url_of_all_is_the_only_channels() -> None:
     assert log.urls == ["memory://host?a=b", "memory://host"]
 
 
-async def test_the_one_topic_is_shown_with_the_channel_that_leads_there() -> None:
-    """What is consumed from the topic that the URL names is told under its name."""
+async def test_the_topic_of_the_default_url_is_shown_with_its_channel() -> None:
+    """The row of the channel shows the topic of the URL."""
 
     class Cats:
         @subscribe("cats")
@@ -398,8 +398,8 @@ async def test_a_publisher_connects_once() -> None:
     assert len(log.drivers) == 1
 
 
-async def test_publishing_after_the_end_is_a_mistake() -> None:
-    """Closed publishers, and channels that never had one, say so."""
+async def test_publishing_on_closed_channels_raises() -> None:
+    """Closed channels raise UsageError, with and without a publisher."""
     async with Log().channels() as channels:
         await channels.publish("cats", b"x")
     for channel in ("cats", "dogs"):
@@ -407,8 +407,8 @@ async def test_publishing_after_the_end_is_a_mistake() -> None:
             await channels.publish(channel, b"x")
 
 
-async def test_a_publisher_that_cannot_connect_is_tried_again_next_time() -> None:
-    """A failed first publish leaves nothing half made."""
+async def test_a_publisher_that_cannot_connect_tries_again_with_the_next_publish() -> None:
+    """The next publish connects again."""
     far = Elsewhere()
     far.error = TopicNotFound("no topic")
     async with Log().channels("far://host", open_driver=lambda _: far) as channels:
@@ -439,7 +439,7 @@ class _Slow:
 async def test_a_publisher_that_connects_too_late_is_closed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its caller is told; no publisher outlives the channels, and none keeps others open."""
+    """Its caller gets an error, and an error of its close does not keep the others open."""
     slow, far = _Slow(), Elsewhere()
     far.sender = lambda topic: slow  # type: ignore[method-assign]  # a fake of a fake
     async with Log().channels("far://host", open_driver=lambda _: far) as channels:
@@ -453,8 +453,8 @@ async def test_a_publisher_that_connects_too_late_is_closed(
     assert "closing the publisher of channel 'cats' failed: RuntimeError: a bug" in caplog.text
 
 
-async def test_channels_close_though_their_drain_is_cancelled() -> None:
-    """Publishers and drivers are closed whatever interrupts the drain."""
+async def test_channels_close_even_if_their_drain_is_cancelled() -> None:
+    """Publishers and drivers are closed even if the drain is cancelled."""
     far, started = Elsewhere(), asyncio.Event()
 
     class Stubborn:
@@ -492,7 +492,7 @@ async def test_channels_close_though_their_drain_is_cancelled() -> None:
 def test_first_handlings_of_a_key_ascend_and_nothing_is_lost(
     keys: Sequence[str], failures: list[str], concurrency: int
 ) -> None:
-    """Under random failures and any concurrency each key is handled in order, to the end."""
+    """Under random failures and any concurrency each key is handled in order."""
     asyncio.run(_handle_all(keys, failures, concurrency))
 
 

@@ -1,4 +1,4 @@
-"""Codecs: what goes in comes out, and what cannot be read says why without quoting the body."""
+"""Codecs: round trips, and errors that do not quote the body."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ BORN = datetime(2020, 1, 2, tzinfo=UTC)
         (memoryview, memoryview(b"x"), "application/octet-stream"),
     ],
 )
-def test_what_goes_in_comes_out(type_: Any, value: object, content_type: str) -> None:
-    """Each kind of value is encoded by its own type and decoded by the handler's."""
+def test_a_value_is_decoded_as_it_was_encoded(type_: Any, value: object, content_type: str) -> None:
+    """Each kind of value is encoded by its type and decoded by the handler's."""
     body, said = encode(value)
     assert said == content_type == codec_for(type_).content_type
     assert body is not None
@@ -110,7 +110,7 @@ def test_what_goes_in_comes_out(type_: Any, value: object, content_type: str) ->
 
 
 def test_a_list_of_models_is_validated() -> None:
-    """The items of a list are the declared type."""
+    """The items of a list have the declared type."""
     cats = codec_for(list[Cat]).decode(b'[{"name": "Tom", "born": "2020-01-02T00:00:00Z"}]')
     assert cats == [Cat(name="Tom", born=BORN)]
 
@@ -121,8 +121,8 @@ def test_none_is_a_tombstone() -> None:
 
 
 @pytest.mark.parametrize("value", [bytearray(b"ac"), memoryview(b"abcd")[::2]])
-def test_what_holds_bytes_is_sent_as_bytes(value: object) -> None:
-    """A bytearray that changes afterwards does not change the message; gaps are closed."""
+def test_buffers_are_sent_as_bytes(value: object) -> None:
+    """A later change of a bytearray does not change the message; a strided memoryview is copied."""
     body, content_type = encode(value)
     assert (type(body), body, content_type) == (bytes, b"ac", "application/octet-stream")
 
@@ -139,10 +139,10 @@ def test_what_holds_bytes_is_sent_as_bytes(value: object) -> None:
         (ShortBytes, b"secret", "body: Data should have at most 3 bytes"),
     ],
 )
-def test_the_undecodable_says_why_and_never_quotes_the_body(
+def test_an_undecodable_body_is_explained_without_quoting_it(
     type_: Any, body: bytes, reason: str
 ) -> None:
-    """Neither the text nor the traceback of the error holds what the message held."""
+    """Neither the text nor the traceback of the error contains the body."""
     with pytest.raises(UndecodableMessage, match=reason) as caught:
         codec_for(type_).decode(body)
     trace = "".join(traceback.format_exception(caught.value))
@@ -150,7 +150,7 @@ def test_the_undecodable_says_why_and_never_quotes_the_body(
 
 
 def test_many_wrong_values_are_counted() -> None:
-    """More than a hundred wrong values are counted, and not listed; up to a hundred are cut."""
+    """More than a hundred wrong values are counted instead of listed; up to a hundred are cut."""
     with pytest.raises(UndecodableMessage) as caught:
         codec_for(list[int]).decode(b"[" + b"[]," * 100 + b"[]]")
     assert str(caught.value) == "101 values are wrong in list[int], too many to list"
@@ -161,15 +161,15 @@ def test_many_wrong_values_are_counted() -> None:
 
 
 @pytest.mark.parametrize("type_", [dict[str, int], ShortText])
-def test_the_undecodable_keeps_no_error_of_pydantic(type_: Any) -> None:
-    """The error that is raised has no context: pydantic's error may have hundreds of megabytes."""
+def test_an_undecodable_body_keeps_no_error_of_pydantic(type_: Any) -> None:
+    """The error has no context: the error of pydantic may hold hundreds of megabytes."""
     with pytest.raises(UndecodableMessage) as caught:
         codec_for(type_).decode(b'{"a": "x"}')
     assert caught.value.__context__ is None
 
 
 def test_the_name_of_a_wrong_field_is_cut() -> None:
-    """The sender chooses the keys of a dict, and the quotes of a validator."""
+    """The sender chooses the keys of a dict, and the values that a validator quotes."""
 
     def refuse(value: str) -> str:
         raise ValueError(f"{value} is wrong")
@@ -183,8 +183,8 @@ def test_the_name_of_a_wrong_field_is_cut() -> None:
         assert len(str(caught.value)) < 1100
 
 
-def test_json_is_written_as_it_is_read() -> None:
-    """A field that has another name in JSON has it both ways."""
+def test_an_alias_is_used_both_ways() -> None:
+    """A field with an alias uses it for encoding and decoding."""
     assert encode(Renamed(**{"class": "x"})) == (b'{"class":"x"}', "application/json")
 
 
@@ -201,19 +201,19 @@ CIRCLE.append(CIRCLE)
         (Cat, "ModelMetaclass has no codec"),
     ],
 )
-def test_what_cannot_be_encoded_says_why(value: object, reason: str) -> None:
-    """The caller is told the type and the reason."""
+def test_a_value_that_cannot_be_encoded_is_explained(value: object, reason: str) -> None:
+    """The error has the type and the reason."""
     with pytest.raises(UsageError, match=reason):
         encode(value)
 
 
 def test_a_codec_is_made_once() -> None:
-    """The same type gives the same codec: its validator is compiled once."""
+    """The same type has the same codec: its validator is compiled once."""
     assert codec_for(Cat) is codec_for(Cat)
 
 
-def test_a_protobuf_message_that_is_incomplete_is_refused() -> None:
-    """What protobuf cannot serialize is a mistake of the caller."""
+def test_an_incomplete_protobuf_message_is_rejected() -> None:
+    """A message that protobuf cannot serialize raises UsageError."""
 
     class Incomplete:
         def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name

@@ -1,4 +1,4 @@
-"""Moving dead letters back to where they came from."""
+"""Redrive: dead letters are moved back to the topics that they came from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gizmopy.errors import PubSubError, TopicNotFound, UsageError
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Driver, Receiver, Results, Sender
 from gizmopy.pubsub.message import Message
-from gizmopy.pubsub.redrive import REDRIVEN, REDRIVEN_AT, Plan, Redrive, revived
+from gizmopy.pubsub.redrive import REDRIVEN, REDRIVEN_AT, Plan, Redrive, restored
 from tests.pubsub.log_broker import LogBroker
 from tests.pubsub.support import until
 
@@ -46,7 +46,7 @@ class Queues:
         return WatchedReceiver(self._memory.receiver(topic, subscription, ordered=ordered), self)
 
     async def aclose(self) -> None:
-        """Let go of the connection: the broker stays."""
+        """Close the connection; the broker remains."""
 
 
 class GatedSender:
@@ -77,21 +77,21 @@ class WatchedReceiver:
 
 
 async def none_revoked(partitions: object, seconds: float) -> None:
-    """Let go of nothing: there is nothing in hand."""
+    """Revoke nothing: no message is in flight."""
 
 
 class Reader:
-    """Read a topic as a subscription does that was there from the beginning."""
+    """A subscription to a topic that exists before the first message."""
 
     def __init__(self, driver: Driver, topic: str, subscription: str = "reader") -> None:
         self._driver, self._topic, self._subscription = driver, topic, subscription
 
     async def begin(self) -> None:
-        """Make the subscription."""
+        """Create the subscription."""
         await self.read()
 
     async def read(self) -> list[Message]:
-        """Return what there is, and leave it there."""
+        """Return the messages without settling them."""
         receiver = self._driver.receiver(self._topic, self._subscription, ordered=False)
         await receiver.connect(none_revoked)
         messages = list(await receiver.receive(1000, 0))
@@ -103,7 +103,7 @@ class Reader:
 
 
 def dead(body: bytes = b"cat", *, source: str = "cats", key: str | None = None, **more: str) -> Any:
-    """Return a dead letter as the engine makes them."""
+    """Return a dead letter as the engine makes it."""
     attributes = {
         "colour": "red",
         "dl-reason": "exhausted",
@@ -117,7 +117,7 @@ def dead(body: bytes = b"cat", *, source: str = "cats", key: str | None = None, 
 
 
 async def fill(driver: Driver, *messages: Message, topic: str = "dead") -> Reader:
-    """Publish dead letters to a subscription that exists; return what reads it."""
+    """Publish dead letters to an existing subscription; return a reader of it."""
     reader = Reader(driver, topic, "redrive")
     await reader.begin()
     sender = driver.sender(topic)
@@ -128,7 +128,7 @@ async def fill(driver: Driver, *messages: Message, topic: str = "dead") -> Reade
 
 
 class Run(Redrive):
-    """A run that remembers what it was told."""
+    """A run that records the callbacks."""
 
     def __init__(
         self,
@@ -157,8 +157,8 @@ class Run(Redrive):
         return self.redriven, self.left, self.failed
 
 
-async def test_a_dead_letter_goes_back_as_it_was() -> None:
-    """Body, key and other attributes are kept; of dl-* only how often and when it was moved."""
+async def test_a_dead_letter_is_published_as_the_original_message() -> None:
+    """Body, key and attributes are kept; of dl-* only the count and the date of the redrive."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -203,13 +203,13 @@ async def test_a_tombstone_goes_back() -> None:
     ],
 )
 def test_a_loop_is_counted(earlier: str, count: str) -> None:
-    """Each redrive adds one to dl-redriven, up to a million; a text that is no number counts 0."""
-    again = revived(dead(dl_redriven=earlier), "now")
+    """Each redrive adds one to dl-redriven, up to a million; invalid text counts as 0."""
+    again = restored(dead(dl_redriven=earlier), "now")
     assert again.attributes[REDRIVEN] == count
 
 
 async def test_messages_of_a_key_keep_their_order() -> None:
-    """Dead letters of one key are published in the order in which they are received."""
+    """Dead letters of one key are published in the order of their receipt."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -222,13 +222,13 @@ async def test_messages_of_a_key_keep_their_order() -> None:
 
 
 async def test_a_dead_letter_is_acked_only_when_its_publish_is_confirmed() -> None:
-    """A run that is interrupted while the broker has not confirmed leaves the dead letter."""
+    """A run that is interrupted before the confirmation leaves the dead letter."""
     queues = Queues()
     letters = await fill(queues, dead())
     queues.gate.clear()
     run = Run(queues)
     running = asyncio.create_task(run.run())
-    await until(lambda: run._at_work)
+    await until(lambda: run._progress.moving)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -238,7 +238,7 @@ async def test_a_dead_letter_is_acked_only_when_its_publish_is_confirmed() -> No
 
 
 async def test_a_failed_publish_is_reported_and_gives_its_dead_letter_back() -> None:
-    """One that cannot be published stays, once; the others move."""
+    """A dead letter that cannot be published stays, once; the others are moved."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -255,7 +255,7 @@ async def test_a_failed_publish_is_reported_and_gives_its_dead_letter_back() -> 
 
 
 async def test_a_fault_of_a_driver_is_a_failure_too() -> None:
-    """An error that is none of ours neither ends the run nor loses the dead letter."""
+    """An unexpected exception neither ends the run nor loses the dead letter."""
     queues = Queues()
     queues.refused["cats"] = ZeroDivisionError("a bug")
     letters = await fill(queues, dead())
@@ -267,8 +267,8 @@ async def test_a_fault_of_a_driver_is_a_failure_too() -> None:
     assert await letters.bodies() == [b"cat"]
 
 
-async def test_what_came_from_nowhere_stays() -> None:
-    """Without dl-source-topic the run says so, and moves it where it is told to."""
+async def test_a_dead_letter_without_a_source_topic_stays() -> None:
+    """A dead letter without dl-source-topic fails, unless the plan names a channel."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -287,7 +287,7 @@ async def test_what_came_from_nowhere_stays() -> None:
 
 
 async def test_an_ack_that_does_not_arrive_is_a_failure() -> None:
-    """What was published and will come again is not counted as moved."""
+    """A published message whose dead letter was not acked is not counted as redriven."""
     queues = Queues()
     await fill(queues, dead())
     queues.ack_error = PubSubError("the lease is over", transient=False)
@@ -300,7 +300,7 @@ async def test_an_ack_that_does_not_arrive_is_a_failure() -> None:
 
 
 async def test_a_dry_run_lists_each_once_and_moves_nothing() -> None:
-    """All are listed, none is published, and all are there afterwards."""
+    """All dead letters are listed, none is published, and all remain."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -315,8 +315,8 @@ async def test_a_dry_run_lists_each_once_and_moves_nothing() -> None:
     assert await letters.bodies() == [b"tom", b"kit"]
 
 
-async def test_only_what_matches_moves() -> None:
-    """The match is looked for in reason and exception; the others stay."""
+async def test_only_matching_dead_letters_are_moved() -> None:
+    """The match is searched in reason and exception; the others stay."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -337,7 +337,7 @@ async def test_only_what_matches_moves() -> None:
 
 @pytest.mark.parametrize("more", [{}, {"match": "ValueError"}, {"dry_run": True}])
 async def test_a_limit_ends_the_run(more: dict[str, Any]) -> None:
-    """Not more than that are moved, or listed, and the run says that there may be more."""
+    """No more than the limit are moved or listed, and the run says that there may be more."""
     queues = Queues()
     letters = await fill(queues, *(dead(str(number).encode()) for number in range(50)))
 
@@ -350,8 +350,8 @@ async def test_a_limit_ends_the_run(more: dict[str, Any]) -> None:
     assert len(await letters.read()) == 50 - moved
 
 
-async def test_what_fails_counts_towards_the_limit() -> None:
-    """A topic that is gone does not make a limited run look at everything."""
+async def test_failures_count_towards_the_limit() -> None:
+    """If the target does not exist, a limited run does not try every dead letter."""
     queues = Queues()
     queues.refused["cats"] = TopicNotFound("topic 'cats' does not exist")
     await fill(queues, dead(), dead(), dead())
@@ -362,22 +362,22 @@ async def test_what_fails_counts_towards_the_limit() -> None:
     assert run.failed == 2
 
 
-async def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run ends when it holds as much as it may, and says so."""
-    monkeypatch.setattr("gizmopy.pubsub.redrive._HELD", 5)
+async def test_the_messages_that_are_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends when it holds the maximum, and says so."""
+    monkeypatch.setattr("gizmopy.pubsub.redrive._MAX_HELD", 5)
     queues = Queues()
     letters = await fill(queues, *(dead(str(number).encode()) for number in range(9)))
 
     run = Run(queues, match="nothing like that", wait=3600)
     await run.run()
 
-    assert run.stopped.startswith("5 messages with 12000 bytes did not move")
+    assert run.stopped.startswith("5 messages with 12000 bytes were not moved")
     assert run.counts == (0, 5, 0)
     assert len(await letters.read()) == 9
 
 
 async def test_a_slow_publish_is_waited_for_with_its_lease() -> None:
-    """A publish that takes longer than the lease, and than the quiet, moves its message once."""
+    """A publish may take longer than the lease and than ``wait``; its message is moved once."""
     queues = Queues(lease=0.4)
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -394,8 +394,8 @@ async def test_a_slow_publish_is_waited_for_with_its_lease() -> None:
     assert await cats.bodies() == [b"tom"]
 
 
-async def test_what_fails_again_is_not_moved_again_by_the_same_run() -> None:
-    """A handler that still fails does not make the run go on forever."""
+async def test_a_message_that_fails_again_is_not_moved_again_by_the_same_run() -> None:
+    """A handler that still fails does not make the run endless."""
     queues = Queues()
     letters = await fill(queues, dead(source="dead"))  # what is published comes back at once
 
@@ -416,8 +416,8 @@ async def test_what_fails_again_is_not_moved_again_by_the_same_run() -> None:
 # Where dead letters may go
 
 
-async def test_a_topic_that_nothing_names_gets_nothing() -> None:
-    """The dead letter of a topic that is not allowed stays, and is counted; the others move."""
+async def test_nothing_is_published_to_a_topic_that_is_not_allowed() -> None:
+    """The dead letter of a topic that is not allowed stays and is counted; others are moved."""
     queues = Queues()
     cats, passwords = Reader(queues, "cats"), Reader(queues, "passwords")
     await cats.begin()
@@ -436,7 +436,7 @@ async def test_a_topic_that_nothing_names_gets_nothing() -> None:
 
 
 async def test_without_any_topic_all_are_counted_and_none_moves() -> None:
-    """That is so on a broker that keeps positions, too, which otherwise stops at the first."""
+    """All are counted, also on a broker with positions, where the first could block the rest."""
     letters = [
         Message("dead", b"x", attributes={"dl-source-topic": source}, id=str(number))
         for number, source in enumerate(("cats", "dogs", "cats"))
@@ -466,7 +466,7 @@ async def test_without_any_topic_all_are_counted_and_none_moves() -> None:
 async def test_a_topic_that_the_settings_name_gets_its_dead_letters(
     topics: dict[str, str], subscriptions: dict[str, str]
 ) -> None:
-    """A place of a channel to publish to, or to consume from, is allowed."""
+    """The topics of channels that are published or consumed are allowed."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -479,7 +479,7 @@ async def test_a_topic_that_the_settings_name_gets_its_dead_letters(
     assert run.refused == {"dogs": 1}
 
 
-async def test_what_is_counted_by_topic_is_bounded() -> None:
+async def test_the_counts_by_topic_are_bounded() -> None:
     """The sender of dead letters chooses the number of their topics, and the length of each."""
     queues = Queues()
     names = [f"topic-{number}" for number in range(150)]
@@ -494,8 +494,8 @@ async def test_what_is_counted_by_topic_is_bounded() -> None:
     assert sum(run.refused.values()) == 152
 
 
-async def test_channels_lead_where_settings_say() -> None:
-    """The dead letters and the target of --to are channels, as a service addresses them."""
+async def test_channels_have_the_destinations_of_the_settings() -> None:
+    """The dead letters and the target are channels, with the destinations of the settings."""
     brokers = {"queues:": Queues(), "a://host": Queues(), "b://host?x=1": Queues()}
     moved = Reader(brokers["b://host?x=1"], "cats-v2")
     await moved.begin()
@@ -516,7 +516,7 @@ async def test_channels_lead_where_settings_say() -> None:
 
 @pytest.mark.parametrize("kind", ["topics", "subscriptions"])
 async def test_a_source_topic_is_found_on_its_own_broker(kind: str) -> None:
-    """A topic that one channel's URL names is published to there: dead letters know no channel."""
+    """A topic in the URL of one channel is published to with that URL."""
     brokers = {"queues:": Queues(), "b://host": Queues()}
     cats = Reader(brokers["b://host"], "cats-v2")
     await cats.begin()
@@ -533,7 +533,7 @@ async def test_a_source_topic_is_found_on_its_own_broker(kind: str) -> None:
 
 
 async def test_positions_move_to_the_end() -> None:
-    """On a log, everything is published and committed."""
+    """On a broker with positions, everything is published and committed."""
     broker = LogBroker(partitions=2)
     await fill(broker, *(dead(str(n).encode(), key=str(n % 7)) for n in range(40)))
 
@@ -545,8 +545,8 @@ async def test_positions_move_to_the_end() -> None:
     assert sum(len(log.messages) for log in broker.logs("cats")) == 40
 
 
-async def test_a_partition_stops_at_what_fails() -> None:
-    """What fails is not skipped: the rest of its partition stays, and the next run moves it."""
+async def test_a_partition_stops_at_a_failure() -> None:
+    """A failed dead letter is not skipped: the rest of its partition waits for the next run."""
     broker = LogBroker(partitions=1)
     broker.missing.add("dogs")
     await fill(broker, dead(b"tom"), dead(b"rex", source="dogs"), dead(b"kit"))
@@ -566,7 +566,7 @@ async def test_a_partition_stops_at_what_fails() -> None:
 
 
 async def test_a_dry_run_on_a_log_lists_all_and_commits_nothing() -> None:
-    """What is listed does not hold up what comes after it."""
+    """A listed dead letter does not block those behind it."""
     broker = LogBroker(partitions=1)
     await fill(broker, dead(b"tom"), dead(b"kit"))
 
@@ -579,7 +579,7 @@ async def test_a_dry_run_on_a_log_lists_all_and_commits_nothing() -> None:
 
 
 async def test_a_limit_on_a_log_commits_as_much() -> None:
-    """The next run begins behind the last that was moved."""
+    """The next run begins behind the last one that was moved."""
     broker = LogBroker(partitions=1)
     await fill(broker, *(dead(str(number).encode()) for number in range(5)))
 
@@ -591,7 +591,7 @@ async def test_a_limit_on_a_log_commits_as_much() -> None:
 
 
 async def test_a_log_cannot_be_filtered() -> None:
-    """Where nothing can be skipped, a match is refused before anything moves."""
+    """Without a way to skip messages, a match is rejected before anything is moved."""
     broker = LogBroker()
     with pytest.raises(UsageError, match="keeps positions"):
         await Run(broker, match="KeyError").run()
@@ -601,22 +601,22 @@ async def test_a_log_cannot_be_filtered() -> None:
 
 
 async def test_dead_letters_that_do_not_exist_are_an_error() -> None:
-    """A topic that is not there is no empty one."""
+    """A missing topic is an error, not an empty topic."""
     broker = LogBroker()
     broker.missing.add("dead")
     with pytest.raises(TopicNotFound, match="'dead'"):
         await Run(broker).run()
 
 
-async def test_a_broker_that_is_away_is_not_taken_for_an_empty_one() -> None:
-    """A run that has reached nobody ends with an error."""
+async def test_an_unreachable_broker_is_not_taken_for_an_empty_one() -> None:
+    """A run that has not reached the broker ends with an error."""
     broker = LogBroker()
     with broker.outage(), pytest.raises(PubSubError, match="cannot be reached"):
         await Run(broker).run()
 
 
-async def test_an_interrupted_run_gives_back_what_it_holds() -> None:
-    """Cancelling it leaves what has not moved where it was."""
+async def test_an_interrupted_run_gives_its_messages_back() -> None:
+    """A cancelled run leaves the dead letters that were not moved in their place."""
     queues = Queues()
     letters = await fill(queues, dead(b"tom"), dead(b"kit"))
     run = Run(queues, dry_run=True, wait=3600)

@@ -1,11 +1,11 @@
-"""Functions around a message's handler: each takes a handler and returns one, a file each.
+"""Middleware for message handlers: each function takes a handler and returns one.
 
-Together they stand in this order, outermost first: ``correlation``, ``idempotent``,
-``circuit_breaker``, ``throttle``, ``timeout``; so that a duplicate takes no turn of the throttle,
-and waiting for one takes no time of the timeout.
+Use them in this order, outermost first: ``correlation``, ``idempotent``, ``circuit_breaker``,
+``throttle``, ``timeout``. Then a duplicate does not count for the throttle, and waiting for the
+throttle does not count for the timeout.
 
-A middleware that keeps something in mind (a circuit, a rate) keeps it for each handler that it
-wraps: two handlers, or two services in one process, do not share it.
+A middleware with state (a circuit, a rate) has one state for each handler that it wraps: two
+handlers, or two services in one process, do not share it.
 """
 
 from gizmopy.pubsub.middleware.circuit_breaker import circuit_breaker

@@ -1,4 +1,4 @@
-"""Leave alone what is down: after failures in a row, handle nothing for a while.
+"""Stop handling after failures in a row, so that a service that is down can recover.
 
 closed ── failures in a row ──→ open ── seconds ──→ half open: one trial at a time
   ↑                              ↑                      │
@@ -21,7 +21,7 @@ from gizmopy.untrusted.error_text import named
 logger = logging.getLogger(__name__)
 
 _SPREAD = 0.1
-"""The part of the seconds over which those that wait for the circuit are spread."""
+"""Messages that wait for the circuit are retried spread over this part of ``seconds``."""
 
 
 def circuit_breaker(
@@ -31,17 +31,18 @@ def circuit_breaker(
     clock: Callable[[], float] = time.monotonic,
     random: Callable[[], float] = randomness.random,
 ) -> MessageMiddleware:
-    """Handle nothing for ``seconds`` after that many ``failures`` in a row; then try one message.
+    """After that many ``failures`` in a row, handle no message for ``seconds``; then try one.
 
-    Meanwhile messages wait in place, and no attempt of theirs is counted. The trial decides: the
-    circuit closes, or stays open for as long again. Put ``timeout`` inside, so that a trial ends.
+    Meanwhile messages wait in place, and no attempt is counted. If the trial succeeds, the circuit
+    closes; if it fails, it stays open for ``seconds`` more. Put ``timeout`` inside, so that a trial
+    ends.
 
-    Reject, UndecodableMessage, ``Retry(counted=False)`` and a cancellation say nothing about what
-    is behind the handler: they neither fail nor end a row of failures. Every handler that this
-    wraps has a circuit of its own. Raises UsageError on failures below 1 and seconds not above 0.
+    Reject, UndecodableMessage, ``Retry(counted=False)`` and a cancellation say nothing about the
+    service that the handler calls: they count neither as a failure nor as a success. Each handler
+    has its own circuit. Raises UsageError on ``failures`` below 1 or ``seconds`` not above 0.
     """
     if failures < 1 or not seconds > 0:
-        reason = "would never let go; use 1 failure or more, and seconds above 0"
+        reason = "would never close; use 1 failure or more, and seconds above 0"
         raise UsageError(f"circuit_breaker({failures}, {seconds}) {reason}")
 
     def wrap(handler: Handler) -> Handler:
@@ -52,7 +53,7 @@ def circuit_breaker(
             try:
                 await handler(message)
             except BaseException as error:
-                if _says_nothing(error):
+                if _is_neutral(error):
                     circuit.leave(trial)
                 else:
                     circuit.fail(trial, message, error)
@@ -64,8 +65,8 @@ def circuit_breaker(
     return wrap
 
 
-def _says_nothing(error: BaseException) -> bool:
-    """Return whether an error is no failure of what is behind the handler."""
+def _is_neutral(error: BaseException) -> bool:
+    """Return whether an error says nothing about the service that the handler calls."""
     if isinstance(error, Retry):
         return not error.counted
     return isinstance(error, (Reject, UndecodableMessage)) or not isinstance(error, Exception)
@@ -99,7 +100,7 @@ class _Circuit:
         return True
 
     def leave(self, trial: bool) -> None:
-        """End a handling that has shown nothing: another may be the trial."""
+        """End a handling with neither success nor failure: another may be the trial."""
         if trial:
             self._trying = False
 
@@ -107,19 +108,19 @@ class _Circuit:
         self.leave(trial)
         if trial:
             self._open_until = None
-            logger.info("the circuit of %s is closed: a trial succeeded", message.topic)
-        if self._open_until is None:  # else it began before the circuit opened
+            logger.info("the circuit of %s is closed: the trial succeeded", message.topic)
+        if self._open_until is None:  # else this handling began before the circuit opened
             self._failures = 0
 
     def fail(self, trial: bool, message: Message, error: BaseException) -> None:
         self.leave(trial)
         if self._open_until is not None and not trial:
-            return  # it began before the circuit opened
+            return  # this handling began before the circuit opened
         self._failures += 1
         if self._failures >= self._limit:
             self._open_until = self._clock() + self._seconds
             logger.warning(
-                "the circuit of %s is open for %g s: %d failures in a row, the last %s",
+                "the circuit of %s is open for %g s after %d failures in a row, the last one: %s",
                 message.topic,
                 self._seconds,
                 self._failures,

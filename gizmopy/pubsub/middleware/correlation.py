@@ -1,4 +1,4 @@
-"""Give all that belongs to one piece of work one id, from message to message."""
+"""Pass a correlation id from a message to all messages that its handler publishes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _LONGEST = 256
 
 
 def correlation(attribute: str = "correlation-id") -> MessageMiddleware:
-    """Let all that a handler publishes carry the ``attribute`` of the message that it handles.
+    """Add the ``attribute`` of the handled message to all messages that the handler publishes.
 
-    A message without it begins a piece of work: its own id is carried. So does a message whose
-    attribute is longer than 256 characters or not printable: every message that is published
-    because of it would have a megabyte, or lines of its sender, in the logs of other services.
+    A message without the attribute begins a new correlation: its id is used. So does a message
+    whose attribute is longer than 256 characters or not printable. Otherwise its sender could put a
+    megabyte, or forged lines, into the logs of other services.
     """
 
     def wrap(handler: Handler) -> Handler:

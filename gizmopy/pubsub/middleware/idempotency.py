@@ -1,12 +1,12 @@
-"""Handle what is delivered twice only once, with a store that remembers it in two phases.
+"""Handle a message that is delivered twice only once: a store keeps a mark in two phases.
 
-    begin ── new ────────→ handler ── returns ──→ commit: a mark that says done
-      ├───── in progress → again, later        └─ raises ──→ abort: no mark is left
-      └───── done ───────→ acked, not handled
+    begin ── new ────────→ handler ── returns ──→ commit: the mark is done
+      ├───── in progress → retry later         └─ raises ──→ abort: the mark is removed
+      └───── done ───────→ ack without handling
 
-A handler that fails leaves no mark: its message is handled again. A process that dies leaves a
-mark that says in progress, which expires. What is left of at least once: a daemon that dies, or a
-store that fails, between the handler's return and the commit; and a mark that expired too early.
+A handler that fails leaves no mark, so its message is handled again. A process that dies leaves a
+mark in progress, which expires. A message can still be handled twice in two cases: the process dies
+or the store fails between the handler's return and the commit, or a mark expires too early.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from gizmopy.untrusted.text import quoted
 
 logger = logging.getLogger(__name__)
 
-_LOOK_AGAIN = 5.0
-"""Seconds after which who waits, for another's handling or for the store, looks again at most."""
-_PATIENCE = 1.0
-"""Seconds that a renewal may hold up the keeping of leases, and an abort what was cancelled."""
+_RETRY_SECONDS = 5.0
+"""The longest wait for another handling, or for the store, before the message is retried."""
+_STORE_TIMEOUT = 1.0
+"""The longest time for a renewal, which delays the extension of leases, and for an abort, which
+delays a cancellation."""
 
 
 class State(Enum):
-    """What a store knows of a key."""
+    """The state of a key in a store."""
 
     NEW = "new"
     IN_PROGRESS = "in progress"
@@ -42,35 +43,35 @@ class State(Enum):
 
 
 class Begun(NamedTuple):
-    """What a store says to who wants to begin."""
+    """The answer of a store to ``begin``."""
 
     state: State
-    """What was known before."""
+    """The state before the call."""
     token: str = ""
-    """Proves, where the key was new, who set the mark that now says in progress."""
+    """If the key was new: identifies the mark, which is now in progress."""
     expires_in: float | None = None
-    """Seconds until the mark expires, where the store knows."""
+    """Seconds until the mark expires, if the store knows."""
 
 
 class Store(Protocol):
-    """Keep marks; a third party's store implements this.
+    """Keep marks. Implement this for a store of your own.
 
     A key is 64 hexadecimal digits. Each method is atomic, bounded in time, and raises PubSubError
-    if the store fails. A token is stale once its mark has expired, and does nothing then: False is
-    returned.
+    if the store fails. After a mark has expired, its token is stale: the method has no effect and
+    returns False.
     """
 
     async def begin(self, key: str, seconds: float) -> Begun:
-        """Mark ``key`` as in progress for ``seconds``, unless there is a mark."""
+        """Mark ``key`` as in progress for ``seconds``, unless it has a mark."""
 
     async def renew(self, key: str, token: str, seconds: float) -> bool:
-        """Let the token's mark, which says in progress, last ``seconds`` from now."""
+        """Make the token's mark in progress expire ``seconds`` from now."""
 
     async def commit(self, key: str, token: str, seconds: float) -> bool:
-        """Have the token's mark say done, for ``seconds``; it may be said again."""
+        """Change the token's mark to done, for ``seconds``. A repeated call succeeds."""
 
     async def abort(self, key: str, token: str) -> bool:
-        """Remove the token's mark, unless it says done."""
+        """Remove the token's mark, unless it is done."""
 
 
 def _message_id(message: Message) -> str:
@@ -84,23 +85,23 @@ def idempotent(
     in_progress: float = 60.0,
     done: float = 3600.0,
 ) -> MessageMiddleware:
-    """Handle a message only where no other delivery of it is being handled, or was.
+    """Handle a message only if no other delivery of it is being handled or was handled.
 
-    What was handled within the last ``done`` seconds is acked unhandled; what is being handled
-    waits in place, uncounted, and so does all while the store fails: an outage of the store
-    dead-letters nothing.
+    A message that was handled within the last ``done`` seconds is acked without handling. A message
+    that is being handled elsewhere waits in place, and no attempt is counted. While the store
+    fails, all messages wait like that: an outage of the store dead-letters no message.
 
-    A store may be shared by any number of subscriptions: each has marks of its own for each topic.
-    ``key`` says which messages are the same, by default those of one id; one without a key (None
-    or empty) is handled each time.
+    Any number of subscriptions can share a store: the marks are separate for each subscription and
+    topic. ``key`` returns the identity of a message, by default its id. A message whose key is None
+    or empty is always handled.
 
-    ``in_progress`` is how long the mark of a process that died holds up the message. It is to be
-    at least the broker's lease, and is prolonged whenever the lease is.
+    ``in_progress`` is how long the mark of a process that died delays the message. It must be at
+    least the broker's lease, and is extended whenever the lease is.
 
     Raises UsageError on seconds not above 0.
     """
     if not (in_progress > 0 and done > 0):
-        reason = "remembers nothing; use seconds above 0"
+        reason = "would expire at once; use seconds above 0"
         raise UsageError(f"idempotent(in_progress={in_progress}, done={done}) {reason}")
 
     def wrap(handler: Handler) -> Handler:
@@ -112,7 +113,7 @@ def idempotent(
                 return
             mark = await marks.begin(message, name)
             if mark is None:
-                logger.debug("%r was handled before, and is not again", message)
+                logger.debug("%r was handled before; it is acked without handling", message)
                 return
             message.on_extend = mark.renew
             try:
@@ -130,46 +131,51 @@ def idempotent(
 
 
 class _Marks:
-    """Begin for one handler, and say once when the store fails."""
+    """Begin the handlings of one handler, and log once when the store fails."""
 
     def __init__(self, store: Store, seconds: float) -> None:
         self._store = store
         self._seconds = seconds
-        self._failing = False
+        self._is_failing = False
 
     async def begin(self, message: Message, name: str) -> _Mark | None:
-        """Return a new mark, or None where one says done. Raises Retry where nobody knows."""
+        """Return a new mark, or None if the message is done. Raises Retry if that is not known."""
         key = mark_key(message.subscription, message.topic, str(name))
         try:
             begun = await self._store.begin(key, self._seconds)
         except PubSubError as error:
-            self._note(message, error)
-            after = random.uniform(0.2, 1.0) * _LOOK_AGAIN
+            self._log_failure(message, error)
+            after = random.uniform(0.2, 1.0) * _RETRY_SECONDS
             raise Retry(f"the store fails: {text_of(error)}", after=after, counted=False) from error
-        self._note(message, None)
+        self._log_failure(message, None)
         if begun.state is State.DONE:
             return None
         if begun.state is State.IN_PROGRESS:
-            after = _LOOK_AGAIN if begun.expires_in is None else min(_LOOK_AGAIN, begun.expires_in)
+            after = (
+                _RETRY_SECONDS
+                if begun.expires_in is None
+                else min(_RETRY_SECONDS, begun.expires_in)
+            )
             raise Retry("another delivery of it is being handled", after=after, counted=False)
         shown = f"message {quoted(message.id)} of {message.topic}/{message.subscription}"
         return _Mark(self._store, key, begun.token, self._seconds, shown)
 
-    def _note(self, message: Message, error: PubSubError | None) -> None:
+    def _log_failure(self, message: Message, error: PubSubError | None) -> None:
         name = f"{message.topic}/{message.subscription}"
-        if error is not None and not self._failing:
-            logger.warning("the store of %s fails, its messages wait: %s", name, text_of(error))
-        if error is None and self._failing:
+        if error is not None and not self._is_failing:
+            logger.warning("the store of %s fails, and its messages wait: %s", name, text_of(error))
+        if error is None and self._is_failing:
             logger.info("the store of %s works again", name)
-        self._failing = error is not None
+        self._is_failing = error is not None
 
 
 def mark_key(subscription: str, topic: str, key: str) -> str:
-    """Return the key that a store gets for a message: 64 hexadecimal digits.
+    """Return the store's key for a message: 64 hexadecimal digits.
 
-    It is the SHA-256 of the three, each in UTF-8 after its length in bytes and a colon. Joined with
-    a slash, as they were at first, topic ``t`` with key ``x/y`` and topic ``t/x`` with key ``y``
-    had one mark, and a sender that chooses the key chose how much memory its mark takes.
+    It is the SHA-256 of the three texts, each in UTF-8 after its length in bytes and a colon. If
+    they were joined with a slash, topic ``t`` with key ``x/y`` and topic ``t/x`` with key ``y``
+    would share a mark. A hash has one size: the sender chooses the key, and must not choose how
+    much memory its mark takes.
     """
     digest = sha256()
     for part in (subscription, topic, key):
@@ -188,36 +194,36 @@ class _Mark:
         self._token = token
         self._seconds = seconds
         self._shown = shown
-        self._ended = False
+        self._is_settled = False
 
     async def renew(self, seconds: float) -> None:
-        """Go along with the lease, which now lasts for ``seconds``. Raises what the store does."""
-        async with asyncio.timeout(_PATIENCE):
+        """Extend the mark with the lease, by ``seconds``. Raises the error of the store."""
+        async with asyncio.timeout(_STORE_TIMEOUT):
             seconds = max(seconds, self._seconds)
             renewed = await self._store.renew(self._key, self._token, seconds)
-        if not (renewed or self._ended):
+        if not (renewed or self._is_settled):
             self._warn_of_expiry("while it is handled")
 
     async def commit(self, seconds: float) -> None:
-        """Say that the message is handled. It is, even where that cannot be remembered."""
-        self._ended = True
+        """Mark the message as done. It was handled, so a failure of the store is only logged."""
+        self._is_settled = True
         try:
             if not await self._store.commit(self._key, self._token, seconds):
                 self._warn_of_expiry("before it was handled")
-        except Exception as error:  # noqa: BLE001 - a failure now would have it handled again
+        except Exception as error:  # noqa: BLE001 - raised, it would have the message handled again
             logger.warning(
-                "%s is handled, but its mark does not say so: %s", self._shown, named(error)
+                "%s was handled, but could not be marked as done: %s", self._shown, named(error)
             )
 
     async def abort(self) -> None:
-        """Leave no mark; where that fails, it expires."""
-        self._ended = True
+        """Remove the mark; if that fails, it expires."""
+        self._is_settled = True
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_STORE_TIMEOUT):
                 await self._store.abort(self._key, self._token)
-        except Exception as error:  # noqa: BLE001 - what is to be told is why the handling failed
+        except Exception as error:  # noqa: BLE001 - the error of the handling is raised instead
             logger.warning(
-                "the mark of %s stays for up to %g s: %s",
+                "the mark of %s could not be removed and expires within %g s: %s",
                 self._shown,
                 self._seconds,
                 named(error),
@@ -225,7 +231,7 @@ class _Mark:
 
     def _warn_of_expiry(self, when: str) -> None:
         logger.warning(
-            "the mark of %s expired %s, so that another may handle it too; raise in_progress=%g",
+            "the mark of %s expired %s, so another process may handle it too; raise in_progress=%g",
             self._shown,
             when,
             self._seconds,

@@ -1,4 +1,4 @@
-"""Bound how many messages are handled in a second."""
+"""Limit how many messages are handled per second."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ def throttle(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> MessageMiddleware:
-    """Begin at most ``per_second`` handlings a second, ``burst`` of them at once after a pause.
+    """Start at most ``per_second`` handlings per second; after a pause, ``burst`` of them at once.
 
-    A message that has to wait keeps its worker and its lease, so that nothing more is received
-    than fits: backpressure reaches the broker. Messages begin in the order in which they came. A
-    retry counts like any handling. Every handler that this wraps has the rate for itself, and so
-    has every replica of the daemon.
+    A message that waits occupies its worker and keeps its lease. So no more is received than can be
+    handled: the messages wait at the broker. They start in the order of their receipt. A retry
+    counts as a handling. The rate applies to each handler and each replica of the daemon by itself.
 
-    Raises UsageError on a rate not above 0 and on a burst below 1.
+    Raises UsageError on a rate not above 0 or a burst below 1.
     """
     if not per_second > 0 or burst < 1:
-        reason = "would handle nothing; use a rate above 0 and a burst of 1 or more"
+        reason = "would handle no message; use a rate above 0 and a burst of 1 or more"
         raise UsageError(f"throttle({per_second}, burst={burst}) {reason}")
 
     def wrap(handler: Handler) -> Handler:
@@ -45,7 +44,7 @@ def throttle(
 
 
 class _Bucket:
-    """A bucket of ``size`` tokens, filled evenly, that lends what it does not hold yet."""
+    """A token bucket: ``size`` tokens, refilled evenly. It lends tokens that are still to come."""
 
     def __init__(self, per_second: float, size: int, clock: Callable[[], float]) -> None:
         self._rate = per_second
@@ -55,7 +54,7 @@ class _Bucket:
         self._filled = clock()
 
     def take(self) -> float:
-        """Take a token, and return the seconds until it is there."""
+        """Take a token, and return the seconds until it is available."""
         now = self._clock()
         earned = (now - self._filled) * self._rate
         self._tokens = min(self._size, self._tokens + earned) - 1

@@ -1,4 +1,4 @@
-"""Bound the time that handling a message may take."""
+"""Limit the time of a handling."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from gizmopy.pubsub.message import Message
 
 
 def timeout(seconds: float) -> MessageMiddleware:
-    """Cancel a handling after ``seconds``: it has failed then, with a TimeoutError that says so.
+    """Cancel a handling after ``seconds``; it has then failed with a TimeoutError.
 
-    A TimeoutError of the handler's own and a cancellation from outside pass through as they are.
-    What blocks the event loop cannot be cancelled. Raises UsageError on seconds not above 0.
+    A TimeoutError of the handler itself and a cancellation from outside are passed on unchanged. A
+    handler that blocks the event loop cannot be cancelled. Raises UsageError on ``seconds`` not
+    above 0.
     """
     if not seconds > 0:
-        raise UsageError(f"timeout({seconds}) would handle nothing; use seconds above 0")
+        raise UsageError(f"timeout({seconds}) would handle no message; use seconds above 0")
 
     def wrap(handler: Handler) -> Handler:
         async def handle(message: Message) -> None:

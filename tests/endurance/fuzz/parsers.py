@@ -42,7 +42,7 @@ from gizmopy.pubsub.engine.dead_letter import as_dead_letter
 from gizmopy.pubsub.engine.sizes import size_of
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.middleware.idempotency import mark_key
-from gizmopy.pubsub.redrive import revived
+from gizmopy.pubsub.redrive import restored
 from gizmopy.pubsub.subscription import Subscription, collect_subscriptions
 from gizmopy.server.http.connection.proxy_protocol import BadProxyHeader
 from gizmopy.web import Problem
@@ -250,7 +250,7 @@ def take(record: tuple[bytes | None, bytes | None, Any, int]) -> None:
     error = UndecodableMessage(message.unreadable or (message.key or "no"))
     letter = as_dead_letter(message, "undecodable", error, SUBSCRIPTION, datetime.now(UTC))
     _use(letter)
-    _use(revived(letter, TIMESTAMP))
+    _use(restored(letter, TIMESTAMP))
 
 
 def _use(message: Message) -> None:

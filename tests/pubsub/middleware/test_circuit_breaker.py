@@ -1,4 +1,4 @@
-"""A circuit that opens after failures in a row."""
+"""circuit_breaker: the circuit opens after failures in a row, and a trial closes it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Behind:
 
 
 def breaker(clock: FakeClock, *, failures: int = 3) -> MessageMiddleware:
-    """Return a circuit breaker of 30 seconds that spreads by half of what it may."""
+    """Return a circuit breaker of 30 seconds with half of the possible spread."""
     return circuit_breaker(failures, 30, clock=clock.time, random=lambda: 0.5)
 
 
 async def attempt(handler: Handler) -> BaseException | None:
-    """Handle a message, and return what was raised."""
+    """Handle a message, and return the error."""
     try:
         await handler(message())
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the test looks at it
@@ -46,14 +46,14 @@ async def attempt(handler: Handler) -> BaseException | None:
 
 
 async def fail(handler: Handler, behind: Behind, times: int) -> None:
-    """Let handlings fail."""
+    """Make handlings fail."""
     behind.error = DOWN
     for _ in range(times):
         assert await attempt(handler) is DOWN
 
 
 async def wait_of(handler: Handler) -> float:
-    """Return how long an open circuit has a message wait, uncounted."""
+    """Return how long an open circuit makes a message wait, without counting an attempt."""
     error = await attempt(handler)
     assert isinstance(error, Retry)
     assert not error.counted
@@ -62,7 +62,7 @@ async def wait_of(handler: Handler) -> float:
 
 
 async def test_the_circuit_opens_after_failures_in_a_row() -> None:
-    """Then messages wait for what is left of its seconds and a spread, and nothing is handled."""
+    """Then messages wait for the rest of its seconds plus a spread, and none is handled."""
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock)(behind)
     await fail(handler, behind, 3)
@@ -91,8 +91,8 @@ async def test_a_success_ends_the_row() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_says_nothing_neither_fails_nor_ends_the_row(error: BaseException) -> None:
-    """A fault of the message, or a cancellation, leaves the row of failures as it is."""
+async def test_neutral_errors_neither_fail_nor_end_the_row(error: BaseException) -> None:
+    """Reject, an undecodable body and a cancellation count neither way."""
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock)(behind)
     await fail(handler, behind, 2)
@@ -104,7 +104,7 @@ async def test_what_says_nothing_neither_fails_nor_ends_the_row(error: BaseExcep
 
 
 async def test_a_counted_retry_is_a_failure() -> None:
-    """A handler that asks for another try has failed."""
+    """A handler that raises Retry has failed."""
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock, failures=1)(behind)
     behind.error = Retry("busy", after=1)
@@ -113,7 +113,7 @@ async def test_a_counted_retry_is_a_failure() -> None:
 
 
 async def test_one_trial_at_a_time_closes_the_circuit() -> None:
-    """After its seconds one message is tried while the others wait; its success lets all in."""
+    """After its seconds one message is tried while the others wait; a success closes it."""
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock)(behind)
     await fail(handler, behind, 3)
@@ -134,7 +134,7 @@ async def test_one_trial_at_a_time_closes_the_circuit() -> None:
 
 
 async def test_a_failed_trial_opens_the_circuit_for_as_long_again() -> None:
-    """One failure is enough then, each time."""
+    """Each time, one failure is enough."""
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock)(behind)
     await fail(handler, behind, 3)
@@ -145,7 +145,7 @@ async def test_a_failed_trial_opens_the_circuit_for_as_long_again() -> None:
 
 
 @pytest.mark.parametrize("error", [Reject("no cat"), asyncio.CancelledError()], ids=repr)
-async def test_a_trial_that_says_nothing_lets_another_try(error: BaseException) -> None:
+async def test_a_neutral_trial_allows_another(error: BaseException) -> None:
     """The circuit is neither closed nor stuck."""
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock)(behind)
@@ -158,8 +158,8 @@ async def test_a_trial_that_says_nothing_lets_another_try(error: BaseException) 
 
 
 @pytest.mark.parametrize("late", [None, DOWN], ids=["success", "failure"])
-async def test_what_began_before_does_not_decide(late: BaseException | None) -> None:
-    """A handling from before the circuit opened neither closes it nor keeps it open."""
+async def test_an_earlier_handling_does_not_decide(late: BaseException | None) -> None:
+    """A handling that began before the circuit opened neither closes it nor keeps it open."""
     clock, behind = FakeClock(), Behind()
     handler = breaker(clock)(behind)
     behind.error = late
@@ -179,7 +179,7 @@ async def test_what_began_before_does_not_decide(late: BaseException | None) -> 
 
 
 async def test_each_handler_has_a_circuit_of_its_own() -> None:
-    """One middleware around two handlers is two circuits."""
+    """One middleware around two handlers has two circuits."""
     clock, behind = FakeClock(), Behind()
     wrap = breaker(clock)
     one, other = wrap(behind), wrap(behind)
@@ -189,7 +189,7 @@ async def test_each_handler_has_a_circuit_of_its_own() -> None:
 
 
 async def test_an_open_circuit_costs_messages_no_attempt() -> None:
-    """In a subscriber a message waits in place, however often, until the circuit lets it in."""
+    """In a subscriber a message waits in place until the circuit closes."""
     clock = FakeClock()
     attempts = []
 
@@ -217,7 +217,7 @@ async def test_an_open_circuit_costs_messages_no_attempt() -> None:
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(0, 30), (1, 0), (1, float("nan"))])
-def test_a_circuit_that_cannot_be_is_refused(failures: int, seconds: float) -> None:
-    """What makes no sense is told where it is written."""
+def test_invalid_arguments_are_rejected(failures: int, seconds: float) -> None:
+    """Invalid arguments raise UsageError at the declaration."""
     with pytest.raises(UsageError, match="use 1 failure or more, and seconds above 0"):
         circuit_breaker(failures, seconds)

@@ -1,4 +1,4 @@
-"""Handling once what is delivered twice, in a real subscriber."""
+"""idempotent, in a real subscriber: a message that is delivered twice is handled once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ MARK = mark_key("", "t", "1")
 
 
 async def state(store: MemoryStore, key: str = MARK) -> State:
-    """Return what a store knows of the test's message."""
+    """Return the state of the test's message in a store."""
     return (await store.begin(key, 1)).state
 
 
@@ -95,21 +95,21 @@ class RememberingStore(MemoryStore):
         (("s", "t", "\udcff"), ("s", "t", "\xff")),
     ],
 )
-def test_no_two_messages_have_one_mark(
+def test_two_messages_never_share_a_mark(
     one: tuple[str, str, str], other: tuple[str, str, str]
 ) -> None:
-    """A sender that chooses its key cannot have the message of another taken for a duplicate."""
+    """A sender cannot choose a key that makes another message look like a duplicate."""
     assert mark_key(*one) != mark_key(*other)
 
 
 def test_the_key_of_a_mark_stays_the_same() -> None:
-    """Replicas of several versions share their marks."""
+    """Replicas of different versions share their marks."""
     digest = "8680012016bf90d5b9602a712af02bba6799350f81bd8d1c26f228db6af1ad33"
     assert mark_key("s", "t", "1") == digest
 
 
-async def test_a_long_key_makes_no_long_mark() -> None:
-    """A store keeps marks of one size for all keys; a key that is no text is taken as one."""
+async def test_a_long_key_has_a_short_mark() -> None:
+    """All marks have one size; a key that is not text is converted."""
     store = RememberingStore()
     for key in ("k" * 10**6, "k", 7):
         handle = idempotent(store, key=lambda _, key=key: key)(Handled())  # type: ignore[misc]
@@ -122,7 +122,7 @@ async def test_a_long_key_makes_no_long_mark() -> None:
 
 
 async def test_a_message_whose_handling_failed_is_handled_again() -> None:
-    """A handler that fails leaves no mark: the redelivery is not mistaken for a duplicate."""
+    """A handler that fails leaves no mark, so the redelivery is not a duplicate."""
     handler = Handled(ValueError("no"))
     async with running(idempotent(MemoryStore())(handler), retry=ONCE) as bench:
         bench.receiver.put(message())
@@ -143,8 +143,8 @@ async def test_a_message_that_fails_in_place_is_handled_again() -> None:
     assert handler.ids == ["1"] * 3
 
 
-async def test_a_duplicate_of_what_was_handled_is_acked_unhandled() -> None:
-    """The handler runs once, and the broker is rid of both."""
+async def test_a_duplicate_of_a_handled_message_is_acked_without_handling() -> None:
+    """The handler runs once, and both deliveries are acked."""
     handler = Handled()
     async with running(idempotent(MemoryStore())(handler)) as bench:
         bench.receiver.put(message())
@@ -155,8 +155,8 @@ async def test_a_duplicate_of_what_was_handled_is_acked_unhandled() -> None:
     assert handler.ids == ["1"]
 
 
-async def test_a_duplicate_of_what_is_being_handled_waits_for_it() -> None:
-    """The second delivery is delayed, uncounted, and acked unhandled in the end."""
+async def test_a_duplicate_of_a_running_handling_waits_for_it() -> None:
+    """The second delivery is delayed, uncounted, and finally acked without handling."""
     gate = Gate()
     waits: list[float] = []
 
@@ -177,8 +177,8 @@ async def test_a_duplicate_of_what_is_being_handled_waits_for_it() -> None:
     assert set(waits) == {5.0}
 
 
-async def test_who_waits_looks_again_when_the_mark_expires() -> None:
-    """A mark that expires sooner is not waited for longer."""
+async def test_a_duplicate_is_retried_when_the_mark_expires() -> None:
+    """A duplicate does not wait longer than until the mark expires."""
     store = MemoryStore(clock=FakeClock().time)
     await store.begin(MARK, 2)
     with pytest.raises(Retry) as caught:
@@ -187,7 +187,7 @@ async def test_who_waits_looks_again_when_the_mark_expires() -> None:
     assert not caught.value.counted
 
 
-async def test_without_knowing_the_expiry_who_waits_looks_again_too() -> None:
+async def test_a_duplicate_is_retried_if_the_expiry_is_unknown() -> None:
     """A store need not know when a mark expires."""
 
     class Vague(MemoryStore):
@@ -202,8 +202,8 @@ async def test_without_knowing_the_expiry_who_waits_looks_again_too() -> None:
 @pytest.mark.parametrize(
     "error", [Reject("no cat"), UndecodableMessage("no JSON"), TimeoutError()], ids=repr
 )
-async def test_the_handlers_error_is_what_is_told(error: Exception) -> None:
-    """Whatever a handler raises comes out as it is, and leaves no mark."""
+async def test_the_error_of_the_handler_is_raised(error: Exception) -> None:
+    """Any error of the handler is raised unchanged, and no mark is left."""
     store = MemoryStore()
     with pytest.raises(type(error)) as caught:
         await idempotent(store)(Handled(error))(message())
@@ -211,8 +211,8 @@ async def test_the_handlers_error_is_what_is_told(error: Exception) -> None:
     assert await state(store) is State.NEW
 
 
-async def test_what_cannot_be_decoded_leaves_no_mark() -> None:
-    """So does what is raised before there is anything to wait for."""
+async def test_an_undecodable_message_leaves_no_mark() -> None:
+    """A decoding error, raised before the first await, leaves no mark."""
     store = MemoryStore()
 
     def undecodable(_: Message) -> Any:
@@ -227,7 +227,7 @@ async def test_what_cannot_be_decoded_leaves_no_mark() -> None:
 
 
 async def test_a_cancelled_handling_leaves_no_mark() -> None:
-    """A drain that cannot wait gives the message back, and the next who gets it handles it."""
+    """A drain gives the message back, and the next receiver handles it."""
     store, gate = MemoryStore(), Gate()
     async with running(idempotent(store)(gate)) as bench:
         bench.receiver.put(message())
@@ -240,7 +240,7 @@ async def test_a_cancelled_handling_leaves_no_mark() -> None:
 
 @pytest.mark.parametrize("error", [None, AWAY, RuntimeError("a bug")], ids=repr)
 async def test_an_abort_does_not_swallow_a_cancellation(error: Exception | None) -> None:
-    """Whether the abort works or not, who is cancelled is cancelled."""
+    """The handling is cancelled, whether the abort works or fails."""
     gate = Gate()
     store = FailingStore() if error is None else FailingStore(abort=error)
     task = asyncio.create_task(idempotent(store)(gate)(message()))
@@ -250,9 +250,9 @@ async def test_an_abort_does_not_swallow_a_cancellation(error: Exception | None)
         await task
 
 
-async def test_an_abort_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has its seconds, then the mark is left to expire."""
-    monkeypatch.setattr("gizmopy.pubsub.middleware.idempotency._PATIENCE", 0.001)
+async def test_an_abort_that_hangs_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The abort times out, and the mark is left to expire."""
+    monkeypatch.setattr("gizmopy.pubsub.middleware.idempotency._STORE_TIMEOUT", 0.001)
 
     class Hanging(MemoryStore):
         async def abort(self, key: str, token: str) -> bool:
@@ -273,7 +273,7 @@ async def test_an_abort_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPat
 async def test_an_outage_of_the_store_dead_letters_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """While the store fails a message waits in place, uncounted; the log says it once."""
+    """Messages wait in place, uncounted; the log has one line for the outage."""
     caplog.set_level(logging.INFO, "gizmopy.pubsub.middleware")
     store, handler = FailingStore(begin=AWAY), Handled()
     waits: list[float] = []
@@ -297,39 +297,39 @@ async def test_an_outage_of_the_store_dead_letters_nothing(
     assert handler.ids == ["1"]
     assert all(1 <= seconds <= 5 for seconds in waits)
     assert [record.getMessage() for record in caplog.records] == [
-        "the store of t/s fails, its messages wait: Redis is down",
+        "the store of t/s fails, and its messages wait: Redis is down",
         "the store of t/s works again",
     ]
 
 
 @pytest.mark.parametrize("error", [AWAY, RuntimeError("a bug")], ids=repr)
-async def test_a_commit_that_fails_is_no_failure_of_the_handler(
+async def test_a_failed_commit_is_not_a_failure_of_the_handler(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is handled is acked, for else it would surely be handled again; it is logged."""
+    """A handled message is acked, since a retry would surely handle it again; it is logged."""
     handler = Handled()
     async with running(idempotent(FailingStore(commit=error))(handler)) as bench:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
     assert bench.outcomes == [("1", "ack")]
     assert handler.ids == ["1"]
-    assert "message 1 of t/s is handled, but its mark does not say so" in caplog.text
+    assert "message 1 of t/s was handled, but could not be marked as done" in caplog.text
 
 
 async def test_an_abort_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """The handler's error is what is told; the mark expires."""
+    """The error of the handler is raised; the mark expires."""
     store, error = FailingStore(abort=AWAY), ValueError("no")
     with pytest.raises(ValueError, match="no") as caught:
         await idempotent(store, in_progress=30)(Handled(error))(message())
     assert caught.value is error
-    assert "the mark of message 1 of t/ stays for up to 30 s" in caplog.text
+    assert "the mark of message 1 of t/ could not be removed and expires within 30 s" in caplog.text
 
 
 # How long a mark lasts
 
 
 async def test_the_mark_lasts_as_long_as_the_lease() -> None:
-    """Whenever the lease is prolonged the mark is too, for the longer of both times."""
+    """The mark is extended with the lease, by the longer of both times."""
     clock, gate = FakeClock(), Gate()
     store = MemoryStore(clock=clock.time)
     received = message()
@@ -345,8 +345,8 @@ async def test_the_mark_lasts_as_long_as_the_lease() -> None:
     assert received.on_extend is None
 
 
-async def test_the_engine_prolongs_the_mark_with_the_lease() -> None:
-    """In a subscriber a handler that takes longer than the mark lasts still has the mark."""
+async def test_the_engine_extends_the_mark_with_the_lease() -> None:
+    """In a subscriber the mark outlasts a handler that is slower than the mark's time."""
     gate, renewed = Gate(), asyncio.Event()
 
     class Renewed(MemoryStore):
@@ -363,10 +363,10 @@ async def test_the_engine_prolongs_the_mark_with_the_lease() -> None:
     assert bench.outcomes == [("1", "ack")]
 
 
-async def test_a_renewal_that_comes_too_late_is_no_expiry(
+async def test_a_late_renewal_is_not_an_expiry(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A renewal that the commit has overtaken finds no mark in progress, and nothing is wrong."""
+    """A renewal after the commit finds no mark in progress, which is not a warning."""
     gate, slow = Gate(), asyncio.Event()
 
     class Slow(MemoryStore):
@@ -387,9 +387,9 @@ async def test_a_renewal_that_comes_too_late_is_no_expiry(
     assert not caplog.records
 
 
-async def test_a_renewal_that_hangs_holds_up_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has its seconds; who keeps the leases is told."""
-    monkeypatch.setattr("gizmopy.pubsub.middleware.idempotency._PATIENCE", 0.001)
+async def test_a_renewal_that_hangs_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renewal times out, and the error is reported to the lease keeper."""
+    monkeypatch.setattr("gizmopy.pubsub.middleware.idempotency._STORE_TIMEOUT", 0.001)
 
     class Hanging(MemoryStore):
         async def renew(self, key: str, token: str, seconds: float) -> bool:
@@ -406,8 +406,8 @@ async def test_a_renewal_that_hangs_holds_up_no_lease(monkeypatch: pytest.Monkey
     await task
 
 
-async def test_a_mark_that_expires_too_early_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """While it is handled and after, the log says that another may handle it too, and the cure."""
+async def test_a_mark_that_expires_too_early_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that another process may handle the message too, and the remedy."""
     clock, gate = FakeClock(), Gate()
     store = MemoryStore(clock=clock.time)
     received = message()
@@ -426,8 +426,8 @@ async def test_a_mark_that_expires_too_early_is_told(caplog: pytest.LogCaptureFi
     assert await state(store) is State.IN_PROGRESS, "the other's mark stands"
 
 
-async def test_what_is_done_is_remembered_for_as_long_as_is_said() -> None:
-    """After that a duplicate is handled like any message."""
+async def test_a_done_mark_expires() -> None:
+    """After ``done`` seconds a duplicate is handled as a new message."""
     clock, handler = FakeClock(), Handled()
     handle = idempotent(MemoryStore(clock=clock.time), done=100)(handler)
     await handle(message())
@@ -443,7 +443,7 @@ async def test_what_is_done_is_remembered_for_as_long_as_is_said() -> None:
 
 
 async def test_subscriptions_that_share_a_store_do_not_mix() -> None:
-    """A message that one has handled is new to the other."""
+    """A message that one subscription has handled is new to the other."""
     store, one, other = MemoryStore(), Handled(), Handled()
     for subscription, handler in (("one", one), ("other", other), ("one", one)):
         received = message()
@@ -462,7 +462,7 @@ async def test_topics_do_not_mix() -> None:
 
 
 async def test_the_key_says_which_messages_are_the_same() -> None:
-    """Two messages of one key are handled once, whatever their ids."""
+    """Two messages with one key are handled once, whatever their ids."""
     handler = Handled()
     handle = idempotent(MemoryStore(), key=lambda m: m.attributes["order"])(handler)
     await handle(message(id="1", attributes={"order": "7"}))
@@ -475,7 +475,7 @@ async def test_the_key_says_which_messages_are_the_same() -> None:
 async def test_without_a_key_no_message_is_a_duplicate(
     key: Callable[[Message], str | None],
 ) -> None:
-    """What has no key is handled each time: it is never lost for want of one."""
+    """A message without a key is handled each time, and so never lost."""
     store, handler = FailingStore(begin=AWAY), Handled()
     handle: Handler = idempotent(store, key=key)(handler)
     await handle(message())
@@ -483,8 +483,8 @@ async def test_without_a_key_no_message_is_a_duplicate(
     assert handler.ids == ["1", "1"]
 
 
-async def test_a_duplicate_is_told_to_who_debugs(caplog: pytest.LogCaptureFixture) -> None:
-    """The log says at DEBUG which message was not handled again, without its body."""
+async def test_a_duplicate_is_logged_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    """The log at DEBUG names the message that was not handled again, without its body."""
     caplog.set_level(logging.DEBUG, "gizmopy.pubsub.middleware")
     handle = idempotent(MemoryStore())(Handled())
     await handle(message(b"secret"))
@@ -496,7 +496,7 @@ async def test_a_duplicate_is_told_to_who_debugs(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("options", [{"in_progress": 0}, {"done": -1}])
-def test_what_would_remember_nothing_is_refused(options: dict[str, Any]) -> None:
-    """What makes no sense is told where it is written."""
+def test_invalid_arguments_are_rejected(options: dict[str, Any]) -> None:
+    """Invalid arguments raise UsageError at the declaration."""
     with pytest.raises(UsageError, match="use seconds above 0"):
         idempotent(MemoryStore(), **options)

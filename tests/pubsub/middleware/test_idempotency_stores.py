@@ -1,4 +1,4 @@
-"""What every idempotency store promises, checked on each; Redis is a real one."""
+"""The contract of idempotency stores, checked on each store; Redis is a real server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Bench(Protocol):
     def store(self) -> Store: ...
 
     async def advance(self, seconds: float) -> None:
-        """Let seconds go by."""
+        """Let seconds pass."""
 
 
 class MemoryBench:
@@ -63,7 +63,7 @@ class RedisBench:
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a server that is there for this module's tests."""
+    """Yield the URL of a Redis server for the tests of this module."""
     with redis_server(tmp_path_factory.mktemp("redis")) as url:
         yield url
 
@@ -81,7 +81,7 @@ async def _redis(url: str) -> AsyncIterator[Bench]:
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
 def open_bench(request: pytest.FixtureRequest) -> Any:
-    """Give a function that opens a bench with a new store of each kind."""
+    """Yield a function that opens a bench with a new store of each kind."""
     if request.param == "memory":
         return _memory
     url = request.getfixturevalue("redis_url")
@@ -90,13 +90,13 @@ def open_bench(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 async def bench(open_bench: Any) -> AsyncIterator[Bench]:
-    """Give one bench of each kind."""
+    """Yield one bench of each kind."""
     async with open_bench() as opened:
         yield opened
 
 
 async def begin(bench: Bench, key: str = KEY, seconds: float = 60) -> str:
-    """Begin with a key that must be new, and return the token."""
+    """Begin with a new key, and return the token."""
     begun = await bench.store.begin(key, seconds)
     assert begun.state is State.NEW
     assert begun.token
@@ -104,18 +104,18 @@ async def begin(bench: Bench, key: str = KEY, seconds: float = 60) -> str:
 
 
 async def state(bench: Bench, key: str = KEY) -> State:
-    """Return what the store knows of a key, for a key that it does not know a mark of an hour."""
+    """Return the state of a key; an unknown key is marked for an hour."""
     return (await bench.store.begin(key, 3600)).state
 
 
 def expires_in(begun: Begun, seconds: float) -> bool:
-    """Return whether a mark expires in about so many seconds."""
+    """Return whether a mark expires in about that many seconds."""
     assert begun.expires_in is not None
     return seconds - 10 < begun.expires_in <= seconds
 
 
-async def test_one_begins_and_others_learn_that_it_is_in_progress(bench: Bench) -> None:
-    """A key is new once; after that its mark says for how long, and gives no token away."""
+async def test_one_call_begins_and_others_find_it_in_progress(bench: Bench) -> None:
+    """A key is new once; then the answer has the expiry and no token."""
     await begin(bench, seconds=60)
     begun = await bench.store.begin(KEY, 3600)
     assert begun.state is State.IN_PROGRESS
@@ -123,8 +123,8 @@ async def test_one_begins_and_others_learn_that_it_is_in_progress(bench: Bench) 
     assert expires_in(begun, 60)
 
 
-async def test_keys_have_nothing_to_do_with_each_other(bench: Bench) -> None:
-    """What happens to one key is not seen at another, whatever is in its name."""
+async def test_keys_are_independent(bench: Bench) -> None:
+    """Keys are independent, whatever characters they have."""
     keys = [KEY, f"{KEY}/", "", " ", "ä\n:*?[x]", "x" * 5000]
     tokens = [await begin(bench, key) for key in keys]
     assert len(set(tokens)) == len(keys)
@@ -132,8 +132,8 @@ async def test_keys_have_nothing_to_do_with_each_other(bench: Bench) -> None:
     assert [await state(bench, key) for key in keys[1:]] == [State.IN_PROGRESS] * 5
 
 
-async def test_what_is_committed_is_done_for_its_time(bench: Bench) -> None:
-    """A commit says done, for the seconds given then, and not for longer."""
+async def test_a_committed_key_is_done_for_its_time(bench: Bench) -> None:
+    """A committed key is done for the seconds of the commit, and no longer."""
     token = await begin(bench, seconds=60)
     assert await bench.store.commit(KEY, token, 3600)
     await bench.advance(3590)
@@ -146,7 +146,7 @@ async def test_what_is_committed_is_done_for_its_time(bench: Bench) -> None:
     assert await state(bench) is State.NEW
 
 
-async def test_what_is_aborted_leaves_no_mark(bench: Bench) -> None:
+async def test_an_aborted_key_has_no_mark(bench: Bench) -> None:
     """After an abort the key is new again."""
     token = await begin(bench)
     assert await bench.store.abort(KEY, token)
@@ -154,7 +154,7 @@ async def test_what_is_aborted_leaves_no_mark(bench: Bench) -> None:
 
 
 async def test_a_mark_in_progress_expires(bench: Bench) -> None:
-    """Where nobody comes back to it, the key is new again, and the token of old is stale."""
+    """After its seconds the key is new again, and the old token is stale."""
     stale = await begin(bench, seconds=60)
     await bench.advance(60)
     assert not await bench.store.renew(KEY, stale, 60)
@@ -164,7 +164,7 @@ async def test_a_mark_in_progress_expires(bench: Bench) -> None:
 
 
 async def test_a_renewed_mark_lasts_from_then_on(bench: Bench) -> None:
-    """Renewing counts from when it is done, as often as it is."""
+    """The seconds count from each renewal."""
     token = await begin(bench, seconds=60)
     for _ in range(3):
         await bench.advance(50)
@@ -176,7 +176,7 @@ async def test_a_renewed_mark_lasts_from_then_on(bench: Bench) -> None:
 
 
 async def test_a_stale_token_does_nothing_to_another_mark(bench: Bench) -> None:
-    """Who lost a mark to another cannot renew, commit or abort it."""
+    """It cannot renew, commit or abort the mark of another token."""
     stale = await begin(bench, seconds=60)
     await bench.advance(60)
     valid = await begin(bench, seconds=60)
@@ -191,7 +191,7 @@ async def test_a_stale_token_does_nothing_to_another_mark(bench: Bench) -> None:
 
 @pytest.mark.parametrize("token", ["", "never given"])
 async def test_a_token_that_was_never_given_does_nothing(bench: Bench, token: str) -> None:
-    """Neither to a key that is in progress, nor to one that is done, nor to one without a mark."""
+    """It has no effect on a key in progress, a done key, or a key without a mark."""
     for key in ("new", "in progress", "done"):
         if key != "new":
             valid = await begin(bench, key)
@@ -203,8 +203,8 @@ async def test_a_token_that_was_never_given_does_nothing(bench: Bench, token: st
     assert [await state(bench, key) for key in ("new", "in progress", "done")] == list(State)
 
 
-async def test_what_is_done_stays_done(bench: Bench) -> None:
-    """The token that has committed may say so again; it cannot renew or abort any more."""
+async def test_a_done_key_stays_done(bench: Bench) -> None:
+    """The token that committed may commit again; it cannot renew or abort."""
     token = await begin(bench)
     assert await bench.store.commit(KEY, token, 60)
     assert await bench.store.commit(KEY, token, 60)
@@ -215,8 +215,8 @@ async def test_what_is_done_stays_done(bench: Bench) -> None:
     assert expires_in(begun, 60)
 
 
-async def test_of_many_who_begin_together_one_is_the_first(bench: Bench) -> None:
-    """Of a hundred at once, one is given a token."""
+async def test_of_many_concurrent_begins_one_is_the_first(bench: Bench) -> None:
+    """Of a hundred concurrent calls, one gets a token."""
     begun = await asyncio.gather(*(bench.store.begin(KEY, 60) for _ in range(100)))
     states = [each.state for each in begun]
     assert states.count(State.NEW) == 1
@@ -256,7 +256,7 @@ class Model:
 
 
 async def follow(bench: Bench, steps: list[tuple[str, str, int]]) -> None:
-    """Take steps with all tokens ever given, stale ones too, and compare with the model."""
+    """Take steps with all tokens, including stale ones, and compare with the model."""
     model = Model()
     tokens: dict[str, list[str]] = {"a": [], "b": []}
     for step, key, number in steps:
@@ -302,7 +302,7 @@ async def _settle(
 def test_whatever_happens_a_key_has_one_valid_token(
     open_bench: Any, steps: list[tuple[str, str, int]]
 ) -> None:
-    """In any order of steps, with stale tokens too: one holds a key, and only it makes it done."""
+    """In any order of steps one token holds a key, and only that one can commit it."""
 
     async def run() -> None:
         opened: AbstractAsyncContextManager[Bench] = open_bench()
@@ -315,8 +315,8 @@ def test_whatever_happens_a_key_has_one_valid_token(
 # Memory
 
 
-async def test_memory_forgets_what_is_done_and_was_not_asked_for_the_longest() -> None:
-    """Beyond its size the store forgets; a mark that was asked for lately stays."""
+async def test_memory_removes_the_least_recently_used_done_mark() -> None:
+    """Beyond its size the store removes the least recently used done marks."""
     store = MemoryStore(size=3)
     for key in "abc":
         await store.commit(key, (await store.begin(key, 60)).token, 60)
@@ -328,7 +328,7 @@ async def test_memory_forgets_what_is_done_and_was_not_asked_for_the_longest() -
 
 
 async def test_memory_counts_from_the_last_commit() -> None:
-    """A key that expired and was done again is the latest, not the first to go."""
+    """A key that expired and was committed again is the most recent one."""
     clock = FakeClock()
     store = MemoryStore(size=3, clock=clock.time)
     for key in "aba":
@@ -339,8 +339,8 @@ async def test_memory_counts_from_the_last_commit() -> None:
     assert (await store.begin("a", 60)).state is State.DONE
 
 
-async def test_memory_forgets_nothing_that_is_in_progress() -> None:
-    """Marks that say in progress stay, even where that takes more room than there is."""
+async def test_memory_keeps_all_marks_in_progress() -> None:
+    """Marks in progress are kept, even beyond the size."""
     store = MemoryStore(size=2)
     for key in "abcd":
         await store.begin(key, 60)
@@ -349,7 +349,7 @@ async def test_memory_forgets_nothing_that_is_in_progress() -> None:
 
 
 async def test_memory_expires_on_time() -> None:
-    """A mark is there until its last moment, and not in the next."""
+    """A mark is valid until its last moment, and not in the next."""
     clock = FakeClock()
     store = MemoryStore(clock=clock.time)
     await store.begin(KEY, 60)
@@ -363,14 +363,14 @@ async def test_memory_expires_on_time() -> None:
 
 
 async def _until_new(store: Store) -> None:
-    """Ask until the mark has expired."""
+    """Begin repeatedly until the mark has expired."""
     async with asyncio.timeout(10):
         while (await store.begin(KEY, 60)).state is not State.NEW:  # noqa: ASYNC110 - Redis's event
             await asyncio.sleep(0)
 
 
 def _begin_and_be_killed(url: str, prefix: str) -> None:
-    """Begin in a process of its own, and kill it."""
+    """Begin in another process, and kill it."""
     program = f"""
 import asyncio
 from gizmopy.pubsub.middleware.stores.redis import RedisStore
@@ -389,7 +389,7 @@ asyncio.run(main())
 
 
 async def test_redis_expires_by_its_own_clock(redis_url: str) -> None:
-    """A mark expires although nobody is there, and not too early."""
+    """A mark expires without a client, and not too early."""
     async with RedisStore(redis_url, prefix=new_id()) as store:
         started = asyncio.get_running_loop().time()
         await store.begin(KEY, 0.2)
@@ -398,7 +398,7 @@ async def test_redis_expires_by_its_own_clock(redis_url: str) -> None:
 
 
 async def test_the_mark_of_a_killed_process_expires(redis_url: str) -> None:
-    """Killed while it handles, a process leaves a mark that others wait for, and no longer."""
+    """Others wait for the mark of a killed process until it expires."""
     prefix = new_id()
     _begin_and_be_killed(redis_url, prefix)
     async with Redis.from_url(redis_url) as client:
@@ -410,7 +410,7 @@ async def test_the_mark_of_a_killed_process_expires(redis_url: str) -> None:
         await _until_new(store)
 
 
-async def test_processes_share_what_redis_knows(redis_url: str) -> None:
+async def test_clients_share_the_marks_in_redis(redis_url: str) -> None:
     """Two clients see one mark."""
     prefix = new_id()
     async with RedisStore(redis_url, prefix=prefix) as one:
@@ -422,7 +422,7 @@ async def test_processes_share_what_redis_knows(redis_url: str) -> None:
 
 
 async def test_redis_leaves_no_key_without_an_end(redis_url: str) -> None:
-    """Every mark expires, and none stays of what was aborted."""
+    """Every mark expires, and an aborted one is deleted."""
     async with Redis.from_url(redis_url, decode_responses=True) as client:
         bench = RedisBench(client)
         await bench.store.abort("aborted", await begin(bench, "aborted"))
@@ -435,7 +435,7 @@ async def test_redis_leaves_no_key_without_an_end(redis_url: str) -> None:
 
 
 async def test_each_step_is_one_command(redis_url: str) -> None:
-    """Begin, renew, commit and abort are one round trip each."""
+    """Begin, renew, commit and abort take one round trip each."""
     async with Redis.from_url(redis_url) as client:
         bench = RedisBench(client)
         before = await _commands(client)
@@ -452,7 +452,7 @@ async def _commands(client: Redis) -> int:
 
 
 async def test_a_step_that_is_sent_again_is_done_once(redis_url: str) -> None:
-    """A client that has not heard the answer asks again, and learns what it did before."""
+    """A client that repeats a command gets the answer of the first one."""
     async with Redis.from_url(redis_url) as client:
         twice = Twice(client)
         store = RedisStore(twice, prefix=new_id())  # type: ignore[arg-type]  # it has what is used
@@ -475,7 +475,7 @@ class Twice:
 
 
 async def test_a_cancelled_step_does_not_disturb_the_next(redis_url: str) -> None:
-    """Whatever answer a cancelled call leaves behind, no other call takes it for its own."""
+    """The answer to a cancelled call is not taken for that of another call."""
     async with RedisStore(redis_url, prefix=new_id()) as store:
         for turns in range(12):
             call = asyncio.create_task(store.begin(f"cancelled {turns}", 60))
@@ -488,8 +488,8 @@ async def test_a_cancelled_step_does_not_disturb_the_next(redis_url: str) -> Non
             assert (await store.begin(f"next {turns}", 60)).state is State.DONE
 
 
-async def test_a_redis_that_is_away_is_a_transient_error(tmp_path: Path) -> None:
-    """Each step says that Redis failed; once it is back, the same store works."""
+async def test_an_unreachable_redis_is_a_transient_error(tmp_path: Path) -> None:
+    """Each step reports that Redis failed; when it is back, the same store works."""
     with redis_server(tmp_path) as url:
         async with RedisStore(url) as store:
             token = (await store.begin(KEY, 60)).token
@@ -506,7 +506,7 @@ async def test_a_redis_that_is_away_is_a_transient_error(tmp_path: Path) -> None
 
 
 async def test_a_redis_that_does_not_answer_is_a_transient_error() -> None:
-    """A step is bounded in time, also where the connection stands."""
+    """A step is bounded in time, even if the connection remains open."""
     writers: list[asyncio.StreamWriter] = []
 
     async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -515,7 +515,7 @@ async def test_a_redis_that_does_not_answer_is_a_transient_error() -> None:
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with RedisStore(f"redis://127.0.0.1:{port}", timeout=0.01) as store:
-            with pytest.raises(PubSubError, match=r"not answered within 0\.01 s") as caught:
+            with pytest.raises(PubSubError, match=r"did not answer within 0\.01 s") as caught:
                 await store.begin(KEY, 60)
         for writer in writers:
             writer.close()
@@ -523,8 +523,8 @@ async def test_a_redis_that_does_not_answer_is_a_transient_error() -> None:
     assert caught.value.transient
 
 
-async def test_a_client_that_is_given_is_not_closed(redis_url: str) -> None:
-    """Who makes a client closes it."""
+async def test_a_client_that_is_passed_is_not_closed(redis_url: str) -> None:
+    """The owner of a client closes it."""
     async with Redis.from_url(redis_url, single_connection_client=True) as client:
         async with RedisStore(client, prefix=new_id()) as store:
             await store.begin(KEY, 60)
@@ -544,18 +544,18 @@ async def test_a_client_that_is_given_is_not_closed(redis_url: str) -> None:
         ("hunter2", "***"),
     ],
 )
-def test_a_url_that_is_none_of_redis_is_refused(url: str, shown: str) -> None:
-    """Of the URL only scheme and host are shown, and nothing if it does not parse."""
+def test_a_url_of_another_scheme_is_rejected(url: str, shown: str) -> None:
+    """The error shows scheme and host only, or nothing if the URL does not parse."""
     with pytest.raises(UsageError) as caught:
         RedisStore(url)
-    assert str(caught.value).startswith(f"{shown!r} is no URL of Redis; use redis://")
+    assert str(caught.value).startswith(f"{shown!r} is not a URL of Redis; use redis://")
     assert "hunter" not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_an_error_of_redis_is_cleared_of_the_password(
+async def test_an_error_of_redis_does_not_show_the_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The client's error about a connection may have the URL's login in it."""
+    """The client's error about a connection may contain the login of the URL."""
 
     async def fail(*arguments: object) -> None:
         raise RedisError("no login as tom:hunter 2, or hunter%202")
@@ -568,7 +568,7 @@ async def test_an_error_of_redis_is_cleared_of_the_password(
 
 
 def test_redis_is_imported_by_its_store_alone() -> None:
-    """Who does not use the store needs no redis; who does without having it learns the extra."""
+    """Only the store imports redis; if it is missing, the error names the extra."""
     block = "import sys; sys.modules['redis'] = None\n"
     program = block + "import gizmopy.pubsub.middleware"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

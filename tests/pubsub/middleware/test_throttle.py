@@ -1,4 +1,4 @@
-"""A bound on how many messages are handled in a second."""
+"""throttle: a limit on how many messages are handled per second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Waits:
 
 
 async def test_messages_begin_at_the_rate() -> None:
-    """After the first, each waits until its turn comes at so many a second."""
+    """After the first, each message waits until the rate allows it."""
     clock, waits = FakeClock(), Waits()
     handler = throttle(10, clock=clock.time, sleep=waits)(nothing)
     for _ in range(4):
@@ -34,7 +34,7 @@ async def test_messages_begin_at_the_rate() -> None:
 
 
 async def test_a_burst_begins_at_once() -> None:
-    """So many begin together, again and again after a pause that is long enough."""
+    """A burst starts together, again after each pause that is long enough."""
     clock, waits = FakeClock(), Waits()
     handler = throttle(10, burst=3, clock=clock.time, sleep=waits)(nothing)
     for _ in range(4):
@@ -54,7 +54,7 @@ async def test_a_burst_begins_at_once() -> None:
 def test_no_window_holds_more_than_the_rate_and_a_burst(
     rate: float, burst: int, gaps: list[float]
 ) -> None:
-    """However messages arrive, in any time begin at most what the rate gives, and one burst."""
+    """In any time, at most the rate plus one burst starts."""
     clock, begun = FakeClock(), list[float]()
 
     async def sleep(seconds: float) -> None:
@@ -75,7 +75,7 @@ def test_no_window_holds_more_than_the_rate_and_a_burst(
 
 
 async def test_a_waiting_message_keeps_its_place() -> None:
-    """While messages wait for their turn nothing more is received than there is room for."""
+    """While messages wait, no more are received than there is room for."""
     gate = asyncio.Event()
     handled = []
 
@@ -98,7 +98,7 @@ async def test_a_waiting_message_keeps_its_place() -> None:
 
 
 async def test_each_handler_has_the_rate_for_itself() -> None:
-    """One middleware around two handlers is two rates."""
+    """One middleware around two handlers has two rates."""
     clock, waits = FakeClock(), Waits()
     wrap = throttle(1, clock=clock.time, sleep=waits)
     for handler in (wrap(nothing), wrap(nothing)):
@@ -107,7 +107,7 @@ async def test_each_handler_has_the_rate_for_itself() -> None:
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
-def test_a_throttle_that_lets_nothing_through_is_refused(rate: float, burst: int) -> None:
-    """What would handle nothing is told where it is written."""
+def test_invalid_arguments_are_rejected(rate: float, burst: int) -> None:
+    """Invalid arguments raise UsageError at the declaration."""
     with pytest.raises(UsageError, match="use a rate above 0 and a burst of 1 or more"):
         throttle(rate, burst)

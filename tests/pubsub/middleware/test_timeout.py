@@ -1,4 +1,4 @@
-"""A bound on the time that handling may take."""
+"""timeout: a limit on the time of a handling."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.pubsub.support import always, message, nothing, running, until
 
 
 async def forever(_: Message) -> None:
-    """Wait for what never comes."""
+    """Sleep until cancelled."""
     await asyncio.Event().wait()
 
 
 async def test_a_handling_that_takes_too_long_has_failed() -> None:
-    """The handler is cancelled, and a TimeoutError says after how long."""
+    """The handler is cancelled, and a TimeoutError has the seconds."""
     with pytest.raises(TimeoutError, match=r"longer than 0\.01 s"):
         await timeout(0.01)(forever)(message())
 
 
 async def test_a_timeout_is_an_ordinary_failure() -> None:
-    """The message is tried again like after any error."""
+    """The message is retried as after any error."""
     handler = timeout(0.001)(forever)
     async with running(handler, retry=RetryPolicy(attempts=2)) as bench:
         bench.receiver.put(message())
@@ -36,21 +36,21 @@ async def test_a_timeout_is_an_ordinary_failure() -> None:
     assert len(bench.sleeps) == 1
 
 
-async def test_a_handling_in_time_is_let_be() -> None:
-    """Returning in time is returning."""
+async def test_a_handling_in_time_is_not_affected() -> None:
+    """A handler that returns in time is not affected."""
     await timeout(60)(nothing)(message())
 
 
-async def test_a_timeout_of_the_handlers_own_is_told_apart() -> None:
-    """What the handler has waited for too long is its own error, as it was raised."""
+async def test_a_timeout_of_the_handler_itself_is_passed_on() -> None:
+    """A TimeoutError that the handler raises is passed on unchanged."""
     own = TimeoutError("the database")
     with pytest.raises(TimeoutError) as caught:
         await timeout(60)(always(own))(message())
     assert caught.value is own
 
 
-async def test_a_cancellation_from_outside_is_told_apart() -> None:
-    """Who cancels the handling sees it cancelled, not timed out."""
+async def test_a_cancellation_from_outside_is_passed_on() -> None:
+    """A cancelled handling is cancelled, not timed out."""
     task = asyncio.create_task(timeout(60)(forever)(message()))
     await asyncio.sleep(0)
     task.cancel()
@@ -58,8 +58,8 @@ async def test_a_cancellation_from_outside_is_told_apart() -> None:
         await task
 
 
-async def test_what_heeds_its_end_and_returns_is_handled() -> None:
-    """A handler that finishes when it is cancelled has finished."""
+async def test_a_handler_that_returns_on_cancellation_has_succeeded() -> None:
+    """A handler that returns when it is cancelled has succeeded."""
     finished = []
 
     async def handler(received: Message) -> None:
@@ -72,8 +72,8 @@ async def test_what_heeds_its_end_and_returns_is_handled() -> None:
     assert finished == ["1"]
 
 
-async def test_what_cannot_be_decoded_is_told() -> None:
-    """An error of decoding, raised before there is anything to wait for, passes through."""
+async def test_a_decoding_error_is_passed_on() -> None:
+    """A decoding error, raised before the first await, is passed on."""
 
     def undecodable(_: Message) -> Any:
         raise UndecodableMessage("no JSON")
@@ -83,7 +83,7 @@ async def test_what_cannot_be_decoded_is_told() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_a_timeout_without_time_is_refused(seconds: float) -> None:
-    """No seconds, no handling: it is said where it is written."""
+def test_invalid_seconds_are_rejected(seconds: float) -> None:
+    """Seconds not above 0 raise UsageError at the declaration."""
     with pytest.raises(UsageError, match="use seconds above 0"):
         timeout(seconds)

@@ -1,1 +1,1 @@
-"""Where idempotency keeps its marks."""
+"""The stores of idempotency's marks."""

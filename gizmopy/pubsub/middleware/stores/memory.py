@@ -1,4 +1,4 @@
-"""Remember in this process what was handled: for one replica, and for tests."""
+"""Keep the marks of idempotency in this process: for a daemon with one replica, and for tests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class _Mark(NamedTuple):
 
 
 class MemoryStore:
-    """Keep at most ``size`` marks, and those that say in progress in any case.
+    """Keep at most ``size`` marks; marks in progress are kept even beyond that.
 
-    Where there is no room, the mark that says done and was not asked for the longest goes. What
-    another process has handled is not known here, nor what this one had before it was restarted.
+    If there is no room, the done mark that was least recently used is removed. The store does not
+    know the messages that other processes handled, nor those before a restart.
     """
 
     def __init__(self, size: int = 100_000, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +30,7 @@ class MemoryStore:
         self._done: OrderedDict[str, _Mark] = OrderedDict()
 
     async def begin(self, key: str, seconds: float) -> Begun:
-        """Mark ``key`` as in progress for ``seconds``, unless there is a mark."""
+        """Mark ``key`` as in progress for ``seconds``, unless it has a mark."""
         now = self._clock()
         if (mark := self._done.get(key)) is not None and mark.until > now:
             self._done.move_to_end(key)
@@ -43,14 +43,14 @@ class MemoryStore:
         return Begun(State.NEW, token=mark.token, expires_in=seconds)
 
     async def renew(self, key: str, token: str, seconds: float) -> bool:
-        """Let the token's mark, which says in progress, last ``seconds`` from now."""
+        """Make the token's mark in progress expire ``seconds`` from now."""
         if not self._take(key, token):
             return False
         self._in_progress[key] = _Mark(token, self._clock() + seconds)
         return True
 
     async def commit(self, key: str, token: str, seconds: float) -> bool:
-        """Have the token's mark say done, for ``seconds``; it may be said again."""
+        """Change the token's mark to done, for ``seconds``. A repeated call succeeds."""
         if not self._take(key, token):
             mark = self._done.get(key)
             return mark is not None and mark.token == token and mark.until > self._clock()
@@ -59,11 +59,11 @@ class MemoryStore:
         return True
 
     async def abort(self, key: str, token: str) -> bool:
-        """Remove the token's mark, unless it says done."""
+        """Remove the token's mark, unless it is done."""
         return self._take(key, token)
 
     def _take(self, key: str, token: str) -> bool:
-        """Remove the token's mark that says in progress; return whether it was still valid."""
+        """Remove the token's mark in progress; return whether it was still valid."""
         mark = self._in_progress.get(key)
         if mark is None or mark.token != token:
             return False

@@ -1,8 +1,8 @@
-"""Remember in Redis what was handled, for all replicas of a daemon.
+"""Keep the marks of idempotency in Redis, for all replicas of a daemon.
 
-A mark is a key that Redis expires by itself; its value is ``p:`` (in progress) or ``d:`` (done) and
-the token of who set it. Each step is one script, hence atomic, and one round trip; and as a client
-sends again what it has not heard of, each step may run twice.
+A mark is a key that Redis expires by itself. Its value is ``p:`` (in progress) or ``d:`` (done),
+followed by the token. Each step is one script: it is atomic and takes one round trip. A client
+repeats a command whose answer it has not received, so each script can safely run twice.
 """
 
 from __future__ import annotations
@@ -53,15 +53,16 @@ _STATES = (State.NEW, State.IN_PROGRESS, State.DONE)
 
 
 class RedisStore:
-    """Keep marks in Redis (2.6 or later, or what speaks like it), under keys that begin ``prefix``.
+    """Keep marks in Redis (2.6 or later, or a compatible server), under keys with ``prefix``.
 
-    Given a URL (``redis://host:6379/0``, ``rediss://…``, ``unix://…``) it makes a client, and
-    closes it as an async context manager, best in the service's ``lifespan``; a ``redis.asyncio``
-    client that is given stays yours to close. Nothing is connected before the first message. A
-    step fails that takes longer than ``timeout`` seconds, retries of the client's included.
+    With a URL (``redis://host:6379/0``, ``rediss://…``, ``unix://…``) the store makes a client, and
+    closes it at the end of its context; enter it in the service's ``lifespan``. A ``redis.asyncio``
+    client that you pass is yours to close. The store connects with the first message. A step that
+    takes longer than ``timeout`` seconds fails, retries of the client included.
 
-    Have Redis evict no keys (``maxmemory-policy noeviction``): an evicted mark is forgotten, and
-    so is one that a failover loses. Raises UsageError on a URL that is none of Redis.
+    Configure Redis not to evict keys (``maxmemory-policy noeviction``): the message of an evicted
+    mark may be handled twice, as after a failover that loses marks. Raises UsageError on a URL that
+    is not one of Redis.
     """
 
     def __init__(
@@ -85,12 +86,12 @@ class RedisStore:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the client, where it was made here. A later use connects again."""
+        """Close the client if the store made it. A later use connects again."""
         if self._owned:
             await self._redis.aclose()
 
     async def begin(self, key: str, seconds: float) -> Begun:
-        """Mark ``key`` as in progress for ``seconds``, unless there is a mark."""
+        """Mark ``key`` as in progress for ``seconds``, unless it has a mark."""
         token = new_id()
         state, left = await self._run(_BEGIN, key, f"p:{token}", _milliseconds(seconds))
         if _STATES[state] is not State.NEW:
@@ -98,43 +99,45 @@ class RedisStore:
         return Begun(_STATES[state], token, left / 1000)
 
     async def renew(self, key: str, token: str, seconds: float) -> bool:
-        """Let the token's mark, which says in progress, last ``seconds`` from now."""
+        """Make the token's mark in progress expire ``seconds`` from now."""
         return bool(await self._run(_RENEW, key, f"p:{token}", _milliseconds(seconds)))
 
     async def commit(self, key: str, token: str, seconds: float) -> bool:
-        """Have the token's mark say done, for ``seconds``; it may be said again."""
+        """Change the token's mark to done, for ``seconds``. A repeated call succeeds."""
         milliseconds = _milliseconds(seconds)
         return bool(await self._run(_COMMIT, key, f"p:{token}", f"d:{token}", milliseconds))
 
     async def abort(self, key: str, token: str) -> bool:
-        """Remove the token's mark, unless it says done."""
+        """Remove the token's mark, unless it is done."""
         return bool(await self._run(_ABORT, key, f"p:{token}"))
 
     async def _run(self, script: str, key: str, *arguments: str | int) -> Any:
-        """Run a script in Redis. Raises PubSubError where Redis fails."""
+        """Run a script in Redis. Raises PubSubError if Redis fails."""
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._redis.eval(script, 1, self._prefix + key, *arguments)
         except TimeoutError as error:
-            reason = f"Redis has not answered within {self._timeout:g} s"
+            reason = f"Redis did not answer within {self._timeout:g} s"
             raise PubSubError(reason, transient=True) from error
         except (RedisError, OSError) as error:
-            raise PubSubError(f"Redis failed: {self._cleared(error)}", transient=True) from error
+            raise PubSubError(
+                f"Redis failed: {self._without_secrets(error)}", transient=True
+            ) from error
 
-    def _cleared(self, error: Exception) -> str:
+    def _without_secrets(self, error: Exception) -> str:
         """Return the text of an error without the secrets of the URL."""
         return masked(text_of(error), self._secrets)
 
 
 def _connect(url: str) -> Redis:
-    """Return a client that connects when it is first used."""
+    """Return a client; it connects on its first use."""
     if text_problem(url) is None:
         try:
             return Redis.from_url(url)
-        except ValueError:  # not chained: its text may have the password in it
+        except ValueError:  # not chained: its text may contain the password
             pass
     remedy = "use redis://host:6379/0, rediss://… or unix://…"
-    raise UsageError(f"{redacted_url(url)!r} is no URL of Redis; {remedy}")
+    raise UsageError(f"{redacted_url(url)!r} is not a URL of Redis; {remedy}")
 
 
 def _milliseconds(seconds: float) -> int:
