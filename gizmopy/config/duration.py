@@ -122,7 +122,7 @@ Duration = Annotated[
 
 def _positive(duration: timedelta) -> timedelta:
     if not duration:
-        raise validation_error("is 0", "write a duration above 0, like 30s")
+        raise validation_error("must be above 0", "write a duration like 30s")
     return duration
 
 

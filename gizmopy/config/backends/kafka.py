@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import SettingsConfigDict
 
-from gizmopy.config.duration import Duration, format_duration
+from gizmopy.config.duration import PositiveDuration, format_duration
 from gizmopy.config.marks import NamesCode, Shown
 from gizmopy.config.plain_text import validated_text
 from gizmopy.config.secrets.redaction import (
@@ -75,15 +75,6 @@ def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
         )
         raise validation_error("a list of hosts cannot hold a login", remedy)
     return tuple(map(_host, count(1), hosts))
-
-
-def _positive(duration: timedelta) -> timedelta:
-    if not duration:
-        raise validation_error("must be above 0", "write a duration like 30s")
-    return duration
-
-
-PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 
 
 class KafkaSettings(BaseModel):

@@ -25,8 +25,8 @@ class DebugSettings(SectionBase):
     debug_token: SecretStr = setting(
         "GIZMO_DEBUG_TOKEN",
         SecretStr(""),
-        "Token that /debug requires. Empty: on a loopback address, a random token is logged at "
-        "start; on others, /debug is not served.",
+        "Token that /debug requires. Empty: a random token, which is logged at start; then /debug "
+        "must be on a loopback address or a Unix socket.",
     )
     enable_pprof: bool = setting(
         "ENABLE_PPROF", False, "Serve profiles under /debug/pprof/. This turns /debug on."

@@ -25,7 +25,7 @@ class HealthSettings(SectionBase):
     """How the daemon checks its health, and how it answers probes."""
 
     health_check_path: UrlPath = setting(
-        "GIZMO_HEALTH_CHECK_PATH", "/status.txt", "Path of Gizmo's health check."
+        "GIZMO_HEALTH_CHECK_PATH", "/status.txt", "Path of the health check in Gizmo's format."
     )
     health_check_type: HealthCheckType = setting(
         "GIZMO_HEALTH_CHECK_TYPE",

@@ -72,7 +72,8 @@ class ProxySettings(SectionBase):
     trusted_proxies: Networks = setting(
         "GIZMO_TRUSTED_PROXIES",
         (),
-        "Networks of the proxies whose X-Forwarded-* and PROXY headers are used.",
+        "Networks of the proxies whose X-Forwarded-For, X-Forwarded-Proto, X-Real-IP and PROXY "
+        "headers are used. Empty: none.",
     )
     proxy_protocol: bool = setting(
         "GIZMO_PROXY_PROTOCOL",
@@ -150,7 +151,7 @@ class ResponseSettings(SectionBase):
         "GIZMO_CORS_ORIGINS",
         (),
         "Origins whose pages may call the service: https://a.example, https://*.b.example, or *. "
-        "Empty: none but the service's own origin.",
+        "Empty: the origins in the service's CORS middleware, if it has one.",
     )
     allowed_hosts: Annotated[HostNames, Shown] = setting(
         "GIZMO_ALLOWED_HOSTS",

@@ -14,7 +14,7 @@ class ServiceSettings(SectionBase):
         "Name of the service in logs, metrics and subscriptions. Empty: the class's name.",
     )
     service_version: Text = setting(
-        "SERVICE_VERSION", "", "Version of the service in logs, metrics and the OpenAPI document."
+        "SERVICE_VERSION", "", "Version of the service in health checks, metrics and /openapi.json."
     )
 
 
