@@ -66,13 +66,13 @@ class Endpoint:
         self.min_send_rate = min_send_rate
         """How many bytes a second a client must read of a response; None: the server's limit."""
         self.stats: dict[tuple[str, int], RouteStats] = {}
-        """What its requests have in common, by method and status."""
+        """The shared values of its requests, by method and status."""
         self.last_stats: RouteStats | None = None
         """Those of the last request, which are nearly always those of the next one."""
 
 
 class RouteStats:
-    """What the requests of one route, method and status have in common."""
+    """The values that all requests of one route, method and status have in common."""
 
     __slots__ = ("access", "duration", "method", "status")
 

@@ -46,5 +46,5 @@ def set_trace_and_deadline(request: ServedRequest) -> float:
         return math.inf
     deadline.set(request.started_at + soonest)
     # The caller's timeout cancels only a handler that is also cancelled if the caller is gone. The
-    # others can read the deadline, and stop where that is safe.
+    # others can read the deadline, and stop at a safe point.
     return request.started_at + (soonest if endpoint.cancellable else own)

@@ -17,8 +17,8 @@ _REFERER = istr("Referer")
 class RequestRecorder(RequestObserver):
     """Feed the metrics and the access log.
 
-    Both are fed by one observer, because they share a look-up: what the requests of one route,
-    method and status have in common is made once and kept on the endpoint.
+    Both are fed by one observer, because they share a look-up: the values that all requests of one
+    route, method and status have in common are made once, and kept on the endpoint.
     """
 
     def __init__(self, metrics: Metrics, access: AccessLog) -> None:
@@ -58,7 +58,7 @@ class RequestRecorder(RequestObserver):
             )
 
     def _stats(self, endpoint: Endpoint, method: str, status: int) -> RouteStats:
-        """Return what the requests of one route, method and status share."""
+        """Return the shared values of the requests of one route, method and status."""
         stats = endpoint.stats.get((method, status))
         if stats is None:
             label = method_label(method)

@@ -1,4 +1,4 @@
-"""Requests that a page of another origin makes a browser send, and their answers."""
+"""Requests of pages of another origin, and the headers of responses for browsers."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ JSON = "Content-Type: application/json"
 
 
 class Shop(Service):
-    """Sell things, and note each sale."""
+    """Sell things, and count the sales."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
@@ -70,7 +70,7 @@ async def serving(
 
 
 async def ask(url: str, method: str, path: str, *lines: str, body: bytes = b"") -> Answer:
-    """Send a request with these lines in its head, and return the answer."""
+    """Send a request with these lines in its head, and return the response."""
     async with talk(url) as client:
         client.ask(method, path, body, *lines)
         return await client.answer(to_head=method == "HEAD")
@@ -88,7 +88,7 @@ async def ask(url: str, method: str, path: str, *lines: str, body: bytes = b"") 
         ("POST", "/things"),
     ],
 )
-async def test_a_page_of_another_origin_changes_nothing(
+async def test_a_page_of_another_origin_cannot_change_anything(
     method: str, path: str, origin: str
 ) -> None:
     """Its request is refused before the endpoint runs, for any body."""
@@ -99,16 +99,16 @@ async def test_a_page_of_another_origin_changes_nothing(
         assert shop.service.done == []
 
 
-async def test_a_body_without_a_type_is_not_executed() -> None:
-    """A POST in the mode no-cors carries no Content-Type: it is 415 even from no browser."""
+async def test_a_body_without_a_content_type_is_refused() -> None:
+    """A POST in no-cors mode has no Content-Type: it is 415 also for other clients."""
     async with serving() as shop:
         assert (await ask(shop.url, "POST", "/things", body=b"{}")).status == 415
         assert (await ask(shop.url, "POST", "/things", EVIL, body=b"{}")).status == 403
         assert shop.service.done == []
 
 
-async def test_an_own_page_and_a_client_that_is_no_browser_may() -> None:
-    """A request without both fields, and one of the daemon's own page, are served."""
+async def test_own_pages_and_clients_other_than_browsers_are_served() -> None:
+    """Requests without both headers, and those of the daemon's own pages, are served."""
     async with serving() as shop:
         own = "http://x"  # the Host that ask() sends
         for lines in ((), ("Sec-Fetch-Site: same-origin",), (f"Origin: {own}",)):
@@ -118,8 +118,8 @@ async def test_an_own_page_and_a_client_that_is_no_browser_may() -> None:
             assert response.status == 200
 
 
-async def test_reading_is_not_refused() -> None:
-    """GET, HEAD and OPTIONS change nothing; whether a page may read the answer is CORS's to say."""
+async def test_requests_that_only_read_are_served() -> None:
+    """GET, HEAD and OPTIONS change nothing; CORS decides if a page may read the response."""
     async with serving() as shop, shop.http as http:
         for method, status in (("GET", 200), ("HEAD", 200), ("OPTIONS", 405)):
             headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
@@ -144,17 +144,17 @@ async def test_reading_is_not_refused() -> None:
         ("*", {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, 200),
     ],
 )
-async def test_origins_that_may_call_may_change(
+async def test_pages_of_allowed_origins_may_change(
     origins: str, headers: Mapping[str, str], status: int
 ) -> None:
-    """GIZMO_CORS_ORIGINS lists whose pages may call; * is every page, by the user's wish."""
+    """GIZMO_CORS_ORIGINS lists the origins; * allows every page."""
     async with serving(cors_origins=origins) as shop:
         async with shop.http.post("/empty", headers=headers) as response:
             assert response.status == status
 
 
-async def test_a_services_own_cors_counts_too() -> None:
-    """Its middleware lists the origins as the setting does, and the methods that they may use."""
+async def test_a_services_own_cors_middleware_allows_pages_too() -> None:
+    """It lists origins like the setting, and also their methods."""
 
     class Own(Shop):
         middleware = (CORS(["https://app.example"], allow_methods=["GET", "PUT"]),)
@@ -167,15 +167,15 @@ async def test_a_services_own_cors_counts_too() -> None:
 
 
 async def test_an_endpoint_may_be_open_to_every_page() -> None:
-    """With cross_origin=True it answers them, and no other endpoint does."""
+    """With cross_origin=True it serves them, and no other endpoint does."""
     async with serving() as shop:
         assert (await ask(shop.url, "POST", "/open", EVIL, CROSS)).status == 200
         assert (await ask(shop.url, "POST", "/empty", EVIL, CROSS)).status == 403
 
 
 @pytest.mark.parametrize("admin", [None, 0])
-async def test_no_page_of_another_origin_steers_the_daemon(admin: int | None) -> None:
-    """Built-in endpoints are for own pages only, though the service is for every page."""
+async def test_no_page_of_another_origin_may_call_built_in_endpoints(admin: int | None) -> None:
+    """Not even if the service allows every page."""
     body = json.dumps({"logger": "gizmopy", "level": "debug"}).encode()
     authorization = "Authorization: Bearer s3cret"
     async with serving(cors_origins="*", debug_token="s3cret", admin_port=admin) as shop:
@@ -201,7 +201,7 @@ async def test_no_page_of_another_origin_steers_the_daemon(admin: int | None) ->
 async def test_a_websocket_is_for_own_pages(
     lines: tuple[str, ...], status: int, connection: str
 ) -> None:
-    """CORS does not bind a WebSocket: without this rule every page could use a visitor's."""
+    """CORS does not apply to WebSockets: any page could use one with its visitor's cookies."""
     upgrade = (
         f"Connection: {connection}",
         "Upgrade: WebSocket",
@@ -213,8 +213,8 @@ async def test_a_websocket_is_for_own_pages(
         assert shop.service.done == (["talked"] if status == 101 else [])
 
 
-async def test_the_origin_is_compared_as_the_client_sees_it() -> None:
-    """A trusted proxy says that it was asked over https; then a page of http is foreign."""
+async def test_the_origin_is_compared_to_the_scheme_of_the_client() -> None:
+    """If a trusted proxy was called over https, a page of http has another origin."""
     for trusted, status in (("127.0.0.0/8", 403), ("10.0.0.0/8", 200)):
         async with serving(trusted_proxies=trusted) as shop:
             lines = ("X-Forwarded-Proto: https", "Origin: http://x")
@@ -224,7 +224,7 @@ async def test_the_origin_is_compared_as_the_client_sees_it() -> None:
 
 
 async def test_a_refusal_is_counted_under_its_route(tmp_path: Path) -> None:
-    """Metrics and the access log show it as an answer of the endpoint that was asked for."""
+    """Metrics and the access log have the endpoint of the request."""
     path = tmp_path / "access"
     async with serving(http_access_log=str(path)) as shop:
         assert (await ask(shop.url, "POST", "/empty", EVIL)).status == 403
@@ -235,7 +235,7 @@ async def test_a_refusal_is_counted_under_its_route(tmp_path: Path) -> None:
 
 
 class Probed(Shop):
-    """Serve probes of its own, too."""
+    """Serve probes of the service itself."""
 
     @get("/livez")
     @get("/alive")
@@ -244,8 +244,8 @@ class Probed(Shop):
 
 
 @pytest.mark.parametrize("admin", [None, 0])
-async def test_only_hosts_that_are_allowed_are_served(admin: int | None) -> None:
-    """Another name is 421, except for probes and metrics, which are asked for by address."""
+async def test_only_allowed_hosts_are_served(admin: int | None) -> None:
+    """Another Host is 421, except for probes and metrics, which are requested by IP address."""
     settings = {
         "allowed_hosts": "cats.example,*.cats.example",
         "health_check_type": "custom",
@@ -279,8 +279,8 @@ async def test_only_hosts_that_are_allowed_are_served(admin: int | None) -> None
 
 
 @pytest.mark.parametrize("hosts", ["https://a.example", "a.example:80", "*", "*.", "a/b", "é"])
-def test_a_host_that_is_none_is_a_wrong_setting(hosts: str) -> None:
-    """A mistake in GIZMO_ALLOWED_HOSTS is reported at start, with how a name is written."""
+def test_a_malformed_host_is_an_error_of_its_setting(hosts: str) -> None:
+    """A mistake in GIZMO_ALLOWED_HOSTS ends the start, with a remedy."""
     with pytest.raises(ValueError, match="write names without scheme, port and path"):
         Settings(allowed_hosts=hosts)
 
@@ -290,7 +290,7 @@ BUILTIN = ("/metrics", "/openapi.json", "/docs", "/livez", "/readyz", "/status.t
 
 @pytest.mark.parametrize("origins", ["*", "https://app.example"])
 async def test_cors_is_for_the_services_own_endpoints(origins: str) -> None:
-    """No page of another origin reads what every daemon has, though the service is for all."""
+    """No page of another origin may read built-in endpoints, even if the service allows all."""
     page = {"Origin": "https://app.example", "Authorization": "Bearer s3cret"}
     asks = page | {"Access-Control-Request-Method": "GET"}
     async with serving(cors_origins=origins, debug_token="s3cret") as shop:
@@ -313,7 +313,7 @@ async def test_cors_is_for_the_services_own_endpoints(origins: str) -> None:
 
 
 async def test_a_preflight_grants_the_services_own_methods() -> None:
-    """If a service serves another method of a built-in path, that one alone is granted."""
+    """If a service adds a method to a built-in path, only that method is granted."""
 
     class Own(Shop):
         @put("/metrics")
@@ -332,7 +332,7 @@ async def test_a_preflight_grants_the_services_own_methods() -> None:
 
 
 class Various(Shop):
-    """Answer in every way there is."""
+    """Serve a response of every kind."""
 
     @get("/stream")
     async def stream(self, request: web.Request) -> web.StreamResponse:
@@ -355,8 +355,8 @@ class Various(Shop):
 
 
 @pytest.mark.parametrize("origins", ["", "*"])
-async def test_no_browser_guesses_what_an_answer_is(origins: str) -> None:
-    """Every answer has nosniff once: plain ones, streams, problems, refusals and built-in ones."""
+async def test_every_response_has_nosniff_once(origins: str) -> None:
+    """Raw responses, streams, problems, refusals and built-in ones have it."""
     preflight = ("Origin: https://app.example", "Access-Control-Request-Method: GET")
     async with serving(Various, cors_origins=origins, debug_token="s3cret") as shop:
         for method, path, lines in (

@@ -1,4 +1,4 @@
-"""What every daemon serves beside its own endpoints, and who may see it."""
+"""The endpoints that every daemon has, beside those of its service."""
 
 import asyncio
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ async def get_status(http: ClientSession, path: str, **options: Any) -> int:
 
 
 @pytest.mark.parametrize("path", ["/livez", "/metrics", "/docs", "/debug/info", "/readyz"])
-async def test_an_endpoint_of_the_service_beats_a_built_in_one(path: str) -> None:
-    """Where the service serves a path that every daemon has, the service answers."""
+async def test_an_endpoint_of_the_service_replaces_a_built_in_one(path: str) -> None:
+    """If both have the same path and method, the service answers."""
 
     class Own(Shop):
         @get(path)
@@ -46,8 +46,8 @@ async def test_an_endpoint_of_the_service_beats_a_built_in_one(path: str) -> Non
         assert await response.json() == "mine"
 
 
-async def test_a_path_for_another_method_leaves_the_built_in_one() -> None:
-    """PUT /metrics of the service does not take GET /metrics away."""
+async def test_another_method_does_not_replace_a_built_in_endpoint() -> None:
+    """PUT /metrics of the service leaves GET /metrics."""
 
     class Own(Shop):
         @put("/metrics")
@@ -60,8 +60,8 @@ async def test_a_path_for_another_method_leaves_the_built_in_one() -> None:
             assert await response.json() == "mine"
 
 
-def test_a_path_that_cannot_be_told_from_a_built_in_one_is_refused() -> None:
-    """A variable of the service where every daemon has one of another name is an error."""
+def test_a_path_that_conflicts_with_a_built_in_one_is_an_error() -> None:
+    """It has a variable with another name in the same place."""
 
     class Own(Shop):
         @get("/readyz/{other:.*}")
@@ -72,8 +72,8 @@ def test_a_path_that_cannot_be_told_from_a_built_in_one_is_refused() -> None:
         SimpleServer(Own(Settings()))
 
 
-async def test_a_path_beside_the_built_in_ones_is_the_services() -> None:
-    """A catch-all of the service answers what nothing built in does, and nothing else."""
+async def test_a_catch_all_does_not_replace_built_in_endpoints() -> None:
+    """It answers only the paths that no built-in endpoint has."""
 
     class Own(Shop):
         @get("/{path:.*}")
@@ -90,8 +90,8 @@ async def test_a_path_beside_the_built_in_ones_is_the_services() -> None:
         await asyncio.get_running_loop().shutdown_default_executor()
 
 
-async def test_built_in_endpoints_know_no_middleware() -> None:
-    """What wraps the service's endpoints does not stand before a probe or a scrape."""
+async def test_middleware_does_not_wrap_built_in_endpoints() -> None:
+    """A probe and a scrape are answered without it."""
 
     def forbid(handler: Handler) -> Handler:
         async def forbidding(request: web.Request) -> web.StreamResponse:
@@ -109,8 +109,8 @@ async def test_built_in_endpoints_know_no_middleware() -> None:
             assert (path, await get_status(strict.http, path, headers=bearer)) == (path, 200)
 
 
-async def test_the_description_is_of_this_service() -> None:
-    """/openapi.json has the name, the version and the docstring, and only the service's paths."""
+async def test_the_openapi_document_describes_the_service() -> None:
+    """It has the name, the version, the docstring, and only the service's paths."""
     settings = Settings(service_name="shop", service_version="1.2")
     async with pubsubtest.serve(Shop, settings=settings) as shop:
         documents = []
@@ -126,8 +126,8 @@ async def test_the_description_is_of_this_service() -> None:
     assert list(documents[0]["paths"]) == ["/things/{id}"]
 
 
-async def test_a_client_that_leaves_spoils_no_description() -> None:
-    """Who asks for /openapi.json and goes away does not cancel it for the others."""
+async def test_a_client_that_disconnects_does_not_cancel_the_openapi_document() -> None:
+    """Others that wait for /openapi.json get it."""
     async with pubsubtest.serve(Shop) as shop:
         asking = [asyncio.create_task(get_status(shop.http, "/openapi.json")) for _ in range(3)]
         await asyncio.sleep(0)
@@ -138,15 +138,15 @@ async def test_a_client_that_leaves_spoils_no_description() -> None:
         await asyncio.get_running_loop().shutdown_default_executor()
 
 
-async def test_a_daemon_without_endpoints_has_no_description() -> None:
-    """Where nothing is served there is nothing to describe; probes and metrics are there."""
+async def test_a_daemon_without_endpoints_has_no_openapi_document() -> None:
+    """It has probes and metrics."""
     async with pubsubtest.serve(Service) as served:
         assert await get_status(served.http, "/openapi.json") == 404
         assert await get_status(served.http, "/livez") == 200
 
 
-async def test_a_custom_health_check_is_the_services() -> None:
-    """With GIZMO_HEALTH_CHECK_TYPE=custom the service's own GET answers at the path."""
+async def test_a_custom_health_check_is_an_endpoint_of_the_service() -> None:
+    """With GIZMO_HEALTH_CHECK_TYPE=custom its GET answers at the path."""
 
     class Own(Shop):
         @get("/alive")
@@ -162,8 +162,8 @@ async def test_a_custom_health_check_is_the_services() -> None:
 
 
 @pytest.mark.parametrize("kind", ["simple", "lb"])
-async def test_the_health_check_is_where_it_is_wanted(kind: str) -> None:
-    """GIZMO_HEALTH_CHECK_PATH moves the health check of both built-in types."""
+async def test_the_path_of_the_health_check_can_be_set(kind: str) -> None:
+    """GIZMO_HEALTH_CHECK_PATH is the path of both built-in types."""
     settings = Settings(health_check_type=kind, health_check_path="/alive")
     async with pubsubtest.serve(Shop, settings=settings) as shop:
         assert await get_status(shop.http, "/alive") == 200
@@ -171,14 +171,14 @@ async def test_the_health_check_is_where_it_is_wanted(kind: str) -> None:
 
 
 @pytest.mark.parametrize("origins", ["nonsense", "https://a.example/path", "https://a.example:443"])
-def test_every_origin_has_to_be_one(origins: str) -> None:
-    """An origin that no browser sends is told as a wrong setting, with the remedy."""
+def test_a_malformed_origin_is_an_error_of_its_setting(origins: str) -> None:
+    """The error has a remedy."""
     with pytest.raises(ConfigError, match="GIZMO_CORS_ORIGINS"):
         SimpleServer(Shop(Settings(cors_origins=origins)))
 
 
-async def test_a_preflight_is_answered_for_whom_it_may_concern() -> None:
-    """A page that may not call learns nothing; OPTIONS without a question is no preflight."""
+async def test_only_an_allowed_page_gets_the_headers_of_a_preflight() -> None:
+    """OPTIONS without the preflight's headers is not a preflight."""
     asks = {"Access-Control-Request-Method": "GET"}
     cases: tuple[tuple[Mapping[str, str], str, int], ...] = (
         (asks | {"Origin": "https://good.example"}, "https://good.example", 204),
@@ -197,8 +197,8 @@ async def test_a_preflight_is_answered_for_whom_it_may_concern() -> None:
             assert 'http_route="__preflight__"' in await response.text()
 
 
-async def test_a_page_may_read_every_kind_of_answer() -> None:
-    """Streams and errors of every kind are decorated like the rest."""
+async def test_every_kind_of_response_has_cors_headers() -> None:
+    """Streams and errors have them, too."""
 
     class Own(Shop):
         @get("/stream")
@@ -228,7 +228,7 @@ class Files(Service):
         return [name, major, minor, ext]
 
 
-async def test_several_variables_in_a_segment_cost_no_more_than_its_length() -> None:
+async def test_several_variables_in_a_segment_match_in_linear_time() -> None:
     """A path of 7,000 dashes is 404 at once; one regular expression took minutes (issue 11)."""
     async with pubsubtest.serve(Files) as files:
         assert await get_status(files.http, f"/files/{'-' * 7000}") == 404
@@ -236,10 +236,10 @@ async def test_several_variables_in_a_segment_cost_no_more_than_its_length() -> 
             assert await response.json() == ["a-b", "1", "2.tar", "gz"]
 
 
-async def test_a_pattern_that_backtracks_is_warned_of_at_start(
+async def test_a_pattern_that_backtracks_is_logged_at_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The warning names the route, the place in the source, the pattern and the remedy."""
+    """The warning has the route, its place in the source, the pattern and a remedy."""
 
     class Slow(Service):
         @get("/slow/{id:([a-z]+-?)+}")

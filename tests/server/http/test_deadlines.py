@@ -1,4 +1,4 @@
-"""The time of a request: who bounds it, and what happens when it is over."""
+"""The deadline of a request: its sources, and the effect when it has passed."""
 
 import asyncio
 import math
@@ -43,13 +43,13 @@ class Slow(Service):
     async def stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        await asyncio.sleep(0.1)  # longer than the limit, which is what this is about
+        await asyncio.sleep(0.1)  # longer than the limit
         await response.write(b"whole")
         return response
 
 
-async def test_a_handler_that_ignores_the_end_of_its_time_is_answered_with_what_it_says() -> None:
-    """It was cancelled once; what it returns or raises after that counts, and the next is whole."""
+async def test_a_handler_that_catches_its_cancellation_decides_the_response() -> None:
+    """It is cancelled once. The result or error after that counts."""
     async with pubsubtest.serve(Slow) as slow:
         for _ in range(2):
             async with slow.http.get("/ignores") as response:
@@ -59,15 +59,15 @@ async def test_a_handler_that_ignores_the_end_of_its_time_is_answered_with_what_
         assert slow.service.cancelled.is_set()
 
 
-async def test_a_stream_that_has_begun_has_any_time() -> None:
-    """The limit is for the beginning of an answer."""
+async def test_a_stream_that_has_begun_has_no_deadline() -> None:
+    """A timeout is for the beginning of a response."""
     async with pubsubtest.serve(Slow) as slow, slow.http.get("/stream") as response:
         assert await response.text() == "whole"
 
 
 @pytest.mark.parametrize(("asked", "most"), [(None, 20), ("60", 20), ("5", 5)])
-async def test_the_sooner_deadline_counts(asked: str | None, most: float) -> None:
-    """An endpoint's own limit and its caller's are one deadline: the sooner."""
+async def test_the_earlier_deadline_counts(asked: str | None, most: float) -> None:
+    """The timeouts of the endpoint and of the caller become one deadline."""
     headers = {} if asked is None else {"X-Request-Timeout": asked}
     async with pubsubtest.serve(Slow) as slow, slow.http.get("/left", headers=headers) as response:
         assert most - 2 < await response.json() <= most
@@ -83,8 +83,8 @@ async def test_the_sooner_deadline_counts(asked: str | None, most: float) -> Non
         ({"grpc-timeout": "250u"}, 250e-6),
     ],
 )
-def test_a_caller_says_how_long_it_waits(headers: dict[str, str], seconds: float) -> None:
-    """In either header; ours beats gRPC's."""
+def test_a_caller_can_send_its_timeout(headers: dict[str, str], seconds: float) -> None:
+    """It is in either header; X-Request-Timeout wins over grpc-timeout."""
     assert callers_timeout(headers) == pytest.approx(seconds)
 
 
@@ -99,30 +99,30 @@ def test_a_caller_says_how_long_it_waits(headers: dict[str, str], seconds: float
         ("grpc-timeout", "٣S"),
     ],
 )
-def test_what_is_no_duration_is_a_bad_request(name: str, value: str) -> None:
-    """Neither is guessed at."""
+def test_a_malformed_timeout_is_a_bad_request(name: str, value: str) -> None:
+    """This holds for both headers."""
     with pytest.raises(Problem) as caught:
         callers_timeout({name: value})
     assert caught.value.status == 400
 
 
-async def test_deadlines_are_told_in_their_order_and_only_once() -> None:
-    """Whatever order they were set in; what was forgotten is not told."""
-    told: asyncio.Queue[str] = asyncio.Queue()
-    deadlines = Deadlines[str](told.put_nowait)
+async def test_each_deadline_expires_once_and_in_order() -> None:
+    """The order of adding does not matter; removed ones do not expire."""
+    expired: asyncio.Queue[str] = asyncio.Queue()
+    deadlines = Deadlines[str](expired.put_nowait)
     now = time.monotonic()
     for name, seconds in (("c", 0.03), ("x", 0.01), ("a", 0.01), ("b", 0.02), ("past", -1)):
         deadlines.add(name, now + seconds)
     deadlines.remove("x")
     async with asyncio.timeout(PATIENCE):
-        assert [await told.get() for _ in range(4)] == ["past", "a", "b", "c"]
+        assert [await expired.get() for _ in range(4)] == ["past", "a", "b", "c"]
     deadlines.close()
-    assert told.empty()
+    assert expired.empty()
 
 
 @pytest.mark.parametrize("asked", ["1111s" * 12 + "!", "1111s" * 600 + "!", "1" * 3_000 + "!"])
-async def test_a_timeout_that_is_no_duration_costs_nothing(asked: str) -> None:
-    """No text of the header holds the loop: it took 8 s of it, for /livez too (issue 11)."""
+async def test_a_malformed_timeout_is_parsed_in_linear_time(asked: str) -> None:
+    """A long text blocked the event loop for 8 s, also for /livez (issue 11)."""
     async with pubsubtest.serve(Slow) as slow:
         began = time.process_time()
         headers = {"X-Request-Timeout": asked}

@@ -1,4 +1,4 @@
-"""The door that requests come in by."""
+"""The request handler: responses, errors, streams, metrics and the access log."""
 
 import asyncio
 import io
@@ -79,13 +79,13 @@ class Cats(Service):
 
 @pytest.fixture
 async def cats() -> AsyncIterator[pubsubtest.Served[Cats]]:
-    """Serve the cats of this file."""
+    """Serve the service of this file."""
     async with pubsubtest.serve(Cats) as served:
         yield served
 
 
 async def _samples(served: pubsubtest.Served[Any], name: str) -> dict[tuple[str, ...], float]:
-    """Return a metric's values by those of its labels, in the order of the labels' names."""
+    """Return a metric's values by the values of its labels, sorted by label name."""
     async with served.http.get("/metrics") as response:
         text = await response.text()
     return {
@@ -96,18 +96,18 @@ async def _samples(served: pubsubtest.Served[Any], name: str) -> dict[tuple[str,
     }
 
 
-async def test_an_answer_is_json(cats: pubsubtest.Served[Cats]) -> None:
-    """What an endpoint returns comes out as JSON, under the service's prefix."""
+async def test_a_value_is_sent_as_json(cats: pubsubtest.Served[Cats]) -> None:
+    """The path has the service's prefix."""
     async with cats.http.get("/svc/cats/7") as response:
         assert response.status == 200
         assert response.content_type == "application/json"
         assert await response.json() == {"id": 7}
 
 
-async def test_an_error_that_nobody_handled_tells_nothing(
+async def test_an_unexpected_error_is_logged_and_not_sent(
     cats: pubsubtest.Served[Cats], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failing endpoint answers 500 without the error's text; the stack is logged once."""
+    """The response is 500 without the error's text; the traceback is logged once."""
     async with cats.http.get("/svc/cats/13") as response:
         text = await response.text()
         assert response.status == 500
@@ -119,8 +119,8 @@ async def test_an_error_that_nobody_handled_tells_nothing(
     assert await _samples(cats, "gizmo_panics_total") == {(): 1}
 
 
-async def test_a_problem_is_told_as_one(cats: pubsubtest.Served[Cats]) -> None:
-    """raise Problem(…) is an answer in problem form, with its extensions and the request's id."""
+async def test_a_raised_problem_is_the_response(cats: pubsubtest.Served[Cats]) -> None:
+    """It is problem+json with the extensions and the request's id."""
     async with cats.http.get("/svc/cats/404", headers={"X-Request-ID": "r-1"}) as response:
         assert response.status == 404
         assert await response.json(content_type="application/problem+json") == {
@@ -133,8 +133,8 @@ async def test_a_problem_is_told_as_one(cats: pubsubtest.Served[Cats]) -> None:
         }
 
 
-async def test_what_is_not_served_is_a_problem(cats: pubsubtest.Served[Cats]) -> None:
-    """404 and 405 have the form of every other error; 405 lists what is allowed."""
+async def test_404_and_405_are_problems(cats: pubsubtest.Served[Cats]) -> None:
+    """A 405 lists the allowed methods."""
     async with cats.http.get("/nowhere") as response:
         assert (response.status, response.content_type) == (404, "application/problem+json")
     async with cats.http.delete("/svc/cats/1") as response:
@@ -143,7 +143,7 @@ async def test_what_is_not_served_is_a_problem(cats: pubsubtest.Served[Cats]) ->
 
 
 async def test_a_body_of_the_wrong_type_or_size_is_a_problem(cats: pubsubtest.Served[Cats]) -> None:
-    """415 and 413 have the form of every other error, in raw endpoints too."""
+    """415 and 413 are problem+json, also for endpoints that take the request."""
     async with cats.http.put("/svc/cats/1", data="name: Tom") as response:
         assert (response.status, response.content_type) == (415, "application/problem+json")
     async with cats.http.post("/svc/big", data=io.BytesIO(b"x" * (1024 * 1024 + 1))) as response:
@@ -151,7 +151,7 @@ async def test_a_body_of_the_wrong_type_or_size_is_a_problem(cats: pubsubtest.Se
 
 
 async def test_bad_json_is_400_and_bad_values_are_422(cats: pubsubtest.Served[Cats]) -> None:
-    """A body that is no JSON is told apart from one with wrong fields, each of them listed."""
+    """A 422 lists each wrong field."""
     headers = {"Content-Type": "application/json"}
     async with cats.http.put("/svc/cats/1", data="{", headers=headers) as response:
         assert response.status == 400
@@ -164,10 +164,10 @@ async def test_bad_json_is_400_and_bad_values_are_422(cats: pubsubtest.Served[Ca
         ]
 
 
-async def test_aiohttps_exceptions_are_answers(
+async def test_aiohttps_exceptions_are_responses(
     cats: pubsubtest.Served[Cats],
 ) -> None:
-    """A redirect redirects, a plain error becomes a problem, one with a body of its own stays."""
+    """A redirect redirects, an error becomes a problem, one with its own body remains."""
     async with cats.http.get("/svc/moved", allow_redirects=False) as response:
         assert (response.status, response.headers["Location"]) == (302, "/svc/cats/1")
     async with cats.http.get("/svc/plain") as response:
@@ -176,16 +176,18 @@ async def test_aiohttps_exceptions_are_answers(
         assert (response.content_type, await response.text()) == ("text/html", "<p>no")
 
 
-async def test_a_sane_request_id_is_taken(cats: pubsubtest.Served[Cats]) -> None:
-    """X-Request-ID is in the context of the handler, and comes back in the answer."""
+async def test_a_valid_request_id_is_used(cats: pubsubtest.Served[Cats]) -> None:
+    """X-Request-ID is in the handler's context and in the response."""
     async with cats.http.get("/svc/whoami", headers={"X-Request-ID": "a-b_c.1"}) as response:
         assert response.headers["X-Request-ID"] == "a-b_c.1"
         assert (await response.json())["request_id"] == "a-b_c.1"
 
 
 @pytest.mark.parametrize("given", [None, "", "x" * 129, 'a"b', "a b", "ключ"])
-async def test_another_request_id_is_made(cats: pubsubtest.Served[Cats], given: str | None) -> None:
-    """Where there is no sane id one is made: it ends up in logs and must not harm them."""
+async def test_an_invalid_request_id_is_replaced(
+    cats: pubsubtest.Served[Cats], given: str | None
+) -> None:
+    """Ids are written to logs, so they must be safe."""
     headers = {} if given is None else {"X-Request-ID": given}
     async with cats.http.get("/svc/whoami", headers=headers) as response:
         made = response.headers["X-Request-ID"]
@@ -195,14 +197,16 @@ async def test_another_request_id_is_made(cats: pubsubtest.Served[Cats], given: 
 
 
 async def test_a_head_request_is_a_get_without_body(cats: pubsubtest.Served[Cats]) -> None:
-    """HEAD is answered as GET is, without a body."""
+    """HEAD has the response of GET without its body."""
     async with cats.http.head("/svc/cats/7") as response:
         assert (response.status, await response.read()) == (200, b"")
         assert response.headers["Content-Length"] == "8"
 
 
-async def test_a_request_is_measured_by_its_template(cats: pubsubtest.Served[Cats]) -> None:
-    """The route's template is the label, whatever the path; made-up methods share one label."""
+async def test_a_request_is_measured_by_the_template_of_its_route(
+    cats: pubsubtest.Served[Cats],
+) -> None:
+    """All paths of a route share one label, and so do all made-up methods."""
     for path in ("/svc/cats/1", "/svc/cats/2", "/no", "/where"):
         async with cats.http.get(path):
             pass
@@ -217,8 +221,8 @@ async def test_a_request_is_measured_by_its_template(cats: pubsubtest.Served[Cat
     assert active["GET", "http"] == 1  # the scrape itself
 
 
-async def test_the_metrics_say_what_they_are_of() -> None:
-    """target_info names the service and its version, and lost access lines are counted."""
+async def test_the_metrics_name_the_service() -> None:
+    """target_info has its name and version; lost access lines are counted."""
     settings = Settings(service_version="1.2.3")
     async with pubsubtest.serve(Cats, settings=settings) as cats:
         assert await _samples(cats, "target_info") == {("cats", "1.2.3"): 1}
@@ -226,23 +230,23 @@ async def test_the_metrics_say_what_they_are_of() -> None:
         assert lost == {("access",): 0, ("log",): 0}
 
 
-async def test_a_stream_is_passed_on(cats: pubsubtest.Served[Cats]) -> None:
-    """A handler may prepare and write its answer itself."""
+async def test_a_handler_can_write_its_response_itself(cats: pubsubtest.Served[Cats]) -> None:
+    """It prepares a StreamResponse and writes to it."""
     async with cats.http.get("/svc/stream") as response:
         assert await response.text() == "begun, ended"
 
 
-async def test_a_stream_that_fails_is_cut_not_ended(
+async def test_a_stream_that_fails_is_broken_off(
     cats: pubsubtest.Served[Cats], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An answer that was begun cannot become a 500: the client sees that it is incomplete."""
+    """It cannot become a 500, but the client sees that it is incomplete."""
     with pytest.raises((ConnectionError, ClientError)):
         async with cats.http.get("/svc/stream?fail") as response:
             await response.read()
     assert "amid the stream" in caplog.text
 
 
-async def test_a_websocket_talks(cats: pubsubtest.Served[Cats]) -> None:
+async def test_a_websocket_sends_and_receives(cats: pubsubtest.Served[Cats]) -> None:
     """aiohttp's WebSockets work in an endpoint that takes the request."""
     async with cats.http.ws_connect("/svc/socket") as socket:
         await socket.send_str("miaow")
@@ -250,7 +254,7 @@ async def test_a_websocket_talks(cats: pubsubtest.Served[Cats]) -> None:
 
 
 async def test_middleware_wraps_the_services_endpoints_outermost_first() -> None:
-    """Middleware is a function of a handler, composed in order, around the service's own routes."""
+    """A middleware is a function of a handler, and the first one is outermost."""
     seen: list[str] = []
 
     def mark(name: str) -> Any:
@@ -277,7 +281,7 @@ async def test_middleware_wraps_the_services_endpoints_outermost_first() -> None
 
 
 async def test_each_request_is_a_line_in_the_access_log(tmp_path: Any) -> None:
-    """The access log has a line a request, in JSON, without the query, and none for probes."""
+    """The line is JSON, without the query; probes have none."""
     path = tmp_path / "access"
     settings = Settings(http_port=0, http_access_log=str(path))
     async with pubsubtest.serve(Cats, settings=settings) as served:
@@ -294,17 +298,17 @@ async def test_each_request_is_a_line_in_the_access_log(tmp_path: Any) -> None:
 
 
 async def test_headers_over_the_limit_are_refused() -> None:
-    """GIZMO_MAX_HEADER_BYTES bounds what a client may send ahead of a body."""
+    """GIZMO_MAX_HEADER_BYTES limits the head of a request."""
     settings = Settings(http_port=0, http_access_log="off", max_header_bytes=1024)
     async with pubsubtest.serve(Cats, settings=settings) as served:
         async with served.http.get("/livez", headers={"X-Long": "x" * 2000}) as response:
             assert response.status == 431
 
 
-async def test_a_client_that_speaks_no_http_is_refused_without_noise(
+async def test_bytes_that_are_not_http_are_refused_without_a_log_line(
     cats: pubsubtest.Served[Cats], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rubbish on the socket is answered 400, and fills no log with tracebacks."""
+    """The response is 400, and no traceback is logged."""
     port = int(cats.url.rpartition(":")[2])
     for rubbish in (
         b"\x16\x03\x01\x02\x00\x01",
@@ -319,10 +323,10 @@ async def test_a_client_that_speaks_no_http_is_refused_without_noise(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_a_client_that_waits_to_send_its_body_is_told_to(
+async def test_expect_100_continue_is_answered(
     cats: pubsubtest.Served[Cats],
 ) -> None:
-    """Expect: 100-continue is answered, then the request itself; another expectation is 417."""
+    """Then the request itself is answered; another expectation is 417."""
     async with cats.http.put("/svc/cats/1", json={"name": "Tom"}, expect100=True) as response:
         assert response.status == 200
     headers = {"Expect": "the impossible"}
@@ -331,7 +335,7 @@ async def test_a_client_that_waits_to_send_its_body_is_told_to(
 
 
 async def test_a_cancellation_of_the_handlers_own_is_an_error_like_any_other() -> None:
-    """A handler that awaits what was cancelled, or calls sys.exit, answers 500."""
+    """A handler that awaits a cancelled task, or calls sys.exit, is a 500."""
 
     class Odd(Service):
         @get("/cancelled")

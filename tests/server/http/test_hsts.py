@@ -1,4 +1,4 @@
-"""GIZMO_HSTS: which answers have Strict-Transport-Security."""
+"""GIZMO_HSTS: which responses have Strict-Transport-Security."""
 
 import ssl
 from pathlib import Path
@@ -15,7 +15,7 @@ BOTH_LOOPS = True
 NAME, VALUE = "Strict-Transport-Security", "max-age=31536000; includeSubDomains"
 
 
-class House(Service):
+class Example(Service):
     @get("/plain")
     async def plain(self) -> str:
         return "plain"
@@ -49,7 +49,7 @@ def _tls(directory: Path) -> dict[str, str]:
 async def ask(
     url: str, *paths: str, lines: tuple[str, ...] = (), tls: bool = False
 ) -> list[str | None]:
-    """Return the header of the answer to each GET on one connection."""
+    """Return the header of the response to each GET on one connection."""
     context = ssl.create_default_context() if tls else None
     if context is not None:
         AUTHORITY.configure_trust(context)
@@ -61,43 +61,45 @@ async def ask(
     return found
 
 
-async def test_every_answer_over_tls_has_it(tmp_path: Path) -> None:
-    """Plain answers, streams, probes and problems have it; a handler's own value stays."""
-    async with SimpleServer(House(_settings(**_tls(tmp_path)))) as server:
+async def test_every_response_over_tls_has_it(tmp_path: Path) -> None:
+    """Raw responses, streams, probes and problems have it; a handler's own value remains."""
+    async with SimpleServer(Example(_settings(**_tls(tmp_path)))) as server:
         assert await ask(server.url, *PATHS, tls=True) == [VALUE] * len(PATHS)
         assert await ask(server.url, "/own", tls=True) == ["max-age=0"]
         assert await ask(server.url, "/plain", "/%zz\x01", tls=True) == [VALUE, VALUE]
 
 
-async def test_no_answer_by_plain_http_has_it() -> None:
-    """A client that is no trusted proxy cannot claim that it came by HTTPS."""
-    async with SimpleServer(House(_settings())) as server:
+async def test_no_response_over_plain_http_has_it() -> None:
+    """A client that is not a trusted proxy cannot claim to use HTTPS."""
+    async with SimpleServer(Example(_settings())) as server:
         assert await ask(server.url, *PATHS) == [None] * len(PATHS)
         lines = ("X-Forwarded-Proto: https",)
         assert await ask(server.url, *PATHS, lines=lines) == [None] * len(PATHS)
 
 
-async def test_a_trusted_proxy_says_what_it_was_asked_with() -> None:
-    """Behind a proxy that ends TLS an answer has it, beside others on the same port that do not."""
-    async with SimpleServer(House(_settings(trusted_proxies="127.0.0.0/8"))) as server:
+async def test_the_scheme_of_a_trusted_proxy_counts() -> None:
+    """Behind a proxy that terminates TLS, each response depends on its client's scheme."""
+    async with SimpleServer(Example(_settings(trusted_proxies="127.0.0.0/8"))) as server:
         for proto, value in (("https", VALUE), ("http", None), ("https", VALUE)):
             lines = (f"X-Forwarded-Proto: {proto}",)
             assert await ask(server.url, *PATHS, lines=lines) == [value] * len(PATHS)
         assert await ask(server.url, *PATHS) == [None] * len(PATHS)
 
 
-async def test_a_trusted_proxy_that_was_asked_by_http_gets_none_over_tls(tmp_path: Path) -> None:
-    """TLS between the proxy and the daemon does not make the client's connection a safe one."""
+async def test_a_client_over_http_gets_none_through_a_proxy_over_tls(tmp_path: Path) -> None:
+    """TLS between proxy and daemon does not make the client's connection secure."""
     settings = _settings(trusted_proxies="127.0.0.0/8", **_tls(tmp_path))
-    async with SimpleServer(House(settings)) as server:
+    async with SimpleServer(Example(settings)) as server:
         lines = ("X-Forwarded-Proto: http",)
         assert await ask(server.url, *PATHS, lines=lines, tls=True) == [None] * len(PATHS)
         assert await ask(server.url, *PATHS, tls=True) == [VALUE] * len(PATHS)
 
 
 @pytest.mark.parametrize("changes", [{"hsts": ""}, {"admin_port": 0}], ids=["unset", "admin"])
-async def test_nothing_else_has_it(tmp_path: Path, changes: dict[str, object]) -> None:
-    """It is off by default, and never on the admin port."""
-    async with SimpleServer(House(_settings(**_tls(tmp_path), **changes))) as server:
+async def test_it_is_off_by_default_and_on_the_admin_port(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """No response has it then."""
+    async with SimpleServer(Example(_settings(**_tls(tmp_path), **changes))) as server:
         url = server.admin_url or server.url
         assert await ask(url, "/livez", "/metrics", tls=True) == [None, None]

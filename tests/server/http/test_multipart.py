@@ -1,4 +1,4 @@
-"""Multipart bodies are bounded in what they cost, and malformed ones are no error of the server."""
+"""Multipart bodies have limits, and malformed ones are not errors of the server."""
 
 import asyncio
 import warnings
@@ -19,7 +19,7 @@ _FORM = b"multipart/form-data; boundary=x"
 _MIXED = b"multipart/mixed; boundary=x"
 
 
-class Desk(Service):
+class Example(Service):
     @put("/form")
     async def form(self, request: web.Request) -> int:
         return len(await request.post())
@@ -45,7 +45,7 @@ class Desk(Service):
 
 
 async def _put(path: str, kind: bytes, body: bytes) -> Answer:
-    async with pubsubtest.serve(Desk, settings=Settings()) as served, talk(served.url) as client:
+    async with pubsubtest.serve(Example, settings=Settings()) as served, talk(served.url) as client:
         client.send(
             b"PUT %b HTTP/1.1\r\nHost: x\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b"
             % (path.encode(), kind, len(body), body)
@@ -84,26 +84,26 @@ async def test_a_malformed_part_is_refused(
     "head", [b"Content-Length: x", b"Content-Encoding: gzip", b"Content-Encoding: x"]
 )
 async def test_a_malformed_part_of_another_kind_is_refused(head: bytes) -> None:
-    """A part that is no field of a form may have a length and a compression."""
+    """A part that is not a form field can have a length and a compression."""
     assert (await _put("/parts", _MIXED, _body(head, content=b"garbage!"))).status == 400
 
 
-async def test_parts_are_no_body_of_another_type() -> None:
-    """The answer is 400 if the Content-Type of the request is none of multipart."""
+async def test_reading_parts_of_another_content_type_is_refused() -> None:
+    """It is 400 if the Content-Type of the request is not multipart."""
     assert (await _put("/parts", b"text/plain", b"1")).status == 400
 
 
 @pytest.mark.parametrize("path", ["/form", "/text"])
 @pytest.mark.parametrize("charset", [b"punycode", b"idna", b"x-unknown"])
 async def test_a_part_has_one_of_the_usual_charsets(path: str, charset: bytes) -> None:
-    """Others take quadratic time, or are remembered by Python for ever."""
+    """Others take quadratic time, or Python caches their names for ever."""
     head = _NAMED + b"\r\nContent-Type: text/plain; charset=" + charset
     assert (await _put(path, _FORM, _body(head))).status == 415
 
 
 @pytest.mark.parametrize("nested", [False, True])
-async def test_the_parts_are_counted(nested: bool) -> None:
-    """A body has a thousand parts at most, those of a part that is a body itself included."""
+async def test_the_number_of_parts_is_limited(nested: bool) -> None:
+    """A body has at most 1,000 parts, including those of nested bodies."""
     part = b"Content-Type: multipart/mixed; boundary=x\r\n\r\n" + _body(*[b"X: y"] * 400)
     for fits in (True, False):
         kind, body, expected = _MIXED, _body(*[b"X: y"] * (1000 if fits else 1001)), 1000
@@ -116,8 +116,8 @@ async def test_the_parts_are_counted(nested: bool) -> None:
         assert not fits or answer.body == b"%d" % expected
 
 
-async def test_lines_give_other_tasks_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A megabyte of empty lines ahead of the first part does not hold the event loop."""
+async def test_other_tasks_run_while_lines_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of empty lines before the first part does not block the event loop."""
     turns = 0
     sleep = asyncio.sleep
 
@@ -132,7 +132,7 @@ async def test_lines_give_other_tasks_their_turn(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_the_log_has_no_warning_of_a_part(tmp_path: Path) -> None:
-    """aiohttp warns of each malformed Content-Disposition, with all of its text."""
+    """aiohttp warns of each malformed Content-Disposition, with its whole text."""
     path = tmp_path / "log"
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -99,7 +99,7 @@ async def test_an_observer_sees_the_life_of_each_request(caplog: pytest.LogCaptu
 
 
 def test_a_method_that_no_observer_overrides_is_absent() -> None:
-    """The handler does not call what does nothing; a single method is called directly."""
+    """The handler does not call it; a single method is called directly."""
     ends = OnlyEnds()
     observers = Observers((ends, RequestObserver()))
     assert observers.begun is None

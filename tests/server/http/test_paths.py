@@ -1,4 +1,4 @@
-"""The values of a path in a handler, over a socket: clients would tidy the path up."""
+"""The path values that a handler gets, sent over a socket: clients would normalize the path."""
 
 from urllib.parse import unquote
 
@@ -42,7 +42,7 @@ class Files(Service):
     ],
 )
 async def test_a_path_that_leads_out_of_a_folder_is_a_bad_request(path: str) -> None:
-    """The handler is not called, and the connection goes on."""
+    """The handler is not called, and the connection stays open."""
     async with pubsubtest.serve(Files) as files, talk(files.url) as client:
         client.ask("GET", path)
         answer = await client.answer()
@@ -52,7 +52,7 @@ async def test_a_path_that_leads_out_of_a_folder_is_a_bad_request(path: str) -> 
         assert (await client.answer()).body == b'"a..b/.c"'
 
 
-async def test_a_route_asks_for_any_path() -> None:
+async def test_a_route_can_accept_any_path() -> None:
     """With ``unsafe_path`` a handler gets the value as it was sent."""
     async with pubsubtest.serve(Files) as files, talk(files.url) as client:
         client.ask("GET", "/any/../%2e/%00//")
@@ -61,7 +61,7 @@ async def test_a_route_asks_for_any_path() -> None:
 
 @pytest.mark.parametrize("path", ["/%6detrics", "/live%7a", "/%64ocs", "/ready%7A"])
 async def test_a_built_in_endpoint_has_one_spelling(path: str) -> None:
-    """A proxy that keeps ``/metrics`` from its clients may compare text; own routes are decoded."""
+    """A proxy that refuses ``/metrics`` compares text; the service's own routes are decoded."""
     async with pubsubtest.serve(Files) as files, talk(files.url) as client:
         client.ask("GET", path)
         assert (await client.answer()).status == 404

@@ -1,4 +1,4 @@
-"""Who really asks: what is believed of the headers that proxies send, and of whom."""
+"""The client's address and scheme behind trusted proxies."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -35,7 +35,7 @@ strangers = st.ip_addresses().filter(
 
 
 class _Peer:
-    """The end of a connection, as a request asks for it."""
+    """A transport with a peer address."""
 
     def __init__(self, peername: object) -> None:
         self.peername = peername
@@ -54,8 +54,10 @@ def ask(proxies: Proxies, peername: object, *given: tuple[str, str]) -> tuple[st
 
 
 @given(strangers, headers)
-def test_a_stranger_cannot_choose_its_address(peer: object, forwarded: Sequence[str]) -> None:
-    """Whatever a peer that is not trusted sends, its address is the one it connects from."""
+def test_a_peer_that_is_not_trusted_cannot_choose_its_address(
+    peer: object, forwarded: Sequence[str]
+) -> None:
+    """Its headers are ignored."""
     assert PROXIES.client_address(str(peer), forwarded) == str(peer)
 
 
@@ -63,17 +65,17 @@ def test_a_stranger_cannot_choose_its_address(peer: object, forwarded: Sequence[
 def test_a_client_behind_proxies_cannot_choose_its_address(
     client: object, forged: Sequence[str], hops: list[str]
 ) -> None:
-    """What a client writes before its proxies do is not believed, however many they are."""
+    """Entries before those of the proxies are ignored, for any number of proxies."""
     forwarded = [*forged, ", ".join((str(client), *hops))]
 
     assert PROXIES.client_address("10.0.0.1", forwarded) == str(client)
 
 
 @given(st.one_of(st.none(), st.just(""), st.ip_addresses().map(str)), headers)
-def test_nothing_is_believed_where_nobody_is_trusted(
+def test_headers_are_ignored_without_trusted_networks(
     peer: str | None, forwarded: Sequence[str]
 ) -> None:
-    """Without trusted networks, headers say nothing, on unix sockets neither."""
+    """This holds for unix sockets, too."""
     proxies = Proxies(())
 
     assert not proxies
@@ -82,7 +84,7 @@ def test_nothing_is_believed_where_nobody_is_trusted(
 
 @given(headers)
 def test_a_client_that_is_gone_is_not_trusted(forwarded: Sequence[str]) -> None:
-    """A peer whose address cannot be had any more is no unix socket, hence not believed."""
+    """A peer without an address any more is not a unix socket, so it is not trusted."""
     assert PROXIES.client_address(None, forwarded) == ""
 
 
@@ -115,20 +117,20 @@ def test_a_client_that_is_gone_is_not_trusted(forwarded: Sequence[str]) -> None:
 def test_the_client_is_the_first_from_the_right_that_is_not_trusted(
     peer: str, forwarded: list[str], client: str
 ) -> None:
-    """Reading ends at the first stranger, or before the first entry that is no address."""
+    """Reading ends at that address, or before the first entry that is not an address."""
     assert PROXIES.client_address(peer, forwarded) == client
 
 
-def test_a_chain_without_end_is_not_read_to_its_end() -> None:
-    """After 32 trusted hops the next one is not looked at."""
+def test_at_most_32_proxies_are_read() -> None:
+    """The entries before them are ignored."""
     chain = ",".join(("192.0.2.1", "10.0.0.3", *["10.0.0.2"] * 31))
 
     assert PROXIES.client_address("10.0.0.1", [chain]) == "10.0.0.3"
     assert PROXIES.client_address("10.0.0.1", chain.split(",")) == "10.0.0.3"
 
 
-def test_real_ip_counts_where_there_is_no_forwarded_for() -> None:
-    """X-Real-IP is asked second, and not at all where X-Forwarded-For is there but of no use."""
+def test_real_ip_counts_if_there_is_no_forwarded_for() -> None:
+    """It is ignored if X-Forwarded-For is there, even a malformed one."""
     real_ip = ("X-Real-IP", "192.0.2.1")
 
     assert ask(PROXIES, ("10.0.0.1", 1), real_ip)[0] == "192.0.2.1"
@@ -146,10 +148,10 @@ def test_real_ip_counts_where_there_is_no_forwarded_for() -> None:
         (("10.0.0.1", 1), (), "10.0.0.1"),
     ],
 )
-def test_a_unix_socket_counts_as_trusted_where_anything_does(
+def test_a_unix_socket_is_trusted_if_any_network_is(
     peername: object, trusted: tuple[IPv4Network | IPv6Network, ...], address: str
 ) -> None:
-    """A unix socket's client has an empty address, a connection that is gone has none."""
+    """Its client has an empty address; a closed connection has none."""
     assert ask(Proxies(trusted), peername, ("X-Forwarded-For", "192.0.2.1"))[0] == address
 
 
@@ -167,10 +169,10 @@ def test_a_unix_socket_counts_as_trusted_where_anything_does(
         (None, ["https"], "http"),
     ],
 )
-def test_the_scheme_is_what_the_nearest_trusted_proxy_says(
+def test_the_scheme_is_that_of_the_nearest_trusted_proxy(
     peername: object, sent: list[str], scheme: str
 ) -> None:
-    """X-Forwarded-Proto is believed of trusted peers, its last value, where it is a scheme."""
+    """The last value of X-Forwarded-Proto counts, if it is a scheme."""
     given = [("X-Forwarded-Proto", value) for value in sent]
 
     assert ask(PROXIES, peername, *given)[1] == scheme

@@ -1,4 +1,4 @@
-"""What the door promises besides an answer: deadlines, limits, streams, and who asks."""
+"""Deadlines, limits, timeouts, streams, CORS and ports, seen by a client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gizmopy.server.http.connection.protocol import Connection
 from gizmopy.web import CORS
 
 
-class Door(Service):
+class Example(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.begun = asyncio.Event()
@@ -93,9 +93,9 @@ class Door(Service):
 
 
 @asynccontextmanager
-async def _serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Door]]:
-    async with pubsubtest.serve(Door, settings=Settings(**settings)) as door:
-        yield door
+async def _serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Example]]:
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
+        yield served
 
 
 def _port(url: str) -> int:
@@ -103,7 +103,7 @@ def _port(url: str) -> int:
 
 
 async def _raw(url: str, sent: bytes) -> bytes:
-    """Send bytes, and return all that comes until the server closes."""
+    """Send bytes, and return all bytes until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", _port(url))
     writer.write(sent)
     try:
@@ -114,19 +114,19 @@ async def _raw(url: str, sent: bytes) -> bytes:
         await writer.wait_closed()
 
 
-async def test_an_endpoint_has_a_time_to_begin_its_answer() -> None:
-    """Out of time it is cancelled and answered 504; timeout=0 takes the limit off."""
-    async with _serving(handler_timeout="50ms") as door:
-        async with door.http.get("/slow") as response:
+async def test_an_endpoint_has_a_timeout_for_the_beginning_of_its_response() -> None:
+    """After it the handler is cancelled, and the response is 504; timeout=0 is no limit."""
+    async with _serving(handler_timeout="50ms") as served:
+        async with served.http.get("/slow") as response:
             assert response.status == 504
             assert response.content_type == "application/problem+json"
-        assert door.service.cancelled == ["GET"]
-        door.service.begun.clear()
-        asking = asyncio.create_task(door.http.get("/patient"))
-        await door.service.begun.wait()
-        async with door.http.put("/slow") as response:  # lasts longer than the limit
+        assert served.service.cancelled == ["GET"]
+        served.service.begun.clear()
+        asking = asyncio.create_task(served.http.get("/patient"))
+        await served.service.begun.wait()
+        async with served.http.put("/slow") as response:  # takes longer than the limit
             assert response.status == 504
-        door.service.go_on.set()
+        served.service.go_on.set()
         async with await asking as response:
             assert response.status == 200
 
@@ -143,65 +143,67 @@ async def test_an_endpoint_has_a_time_to_begin_its_answer() -> None:
 async def test_a_handler_can_read_how_long_its_caller_waits(
     header: str, value: str, most: float
 ) -> None:
-    """time_left() counts down from what the caller said; without a word it is None."""
-    async with _serving() as door:
-        async with door.http.get("/left") as response:
+    """time_left() counts down from the caller's timeout; without one it is None."""
+    async with _serving() as served:
+        async with served.http.get("/left") as response:
             assert await response.json() == {"left": None}
-        async with door.http.get("/left", headers={header: value}) as response:
+        async with served.http.get("/left", headers={header: value}) as response:
             assert most - 0.2 < (await response.json())["left"] <= most
 
 
 @pytest.mark.parametrize("header", ["X-Request-Timeout", "grpc-timeout"])
-async def test_a_timeout_that_is_none_is_a_bad_request(header: str) -> None:
-    """A caller that writes its deadline wrong is told so, rather than served without one."""
-    async with _serving() as door:
-        async with door.http.get("/left", headers={header: "soon"}) as response:
+async def test_a_malformed_timeout_is_refused(header: str) -> None:
+    """The request is not served without a timeout instead."""
+    async with _serving() as served:
+        async with served.http.get("/left", headers={header: "soon"}) as response:
             assert response.status == 400
 
 
-async def test_a_callers_deadline_cancels_only_what_may_be_cut() -> None:
-    """A GET is cancelled when its caller has given up; a PUT goes on to its end."""
+async def test_a_callers_deadline_cancels_only_cancellable_handlers() -> None:
+    """It cancels a GET; a PUT runs to its end."""
     given = {"X-Request-Timeout": "50ms"}
-    async with _serving() as door:
-        asking = asyncio.create_task(door.http.put("/slow", headers=given))
-        async with door.http.get("/slow", headers=given) as response:
+    async with _serving() as served:
+        asking = asyncio.create_task(served.http.put("/slow", headers=given))
+        async with served.http.get("/slow", headers=given) as response:
             assert response.status == 504
-        door.service.go_on.set()
+        served.service.go_on.set()
         async with await asking as response:
             assert response.status == 200
-        assert door.service.cancelled == ["GET"]
+        assert served.service.cancelled == ["GET"]
 
 
 @pytest.mark.parametrize(
     ("method", "cut"), [("GET", True), ("HEAD", True), ("POST", True), ("PUT", False)]
 )
-async def test_a_client_that_leaves_cancels_what_may_be_cut(method: str, cut: bool) -> None:
-    """GET and HEAD end with their client, others only where they say so."""
-    async with _serving() as door:
+async def test_a_client_that_disconnects_cancels_only_cancellable_handlers(
+    method: str, cut: bool
+) -> None:
+    """GET and HEAD are cancelled, other methods only if the endpoint allows it."""
+    async with _serving() as served:
         head = f"{method} /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
-        _, writer = await asyncio.open_connection("127.0.0.1", _port(door.url))
+        _, writer = await asyncio.open_connection("127.0.0.1", _port(served.url))
         writer.write(head)
-        await door.service.begun.wait()
+        await served.service.begun.wait()
         writer.close()
         await writer.wait_closed()
         if not cut:
-            connections = door.server._ports[0]._server.open_connections()
+            connections = served.server._ports[0]._server.open_connections()
             await _until(lambda: all(each.open_transport is None for each in connections))
-            door.service.go_on.set()
-        await door.service.ended.wait()
-        assert bool(door.service.cancelled) == cut
+            served.service.go_on.set()
+        await served.service.ended.wait()
+        assert bool(served.service.cancelled) == cut
 
 
 async def test_requests_beyond_the_limit_are_refused_but_probes_are_not() -> None:
-    """With as many requests as may be, the next is 503 with Retry-After; /readyz still answers."""
-    async with _serving(max_concurrent_requests=1) as door:
-        asking = asyncio.create_task(door.http.get("/slow"))
-        await door.service.begun.wait()
-        async with door.http.get("/left") as response:
+    """The next request is 503 with Retry-After; /readyz still answers."""
+    async with _serving(max_concurrent_requests=1) as served:
+        asking = asyncio.create_task(served.http.get("/slow"))
+        await served.service.begun.wait()
+        async with served.http.get("/left") as response:
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
-        async with door.http.get("/readyz") as response:
+        async with served.http.get("/readyz") as response:
             assert response.status == 200
-        door.service.go_on.set()
+        served.service.go_on.set()
         async with await asking as response:
             assert response.status == 200
 
@@ -213,17 +215,17 @@ async def test_requests_beyond_the_limit_are_refused_but_probes_are_not() -> Non
         b"PUT /raw HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123",
     ],
 )
-async def test_what_does_not_arrive_is_cut_with_408(sent: bytes) -> None:
-    """A head, and a body that its handler reads itself, have the time to read and no more."""
-    async with _serving(read_timeout="50ms") as door:
-        assert (await _raw(door.url, sent)).startswith(b"HTTP/1.1 408 Request Timeout")
+async def test_a_head_or_body_that_does_not_arrive_is_408(sent: bytes) -> None:
+    """Both have the read timeout, also a body that its handler reads itself."""
+    async with _serving(read_timeout="50ms") as served:
+        assert (await _raw(served.url, sent)).startswith(b"HTTP/1.1 408 Request Timeout")
 
 
 async def test_an_idle_connection_is_closed() -> None:
-    """A connection without a request ends after the idle timeout, before the first and after."""
-    async with _serving(idle_timeout="50ms", read_timeout="200ms") as door:
-        assert await _raw(door.url, b"") == b""
-        answer = await _raw(door.url, b"GET /left HTTP/1.1\r\nHost: x\r\n\r\n")
+    """It ends after the idle timeout, before the first request and after one."""
+    async with _serving(idle_timeout="50ms", read_timeout="200ms") as served:
+        assert await _raw(served.url, b"") == b""
+        answer = await _raw(served.url, b"GET /left HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK")
 
 
@@ -235,46 +237,46 @@ async def test_an_idle_connection_is_closed() -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 500 + b"\r\n", b"431"),
     ],
 )
-async def test_what_is_no_http_is_a_problem_like_any_other(sent: bytes, status: bytes) -> None:
-    """It is answered as problem+json with an id, counted, and closes its connection."""
-    async with _serving() as door:
-        head, _, body = (await _raw(door.url, sent)).partition(b"\r\n\r\n")
+async def test_a_request_that_is_not_http_gets_a_problem(sent: bytes, status: bytes) -> None:
+    """It is problem+json with an id, is counted, and closes its connection."""
+    async with _serving() as served:
+        head, _, body = (await _raw(served.url, sent)).partition(b"\r\n\r\n")
         assert head.split(b" ")[1] == status
         assert b"Server: gizmopy" in head
         assert b"X-Request-ID: " in head
         assert json.loads(body)["status"] == int(status)
-        async with door.http.get("/metrics") as response:
+        async with served.http.get("/metrics") as response:
             label = f'http_response_status_code="{status.decode()}",http_route="__404__"'
             assert label in await response.text()
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    """Fifty requests in one packet, with and without bodies, have fifty answers in their order."""
+    """Fifty requests in one packet, with and without bodies, have fifty responses in order."""
     puts = b"PUT /raw HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
     sent = b"".join(puts % (n, b"x" * n) for n in range(49))
     sent += b"GET /left HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    async with _serving() as door:
-        answers = (await _raw(door.url, sent)).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    async with _serving() as served:
+        answers = (await _raw(served.url, sent)).split(b"HTTP/1.1 200 OK\r\n")[1:]
     assert [each.rpartition(b"\r\n\r\n")[2] for each in answers] == [
         *(b"%d" % n for n in range(49)),
         b'{"left":null}',
     ]
 
 
-async def test_a_body_that_nobody_read_does_not_disturb_the_next_request() -> None:
-    """The rest of a body is thrown away, and the connection goes on."""
+async def test_an_unread_body_does_not_affect_the_next_request() -> None:
+    """It is discarded, and the connection stays open."""
     body = b"x" * 100_000
     sent = b"PUT /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + body
     sent += b"GET /left HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    async with _serving() as door:
-        assert (await _raw(door.url, sent)).count(b"HTTP/1.1 200 OK") == 2
+    async with _serving() as served:
+        assert (await _raw(served.url, sent)).count(b"HTTP/1.1 200 OK") == 2
 
 
 async def test_a_declined_upgrade_leaves_the_connection_usable() -> None:
-    """Who asks for HTTP/2 in passing is answered in HTTP/1.1, again and again."""
+    """A client that offers HTTP/2 is answered in HTTP/1.1, each time."""
     ask = b"GET /left HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-    async with _serving() as door:
-        port = _port(door.url)
+    async with _serving() as served:
+        port = _port(served.url)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(3):
             writer.write(ask)
@@ -284,112 +286,112 @@ async def test_a_declined_upgrade_leaves_the_connection_usable() -> None:
         await writer.wait_closed()
 
 
-async def test_what_one_request_sets_is_not_seen_by_the_next() -> None:
-    """Context variables end with their request, on the same connection too."""
+async def test_a_request_does_not_see_the_context_of_the_one_before() -> None:
+    """Context variables end with their request, on the same connection, too."""
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    async with _serving() as door:
-        async with door.http.get("/who", headers={"traceparent": parent}) as response:
+    async with _serving() as served:
+        async with served.http.get("/who", headers={"traceparent": parent}) as response:
             assert (await response.json())["carried"] == {"traceparent": parent}
-        async with door.http.get("/who") as response:
+        async with served.http.get("/who") as response:
             assert (await response.json())["carried"] == {}
 
 
 async def test_websockets_and_event_streams_end_with_the_daemon() -> None:
-    """A WebSocket is told 1001, an event stream has its last chunk, and the exit code is 0."""
-    async with pubsubtest.serve(Door) as door:
-        async with door.http.ws_connect("/echo") as socket:
+    """A WebSocket gets 1001, an event stream its last chunk, and the exit code is 0."""
+    async with pubsubtest.serve(Example) as served:
+        async with served.http.ws_connect("/echo") as socket:
             assert socket._response.headers["X-Request-ID"]
             await socket.send_str("hello")
             assert await socket.receive_str() == "you said hello"
-            async with door.http.get("/events") as events:
+            async with served.http.get("/events") as events:
                 assert events.headers["Server"] == "gizmopy"
-                await door.service.begun.wait()
-                stopping = asyncio.create_task(door.server.__aexit__(None, None, None))
+                await served.service.begun.wait()
+                stopping = asyncio.create_task(served.server.__aexit__(None, None, None))
                 message = await socket.receive()
                 assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
                 assert await events.read() == b"data: 1\n\n"
                 await stopping
-        assert door.server.exit_code == 0
+        assert served.server.exit_code == 0
 
 
-async def test_a_trusted_proxy_tells_who_asks() -> None:
-    """request.remote and request.scheme are the client's, where the proxy may say so."""
+async def test_a_trusted_proxy_names_the_client() -> None:
+    """request.remote and request.scheme are the client's."""
     headers = {"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Proto": "https"}
     for trusted, remote, scheme in (
         ("127.0.0.0/8", "1.2.3.4", "https"),
         ("10.0.0.0/8", "127.0.0.1", "http"),
     ):
-        async with _serving(trusted_proxies=trusted) as door:
-            async with door.http.get("/who", headers=headers) as response:
+        async with _serving(trusted_proxies=trusted) as served:
+            async with served.http.get("/who", headers=headers) as response:
                 answer = await response.json()
         assert (answer["remote"], answer["scheme"]) == (remote, scheme)
 
 
 async def test_pages_of_allowed_origins_may_call() -> None:
-    """A preflight is answered for what is served, and every answer is decorated, errors too."""
+    """Preflights are answered, and every response has CORS headers, errors too."""
     origin = {"Origin": "https://app.example"}
-    async with _serving(cors_origins="https://app.example") as door:
+    async with _serving(cors_origins="https://app.example") as served:
         asks = origin | {"Access-Control-Request-Method": "PUT"}
-        async with door.http.options("/slow", headers=asks) as response:
+        async with served.http.options("/slow", headers=asks) as response:
             assert response.status == 204
             assert "PUT" in response.headers["Access-Control-Allow-Methods"]
         for path in ("/left", "/nowhere"):
-            async with door.http.get(path, headers=origin) as response:
+            async with served.http.get(path, headers=origin) as response:
                 allowed = response.headers["Access-Control-Allow-Origin"]
                 assert allowed == "https://app.example"
-        async with door.http.get("/left", headers={"Origin": "https://evil.example"}) as response:
+        async with served.http.get("/left", headers={"Origin": "https://evil.example"}) as response:
             assert "Access-Control-Allow-Origin" not in response.headers
 
 
-async def test_a_services_own_cors_is_shown_preflights_too() -> None:
-    """As a middleware it sees no preflight, and no answer to what nobody serves: the door asks."""
+async def test_a_services_own_cors_answers_preflights() -> None:
+    """As a middleware it sees no preflight and no 404: the handler applies it there."""
 
-    class Own(Door):
+    class Own(Example):
         middleware = (CORS(["https://app.example"], allow_credentials=True),)
 
     asks = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"}
-    async with pubsubtest.serve(Own) as door:
-        async with door.http.options("/slow", headers=asks) as response:
+    async with pubsubtest.serve(Own) as served:
+        async with served.http.options("/slow", headers=asks) as response:
             assert response.status == 204
             assert response.headers["Access-Control-Allow-Credentials"] == "true"
-        async with door.http.get("/nowhere", headers=asks) as response:
+        async with served.http.get("/nowhere", headers=asks) as response:
             assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
 
 
-async def test_requests_of_both_ports_are_counted_under_way() -> None:
-    """The gauge is of all doors: the admin port's scrape, and what the main port serves."""
-    async with _serving(admin_port=0) as door, ClientSession(door.server.admin_url) as admin:
-        asking = asyncio.create_task(door.http.get("/slow"))
-        await door.service.begun.wait()
+async def test_the_active_requests_of_both_ports_are_counted() -> None:
+    """The gauge includes the scrape on the admin port and the requests on the main port."""
+    async with _serving(admin_port=0) as served, ClientSession(served.server.admin_url) as admin:
+        asking = asyncio.create_task(served.http.get("/slow"))
+        await served.service.begun.wait()
         async with admin.get("/metrics") as response:
             text = await response.text()
         line = 'http_server_active_requests{http_request_method="GET",url_scheme="http"} 2.0'
         assert line in text
-        door.service.go_on.set()
+        served.service.go_on.set()
         async with await asking as response:
             assert response.status == 200
 
 
-async def test_a_head_that_comes_too_slowly_is_a_problem_like_any_other() -> None:
-    """It is answered 408 as problem+json, with an id, and is counted."""
-    async with _serving(read_timeout="50ms") as door:
-        head, _, body = (await _raw(door.url, b"GET / HTTP/1.1\r\nX-")).partition(b"\r\n\r\n")
+async def test_a_head_that_arrives_too_slowly_gets_a_problem() -> None:
+    """It is 408 as problem+json with an id, and is counted."""
+    async with _serving(read_timeout="50ms") as served:
+        head, _, body = (await _raw(served.url, b"GET / HTTP/1.1\r\nX-")).partition(b"\r\n\r\n")
         assert b"X-Request-ID: " in head
         assert json.loads(body)["detail"] == "The head of the request arrived too slowly."
-        async with door.http.get("/metrics") as response:
+        async with served.http.get("/metrics") as response:
             assert 'status_code="408",http_route="__404__"' in await response.text()
 
 
-async def test_a_head_begun_ahead_of_its_turn_has_the_time_to_read_too() -> None:
-    """What comes while another request is served does not wait for the idle timeout."""
-    async with _serving(read_timeout="50ms", idle_timeout="1h") as door:
-        reader, writer = await asyncio.open_connection("127.0.0.1", _port(door.url))
+async def test_the_read_timeout_applies_to_a_pipelined_head() -> None:
+    """A head that began during another request does not get the idle timeout."""
+    async with _serving(read_timeout="50ms", idle_timeout="1h") as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", _port(served.url))
         writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-        await door.service.begun.wait()
-        (connection,) = door.server._ports[0]._server.open_connections()
+        await served.service.begun.wait()
+        (connection,) = served.server._ports[0]._server.open_connections()
         writer.write(b"GET /left HTTP/1.1\r\nX-")
         await _until(lambda: connection.head_started)
-        door.service.go_on.set()
+        served.service.go_on.set()
         async with asyncio.timeout(10):
             answers = await reader.read()
         assert answers.startswith(b"HTTP/1.1 200 OK")
@@ -401,11 +403,11 @@ async def test_a_head_begun_ahead_of_its_turn_has_the_time_to_read_too() -> None
 async def test_a_connection_that_cannot_be_checked_does_not_keep_others_from_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever goes wrong with one is logged, closes it, and others are still cut in time."""
-    async with _serving(idle_timeout="50ms", read_timeout="50ms") as door:
-        reader, writer = await asyncio.open_connection("127.0.0.1", _port(door.url))
-        await _until(lambda: door.server._ports[0]._server.open_connections())
-        (broken,) = door.server._ports[0]._server.open_connections()
+    """The error is logged, the connection closed, and others still have their timeouts."""
+    async with _serving(idle_timeout="50ms", read_timeout="50ms") as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", _port(served.url))
+        await _until(lambda: served.server._ports[0]._server.open_connections())
+        (broken,) = served.server._ports[0]._server.open_connections()
         exceeded_timeout = Connection.exceeded_timeout
 
         def fail(connection: Connection, *arguments: Any) -> ClientTimeout | None:
@@ -414,7 +416,7 @@ async def test_a_connection_that_cannot_be_checked_does_not_keep_others_from_it(
             return exceeded_timeout(connection, *arguments)
 
         monkeypatch.setattr(Connection, "exceeded_timeout", fail)
-        assert await _raw(door.url, b"") == b""
+        assert await _raw(served.url, b"") == b""
         async with asyncio.timeout(10):
             assert await reader.read() == b""
         writer.close()
@@ -422,27 +424,27 @@ async def test_a_connection_that_cannot_be_checked_does_not_keep_others_from_it(
     assert "could not be checked for timeouts" in caplog.text
 
 
-def test_an_origin_that_is_none_is_a_wrong_setting() -> None:
-    """A mistake in GIZMO_CORS_ORIGINS is told before anything is opened."""
+def test_a_malformed_origin_ends_the_start() -> None:
+    """A mistake in GIZMO_CORS_ORIGINS is reported before a port is bound."""
     with pytest.raises(ConfigError, match="GIZMO_CORS_ORIGINS"):
-        SimpleServer(Door(Settings(cors_origins="nonsense")))
+        SimpleServer(Example(Settings(cors_origins="nonsense")))
 
 
 def test_a_custom_health_check_has_to_be_served() -> None:
-    """With GIZMO_HEALTH_CHECK_TYPE=custom the service answers at the path itself."""
+    """With GIZMO_HEALTH_CHECK_TYPE=custom the service must have an endpoint at the path."""
     with pytest.raises(ConfigError, match=r"serves no GET /status\.txt"):
-        SimpleServer(Door(Settings(health_check_type="custom")))
+        SimpleServer(Example(Settings(health_check_type="custom")))
 
 
 async def test_the_admin_port_has_metrics_and_debug_and_the_main_port_has_not() -> None:
-    """Probes are on both ports; what strangers need not see is on the admin port alone."""
+    """Probes are on both ports."""
     settings = {"admin_port": 0, "debug_token": "s3cret"}
     bearer = {"Authorization": "Bearer s3cret"}
-    async with _serving(**settings) as door, ClientSession(door.server.admin_url) as admin:
+    async with _serving(**settings) as served, ClientSession(served.server.admin_url) as admin:
         for client, path, status in (
-            (door.http, "/metrics", 404),
-            (door.http, "/debug/info", 404),
-            (door.http, "/livez", 200),
+            (served.http, "/metrics", 404),
+            (served.http, "/debug/info", 404),
+            (served.http, "/livez", 200),
             (admin, "/metrics", 200),
             (admin, "/debug/routes", 200),
             (admin, "/livez", 200),
@@ -452,24 +454,24 @@ async def test_the_admin_port_has_metrics_and_debug_and_the_main_port_has_not() 
                 assert (path, response.status) == (path, status)
 
 
-async def test_the_documentation_is_served_unless_told_otherwise() -> None:
-    """/openapi.json describes the endpoints, /docs shows it, and GIZMO_OPENAPI=false hides both."""
-    async with _serving() as door:
-        async with door.http.get("/openapi.json") as response:
+async def test_the_documentation_is_served_by_default() -> None:
+    """/openapi.json and /docs; GIZMO_OPENAPI=false turns both off."""
+    async with _serving() as served:
+        async with served.http.get("/openapi.json") as response:
             assert "/slow" in (await response.json())["paths"]
-        async with door.http.get("/docs") as response:
+        async with served.http.get("/docs") as response:
             assert response.content_type == "text/html"
         await asyncio.get_running_loop().shutdown_default_executor()
-    async with _serving(openapi=False) as door:
+    async with _serving(openapi=False) as served:
         for path in ("/openapi.json", "/docs"):
-            async with door.http.get(path) as response:
+            async with served.http.get(path) as response:
                 assert response.status == 404
 
 
 async def test_probes_are_answered_while_the_daemon_starts() -> None:
-    """During a long lifespan /livez is 200, /readyz 503, and endpoints ask to come again."""
+    """During a long lifespan /livez is 200, /readyz 503, and endpoints 503 with Retry-After."""
 
-    class Slow(Door):
+    class Slow(Example):
         @asynccontextmanager
         async def lifespan(self) -> AsyncIterator[None]:
             self.begun.set()
@@ -490,13 +492,13 @@ async def test_probes_are_answered_while_the_daemon_starts() -> None:
 
 
 async def test_a_unix_socket_is_a_port_too(tmp_path: Any) -> None:
-    """HTTP_ADDR=unix:/path is listened on, and the path is gone afterwards."""
+    """HTTP_ADDR=unix:/path is served, and the path is removed at the end."""
     path = tmp_path / "door.sock"
     settings = Settings(http_addr=f"unix:{path}", http_access_log="off")
-    async with SimpleServer(Door(settings)) as server:
+    async with SimpleServer(Example(settings)) as server:
         assert server.url == f"unix:{path}"
         async with ClientSession(connector=UnixConnector(str(path))) as http:
-            async with http.get("http://door/left") as response:
+            async with http.get("http://socket/left") as response:
                 assert response.status == 200
     assert not path.exists()
 
@@ -507,10 +509,12 @@ async def _until(condition: Any) -> None:
             await asyncio.sleep(0)
 
 
-async def test_a_trace_and_a_client_are_told_everywhere(tmp_path: Any) -> None:
-    """What is published and the access line carry the caller's trace, and who asked the proxy."""
+async def test_the_trace_and_the_client_are_in_messages_and_in_the_access_log(
+    tmp_path: Any,
+) -> None:
+    """The trace is the caller's, and the client is the one that the proxy names."""
 
-    class Telling(Door):
+    class Telling(Example):
         @post("/tell")
         async def tell(self) -> None:
             await self.publish("news", "it rains")
@@ -519,14 +523,14 @@ async def test_a_trace_and_a_client_are_told_everywhere(tmp_path: Any) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "X-Forwarded-For": "1.2.3.4"}
     settings = Settings(http_access_log=str(path), trusted_proxies="127.0.0.0/8")
-    async with pubsubtest.serve(Telling, settings=settings) as door:
-        async with door.http.post("/tell", headers=headers) as response:
+    async with pubsubtest.serve(Telling, settings=settings) as served:
+        async with served.http.post("/tell", headers=headers) as response:
             assert response.status == 204
-        await _raw(door.url, b"rubbish\r\n\r\n")
-        (published,) = door.published("news")
+        await _raw(served.url, b"rubbish\r\n\r\n")
+        (published,) = served.published("news")
         assert published.attributes["traceparent"].split("-")[1] == trace
-        async with door.http.get("/metrics") as response:
+        async with served.http.get("/metrics") as response:
             assert 'http_request_method="_OTHER"' in await response.text()
-    told, refused = (json.loads(line) for line in path.read_text().splitlines())
-    assert (told["trace_id"], told["remote"]) == (trace, "1.2.3.4")
+    logged, refused = (json.loads(line) for line in path.read_text().splitlines())
+    assert (logged["trace_id"], logged["remote"]) == (trace, "1.2.3.4")
     assert (refused["method"], refused["status"], refused["route"]) == ("_OTHER", 400, "__404__")

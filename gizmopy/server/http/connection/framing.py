@@ -1,11 +1,11 @@
-"""Find where each request on a connection ends (RFC 9112 section 6).
+"""Find the end of each request on a connection (RFC 9112 section 6).
 
-The parser gets the bytes of one request at a time. Given several in one piece, aiohttp's parser
-loses all of them if the last one is malformed, drops the bytes behind an ``Upgrade`` that it does
-not support, and hands the trailer fields of one request to the next one as header fields.
+The parser gets the bytes of one request at a time. With several in one piece, aiohttp's parser
+would lose all of them if the last one is malformed, drop the bytes after an ``Upgrade`` that it
+does not support, and add the trailer fields of one request to the headers of the next one.
 
-This module decides only where a request ends. The parser still gets every byte of it, and refuses a
-malformed request. If the two disagree about an end, the connection is closed.
+This module decides only about the end of a request. The parser still gets every byte of it, and
+refuses a malformed request. If the two disagree about an end, the connection is closed.
 """
 
 from __future__ import annotations

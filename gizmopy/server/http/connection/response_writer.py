@@ -97,8 +97,8 @@ class ResponseWriter(StreamWriter):
 def check_head(response: web.StreamResponse, writer: ResponseWriter) -> None:
     """Note which body may follow the head of ``response``, which is about to be sent.
 
-    Raises UsageError if the head does not say where the response ends: a status of 1xx, which is
-    not a final response (RFC 9110 section 15.2), except a WebSocket's 101; more than one
+    Raises UsageError if the end of the response is not clear from its head: a status of 1xx, which
+    is not a final response (RFC 9110 section 15.2), except a WebSocket's 101; more than one
     Content-Length; or a Transfer-Encoding that the server did not set (RFC 9112 section 6).
     """
     status, headers = response.status, response.headers

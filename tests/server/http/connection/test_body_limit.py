@@ -1,4 +1,4 @@
-"""A body is bounded for each reader, as it is decompressed, and per endpoint."""
+"""The limit of a body, for each way to read it, as it is decompressed, and per endpoint."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def _post_form(request: web.Request) -> int:
     return len(str(await request.post()))
 
 
-class Desk(Service):
+class Example(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.read = 0
@@ -108,9 +108,9 @@ class Desk(Service):
 
 
 @asynccontextmanager
-async def desk() -> AsyncIterator[pubsubtest.Served[Desk]]:
-    """Serve the desk of this file."""
-    async with pubsubtest.serve(Desk, settings=Settings(max_body_bytes=LIMIT)) as served:
+async def serving() -> AsyncIterator[pubsubtest.Served[Example]]:
+    """Serve the service of this file."""
+    async with pubsubtest.serve(Example, settings=Settings(max_body_bytes=LIMIT)) as served:
         yield served
 
 
@@ -129,11 +129,11 @@ def _sent(path: str, body: bytes, *, packed: bool, chunked: bool) -> bytes:
 @pytest.mark.parametrize("how", _HOW)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_is_as_large_as_may_be_for_whatever_reads_it(
+async def test_the_limit_of_a_body_applies_to_every_way_to_read_it(
     how: str, packed: bool, chunked: bool
 ) -> None:
-    """With one byte more than the limit it is 413, and the connection ends."""
-    async with desk() as served:
+    """A body with one byte more than the limit is 413, and its connection is closed."""
+    async with serving() as served:
         async with talk(served.url) as client:
             client.send(_sent(f"/limited/{how}", b"x" * LIMIT, packed=packed, chunked=chunked))
             assert (await client.answer()).status == 200
@@ -153,9 +153,9 @@ async def test_a_body_is_as_large_as_may_be_for_whatever_reads_it(
 
 
 @pytest.mark.parametrize("how", sorted(set(_HOW) - {"post_form"}))
-async def test_an_endpoint_may_take_more(how: str) -> None:
-    """max_body_bytes is the endpoint's own limit; with 0 it takes any size."""
-    async with desk() as served, talk(served.url) as client:
+async def test_an_endpoint_can_have_a_higher_limit(how: str) -> None:
+    """max_body_bytes is the endpoint's own limit; 0 is no limit."""
+    async with serving() as served, talk(served.url) as client:
         for packed in (False, True):
             client.send(_sent(f"/more/{how}", b"x" * 1_000_000, packed=packed, chunked=packed))
             assert (await client.answer()).body == b"1000000"
@@ -167,9 +167,9 @@ async def test_an_endpoint_may_take_more(how: str) -> None:
         assert "1000000" in answer.problem["detail"]
 
 
-async def test_an_endpoint_may_take_less() -> None:
-    """max_body_bytes counts for a model, too."""
-    async with desk() as served:
+async def test_an_endpoint_can_have_a_lower_limit() -> None:
+    """max_body_bytes applies to a body that is a model, too."""
+    async with serving() as served:
         async with served.http.put("/less", json={"a": 1}) as response:
             assert response.status == 200
         async with served.http.put("/less", json={"a": 11111}) as response:
@@ -178,19 +178,19 @@ async def test_an_endpoint_may_take_less() -> None:
 
 @cache
 def _bomb() -> bytes:
-    """Return half a gigabyte as gzip: packed once, and a megabyte at a time."""
+    """Return half a gigabyte as gzip, compressed once, a megabyte at a time."""
     packer = zlib.compressobj(1, wbits=31)
     pieces = [packer.compress(bytes(1 << 20)) for _ in range(512)]
     return b"".join((*pieces, packer.flush()))
 
 
 @pytest.mark.parametrize("how", ["content_read", "content_iter_chunked", "read"])
-async def test_a_bomb_is_not_unpacked(how: str) -> None:
-    """Of half a gigabyte in half a megabyte of gzip no more than some of the limit is in memory."""
+async def test_a_decompression_bomb_is_not_decompressed(how: str) -> None:
+    """Half a gigabyte in half a megabyte of gzip takes only about the limit in memory."""
     bomb = _bomb()
     head = request("PUT", f"/limited/{how}", b"", "Content-Encoding: gzip")
     head = head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         tracemalloc.start()
         try:
             client.send(head + b"%x\r\n" % len(bomb))
@@ -203,9 +203,9 @@ async def test_a_bomb_is_not_unpacked(how: str) -> None:
     assert peak < 16 * 1024 * 1024
 
 
-async def test_a_body_that_is_too_large_is_not_waited_for() -> None:
-    """Its length says so: it is 413 before it is sent, and is not invited."""
-    async with desk() as served:
+async def test_a_body_with_a_length_over_the_limit_is_refused_before_it_arrives() -> None:
+    """Its Content-Length is too large: the response is 413, and no 100 is sent."""
+    async with serving() as served:
         for lines in ((), ("Expect: 100-continue",)):
             async with talk(served.url) as client:
                 body = bytes(LIMIT + 1)
@@ -215,9 +215,9 @@ async def test_a_body_that_is_too_large_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("lines", [("Content-Encoding: gzip",), ("Content-Encoding: deflate",)])
-async def test_an_empty_body_may_be_compressed(lines: tuple[str, ...]) -> None:
-    """A length of 0 is no body to unpack, and the connection goes on."""
-    async with desk() as served, talk(served.url) as client:
+async def test_a_compressed_body_can_have_no_bytes(lines: tuple[str, ...]) -> None:
+    """With Content-Length: 0 nothing is decompressed, and the connection stays open."""
+    async with serving() as served, talk(served.url) as client:
         for _ in range(2):
             client.send(request("PUT", "/limited/read", b"", *lines))
             assert (await client.answer()).body == b"0"
@@ -225,17 +225,17 @@ async def test_an_empty_body_may_be_compressed(lines: tuple[str, ...]) -> None:
             assert (await client.answer()).body == b'"hello"'
 
 
-async def test_a_body_that_nothing_reads_does_not_make_an_error() -> None:
-    """The handler's answer is sent, and the connection ends: the body is not read to its end."""
-    async with desk() as served, talk(served.url) as client:
+async def test_a_body_over_the_limit_that_no_handler_reads_is_not_an_error() -> None:
+    """The response is sent, and the connection is closed: the body is not read to its end."""
+    async with serving() as served, talk(served.url) as client:
         client.send(request("POST", "/unread", bytes(LIMIT + 1)) + request("GET", "/hello"))
         assert (await client.answer()).body == b'"no thanks"'
         assert await client.rest() == b""
 
 
 @pytest.mark.parametrize("name", ["max_body_bytes", "min_send_rate"])
-def test_a_limit_below_zero_is_a_mistake(name: Any) -> None:
-    """The start ends with an error."""
+def test_a_negative_limit_is_an_error(name: Any) -> None:
+    """The service does not start."""
     options: Any = {name: -1}
 
     class Wrong(Service):

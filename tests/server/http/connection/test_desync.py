@@ -1,4 +1,4 @@
-"""No answer is read as that of another request, for any client and any handler."""
+"""No response is read as that of another request, for any client and any handler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEXT = request("GET", "/next")
 _SHARED = web.Response(text="shared")
 
 
-class Desk(Service):
+class Example(Service):
     """Count the requests that are executed."""
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -92,14 +92,14 @@ class Desk(Service):
 
 
 @asynccontextmanager
-async def desk(**settings: Any) -> AsyncIterator[pubsubtest.Served[Desk]]:
-    """Serve the desk of this file."""
-    async with pubsubtest.serve(Desk, settings=Settings(**settings)) as served:
+async def serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Example]]:
+    """Serve the service of this file."""
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         yield served
 
 
 async def _statuses(client: Talk) -> list[int]:
-    """Return the statuses of all answers until the daemon closes."""
+    """Return the statuses of all responses until the daemon closes the connection."""
     statuses = []
     while True:
         try:
@@ -118,17 +118,17 @@ def _put(*lines: str, body: bytes = b"12345", version: str = "1.1") -> bytes:
     return head.encode() + body
 
 
-async def test_what_came_before_garbage_is_served() -> None:
-    """Three requests and garbage in one segment: three answers, a 400, and the end."""
-    async with desk() as served, talk(served.url) as client:
+async def test_requests_before_garbage_are_served() -> None:
+    """Three requests and garbage in one segment: three responses, a 400, and the end."""
+    async with serving() as served, talk(served.url) as client:
         client.send(NEXT * 3 + b"garbage\r\n\r\n" + NEXT)
         assert await _statuses(client) == [200, 200, 200, 400]
         assert served.service.ran == ["next"] * 3
 
 
-async def test_what_came_before_garbage_is_served_after_a_split_body() -> None:
-    """The end of a body, a request and garbage in one segment: each is answered in its place."""
-    async with desk() as served, talk(served.url) as client:
+async def test_requests_before_garbage_are_served_after_a_split_body() -> None:
+    """The end of a body, a request and garbage in one segment are answered in order."""
+    async with serving() as served, talk(served.url) as client:
         client.send(_put("Content-Length: 5", body=b"12"))
         await served.service.begun.wait()
         client.send(b"345" + NEXT + b"garbage\r\n\r\n")
@@ -138,11 +138,11 @@ async def test_what_came_before_garbage_is_served_after_a_split_body() -> None:
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.0", "tcp"])
 @pytest.mark.parametrize("body", [b"", b"12345"])
-async def test_a_request_behind_a_declined_upgrade_is_served(upgrade: str, body: bytes) -> None:
-    """Each of three pipelined requests has its own answer, whether an upgrade has a body or not."""
+async def test_a_request_after_a_declined_upgrade_is_served(upgrade: str, body: bytes) -> None:
+    """Each of three pipelined requests is answered, whether or not an upgrade has a body."""
     lines = ("Connection: Upgrade", f"Upgrade: {upgrade}")
     first = request("PUT" if body else "GET", "/length" if body else "/next", body, *lines)
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(first + request("POST", "/unread") + NEXT)
         assert (await client.answer()).status == 200
         assert (await client.answer()).body == b'"no thanks"'
@@ -150,8 +150,8 @@ async def test_a_request_behind_a_declined_upgrade_is_served(upgrade: str, body:
         assert served.service.ran == ["length" if body else "next", "unread", "next"]
 
 
-async def test_a_websocket_frame_that_came_with_the_handshake_is_read() -> None:
-    """Bytes behind an accepted upgrade are the WebSocket's, on a used connection, too."""
+async def test_a_websocket_frame_in_the_segment_of_the_handshake_is_read() -> None:
+    """Bytes after an accepted upgrade belong to the WebSocket, on a used connection, too."""
     handshake = request(
         "GET",
         "/socket",
@@ -161,8 +161,8 @@ async def test_a_websocket_frame_that_came_with_the_handshake_is_read() -> None:
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     )
-    async with desk() as served, talk(served.url) as client:
-        for _ in range(40):  # more than the parser takes if none is served
+    async with serving() as served, talk(served.url) as client:
+        for _ in range(40):  # more than the parser holds if none is served
             client.send(_put("Content-Length: 5", body=b"12"))
             await served.service.begun.wait()
             client.send(b"345")
@@ -173,9 +173,9 @@ async def test_a_websocket_frame_that_came_with_the_handshake_is_read() -> None:
             assert await client.reader.readexactly(13) == b"\x81\x0byou said hi"
 
 
-async def test_a_websocket_works_behind_other_requests() -> None:
-    """A client's WebSocket opens and closes as ever."""
-    async with desk() as served, ClientSession() as http:
+async def test_a_websocket_works_after_other_requests() -> None:
+    """A client's WebSocket opens and closes on a used connection."""
+    async with serving() as served, ClientSession() as http:
         async with http.ws_connect(f"{served.url}/socket") as socket:
             await socket.send_str("hello")
             assert await socket.receive_str() == "you said hello"
@@ -184,9 +184,9 @@ async def test_a_websocket_works_behind_other_requests() -> None:
 
 
 async def test_a_trailer_field_is_not_a_header_of_the_next_request() -> None:
-    """Trailer fields are left out: aiohttp's parser gave the last one to the request behind it."""
+    """Trailer fields are removed: aiohttp's parser adds the last one to the next request."""
     chunks = b"1\r\nx\r\n0\r\nX-User: admin\r\nX-Last: 1\r\n\r\n"
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(_chunked(chunks) + NEXT)
         assert (await client.answer()).body == b"1"
         answer = await client.answer()
@@ -250,27 +250,27 @@ _DOUBTFUL = {
 
 
 @pytest.mark.parametrize("sent", _DOUBTFUL.values(), ids=_DOUBTFUL)
-async def test_a_request_whose_end_is_in_doubt_is_refused(sent: bytes) -> None:
-    """It is 400, or 431 if its head is too long, is not executed, and its connection ends."""
-    async with desk() as served, talk(served.url) as client:
+async def test_a_request_without_a_clear_end_is_refused(sent: bytes) -> None:
+    """It is 400, or 431 for a long head. It is not executed, and its connection is closed."""
+    async with serving() as served, talk(served.url) as client:
         client.send(sent + NEXT)
         assert await _statuses(client) in ([400], [431])
         assert served.service.ran == []
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", ""])
-async def test_a_transfer_coding_that_is_not_chunked_is_not_served(coding: str) -> None:
-    """It is refused (RFC 9112 section 6.1), and its connection ends."""
-    async with desk() as served, talk(served.url) as client:
+async def test_a_transfer_coding_other_than_chunked_is_refused(coding: str) -> None:
+    """It is refused (RFC 9112 section 6.1), and its connection is closed."""
+    async with serving() as served, talk(served.url) as client:
         client.send(_put(f"Transfer-Encoding: {coding}", body=b"0\r\n\r\n") + NEXT)
         assert await _statuses(client) == [400]
         assert served.service.ran == []
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"1\r\nxy\r\n", b"1;" + b"x" * 2000, b"0\r\nA\r\n"])
-async def test_a_chunk_that_is_wrong_later_ends_the_request_at_once(chunk: bytes) -> None:
-    """The reader of the body gets 400, without waiting for more, and the connection ends."""
-    async with desk() as served, talk(served.url) as client:
+async def test_a_malformed_chunk_ends_its_request_at_once(chunk: bytes) -> None:
+    """The reader of the body gets 400 without waiting, and the connection is closed."""
+    async with serving() as served, talk(served.url) as client:
         client.send(_chunked(b""))
         await served.service.begun.wait()
         client.send(chunk + NEXT)
@@ -278,10 +278,10 @@ async def test_a_chunk_that_is_wrong_later_ends_the_request_at_once(chunk: bytes
         assert served.service.ran == []
 
 
-async def test_a_chunk_that_is_wrong_does_not_disturb_what_does_not_read_it() -> None:
-    """The handler's answer is sent, what follows is not served, and the connection ends."""
+async def test_a_malformed_chunk_does_not_affect_a_handler_that_does_not_read_it() -> None:
+    """The handler's response is sent, nothing after it is served, and the connection is closed."""
     head = request("POST", "/slow", b"", "Transfer-Encoding: chunked")
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(head.replace(b"Content-Length: 0\r\n", b""))
         await served.service.begun.wait()
         client.send(b"zz\r\n" + NEXT)
@@ -303,8 +303,8 @@ async def test_a_chunk_that_is_wrong_does_not_disturb_what_does_not_read_it() ->
     ],
 )
 async def test_a_body_is_never_a_request(sent: Sequence[bytes], answers: list[int]) -> None:
-    """An unread body that looks like a request is not executed, nor is one behind the last."""
-    async with desk() as served, talk(served.url) as client:
+    """An unread body that looks like a request is not executed, nor one after the last request."""
+    async with serving() as served, talk(served.url) as client:
         for piece in sent:
             client.send(piece)
             await client.writer.drain()
@@ -317,13 +317,12 @@ async def test_a_body_is_never_a_request(sent: Sequence[bytes], answers: list[in
 
 
 @pytest.mark.parametrize(("path", "status"), [("/nowhere", 404), ("/next", 405)])
-async def test_a_body_that_was_not_invited_may_be_left_out(path: str, status: int) -> None:
-    """After a final answer in place of 100 the connection ends: RFC 9110 section 10.1.1.
-
-    The client may send the body or the next request: the server cannot know which.
-    """
+async def test_a_final_response_in_place_of_100_closes_the_connection(
+    path: str, status: int
+) -> None:
+    """The client may send its body or the next request (RFC 9110 section 10.1.1)."""
     head = request("PUT", path, b"x" * len(NEXT), "Expect: 100-continue")[: -len(NEXT)]
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(head)
         answer = await client.answer()
         assert (answer.status, answer.headers["Connection"]) == (status, "close")
@@ -334,21 +333,21 @@ async def test_a_body_that_was_not_invited_may_be_left_out(path: str, status: in
 
 @pytest.mark.parametrize("kind", ["written 204", "written 304", "204", "304"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_no_body_follows_a_head_that_has_none(method: str, kind: str) -> None:
-    """A body that a handler writes behind 204, 304 or the answer to HEAD is not sent."""
+async def test_no_body_follows_a_head_without_one(method: str, kind: str) -> None:
+    """A body that a handler writes after 204, 304 or the head for HEAD is not sent."""
     path = f"/answers/{kind.replace(' ', '%20')}"
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(request(method, path) + NEXT)
         assert (await client.answer(to_head=method == "HEAD")).status == int(kind.split()[-1])
         assert b"Host" in (await client.answer()).body
 
 
 @pytest.mark.parametrize("kind", ["stream of 3", "stream of 9", "body of 3", "body of 9"])
-async def test_a_body_that_is_not_as_long_as_its_head_says_ends_the_connection(
+async def test_a_body_with_a_wrong_length_closes_the_connection(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No more is sent than the head says; the next answer does not make up for less."""
-    async with desk() as served, talk(served.url) as client:
+    """No byte beyond Content-Length is sent, and no next response fills up a short body."""
+    async with serving() as served, talk(served.url) as client:
         client.send(request("GET", f"/answers/{kind.replace(' ', '%20')}") + NEXT)
         assert (await client.rest()).endswith(b"\r\n\r\nthr" if "3" in kind else b"\r\n\r\nthree")
         assert served.service.ran == []
@@ -356,22 +355,22 @@ async def test_a_body_that_is_not_as_long_as_its_head_says_ends_the_connection(
 
 
 @pytest.mark.parametrize("kind", ["two lengths", "coding", "100", "102", "101", "199", "600"])
-async def test_a_head_that_does_not_say_where_it_ends_is_not_sent(
+async def test_a_head_without_a_clear_end_is_not_sent(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A handler's mistake is 500 in the log, and the next answer is the next request's."""
-    async with desk() as served, talk(served.url) as client:
+    """It is logged and answered with 500; the next response belongs to the next request."""
+    async with serving() as served, talk(served.url) as client:
         client.send(request("GET", f"/answers/{kind.replace(' ', '%20')}") + NEXT)
         assert (await client.answer()).status == 500
         assert b"Host" in (await client.answer()).body
     assert "UsageError" in caplog.text
 
 
-async def test_a_response_that_was_sent_before_is_not_an_answer(
+async def test_a_response_that_was_sent_before_is_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """aiohttp sends nothing for it: the client would take the next answer for this one."""
-    async with desk() as served, talk(served.url) as client:
+    """aiohttp sends nothing: the client would take the next response for this request."""
+    async with serving() as served, talk(served.url) as client:
         client.send(request("GET", "/answers/shared") * 2 + NEXT)
         answers = [await client.answer() for _ in range(3)]
     assert answers[-2].status == 500
@@ -379,20 +378,20 @@ async def test_a_response_that_was_sent_before_is_not_an_answer(
     assert "make one for each request" in caplog.text
 
 
-async def test_a_file_is_an_answer_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
-    """A FileResponse is sent once, its connection goes on, and nothing is logged."""
-    async with desk() as served, talk(served.url) as client:
+async def test_a_file_response_is_sent_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The connection stays open, and nothing is logged."""
+    async with serving() as served, talk(served.url) as client:
         client.send(request("GET", "/file") + NEXT)
-        assert (await client.answer()).body.startswith(b'"""No answer is read')
+        assert (await client.answer()).body.startswith(b'"""No response is read')
         assert b"Host" in (await client.answer()).body
         await asyncio.get_running_loop().shutdown_default_executor()
     assert "failed" not in caplog.text
 
 
-async def test_thousands_of_requests_in_one_piece_are_answered_in_order() -> None:
-    """However many are pipelined, and however little is read at a time, none is lost."""
+async def test_thousands_of_pipelined_requests_are_answered_in_order() -> None:
+    """None is lost, also if the client reads slowly."""
     many = b"".join(request("PUT", "/length", b"x" * (n % 7)) + NEXT for n in range(2000))
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(many)
         for n in range(2000):
             assert (await client.answer()).body == b"%d" % (n % 7)
@@ -401,10 +400,10 @@ async def test_thousands_of_requests_in_one_piece_are_answered_in_order() -> Non
 
 
 async def test_requests_split_at_every_place_are_the_same_requests() -> None:
-    """Heads, bodies, chunks and trailers are found wherever the segments end."""
+    """Heads, bodies, chunks and trailers are parsed alike wherever segments end."""
     sent = _chunked(b"3;a=b\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nA: b\r\n\r\n")
     sent += _put("Content-Length: 5") + NEXT
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         for split in range(1, len(sent)):
             client.send(sent[:split])
             await client.writer.drain()

@@ -19,7 +19,7 @@ BOTH_LOOPS = True
 CHUNKED = b"PUT /length HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-class Hall(Service):
+class Example(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.begun = asyncio.Event()
@@ -54,14 +54,14 @@ class Hall(Service):
 
 
 @asynccontextmanager
-async def hall(**settings: Any) -> AsyncIterator[pubsubtest.Served[Hall]]:
-    """Serve the hall of this file."""
-    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+async def serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Example]]:
+    """Serve the service of this file."""
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         yield served
 
 
 def head_of(length: int, path: str = "/fields") -> bytes:
-    """Return a head that is ``length`` bytes long, in fields of at most 1,000 bytes."""
+    """Return a head of ``length`` bytes, with fields of at most 1,000 bytes."""
     head = f"GET {path} HTTP/1.1\r\nHost: x\r\n".encode()
     while (left := length - len(head) - 2) > 1000:
         head += b"X: " + b"x" * (min(left, 1000) - 5 - 50) + b"\r\n"
@@ -69,7 +69,7 @@ def head_of(length: int, path: str = "/fields") -> bytes:
 
 
 async def send_in(client: Talk, data: bytes, size: int) -> None:
-    """Send ``data`` in pieces of ``size`` bytes, each of which is read by itself, or nearly."""
+    """Send ``data`` in pieces of ``size`` bytes, most of which are read one by one."""
     for begin in range(0, len(data), size):
         client.send(data[begin : begin + size])
         await client.writer.drain()
@@ -77,7 +77,7 @@ async def send_in(client: Talk, data: bytes, size: int) -> None:
 
 
 async def last_status(client: Talk) -> int:
-    """Return the status of the answer that ends the connection."""
+    """Return the status of the response that ends the connection."""
     answer = await client.answer()
     assert answer.headers["Connection"] == "close"
     assert answer.problem["detail"]
@@ -86,9 +86,9 @@ async def last_status(client: Talk) -> int:
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 100_000])
-async def test_the_whole_head_is_bounded_however_it_arrives(size: int) -> None:
-    """A head as long as the setting says is served; one byte more is 431, on any connection."""
-    async with hall(max_header_bytes=3000) as served:
+async def test_the_limit_of_a_head_applies_however_it_arrives(size: int) -> None:
+    """A head of the configured size is served; one byte more is 431, on any connection."""
+    async with serving(max_header_bytes=3000) as served:
         async with talk(served.url) as client:
             for _ in range(2):
                 await send_in(client, head_of(3000), size)
@@ -97,25 +97,25 @@ async def test_the_whole_head_is_bounded_however_it_arrives(size: int) -> None:
             assert await last_status(client) == 431
 
 
-async def test_a_head_is_64_kib_long_at_most_by_default() -> None:
-    """Fields that are short enough each are refused for their sum, before the head has an end."""
+async def test_a_head_has_at_most_64_kib_by_default() -> None:
+    """The sum of short fields is refused before the head is complete."""
     field = b"X: " + b"x" * 16_000 + b"\r\n"
-    async with hall() as served:
+    async with serving() as served:
         async with talk(served.url) as client:
             client.send(head_of(64 * 1024))
             assert (await client.answer()).status == 200
-            client.send(b"GET /fields HTTP/1.1\r\nHost: x\r\n" + field * 5)  # it has no end
+            client.send(b"GET /fields HTTP/1.1\r\nHost: x\r\n" + field * 5)  # the head does not end
             assert await last_status(client) == 431
 
 
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
 @pytest.mark.parametrize("limit", [1500, 64 * 1024])
 async def test_a_long_request_line_is_414(size: int, limit: int) -> None:
-    """A request line has 16 KiB, or as many bytes as a head if those are fewer."""
+    """A request line has at most 16 KiB, or the limit of a head if that is lower."""
     most = min(limit, MAX_LINE)
     if size == 1 and most == MAX_LINE:
         pytest.skip("takes seconds, and shows no more than the short line")
-    async with hall(max_header_bytes=limit) as served:
+    async with serving(max_header_bytes=limit) as served:
         async with talk(served.url) as client:
             target = "/nowhere?" + "x" * (most - 100)
             await send_in(client, request("GET", target), size)
@@ -123,7 +123,7 @@ async def test_a_long_request_line_is_414(size: int, limit: int) -> None:
             target += "x" * 100
             await send_in(client, b"\r\n" + request("GET", target), size)
             assert await last_status(client) == 414
-        async with talk(served.url) as client:  # nor does it need an end
+        async with talk(served.url) as client:  # it need not end
             await send_in(client, b"GET /" + b"x" * most, size)
             assert await last_status(client) == 414
         async with served.http.get("/metrics") as response:
@@ -132,8 +132,8 @@ async def test_a_long_request_line_is_414(size: int, limit: int) -> None:
 
 @pytest.mark.parametrize("size", [1000, 100_000])
 async def test_a_field_has_16_kib_and_a_head_128_fields(size: int) -> None:
-    """A longer field, and one field more, are 431, though the head is short enough."""
-    async with hall() as served:
+    """A longer field, or one more field, is 431, although the head is short enough."""
+    async with serving() as served:
         fields: tuple[str, ...]
         for fields in ((f"X: {'x' * 16_380}",), (f"{'X' * 16_380}: x",), ("X: x",) * 125):
             async with talk(served.url) as client:
@@ -145,9 +145,9 @@ async def test_a_field_has_16_kib_and_a_head_128_fields(size: int) -> None:
                 assert await last_status(client) == 431
 
 
-async def test_empty_lines_before_a_request_are_bounded_too() -> None:
-    """RFC 9112 section 2.2 has them skipped; a client that sends nothing else is refused."""
-    async with hall(max_header_bytes=3000) as served, talk(served.url) as client:
+async def test_empty_lines_before_a_request_are_limited() -> None:
+    """They are skipped (RFC 9112 section 2.2), but a client that sends nothing else is refused."""
+    async with serving(max_header_bytes=3000) as served, talk(served.url) as client:
         await send_in(client, b"\r\n" * 500 + request("GET", "/fields"), 3)
         assert (await client.answer()).status == 200
         client.send(b"\r\n" * 1501)
@@ -167,9 +167,9 @@ async def test_empty_lines_before_a_request_are_bounded_too() -> None:
     ],
     ids=["request", "requests", "body", "chunks", "trailer", "continue"],
 )
-async def test_each_head_is_counted_by_itself(size: int, before: bytes) -> None:
-    """Requests before a head on its connection do not count, and are answered."""
-    async with hall(max_header_bytes=3000) as served, talk(served.url) as client:
+async def test_each_head_has_its_own_limit(size: int, before: bytes) -> None:
+    """Earlier requests on the connection do not count, and are answered."""
+    async with serving(max_header_bytes=3000) as served, talk(served.url) as client:
         await send_in(client, before + head_of(3000) + before + head_of(3001), size)
         async with asyncio.timeout(10):
             answers = await client.reader.read()
@@ -178,9 +178,9 @@ async def test_each_head_is_counted_by_itself(size: int, before: bytes) -> None:
     assert statuses == [b"200"] * (2 * each + 1) + [b"431"]
 
 
-async def test_a_client_that_still_sends_gets_its_answer() -> None:
-    """The connection is not reset while the rest of a head that is too long is on its way."""
-    async with hall() as served, talk(served.url) as client:
+async def test_a_client_that_still_sends_gets_its_response() -> None:
+    """The connection is not reset while the rest of a long head arrives."""
+    async with serving() as served, talk(served.url) as client:
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: 1234567890\r\n" * 200_000)
         assert await last_status(client) == 431
 
@@ -206,17 +206,17 @@ async def test_a_client_that_still_sends_gets_its_answer() -> None:
         b"f" * 17 + b"\r\n",
     ],
 )
-async def test_a_chunked_body_that_breaks_a_rule_is_refused(size: int, rest: bytes) -> None:
-    """Chunk extensions and trailers are bounded one by one and together, and checked: 400."""
-    async with hall(max_header_bytes=3000) as served, talk(served.url) as client:
+async def test_a_chunked_body_over_a_limit_is_refused(size: int, rest: bytes) -> None:
+    """Chunk extensions and trailers have limits, each and together, and are checked: 400."""
+    async with serving(max_header_bytes=3000) as served, talk(served.url) as client:
         await send_in(client, CHUNKED + b"3\r\nabc\r\n" + rest, size)
         assert await last_status(client) == 400
 
 
 async def test_signed_chunks_are_read() -> None:
-    """Extensions as long as AWS signs with are no excess, however many chunks there are."""
+    """Extensions of the size of AWS signatures are accepted, for any number of chunks."""
     chunk = b"400;chunk-signature=" + b"f" * 64 + b"\r\n" + b"x" * 1024 + b"\r\n"
-    async with hall() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(CHUNKED + chunk * 1000 + b"0;chunk-signature=" + b"f" * 64 + b"\r\n\r\n")
         assert (await client.answer()).body == b"1024000"
 
@@ -224,24 +224,24 @@ async def test_signed_chunks_are_read() -> None:
 @pytest.mark.parametrize(
     ("fields", "status"), [(100, 200), (200, 400), (-15_000, 200), (-17_000, 400)]
 )
-async def test_the_heads_of_parts_are_bounded(fields: int, status: int) -> None:
-    """A part of a multipart body has 128 fields of 16 KiB, which ``request.multipart()`` checks."""
+async def test_the_heads_of_parts_are_limited(fields: int, status: int) -> None:
+    """A part of a multipart body has at most 128 fields of 16 KiB for ``request.multipart()``."""
     more = b"X: " + b"x" * -fields + b"\r\n" if fields < 0 else b"X: x\r\n" * fields
     part = b'--b\r\nContent-Disposition: form-data; name="a"\r\n' + more + b"\r\nhello\r\n"
     kind = "Content-Type: multipart/form-data; boundary=b"
-    async with hall() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(request("PUT", "/parts", part * 2 + b"--b--\r\n", kind))
         answer = await client.answer()
         assert answer.status == status
         assert status != 200 or answer.body == b"2"
 
 
-async def test_the_fragments_of_a_websocket_message_are_bounded_together() -> None:
-    """A message has 4 MiB, aiohttp's default, in however many frames it comes: else 1009."""
+async def test_the_fragments_of_a_websocket_message_have_one_limit() -> None:
+    """A message has at most 4 MiB, aiohttp's default, in any number of frames: else 1009."""
     key = "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg=="
     lines = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key)
     frame = b"\xff" + (100_000).to_bytes(8) + bytes(4) + b"x" * 100_000
-    async with hall() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(request("GET", "/echo", b"", *lines))
         assert (await client.answer()).status == 101
         for size, said in ((40, b"4000000"), (43, b"")):

@@ -1,4 +1,4 @@
-"""Nothing that a client sends is an error of the server: no 500, traceback or dead connection."""
+"""No input of a client is an error of the server: no 500, traceback or hanging connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.server.support import request, talk, until
 BOTH_LOOPS = True
 
 
-class Desk(Service):
+class Example(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.begun = asyncio.Event()
@@ -93,15 +93,15 @@ class Desk(Service):
 
 
 @asynccontextmanager
-async def desk(**settings: Any) -> AsyncIterator[pubsubtest.Served[Desk]]:
-    """Serve the desk of this file."""
-    async with pubsubtest.serve(Desk, settings=Settings(**settings)) as served:
+async def serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Example]]:
+    """Serve the service of this file."""
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         yield served
 
 
 async def _ask(sent: bytes, **settings: Any) -> int:
-    """Return the status of the answer to one request."""
-    async with desk(**settings) as served, talk(served.url) as client:
+    """Return the status of the response to one request."""
+    async with serving(**settings) as served, talk(served.url) as client:
         client.send(sent)
         status = (await client.answer()).status
         await until(lambda: not served.server.application.handler.active)
@@ -132,7 +132,7 @@ def _handshake(changes: Mapping[str, bytes]) -> bytes:
 async def test_a_handshake_that_is_not_ascii_is_refused(
     name: str, value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is 400, whichever of its fields it is, and nothing is logged."""
+    """It is 400 for each of its fields, and nothing is logged."""
     assert await _ask(_handshake({name: value})) == 400
     assert "failed" not in caplog.text
 
@@ -149,7 +149,7 @@ async def test_a_handshake_that_is_not_ascii_is_refused(
         {"Sec-WebSocket-Extensions": b"permessage-deflate; server_max_window_bits=" + b"9" * 5000},
     ],
 )
-async def test_a_handshake_that_is_wrong_is_refused(
+async def test_a_malformed_handshake_is_refused(
     changes: Mapping[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is 400, and nothing is logged."""
@@ -182,7 +182,7 @@ async def test_a_handshake_that_is_wrong_is_refused(
         b"#",
     ],
 )
-async def test_a_target_that_is_none_is_refused(
+async def test_a_malformed_target_is_refused(
     target: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is 400, and nothing is logged."""
@@ -251,10 +251,10 @@ _STRANGE = {
 
 
 @pytest.mark.parametrize(("method", "target", "field", "body"), _STRANGE.values(), ids=_STRANGE)
-async def test_what_a_client_sends_is_no_error_of_the_server(
+async def test_no_input_of_a_client_is_an_error_of_the_server(
     method: bytes, target: bytes, field: bytes, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is served, or refused with 4xx, and nothing is logged as an error."""
+    """It is served, or refused with 4xx, and no error is logged."""
     lines = b"".join((b"Host: x\r\n", field, b"\r\n" if field else b""))
     length = b"Content-Length: %d\r\n" % len(body) if method == b"PUT" else b""
     sent = b"".join((method, b" ", target, b" HTTP/1.1\r\n", lines, length, b"\r\n", body))
@@ -264,14 +264,14 @@ async def test_what_a_client_sends_is_no_error_of_the_server(
 
 @pytest.mark.parametrize("kind", ["problem", "exception", "response"])
 @pytest.mark.parametrize("wrong", ["break", "surrogate"])
-async def test_an_answer_that_cannot_be_sent_is_an_answer_of_500(
+async def test_a_response_that_cannot_be_sent_becomes_500(
     kind: str, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A line break in a header of an error's own is logged, answered, and the connection goes on.
 
     A lone surrogate in a header is sent as a question mark by aiohttp.
     """
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.ask("GET", f"/wrong/{kind}-{wrong}")
         answer = await client.answer()
         if wrong == "break":
@@ -300,11 +300,11 @@ async def test_an_answer_that_cannot_be_sent_is_an_answer_of_500(
     ],
 )
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_client_that_leaves_amid_its_body_is_met_with_silence(
+async def test_a_client_that_disconnects_during_its_body_causes_no_log_line(
     sent: bytes, reset: bool, late: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may leave at once or while the body is read: nothing is logged, nothing is left behind."""
-    async with desk() as served:
+    """It disconnects at once, or while the body is read: nothing is logged or left behind."""
+    async with serving() as served:
         async with talk(served.url) as client:
             client.send(sent)
             await client.writer.drain()
@@ -325,11 +325,11 @@ async def test_a_client_that_leaves_amid_its_body_is_met_with_silence(
 
 @pytest.mark.parametrize("error", [None, TimeoutError("by TCP")])
 @pytest.mark.parametrize("target", ["/bytes", "/text", "/model"])
-async def test_a_client_that_leaves_before_its_request_is_begun_is_met_with_silence(
+async def test_a_client_that_disconnects_before_its_handler_runs_causes_no_log_line(
     target: str, error: Exception | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A part of its body has come; the connection is lost in the same turn of the loop."""
-    async with desk() as served, talk(served.url):
+    """A part of its body has arrived, and the connection is lost in the same turn of the loop."""
+    async with serving() as served, talk(served.url):
         server = served.server._ports[0]._server
         await until(server.open_connections)
         (connection,) = server.open_connections()

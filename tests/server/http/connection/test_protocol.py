@@ -1,4 +1,4 @@
-"""What a connection does between its requests, at their edges, and at its end."""
+"""Connections: the order of requests, the edges between them, timeouts, and the end."""
 
 import asyncio
 import gzip
@@ -18,7 +18,7 @@ from tests.server.support import request, talk, until
 BOTH_LOOPS = True
 
 
-class Desk(Service):
+class Example(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.begun = asyncio.Event()
@@ -62,49 +62,49 @@ class Desk(Service):
 
 
 @asynccontextmanager
-async def desk(**settings: Any) -> AsyncIterator[pubsubtest.Served[Desk]]:
-    """Serve the desk of this file."""
-    async with pubsubtest.serve(Desk, settings=Settings(**settings)) as served:
+async def serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Example]]:
+    """Serve the service of this file."""
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         yield served
 
 
-async def test_what_a_pipelined_request_set_is_not_seen_by_the_next() -> None:
-    """Context variables end with their request, also where the next one was there already."""
+async def test_a_pipelined_request_does_not_see_the_context_of_the_one_before() -> None:
+    """Context variables end with their request, also if the next one has arrived already."""
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     sent = request("GET", "/context", b"", f"traceparent: {parent}", "X-Request-Timeout: 60")
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(sent + request("GET", "/context"))
         assert b'"left":true' in (await client.answer()).body
         assert (await client.answer()).body == b'{"carried":{},"left":false}'
 
 
-async def test_an_answer_whose_reader_is_slow_is_not_answered_twice() -> None:
-    """A deadline that passes while answers wait to be read cuts none, and adds none."""
-    async with desk(handler_timeout="50ms") as served, talk(served.url) as client:
+async def test_a_deadline_does_not_affect_a_response_that_waits_for_its_reader() -> None:
+    """A deadline that passes while responses wait to be read ends none, and adds none."""
+    async with serving(handler_timeout="50ms") as served, talk(served.url) as client:
         connection = await _connection(served)
         client.send(request("GET", "/kilobytes/31") * 1000)
         await until(lambda: connection.is_write_paused and connection.task is not None)
-        await asyncio.wait((connection.task,), timeout=0.2)  # nothing tells that nothing happens
+        await asyncio.wait((connection.task,), timeout=0.2)  # nothing must happen in this time
         for _ in range(1000):
             answer = await client.answer()
             assert (answer.status, len(answer.body)) == (200, 31 * 1024)
 
 
-async def test_a_long_answer_that_is_read_slowly_is_not_late() -> None:
-    """The time for an endpoint is for the beginning of its answer, however long that is."""
-    async with desk(handler_timeout="50ms") as served, talk(served.url) as client:
+async def test_a_deadline_is_for_the_beginning_of_a_response() -> None:
+    """A long response that is read slowly is sent to its end."""
+    async with serving(handler_timeout="50ms") as served, talk(served.url) as client:
         connection = await _connection(served)
         client.ask("GET", "/kilobytes/20000")
         await until(lambda: connection.is_write_paused and connection.task is not None)
-        await asyncio.wait((connection.task,), timeout=0.2)  # nothing tells that nothing happens
+        await asyncio.wait((connection.task,), timeout=0.2)  # nothing must happen in this time
         assert len((await client.answer()).body) == 20_000 * 1024
         client.ask("GET", "/hello/again")
         assert (await client.answer()).body == b'"again"'
 
 
-async def test_a_client_that_stays_after_its_408_does_not_spare_the_others() -> None:
-    """Whoever is slow is cut, even while one that was told so has not left yet."""
-    async with desk(read_timeout="100ms") as served:
+async def test_a_client_that_stays_connected_after_408_does_not_protect_others() -> None:
+    """Another slow client gets its 408, too."""
+    async with serving(read_timeout="100ms") as served:
         for _ in range(3):
             async with talk(served.url) as first:
                 first.send(b"GET / HTTP/1.1\r\n")
@@ -117,8 +117,8 @@ async def test_a_client_that_stays_after_its_408_does_not_spare_the_others() -> 
 async def test_a_stream_that_fails_counts_as_an_error_of_the_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An answer that breaks off is a 500 in the metrics, not a client that went away."""
-    async with desk() as served:
+    """A stream that breaks off is a 500 in the metrics, not a client that left."""
+    async with serving() as served:
         async with talk(served.url) as client:
             client.ask("GET", "/stream/broken")
             assert (await client.rest()).endswith(b"5\r\nthree\r\n")
@@ -128,8 +128,8 @@ async def test_a_stream_that_fails_counts_as_an_error_of_the_server(
     assert "amid the stream" in caplog.text
 
 
-async def test_a_cloned_request_is_as_good_as_the_first() -> None:
-    """A middleware may hand on a copy: it can be streamed to, and knows who asks."""
+async def test_a_clone_of_a_request_can_be_answered() -> None:
+    """Handlers can stream to a clone from a middleware, and it has the client's address."""
     seen: list[str | None] = []
 
     def clone(handler: Handler) -> Handler:
@@ -140,7 +140,7 @@ async def test_a_cloned_request_is_as_good_as_the_first() -> None:
 
         return cloning
 
-    class Cloning(Desk):
+    class Cloning(Example):
         middleware = (clone,)
 
     settings = Settings(trusted_proxies="127.0.0.0/8")
@@ -161,10 +161,10 @@ async def _connection(served: pubsubtest.Served[Any]) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["stream", "compressed stream", "compressed"])
-async def test_an_answer_whose_head_cannot_be_written_leaves_no_trace(kind: str) -> None:
-    """The 500 in its place is framed and encoded as its own head says."""
+async def test_a_response_whose_head_cannot_be_written_does_not_affect_the_500(kind: str) -> None:
+    """The 500 in its place has its own framing and encoding."""
 
-    class Bad(Desk):
+    class Bad(Example):
         @get("/bad")
         async def bad(self, request: web.Request) -> web.StreamResponse:
             headers = {"X-Bad": "a\r\nb"}
@@ -186,10 +186,10 @@ async def test_an_answer_whose_head_cannot_be_written_leaves_no_trace(kind: str)
         assert (await client.answer()).body == b'"again"'
 
 
-async def test_a_malformed_request_ends_its_connection_but_not_those_before_it() -> None:
-    """What came before it is answered, it is 400, and what follows it is not served."""
+async def test_requests_before_a_malformed_one_are_answered() -> None:
+    """The malformed one is 400, and nothing after it is served."""
     sent = request("GET", "/hello/one") + b"GET\r\n\r\n" + request("GET", "/hello/three")
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         client.send(request("GET", "/hello/zero"))
         assert (await client.answer()).body == b'"zero"'
         client.send(sent)
@@ -198,10 +198,10 @@ async def test_a_malformed_request_ends_its_connection_but_not_those_before_it()
     assert rest.count(b"Bad Request\r\n") == 1
 
 
-async def test_requests_split_anywhere_are_one_request() -> None:
-    """However the bytes of heads and bodies arrive, the answers are the same."""
+async def test_a_request_can_arrive_in_any_pieces() -> None:
+    """The responses are the same for heads and bodies in pieces of any size."""
     sent = request("PUT", "/length", b"12345") + request("GET", "/hello/again")
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         for size in (1, 2, 3, 7, 50):
             for begin in range(0, len(sent), size):
                 client.send(sent[begin : begin + size])
@@ -212,9 +212,9 @@ async def test_requests_split_anywhere_are_one_request() -> None:
 
 
 @pytest.mark.parametrize("path", ["/hello/x", "/stream/whole", "/nowhere"])
-async def test_a_client_that_wants_to_close_is_closed(path: str) -> None:
-    """After Connection: close every kind of answer is the last, and says so."""
-    async with desk() as served, talk(served.url) as client:
+async def test_connection_close_is_honoured(path: str) -> None:
+    """After it, a response of any kind is the last one, and has the header, too."""
+    async with serving() as served, talk(served.url) as client:
         client.ask("GET", path, b"", "Connection: close")
         client.ask("GET", "/hello/never")
         assert (await client.answer()).headers["Connection"] == "close"
@@ -222,8 +222,8 @@ async def test_a_client_that_wants_to_close_is_closed(path: str) -> None:
 
 
 async def test_a_client_of_http_1_0_is_closed_unless_it_keeps_alive() -> None:
-    """HTTP/1.0 is answered in kind: no chunks, and the connection goes on only where asked."""
-    async with desk() as served:
+    """HTTP/1.0 gets no chunks, and its connection stays open only if the client asks for it."""
+    async with serving() as served:
         async with talk(served.url) as client:
             client.send(b"GET /hello/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
             answer = await client.answer()
@@ -239,8 +239,8 @@ async def test_a_client_of_http_1_0_is_closed_unless_it_keeps_alive() -> None:
 
 @pytest.mark.parametrize("path", ["/hello/x", "/stream/whole", "/nowhere", "/livez"])
 async def test_a_head_request_leaves_its_connection_usable(path: str) -> None:
-    """HEAD has the head of GET, and not a byte of a body, before the next answer."""
-    async with desk() as served, talk(served.url) as client:
+    """HEAD has the head of GET, and no byte of a body, before the next response."""
+    async with serving() as served, talk(served.url) as client:
         for _ in range(2):
             client.ask("HEAD", path)
             head = await client.answer(to_head=True)
@@ -251,9 +251,9 @@ async def test_a_head_request_leaves_its_connection_usable(path: str) -> None:
                 assert head.headers.get("Content-Length") == whole.headers.get("Content-Length")
 
 
-async def test_a_body_waits_for_its_invitation() -> None:
-    """Expect: 100-continue is answered once, with the final answer after the body."""
-    async with desk() as served, talk(served.url) as client:
+async def test_a_client_that_expects_100_is_asked_for_its_body() -> None:
+    """100 Continue is sent once, and the final response after the body."""
+    async with serving() as served, talk(served.url) as client:
         for _ in range(2):
             head = request("PUT", "/length", b"12345", "Expect: 100-continue")[:-5]
             client.send(head)
@@ -266,18 +266,18 @@ async def test_a_body_waits_for_its_invitation() -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [("/nowhere", 404), ("/hello/x", 405)])
-async def test_a_body_that_is_not_wanted_is_not_invited(path: str, status: int) -> None:
-    """What cannot be served is refused before its body is sent."""
-    async with desk() as served, talk(served.url) as client:
+async def test_a_request_that_is_refused_gets_no_100(path: str, status: int) -> None:
+    """It is refused before its body is sent."""
+    async with serving() as served, talk(served.url) as client:
         client.send(request("PUT", path, b"12345", "Expect: 100-continue")[:-5])
         assert (await client.answer()).status == status
 
 
-async def test_chunks_are_one_body() -> None:
-    """A chunked body is read whole, with extensions and trailers, and the next request follows."""
+async def test_a_chunked_body_is_one_body() -> None:
+    """It is read whole, without extensions and trailers, and the next request follows."""
     chunks = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
     head = b"PUT /length HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    async with desk() as served, talk(served.url) as client:
+    async with serving() as served, talk(served.url) as client:
         for size in (1000, 1):
             for begin in range(0, len(chunks), size):
                 client.send(b"" if begin else head)
@@ -287,37 +287,37 @@ async def test_chunks_are_one_body() -> None:
             assert (await client.answer()).body == b"5"
 
 
-async def test_a_body_too_large_to_throw_away_ends_its_connection() -> None:
-    """An unwanted body beyond the limit is not read: its client has the answer, and is closed."""
-    async with desk(max_body_bytes=100_000) as served, talk(served.url) as client:
+async def test_an_unread_body_over_the_limit_closes_the_connection() -> None:
+    """It is not read: the client gets its response, and the connection is closed."""
+    async with serving(max_body_bytes=100_000) as served, talk(served.url) as client:
         client.send(request("POST", "/unread", bytes(1_000_000)))
         assert (await client.answer()).body == b'"no thanks"'
         assert await client.rest() == b""
 
 
-async def test_who_sends_on_and_on_still_gets_the_answer() -> None:
-    """What a client sends after its answer waits, beyond 4 MiB of it: a reset would lose both."""
-    async with desk(max_body_bytes=100_000) as served, talk(served.url) as client:
+async def test_a_client_that_never_stops_sending_gets_its_response() -> None:
+    """Bytes beyond 4 MiB after the response are not read: a reset would destroy the response."""
+    async with serving(max_body_bytes=100_000) as served, talk(served.url) as client:
         connection = await _connection(served)
         client.send(request("POST", "/unread", bytes(64_000_000)))
         await until(lambda: connection.discarded_bytes > 4 * 1024 * 1024)
-        for _ in range(10):  # what a reset would take to get here
+        for _ in range(10):  # long enough for a reset to arrive
             await asyncio.sleep(0)
         assert (await client.answer()).body == b'"no thanks"'
 
 
-async def test_a_body_that_nobody_wants_may_still_come() -> None:
-    """An answer ahead of its request's body is out at once, and the rest is thrown away."""
-    async with desk() as served, talk(served.url) as client:
+async def test_an_unread_body_can_arrive_after_the_response() -> None:
+    """The response is sent before the body, and the body is discarded."""
+    async with serving() as served, talk(served.url) as client:
         client.send(request("POST", "/unread", b"12345")[:-5])
         assert (await client.answer()).body == b'"no thanks"'
         client.send(b"12345" + request("GET", "/hello/again"))
         assert (await client.answer()).body == b'"again"'
 
 
-async def test_answers_that_nobody_reads_are_cut() -> None:
-    """A client that takes nothing for the write timeout loses its connection."""
-    async with desk(write_timeout="50ms") as served, talk(served.url) as client:
+async def test_a_client_that_reads_nothing_is_disconnected() -> None:
+    """It loses its connection after the write timeout."""
+    async with serving(write_timeout="50ms") as served, talk(served.url) as client:
         connection = await _connection(served)
         client.ask("GET", "/kilobytes/20000")
         await until(lambda: connection.open_transport is None)
@@ -325,28 +325,28 @@ async def test_answers_that_nobody_reads_are_cut() -> None:
             await client.answer()
 
 
-async def test_a_client_that_reads_slowly_but_reads_is_not_cut() -> None:
-    """As long as some bytes are taken, the write timeout begins anew."""
-    async with desk(write_timeout="200ms") as served, talk(served.url) as client:
+async def test_a_client_that_reads_slowly_is_not_disconnected() -> None:
+    """The write timeout begins again whenever bytes are read."""
+    async with serving(write_timeout="200ms") as served, talk(served.url) as client:
         client.ask("GET", "/kilobytes/20000")
         await client.reader.readuntil(b"\r\n\r\n")
         left = 20_000 * 1024
         while left:
             left -= len(await client.reader.readexactly(min(left, 256 * 1024)))
-            await asyncio.sleep(0.005)  # slow is what this is about
+            await asyncio.sleep(0.005)  # the client has to be slow
         client.ask("GET", "/hello/again")
         assert (await client.answer()).body == b'"again"'
 
 
-async def test_a_body_that_drips_is_cut() -> None:
-    """Sending something now and then is not enough: a body has a pace to keep."""
-    async with desk(read_timeout="50ms") as served, talk(served.url) as client:
+async def test_a_body_that_arrives_too_slowly_is_408() -> None:
+    """A byte now and then is not enough: a body has a minimum rate."""
+    async with serving(read_timeout="50ms") as served, talk(served.url) as client:
         client.send(b"PUT /length HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
 
         async def drip() -> None:
             while True:
                 client.send(b"x")
-                await asyncio.sleep(0.01)  # slow is what this is about
+                await asyncio.sleep(0.01)  # the client has to be slow
 
         dripping = asyncio.create_task(drip())
         answer = await client.answer()
@@ -357,20 +357,22 @@ async def test_a_body_that_drips_is_cut() -> None:
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-async def test_a_compressed_body_that_stops_is_cut(is_chunked: bool) -> None:
-    """The pace is that of the bytes as they are sent, not as they are decompressed."""
+async def test_the_rate_of_a_compressed_body_is_that_of_its_compressed_bytes(
+    is_chunked: bool,
+) -> None:
+    """Its decompressed bytes would allow it a longer time."""
     body = gzip.compress(bytes(900_000))
     framing = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(body)}"
-    async with desk(read_timeout="50ms") as served, talk(served.url) as client:
+    async with serving(read_timeout="50ms") as served, talk(served.url) as client:
         lines = ("PUT /length HTTP/1.1", "Host: x", "Content-Encoding: gzip", framing, "", "")
         client.send("\r\n".join(lines).encode())
         client.send((b"%x\r\n" % len(body) if is_chunked else b"") + body[:-20])
         assert (await client.answer()).status == 408
 
 
-async def test_a_slow_body_does_not_disturb_a_handler_that_does_not_read_it() -> None:
-    """It is answered as it likes; then the connection is closed, as the body is not complete."""
-    async with desk(read_timeout="20ms") as served, talk(served.url) as client:
+async def test_a_slow_body_does_not_affect_a_handler_that_does_not_read_it() -> None:
+    """Its response is sent; then the connection is closed, because the body is incomplete."""
+    async with serving(read_timeout="20ms") as served, talk(served.url) as client:
         connection = await _connection(served)
         client.send(b"GET /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123")
         await served.service.begun.wait()
@@ -381,7 +383,7 @@ async def test_a_slow_body_does_not_disturb_a_handler_that_does_not_read_it() ->
 
 
 async def test_connections_leave_nothing_behind() -> None:
-    """However they end, the daemon forgets connections and their tasks."""
+    """The daemon forgets connections and their tasks, however they end."""
     ends = (
         b"",
         b"GET ",
@@ -391,7 +393,7 @@ async def test_connections_leave_nothing_behind() -> None:
         request("GET", "/stream/whole"),
         b"rubbish\r\n\r\n",
     )
-    async with desk() as served:
+    async with serving() as served:
         before = len(asyncio.all_tasks())
         for sent in ends * 10:
             async with talk(served.url) as client:
@@ -416,11 +418,9 @@ async def test_connections_leave_nothing_behind() -> None:
         ("GET", "/livez", 200),
     ],
 )
-async def test_every_answer_says_who_gave_it_and_to_what(
-    method: str, path: str, status: int
-) -> None:
-    """Server, Date and X-Request-ID are in every answer, each once, and nothing of aiohttp."""
-    async with desk() as served, talk(served.url) as client:
+async def test_every_response_has_the_standard_headers(method: str, path: str, status: int) -> None:
+    """Server, Date and X-Request-ID are in every response once, without aiohttp's own."""
+    async with serving() as served, talk(served.url) as client:
         client.ask(method, path, b"", "X-Request-ID: r-1")
         answer = await client.answer(to_head=method == "HEAD")
     assert answer.status == status
@@ -430,14 +430,14 @@ async def test_every_answer_says_who_gave_it_and_to_what(
 
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="since Python 3.12")
-async def test_eager_tasks_are_served_alike() -> None:
-    """Where tasks run at once, pipelined requests, errors and bodies are answered as ever."""
+async def test_requests_are_served_with_eager_tasks() -> None:
+    """Pipelined requests, errors and bodies are answered the same with eager tasks."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, asyncio.BaseEventLoop):
         pytest.skip("uvloop 0.23 has none with Python 3.13.0")
     loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
     many = b"".join(request("GET", f"/hello/{n}") for n in range(200))
-    async with desk(handler_timeout="50ms") as served, talk(served.url) as client:
+    async with serving(handler_timeout="50ms") as served, talk(served.url) as client:
         for _ in range(2):
             client.send(many)
             for n in range(200):

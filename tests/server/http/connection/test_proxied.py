@@ -25,7 +25,7 @@ LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"
 ASK = request("GET", "/who")
 
 
-class Inn(Service):
+class Example(Service):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.asked = 0
@@ -42,7 +42,7 @@ def _settings(**changes: object) -> Settings:
 
 
 async def who(client: Talk) -> list[str]:
-    """Return whom the service sees."""
+    """Return the client that the service sees."""
     answer = await client.answer()
     assert answer.status == 200
     seen: list[str] = json.loads(answer.body)
@@ -53,8 +53,8 @@ async def who(client: Talk) -> list[str]:
     ("header", "address"), [(LINE, "192.0.2.1"), (BLOCK, "2001:db8::1"), (LOCAL, "")]
 )
 async def test_the_client_is_the_one_in_the_header(header: bytes, address: str) -> None:
-    """The header and a request may come in one segment; later requests have none."""
-    async with SimpleServer(Inn(_settings())) as server, talk(server.url) as client:
+    """The header and a request can arrive in one segment; later requests have no header."""
+    async with SimpleServer(Example(_settings())) as server, talk(server.url) as client:
         client.send(header + ASK + ASK)
         assert await who(client) == [address, "http"]
         assert await who(client) == [address, "http"]
@@ -62,9 +62,9 @@ async def test_the_client_is_the_one_in_the_header(header: bytes, address: str) 
         assert await who(client) == [address, "http"]
 
 
-async def test_a_header_may_come_byte_by_byte() -> None:
-    """A header that arrives in many segments is read like any other."""
-    async with SimpleServer(Inn(_settings())) as server, talk(server.url) as client:
+async def test_a_header_can_arrive_byte_by_byte() -> None:
+    """A header in many segments is read like any other."""
+    async with SimpleServer(Example(_settings())) as server, talk(server.url) as client:
         raw = client.writer.get_extra_info("socket")
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in BLOCK:
@@ -80,14 +80,16 @@ async def test_a_header_may_come_byte_by_byte() -> None:
     [
         (LINE, ["192.0.2.1", "http"]),  # a client that chose its own headers
         (b"PROXY UNKNOWN\r\n", ["", "http"]),  # the same, of a client without an address
-        (LINE.replace(b"192.0.2.1", b"127.0.0.9"), ["198.51.100.7", "https"]),  # a proxy behind
-        (LOCAL, ["", "http"]),  # HAProxy says this of clients on a unix socket too
+        (LINE.replace(b"192.0.2.1", b"127.0.0.9"), ["198.51.100.7", "https"]),  # another proxy
+        (LOCAL, ["", "http"]),  # HAProxy sends it for clients on a unix socket, too
     ],
 )
-async def test_only_a_trusted_clients_headers_are_believed(header: bytes, seen: list[str]) -> None:
-    """The proxy hands on what its client wrote, so trust goes by the address in the header."""
+async def test_headers_are_trusted_by_the_address_in_the_proxy_header(
+    header: bytes, seen: list[str]
+) -> None:
+    """The proxy forwards its client's headers, so its own address does not count."""
     forwarded = ("X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: https")
-    async with SimpleServer(Inn(_settings())) as server, talk(server.url) as client:
+    async with SimpleServer(Example(_settings())) as server, talk(server.url) as client:
         client.send(header + request("GET", "/who", b"", *forwarded))
         assert await who(client) == seen
 
@@ -95,11 +97,11 @@ async def test_only_a_trusted_clients_headers_are_believed(header: bytes, seen: 
 @pytest.mark.parametrize(
     "sent", [ASK, b"PROXY TCP4 1 2 3 4\r\n" + ASK, LINE[:-2] + bytes(200), b"\x16\x03\x01\x02"]
 )
-async def test_a_connection_that_begins_otherwise_is_closed(
+async def test_a_connection_without_a_header_is_closed(
     sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No request on it is served, and nothing is answered; the log says why, once a minute."""
-    inn = Inn(_settings())
+    """No request is served, nothing is sent, and the log has the reason once a minute."""
+    inn = Example(_settings())
     async with SimpleServer(inn) as server:
         for _ in range(3):
             async with talk(server.url) as client:
@@ -111,9 +113,9 @@ async def test_a_connection_that_begins_otherwise_is_closed(
     assert "a connection from 127.0.0.1 was refused: it did not send a PROXY header: " in line
 
 
-async def test_every_other_address_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    """A peer that is no trusted proxy could choose its address: it is refused with a header too."""
-    inn = Inn(_settings(trusted_proxies="10.0.0.0/8"))
+async def test_a_peer_that_is_not_trusted_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """It could choose its client's address, so it is refused with a header, too."""
+    inn = Example(_settings(trusted_proxies="10.0.0.0/8"))
     async with SimpleServer(inn) as server:
         for sent in (LINE + ASK, ASK):
             async with talk(server.url) as client:
@@ -125,17 +127,17 @@ async def test_every_other_address_is_refused(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("sent", [b"", LINE[:20]])
-async def test_a_header_has_to_come_in_time(sent: bytes) -> None:
-    """A connection without its whole header is closed after the read timeout, not the idle one."""
+async def test_a_header_has_a_timeout(sent: bytes) -> None:
+    """A connection without a complete header is closed after the read timeout, not the idle one."""
     settings = _settings(read_timeout="100ms", idle_timeout="10m")
-    async with SimpleServer(Inn(settings)) as server, talk(server.url) as client:
+    async with SimpleServer(Example(settings)) as server, talk(server.url) as client:
         client.send(sent)
         assert await rest(client) == b""
 
 
-async def test_the_admin_port_expects_no_header() -> None:
-    """Probes come without one: they are for the admin port, and healthcheck asks there."""
-    async with SimpleServer(Inn(_settings(admin_port=0))) as server:
+async def test_the_admin_port_has_no_proxy_protocol() -> None:
+    """Probes, including healthcheck, use the admin port without a header."""
+    async with SimpleServer(Example(_settings(admin_port=0))) as server:
         async with talk(server.admin_url) as client:
             client.ask("GET", "/livez")
             assert (await client.answer()).status == 200
@@ -144,7 +146,7 @@ async def test_the_admin_port_expects_no_header() -> None:
 async def test_a_unix_socket_is_a_trusted_proxy(tmp_path: Path) -> None:
     """A connection to a unix socket begins with a header, too."""
     path = tmp_path / "inn.sock"
-    async with SimpleServer(Inn(_settings(http_addr=f"unix:{path}"))):
+    async with SimpleServer(Example(_settings(http_addr=f"unix:{path}"))):
         reader, writer = await asyncio.open_unix_connection(str(path))
         client = Talk(reader, writer)
         client.send(LINE + ASK)
@@ -153,10 +155,10 @@ async def test_a_unix_socket_is_a_trusted_proxy(tmp_path: Path) -> None:
 
 
 async def test_the_access_log_has_the_client(tmp_path: Path) -> None:
-    """It is the address in the header that is logged."""
+    """It logs the address in the header."""
     path = tmp_path / "access.log"
     settings = _settings(http_access_log=str(path), log_json=True)
-    async with SimpleServer(Inn(settings)) as server, talk(server.url) as client:
+    async with SimpleServer(Example(settings)) as server, talk(server.url) as client:
         client.send(LINE + ASK)
         await who(client)
 
@@ -178,7 +180,7 @@ def test_refusals_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-def test_healthcheck_asks_the_admin_port(
+def test_healthcheck_uses_the_admin_port(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The main port would refuse it."""
@@ -190,7 +192,7 @@ def test_healthcheck_asks_the_admin_port(
 
 
 async def rest(client: Talk) -> bytes:
-    """Return the bytes until the end; a reset is an end, too."""
+    """Return the bytes until the end or the reset of the connection."""
     try:
         return await client.rest()
     except ConnectionResetError:

@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol is read, refused, or waits for more."""
+"""PROXY protocol headers are parsed, refused, or incomplete."""
 
 import struct
 from ipaddress import IPv4Address, IPv6Address
@@ -27,7 +27,7 @@ v4, v6 = st.ip_addresses(v=4), st.ip_addresses(v=6)
 
 
 def block(command: int, family: int, body: bytes, *, version: int = 2) -> bytes:
-    """Return a header of version 2."""
+    """Return a version 2 header."""
     return SIGNATURE + struct.pack("!BBH", version << 4 | command, family, len(body)) + body
 
 
@@ -52,16 +52,18 @@ def headers(draw: st.DrawFn) -> tuple[bytes, ProxyHeader]:
 
 
 @given(headers(), st.binary(max_size=50))
-def test_a_header_is_read(header: tuple[bytes, ProxyHeader], rest: bytes) -> None:
-    """Both versions give the client, and the number of bytes that are not the client's."""
+def test_a_header_has_the_client_and_its_own_size(
+    header: tuple[bytes, ProxyHeader], rest: bytes
+) -> None:
+    """Both versions name the client. The bytes after the header are the client's."""
     data, said = header
 
     assert read_header(data + rest) == said
 
 
 @given(headers())
-def test_more_has_to_come_until_it_is_whole(header: tuple[bytes, ProxyHeader]) -> None:
-    """However a header is cut into segments, it is read at its last byte."""
+def test_a_header_is_incomplete_until_its_last_byte(header: tuple[bytes, ProxyHeader]) -> None:
+    """This holds however it is split into segments."""
     data, _ = header
 
     assert all(read_header(data[:end]) is None for end in range(len(data)))
@@ -74,8 +76,8 @@ starts = st.sampled_from(
 
 
 @given(starts, st.binary(max_size=300))
-def test_no_bytes_do_harm(start: bytes, rest: bytes) -> None:
-    """Any bytes are a header, the beginning of one, or refused; more bytes do not change that."""
+def test_any_bytes_have_a_result(start: bytes, rest: bytes) -> None:
+    """Bytes are a header, the beginning of one, or refused; more bytes do not change that."""
     data = start + rest
 
     def read(end: int) -> ProxyHeader | str | None:
@@ -105,13 +107,13 @@ def test_no_bytes_do_harm(start: bytes, rest: bytes) -> None:
     ],
 )
 def test_a_client_without_an_address_is_unknown(data: bytes) -> None:
-    """Unknown families and unix sockets are accepted; they say no address."""
+    """Unspecified families and unix sockets are accepted; they have no address."""
     assert read_header(data) == ProxyHeader(len(data))
 
 
 @pytest.mark.parametrize("family", [0x00, 0x11, 0x21, 0xFF])
 def test_a_local_connection_has_no_client(family: int) -> None:
-    """Whatever follows the command LOCAL is passed over (section 2.2)."""
+    """The bytes after the command LOCAL are ignored (section 2.2)."""
     data = block(0, family, b"junk")
 
     assert read_header(data) == ProxyHeader(len(data))
@@ -159,14 +161,14 @@ def test_a_local_connection_has_no_client(family: int) -> None:
         block(0, 0x11, bytes(MAX_BLOCK + 1)),
     ],
 )
-def test_what_is_no_header_is_refused(data: bytes) -> None:
-    """Another protocol, another version, wrong words and addresses, and too many bytes."""
+def test_malformed_headers_are_refused(data: bytes) -> None:
+    """Other protocols, other versions, wrong fields and addresses, and too many bytes."""
     with pytest.raises(BadProxyHeader):
         read_header(data)
 
 
 def test_the_longest_headers_are_read() -> None:
-    """A line of 107 bytes and a block of 16 + 4096 are read, and nothing longer is waited for."""
+    """The limits are 107 bytes for a line, and 16 + 4096 for a block."""
     longest = block(1, 0x11, bytes(MAX_BLOCK))
 
     assert len(LONGEST) <= MAX_LINE
@@ -176,8 +178,8 @@ def test_the_longest_headers_are_read() -> None:
         read_header(b"PROXY UNKNOWN".ljust(MAX_LINE))
 
 
-def test_it_is_refused_as_soon_as_it_cannot_become_one() -> None:
-    """A request by HTTP is refused at its first byte, a length that is too great at once."""
+def test_bytes_are_refused_as_soon_as_they_cannot_become_a_header() -> None:
+    """An HTTP request is refused at its first byte, and a length that is too large at once."""
     with pytest.raises(BadProxyHeader, match="does not begin with a signature"):
         read_header(b"G")
     with pytest.raises(BadProxyHeader, match="longer than 16"):

@@ -1,4 +1,4 @@
-"""A client takes an answer at a least rate, or its connection is cut."""
+"""A client must read a response at a minimum rate, or it is disconnected."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ SIZE = 20_000_000
 RATE, GRACE = 1000, 10.0
 
 
-def test_a_client_that_takes_nothing_is_slow_after_the_grace() -> None:
-    """Not before, and not at once."""
+def test_a_client_that_reads_nothing_is_slow_after_the_grace() -> None:
+    """It is not slow before."""
     rate, source = SendRate(), object()
     slow = [rate.is_slow(now, RATE, GRACE, source, 5000) for now in range(12)]
     assert slow == [False] * 11 + [True]
 
 
 def test_a_client_at_half_of_the_rate_is_slow_after_twice_the_grace() -> None:
-    """Its bytes may come in one piece or in small ones."""
+    """It may read in one piece or in small ones."""
     for piece in (1, 4):
         rate, source = SendRate(), object()
         taken = [500 * piece * (now // piece) for now in range(40)]
@@ -42,7 +42,7 @@ def test_a_client_at_half_of_the_rate_is_slow_after_twice_the_grace() -> None:
 
 
 def test_a_client_at_the_rate_is_never_slow() -> None:
-    """A day long, and with pauses that it makes up for."""
+    """It reads for a day, with pauses that it makes up for."""
     rate, source = SendRate(), object()
     assert not any(rate.is_slow(now, RATE, GRACE, source, RATE * now) for now in range(86_400))
     rate = SendRate()
@@ -52,8 +52,8 @@ def test_a_client_at_the_rate_is_never_slow() -> None:
     )
 
 
-def test_a_fast_beginning_is_no_excuse() -> None:
-    """A fast part allows a pause of the grace, and no more."""
+def test_a_fast_client_may_pause_for_the_grace_only() -> None:
+    """Its credit has a limit."""
     rate, source = SendRate(), object()
     assert not rate.is_slow(0, RATE, GRACE, source, 0)
     assert not rate.is_slow(1, RATE, GRACE, source, 1_000_000_000)
@@ -62,7 +62,7 @@ def test_a_fast_beginning_is_no_excuse() -> None:
 
 
 def test_time_without_anything_to_send_does_not_count() -> None:
-    """Nor does another answer continue the count of the one before it."""
+    """The next response does not continue the count of the one before it."""
     rate, source = SendRate(), object()
     assert not rate.is_slow(0, RATE, GRACE, source, 0)
     rate.pause()
@@ -71,7 +71,7 @@ def test_time_without_anything_to_send_does_not_count() -> None:
     assert not rate.is_slow(1019, RATE, GRACE, object(), 0)
 
 
-class Desk(Service):
+class Example(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.ended: list[str] = []
@@ -115,10 +115,10 @@ class Desk(Service):
 
 
 @asynccontextmanager
-async def desk(path: Path, **settings: Any) -> AsyncIterator[pubsubtest.Served[Desk]]:
-    """Serve the desk of this file, and a large file at ``path``."""
+async def serving(path: Path, **settings: Any) -> AsyncIterator[pubsubtest.Served[Example]]:
+    """Serve the service of this file, and a large file at ``path``."""
     await asyncio.to_thread(path.write_bytes, bytes(SIZE))
-    async with pubsubtest.serve(Desk, settings=Settings(**settings)) as served:
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         served.service.path = path
         yield served
         await asyncio.get_running_loop().shutdown_default_executor()
@@ -126,7 +126,7 @@ async def desk(path: Path, **settings: Any) -> AsyncIterator[pubsubtest.Served[D
 
 @asynccontextmanager
 async def _narrow(url: str) -> AsyncIterator[Talk]:
-    """Connect with little room for bytes that are not read yet."""
+    """Connect with a small receive buffer."""
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     narrow.setblocking(False)
@@ -165,36 +165,36 @@ _ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does 
         pytest.param("/socket", marks=_ON_LINUX),
     ],
 )
-async def test_a_reader_that_takes_a_little_now_and_then_is_cut(
+async def test_a_client_that_reads_a_little_now_and_then_is_disconnected(
     path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It takes bytes within each write timeout, but less than the rate. No error is logged."""
+    """It reads within each write timeout, but below the rate. No error is logged."""
     limits = {"min_send_rate": 10**9, "write_timeout": "200ms"}
-    async with desk(tmp_path / "file", **limits) as served, _narrow(served.url) as client:
+    async with serving(tmp_path / "file", **limits) as served, _narrow(served.url) as client:
         client.send(request("GET", path, b"", *(_HANDSHAKE if path == "/socket" else ())))
         connection = await _connection(served)
         async with asyncio.timeout(PATIENCE):
             while connection.open_transport is not None:
                 await client.reader.read(2048)
-                await asyncio.sleep(0.01)  # slow is what this is about
+                await asyncio.sleep(0.01)  # the client has to be slow
         await until(lambda: not served.server.application.handler.active)
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize("path", ["/whole", "/stream", "/file"])
-async def test_a_reader_at_the_rate_is_not_cut(path: str, tmp_path: Path) -> None:
-    """It has the whole answer, and may ask again."""
+async def test_a_client_at_the_rate_is_not_disconnected(path: str, tmp_path: Path) -> None:
+    """It gets the whole response, and can send another request."""
     limits = {"min_send_rate": 1, "write_timeout": "5s"}
-    async with desk(tmp_path / "file", **limits) as served, talk(served.url) as client:
+    async with serving(tmp_path / "file", **limits) as served, talk(served.url) as client:
         for _ in range(2):
             client.ask("GET", path)
             assert len((await client.answer()).body) == SIZE
 
 
 async def test_an_endpoint_may_have_no_minimum_rate(tmp_path: Path) -> None:
-    """min_send_rate=0 leaves the write timeout alone in force."""
+    """With min_send_rate=0 only the write timeout applies."""
     limits = {"min_send_rate": 10**9, "write_timeout": "10s"}
-    async with desk(tmp_path / "file", **limits) as served, _narrow(served.url) as client:
+    async with serving(tmp_path / "file", **limits) as served, _narrow(served.url) as client:
         client.ask("GET", "/patient")
         connection = await _connection(served)
         await until(lambda: connection.is_write_paused)
@@ -205,10 +205,10 @@ async def test_an_endpoint_may_have_no_minimum_rate(tmp_path: Path) -> None:
         assert connection.exceeded_timeout(100.0, timeouts) is ClientTimeout.RESPONSE
 
 
-async def test_a_stream_that_is_silent_is_not_slow(tmp_path: Path) -> None:
-    """A stream of events with nothing to send, and a connection without request, are not judged."""
+async def test_a_stream_without_events_is_not_slow(tmp_path: Path) -> None:
+    """Neither is a connection without a request."""
     limits = {"min_send_rate": 10**9, "write_timeout": "10s"}
-    async with desk(tmp_path / "file", **limits) as served, talk(served.url) as client:
+    async with serving(tmp_path / "file", **limits) as served, talk(served.url) as client:
         client.ask("GET", "/events")
         await client.reader.readuntil(b"data: 1\n\n")
         connection = await _connection(served)

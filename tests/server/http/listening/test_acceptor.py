@@ -1,4 +1,4 @@
-"""How many connections there are, which of them are closed for new ones, and how long they last."""
+"""The limit of connections: which are closed for new ones, and how long each one lasts."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ from tests.server.support import Talk, request, talk, until
 BOTH_LOOPS = True
 
 
-class Stand(Service):
+class Example(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.begun = asyncio.Semaphore(0)
@@ -47,19 +47,19 @@ class Stand(Service):
 
 
 @asynccontextmanager
-async def stand(**settings: Any) -> AsyncIterator[pubsubtest.Served[Stand]]:
-    """Serve the stand of this file."""
-    async with pubsubtest.serve(Stand, settings=Settings(**settings)) as served:
+async def serving(**settings: Any) -> AsyncIterator[pubsubtest.Served[Example]]:
+    """Serve the service of this file."""
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         yield served
 
 
-def states(served: pubsubtest.Served[Stand]) -> list[str]:
+def states(served: pubsubtest.Served[Example]) -> list[str]:
     """Return the states of the connections of the main port."""
     return sorted(served.server._ports[0].connection_states())
 
 
 async def asked(client: Talk) -> bytes:
-    """Return the body of an answer on a connection that stays open."""
+    """Return the body of a response on a connection that stays open."""
     client.send(request("GET", "/hello"))
     return (await client.answer()).body
 
@@ -72,8 +72,8 @@ async def shed(url: str) -> dict[str, float]:
 
 
 async def test_the_longest_silent_connection_is_closed_for_a_new_one() -> None:
-    """At the limit those without a complete head go first, in order, however much they sent."""
-    async with stand(max_connections=3) as served, AsyncExitStack() as stack:
+    """At the limit, connections without a complete head are closed first, oldest first."""
+    async with serving(max_connections=3) as served, AsyncExitStack() as stack:
         idle = await stack.enter_async_context(talk(served.url))
         assert await asked(idle) == b'"hello"'
         first = await stack.enter_async_context(talk(served.url))
@@ -87,16 +87,16 @@ async def test_the_longest_silent_connection_is_closed_for_a_new_one() -> None:
         fourth = await stack.enter_async_context(talk(served.url))
         assert await second.rest() == b""
         assert await asked(fourth) == b'"hello"'
-        assert await asked(idle) == b'"hello"'  # which is the last one to be so, now
+        assert await asked(idle) == b'"hello"'  # now it is idle for the shortest time
         async with talk(served.url) as fifth:
             assert await third.rest() == b""
             assert await asked(fifth) == b'"hello"'
         assert await asked(idle) == b'"hello"'
 
 
-async def test_no_request_is_cut_for_a_new_connection() -> None:
-    """If a request is under way on each connection, the new one is closed; others go on."""
-    async with stand(max_connections=2, admin_port=0) as served:
+async def test_no_request_is_ended_for_a_new_connection() -> None:
+    """If every connection has an active request, the new connection is closed."""
+    async with serving(max_connections=2, admin_port=0) as served:
         async with talk(served.url) as first, talk(served.url) as second:
             for client in (first, second):
                 client.send(request("GET", "/slow"))
@@ -110,9 +110,9 @@ async def test_no_request_is_cut_for_a_new_connection() -> None:
                 assert (await client.answer()).body == b'"done"'
 
 
-async def test_the_admin_port_has_a_count_of_its_own() -> None:
-    """It is reached though each connection of the main port is busy, and has its own limit."""
-    async with stand(max_connections=1, admin_port=0) as served, AsyncExitStack() as stack:
+async def test_the_admin_port_has_its_own_limit() -> None:
+    """It is reachable while every connection of the main port is busy."""
+    async with serving(max_connections=1, admin_port=0) as served, AsyncExitStack() as stack:
         busy = await stack.enter_async_context(talk(served.url))
         busy.send(request("GET", "/slow"))
         await served.service.begun.acquire()
@@ -127,9 +127,9 @@ async def test_the_admin_port_has_a_count_of_its_own() -> None:
         assert (await busy.answer()).body == b'"done"'
 
 
-async def test_a_silent_connection_has_the_time_to_read() -> None:
-    """It runs since the connection was accepted; after a request the idle timeout counts."""
-    async with stand(read_timeout="100ms", idle_timeout="1h") as served:
+async def test_the_read_timeout_applies_before_the_first_request() -> None:
+    """It begins when the connection is accepted; the idle timeout applies after a request."""
+    async with serving(read_timeout="100ms", idle_timeout="1h") as served:
         async with talk(served.url) as first, talk(served.url) as second:
             assert await asked(first) == b'"hello"'
             assert await second.rest() == b""
@@ -137,9 +137,9 @@ async def test_a_silent_connection_has_the_time_to_read() -> None:
             assert await asked(first) == b'"hello"'
 
 
-async def test_bytes_that_drip_do_not_prolong_the_first_head() -> None:
-    """A head that begins late is 408 once the time since the connection was accepted is over."""
-    async with stand(read_timeout="1s") as served, talk(served.url) as client:
+async def test_a_late_first_byte_does_not_extend_the_read_timeout() -> None:
+    """A head that begins late is 408 after the read timeout since the connection was accepted."""
+    async with serving(read_timeout="1s") as served, talk(served.url) as client:
         await until(lambda: states(served))
         (connection,) = served.server._ports[0]._server.open_connections()
         accepted = connection.idle_since
@@ -150,13 +150,13 @@ async def test_bytes_that_drip_do_not_prolong_the_first_head() -> None:
         assert (await client.answer()).status == 408
 
 
-async def test_handshakes_are_silent_connections(tmp_path: Path) -> None:
-    """With TLS a client that never begins its handshake counts, and is closed for a new one."""
+async def test_handshakes_count_as_silent_connections(tmp_path: Path) -> None:
+    """With TLS, a client that never begins its handshake is closed for a new one."""
     files = Files(tmp_path / "pair").issue()
     trust = ssl.create_default_context()
     AUTHORITY.configure_trust(trust)
     settings = {"tls_cert": str(files.cert), "tls_key": str(files.key), "max_connections": 2}
-    async with stand(**settings) as served, AsyncExitStack() as stack:
+    async with serving(**settings) as served, AsyncExitStack() as stack:
         acceptor = served.server._ports[0]._acceptor
         silent = []
         silent.append(await stack.enter_async_context(talk(served.url)))
@@ -170,12 +170,14 @@ async def test_handshakes_are_silent_connections(tmp_path: Path) -> None:
         await until(lambda: served.server._ports[0]._server.count == 1)
 
 
-async def test_connections_that_come_at_once_are_shed_too() -> None:
-    """Of those accepted in one turn of the loop the last are served, and all others are closed."""
-    async with stand(max_connections=2) as served:
+async def test_connections_of_one_batch_are_shed_too() -> None:
+    """The last ones that were accepted together are served, and all others are closed."""
+    async with serving(max_connections=2) as served:
         served.server._ports[0]._acceptor._batch = 32
         address = ("127.0.0.1", int(served.url.rpartition(":")[2]))
-        clients = [socket.create_connection(address) for _ in range(8)]  # nothing runs meanwhile
+        clients = [
+            socket.create_connection(address) for _ in range(8)
+        ]  # the event loop does not run here
         clients[-1].setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(clients[-1], request("GET", "/hello"))
@@ -188,23 +190,23 @@ async def test_connections_that_come_at_once_are_shed_too() -> None:
         assert not served.server._ports[0]._acceptor._handshakes
 
 
-async def test_a_handshake_has_the_time_to_read(tmp_path: Path) -> None:
-    """A client that begins none is closed, and leaves nothing behind."""
+async def test_the_read_timeout_applies_to_a_tls_handshake(tmp_path: Path) -> None:
+    """A client that does not begin one is closed, and leaves nothing behind."""
     files = Files(tmp_path / "pair").issue()
     settings = {"tls_cert": str(files.cert), "tls_key": str(files.key), "read_timeout": "50ms"}
-    async with stand(**settings) as served, talk(served.url) as client:
+    async with serving(**settings) as served, talk(served.url) as client:
         assert await client.rest() == b""
         await until(lambda: not served.server._ports[0]._acceptor._handshakes)
         assert states(served) == []
 
 
-async def test_an_error_that_nothing_mends_does_not_fill_the_loop(
+async def test_accepting_pauses_after_a_persistent_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While connections cannot be accepted, it is tried ten times a second, and no more often."""
+    """It is tried ten times a second at most."""
     tried = 0
 
-    async with stand() as served:
+    async with serving() as served:
         acceptor = served.server._ports[0]._acceptor
         listener = acceptor._listener
 
@@ -227,9 +229,9 @@ async def test_an_error_that_nothing_mends_does_not_fill_the_loop(
         acceptor._listener = listener
 
 
-async def test_connections_that_come_and_go_are_counted() -> None:
-    """After any number of connections, however they end, there is none to be counted."""
-    async with stand() as served:
+async def test_the_count_of_connections_returns_to_zero() -> None:
+    """This holds after any number of connections, however they end."""
+    async with serving() as served:
         server = served.server._ports[0]._server
         for sent in (b"", b"GET ", request("GET", "/hello"), b"rubbish\r\n\r\n") * 5:
             async with talk(served.url) as client:
@@ -242,8 +244,8 @@ async def test_connections_that_come_and_go_are_counted() -> None:
 @pytest.mark.parametrize("path", ["/hello", "/stream", "/nowhere", "/livez"])
 @pytest.mark.parametrize("ahead", [1, 30])
 async def test_a_connection_ends_with_its_last_request(path: str, ahead: int) -> None:
-    """GIZMO_MAX_REQUESTS_PER_CONNECTION is met within a tenth; the last answer says so."""
-    async with stand(max_requests_per_connection=20) as served, talk(served.url) as client:
+    """GIZMO_MAX_REQUESTS_PER_CONNECTION varies by a tenth; the last response closes."""
+    async with serving(max_requests_per_connection=20) as served, talk(served.url) as client:
         client.send(request("GET", path) * ahead)
         count = 1
         while (await client.answer()).headers.get("Connection") != "close":
@@ -254,9 +256,9 @@ async def test_a_connection_ends_with_its_last_request(path: str, ahead: int) ->
         assert await client.rest() == b""
 
 
-async def test_a_connection_ends_with_the_first_answer_after_its_age() -> None:
-    """GIZMO_MAX_CONNECTION_AGE cuts no request, and closes no connection between two."""
-    async with stand(max_connection_age="1h") as served, talk(served.url) as client:
+async def test_a_connection_ends_with_the_first_response_after_its_age() -> None:
+    """GIZMO_MAX_CONNECTION_AGE ends no request, and closes no idle connection."""
+    async with serving(max_connection_age="1h") as served, talk(served.url) as client:
         assert await asked(client) == b'"hello"'
         (connection,) = served.server._ports[0]._server.open_connections()
         now = asyncio.get_running_loop().time()
@@ -277,11 +279,11 @@ async def test_a_connection_ends_with_the_first_answer_after_its_age() -> None:
 def test_a_quarter_of_the_descriptors_is_kept_free(
     monkeypatch: pytest.MonkeyPatch, soft: int, most: int
 ) -> None:
-    """By default connections take three quarters of them, and leave 32 at least."""
+    """The default limit of connections is three quarters of them, and leaves 32 at least."""
     monkeypatch.setattr("resource.getrlimit", lambda kind: (soft, 4096))
     assert descriptors.max_connections() == most
 
 
-def test_the_acceptor_lets_others_have_their_turn() -> None:
-    """One turn of the loop accepts at most as many connections as half of the free ones."""
+def test_one_turn_accepts_a_limited_number_of_connections() -> None:
+    """It is at most half of the descriptors that are free."""
     assert accepting._BATCH <= descriptors._LEAST_FREE

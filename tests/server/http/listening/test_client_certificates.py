@@ -1,4 +1,4 @@
-"""TLS_CLIENT_CA: which clients get in, what handlers see of them, and how the file is followed."""
+"""TLS_CLIENT_CA: which clients may connect, what handlers see, and changes of the file."""
 
 import asyncio
 import logging
@@ -28,8 +28,8 @@ CLIENTS, OTHERS = trustme.CA(), trustme.CA()
 VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 
 
-class Club(Service):
-    """Serve who shows a certificate."""
+class Example(Service):
+    """Serve clients with a certificate."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -44,7 +44,7 @@ class Club(Service):
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """The server's pair."""
+    """The server's certificate and key."""
     return Files(tmp_path).issue()
 
 
@@ -57,7 +57,7 @@ def client_ca(tmp_path: Path) -> Path:
 
 
 def settings(files: Files, client_ca: Path, **changes: object) -> Settings:
-    """Return the settings of a daemon that asks for clients' certificates."""
+    """Return the settings of a daemon that requires client certificates."""
     return Settings.model_validate(
         {
             "http_port": 0,
@@ -73,7 +73,7 @@ def settings(files: Files, client_ca: Path, **changes: object) -> Settings:
 def trusting(
     authority: trustme.CA | None, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> ssl.SSLContext:
-    """Return a client's context; it shows a certificate that ``authority`` signed."""
+    """Return a client's context, with a certificate that ``authority`` signed."""
     context = ssl.create_default_context()
     context.maximum_version = version
     AUTHORITY.configure_trust(context)
@@ -83,7 +83,7 @@ def trusting(
 
 
 async def ask(url: str, path: str, context: ssl.SSLContext) -> tuple[int, bytes]:
-    """Return the answer to a GET."""
+    """Return the response to a GET."""
     async with talk(url, ssl=context) as client:
         client.ask("GET", path)
         answer = await client.answer()
@@ -91,11 +91,11 @@ async def ask(url: str, path: str, context: ssl.SSLContext) -> tuple[int, bytes]
 
 
 @VERSIONS
-async def test_a_client_with_a_certificate_gets_in(
+async def test_a_client_with_a_certificate_is_served(
     files: Files, client_ca: Path, version: ssl.TLSVersion
 ) -> None:
-    """A handler sees the certificate as Python's ssl module gives it."""
-    async with SimpleServer(Club(settings(files, client_ca))) as server:
+    """A handler sees the certificate in the form of Python's ssl module."""
+    async with SimpleServer(Example(settings(files, client_ca))) as server:
         answer = await ask(server.url, "/who", trusting(CLIENTS, version))
 
     assert answer == (200, b'{"names":["tom@example.com"]}')
@@ -103,15 +103,15 @@ async def test_a_client_with_a_certificate_gets_in(
 
 @VERSIONS
 @pytest.mark.parametrize("authority", [None, OTHERS], ids=["none", "another authority's"])
-async def test_a_client_without_one_is_not_served(
+async def test_a_client_without_a_certificate_is_not_served(
     files: Files,
     client_ca: Path,
     version: ssl.TLSVersion,
     authority: trustme.CA | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its request is never executed, on probes' paths neither, and the log is not filled by it."""
-    club = Club(settings(files, client_ca))
+    """No request is executed, not even a probe, and nothing is logged for it."""
+    club = Example(settings(files, client_ca))
     async with SimpleServer(club) as server:
         for path in ("/who", "/livez"):
             with pytest.raises((OSError, asyncio.IncompleteReadError)):
@@ -121,24 +121,24 @@ async def test_a_client_without_one_is_not_served(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_the_admin_port_asks_for_no_certificate(files: Files, client_ca: Path) -> None:
-    """Probes without a certificate are answered on the admin port, and not on the main one."""
-    async with SimpleServer(Club(settings(files, client_ca, admin_port=0))) as server:
+async def test_the_admin_port_requires_no_certificate(files: Files, client_ca: Path) -> None:
+    """Probes without a certificate are answered on the admin port only."""
+    async with SimpleServer(Example(settings(files, client_ca, admin_port=0))) as server:
         assert (await ask(server.admin_url, "/livez", trusting(None)))[0] == 200
         with pytest.raises((OSError, asyncio.IncompleteReadError)):
             await ask(server.url, "/livez", trusting(None))
 
 
-async def test_healthcheck_shows_a_certificate(
+async def test_healthcheck_can_present_a_certificate(
     files: Files, client_ca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It shows the one that it is given, with its key in the same file or in another one."""
+    """The key is in the same file or in another one."""
     pair = CLIENTS.issue_cert("probe@example.com")
     both, cert, key = (str(tmp_path / name) for name in ("both.pem", "cert.pem", "key.pem"))
     pair.private_key_and_cert_chain_pem.write_to_path(both)
     pair.cert_chain_pems[0].write_to_path(cert)
     pair.private_key_pem.write_to_path(key)
-    async with SimpleServer(Club(settings(files, client_ca))) as server:
+    async with SimpleServer(Example(settings(files, client_ca))) as server:
 
         async def check(*options: str) -> int:
             return await apart(main, ["healthcheck", server.url, *options])
@@ -152,11 +152,11 @@ async def test_healthcheck_shows_a_certificate(
     assert f"--cert {key}: cannot be used: " in capsys.readouterr().err
 
 
-async def test_healthcheck_asks_the_admin_port(
+async def test_healthcheck_prefers_the_admin_port(
     files: Files, client_ca: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the main port wants a certificate, healthcheck asks the admin port, if there is one."""
-    async with SimpleServer(Club(settings(files, client_ca, admin_port=0))) as server:
+    """The main port requires a certificate."""
+    async with SimpleServer(Example(settings(files, client_ca, admin_port=0))) as server:
         monkeypatch.setenv("TLS_CERT", str(files.cert))
         monkeypatch.setenv("TLS_CLIENT_CA", str(client_ca))
         monkeypatch.setenv("HTTP_PORT", server.url.rpartition(":")[2])
@@ -166,7 +166,7 @@ async def test_healthcheck_asks_the_admin_port(
 
 
 async def apart(function: Callable[..., Result], *arguments: object) -> Result:
-    """Return what ``function`` returns, which blocks, in a thread that is gone afterwards."""
+    """Return the result of the blocking ``function``, called in a thread that ends with it."""
     with ThreadPoolExecutor(1) as pool:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
@@ -174,7 +174,7 @@ async def apart(function: Callable[..., Result], *arguments: object) -> Result:
 def shake_hands(
     port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> tuple[bool, ssl.SSLSession | None]:
-    """Return whether an earlier session was taken up, and the session of this connection."""
+    """Return whether a session was resumed, and the session of this connection."""
     with (
         socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw,
         context.wrap_socket(raw, server_hostname="localhost", session=session) as connection,
@@ -183,7 +183,7 @@ def shake_hands(
         if connection.recv(6) != b"hello\n":
             raise ConnectionResetError("the server closed the connection")
         reused, session = bool(connection.session_reused), connection.session
-        connection.unwrap().close()  # OpenSSL forgets the session of a connection that is just cut
+        connection.unwrap().close()  # without a close_notify, OpenSSL drops the session
         return reused, session
 
 
@@ -196,10 +196,10 @@ def write(path: Path, content: str | None) -> None:
 
 
 @VERSIONS
-async def test_the_authorities_are_followed(
+async def test_a_changed_file_of_authorities_is_loaded(
     files: Files, client_ca: Path, version: ssl.TLSVersion
 ) -> None:
-    """Once the file has changed, clients of a new authority get in, those of the old one do not."""
+    """Clients of a new authority may connect, those of the old one may not."""
     ticks, old, new = Ticks(), trusting(CLIENTS, version), trusting(OTHERS, version)
     certificate = files.certificate(ticks, client_ca=str(client_ca))
     async with certificate, echo(certificate) as port:
@@ -212,7 +212,7 @@ async def test_the_authorities_are_followed(
 
 
 async def test_a_session_does_not_outlive_its_authority(files: Files, client_ca: Path) -> None:
-    """A session of TLS 1.2 lets a client in with no look at its certificate: not after a change."""
+    """A TLS 1.2 session needs no new check of the certificate, so it ends with a change."""
     ticks, old = Ticks(), trusting(CLIENTS, ssl.TLSVersion.TLSv1_2)
     certificate = files.certificate(ticks, client_ca=str(client_ca))
     async with certificate, echo(certificate) as port:
@@ -222,7 +222,7 @@ async def test_a_session_does_not_outlive_its_authority(files: Files, client_ca:
         files.issue()
         await ticks.tick(2)
         reused, session = await apart(shake_hands, port, old, session)
-        assert reused  # a new certificate of the server changes nothing for its clients
+        assert reused  # a new certificate of the server does not end sessions
         OTHERS.cert_pem.write_to_path(str(client_ca))
         await ticks.tick(2)
         with pytest.raises(OSError, match=REFUSED):
@@ -230,7 +230,7 @@ async def test_a_session_does_not_outlive_its_authority(files: Files, client_ca:
 
 
 async def test_there_are_no_tickets(files: Files, client_ca: Path) -> None:
-    """A ticket would let a client in for hours, also after a change of its authority."""
+    """A ticket would let a client connect for hours, also after a change of its authority."""
     certificate = files.certificate(client_ca=str(client_ca))
     async with certificate, echo(certificate) as port:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -242,7 +242,7 @@ async def test_there_are_no_tickets(files: Files, client_ca: Path) -> None:
 async def test_a_broken_file_of_authorities_changes_nothing(
     files: Files, client_ca: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The certificates in use stay, and the log names the file."""
+    """The certificates in use remain, and the log names the file."""
     ticks, context = Ticks(), trusting(CLIENTS)
     certificate = files.certificate(ticks, client_ca=str(client_ca))
     async with certificate, echo(certificate) as port:
@@ -262,7 +262,7 @@ async def test_a_broken_file_of_authorities_changes_nothing(
 async def test_a_file_that_cannot_be_used_ends_the_start(
     files: Files, client_ca: Path, content: str | None
 ) -> None:
-    """A daemon does not start with a file that holds no authority: it would be open, or closed."""
+    """Without an authority in the file, either every client could connect or none."""
     write(client_ca, content)
     with pytest.raises(StartError, match=f"TLS_CLIENT_CA={client_ca}: .*; (set|write) "):
         async with files.certificate(client_ca=str(client_ca)):

@@ -1,4 +1,4 @@
-"""What is listened on: addresses that are taken, TLS, and how connections are counted."""
+"""Ports: addresses that are in use, TLS, and the count of connections."""
 
 import asyncio
 import ssl
@@ -15,7 +15,7 @@ from tests.server.support import talk, until
 BOTH_LOOPS = True
 
 
-class Inn(Service):
+class Example(Service):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.begun = asyncio.Event()
@@ -45,34 +45,34 @@ def _issue(authority: trustme.CA, directory: Path) -> dict[str, object]:
 
 
 async def test_two_daemons_do_not_share_an_address() -> None:
-    """The second is told which port is taken; the first goes on, and its port is free after it."""
-    async with SimpleServer(Inn(_settings())) as first:
+    """The second one reports the port; the first one goes on, and frees its port at its end."""
+    async with SimpleServer(Example(_settings())) as first:
         taken = _settings(http_port=int(first.url.rpartition(":")[2]))
         with pytest.raises(StartError, match="is taken by another process"):
-            await SimpleServer(Inn(taken)).__aenter__()
+            await SimpleServer(Example(taken)).__aenter__()
         async with ClientSession(first.url) as http, http.get("/livez") as response:
             assert response.status == 200
-    async with SimpleServer(Inn(taken)) as second:
+    async with SimpleServer(Example(taken)) as second:
         assert second.url == first.url
 
 
 async def test_an_admin_port_that_is_taken_frees_the_main_one() -> None:
-    """Nothing stays bound after a start that failed; the message names the admin port's setting."""
-    async with SimpleServer(Inn(_settings())) as first:
+    """A failed start leaves nothing bound; the error names the admin port's setting."""
+    async with SimpleServer(Example(_settings())) as first:
         port = int(first.url.rpartition(":")[2])
-        failing = SimpleServer(Inn(_settings(admin_port=port)))
+        failing = SimpleServer(Example(_settings(admin_port=port)))
         with pytest.raises(StartError, match=f"GIZMO_ADMIN_PORT={port}"):
             await failing.__aenter__()
     assert all(each._listener.fileno() == -1 for each in failing._ports)
 
 
 async def test_https_is_served_on_both_ports(tmp_path: Path) -> None:
-    """With a certificate the URLs are https, and requests know it; plain HTTP is not answered."""
+    """The URLs and the requests have the scheme https; plain HTTP is not answered."""
     authority = trustme.CA()
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     settings = _settings(admin_port=0, **_issue(authority, tmp_path))
-    async with SimpleServer(Inn(settings)) as server:
+    async with SimpleServer(Example(settings)) as server:
         assert server.url.startswith("https://")
         assert server.admin_url.startswith("https://")
         async with ClientSession(connector=TCPConnector(ssl=trust)) as http:
@@ -86,9 +86,9 @@ async def test_https_is_served_on_both_ports(tmp_path: Path) -> None:
                 await client.answer()
 
 
-async def test_connections_are_counted_by_what_they_do() -> None:
-    """Each one is active, idle or a websocket, at the moment of the scrape."""
-    service = Inn(_settings())
+async def test_connections_are_counted_by_state() -> None:
+    """Each one is active, idle or a websocket when the metrics are scraped."""
+    service = Example(_settings())
     async with SimpleServer(service) as server:
         (port,) = server._ports
         async with talk(server.url) as busy, talk(server.url):

@@ -1,4 +1,4 @@
-"""The listening socket, and why it cannot be had."""
+"""The listening socket, and the errors of binding it."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from gizmopy.server.http.listening.sockets import bind, is_loopback, url_of
 
 
 def test_port_0_takes_a_free_one() -> None:
-    """A port of 0 gives a socket on some free port of the address asked for, and no other."""
+    """It binds a free port of the given address only."""
     with bind("127.0.0.1", 0) as listener:
         host, port = listener.getsockname()
 
@@ -26,7 +26,7 @@ def test_port_0_takes_a_free_one() -> None:
 
 
 def test_a_taken_port_is_named() -> None:
-    """The error says which setting, which address, and what to do."""
+    """The error has the setting, the address, and a remedy."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(StartError) as raised:
@@ -39,19 +39,19 @@ def test_a_taken_port_is_named() -> None:
 
 
 def test_a_foreign_address_is_named() -> None:
-    """An address of another machine cannot be listened on."""
+    """It is an error to bind the address of another machine."""
     with pytest.raises(StartError, match=r"192\.0\.2\.1 is not an address of this machine"):
         bind("192.0.2.1", 0)
 
 
-def test_an_address_that_is_none_is_named() -> None:
+def test_a_malformed_address_is_named() -> None:
     """A typo in HTTP_ADDR is an error of HTTP_ADDR."""
     with pytest.raises(StartError, match=r"^HTTP_ADDR=no such host: "):
         bind("no such host", 0)
 
 
 def test_the_settings_of_another_listener_are_named() -> None:
-    """An error speaks of the settings that the address came from."""
+    """An error names the settings that the address is from."""
     with pytest.raises(StartError, match=r"^GIZMO_ADMIN_PORT=0: .* set GIZMO_ADMIN_ADDR to one"):
         bind("192.0.2.1", 0, prefix="GIZMO_ADMIN")
 
@@ -63,8 +63,8 @@ def path() -> Iterator[Path]:
         yield Path(directory) / "socket"
 
 
-def test_a_unix_socket_is_the_users_and_groups(path: Path) -> None:
-    """Its user and its group may connect, nobody else; when it is closed its path is gone."""
+def test_the_user_and_the_group_can_connect_to_a_unix_socket(path: Path) -> None:
+    """Others cannot. Its path is removed when it is closed."""
     with bind(f"unix:{path}", 8080) as listener:
         mode = path.stat().st_mode
         assert stat.S_ISSOCK(mode)
@@ -75,7 +75,7 @@ def test_a_unix_socket_is_the_users_and_groups(path: Path) -> None:
 
 
 def test_a_stale_socket_is_replaced(path: Path) -> None:
-    """What a killed process left is taken over."""
+    """A killed process has left its path."""
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(path))
         killed.listen()
@@ -87,7 +87,7 @@ def test_a_stale_socket_is_replaced(path: Path) -> None:
 
 @pytest.mark.parametrize("backlog", [8, 0])
 def test_a_live_socket_is_left_alone(path: Path, backlog: int) -> None:
-    """A path where somebody listens is refused, even if its queue is full."""
+    """A path on which a process listens is refused, also if its queue is full."""
     with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as client:
         other.bind(str(path))
         other.listen(backlog)
@@ -98,8 +98,8 @@ def test_a_live_socket_is_left_alone(path: Path, backlog: int) -> None:
         assert path.exists()
 
 
-def test_a_file_is_no_stale_socket(path: Path) -> None:
-    """A path that is no socket is refused and kept, what it leads to as well."""
+def test_a_file_is_not_a_stale_socket(path: Path) -> None:
+    """A path of another file is refused and kept, and so is the target of a link."""
     target = path.with_name("precious")
     target.write_text("precious")
     path.symlink_to(target)
@@ -111,8 +111,8 @@ def test_a_file_is_no_stale_socket(path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_path_that_is_anothers_by_now_is_kept(path: Path) -> None:
-    """Closing removes the path only while it is the socket's own; twice is once."""
+def test_a_path_that_another_socket_has_taken_is_kept(path: Path) -> None:
+    """Closing removes the socket's own path only, and only once."""
     first = bind(f"unix:{path}", 0)
     path.unlink()
     second = bind(f"unix:{path}", 0)
@@ -126,7 +126,7 @@ def test_a_path_that_is_anothers_by_now_is_kept(path: Path) -> None:
 
 
 def test_a_path_may_be_gone_when_its_socket_is_closed(path: Path) -> None:
-    """A path that somebody removed is no trouble at the end."""
+    """A path that was removed before is not an error."""
     with bind(f"unix:{path}", 0):
         path.unlink()
 
@@ -141,8 +141,8 @@ def test_a_path_may_be_gone_when_its_socket_is_closed(path: Path) -> None:
         ("/long" * 100, "cannot listen on it: AF_UNIX path too long"),
     ],
 )
-def test_a_path_that_cannot_be_had_is_named(name: str, reason: str) -> None:
-    """The error says which setting, which address, and what to do."""
+def test_a_path_that_cannot_be_bound_is_named(name: str, reason: str) -> None:
+    """The error has the setting, the address, and a remedy."""
     with pytest.raises(StartError) as raised:
         bind(f"unix:{name}", 0)
 
@@ -151,7 +151,7 @@ def test_a_path_that_cannot_be_had_is_named(name: str, reason: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
 def test_an_abstract_socket_has_no_path(path: Path) -> None:
-    """An abstract name is taken while its socket is open, and no longer."""
+    """An abstract name is in use while its socket is open."""
     name = f"unix:@{path}"
     with bind(name, 0) as listener:
         assert url_of(listener, "http") == name
@@ -163,7 +163,7 @@ def test_an_abstract_socket_has_no_path(path: Path) -> None:
 
 
 def test_a_listeners_url_can_be_called(path: Path) -> None:
-    """A URL has the port that was free, brackets around IPv6, and no scheme of HTTP for a path."""
+    """It has the chosen port, brackets around IPv6, and no scheme for a path."""
     with bind("127.0.0.1", 0) as four, bind("::1", 0) as six, bind(f"unix:{path}", 0) as local:
         assert url_of(four, "http") == f"http://127.0.0.1:{four.getsockname()[1]}"
         assert url_of(six, "https") == f"https://[::1]:{six.getsockname()[1]}"
@@ -174,7 +174,7 @@ def test_a_listeners_url_can_be_called(path: Path) -> None:
 def test_a_loop_removes_the_path_with_its_server(
     factory: Callable[[], asyncio.AbstractEventLoop], path: Path
 ) -> None:
-    """aiohttp serves a unix socket like any other on both loops, and closing ends its path."""
+    """aiohttp serves a unix socket on both loops, and closing it removes the path."""
 
     async def scenario() -> str:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -214,6 +214,8 @@ def test_a_loop_removes_the_path_with_its_server(
         ("localhost.example", False),
     ],
 )
-def test_loopback_is_what_only_this_machine_reaches(address: str, loopback: bool) -> None:
-    """An address that others may reach, or that nobody knows, is no loopback."""
+def test_loopback_addresses_are_those_that_only_this_machine_reaches(
+    address: str, loopback: bool
+) -> None:
+    """An address that others can reach, or an unknown name, is not one."""
     assert is_loopback(address) is loopback

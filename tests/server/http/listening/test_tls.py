@@ -1,4 +1,4 @@
-"""The certificate: what is wrong with its files, and what connections see when they change."""
+"""Certificates: errors of the files, and changes of the files while connections are open."""
 
 import asyncio
 import logging
@@ -24,13 +24,13 @@ Factory = Callable[[], asyncio.AbstractEventLoop]
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """A pair in a directory of its own."""
+    """A certificate and key in a directory."""
     return Files(tmp_path / "pair").issue()
 
 
 @LOOPS
-def test_new_connections_are_shown_the_new_certificate(factory: Factory, files: Files) -> None:
-    """A changed pair is shown with and without a server name, and open connections stay."""
+def test_new_connections_get_the_new_certificate(factory: Factory, files: Files) -> None:
+    """This holds with and without a server name; established connections remain."""
 
     async def scenario() -> None:
         ticks, old = Ticks(), der(files)
@@ -50,8 +50,8 @@ def test_new_connections_are_shown_the_new_certificate(factory: Factory, files: 
 
 
 @LOOPS
-def test_a_mounted_secret_is_followed(factory: Factory, tmp_path: Path) -> None:
-    """Kubernetes swaps a link to the directory, which the files are links into."""
+def test_a_changed_kubernetes_secret_is_loaded(factory: Factory, tmp_path: Path) -> None:
+    """Kubernetes replaces a link to a directory, into which the files are links."""
     first, second = Files(tmp_path / "first").issue(), Files(tmp_path / "second").issue()
     mounted = Files(tmp_path)
     data = tmp_path / "..data"
@@ -75,10 +75,10 @@ def test_a_mounted_secret_is_followed(factory: Factory, tmp_path: Path) -> None:
         runner.run(scenario())
 
 
-async def test_a_broken_pair_is_told_once_and_not_shown(
+async def test_a_broken_pair_is_logged_once_and_not_used(
     files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The certificate in use stays until a pair comes that can be used."""
+    """The old certificate remains in use until a valid pair is there."""
     ticks, old = Ticks(), der(files)
     stray = Files(tmp_path / "stray").issue()
     async with files.certificate(ticks) as certificate, echo(certificate) as port:
@@ -99,7 +99,7 @@ async def test_a_broken_pair_is_told_once_and_not_shown(
 async def test_files_that_still_change_are_not_read(
     files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A pair of which only one half is written yet is no broken pair."""
+    """A pair of which one file has been written is not a broken pair."""
     ticks = Ticks()
     stray = Files(tmp_path / "stray").issue()
     async with files.certificate(ticks) as certificate, echo(certificate) as port:
@@ -113,8 +113,8 @@ async def test_files_that_still_change_are_not_read(
     assert not [record for record in caplog.records if record.levelno == logging.ERROR]
 
 
-async def test_files_that_are_gone_are_told(files: Files, caplog: pytest.LogCaptureFixture) -> None:
-    """Without its files the daemon serves on, and says that they are missing."""
+async def test_missing_files_are_logged(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """The daemon keeps serving without its files."""
     ticks, old = Ticks(), der(files)
     async with files.certificate(ticks) as certificate, echo(certificate) as port:
         files.cert.unlink()
@@ -126,10 +126,10 @@ async def test_files_that_are_gone_are_told(files: Files, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("year", [2049, 2051])
-async def test_the_expiry_is_told(
+async def test_the_expiry_is_logged_and_measured(
     files: Files, year: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is a number and a line of the log, before and after 2050, when the encoding changes."""
+    """This holds before and after 2050, when the encoding changes."""
     expires = EXPIRES.replace(year=year)
     with caplog.at_level(logging.INFO, "gizmopy"):
         async with files.issue(expires).certificate() as certificate:
@@ -138,8 +138,8 @@ async def test_the_expiry_is_told(
     assert f"TLS_CERT={files.cert} expires on {year}-05-06 07:08 UTC" in caplog.messages
 
 
-async def test_the_expiry_is_that_of_the_certificate_shown(files: Files) -> None:
-    """It changes with the certificate."""
+async def test_the_expiry_changes_with_the_certificate(files: Files) -> None:
+    """The metric is that of the certificate in use."""
     ticks, expires = Ticks(), EXPIRES.replace(month=6)
     async with files.certificate(ticks) as certificate:
         files.issue(expires)
@@ -151,7 +151,7 @@ async def test_the_expiry_is_that_of_the_certificate_shown(files: Files) -> None
 async def test_an_expired_certificate_is_an_error(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A certificate that has expired is served: the daemon may be all that there is."""
+    """An expired certificate is still served, and an error is logged."""
     async with files.issue(datetime(2020, 1, 2, tzinfo=UTC)).certificate():
         pass
 
@@ -160,14 +160,14 @@ async def test_an_expired_certificate_is_an_error(
     ]
 
 
-async def test_an_expiry_is_warned_of_every_day(
+async def test_an_expiry_is_logged_once_a_day(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From 14 days before it on, once a day, and as an error once it has come; new ones end it."""
+    """It is a warning for the last 14 days and an error after, until the certificate is renewed."""
     ticks, day = Ticks(), 86400.0
     clock = EXPIRES.timestamp() - 14.5 * day
 
-    def told() -> list[str]:
+    def logged_levels() -> list[str]:
         levels = [record.levelname for record in caplog.records]
         caplog.clear()
         return levels
@@ -176,11 +176,11 @@ async def test_an_expiry_is_warned_of_every_day(
         nonlocal clock
         clock += seconds
         await ticks.tick(2)
-        return told()
+        return logged_levels()
 
     with caplog.at_level(logging.INFO, "gizmopy"):
         async with files.certificate(ticks, now=lambda: clock):
-            assert told() == ["INFO"]
+            assert logged_levels() == ["INFO"]
             assert await move(0.25 * day) == []
             assert await move(0.5 * day) == ["WARNING"]  # 13.75 days are left
             assert await move(0.75 * day) == []
@@ -191,14 +191,14 @@ async def test_an_expiry_is_warned_of_every_day(
             assert await move(0.25 * day) == ["ERROR"]
             files.issue(EXPIRES.replace(year=2050))
             await ticks.tick(2)
-            assert told() == ["INFO"]
+            assert logged_levels() == ["INFO"]
             assert await move(30 * day) == []
 
 
 async def test_a_certificate_that_expires_soon_is_warned_of_at_start(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning names the file, the time and the remedy."""
+    """The warning has the file, the time and a remedy."""
     async with files.certificate(now=lambda: EXPIRES.timestamp() - 60):
         pass
 
@@ -208,8 +208,8 @@ async def test_a_certificate_that_expires_soon_is_warned_of_at_start(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="nothing else makes version 1")
-def test_an_old_form_of_certificate_has_an_expiry_too(files: Files, tmp_path: Path) -> None:
-    """Version 1 of the format, which does not tell its version, is read as well."""
+def test_a_version_1_certificate_has_an_expiry(files: Files, tmp_path: Path) -> None:
+    """That version of the format has no field for the version."""
     request = str(tmp_path / "request")
     for arguments in (
         ("req", "-new", "-key", str(files.key), "-subj", "/CN=x", "-out", request),
@@ -229,7 +229,7 @@ def test_an_old_form_of_certificate_has_an_expiry_too(files: Files, tmp_path: Pa
 
     left = asyncio.run(expiry()) - datetime.now(UTC).timestamp()
 
-    assert b"\xa0\x03\x02\x01" not in der(files)[:16]  # or this test tests nothing
+    assert b"\xa0\x03\x02\x01" not in der(files)[:16]  # otherwise this test has no meaning
     assert 2 * 86400 < left < 4 * 86400
 
 
@@ -245,10 +245,10 @@ def test_an_old_form_of_certificate_has_an_expiry_too(files: Files, tmp_path: Pa
         (ssl.TLSVersion.TLSv1_3, "DEFAULT", True),
     ],
 )
-def test_old_ways_of_tls_are_refused(
+def test_old_versions_of_tls_are_refused(
     factory: Factory, files: Files, version: ssl.TLSVersion, ciphers: str, is_served: bool
 ) -> None:
-    """TLS 1.2 is the lowest version, with forward secrecy and authenticated encryption only."""
+    """TLS 1.2 is the lowest, with forward secrecy and authenticated encryption only."""
     context = ssl.create_default_context()
     AUTHORITY.configure_trust(context)
     context.minimum_version = context.maximum_version = version
@@ -271,14 +271,14 @@ def test_old_ways_of_tls_are_refused(
 
 
 async def test_neither_renegotiation_nor_compression_is_offered(files: Files) -> None:
-    """A client cannot have the server compute keys again and again, nor guess by sizes."""
+    """Renegotiation costs the server CPU time; compression leaks content through sizes."""
     async with files.certificate() as certificate:
         assert certificate.context.options & ssl.OP_NO_RENEGOTIATION
         assert certificate.context.options & ssl.OP_NO_COMPRESSION
 
 
 async def refusal(files: Files) -> str:
-    """Return why the files cannot be used."""
+    """Return the error of loading the files."""
     with pytest.raises(StartError) as raised:
         async with files.certificate():
             pass
@@ -286,7 +286,7 @@ async def refusal(files: Files) -> str:
 
 
 async def test_a_missing_file_is_named(files: Files) -> None:
-    """A file that cannot be read is named with its setting."""
+    """The error has the setting and the file."""
     files.key.unlink()
     assert await refusal(files) == (
         f"TLS_KEY={files.key}: No such file or directory; set it to a file that this user may read"
@@ -296,8 +296,8 @@ async def test_a_missing_file_is_named(files: Files) -> None:
     assert (await refusal(files)).startswith(f"TLS_CERT={files.cert}: Is a directory; ")
 
 
-async def test_a_file_of_something_else_is_named(files: Files) -> None:
-    """DER, the other file of the two, and junk are no PEM of what is asked for."""
+async def test_a_file_with_other_content_is_named(files: Files) -> None:
+    """DER, the other file of the two, and junk are refused."""
     cert, key = files.cert.read_bytes(), files.key.read_bytes()
     files.key.write_bytes(cert)
     assert await refusal(files) == (
@@ -311,7 +311,7 @@ async def test_a_file_of_something_else_is_named(files: Files) -> None:
 
 @pytest.mark.parametrize("name", ["cert", "key"])
 def test_a_damaged_file_is_named(files: Files, name: str) -> None:
-    """A file that lost a line in the middle cannot be used."""
+    """A file without a line in its middle is refused."""
     path: Path = getattr(files, name)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join((lines[0], *lines[2:])))
@@ -321,7 +321,7 @@ def test_a_damaged_file_is_named(files: Files, name: str) -> None:
 
 
 async def test_an_encrypted_key_is_refused(files: Files) -> None:
-    """A password is asked of nobody: there is no terminal."""
+    """OpenSSL would ask for the password on a terminal."""
     key = serialization.load_pem_private_key(files.key.read_bytes(), None)
     files.key.write_bytes(pem(key, serialization.BestAvailableEncryption(b"secret")))
 
@@ -332,7 +332,7 @@ async def test_an_encrypted_key_is_refused(files: Files) -> None:
 
 @pytest.mark.parametrize("kind", ["EC", "RSA"])
 async def test_a_key_of_another_certificate_is_refused(files: Files, kind: str) -> None:
-    """A key of the same kind and one of another are both told from the right one."""
+    """This holds for a key of the same kind and of another kind."""
     curve = ec.SECP256R1()
     other = (
         ec.generate_private_key(curve) if kind == "EC" else rsa.generate_private_key(65537, 2048)
@@ -345,7 +345,7 @@ async def test_a_key_of_another_certificate_is_refused(files: Files, kind: str) 
 
 
 def pem(key: Any, encryption: serialization.KeySerializationEncryption) -> bytes:
-    """Return a private key as a file has it."""
+    """Return a private key in PEM."""
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     written: bytes = key.private_bytes(encoding, form, encryption)
     return written

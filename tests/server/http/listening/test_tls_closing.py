@@ -1,4 +1,4 @@
-"""Close connections over TLS whose clients read nothing, and so never answer close_notify."""
+"""Closing TLS connections whose clients read nothing, and so never answer close_notify."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ _ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel does 
 SIZE = 20_000_000
 
 
-class Hall(Service):
+class Example(Service):
     @get("/whole")
     async def whole(self) -> bytes:
         return bytes(SIZE)
@@ -40,14 +40,14 @@ class Hall(Service):
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
-    """What serves HTTPS."""
+    """Return the settings of an HTTPS server."""
     files = Files(tmp_path).issue()
     return {"tls_cert": str(files.cert), "tls_key": str(files.key), "http_port": 0}
 
 
 @asynccontextmanager
 async def _deaf(url: str, sent: bytes = b"") -> AsyncIterator[ssl.SSLSocket]:
-    """Shake hands, send, and read nothing more, not even the end."""
+    """Do a handshake, send, and read nothing after it."""
     context = ssl.create_default_context()
     AUTHORITY.configure_trust(context)
 
@@ -76,12 +76,12 @@ async def _connection(server: Any) -> Any:
 
 @_ON_LINUX
 @pytest.mark.parametrize("sent", [b"", b"GET /sm", request("GET", "/small")])
-async def test_a_client_that_reads_nothing_does_not_hold_the_shutdown(
+async def test_a_client_that_reads_nothing_does_not_delay_the_shutdown(
     sent: bytes, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It has all that was written, so nothing is left to wait for."""
+    """It has received every byte, so there is nothing to wait for."""
     settings |= {"http_access_log": "off", "drain_delay": "0s", "shutdown_timeout": "5s"}
-    server = SimpleServer(Hall(Settings(**settings)))
+    server = SimpleServer(Example(Settings(**settings)))
     serving = asyncio.create_task(server.serve(Stop()))
     await until(lambda: server.phase is Phase.READY)
     async with _deaf(server._ports[0].url, sent):
@@ -93,19 +93,23 @@ async def test_a_client_that_reads_nothing_does_not_hold_the_shutdown(
 
 
 @_ON_LINUX
-async def test_a_client_that_does_not_answer_the_end_is_left(settings: dict[str, Any]) -> None:
+async def test_a_client_that_does_not_answer_close_notify_is_disconnected(
+    settings: dict[str, Any],
+) -> None:
     """asyncio would keep its connection for 30 s."""
-    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         asked = request("GET", "/small", b"", "Connection: close")
         async with _deaf(served.url, asked):
             connection = await _connection(served.server)
             await until(lambda: connection.open_transport is None)
 
 
-async def test_a_client_that_takes_nothing_of_an_answer_is_cut(settings: dict[str, Any]) -> None:
-    """The buffer below TLS does not take the whole answer, which would hide that it waits."""
+async def test_the_write_timeout_applies_to_a_client_over_tls_that_reads_nothing(
+    settings: dict[str, Any],
+) -> None:
+    """A transport below TLS with a whole response in its buffer would hide that it waits."""
     settings |= {"write_timeout": "200ms"}
-    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         async with _deaf(served.url, request("GET", "/whole")):
             connection = await _connection(served.server)
             await until(lambda: connection.is_write_paused)
@@ -113,12 +117,12 @@ async def test_a_client_that_takes_nothing_of_an_answer_is_cut(settings: dict[st
             await until(lambda: connection.open_transport is None)
 
 
-async def test_a_client_that_reads_has_the_whole_answer(settings: dict[str, Any]) -> None:
-    """An answer that is written in pieces has all of them, also before the connection ends."""
+async def test_a_client_that_reads_gets_the_whole_response(settings: dict[str, Any]) -> None:
+    """A response in pieces has all of them, also as the last one of its connection."""
     context = ssl.create_default_context()
     AUTHORITY.configure_trust(context)
     tls = {"ssl": context, "server_hostname": "localhost"}
-    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         async with talk(served.url, **tls) as client:
             for lines in ((), ("Connection: close",)):
                 client.ask("GET", "/whole", b"", *lines)
@@ -126,11 +130,11 @@ async def test_a_client_that_reads_has_the_whole_answer(settings: dict[str, Any]
             assert await client.rest() == b""
 
 
-async def test_a_record_that_cannot_be_decrypted_is_no_error_of_the_server(
+async def test_a_malformed_tls_record_is_not_an_error_of_the_server(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that sends garbage amid its body has left, and nothing is logged."""
-    async with pubsubtest.serve(Hall, settings=Settings(**settings)) as served:
+    """A client that sends garbage in its body counts as gone, and nothing is logged."""
+    async with pubsubtest.serve(Example, settings=Settings(**settings)) as served:
         asked = request("PUT", "/length", b"12345")[:-2]
         async with _deaf(served.url, asked) as client:
             connection = await _connection(served.server)
