@@ -265,7 +265,7 @@ class SimpleServer:
         This follows the last request because a request may publish to a broker in this process.
         Such a broker is drained until its queues are empty: no other process can consume them.
         """
-        async with background(self._hurry_messages()):
+        async with background(self._shorten_drain_when_hurried()):
             report = await self.channels.drain(budget.remaining())
         logger.info("%s: subscribers drained", self.name, extra=report._asdict())
         if dropped := report.cancelled + report.failed_to_settle:
@@ -273,7 +273,7 @@ class SimpleServer:
             self.exit_code = EXIT_FORCED
         await subscribers  # raises the error that ended them, if it was not the drain
 
-    async def _hurry_messages(self) -> None:
+    async def _shorten_drain_when_hurried(self) -> None:
         await self.stop.hurried.wait()
         self.channels.shorten_deadline(HURRIED_SECONDS)
 
