@@ -28,7 +28,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gizmopy._deprecated import renamed
-from gizmopy.untrusted.hidden import hidden
+from gizmopy.untrusted.hidden import placeholder
 from gizmopy.untrusted.text import cut, escape
 
 
@@ -56,7 +56,7 @@ class ConfigProblem:
 
     def __str__(self) -> str:
         if self.size:
-            value = f"={hidden(self.size, self.source)}"
+            value = f"={placeholder(self.size, self.source)}"
         else:
             value = "" if self.value is None else f"={self.value}"
             value += f" ({self.source})" if self.source else ""

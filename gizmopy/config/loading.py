@@ -37,7 +37,7 @@ from gizmopy.config.sources import (
     unusable_text,
 )
 from gizmopy.errors import ConfigError, ConfigProblem
-from gizmopy.untrusted.hidden import size
+from gizmopy.untrusted.hidden import describe_size
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -128,7 +128,7 @@ def _code_problem(found: SourceValue, untrusted: Container[str]) -> ConfigProble
         return None
     name, source = found.origin.name, found.origin.source
     remedy = "set it in the environment, by a flag, or in a file that --config names"
-    return ConfigProblem(name, REASON, remedy, source, size=size(found.value))
+    return ConfigProblem(name, REASON, remedy, source, size=describe_size(found.value))
 
 
 def _validate(
@@ -220,5 +220,5 @@ def _problem(
     name, source = found.origin.name, found.origin.source
     text = quotable_text(found.value, marked=node.marked) if found.quotable else None
     if text is None:
-        return ConfigProblem(name, reason, remedy, source, size=size(found.value))
+        return ConfigProblem(name, reason, remedy, source, size=describe_size(found.value))
     return ConfigProblem(name, reason, remedy, source, text)

@@ -28,7 +28,7 @@ from gizmopy.config.schema import Section, Setting
 from gizmopy.config.secrets.masking import is_secret_name
 from gizmopy.config.settings_file import read_settings_file
 from gizmopy.errors import ConfigProblem
-from gizmopy.untrusted.hidden import size
+from gizmopy.untrusted.hidden import describe_size
 
 REMOVE = "remove it"
 """The remedy for an unknown name that is similar to no known one."""
@@ -76,7 +76,7 @@ def unusable_text(found: SourceValue) -> ConfigProblem | None:
     if (problem := text_problem(found.value)) is None:
         return None
     name, source = found.origin.name, found.origin.source
-    return ConfigProblem(name, *problem, source=source, size=size(found.value))
+    return ConfigProblem(name, *problem, source=source, size=describe_size(found.value))
 
 
 def read_environment(
@@ -202,7 +202,7 @@ def from_value(node: Setting | Section, value: Any, origin: Origin) -> Iterator[
     elif not isinstance(value, Mapping):
         remedy = 'write names and values, as in {"name": "value"}'
         reason, source = "is not a table", origin.source
-        yield ConfigProblem(origin.name, reason, remedy, source, size=size(value))
+        yield ConfigProblem(origin.name, reason, remedy, source, size=describe_size(value))
     elif isinstance(node, Setting):
         entries = ((str(key), f"{origin.name}.{key}", item) for key, item in value.items())
         yield from _entries(node, entries, origin.source)

@@ -29,7 +29,7 @@ from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.pubsub.supervisor import Supervisor
-from gizmopy.untrusted.error_text import named
+from gizmopy.untrusted.error_text import describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -423,4 +423,4 @@ async def _close(name: str, closing: Awaitable[None]) -> None:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await closing
     except Exception as error:  # noqa: BLE001 - logged, see above
-        logger.warning("closing %s failed: %s", name, named(error))
+        logger.warning("closing %s failed: %s", name, describe_error(error))

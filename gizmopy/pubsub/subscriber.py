@@ -26,7 +26,7 @@ from gizmopy.pubsub.engine.phase import Phase
 from gizmopy.pubsub.engine.pipeline import Pipeline
 from gizmopy.pubsub.engine.settler import Tally
 from gizmopy.pubsub.subscription import Subscription
-from gizmopy.untrusted.error_text import named
+from gizmopy.untrusted.error_text import describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +296,9 @@ class Subscriber:
             # if it is this task that is cancelled, the caller has to know.
             if is_being_cancelled():
                 raise
-            logger.warning("closing the receiver of %s failed: %s", self.name, named(error))
+            logger.warning(
+                "closing the receiver of %s failed: %s", self.name, describe_error(error)
+            )
         if self._tasks is not None:
             # Without a pending receive, the task waits for room or before a retry, without end.
             grace = _GRACE if self._pipeline.intake.is_receiving else 0

@@ -19,7 +19,7 @@ from gizmopy.pubsub.engine.outcome import DrainReport
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
-from gizmopy.untrusted.error_text import named, shortened
+from gizmopy.untrusted.error_text import describe_error, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Supervisor:
             try:
                 await self._run_one()
             except Exception as error:
-                self._failure = named(error)
+                self._failure = describe_error(error)
                 logger.error(
                     "the subscriber of %s failed", self._subscriber.name, exc_info=shortened(error)
                 )
@@ -152,7 +152,7 @@ class Supervisor:
                 self._subscriber = self._make()
                 return await self._unless_ending(self._subscriber.__aenter__())
             except Exception as error:  # noqa: BLE001 - the next one may work
-                self._failure = named(error)
+                self._failure = describe_error(error)
                 logger.error("cannot consume %s: %s", self._subscriber.name, self._failure)
                 await self._subscriber.drain(0)
         return False

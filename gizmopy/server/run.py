@@ -24,7 +24,7 @@ from gizmopy.server.lifecycle.standard_streams import reserve_standard_streams
 from gizmopy.server.lifecycle.watchdog import Watchdog
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.service import Service, make_service, settings_class
-from gizmopy.untrusted.error_text import named
+from gizmopy.untrusted.error_text import describe_error
 from gizmopy.untrusted.text import as_lines
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def _run(service: type[Service], loaded: Loaded[Settings], signals: Signals) -> 
         logger.critical("%s", error)
         return error.exit_code
     except Exception as error:
-        logger.critical("the daemon failed: %s", named(error), exc_info=True)
+        logger.critical("the daemon failed: %s", describe_error(error), exc_info=True)
         return 1
 
 

@@ -38,7 +38,7 @@ def text_of(error: BaseException) -> str:
         return "(its text is not available)"
 
 
-def named(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the type of ``error`` and its text, if it has one: ``ValueError: no such cat``.
 
     Never log the ``repr`` of an error that gizmopy did not raise: that of a UnicodeEncodeError
@@ -104,7 +104,7 @@ def _copy(error: BaseException) -> BaseException:
     """Return an error with the name of ``error`` and the start of its text."""
     kind = type(error)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    members = "".join(f"\n{named(member)}" for member in _members(error)[:10])
+    members = "".join(f"\n{describe_error(member)}" for member in _members(error)[:10])
     copy: BaseException = type(kind.__name__, (Exception,), names)(cut(text_of(error) + members))
     copy.__traceback__ = error.__traceback__
     for note in _notes(error):

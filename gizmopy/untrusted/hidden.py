@@ -15,7 +15,7 @@ def masked(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def size(value: Any) -> str:
+def describe_size(value: Any) -> str:
     """Return the length of a value in words: ``12 characters``, ``2 items``."""
     if isinstance(value, (Mapping, list, tuple, Set)):
         return f"{len(value)} item{'' if len(value) == 1 else 's'}"
@@ -23,7 +23,7 @@ def size(value: Any) -> str:
     return f"{count} character{'' if count == 1 else 's'}"
 
 
-def hidden(size: str, source: str = "") -> str:
+def placeholder(size: str, source: str = "") -> str:
     """Return ``*** (12 characters, from the environment)`` for a value that must not be shown.
 
     ``source`` is ``environment``, ``command line``, ``default`` or the path of a file.

@@ -7,7 +7,7 @@ import traceback
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from gizmopy.untrusted.error_text import named, shortened, text_of, too_many
+from gizmopy.untrusted.error_text import describe_error, shortened, text_of, too_many
 
 LIMIT = 1100
 """1,024 characters, and the note that says how many there were."""
@@ -41,13 +41,13 @@ class Speechless(Exception):
 def test_a_long_text_is_cut() -> None:
     """The text of an error that quotes a megabyte has a kilobyte."""
     assert text_of(ValueError("x" * 10**6)) == "x" * 1024 + "… (1000000 characters)"
-    assert named(ValueError("no such cat")) == "ValueError: no such cat"
-    assert named(TimeoutError()) == "TimeoutError"
+    assert describe_error(ValueError("no such cat")) == "ValueError: no such cat"
+    assert describe_error(TimeoutError()) == "TimeoutError"
 
 
 def test_an_error_without_a_text_is_named() -> None:
     """An error whose __str__ fails is still reported."""
-    assert named(Speechless()) == "Speechless: (its text is not available)"
+    assert describe_error(Speechless()) == "Speechless: (its text is not available)"
     assert "Speechless" in written(Speechless())
 
 

@@ -36,7 +36,7 @@ from gizmopy.config.secrets.redaction import (
 from gizmopy.config.urls import redacted_url, validated_url
 from gizmopy.config.validation import CommaList, validation_error
 from gizmopy.errors import UsageError
-from gizmopy.untrusted.hidden import hidden, size
+from gizmopy.untrusted.hidden import describe_size, placeholder
 
 SCHEME = "kafka"
 _GROUP_SETTINGS = ("group", "group_instance_id")
@@ -336,7 +336,9 @@ def _problem(error: Any) -> str:
 
         known = sorted(KafkaSettings.model_fields)
         # A name that resembles no parameter may be part of a password that was not escaped.
-        subject = name if get_close_matches(name, known, n=1) else f"a name of {size(name)}"
+        subject = (
+            name if get_close_matches(name, known, n=1) else f"a name of {describe_size(name)}"
+        )
         return f"{subject} is not a parameter of kafka://; use one of: {', '.join(known)}"
     reason = error["msg"].removeprefix("Input ")
     if not name:
@@ -346,4 +348,4 @@ def _problem(error: Any) -> str:
         text = quotable_text(error["input"], marked=marked)
         if text is not None:
             return f"{name}={text} {reason}"
-    return f"{name}={hidden(size(error['input']))} {reason}"
+    return f"{name}={placeholder(describe_size(error['input']))} {reason}"

@@ -42,7 +42,7 @@ from gizmopy.config.marks import Shown, has_mark
 from gizmopy.config.origin import Origin
 from gizmopy.config.secrets.masking import SECRET_TYPES, is_secret_field, is_secret_name, mask_text
 from gizmopy.config.urls import HOST_PATTERN, scheme_and_hosts
-from gizmopy.untrusted.hidden import hidden, size
+from gizmopy.untrusted.hidden import describe_size, placeholder
 from gizmopy.untrusted.text import MAX_CHARACTERS, cut
 
 MISSING = object()
@@ -265,7 +265,7 @@ def _plain(value: Any) -> Any:
 
 
 def _hide(value: Any, context: ValueContext) -> str:
-    return hidden(size(value), context.origin.source)
+    return placeholder(describe_size(value), context.origin.source)
 
 
 def _url(text: str, context: ValueContext) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from gizmopy.pubsub.engine.dead_letter import as_dead_letter
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
-from gizmopy.untrusted.error_text import named, shortened
+from gizmopy.untrusted.error_text import describe_error, shortened
 from gizmopy.untrusted.text import cut
 
 logger = logging.getLogger("gizmopy.pubsub.failures")
@@ -98,7 +98,7 @@ class Failures:
             message.delivery,
             message.attempt,
             then,
-            named(error),
+            describe_error(error),
             exc_info=None if traceback is None else shortened(traceback),
         )
 

@@ -15,7 +15,7 @@ from gizmopy.pubsub.driver import Capabilities, Receiver, Results, results_for
 from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.observer import Observer
 from gizmopy.pubsub.message import Message
-from gizmopy.untrusted.error_text import named, text_of
+from gizmopy.untrusted.error_text import describe_error, text_of
 
 logger = logging.getLogger("gizmopy.pubsub.leases")
 
@@ -78,7 +78,7 @@ class Leases:
         calls = [self._call_on_extend(m) for m in extended if m.on_extend is not None]
         for error in await asyncio.gather(*calls, return_exceptions=True):
             if error is not None:
-                logger.warning("the on_extend of a message failed: %s", named(error))
+                logger.warning("the on_extend of a message failed: %s", describe_error(error))
         return failed
 
     async def _call_on_extend(self, message: Message) -> None:

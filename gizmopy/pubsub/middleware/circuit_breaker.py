@@ -16,7 +16,7 @@ from collections.abc import Callable
 from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
-from gizmopy.untrusted.error_text import named
+from gizmopy.untrusted.error_text import describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -124,5 +124,5 @@ class _Circuit:
                 message.topic,
                 self._seconds,
                 self._failures,
-                named(error),
+                describe_error(error),
             )

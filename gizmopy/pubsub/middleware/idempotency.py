@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
-from gizmopy.untrusted.error_text import named, text_of
+from gizmopy.untrusted.error_text import describe_error, text_of
 from gizmopy.untrusted.text import quoted
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,9 @@ class _Mark:
                 self._warn_of_expiry("before it was handled")
         except Exception as error:  # noqa: BLE001 - raised, it would have the message handled again
             logger.warning(
-                "%s was handled, but could not be marked as done: %s", self._shown, named(error)
+                "%s was handled, but could not be marked as done: %s",
+                self._shown,
+                describe_error(error),
             )
 
     async def abort(self) -> None:
@@ -226,7 +228,7 @@ class _Mark:
                 "the mark of %s could not be removed and expires within %g s: %s",
                 self._shown,
                 self._seconds,
-                named(error),
+                describe_error(error),
             )
 
     def _warn_of_expiry(self, when: str) -> None:

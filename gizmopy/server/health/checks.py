@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TypeVar, get_args, overload
 
 from gizmopy.declaration import read_signature
 from gizmopy.errors import DeclarationError
-from gizmopy.untrusted.error_text import named
+from gizmopy.untrusted.error_text import describe_error
 
 logger = logging.getLogger("gizmopy.server.health")
 
@@ -233,7 +233,7 @@ class Health:
         failure = "timed out" if isinstance(error, TimeoutError) else "failed"
         self._results[check] = self._result(check, failure)
         if not had_failed:
-            logger.warning("health check %s %s: %s", check.name, failure, named(error))
+            logger.warning("health check %s %s: %s", check.name, failure, describe_error(error))
 
     def _result(self, check: HealthCheck, failure: str | None) -> CheckResult:
         return CheckResult(check.name, check.critical, failure, self._clock())

@@ -23,7 +23,7 @@ from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.config.schema import Setting, read_schema
 from gizmopy.config.secrets.redaction import redacted_model as masked
 from gizmopy.errors import ConfigError
-from gizmopy.untrusted.error_text import named
+from gizmopy.untrusted.error_text import describe_error
 from tests.config.secrets.canary import CANARIES, LEFT, UNREADABLE, assert_unseen, shown_by, written
 
 ROOT = Path(__file__).parents[3]
@@ -224,9 +224,9 @@ def test_the_text_of_an_error_is_not_its_repr() -> None:
     """The log has the text of an error, and not its repr."""
     with pytest.raises(UnicodeEncodeError) as caught:
         CANARIES["not UTF-8"].encode()
-    assert_unseen(named(caught.value))
-    assert named(caught.value).startswith("UnicodeEncodeError: 'utf-8' codec can't encode")
-    assert named(ValueError()) == "ValueError"
+    assert_unseen(describe_error(caught.value))
+    assert describe_error(caught.value).startswith("UnicodeEncodeError: 'utf-8' codec can't encode")
+    assert describe_error(ValueError()) == "ValueError"
 
 
 @pytest.mark.parametrize(
