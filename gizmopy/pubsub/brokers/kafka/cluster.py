@@ -64,6 +64,8 @@ class Cluster:
         """
         problems: list[str] = []
         is_unknown = False
+        # One broker after the other, because any of them may be down. The first answer decides,
+        # unless it is that the topic is unknown: another broker may have newer metadata.
         for server in self._settings.broker_hosts:
             try:
                 found = await self._ask(server, topic)
@@ -79,7 +81,7 @@ class Cluster:
                 if (code := for_code(found["error_code"])) is not UnknownTopicOrPartitionError:
                     self._check(topic, code)
                     return len(found["partitions"])
-                is_unknown = True  # this broker's metadata may be older than that of others
+                is_unknown = True
         if is_unknown:
             raise TopicNotFound(f"topic {topic!r} does not exist on {self.url}")
         reason = "; ".join(problems)

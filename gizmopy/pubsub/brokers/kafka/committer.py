@@ -99,6 +99,8 @@ class Committer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while (left := deadline - loop.time()) > 0:
+            # One call at a time: the interval, a revoke and a close may all be here. Two calls
+            # could arrive in either order, and the older offset would be committed last.
             if is_own := self._call is None:
                 marks = self._marks()
                 if not marks:

@@ -73,6 +73,8 @@ class Diagnosis:
             return "a background task of the Kafka client has ended"
         reason = self._why_without_partitions(consumer)
         if not reason:
+            # A member without partitions is well if no rebalance is in progress: the group may have
+            # more members than the topic has partitions.
             if not is_rebalancing(consumer):
                 membership.without_partitions_since = None
             return ""

@@ -95,11 +95,13 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
 
     async def _await_start_offsets(self) -> None:
         """Wait until the start offsets are known, so that later messages are after them."""
-        assert self.consumer is not None
+        consumer = self.consumer
+        if consumer is None:  # closed meanwhile
+            return
         with suppress(IllegalStateError, TimeoutError):  # the committer asks again
             async with asyncio.timeout(_START_SECONDS):
-                for tp in self.consumer.assignment():
-                    await self.consumer.position(tp)
+                for tp in consumer.assignment():
+                    await consumer.position(tp)
 
     async def wait_joined(self, seconds: float) -> bool:
         """Wait ``seconds`` at most for the end of joining; return whether it has ended."""
@@ -146,7 +148,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             "session_timeout_ms": milliseconds(settings.session_timeout),
             "heartbeat_interval_ms": milliseconds(settings.session_timeout / 10),
             "rebalance_timeout_ms": milliseconds(settings.rebalance_timeout),
-            "max_poll_interval_ms": _NEVER_MS,  # the engine detects handlers that hang
+            # The engine detects handlers that hang. aiokafka would leave the group instead, and
+            # the partition's next member would hang on the same message.
+            "max_poll_interval_ms": _NEVER_MS,
             "request_timeout_ms": REQUEST_TIMEOUT_MS,
             "max_partition_fetch_bytes": min(2**20, per_partition),
         }
@@ -170,6 +174,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self.without_partitions_since = asyncio.get_running_loop().time()
         committer, offsets = self._committer, self._committer.offsets
         if self.is_evicted:
+            # A commit in progress would be repeated without a generation, and move back an offset
+            # that the partition's next member has committed.
             await committer.abort()
             self.evictions.note()
         else:
@@ -178,9 +184,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         assert self._revoke is not None
         try:
             if held:
+                # The eviction may also come while the engine drains; the commit checks it again.
                 await self._revoke(held, 0.0 if self.is_evicted else self._revoke_seconds)
                 await committer.commit(committer.timeout)
         finally:
+            # Also if the last commit raises: an ack after this would count for the next assignment.
             for partition in held:
                 offsets.end(partition)
             self._poller.forget_stopped()

@@ -98,7 +98,8 @@ class Offsets:
     def committed(self, marks: Marks) -> None:
         """Note that ``marks`` are committed."""
         for partition, acked in marks:
-            if not partition.is_over:  # else it is not counted any more
+            # ``end`` has subtracted the rest of a partition whose assignment is over.
+            if not partition.is_over:
                 self.uncommitted -= acked - partition.committed
             partition.committed = acked
             partition.is_start_committed = True

@@ -87,7 +87,7 @@ class KafkaReceiver:
         PubSubError if the group cannot be joined, and UsageError after ``aclose``.
         """
         partition_count = await self._cluster.find(self._topic)
-        await self._membership.leave()
+        await self._membership.leave()  # of an earlier connect that has failed
         if self._is_closed:
             raise UsageError("this receiver is closed; connect before aclose")
         self._membership.start(revoke, partition_count)
@@ -214,6 +214,7 @@ class KafkaReceiver:
         """Commit, leave the group, and end a pending receive; all of it in bounded time."""
         self._is_closed = True
         self._poller.wake()
+        # The committer ends first. It leaves a call in progress to the last commit, which waits.
         tasks, self._tasks = self._tasks, []
         await cancel(tasks)
         try:

@@ -73,6 +73,7 @@ class KafkaSender:
             await self._stop_producer()
             await self._cluster.find_again(self._topic)  # its error has the reason; aiokafka's not
         producer = self._new_producer()
+        # Broken until it has started: a cancelled or failed start leaves a producer to stop.
         self._producer, self._is_broken = producer, True
         set_request_timeout(producer, _START_REQUEST_TIMEOUT_MS)
         with translate_errors("the producer cannot start"):
