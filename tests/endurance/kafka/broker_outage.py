@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import cycle
 from time import monotonic
 
 from tests.endurance.http.clients import ask, request
@@ -11,9 +12,9 @@ from tests.endurance.kafka.verdict import Counts, Handling, out_of_order
 from tests.pubsub.brokers.kafka.cluster import Cluster
 
 _NODES = (1, 2, 3)
-_DOWN = 4.0
+DOWN = 4.0
 """Seconds that a node is down."""
-_UP = 4.0
+UP = 4.0
 """Seconds until the next one dies."""
 _NOTICED_SECONDS = 10.0
 """How long a daemon may take to notice the outage (docs/kafka.md)."""
@@ -31,15 +32,14 @@ async def nodes_die(cluster: Cluster, seconds: float) -> Counts:
         async with here.load.running(_RATE):
             await _two_join(here)
             await asyncio.sleep(2)
-            while monotonic() < until:
-                for node in _NODES:
-                    await asyncio.to_thread(cluster.kill, node)
-                    await asyncio.sleep(_DOWN)
-                    await asyncio.to_thread(cluster.start, node)
-                    finding.counts["nodes died"] += 1
-                    await asyncio.sleep(_UP)
-                    if monotonic() > until:
-                        break
+            for node in cycle(_NODES):
+                await asyncio.to_thread(cluster.kill, node)
+                await asyncio.sleep(DOWN)
+                await asyncio.to_thread(cluster.start, node)
+                finding.counts["nodes died"] += 1
+                await asyncio.sleep(UP)
+                if monotonic() > until:
+                    break
         await _finish(here, finding)
     return finding
 

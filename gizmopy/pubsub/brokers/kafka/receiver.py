@@ -147,7 +147,7 @@ class KafkaReceiver:
         except (KafkaError, ValueError) as error:  # ValueError: a header name that is not UTF-8
             if not self._is_closed:
                 self._poller.note_error(error)
-                reason = f"topic {self._topic!r} cannot be received from: {describe_error(error)}"
+                reason = f"cannot receive from topic {self._topic!r}: {describe_error(error)}"
                 raise PubSubError(reason, transient=False) from error
 
     async def ack(self, batch: Sequence[Message]) -> Results:
@@ -161,7 +161,7 @@ class KafkaReceiver:
         if not isinstance(partition, Partition) or not isinstance(record, ConsumerRecord):
             raise UsageError(f"{message!r} was not received here")
         if partition.is_over:
-            reason = f"partition {partition} of {self._topic!r} has gone to another member"
+            reason = f"the assignment of partition {partition} of {self._topic!r} has ended"
             return PubSubError(reason, transient=False)
         if self._offsets.ack(partition, record.offset):
             self._poller.wake()

@@ -149,7 +149,7 @@ class KafkaSender:
 
     async def _prepare(self, seconds: float) -> list[int]:
         producer = await self._working_producer()
-        with translate_errors(f"topic {self._topic!r} cannot be published to"):
+        with translate_errors(f"cannot publish to topic {self._topic!r}"):
             async with asyncio.timeout(min(_START_SECONDS, seconds)):
                 return sorted(await producer.partitions_for(self._topic))
 

@@ -58,6 +58,8 @@ async def test_all_nodes_down(three_nodes: Cluster) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_a_node_dies(three_nodes: Cluster) -> None:
+async def test_a_node_dies(three_nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node of three is killed and started again under load: nothing is lost, all is in order."""
+    monkeypatch.setattr(broker_outage, "DOWN", 2.0)
+    monkeypatch.setattr(broker_outage, "UP", 1.0)
     await require_no_problem(broker_outage.nodes_die, three_nodes, 1)
