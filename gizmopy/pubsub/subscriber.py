@@ -1,6 +1,6 @@
-"""Consume one subscription: connect, run, drain. The messages in between are the pipeline's.
+"""Consume one subscription: its tasks, and the deadline and report of its drain.
 
-This module owns the tasks, the deadline of a drain, and its report.
+The life of a message is in ``engine.pipeline``.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class Subscriber:
     message, an unordered one receives it again and again.
 
     ``on_settle`` is called with each outcome, ``observers`` with every event. ``sleep`` waits
-    before a retry.
-
-    Raises StartError if the broker cannot keep the order that the subscription asks for.
+    before a retry. Raises StartError if the broker cannot keep the order of the subscription.
     """
 
     def __init__(
@@ -75,14 +73,14 @@ class Subscriber:
         self.name = f"{topic}/{subscription.subscription}"
         self._receiver = receiver
         self._process_local = capabilities.process_local
-        self._gauges = SubscriberGauges(metrics, topic, subscription.subscription)
-        counters = SubscriberMetrics(metrics, topic, subscription.subscription)
+        labels = (topic, subscription.subscription)
+        self._gauges = SubscriberGauges(metrics, *labels)
         callbacks = [] if on_settle is None else [SettleCallback(on_settle)]
         self._pipeline = Pipeline(
             receiver,
             subscription,
             capabilities,
-            Observers([counters, *callbacks, *observers]),
+            Observers([SubscriberMetrics(metrics, *labels), *callbacks, *observers]),
             name=self.name,
             dead_letter=dead_letter,
             sleep=sleep,
@@ -154,7 +152,7 @@ class Subscriber:
             self._error = error
             self._pipeline.end()
 
-    # Look.
+    # Look: progress and health.
 
     @property
     def ended(self) -> bool:
@@ -196,9 +194,8 @@ class Subscriber:
 
         Once nothing is received any more, queued messages do not count.
         """
-        pipeline = self._pipeline
-        receiving = pipeline.lifecycle.phase < Phase.STOPPED
-        busy = pipeline.in_flight or (receiving and self._receiver.status().backlog)
+        receiving = self._pipeline.lifecycle.phase < Phase.STOPPED
+        busy = self._pipeline.in_flight or (receiving and self._receiver.status().backlog)
         return self.ended or not busy
 
     async def idle(self) -> None:
@@ -249,8 +246,7 @@ class Subscriber:
     async def _drain(self, timeout: float) -> DrainReport:
         self._deadline.shorten(timeout)
         pipeline = self._pipeline
-        is_running = self._tasks is not None and pipeline.lifecycle.phase < Phase.FINISHING
-        if self._process_local and is_running:
+        if self._process_local and self._tasks and pipeline.lifecycle.phase < Phase.FINISHING:
             await self._empty_queue()
         pipeline.stop_receiving()
         await pipeline.release_unstarted(_GRACE)
@@ -258,8 +254,8 @@ class Subscriber:
         await self._flush()
         await self._close_receiver()
         pipeline.end()
-        before = self._before_drain or Tally()
-        return pipeline.settler.tally.report_since(before, unsettled=len(pipeline.in_flight))
+        tally, before = pipeline.settler.tally, self._before_drain or Tally()
+        return tally.report_since(before, unsettled=len(pipeline.in_flight))
 
     async def _empty_queue(self) -> None:
         """Handle the messages that are left in the queue of a broker in this process."""
@@ -283,8 +279,8 @@ class Subscriber:
         """Wait for the last settles; leases are kept meanwhile."""
         self._pipeline.close()
         if self._tasks is not None:
-            await _wait_then_cancel(self._tasks.settle, _GRACE)
-            await cancel_and_wait([self._tasks.leases], _GRACE)
+            await asyncio.wait((self._tasks.settle,), timeout=_GRACE)
+            await cancel_and_wait([self._tasks.settle, self._tasks.leases], _GRACE)
 
     async def _close_receiver(self) -> None:
         """Close the receiver, which ends a pending receive."""
@@ -302,10 +298,5 @@ class Subscriber:
         if self._tasks is not None:
             # Without a pending receive, the task waits for room or before a retry, without end.
             grace = _GRACE if self._pipeline.intake.is_receiving else 0
-            await _wait_then_cancel(self._tasks.receive, grace)
-
-
-async def _wait_then_cancel(task: asyncio.Task[None], grace: float) -> None:
-    """Wait at most ``grace`` seconds for a task, then cancel it."""
-    _, running = await asyncio.wait((task,), timeout=grace)
-    await cancel_and_wait(running, _GRACE)
+            await asyncio.wait((self._tasks.receive,), timeout=grace)
+            await cancel_and_wait([self._tasks.receive], _GRACE)

@@ -203,9 +203,10 @@ class Bench:
         self.metrics = Metrics()
         self.sleeps: list[float] = []
         self.sleep = options.pop("sleep", self._sleep)
+        observers = options.pop("observers", ())
         dead_letter = options.pop("dead_letter", None)
         if dead_letter is True:
-            dead_letter = self._bury
+            dead_letter = self._record_dead_letter
         self.subscriber = Subscriber(
             self.receiver,
             subscription_of(handler, **options),
@@ -214,6 +215,7 @@ class Bench:
             metrics=self.metrics,
             dead_letter=dead_letter,
             on_settle=lambda m, outcome, error: self.settled.append((m.id, outcome, error)),
+            observers=observers,
             sleep=self.sleep,
         )
         self.task: asyncio.Task[None] | None = None
@@ -222,7 +224,7 @@ class Bench:
         self.sleeps.append(seconds)
         await asyncio.sleep(0)
 
-    async def _bury(self, dead: Message) -> None:
+    async def _record_dead_letter(self, dead: Message) -> None:
         if self.dead_letter_errors:
             raise self.dead_letter_errors.pop(0)
         self.dead.append(dead)

@@ -13,8 +13,6 @@ from typing import Any
 from gizmopy._aio import cancel_and_wait
 from gizmopy.pubsub.driver import Capabilities
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
-from gizmopy.pubsub.engine.failures import Failures
-from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.observer import Observer
 from gizmopy.pubsub.engine.phase import Lifecycle, Phase
 from gizmopy.pubsub.engine.retry_decision import Action, decide, retries_in_place
@@ -34,9 +32,7 @@ class FailureHandler:
         self,
         subscription: Subscription,
         capabilities: Capabilities,
-        in_flight: InFlight,
         turns: Turns,
-        failures: Failures,
         lifecycle: Lifecycle,
         events: Observer,
         *,
@@ -46,9 +42,8 @@ class FailureHandler:
     ) -> None:
         self._subscription = subscription
         self._capabilities = capabilities
-        self._in_flight = in_flight
         self._turns = turns
-        self._failures = failures
+        self._failures = turns.failures
         self._lifecycle = lifecycle
         self._events = events
         self._publish_dead_letter = dead_letter
@@ -153,7 +148,7 @@ class FailureHandler:
         """Keep a message whose dead letter was not published because of ``failure``."""
         if self._lifecycle.phase >= Phase.CANCELLING:
             self._turns.stop(message)
-        elif message not in self._in_flight:
+        elif message not in self._turns.in_flight:
             self._turns.end_stale(message)
         else:
             self._failures.log_dead_letter_failed(message, error, failure)

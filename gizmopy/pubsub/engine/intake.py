@@ -9,7 +9,6 @@ from time import perf_counter
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.driver import Capabilities, Receiver, Revoke
-from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.phase import Lifecycle, Phase
 from gizmopy.pubsub.engine.turns import Turns
 from gizmopy.pubsub.message import Message
@@ -34,7 +33,6 @@ class Intake:
         self,
         receiver: Receiver,
         capabilities: Capabilities,
-        in_flight: InFlight,
         turns: Turns,
         lifecycle: Lifecycle,
         *,
@@ -47,7 +45,7 @@ class Intake:
         self.connected = False
         self._receiver = receiver
         self._capabilities = capabilities
-        self._in_flight = in_flight
+        self._in_flight = turns.in_flight
         self._turns = turns
         self._lifecycle = lifecycle
         self._name = name

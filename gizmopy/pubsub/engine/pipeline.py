@@ -72,18 +72,15 @@ class Pipeline:
         self.in_flight = in_flight = InFlight(
             subscription.max_in_flight, subscription.max_in_flight_bytes
         )
-        self.settler = settler = Settler(
-            receiver, capabilities, in_flight, events, name=name, sleep=sleep
-        )
+        self.settler = Settler(receiver, capabilities, in_flight, events, name=name, sleep=sleep)
         self.leases = Leases(receiver, capabilities, in_flight, events, self._lease_lost)
-        self.failures = failures = Failures(subscription, name)
+        self.failures = Failures(subscription, name)
         self.turns = turns = Turns(
-            subscription, capabilities, in_flight, settler, failures, events, name=name
+            subscription, capabilities, in_flight, self.settler, self.failures, events, name=name
         )
         self.intake = Intake(
             receiver,
             capabilities,
-            in_flight,
             turns,
             lifecycle,
             name=name,
@@ -95,9 +92,7 @@ class Pipeline:
         self._failure_handler = FailureHandler(
             subscription,
             capabilities,
-            in_flight,
             turns,
-            failures,
             lifecycle,
             events,
             dead_letter=dead_letter,
@@ -105,16 +100,7 @@ class Pipeline:
             spawn=spawn,
         )
         self.workers = [
-            Worker(
-                subscription,
-                in_flight,
-                settler,
-                turns,
-                failures,
-                lifecycle,
-                events,
-                on_failure=self._handler_failed,
-            )
+            Worker(subscription, turns, lifecycle, events, on_failure=self._handler_failed)
             for _ in range(subscription.concurrency)
         ]
         self._subscription_name = subscription.subscription

@@ -54,14 +54,14 @@ class Turns:
         *,
         name: str,
     ) -> None:
+        self.in_flight = in_flight
+        self.settler = settler
+        self.failures = failures
         self.ready = ReadyQueue(in_flight.changed.set)
         self.lanes: Lanes[Message] = Lanes()
         self.ordered = subscription.order != "none"
         self._lane_key = _key if subscription.order == "key" else _partition
         self._capabilities = capabilities
-        self._in_flight = in_flight
-        self._settler = settler
-        self._failures = failures
         self._events = events
         self._name = name
 
@@ -85,28 +85,28 @@ class Turns:
         """Ack a message that was handled, or ``dead_lettered`` because of an error."""
         # The attributes and not the methods of both: this runs for each message, and a call would
         # cost 1 % of its handling.
-        if message not in self._in_flight.received_at:
+        if message not in self.in_flight.received_at:
             self.end_stale(message)
             return
-        if self.ordered or self._failures.first_failed_at:
+        if self.ordered or self.failures.first_failed_at:
             self.finish(message)
-        self._settler.ack(message, dead_lettered)
+        self.settler.ack(message, dead_lettered)
 
     def nack(self, message: Message, error: BaseException, delay: float) -> None:
         """Give back a message that failed, to be delivered again after ``delay`` seconds."""
         self.finish(message)
-        self._settler.release(message, "nack", error, delay)
+        self.settler.release(message, "nack", error, delay)
 
     def release(self, message: Message) -> None:
         """Give back a message that waited to be handled again when the drain began."""
         self.finish(message)
-        self._settler.release(message, "released")
+        self.settler.release(message, "released")
 
     def stop(self, message: Message) -> None:
         """Give back a message whose handler was cancelled by the drain."""
         self.finish(message)
         outcome = "nack" if self._capabilities.can_nack else "released"
-        self._settler.release(message, outcome, Stopped())
+        self.settler.release(message, outcome, Stopped())
 
     def end_stale(self, message: Message) -> None:
         """Settle nothing: the message was lost while its handler ran, and is delivered again."""
@@ -117,12 +117,12 @@ class Turns:
         )
         self._events.stale(message)
         self.finish(message)
-        self._in_flight.changed.set()
+        self.in_flight.changed.set()
 
     def finish(self, message: Message) -> None:
         """End a turn: forget the failures of the message, and let the next of its lane go."""
-        if self._failures.first_failed_at:
-            self._failures.forget(message)
+        if self.failures.first_failed_at:
+            self.failures.forget(message)
         if not self.ordered or (key := self._lane_key(message)) is None:
             return
         if (successor := self.lanes.finish(key)) is not None:
@@ -140,7 +140,7 @@ class Turns:
         if self.ordered and (key := self._lane_key(message)) is not None:
             if self._capabilities.can_nack:
                 for follower in self.lanes.take_behind(key, message):
-                    self._settler.release(follower, "released")
+                    self.settler.release(follower, "released")
             else:
                 waits_in_lane = self.lanes.remove(key, message)
         if waits_for_retry:

@@ -17,11 +17,8 @@ from typing import Any
 from gizmopy.errors import UndecodableMessage
 from gizmopy.observe.context import message_id, propagated_attributes, request_id
 from gizmopy.observe.trace import trace_context
-from gizmopy.pubsub.engine.failures import Failures
-from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.observer import Observers
 from gizmopy.pubsub.engine.phase import Lifecycle, Phase
-from gizmopy.pubsub.engine.settler import Settler
 from gizmopy.pubsub.engine.turns import Turns
 from gizmopy.pubsub.handlers import BatchHandler, BatchResults, Handler
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
@@ -45,10 +42,7 @@ class Worker:
     def __init__(
         self,
         subscription: Subscription,
-        in_flight: InFlight,
-        settler: Settler,
         turns: Turns,
-        failures: Failures,
         lifecycle: Lifecycle,
         events: Observers,
         *,
@@ -59,10 +53,7 @@ class Worker:
         self.running: Sequence[Message] = ()
         """The messages whose handler runs now."""
         self._subscription = subscription
-        self._in_flight = in_flight
-        self._settler = settler
         self._turns = turns
-        self._failures = failures
         self._lifecycle = lifecycle
         self._events = events
         self._on_failure = on_failure
@@ -135,7 +126,7 @@ class Worker:
         waits: list[float] = []
         seconds: list[float] = []
         turns, messages = self._turns, self._turns.ready.messages
-        received_at, failed = self._in_flight.received_at, self._failures.first_failed_at
+        received_at, failed = turns.in_flight.received_at, turns.failures.first_failed_at
         handle, begin, ordered = self._handler, self._runner.begin, turns.ordered
         propagated_now = propagated_attributes.get()
         started = perf_counter()
@@ -172,7 +163,7 @@ class Worker:
         if waits or seconds:
             self._events.attempts_timed(waits, seconds)
         if handled:
-            self._settler.ack_all(handled)
+            turns.settler.ack_all(handled)
         turns.ready.wake_next()
         return started_and_waits
 
@@ -182,8 +173,8 @@ class Worker:
         """Start to handle a batch, once there is one; return None at the end."""
         if not (batch := await self._collect()):
             return None
-        started = perf_counter()
-        received_at, failed = self._in_flight.received_at, self._failures.first_failed_at
+        started, turns = perf_counter(), self._turns
+        received_at, failed = turns.in_flight.received_at, turns.failures.first_failed_at
         waits = [started - received_at[message] for message in batch if message not in failed]
         self._events.attempts_timed(waits, ())
         for message in batch:
@@ -197,7 +188,7 @@ class Worker:
         """Wait for a message, and then for more of its batch; return () at the end."""
         size, seconds = self._subscription.batch_size, self._subscription.batch_wait
         while batch := await self._turns.ready.collect(size, seconds):
-            kept = [message for message in batch if message in self._in_flight]
+            kept = [message for message in batch if message in self._turns.in_flight]
             for message in batch:
                 if message not in kept:  # it was lost during the wait for the batch
                     self._turns.finish(message)
