@@ -93,7 +93,7 @@ async def test_a_driver_that_returns_too_few_results_has_failed() -> None:
     sender = GatedSender()
     sender.missing_results = 1
     async with publisher(sender) as out:
-        with pytest.raises(PubSubError, match="answered for 0 of 1"):
+        with pytest.raises(PubSubError, match="returned 0 results for 1 messages"):
             await out.publish("1")
 
 
