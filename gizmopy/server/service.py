@@ -9,11 +9,51 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, NoReturn, TypeVar
 
+from gizmopy._deprecated import override, renamed_method
 from gizmopy.config import Settings
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Channels, MessageMiddleware
 from gizmopy.web import EndpointTable, HTTPMiddleware
+
+_NAME_REMEDY = "set the class attribute name"
+_SETTINGS_REMEDY = "annotate the class attribute settings"
+
+
+def service_name(service: Service) -> str:
+    """Return SERVICE_NAME, else ``Service.name``, else the name of the class, as ``my-cats``."""
+    own = override(type(service), Service, "service_name", _NAME_REMEDY)
+    return _own_name(service) if own is None else own(service)
+
+
+def _own_name(service: Service) -> str:
+    class_name = type(service).__name__
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", class_name)
+    return service.settings.service_name or service.name or words.lower()
+
+
+def settings_class(kind: type[Service]) -> type[Settings]:
+    """Return the settings class that ``kind``, or its nearest base, annotates.
+
+    Raises DeclarationError if the annotation is not a subclass of Settings, or is a name that its
+    module does not define.
+    """
+    own = override(kind, Service, "settings_class", _SETTINGS_REMEDY)
+    return _annotated_class(kind) if own is None else own()
+
+
+def _annotated_class(kind: type[Service]) -> type[Settings]:
+    owner = next(base for base in kind.__mro__ if "settings" in inspect.get_annotations(base))
+    annotated = inspect.get_annotations(owner)["settings"]
+    if isinstance(annotated, str):
+        annotated = getattr(sys.modules[owner.__module__], annotated, annotated)
+    if not (isinstance(annotated, type) and issubclass(annotated, Settings)):
+        reason = (
+            f"settings is annotated with {annotated!r}; "
+            "use a subclass of gizmopy.Settings that its module knows by that name"
+        )
+        raise DeclarationError(owner, reason)
+    return annotated
 
 
 class Service:
@@ -120,6 +160,12 @@ class Service:
         self._channels = channels
         self._metrics = metrics
 
+    attach = renamed_method("Service.attach", "a server attaches itself", _attach)
+    service_name = renamed_method("Service.service_name", _NAME_REMEDY, _own_name)
+    settings_class = classmethod(
+        renamed_method("Service.settings_class", _SETTINGS_REMEDY, _annotated_class)
+    )
+
     @classmethod
     def run(cls, argv: Sequence[str] | None = None) -> NoReturn:
         """Run this service until SIGTERM or SIGINT, then end the process.
@@ -150,29 +196,3 @@ def make_service(kind: type[S], settings: Settings) -> S:
     if not hasattr(service, "settings"):
         raise DeclarationError(kind.__init__, "must call super().__init__(settings)")
     return service
-
-
-def service_name(service: Service) -> str:
-    """Return SERVICE_NAME, else ``Service.name``, else the name of the class, as ``my-cats``."""
-    class_name = type(service).__name__
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", class_name)
-    return service.settings.service_name or service.name or words.lower()
-
-
-def settings_class(kind: type[Service]) -> type[Settings]:
-    """Return the settings class that ``kind``, or its nearest base, annotates.
-
-    Raises DeclarationError if the annotation is not a subclass of Settings, or is a name that its
-    module does not define.
-    """
-    owner = next(base for base in kind.__mro__ if "settings" in inspect.get_annotations(base))
-    annotated = inspect.get_annotations(owner)["settings"]
-    if isinstance(annotated, str):
-        annotated = getattr(sys.modules[owner.__module__], annotated, annotated)
-    if not (isinstance(annotated, type) and issubclass(annotated, Settings)):
-        reason = (
-            f"settings is annotated with {annotated!r}; "
-            "use a subclass of gizmopy.Settings that its module knows by that name"
-        )
-        raise DeclarationError(owner, reason)
-    return annotated

@@ -15,6 +15,7 @@ from gizmopy.errors import DeclarationError, PubSubError, StartError, UsageError
 from gizmopy.pubsub import Driver, Receiver, open_driver
 from gizmopy.server import Phase, Stop, make_service
 from gizmopy.server.service import service_name, settings_class
+from gizmopy.web import EndpointTable
 from tests.support import until
 
 
@@ -515,10 +516,13 @@ def test_a_method_of_service_may_be_overridden() -> None:
     """A plain method may override a method of Service."""
 
     class Own(Service):
-        def service_name(self) -> str:
+        def endpoints(self) -> EndpointTable:
+            return {"/own": {"GET": self.own}}
+
+        async def own(self) -> str:
             return "own"
 
-    assert SimpleServer(Own(_settings())).name == "own"
+    assert [route.path for route in SimpleServer(Own(_settings())).routes] == ["/own"]
 
 
 async def test_a_second_stop_shortens_the_drain_of_messages() -> None:
