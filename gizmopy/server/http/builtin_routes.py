@@ -118,39 +118,50 @@ def scrape(scraper: Exposition, path: str, *, quiet: bool) -> Iterator[Builtin]:
 
 def documentation(service: Service, routes: Sequence[Route]) -> Iterator[Builtin]:
     """Yield the endpoints of the OpenAPI document, and of the page that displays it."""
-    settings, name = service.settings, service_name(service)
-    made: asyncio.Future[bytes] | None = None
+    pages = _Documentation(service, routes)
+    yield "GET", "/openapi.json", Endpoint("/openapi.json", pages.openapi, builtin=True)
+    yield "GET", "/docs", Endpoint("/docs", pages.docs, builtin=True)
 
-    def write() -> bytes:
+
+class _Documentation:
+    """The OpenAPI document and its page, which are made on the first request."""
+
+    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
+        self._service = service
+        self._routes = routes
+        self._document: asyncio.Future[bytes] | None = None
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """Return the OpenAPI document."""
+        # It takes some milliseconds for each route, so it is made once, and in another thread. A
+        # client that disconnects must not cancel it for the others: hence the shield.
+        if self._document is None:
+            self._document = asyncio.get_running_loop().run_in_executor(None, self._write)
+        body = await asyncio.shield(self._document)
+        return web.Response(body=body, headers={"Content-Type": "application/json"})
+
+    async def docs(self, request: web.Request) -> web.Response:
+        """Return the page."""
+        from gizmopy.web.openapi.page import docs_headers, docs_page
+
+        page = docs_page(service_name(self._service), "/openapi.json")
+        return web.Response(body=page.encode(), headers=docs_headers())
+
+    def _write(self) -> bytes:
         from pydantic_core import to_json
 
         from gizmopy.web.openapi.document import openapi_document
 
+        settings = self._service.settings
         document = openapi_document(
-            routes,
-            title=name,
+            self._routes,
+            title=service_name(self._service),
             version=settings.service_version or "0",
-            description=inspect.cleandoc(type(service).__doc__ or ""),
+            description=inspect.cleandoc(type(self._service).__doc__ or ""),
             json_content_type=settings.json_content_type,
-            service=service,
+            service=self._service,
         )
         return to_json(document)
-
-    async def openapi(request: web.Request) -> web.Response:
-        nonlocal made
-        # It takes some milliseconds for each route: so once, and not in the event loop.
-        if made is None:
-            made = asyncio.get_running_loop().run_in_executor(None, write)
-        body = await asyncio.shield(made)
-        return web.Response(body=body, headers={"Content-Type": "application/json"})
-
-    async def docs(request: web.Request) -> web.Response:
-        from gizmopy.web.openapi.page import docs_headers, docs_page
-
-        return web.Response(body=docs_page(name, "/openapi.json").encode(), headers=docs_headers())
-
-    yield "GET", "/openapi.json", Endpoint("/openapi.json", openapi, builtin=True)
-    yield "GET", "/docs", Endpoint("/docs", docs, builtin=True)
 
 
 def debug(

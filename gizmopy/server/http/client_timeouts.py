@@ -176,7 +176,7 @@ def enforce(connection: Connection, timeout: ClientTimeout) -> None:
             connection.refuse_slow_head()
         case ClientTimeout.BODY:
             assert connection.request is not None
-            detail = "The request's body came too slowly."
+            detail = "The body of the request arrived too slowly."
             problem = Problem(408, detail, headers={"Connection": "close"})
             connection.request.content.set_exception(problem)
         case ClientTimeout.RESPONSE:

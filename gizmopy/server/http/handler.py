@@ -225,7 +225,8 @@ class RequestHandler:
     def _respond(self, request: ServedRequest, response: Response) -> Awaitable[None] | None:
         """Send a response, at once if possible; else return what remains to be awaited."""
         if request.prepared is not None and request.prepared is not response:
-            raise UsageError("a value was returned after a response had begun; return that")
+            reason = "a value was returned after a response had begun; return that response"
+            raise UsageError(reason)
         if not isinstance(response, RawResponse):
             return self._send(request, response)
         status, body = response.status, response.body

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import istr
 
 from gizmopy._aiohttp import ConnectionProtocol, ParseError
@@ -200,13 +201,16 @@ class RequestReader(ConnectionProtocol):
             or _CONTENT_LENGTH in headers
             or _TRANSFER_ENCODING in headers
         ):
-            self.framing.begin_body(message, payload)
-            self.max_body = 0
-            # The size of any other body is known: its Content-Length is checked once.
-            if payload is not EMPTY_PAYLOAD and (message.chunked or message.compression):
-                payload.__class__ = BodyReader
+            self._begin_body(message, payload)
         self.parsed_requests.append(messages[0])
         return True
+
+    def _begin_body(self, message: RawRequestMessage, payload: StreamReader) -> None:
+        self.framing.begin_body(message, payload)
+        self.max_body = 0  # until the endpoint is known
+        # The size of any other body is known: its Content-Length is checked once.
+        if payload is not EMPTY_PAYLOAD and (message.chunked or message.compression):
+            payload.__class__ = BodyReader
 
     def _parse_body(self, data: bytes, at: int) -> int:
         """Parse the part of a body in ``data[at:]``; return where it ends."""

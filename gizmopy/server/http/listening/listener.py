@@ -71,28 +71,14 @@ class Port:
     async def listen(self, tls: ssl.SSLContext | None) -> None:
         """Accept connections. Raises StartError if another process listens at the address."""
         settings = self._settings
-        self._server = Server(
-            self.handler,
-            client_max_size=settings.max_body_bytes,
-            max_head=settings.max_header_bytes,
-            make_connection=self._make_connection,
-            turnover=Turnover(
-                settings.max_requests_per_connection, settings.max_connection_age.total_seconds()
-            ),
-            logger=ProtocolLogger(),
-        )
+        self._server = self._make_server()
         try:
             self._listener.listen(_BACKLOG)
         except OSError as error:
             # SO_REUSEADDR lets two processes bind an address, as long as none of them listens.
             address, number, prefix = self._address
             raise bind_error(error, address, number, prefix=prefix) from error
-        timeouts = ClientTimeouts(
-            settings.read_timeout.total_seconds(),
-            settings.write_timeout.total_seconds(),
-            settings.idle_timeout.total_seconds(),
-            settings.min_send_rate,
-        )
+        timeouts = _client_timeouts(settings)
         self._acceptor = Acceptor(
             self._listener,
             self._server,
@@ -105,6 +91,19 @@ class Port:
         watching = watch_clients(self._server, timeouts)
         self._watcher = asyncio.create_task(watching, name="gizmopy-connections")
         self.url = url_of(self._listener, "http" if tls is None else "https")
+
+    def _make_server(self) -> Server:
+        settings = self._settings
+        return Server(
+            self.handler,
+            client_max_size=settings.max_body_bytes,
+            max_head=settings.max_header_bytes,
+            make_connection=self._make_connection,
+            turnover=Turnover(
+                settings.max_requests_per_connection, settings.max_connection_age.total_seconds()
+            ),
+            logger=ProtocolLogger(),
+        )
 
     def connection_states(self) -> Iterator[str]:
         """Yield the state of each connection: ``active``, ``idle``, or ``websocket``."""
@@ -154,6 +153,15 @@ class Port:
         await self._acceptor.finish_handshakes(0)
         await self._server.shutdown(_CLOSE_SECONDS)
         self.handler.close()
+
+
+def _client_timeouts(settings: Settings) -> ClientTimeouts:
+    return ClientTimeouts(
+        settings.read_timeout.total_seconds(),
+        settings.write_timeout.total_seconds(),
+        settings.idle_timeout.total_seconds(),
+        settings.min_send_rate,
+    )
 
 
 class ProtocolLogger(logging.Logger):

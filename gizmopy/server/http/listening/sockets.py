@@ -40,7 +40,7 @@ def bind(host: str, port: int, *, prefix: str = "HTTP") -> socket.socket:
     except OSError as error:
         raise StartError(
             f"{prefix}_ADDR={host}: {error.strerror}; "
-            "give an address of this machine, such as 0.0.0.0"
+            "set it to an address of this machine, such as 0.0.0.0"
         ) from error
     try:
         # Without it, a restarted daemon cannot bind until TIME_WAIT of its connections is over.

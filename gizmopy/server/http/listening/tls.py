@@ -204,17 +204,10 @@ def _load(cert: str, key: str) -> tuple[ssl.SSLContext, float]:
     def no_password() -> str:
         raise StartError(f"TLS_KEY={key}: is encrypted; decrypt it: openssl pkey -in {key}")
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Python's default includes TLS 1.2 suites in CBC mode. This does not affect TLS 1.3.
-    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
-    # OpenSSL before 3 allows renegotiation, which costs the server more than the client.
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols(["http/1.1"])
+    context = _server_context()
     try:
-        context.load_cert_chain(
-            cert, key, password=no_password
-        )  # else OpenSSL asks on the terminal
+        # Without a function for the password, OpenSSL would ask for it on the terminal.
+        context.load_cert_chain(cert, key, password=no_password)
     except ssl.SSLError as error:
         if error.reason in _MISMATCHES:
             raise StartError(
@@ -225,6 +218,17 @@ def _load(cert: str, key: str) -> tuple[ssl.SSLContext, float]:
             f"TLS_CERT={cert}, TLS_KEY={key}: cannot be used: {error}; write both again, in PEM"
         ) from error
     return context, _not_after(chain)
+
+
+def _server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python's default includes TLS 1.2 suites in CBC mode. This does not affect TLS 1.3.
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+    # OpenSSL before 3 allows renegotiation, which costs the server more than the client.
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _read(name: str, path: str, mark: str) -> bytes:
