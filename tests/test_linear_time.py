@@ -173,7 +173,7 @@ PATTERNS: Mapping[str, Pattern] = {
         lambda text: _TRAILER(text.encode()), pumps("a", ":", "a:", " ", tails=("", "\r\n", "\n"))
     ),
     "gizmopy.server.http.request_context:_VALID_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
-    "gizmopy.server.http.proxies:_WRITTEN": Pattern(
+    "gizmopy.server.http.proxies:_ADDRESS": Pattern(
         "fullmatch",
         [
             *pumps("1", "1.", ":", "a:", "%", "::"),
