@@ -180,9 +180,7 @@ PATTERNS: Mapping[str, Pattern] = {
             *pumps("a", "%", "]", "]:1", head="[", tails=("",)),
         ],
     ),
-    "gizmopy.server.service:service_name": Pattern(
-        Classes().name, pumps("a", "A", "Aa", "aA", "AAa")
-    ),
+    "gizmopy.server.service:_own_name": Pattern(Classes().name, pumps("a", "A", "Aa", "aA", "AAa")),
     "gizmopy.web.authority:_HOST": Pattern(
         "fullmatch", [*pumps("a", "%41", "%", ":", ":1", "."), *pumps(":", "f", ".", head="[")]
     ),
