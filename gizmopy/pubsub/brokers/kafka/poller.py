@@ -44,6 +44,8 @@ class Poller:
         """Those of them to try again at the next poll."""
         self._end_offsets: dict[TopicPartition, int] = {}
         """The end offsets of full partitions, of which no fetch returns the current one."""
+        self._polls_again = False
+        """Whether the next ``wait`` returns at once."""
         self._woken: asyncio.Future[None] | None = None
         """Ends the wait of a pending ``wait``."""
 
@@ -80,10 +82,6 @@ class Poller:
             except (KafkaError, ValueError) as error:
                 if tp in fetched:
                     self._quarantine(consumer, tp, error)
-                    if tp not in self._stopped:
-                        # The failed fetch stays in aiokafka until a poll finds it empty, and only
-                        # then is the partition fetched again: now, or after the next wait, 10 s.
-                        await consumer.getmany(tp, max_records=1)
                 elif not batch:  # not a record, but a broker's error, which it repeats
                     raise
         return batch
@@ -120,6 +118,10 @@ class Poller:
             at = next((at for each, at, _ in positions(consumer) if each == tp), None)
             reason = f"{tp.topic}-{tp.partition} cannot be read at {at}: {describe_error(error)}"
             self._stopped[tp] = reason
+        else:
+            # The failed fetch stays in aiokafka until a poll finds it empty, and only then is the
+            # partition fetched again: by the next poll, so it must not wait, which takes 10 s.
+            self._polls_again = True
         self._quarantined.add(tp)
 
     def _take(self, fetched: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> list[Message]:
@@ -156,6 +158,9 @@ class Poller:
 
     async def wait(self, consumer: AIOKafkaConsumer, seconds: float) -> None:
         """Wait for records, for an error, or for ``wake``."""
+        if self._polls_again:
+            self._polls_again = False
+            return
         self._woken = asyncio.get_running_loop().create_future()
         fetched, _ = await first_of(fetch_ready(consumer), self._woken, timeout=seconds)
         if not fetched.cancelled():
