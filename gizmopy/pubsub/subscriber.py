@@ -108,8 +108,6 @@ class Subscriber:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.drain(0)
 
-    # Run.
-
     async def run(self) -> None:
         """Handle messages until ``drain`` has ended. Raises the error that ends the engine."""
         self._start()

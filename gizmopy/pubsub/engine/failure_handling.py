@@ -132,6 +132,8 @@ class FailureHandler:
             self._failures.log_stuck(message, reason, error)
             self._retry_later(message, error, delay)
             return
+        # Publish, then ack. In the opposite order, a crash in between would lose the message; in
+        # this order it is dead-lettered twice.
         try:
             # It is made inside the try: if it cannot be made, the message is kept as well.
             await self._publish_dead_letter(self._failures.as_dead_letter(message, reason, error))

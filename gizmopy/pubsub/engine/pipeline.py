@@ -131,8 +131,8 @@ class Pipeline:
         if message not in self.in_flight:
             self.turns.end_stale(message)
         elif self.lifecycle.phase >= Phase.CANCELLING:
-            # The drain cancelled the handler. Whatever that made of its cancellation (it may raise
-            # another error in a `finally`), the message has not failed.
+            # The drain cancelled the handler. Whichever error that raised in its clean-up, the
+            # message has not failed: as a failure, a shutdown would dead-letter it (dapr#9604).
             self.turns.stop(message)
         else:
             await self._failure_handler.handle(message, error)
@@ -212,6 +212,7 @@ class Pipeline:
     async def release_unstarted(self, grace: float) -> None:
         """Give back all messages that no worker has; workers end when their handler does."""
         self.lifecycle.advance(Phase.FINISHING)
+        # At once and not at the deadline: another instance handles them while handlers finish here.
         for message in (*self.turns.take_unstarted(), *self._failure_handler.waiting()):
             if message in self.in_flight:
                 self.settler.release(message, "released")

@@ -172,6 +172,8 @@ class Settler:
             results = [error] * len(marks)
         if not any(results):
             return [None] * len(batch)
+        # The next ack hands over the marks that failed, even if the messages that moved them are
+        # no longer here.
         failed = {p: error for (p, _), error in zip(marks, results, strict=True) if error}
         positions.put_back([mark for mark in marks if mark[0] in failed])
         return [failed.get(message.partition) for message in batch]
@@ -180,6 +182,8 @@ class Settler:
 
     async def _settle(self, messages: list[Message], call: _Call) -> None:
         """Settle in batches of the size that the broker takes; retry transient errors."""
+        # With positions, one message stands for all of its partition, so that a call is small
+        # however many messages there are; to split them would only commit more often.
         size = len(messages) if self.positions is not None else self._capabilities.batch_messages
         for batch in batched(messages, size):
             for attempt in count(1):
