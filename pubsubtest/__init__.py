@@ -1,7 +1,11 @@
-"""Test what is built on gizmopy: the real daemon in process, and doubles. No pytest needed."""
+"""Test services built on gizmopy: the real daemon in the test's process, and test doubles.
+
+It works with any test framework.
+"""
 
 from pubsubtest.clock import Clock
-from pubsubtest.faults import Faults, FaultyDriver, Rates
+from pubsubtest.faults import Faults, Rates
+from pubsubtest.faulty_driver import FaultyDriver
 from pubsubtest.publisher import Recorded, RecordingPublisher
 from pubsubtest.serve import Served, serve
 from pubsubtest.subscriber import FakeSubscriber, Outcome, incoming

@@ -1,4 +1,4 @@
-"""``python -m pubsubtest URL``: put a driver to every check, against its own broker."""
+"""``python -m pubsubtest URL``: run the conformance checks of a driver against its broker."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gizmopy.errors import GizmoError
 from gizmopy.pubsub import registry as drivers
 from pubsubtest.conformance import Harness, Result, checks, run
 
-_WORDS = {"passed": "ok  ", "failed": "FAIL", "not applicable": "n/a "}
+_LABELS = {"passed": "ok  ", "failed": "FAIL", "not applicable": "n/a "}
 _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the checks and return the exit code: 1 where any failed, 2 where none could run."""
+    """Run the checks and return the exit code: 1 if any failed, 2 if none could run."""
     options = _parser().parse_args(arguments)
     logging.getLogger("gizmopy").setLevel(logging.NOTSET if options.verbose else logging.CRITICAL)
     try:
@@ -35,15 +35,15 @@ async def _main(options: argparse.Namespace) -> int:
     except (GizmoError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    report = await run(harness, only=options.only, timeout=options.timeout, tell=_tell)
+    report = await run(harness, only=options.only, timeout=options.timeout, tell=_print_result)
     print(report, flush=True)
     code = 1 if report.count("failed") else 0
-    await _end_what_is_left(code)
+    await _end_leftover_tasks(code)
     return code
 
 
 def url_harness(url: str) -> Harness:
-    """Return the harness of a registered driver: topics are made by its ``provision``."""
+    """Return the harness of a registered driver, whose ``provision`` creates topics."""
     return Harness(
         open=lambda: drivers.open_driver(url),
         provision=lambda topic, subscriptions: drivers.provision(url, topic, subscriptions),
@@ -51,34 +51,39 @@ def url_harness(url: str) -> Harness:
     )
 
 
-def _tell(result: Result) -> None:
+def _print_result(result: Result) -> None:
     """Print the line of one check, and why it failed."""
-    word, name = _WORDS[result.outcome], result.check.name
-    print(f"{word}  {name}: {result.check.sentence}", flush=True)
+    label, name = _LABELS[result.outcome], result.check.name
+    print(f"{label}  {name}: {result.check.sentence}", flush=True)
     if result.reason:
         for line in result.reason.splitlines()[:5]:
             print(f"      {line}", flush=True)
 
 
-async def _end_what_is_left(code: int) -> None:
-    """Cancel what failed checks have left running; what does not heed that would run for ever."""
+async def _end_leftover_tasks(code: int) -> None:
+    """Cancel the tasks that failed checks left running; exit if one ignores its cancellation."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
     if left:
-        _, immortal = await asyncio.wait(left, timeout=1.0)
-        if immortal:
+        _, still_running = await asyncio.wait(left, timeout=1.0)
+        if still_running:
             os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pubsubtest",
-        description="Check a driver against its broker. It makes topics of its own.",
+        description="Check a driver against its broker. The checks create their own topics.",
     )
     parser.add_argument("url", help="the broker, such as memory://?lease=1")
     parser.add_argument(
-        "--only", action="append", default=[], type=_check_name, metavar="NAME", help="one check"
+        "--only",
+        action="append",
+        default=[],
+        type=_check_name,
+        metavar="NAME",
+        help="a single check",
     )
     parser.add_argument(
         "--timeout",
@@ -95,8 +100,8 @@ def _check_name(text: str) -> str:
     names = [check.name for check in checks()]
     if text not in names:
         near = ", ".join(difflib.get_close_matches(text, names, cutoff=0.4))
-        hint = f"; near to it are: {near}" if near else "; docs/conformance.md lists them"
-        raise argparse.ArgumentTypeError(f"no check is called {text!r}{hint}")
+        hint = f"; similar names: {near}" if near else "; docs/conformance.md lists them"
+        raise argparse.ArgumentTypeError(f"there is no check {text!r}{hint}")
     return text
 
 
@@ -106,7 +111,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""Time that a test moves: what waits for it waits no longer, and no shorter, than it is told."""
+"""A clock that a test moves, for timers and sleeps without real waiting."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 from gizmopy.errors import UsageError
 
 _TURNS = 50
-"""How often the event loop turns for what a step of time has set going."""
+"""Turns of the event loop after each step, so that woken tasks can run."""
 
 
 class Clock:
-    """Stand still until ``advance`` moves the time, which begins at 0 seconds.
+    """A clock that starts at 0 seconds and stands still until ``advance`` moves it.
 
-    It serves as the ``clock`` of :class:`~gizmopy.pubsub.brokers.memory.MemoryDriver` and of
-    :func:`pubsubtest.serve`, and its ``sleep`` as that of publishers, subscribers and channels::
+    Use it as the ``clock`` of :class:`~gizmopy.pubsub.brokers.memory.MemoryDriver` and of
+    :func:`pubsubtest.serve`, and its ``sleep`` as the ``sleep`` of publishers, subscribers and
+    channels::
 
         clock = Clock()
         async with pubsubtest.serve(Cats, clock=clock) as cats:
@@ -33,19 +34,19 @@ class Clock:
         self._numbers = count()
 
     def time(self) -> float:
-        """Return the seconds that the clock was moved."""
+        """Return the time in seconds."""
         return self._now
 
     def call_at(self, when: float, callback: Callable[[], Any]) -> Call:
-        """Call ``callback`` when the clock is moved to ``when``, or past it."""
+        """Schedule ``callback`` for ``when``."""
         call = Call(callback)
         heapq.heappush(self._calls, (when, next(self._numbers), call))
         return call
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock has been moved by ``seconds``; for 0, only for a turn of the loop.
+        """Wait until the clock has moved by ``seconds``; for 0, wait one turn of the event loop.
 
-        It can be used wherever ``asyncio.sleep`` can.
+        It is a replacement for ``asyncio.sleep``.
         """
         if seconds <= 0:
             await asyncio.sleep(0)
@@ -58,12 +59,11 @@ class Clock:
             call.cancel()
 
     async def advance(self, seconds: float) -> None:
-        """Move the time by ``seconds``, from one thing that is due to the next, in their order.
+        """Move the time by ``seconds``, and run the scheduled calls that are due, in order.
 
-        Before each of them, and after the last, the event loop turns until what waits for nothing
-        but the loop is done. What is set going on the way and due by then is done, too. What waits
-        for the world outside (a socket, a thread) is not waited for. Raises UsageError on seconds
-        below 0.
+        Before each call and after the last one, the event loop turns so that woken tasks run.
+        Calls that they schedule are run too, if they are due. Tasks that wait for sockets or
+        threads may not have ended yet. Raises UsageError on ``seconds`` below 0.
         """
         if seconds < 0:
             raise UsageError(f"advance({seconds:g}) would turn time back; use 0 or more seconds")
@@ -79,14 +79,14 @@ class Clock:
 
 
 class Call:
-    """A call that is due later."""
+    """A scheduled call."""
 
     def __init__(self, callback: Callable[[], Any]) -> None:
         self.callback = callback
         self.is_cancelled = False
 
     def cancel(self) -> None:
-        """Take the call back."""
+        """Cancel the call."""
         self.is_cancelled = True
 
 

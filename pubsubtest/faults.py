@@ -1,49 +1,48 @@
-"""What goes wrong with a broker, on any driver: at random by a seed, or exactly as a test says.
+"""Faults of a broker, for any driver: at random with a seed, or exactly as a test plans them.
 
-A confirmed message is never lost by any of it, but for ``Faults.drop_next``, which says so.
+No fault loses a confirmed message, except ``Faults.drop_next``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from gizmopy.errors import PubSubError, UsageError
-from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender, Status
-from gizmopy.pubsub.driver import Results, Revoke
+from gizmopy.pubsub import Message
 from pubsubtest.clock import Clock
 
 Call = Literal["connect", "send", "receive", "ack", "nack", "extend"]
-"""The calls of a driver that can go wrong; ``connect`` is the sender's and the receiver's."""
+"""The calls of a driver that can fail; ``connect`` is that of senders and receivers."""
 
 When = Callable[[Message], bool]
-"""Whether a message is one that the fault is for."""
+"""Whether a fault applies to a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """How often what goes wrong by itself, from 0 (never, the default) to 1 (always).
+    """The rates of random faults, from 0 (never, the default) to 1 (always).
 
-    All failures are transient ``PubSubError``s. A connect goes wrong only where a test says so, or
-    in an outage. Raises UsageError on a rate that cannot be.
+    All failures are transient ``PubSubError``s. A connect fails only if a test plans it, or in an
+    outage. Raises UsageError on a rate outside of this range.
     """
 
     fail: float = 0.0
-    """A message's send, ack, nack or extend fails, and nothing was done; or a receive fails."""
+    """A message's send, ack, nack or extend fails without effect, or a receive fails."""
     unconfirmed: float = 0.0
-    """A message's send, ack, nack or extend fails, though it was done."""
+    """A message's send, ack, nack or extend takes effect, but returns an error."""
     duplicate: float = 0.0
     """A message arrives twice."""
     lose: float = 0.0
-    """A lease is over when it is to be extended or its message acked; it is delivered again."""
+    """A lease is over when it is extended or its message acked; the message is delivered again."""
     delay: float = 0.0
-    """A call takes up to ``Faults.longest_delay`` seconds before it does anything."""
+    """A call begins up to ``longest_delay`` seconds late."""
     outage: float = 0.0
-    """A call begins an outage of up to ``Faults.longest_outage`` seconds."""
+    """A call begins an outage of up to ``longest_outage`` seconds."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -52,36 +51,43 @@ class Rates:
                 raise UsageError(f"Rates({field.name}={rate}): use a rate from 0 to 1")
 
 
-class _Fault(NamedTuple):
-    """What goes wrong with one message: whether it is done all the same, and what is said."""
+class Fault(NamedTuple):
+    """The fault of one message: whether the call takes effect, and the error that it returns."""
 
-    is_done: bool = True
+    takes_effect: bool = True
     error: Exception | None = None
 
 
-_FINE = _Fault()
+NO_FAULT = Fault()
 
 
 @dataclass(slots=True)
-class _Script:
-    """What goes wrong the next ``times`` times."""
+class _PlannedFault:
+    """A fault for the next ``times`` messages."""
 
     kind: str
     times: int
     when: When
-    fault: _Fault = _FINE
+    fault: Fault = NO_FAULT
 
     def __post_init__(self) -> None:
         if self.times < 1:
-            raise UsageError(f"times={self.times} lets nothing go wrong; use 1 or more")
+            raise UsageError(f"times={self.times} plans no fault; use 1 or more")
+
+
+class Breakable(Protocol):
+    """A receiver whose connection an outage breaks."""
+
+    async def break_connection(self) -> None:
+        """Break the connection: the broker takes back the messages of the receiver."""
 
 
 class Faults:
-    """Decide what goes wrong; one ``seed`` decides alike each time, for calls in the same order.
+    """Decide which calls fail. The same ``seed`` and order of calls give the same faults.
 
-    ``rates`` say what goes wrong by itself; how long that lasts is bounded in seconds, which are
-    those of ``clock`` where one is given. One ``Faults`` may serve many drivers: an outage is then
-    everyone's.
+    ``rates`` are those of random faults. ``longest_delay`` and ``longest_outage`` bound them, in
+    seconds of ``clock`` or of the event loop. Several drivers may share one ``Faults``, and then
+    have their outages together.
     """
 
     def __init__(
@@ -98,15 +104,15 @@ class Faults:
         self._longest_outage = longest_outage
         self._clock = clock
         self._chance = random.Random(seed)
-        self._scripts: list[_Script] = []
+        self._planned: list[_PlannedFault] = []
         self._outages = 0
-        self._out_until = 0.0
-        """When the last outage ends that has begun by itself."""
+        self._outage_ends_at = 0.0
+        """The end of the last random outage."""
         self._hanging: set[Call] = set()
         self._changed = asyncio.Event()
-        self._receivers: list[_FaultyReceiver] = []
+        self._receivers: list[Breakable] = []
 
-    # Say what goes wrong.
+    # Planned faults: called by tests.
 
     def fail_next(
         self,
@@ -117,41 +123,41 @@ class Faults:
         done: bool = False,
         when: When = lambda _: True,
     ) -> None:
-        """Let ``call`` fail for the next ``times`` messages for which ``when`` is true.
+        """Make ``call`` fail for the next ``times`` messages for which ``when`` is true.
 
-        ``error`` is what their results are; default: a transient PubSubError. With ``done`` the
-        call is done all the same: a message arrives whose send has failed. A ``connect`` and a
-        ``receive`` are not about messages: the call as a whole raises. Raises UsageError on
-        ``times`` below 1, as do the others.
+        ``error`` is their result (default: a transient PubSubError). With ``done`` the call takes
+        effect nevertheless: a message whose send failed arrives. ``connect`` and ``receive`` have
+        no messages: the call itself raises. Raises UsageError on ``times`` below 1, as the other
+        methods do.
         """
-        fault = _Fault(done, error or _failure(call))
-        self._scripts.append(_Script(call, times, when, fault))
+        fault = Fault(done, error or failure(call))
+        self._planned.append(_PlannedFault(call, times, when, fault))
 
     def duplicate_next(self, times: int = 1, *, when: When = lambda _: True) -> None:
-        """Let the next ``times`` messages that are sent, and ``when`` is true for, arrive twice."""
-        self._scripts.append(_Script("duplicate", times, when))
+        """Make the next ``times`` sent messages for which ``when`` is true arrive twice."""
+        self._planned.append(_PlannedFault("duplicate", times, when))
 
     def lose_next(self, times: int = 1, *, when: When = lambda _: True) -> None:
-        """Let the leases of the next ``times`` messages be over as they are acked or extended.
+        """End the leases of the next ``times`` messages before they are acked or extended.
 
-        The call is then refused as the broker refuses it, and the message delivered again.
+        The broker then refuses the call, and delivers the message again.
         """
-        self._scripts.append(_Script("lose", times, when))
+        self._planned.append(_PlannedFault("lose", times, when))
 
     def drop_next(self, times: int = 1, *, when: When = lambda _: True) -> None:
-        """Let the next ``times`` messages that are sent be lost, though the broker confirms them.
+        """Lose the next ``times`` sent messages, although the broker confirms them.
 
-        No broker should, and no rate does: this is for the test of what watches over losses.
+        This tests code that detects losses. No rate does it.
         """
-        self._scripts.append(_Script("send", times, when, _Fault(is_done=False)))
+        self._planned.append(_PlannedFault("send", times, when, Fault(takes_effect=False)))
 
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
-        """Let no call through while the context lasts: each raises a transient PubSubError.
+        """Make every call raise a transient PubSubError while the context lasts.
 
-        Connections break: a pending receive ends with the error, what is held is given back at
-        once, and cannot be settled any more. Those of a broker that keeps positions last: its
-        pending receive ends when its wait is over, and what it has got is received later.
+        Connections break: a pending receive raises the error, and the messages that are held are
+        given back and can no longer be settled. The connections of a broker that keeps positions do
+        not break: a pending receive ends after its wait, and its messages are received later.
         """
         self._outages += 1
         await self._break_connections()
@@ -162,110 +168,110 @@ class Faults:
 
     @asynccontextmanager
     async def hanging(self, call: Call) -> AsyncIterator[None]:
-        """Let no ``call`` return, nor do anything, while the context lasts.
+        """Make each ``call`` hang without effect while the context lasts.
 
-        Closing a receiver ends its calls all the same.
+        Closing a receiver still ends its calls.
         """
         self._hanging.add(call)
         try:
             yield
         finally:
             self._hanging.discard(call)
-            self.look_again()
+            self.wake_hanging_calls()
 
     def stop(self) -> None:
-        """Let nothing go wrong any more but what is said later; outages by themselves are over."""
+        """Cancel planned faults, set all rates to 0, and end a random outage."""
         self._rates = Rates()
-        self._scripts.clear()
-        self._out_until = 0.0
+        self._planned.clear()
+        self._outage_ends_at = 0.0
 
-    # Decide: for the driver.
+    # Decisions: called by FaultyDriver.
 
     @property
     def is_out(self) -> bool:
         """Whether there is an outage."""
-        return self._outages > 0 or self._time() < self._out_until
+        return self._outages > 0 or self._time() < self._outage_ends_at
 
-    def add(self, receiver: _FaultyReceiver) -> None:
-        """Note a receiver whose connection an outage breaks."""
+    def add(self, receiver: Breakable) -> None:
+        """Register a receiver whose connection an outage breaks."""
         self._receivers.append(receiver)
 
-    def remove(self, receiver: _FaultyReceiver) -> None:
+    def remove(self, receiver: Breakable) -> None:
         """Forget a receiver that is closed."""
         if receiver in self._receivers:
             self._receivers.remove(receiver)
 
     async def begin(self, call: Call, is_closed: Callable[[], bool] = lambda: False) -> None:
-        """Let a call begin, late. Raises PubSubError where it does not come through at all."""
+        """Delay the begin of a call. Raises PubSubError in an outage."""
         await self.hang(call, is_closed)
         if call != "connect":
             await self._maybe_delay()
-            await self._maybe_break()
-        self.check(call)
+            await self._maybe_begin_outage()
+        self.check_outage(call)
 
     async def hang(self, call: Call, is_closed: Callable[[], bool] = lambda: False) -> None:
-        """Wait while ``call`` hangs, and who calls is not closed."""
+        """Wait while ``call`` hangs and the caller is not closed."""
         while call in self._hanging and not is_closed():
             await self._changed.wait()
 
-    def look_again(self) -> None:
-        """Let calls that hang look whether they still do."""
+    def wake_hanging_calls(self) -> None:
+        """Wake hanging calls, so that they check whether they still hang."""
         self._changed.set()
         self._changed.clear()
 
-    def check(self, call: Call) -> None:
-        """Raise PubSubError while there is an outage."""
+    def check_outage(self, call: Call) -> None:
+        """Raise PubSubError during an outage."""
         if self.is_out:
-            raise _failure(call, "the broker is out")
+            raise failure(call, "the broker is unreachable")
 
-    def check_whole(self, call: Call) -> None:
-        """Raise where a call that is not about messages is to fail."""
-        fault = self._scripted(call, None)
+    def check_call(self, call: Call) -> None:
+        """Raise the error that is planned for a call without messages, if any."""
+        fault = self._take_planned(call, None)
         if fault is not None and fault.error is not None:
-            raise fault.error.with_traceback(None)  # it may have been raised before
+            raise fault.error.with_traceback(None)  # without the traceback of an earlier raise
         if call == "receive" and self._happens(self._rates.fail):
-            raise _failure(call)
+            raise failure(call)
 
-    def decide(self, call: Call, batch: Sequence[Message]) -> list[_Fault]:
-        """Return what goes wrong with each message of a call.
+    def decide(self, call: Call, batch: Sequence[Message]) -> list[Fault]:
+        """Return the fault of each message of a call.
 
-        Where a message is not sent or not confirmed, the later ones of its key are not sent: it
-        comes again, and they stay behind it.
+        If a message is not sent or not confirmed, the later ones of its key are not sent: the
+        publisher sends it again, and they must stay behind it.
         """
-        failed: dict[str | None, _Fault] = {}
+        failed_keys: dict[str | None, Fault] = {}
         faults = []
         for message in batch:
-            fault = failed.get(message.key) or self._decide(call, message)
+            fault = failed_keys.get(message.key) or self._decide(call, message)
             if call == "send" and fault.error is not None and message.key is not None:
-                failed[message.key] = _Fault(is_done=False, error=fault.error)
+                failed_keys[message.key] = Fault(takes_effect=False, error=fault.error)
             faults.append(fault)
         return faults
 
-    def _decide(self, call: Call, message: Message) -> _Fault:
-        if (fault := self._scripted(call, message)) is not None:
+    def _decide(self, call: Call, message: Message) -> Fault:
+        if (fault := self._take_planned(call, message)) is not None:
             return fault
         if self._happens(self._rates.fail):
-            return _Fault(is_done=False, error=_failure(call))
+            return Fault(takes_effect=False, error=failure(call))
         if self._happens(self._rates.unconfirmed):
-            return _Fault(is_done=True, error=_failure(call))
-        return _FINE
+            return Fault(takes_effect=True, error=failure(call))
+        return NO_FAULT
 
     def is_duplicated(self, message: Message) -> bool:
         """Return whether a message arrives twice."""
-        scripted = self._scripted("duplicate", message) is not None
+        scripted = self._take_planned("duplicate", message) is not None
         return scripted or self._happens(self._rates.duplicate)
 
     def is_lost(self, message: Message) -> bool:
         """Return whether the lease of a message is over."""
-        scripted = self._scripted("lose", message) is not None
+        scripted = self._take_planned("lose", message) is not None
         return scripted or self._happens(self._rates.lose)
 
-    def _scripted(self, kind: str, message: Message | None) -> _Fault | None:
-        for script in self._scripts:
+    def _take_planned(self, kind: str, message: Message | None) -> Fault | None:
+        for script in self._planned:
             if script.kind == kind and (message is None or script.when(message)):
                 script.times -= 1
                 if not script.times:
-                    self._scripts.remove(script)
+                    self._planned.remove(script)
                 return script.fault
         return None
 
@@ -277,9 +283,9 @@ class Faults:
             sleep = self._clock.sleep if self._clock else asyncio.sleep
             await sleep(self._chance.uniform(0, self._longest_delay))
 
-    async def _maybe_break(self) -> None:
+    async def _maybe_begin_outage(self) -> None:
         if self._happens(self._rates.outage) and not self.is_out:
-            self._out_until = self._time() + self._chance.uniform(0, self._longest_outage)
+            self._outage_ends_at = self._time() + self._chance.uniform(0, self._longest_outage)
             await self._break_connections()
 
     def _time(self) -> float:
@@ -287,213 +293,9 @@ class Faults:
 
     async def _break_connections(self) -> None:
         for receiver in list(self._receivers):
-            await receiver.cut()
+            await receiver.break_connection()
 
 
-class FaultyDriver:
-    """Do as the driver ``inner`` does, but for what ``faults`` let go wrong."""
-
-    def __init__(self, inner: Driver, faults: Faults) -> None:
-        self._inner = inner
-        self._faults = faults
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the broker can do, while all is well."""
-        return self._inner.capabilities
-
-    def sender(self, topic: str) -> Sender:
-        """Return a sender whose sends go wrong."""
-        return _FaultySender(self._inner.sender(topic), self._faults)
-
-    def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
-        """Return a receiver that connects again after an outage."""
-
-        def make() -> Receiver:
-            return self._inner.receiver(topic, subscription, ordered=ordered)
-
-        return _FaultyReceiver(make, self.capabilities, self._faults)
-
-    async def aclose(self) -> None:
-        """Close the driver within."""
-        await self._inner.aclose()
-
-
-class _FaultySender:
-    def __init__(self, inner: Sender, faults: Faults) -> None:
-        self._inner = inner
-        self._faults = faults
-
-    async def connect(self) -> None:
-        await self._faults.begin("connect")
-        self._faults.check_whole("connect")
-        await self._inner.connect()
-
-    async def send(self, batch: Sequence[Message]) -> Results:
-        await self._faults.begin("send")
-        faults = self._faults.decide("send", batch)
-        sent = _done(batch, faults)
-        results = await self._inner.send(sent) if sent else []
-        twice = [m for m in sent if self._faults.is_duplicated(m)]
-        with suppress(PubSubError):
-            if twice:
-                await self._inner.send(twice)
-        self._faults.check("send")
-        return _told(faults, results)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _FaultyReceiver:
-    """A receiver whose connection can break; then another one takes its place."""
-
-    def __init__(self, make: Callable[[], Receiver], can: Capabilities, faults: Faults) -> None:
-        self._make = make
-        self._can = can
-        self._faults = faults
-        self._inner = make()
-        self._revoke: Revoke | None = None
-        self._is_cut = False
-        self._is_closed = False
-        self._kept: list[Message] = []
-        """Received during an outage, to be handed out after it."""
-        self._held: set[Message] = set()
-        """What was received on this connection, and not settled; empty for ``positions``."""
-
-    async def connect(self, revoke: Revoke) -> None:
-        await self._faults.begin("connect")
-        self._faults.check_whole("connect")
-        self._revoke = revoke
-        await self._inner.connect(self._let_go)
-        self._faults.remove(self)
-        self._faults.add(self)
-
-    async def _let_go(self, partitions: Collection[Hashable], seconds: float) -> None:
-        assert self._revoke is not None
-        self._kept = [m for m in self._kept if m.partition not in partitions]
-        await self._revoke(partitions, seconds)
-
-    async def cut(self) -> None:
-        """Break the connection, so that the broker takes back what is held."""
-        if not self._can.positions:
-            self._is_cut = True
-            self._kept.clear()
-            self._held.clear()
-            await self._inner.aclose()
-
-    async def _reconnect(self) -> None:
-        inner = self._make()
-        try:
-            await inner.connect(self._let_go)
-        except BaseException:
-            await inner.aclose()
-            raise
-        self._inner = inner
-        self._is_cut = False
-        if self._is_closed:
-            await inner.aclose()
-
-    async def receive(self, limit: int, wait: float) -> Sequence[Message]:
-        if self._is_closed:
-            return await self._inner.receive(limit, wait)  # which says so
-        batch = await self._receive(limit, wait)
-        if self._is_closed:
-            return []  # the broker has taken back what it had got
-        if self._is_cut:
-            raise _failure("receive", "the connection is broken")
-        self._kept = list(batch)
-        self._faults.check("receive")
-        batch, self._kept = self._kept[:limit], self._kept[limit:]
-        if not self._can.positions:
-            self._held.update(batch)
-        return batch
-
-    async def _receive(self, limit: int, wait: float) -> Sequence[Message]:
-        """Receive, late, and on a new connection where the last one has broken."""
-        await self._faults.begin("receive", lambda: self._is_closed)
-        self._faults.check_whole("receive")
-        if self._is_cut and not self._is_closed:
-            await self._reconnect()
-        if self._is_closed:
-            return []
-        batch = self._kept or await self._inner.receive(limit, wait)
-        await self._faults.hang("receive", lambda: self._is_closed)
-        return batch
-
-    async def ack(self, batch: Sequence[Message]) -> Results:
-        return await self._settle("ack", batch, lambda messages: self._inner.ack(messages))
-
-    async def nack(self, batch: Sequence[Message], delay: float) -> Results:
-        return await self._settle("nack", batch, lambda messages: self._inner.nack(messages, delay))
-
-    async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
-        return await self._settle(
-            "extend", batch, lambda messages: self._inner.extend(messages, seconds)
-        )
-
-    async def _settle(
-        self,
-        call: Call,
-        batch: Sequence[Message],
-        settle: Callable[[Sequence[Message]], Awaitable[Results]],
-    ) -> Results:
-        await self._faults.begin(call, lambda: self._is_closed)
-        known = [self._can.positions or message in self._held for message in batch]
-        ours = [message for message, is_known in zip(batch, known, strict=True) if is_known]
-        faults = self._faults.decide(call, ours)
-        done = _done(ours, faults)
-        if call != "nack":
-            await self._lose(done)
-        results = await settle(done) if done else []
-        self._faults.check(call)
-        told = _told(faults, results)
-        if call != "extend":
-            self._held -= {m for m, error in zip(ours, told, strict=True) if not _is_open(error)}
-        answers = iter(told)
-        return [
-            next(answers) if is_known else _stale(m)
-            for m, is_known in zip(batch, known, strict=True)
-        ]
-
-    async def _lose(self, messages: Sequence[Message]) -> None:
-        """Let the broker deliver again those whose leases are over by a fault."""
-        lost = [message for message in messages if self._faults.is_lost(message)]
-        if lost and not self._can.can_nack:
-            raise UsageError("this driver cannot nack: no lease of it can be lost by a fault")
-        if lost:
-            await self._inner.nack(lost, 0)
-
-    def status(self) -> Status:
-        return self._inner.status()
-
-    async def aclose(self) -> None:
-        self._is_closed = True
-        self._faults.remove(self)
-        self._faults.look_again()
-        await self._inner.aclose()
-
-
-def _done(batch: Sequence[Message], faults: Sequence[_Fault]) -> list[Message]:
-    """Return the messages that come through."""
-    return [message for message, fault in zip(batch, faults, strict=True) if fault.is_done]
-
-
-def _told(faults: Sequence[_Fault], results: Results) -> list[Exception | None]:
-    """Return what is said of each message, where ``results`` is what is true of those done."""
-    answers = iter(results)
-    return [(fault.is_done and next(answers)) or fault.error for fault in faults]
-
-
-def _is_open(error: Exception | None) -> bool:
-    """Return whether a settling may be tried again."""
-    return isinstance(error, PubSubError) and error.transient
-
-
-def _stale(message: Message) -> PubSubError:
-    reason = f"message {message.id} was received on a connection that has broken, or is settled"
-    return PubSubError(reason, transient=False)
-
-
-def _failure(call: Call, reason: str = "it failed") -> PubSubError:
-    return PubSubError(f"{call}: {reason}, by a fault of the test", transient=True)
+def failure(call: Call, reason: str = "it failed") -> PubSubError:
+    """Return the error of a fault."""
+    return PubSubError(f"{call}: {reason}, because of a planned or random fault", transient=True)

@@ -1,7 +1,7 @@
-"""A publisher that remembers instead of sending: a double for what publishes.
+"""A publisher that records messages instead of sending them: a double for tests of publishing.
 
-It is a real Publisher over a sender that records, so that encoding, limits, retries and order are
-the real thing; only the broker is missing, and the waiting between tries.
+It is a real Publisher with a sender that records. So encoding, limits, retries and order are real;
+only the broker and the waits between retries are missing.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Recorded:
         return cls(message.topic, message.body, message.key, message.attributes, message.id)
 
     def value(self, type_: type[ValueT]) -> ValueT:
-        """Return the body as a value of ``type_``.
+        """Return the body decoded as ``type_``.
 
-        Raises UndecodableMessage where it is none, as for a tombstone.
+        Raises UndecodableMessage if it is invalid, or a tombstone.
         """
         if self.body is None:
             raise UndecodableMessage(f"message {self.id} is a tombstone: it has no value")
@@ -57,13 +57,13 @@ class _Failure:
 
 
 class RecordingSender:
-    """A sender that keeps what it is given, and fails where it is told to."""
+    """A sender that records messages, and fails as ``failures`` say."""
 
     def __init__(self) -> None:
         self.batches: list[list[Message]] = []
-        """What each call was given, failed messages included."""
+        """The messages of each call, including failed ones."""
         self.sent: list[Message] = []
-        """What was confirmed, in order."""
+        """The confirmed messages, in order."""
         self.failures: list[_Failure] = []
         self.closed = False
 
@@ -71,7 +71,7 @@ class RecordingSender:
         """Do nothing."""
 
     async def send(self, batch: Sequence[Message]) -> Results:
-        """Record the messages, and fail those that are to fail."""
+        """Record the messages, and return the errors that ``failures`` ask for."""
         if self.closed:
             raise UsageError("this sender is closed; publish before aclose")
         self.batches.append(list(batch))
@@ -86,15 +86,15 @@ class RecordingSender:
         return None
 
     async def aclose(self) -> None:
-        """Refuse what comes from now on."""
+        """Refuse further messages."""
         self.closed = True
 
 
 class RecordingPublisher(Publisher):
-    """Publish to nowhere, and remember it in ``messages``.
+    """Record published messages in ``messages``.
 
-    ``message_bytes`` is the largest message taken, ``batch_messages`` the most in one call, and
-    ``retry`` the policy for transient failures, whose waits take no time.
+    ``message_bytes`` is the size limit of a message, ``batch_messages`` that of a batch, and
+    ``retry`` the policy for transient failures; its waits take no time.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class RecordingPublisher(Publisher):
 
     @property
     def messages(self) -> list[Recorded]:
-        """Everything that was confirmed, in order."""
+        """The confirmed messages, in order."""
         return [Recorded.of(message) for message in self.sender.sent]
 
     def fail(
@@ -140,8 +140,8 @@ class RecordingPublisher(Publisher):
         *,
         when: Callable[[Message], bool] = lambda _: True,
     ) -> None:
-        """Let the next ``times`` messages for which ``when`` is true fail with ``error``.
+        """Make the next ``times`` messages for which ``when`` is true fail with ``error``.
 
-        A ``PubSubError`` that is transient is tried again, as with a broker.
+        A transient ``PubSubError`` is retried, as with a broker.
         """
         self.sender.failures.append(_Failure(error, times, when))

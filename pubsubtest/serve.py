@@ -1,4 +1,4 @@
-"""Run the real daemon in the test's own process, and look at it from both doors."""
+"""Run the real daemon in the test's process, with HTTP and in-memory brokers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from gizmopy.pubsub.driver import Results
 from gizmopy.server import Service, SimpleServer, make_service
 from gizmopy.server.service import settings_class
 from pubsubtest.clock import Clock
-from pubsubtest.faults import Faults, FaultyDriver
+from pubsubtest.faults import Faults
+from pubsubtest.faulty_driver import FaultyDriver
 from pubsubtest.publisher import Recorded
 from pubsubtest.subscriber import LONGEST_WAIT, incoming
 
@@ -34,17 +35,17 @@ async def serve(
     clock: Clock | None = None,
     faults: Faults | None = None,
 ) -> AsyncIterator[Served[S]]:
-    """Serve ``service`` on a free port of loopback, on a broker in memory, while the context lasts.
+    """Serve ``service`` on a free loopback port and in-memory brokers, while the context lasts.
 
-    It is the daemon that ``run()`` runs, started and drained as there, but it reads no environment
-    and no ``.env``, sets up no logging, and writes no access log unless ``settings`` say so. A
-    class is made with ``settings`` (default: those it annotates, with their defaults). Whatever
-    URLs ``settings`` give to channels, each leads to a broker in memory of its own.
+    It is the daemon of ``run()``, with the same start and drain. But it reads no environment and no
+    ``.env``, sets up no logging, and writes no access log unless ``settings`` ask for it. A class
+    is instantiated with ``settings`` (default: the defaults of its settings class). Each URL that
+    ``settings`` give to a channel opens a separate in-memory broker.
 
-    Waits between retries and redeliveries are cut short, unless there is a ``clock``: then they are
-    over when the test has moved it that far, and no lease ends meanwhile. ``faults`` go wrong
-    between the daemon and its brokers. The drain is cut to a second unless ``settings`` say
-    otherwise: a message that never succeeds, or waits for the clock, would hold it to the end.
+    Waits between retries and redeliveries are shortened to a millisecond. With a ``clock`` they
+    last until the test moves it, and no lease ends. ``faults`` are applied between the daemon and
+    its brokers. The drain takes at most a second unless ``settings`` say otherwise, because a
+    message that never succeeds, or waits for the clock, would delay it to its deadline.
     """
     if isinstance(service, type):
         service = make_service(service, settings or settings_class(service)())
@@ -54,7 +55,7 @@ async def serve(
         service,
         open_driver=broker.open,
         on_settle=broker.on_settle,
-        sleep=clock.sleep if clock else _nap,
+        sleep=clock.sleep if clock else _short_sleep,
     )
     http: ClientSession | None = None
     try:
@@ -62,16 +63,16 @@ async def serve(
             http = ClientSession(server.url)
             yield Served(service, server, http, broker)
     finally:
-        if http is not None:  # after the drain, which a test may want to look at
+        if http is not None:  # after the drain, since a test may check it
             await http.close()
 
 
-async def _nap(seconds: float) -> None:
+async def _short_sleep(seconds: float) -> None:
     await asyncio.sleep(min(seconds, LONGEST_WAIT))
 
 
 def _hermetic(settings: Settings) -> Settings:
-    """Return ``settings`` so that a test neither meets another nor the machine it runs on."""
+    """Return ``settings`` that are independent of other tests and of the machine."""
     changes: dict[str, Any] = {
         "http_access_log": "off",
         "drain_delay": timedelta(0),
@@ -83,7 +84,7 @@ def _hermetic(settings: Settings) -> Settings:
 
 
 class Served(Generic[S]):
-    """A service that is being served, and what a test wants of it."""
+    """A service that is being served, with helpers for tests."""
 
     def __init__(
         self, service: S, server: SimpleServer, http: ClientSession, broker: _Broker
@@ -91,18 +92,18 @@ class Served(Generic[S]):
         self.service = service
         self.server = server
         self.http = http
-        """A client whose URLs begin at the daemon's root: ``http.get("/livez")``."""
+        """A client with the daemon's URL as its base: ``http.get("/livez")``."""
         self._broker = broker
 
     @property
     def url(self) -> str:
-        """Where the daemon listens, such as ``http://127.0.0.1:54321``."""
+        """The URL of the daemon, such as ``http://127.0.0.1:54321``."""
         return self.server.url
 
     def published(self, topic: str) -> list[Recorded]:
-        """Return what the service published to ``topic`` so far, in order.
+        """Return the messages that the service published to ``topic`` so far, in order.
 
-        Dead letters are among it; what ``deliver`` brought in is not.
+        They include dead letters, but not the messages of ``deliver``.
         """
         return list(self._broker.published[topic])
 
@@ -115,43 +116,44 @@ class Served(Generic[S]):
         attributes: Mapping[str, str] | None = None,
         timeout: float = 10.0,
     ) -> str:
-        """Bring in a message as if somebody else had published it, and return its outcome.
+        """Publish a message as another service would, and return its outcome.
 
-        ``topic`` is what the broker calls it: the channel's name, unless settings point that
-        elsewhere. ``value`` is anything that can be published.
+        ``topic`` is the topic at the broker: the channel's name, unless settings give it another
+        one. ``value`` is anything that can be published.
 
-        Returns when every subscription to ``topic`` has settled it for the first time: ``"ack"``,
-        ``"dead_letter"``, or ``"nack"`` (it failed, and comes again); where several differ, the
-        one that is no ``"ack"``. Raises UsageError where nothing subscribes to ``topic``, and
-        TimeoutError where it is not settled within ``timeout`` seconds: a handler that hangs, or
-        one that always fails in an ordered subscription without dead letters, which is held up.
+        Returns when every subscription to ``topic`` has settled the message for the first time:
+        ``"ack"``, ``"dead_letter"``, or ``"nack"`` (it failed, and is delivered again). If the
+        outcomes differ, one that is not ``"ack"`` is returned. Raises UsageError if the service
+        does not subscribe to ``topic``, and TimeoutError if the message is not settled within
+        ``timeout`` seconds: the handler hangs, or it always fails in an ordered subscription
+        without dead letters.
         """
         consumers = self._broker.consumers.get(topic)
         if not consumers:
             known = ", ".join(sorted(self._broker.consumers)) or "none at all"
             name = type(self.service).__name__
-            raise UsageError(f"{name} subscribes to no topic {topic!r}; it does to: {known}")
+            raise UsageError(f"{name} does not subscribe to topic {topic!r}, but to: {known}")
         message = incoming(value, topic=topic, key=key, attributes=attributes)
         delivery = self._broker.deliveries[message.id] = _Delivery(consumers)
         try:
             async with asyncio.timeout(timeout):
-                await self._broker.bring_in(message)
+                await self._broker.inject(message)
                 return await delivery.outcome
         except TimeoutError:
             raise TimeoutError(
                 f"the message to {topic!r} was not settled within {timeout:g} s: its handler hangs,"
-                " or fails each time without a dead letter to go to (the log has its errors)"
+                " or always fails and has no dead letter channel (the log has its errors)"
             ) from None
         finally:
             del self._broker.deliveries[message.id]
 
     async def idle(self) -> None:
-        """Wait until every message is settled, those that wait for their redelivery included."""
+        """Wait until every message is settled, including those that wait for a redelivery."""
         await self.server.channels.idle()
 
 
 class _Delivery:
-    """A message that ``deliver`` brought in, until each of its subscriptions has settled it."""
+    """A message of ``deliver``, until each subscription has settled it."""
 
     def __init__(self, subscriptions: Iterable[str]) -> None:
         self._missing = set(subscriptions)
@@ -159,7 +161,7 @@ class _Delivery:
         self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def settle(self, subscription: str, outcome: str) -> None:
-        """Note what a subscription did, if it is the first time."""
+        """Record the first outcome of a subscription."""
         if subscription not in self._missing:
             return
         self._missing.remove(subscription)
@@ -170,40 +172,41 @@ class _Delivery:
 
 
 class _Broker:
-    """The brokers in memory of one daemon, looked at from outside."""
+    """The in-memory brokers of one daemon, and records of its messages."""
 
     def __init__(self, clock: Clock | None, faults: Faults | None) -> None:
         self.published: defaultdict[str, list[Recorded]] = defaultdict(list)
         self.deliveries: dict[str, _Delivery] = {}
         self.consumers: defaultdict[str, dict[str, MemoryDriver]] = defaultdict(dict)
-        """For each topic, by subscription, where it is consumed from."""
-        self.is_hasty = clock is None
-        """Waits are cut short."""
+        """For each topic, by subscription, the driver that consumes it."""
+        self.shortens_waits = clock is None
+        """Whether waits are shortened."""
         self._clock = clock
         self._faults = faults
 
     def open(self, url: str) -> Driver:
-        """Open a broker that is looked at, whatever the URL."""
-        # The engine keeps leases, but not by this clock: where there is one, they do not end.
+        """Open a recording in-memory broker for any URL."""
+        # The engine extends leases by the time of the event loop. If the test moved the clock of
+        # the broker, leases would end before they are extended, so they do not end at all.
         memory = MemoryDriver(clock=self._clock, lease=None) if self._clock else MemoryDriver()
-        return _LookedAtDriver(memory, self._faults, self)
+        return _RecordingDriver(memory, self._faults, self)
 
-    async def bring_in(self, message: Message) -> None:
-        """Publish ``message`` wherever its topic is consumed, behind the back of the daemon."""
+    async def inject(self, message: Message) -> None:
+        """Publish ``message`` to each broker that consumes its topic, without recording it."""
         twice = self._faults is not None and self._faults.is_duplicated(message)
         batch = [message, message] if twice else [message]
         for driver in set(self.consumers[message.topic].values()):
             await driver.sender(message.topic).send(batch)
 
     def on_settle(self, message: Message, outcome: str, error: BaseException | None) -> None:
-        """Pass on how a delivery ended to whoever waits for it."""
+        """Pass the outcome of a message to the ``deliver`` that waits for it."""
         delivery = self.deliveries.get(message.id)
         if delivery is not None and outcome != "lost":
             delivery.settle(message.subscription, outcome)
 
 
-class _LookedAtDriver:
-    """A driver whose senders record what the broker confirmed."""
+class _RecordingDriver:
+    """A driver whose senders record confirmed messages."""
 
     def __init__(self, memory: MemoryDriver, faults: Faults | None, broker: _Broker) -> None:
         self._memory = memory
@@ -220,7 +223,7 @@ class _LookedAtDriver:
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
         self._broker.consumers[topic][subscription] = self._memory
         receiver = self._inner.receiver(topic, subscription, ordered=ordered)
-        return _HastyReceiver(receiver) if self._broker.is_hasty else receiver
+        return _NoDelayReceiver(receiver) if self._broker.shortens_waits else receiver
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -241,8 +244,8 @@ class _RecordingSender:
         return results
 
 
-class _HastyReceiver:
-    """A receiver whose redeliveries do not wait."""
+class _NoDelayReceiver:
+    """A receiver that shortens the delay of a nack."""
 
     def __init__(self, inner: Receiver) -> None:
         self._inner = inner

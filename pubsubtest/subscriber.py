@@ -1,4 +1,4 @@
-"""A subscriber of messages that a test gives it: a double for the broker, not for the engine."""
+"""Run one handler on the messages of a test: a double for the broker, with the real engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gizmopy.pubsub.message import CONTENT_TYPE
 from pubsubtest.publisher import Recorded
 
 LONGEST_WAIT = 0.001
-"""Seconds that a retry waits here: a test does not want to wait for backoff."""
+"""The longest wait of a retry, in seconds, so that tests do not wait for backoff."""
 
 _BROKER = Capabilities(
     ordering=True,
@@ -50,10 +50,10 @@ def incoming(
     attributes: Mapping[str, str] | None = None,
     delivery: int = 1,
 ) -> Message:
-    """Return the message as which ``value`` arrives: encoded as a publisher does it.
+    """Return the message that a subscriber receives if ``value`` is published.
 
     ``value`` is anything that can be published: a model, a dict, a protobuf message, text, bytes,
-    or None for a tombstone. Raises UsageError where it cannot be encoded.
+    or None for a tombstone. Raises UsageError if it cannot be encoded.
     """
     body, content_type = encode(value)
     headers = {CONTENT_TYPE: content_type} if content_type else {}
@@ -62,26 +62,26 @@ def incoming(
 
 
 class Outcome(str):
-    """What became of a message: it equals ``"ack"``, ``"nack"`` or ``"dead_letter"``."""
+    """The outcome of a message: a text ``"ack"``, ``"nack"`` or ``"dead_letter"``, with details."""
 
     __slots__ = ("dead_letter", "delay", "error", "message")
 
     message: Message
-    """As it was handled, with its ``delivery`` and ``attempt``."""
+    """The message as it was handled, with its ``delivery`` and ``attempt``."""
     error: BaseException | None
-    """What its handling ended with."""
+    """The error of its handling, if any."""
     delay: float | None
-    """The seconds after which a nacked message is to come again."""
+    """The delay of the redelivery, in seconds, if the outcome is ``"nack"``."""
     dead_letter: Recorded | None
-    """What was published of it, with attributes that say why."""
+    """The dead letter, with the reason in its attributes, if the outcome is ``"dead_letter"``."""
 
 
 class FakeSubscriber:
-    """Run a handler, by the real engine, on what a test lets a broker deliver.
+    """Run a handler on the real engine, with messages that a test delivers.
 
-    ``handler`` is a method that is marked with ``@subscribe``, of a service that is made, or any
-    async function, where ``options`` are what ``@subscribe`` takes but for the channel. Waits
-    between tries take no time::
+    ``handler`` is a method of a service instance with ``@subscribe``. It may also be any async
+    function, with the ``options`` of ``@subscribe`` except the channel. Waits between attempts are
+    shortened to a millisecond::
 
         fake = FakeSubscriber(Cats().on_cat)
         tom, shy, garbage = await fake.run([Cat(name="Tom"), Cat(name="shy"), b"garbage"])
@@ -89,8 +89,8 @@ class FakeSubscriber:
         assert shy == "nack" and shy.delay == 3600
         assert garbage.dead_letter.attributes["dl-reason"] == "undecodable"
 
-    A handler that publishes, or needs its service's ``lifespan``, is one for ``pubsubtest.serve``.
-    Raises UsageError on a handler that is not marked, where no options are given.
+    Use ``pubsubtest.serve`` for a handler that publishes, or needs the ``lifespan`` of its service.
+    Raises UsageError on a handler without ``@subscribe`` and options.
     """
 
     def __init__(self, handler: Callable[..., Coroutine[Any, Any, Any]], **options: Any) -> None:
@@ -99,17 +99,17 @@ class FakeSubscriber:
     async def run(
         self, given: Iterable[object], *, redeliver: bool = False, timeout: float = 10.0
     ) -> list[Outcome]:
-        """Deliver what is ``given``, and return the outcome of each message, in the order given.
+        """Deliver ``given``, and return the outcome of each message, in order.
 
-        A Message is delivered as it is, with its key, attributes and ``delivery``; an exception is
-        raised by the broker in its turn; any other value is delivered as ``incoming`` makes it. An
-        outcome is that of the one delivery; with ``redeliver`` what is nacked comes again until it
-        is settled for good.
+        A Message is delivered unchanged, with its key, attributes and ``delivery``. An exception is
+        raised by the broker in its turn. Any other value is delivered as ``incoming`` encodes it.
+        Each message is delivered once; with ``redeliver``, a nacked message is delivered again
+        until it has another outcome.
 
-        Raises what the subscriber dies of, such as a given error that is not transient, and
-        TimeoutError where not all is settled within ``timeout`` seconds.
+        Raises the error that ends the subscriber, such as a permanent error in ``given``, and
+        TimeoutError if a message is not settled within ``timeout`` seconds.
         """
-        script = _Script(given, self.subscription, redeliver=redeliver)
+        script = _ScriptedReceiver(given, self.subscription, redeliver=redeliver)
         async with self._subscriber(script) as subscriber:
             running = asyncio.create_task(subscriber.run(), name="fake subscriber")
             try:
@@ -118,7 +118,7 @@ class FakeSubscriber:
                     timeout=timeout,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                outcomes = dict(script.outcomes)  # what the drain gives back is none
+                outcomes = dict(script.outcomes)  # without the nacks of the drain
             finally:
                 await subscriber.drain(0)
                 await asyncio.wait((running,))
@@ -126,36 +126,36 @@ class FakeSubscriber:
         if (missing := script.count - len(outcomes)) > 0:
             raise TimeoutError(
                 f"{missing} of {script.count} messages were not settled within {timeout:g} s: "
-                f"{self.subscription.name} hangs, or fails each time without a dead letter to go "
-                "to (the log has its errors)"
+                f"{self.subscription.name} hangs, or always fails and has no dead letter channel "
+                "(the log has its errors)"
             )
         return [outcomes[place] for place in range(script.count)]
 
-    def _subscriber(self, script: _Script) -> Subscriber:
+    def _subscriber(self, script: _ScriptedReceiver) -> Subscriber:
         return Subscriber(
             script,
-            replace(self.subscription, batch_wait=0.0),  # all that is given is there
+            replace(self.subscription, batch_wait=0.0),  # all messages are there at once
             topic=self.subscription.channel,
             capabilities=_BROKER,
             metrics=Metrics(),
-            dead_letter=script.bury if self.subscription.dead_letter else None,
+            dead_letter=script.record_dead_letter if self.subscription.dead_letter else None,
             on_settle=script.on_settle,
             sleep=lambda seconds: asyncio.sleep(min(seconds, LONGEST_WAIT)),
         )
 
 
-class _Script:
-    """A receiver that delivers what it was given, and remembers what becomes of it."""
+class _ScriptedReceiver:
+    """A receiver that delivers given messages, and records their outcomes."""
 
     def __init__(
         self, given: Iterable[object], subscription: Subscription, *, redeliver: bool
     ) -> None:
         self.outcomes: dict[int, Outcome] = {}
-        """The last outcome of each message, by its place among those given."""
+        """The last outcome of each message, by its index."""
         self.count = 0
-        """How many messages there are."""
+        """The number of messages."""
         self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when nothing is left to be delivered or settled."""
+        """Done when every message is delivered and settled."""
         self._subscription = subscription
         self._redeliver = redeliver
         self._queue: deque[Message | Exception] = deque()
@@ -164,7 +164,7 @@ class _Script:
         self._dead_letters: defaultdict[str, deque[Recorded]] = defaultdict(deque)
         self._changed = asyncio.Event()
         self._is_waiting = False
-        """There is nothing left to deliver, for now."""
+        """Whether a receive waits because there is no message to deliver."""
         self._is_closed = False
         for value in given:
             self._put(value)
@@ -173,7 +173,7 @@ class _Script:
         if isinstance(value, Exception):
             self._queue.append(value)
             return
-        if isinstance(value, Message):  # a copy: the engine writes on it
+        if isinstance(value, Message):  # a copy, since the engine changes it
             message = value.copy(value.delivery, value.partition, value.raw)
         else:
             message = incoming(value, topic=self._subscription.channel)
@@ -185,10 +185,10 @@ class _Script:
         """Do nothing."""
 
     async def receive(self, limit: int, wait: float) -> Sequence[Message]:
-        """Return the next messages, or raise the error that comes before them."""
+        """Return the next messages, or raise the next error."""
         while not (self._queue or self._is_closed):
             self._is_waiting = True
-            self._look()
+            self._check_over()
             self._changed.clear()
             await self._changed.wait()
         self._is_waiting = False
@@ -207,7 +207,7 @@ class _Script:
         return [None] * len(batch)
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
-        """Note the delay; deliver messages again at once, where they are to come again."""
+        """Record the delay; ``on_settle`` delivers the messages again."""
         self._delays.update(dict.fromkeys(batch, delay))
         return [None] * len(batch)
 
@@ -216,7 +216,7 @@ class _Script:
         return [None] * len(batch)
 
     def status(self) -> Status:
-        """Tell nothing."""
+        """Return an empty status."""
         return Status()
 
     async def aclose(self) -> None:
@@ -224,14 +224,14 @@ class _Script:
         self._is_closed = True
         self._changed.set()
 
-    async def bury(self, dead: Message) -> None:
-        """Take a dead letter in."""
+    async def record_dead_letter(self, dead: Message) -> None:
+        """Record a dead letter; the engine calls it to publish one."""
         channel = self._subscription.dead_letter
         record = Recorded(channel, dead.body, dead.key, dead.attributes, dead.id)
         self._dead_letters[dead.id].append(record)
 
     def on_settle(self, message: Message, settled: str, error: BaseException | None) -> None:
-        """Note what became of a message."""
+        """Record the outcome of a message, or deliver it again."""
         place = self._places.pop(message)
         if settled == "nack" and self._redeliver:
             again = message.copy(message.delivery + 1, message.partition, message.raw)
@@ -245,10 +245,10 @@ class _Script:
         outcome.delay = self._delays.pop(message, None)
         dead = settled == "dead_letter"
         outcome.dead_letter = self._dead_letters[message.id].popleft() if dead else None
-        self._look()
+        self._check_over()
 
-    def _look(self) -> None:
-        """See whether all is over."""
+    def _check_over(self) -> None:
+        """Complete ``is_over`` if every message has an outcome."""
         if self._is_waiting and len(self.outcomes) == self.count and not self.is_over.done():
             self.is_over.set_result(None)
 
@@ -256,7 +256,7 @@ class _Script:
 def _subscription(
     handler: Callable[..., Coroutine[Any, Any, Any]], options: Mapping[str, Any]
 ) -> Subscription:
-    """Return the subscription that a handler is marked with, or that ``options`` make."""
+    """Return the subscription that a handler declares, or one with ``options``."""
     service = getattr(handler, "__self__", None)
     if options or service is None:
         service = _service_of(handler, options)
@@ -264,15 +264,15 @@ def _subscription(
         if subscription.name.rpartition(".")[2] == handler.__name__:
             return subscription
     raise UsageError(
-        f"{handler.__qualname__} is not marked with @subscribe; mark it, or give options of "
-        'it, such as FakeSubscriber(handler, order="key")'
+        f"{handler.__qualname__} has no @subscribe; add it, or pass its options, such as "
+        'FakeSubscriber(handler, order="key")'
     )
 
 
 def _service_of(
     handler: Callable[..., Coroutine[Any, Any, Any]], options: Mapping[str, Any]
 ) -> object:
-    """Return a service that has ``handler`` as its only one, with the options or its own marks."""
+    """Return a service with ``handler`` as its only handler."""
 
     async def marked() -> None: ...
 

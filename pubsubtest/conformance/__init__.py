@@ -1,8 +1,8 @@
-"""What is true of every driver, as checks that anybody's driver can be put to.
+"""The conformance suite: checks of the driver contract, for any driver and its broker.
 
-``run(Harness(open=...))`` runs them against a broker and returns a report; ``checks()`` are the
-single checks, for a test of each: ``await run_check(check, harness)``. What a driver cannot do is
-in the report with the reason, never left out. ``python -m pubsubtest URL`` does it from a terminal.
+``run(Harness(open=...))`` runs all checks and returns a report. ``checks()`` returns them, for one
+test each: ``await run_check(check, harness)``. A check that does not apply to a driver is in the
+report with the reason. ``python -m pubsubtest URL`` runs the suite in a terminal.
 """
 
 from pubsubtest.conformance.checking import Check, CheckFailed, Harness

@@ -1,4 +1,4 @@
-"""What a check is: a documented async function, what it needs, and how it fails."""
+"""The parts of a check: an async function with a sentence, its needs, and its failure."""
 
 from __future__ import annotations
 
@@ -11,38 +11,41 @@ from typing import Any, NamedTuple
 from gizmopy.pubsub import Capabilities, Driver
 
 LONGEST_LEASE = 15.0
-"""Seconds of a lease that a check waits for; none takes longer than four leases."""
+"""The longest lease that a check waits for; a check takes at most four leases."""
 
 
 @asynccontextmanager
-async def _made_by_use(topic: str, subscriptions: Sequence[str]) -> AsyncIterator[None]:
+async def _created_on_use(topic: str, subscriptions: Sequence[str]) -> AsyncIterator[None]:
     yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class Harness:
-    """Say how to reach the broker that a driver is checked against."""
+    """The driver to check, and what its broker allows."""
 
     open: Callable[[], Driver]
-    """Return a new driver, as another process would have it."""
-    provision: Callable[[str, Sequence[str]], AbstractAsyncContextManager[None]] = _made_by_use
-    """Make a topic and subscriptions to it, and remove them after."""
+    """Return a new driver, independent of the others."""
+    provision: Callable[[str, Sequence[str]], AbstractAsyncContextManager[None]] = _created_on_use
+    """Create a topic and its subscriptions, and remove them after."""
     creates_topics: bool = True
-    """Whether the broker makes what is not there when it is used, instead of refusing it."""
+    """Whether the broker creates a missing topic on use, instead of raising an error."""
     outage: Callable[[], AbstractAsyncContextManager[None]] | None = None
-    """Make the broker unreachable while the context lasts, if that can be done."""
+    """Make the broker unreachable while the context lasts; None if that is not possible."""
     quiet: float | None = None
-    """Seconds in which what must not come would have come; default: 1, or 0.2 in this process."""
+    """Seconds to wait before a check concludes that no message arrives.
+
+    Default: 1, or 0.2 for a broker in this process.
+    """
 
 
 class Need(NamedTuple):
-    """Something that a check cannot do without."""
+    """A condition of a check."""
 
     what: str
     is_met: Callable[[Harness, Capabilities], bool]
 
 
-NACK = Need("a broker that takes messages back", lambda _, can: can.can_nack)
+NACK = Need("a broker with nack", lambda _, can: can.can_nack)
 DELAY = Need("a nack that honours its delay", lambda _, can: can.can_nack and can.native_delay)
 COUNT = Need("a broker that counts deliveries", lambda _, can: can.delivery_count)
 ORDER = Need("a broker that keeps order", lambda _, can: can.ordering)
@@ -57,7 +60,7 @@ SHORT_LEASE = Need(
     lambda _, can: can.lease is None or can.lease <= LONGEST_LEASE,
 )
 LASTING = Need(
-    "leases that can be kept four times as long",
+    "leases that can be extended to four times their length",
     lambda _, can: can.lease_cap is None or can.lease_cap >= 4 * (can.lease or 0),
 )
 CAP = Need(
@@ -69,26 +72,26 @@ BYTES = Need("a limit on the bytes of a batch", lambda _, can: can.batch_bytes i
 REFUSES_UNKNOWN = Need(
     "a broker that refuses unknown topics", lambda harness, _: not harness.creates_topics
 )
-OUTAGE = Need("a way to make the broker fail", lambda harness, _: harness.outage is not None)
+OUTAGE = Need("a way to make the broker unreachable", lambda harness, _: harness.outage is not None)
 
 
 class CheckFailed(Exception):
-    """Say what is not as the contract has it."""
+    """A driver does not keep the contract; the text says how."""
 
 
 def expect(condition: object, otherwise: str) -> None:
-    """Raise CheckFailed unless ``condition``; an assert would be gone under ``python -O``."""
+    """Raise CheckFailed unless ``condition``. ``python -O`` would remove an assert."""
     if not condition:
         raise CheckFailed(otherwise)
 
 
 Function = Callable[[Any], Awaitable[None]]
-"""Takes the Bench to work with."""
+"""The body of a check, which takes a CheckContext."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that is true of every driver that can do it."""
+    """One rule of the contract."""
 
     name: str
     sentence: str
@@ -96,12 +99,12 @@ class Check:
     function: Function
 
     def missing(self, harness: Harness, can: Capabilities) -> str:
-        """Return what the driver or its harness lacks for this check, or an empty string."""
+        """Return the needs that the driver or its harness does not meet; empty if it meets all."""
         return ", ".join(need.what for need in self.needs if not need.is_met(harness, can))
 
 
 class Checks:
-    """Collect the checks of one file, in its order."""
+    """The checks of one file, in order."""
 
     def __init__(self) -> None:
         self.all: list[Check] = []

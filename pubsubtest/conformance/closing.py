@@ -1,4 +1,4 @@
-"""Ends are closed once or twice, early or late, and nothing is pending after it."""
+"""Senders, receivers and drivers can be closed at any time, and twice."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 
 from gizmopy.errors import UsageError
 from pubsubtest.conformance.checking import CheckFailed, Checks, expect
-from pubsubtest.conformance.context import Bench
+from pubsubtest.conformance.context import CheckContext
 
 check = Checks()
 
 
 @check()
-async def closing_ends_a_pending_receive(bench: Bench) -> None:
-    """It returns nothing, soon, and is not cancelled."""
-    receiver = await bench.receiver()
-    pending = asyncio.create_task(receiver.receive(1, 10 * bench.patience))
+async def closing_ends_a_pending_receive(context: CheckContext) -> None:
+    """It returns no messages, soon, and is not cancelled."""
+    receiver = await context.receiver()
+    pending = asyncio.create_task(receiver.receive(1, 10 * context.max_wait))
     await asyncio.sleep(0.05)
-    async with bench.in_time("the end of a pending receive"):
+    async with context.in_time("the end of a pending receive"):
         await receiver.aclose()
         await asyncio.wait((pending,))
     expect(not pending.cancelled(), "the pending receive was cancelled")
@@ -26,23 +26,23 @@ async def closing_ends_a_pending_receive(bench: Bench) -> None:
 
 
 @check()
-async def a_receiver_may_be_closed_twice(bench: Bench) -> None:
-    """The second close does nothing."""
-    receiver = await bench.receiver()
+async def a_receiver_may_be_closed_twice(context: CheckContext) -> None:
+    """The second ``aclose`` does nothing."""
+    receiver = await context.receiver()
     await receiver.aclose()
     await receiver.aclose()
 
 
 @check()
-async def a_receiver_may_be_closed_before_it_connects(bench: Bench) -> None:
-    """What was never connected is closed without a word."""
-    await bench.driver.receiver(bench.topic, bench.subscription, ordered=False).aclose()
+async def a_receiver_may_be_closed_before_it_connects(context: CheckContext) -> None:
+    """``aclose`` before ``connect`` raises nothing."""
+    await context.driver.receiver(context.topic, context.subscription, ordered=False).aclose()
 
 
 @check()
-async def a_closed_receiver_refuses_to_receive(bench: Bench) -> None:
-    """That is a mistake of its caller, and raises UsageError."""
-    receiver = await bench.receiver()
+async def a_closed_receiver_refuses_to_receive(context: CheckContext) -> None:
+    """``receive`` after ``aclose`` raises UsageError."""
+    receiver = await context.receiver()
     await receiver.aclose()
     try:
         await receiver.receive(1, 0.1)
@@ -52,45 +52,45 @@ async def a_closed_receiver_refuses_to_receive(bench: Bench) -> None:
 
 
 @check()
-async def a_sender_may_be_closed_twice(bench: Bench) -> None:
-    """The second close does nothing."""
-    sender = await bench.sender()
+async def a_sender_may_be_closed_twice(context: CheckContext) -> None:
+    """The second ``aclose`` does nothing."""
+    sender = await context.sender()
     await sender.aclose()
     await sender.aclose()
 
 
 @check()
-async def a_sender_may_be_closed_before_it_connects(bench: Bench) -> None:
-    """What was never connected is closed without a word."""
-    await bench.driver.sender(bench.topic).aclose()
+async def a_sender_may_be_closed_before_it_connects(context: CheckContext) -> None:
+    """``aclose`` before ``connect`` raises nothing."""
+    await context.driver.sender(context.topic).aclose()
 
 
 @check()
-async def a_closed_sender_refuses_to_send(bench: Bench) -> None:
-    """That is a mistake of its caller, and raises UsageError."""
-    sender = await bench.sender()
+async def a_closed_sender_refuses_to_send(context: CheckContext) -> None:
+    """``send`` after ``aclose`` raises UsageError."""
+    sender = await context.sender()
     await sender.aclose()
     try:
-        await sender.send([bench.message(b"late")])
+        await sender.send([context.message(b"late")])
     except UsageError:
         return
     raise CheckFailed("a sender that is closed sent")
 
 
 @check()
-async def ends_are_independent(bench: Bench) -> None:
-    """To close one sender leaves the other one open, and so for receivers."""
-    first, second = await bench.sender(), await bench.sender()
+async def ends_are_independent(context: CheckContext) -> None:
+    """Closing one sender does not close another one; the same holds for receivers."""
+    first, second = await context.sender(), await context.sender()
     await first.aclose()
-    receiver, other = await bench.receiver(), await bench.receiver(bench.second_subscription)
+    receiver, other = await context.receiver(), await context.receiver(context.second_subscription)
     await other.aclose()
-    (error,) = await second.send([bench.message(b"x")])
+    (error,) = await second.send([context.message(b"x")])
     expect(error is None, f"the other sender failed: {error!r}")
-    await bench.collect(receiver, 1, settle=True)
+    await context.collect(receiver, 1, settle=True)
 
 
 @check()
-async def a_driver_may_be_closed_twice(bench: Bench) -> None:
-    """The second close does nothing."""
-    await bench.driver.aclose()
-    await bench.driver.aclose()
+async def a_driver_may_be_closed_twice(context: CheckContext) -> None:
+    """The second ``aclose`` does nothing."""
+    await context.driver.aclose()
+    await context.driver.aclose()

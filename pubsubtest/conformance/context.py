@@ -1,4 +1,4 @@
-"""What a check works with: a topic of its own, and a driver whose ends are closed after it."""
+"""The context of a check: its own topics, a driver, and helpers to send, receive and run."""
 
 from __future__ import annotations
 
@@ -25,82 +25,86 @@ from gizmopy.pubsub.driver import Revoke
 from pubsubtest.conformance.checking import CheckFailed, Harness, expect
 
 UNKNOWN = "conformance-does-not-exist"
-"""A topic that nobody makes."""
+"""A topic that is never created."""
 QUICK = RetryPolicy(attempts=2, base=0.01, cap=0.05)
-"""How failing handlers are tried again here."""
+"""The retry policy of handlers in checks."""
 
 
-async def let_go(partitions: Collection[Hashable], seconds: float) -> None:
-    """Let go of partitions at once: a bare receiver has nothing to finish."""
+async def revoke_at_once(partitions: Collection[Hashable], seconds: float) -> None:
+    """Give up partitions at once: without an engine there is nothing to finish."""
 
 
-class Bench:
-    """Hold what one check opens. ``patience`` is how long, in seconds, it waits for what comes."""
+class CheckContext:
+    """The driver, topics and helpers of one check; ``max_wait`` limits each wait, in seconds."""
 
     def __init__(
         self,
         harness: Harness,
         driver: Driver,
-        patience: float,
+        max_wait: float,
         topics: AsyncExitStack,
         ends: AsyncExitStack,
     ) -> None:
         name = uuid4().hex[:12]
         self.harness = harness
         self.driver = driver
-        self.patience = patience
+        self.max_wait = max_wait
         self.quiet = harness.quiet or (0.2 if driver.capabilities.process_local else 1.0)
-        """Seconds in which what must not come would have come."""
+        """Seconds to wait before concluding that no message arrives."""
         self.topic = f"conformance-{name}"
         self.other_topic = f"conformance-{name}-other"
         self.dead_topic = f"conformance-{name}-dead"
         self.subscription = f"first-{name}"
         self.second_subscription = f"second-{name}"
-        self._unmade = {self.topic, self.other_topic, self.dead_topic}
+        self._missing_topics = {self.topic, self.other_topic, self.dead_topic}
         self._topics = topics
         self._ends = ends
 
     @property
     def can(self) -> Capabilities:
-        """What the driver says that its broker can do."""
+        """The capabilities of the driver."""
         return self.driver.capabilities
 
     @property
     def lease(self) -> float:
-        """Seconds of a lease."""
+        """The seconds of a lease, or 0."""
         return self.can.lease or 0.0
 
     @property
     def soon(self) -> float:
-        """Seconds in which what comes at once is there, and no lease is over yet."""
-        return min(self.patience, 0.8 * self.lease) if self.lease else self.patience
+        """Seconds to wait for an immediate delivery: less than a lease, if there are leases."""
+        return min(self.max_wait, 0.8 * self.lease) if self.lease else self.max_wait
 
     def outage(self) -> AbstractAsyncContextManager[None]:
         """Make the broker unreachable while the context lasts."""
         if self.harness.outage is None:
-            raise CheckFailed("a check that needs an outage did not say so")
+            raise CheckFailed("this check needs an outage, but does not declare it")
         return self.harness.outage()
 
-    async def make(self, topic: str) -> None:
-        """Make one of the topics, with both subscriptions, unless that is done already."""
-        if topic in self._unmade:
-            self._unmade.remove(topic)
+    async def provision(self, topic: str) -> None:
+        """Create one of the topics, with both subscriptions, on its first use."""
+        if topic in self._missing_topics:
+            self._missing_topics.remove(topic)
             both = (self.subscription, self.second_subscription)
             await self._topics.enter_async_context(self.harness.provision(topic, both))
 
-    def close_at_the_end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Await ``close`` in bounded time when the check is over, the last one first."""
-        self._ends.push_async_callback(bounded, close, self.patience)
+    def close_later(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await ``close`` at the end of the check, in reverse order, for at most ``max_wait``."""
+        self._ends.push_async_callback(bounded, close, self.max_wait)
 
-    # The driver's ends.
+    # Senders and receivers.
 
     async def sender(self, topic: str = "") -> Sender:
         """Return a connected sender."""
-        await self.make(topic or self.topic)
+        await self.provision(topic or self.topic)
         sender = self.driver.sender(topic or self.topic)
-        self.close_at_the_end(sender.aclose)
+        self.close_later(sender.aclose)
         await sender.connect()
         return sender
+
+    def new_receiver(self) -> Receiver:
+        """Return a receiver that is not connected; the caller closes it."""
+        return self.driver.receiver(self.topic, self.subscription, ordered=False)
 
     async def receiver(
         self,
@@ -108,14 +112,14 @@ class Bench:
         *,
         topic: str = "",
         ordered: bool = False,
-        revoke: Revoke = let_go,
+        revoke: Revoke = revoke_at_once,
     ) -> Receiver:
         """Return a connected receiver."""
-        await self.make(topic or self.topic)
+        await self.provision(topic or self.topic)
         receiver = self.driver.receiver(
             topic or self.topic, subscription or self.subscription, ordered=ordered
         )
-        self.close_at_the_end(receiver.aclose)
+        self.close_later(receiver.aclose)
         await receiver.connect(revoke)
         return receiver
 
@@ -138,9 +142,9 @@ class Bench:
     async def collect(
         self, receiver: Receiver, count: int, *, settle: bool = False, within: float | None = None
     ) -> list[Message]:
-        """Receive ``count`` messages, acking each where ``settle``. Raises CheckFailed if fewer."""
+        """Receive ``count`` messages, acking each if ``settle``. Raises CheckFailed if fewer."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self.patience if within is None else within)
+        deadline = loop.time() + (self.max_wait if within is None else within)
         messages: list[Message] = []
         while len(messages) < count and (left := deadline - loop.time()) > 0:
             batch = await receiver.receive(count - len(messages), min(1.0, left))
@@ -156,10 +160,10 @@ class Bench:
         deadline = loop.time() + (self.quiet if seconds is None else seconds)
         while (left := deadline - loop.time()) > 0:
             batch = await receiver.receive(10, left)
-            expect(not batch, f"received {[m.body for m in batch]} where nothing was to come")
+            expect(not batch, f"received {[m.body for m in batch]} but expected no message")
 
     async def ack(self, receiver: Receiver, *messages: Message) -> None:
-        """Ack messages; of each partition the last one where the broker keeps positions."""
+        """Ack messages; of each partition only the last one, if the broker keeps positions."""
         if self.can.positions:
             messages = tuple({message.partition: message for message in messages}.values())
         for start in range(0, len(messages), self.can.batch_messages):
@@ -171,16 +175,16 @@ class Bench:
     async def publisher(self, topic: str = "", *, sender: Sender | None = None) -> Publisher:
         """Return a connected publisher."""
         name = topic or self.topic
-        await self.make(name)
+        await self.provision(name)
         publisher = Publisher(
             sender or self.driver.sender(name), name, metrics=Metrics(), limits=self.can
         )
-        self.close_at_the_end(publisher.aclose)
+        self.close_later(publisher.aclose)
         await publisher.connect()
         return publisher
 
     async def dead_letters(self) -> tuple[Receiver, Publisher]:
-        """Return who receives dead letters, and who publishes them."""
+        """Return a receiver and a publisher of dead letters."""
         return await self.receiver(topic=self.dead_topic), await self.publisher(self.dead_topic)
 
     async def run(
@@ -212,7 +216,7 @@ class Bench:
                 self.topic, declared.subscription, ordered=declared.order != "none"
             )
         running = Running(self, receiver, declared, dead_letter)
-        self.close_at_the_end(running.abandon)
+        self.close_later(running.abandon)
         await running.start()
         return running
 
@@ -221,7 +225,7 @@ class Bench:
     ) -> None:
         """Wait until ``condition`` is true. Raises CheckFailed, naming ``what``, if it is not."""
         loop = asyncio.get_running_loop()
-        seconds = self.patience if within is None else within
+        seconds = self.max_wait if within is None else within
         deadline = loop.time() + seconds
         while not condition():
             expect(loop.time() < deadline, f"{what} did not happen within {seconds:g} s")
@@ -229,28 +233,32 @@ class Bench:
 
     @asynccontextmanager
     async def in_time(self, what: str) -> AsyncIterator[None]:
-        """Bound a block by ``patience``. Raises CheckFailed, naming ``what``, when it is over."""
+        """Bound a block by ``max_wait``. Raises CheckFailed, naming ``what``, when it is over."""
         try:
-            async with asyncio.timeout(self.patience) as bound:
+            async with asyncio.timeout(self.max_wait) as bound:
                 yield
         except TimeoutError:
             if not bound.expired():
                 raise
-            raise CheckFailed(f"{what} did not happen within {self.patience:g} s") from None
+            raise CheckFailed(f"{what} did not happen within {self.max_wait:g} s") from None
 
 
 class Running:
-    """A Subscriber at work, and what became of its messages."""
+    """A Subscriber that is running, and the outcomes of its messages."""
 
     def __init__(
-        self, bench: Bench, receiver: Receiver, subscription: Subscription, dead_letter: Any
+        self,
+        context: CheckContext,
+        receiver: Receiver,
+        subscription: Subscription,
+        dead_letter: Any,
     ) -> None:
         self.settled: list[tuple[bytes | None, str]] = []
         self.subscriber = Subscriber(
             receiver,
             subscription,
-            topic=bench.topic,
-            capabilities=bench.can,
+            topic=context.topic,
+            capabilities=context.can,
             metrics=Metrics(),
             dead_letter=dead_letter,
             on_settle=lambda m, outcome, _: self.settled.append((m.body, outcome)),
@@ -261,21 +269,21 @@ class Running:
         """Connect and run."""
         await self.subscriber.__aenter__()
         self._task = asyncio.create_task(self.subscriber.run(), name="conformance subscriber")
-        await asyncio.sleep(0)  # it has begun: a drain may follow
+        await asyncio.sleep(0)  # now it runs, and can be drained
 
     def bodies(self, outcome: str) -> list[bytes | None]:
-        """Return the bodies of what was settled with ``outcome``, in order."""
+        """Return the bodies of the messages settled with ``outcome``, in order."""
         return [body for body, ended in self.settled if ended == outcome]
 
     async def abandon(self) -> None:
-        """Drain without waiting, and see that the engine has ended."""
+        """Drain without waiting, and wait for the end of the engine."""
         await self.subscriber.drain(0)
         if self._task is not None:
             await self._task
 
 
 async def bounded(close: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
-    """Close something. Raises CheckFailed where that takes longer than ``seconds``."""
+    """Close something. Raises CheckFailed if that takes longer than ``seconds``."""
     try:
         async with asyncio.timeout(seconds) as bound:
             await close()
@@ -290,10 +298,10 @@ def _name(close: Callable[..., Any]) -> str:
 
 
 def is_refused(error: Exception | None) -> bool:
-    """Return whether a result says no for good."""
+    """Return whether a result is a permanent error."""
     return isinstance(error, PubSubError) and not error.transient
 
 
 def is_transient(error: Exception | None) -> bool:
-    """Return whether an error says that trying again may help."""
+    """Return whether an error is transient."""
     return isinstance(error, PubSubError) and error.transient

@@ -1,4 +1,4 @@
-"""The real subscriber on top of the driver: what becomes of a message, and in which order."""
+"""The real Subscriber on the driver: outcomes, order, and dead letters."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from pubsubtest.conformance.checking import (
     Checks,
     expect,
 )
-from pubsubtest.conformance.context import Bench
+from pubsubtest.conformance.context import CheckContext
 from pubsubtest.conformance.observing import WatchedReceiver
 
 check = Checks()
 
 
 @check()
-async def a_handled_message_is_acked_once(bench: Bench) -> None:
-    """Its handler runs once, it is settled once, and it never returns."""
+async def a_handled_message_is_acked_once(context: CheckContext) -> None:
+    """The handler runs once, the message is settled once, and it is not delivered again."""
     handled: list[bytes | None] = []
 
     async def handle(message: Message) -> None:
         handled.append(message.body)
 
-    running = await bench.run(handle)
-    await bench.send_numbers(10)
-    await bench.until(lambda: len(running.settled) == 10, "the settling of 10 messages")
+    running = await context.run(handle)
+    await context.send_numbers(10)
+    await context.until(lambda: len(running.settled) == 10, "the settling of 10 messages")
     expect(len(set(handled)) == 10, f"handled {handled}")
     expect(Counter(running.settled).most_common(1)[0][1] == 1, "a message was settled twice")
     await running.subscriber.drain(1)
-    await bench.expect_nothing(await bench.receiver())
+    await context.expect_nothing(await context.receiver())
 
 
 @check()
-async def a_failing_message_becomes_a_dead_letter(bench: Bench) -> None:
-    """After its attempts and deliveries; as it was, with attributes that say why; then acked."""
-    dead, publisher = await bench.dead_letters()
+async def a_failing_message_becomes_a_dead_letter(context: CheckContext) -> None:
+    """After all attempts, the message is published unchanged, with the reason, and acked."""
+    dead, publisher = await context.dead_letters()
     handlings = 0
 
     async def fail(message: Message) -> None:
@@ -54,25 +54,25 @@ async def a_failing_message_becomes_a_dead_letter(bench: Bench) -> None:
         handlings += 1
         raise ValueError("bad cat")
 
-    running = await bench.run(fail, dead_letter=publisher.publish)
-    await bench.send(bench.message(b"x", key="k", attributes={"a": "b"}))
-    (letter,) = await bench.collect(dead, 1, settle=True)
+    running = await context.run(fail, dead_letter=publisher.publish)
+    await context.send(context.message(b"x", key="k", attributes={"a": "b"}))
+    (letter,) = await context.collect(dead, 1, settle=True)
     expect((letter.body, letter.key) == (b"x", "k"), f"the dead letter is {letter!r}")
     attributes = letter.attributes
     expect(attributes.get("a") == "b", "the message's own attribute is gone")
     expect(attributes.get("dl-reason") == "exhausted", f"it says {dict(attributes)}")
     expect("bad cat" in attributes.get("dl-exception", ""), f"it says {dict(attributes)}")
-    expect(attributes.get("dl-source-topic") == bench.topic, f"it says {dict(attributes)}")
+    expect(attributes.get("dl-source-topic") == context.topic, f"it says {dict(attributes)}")
     expect(handlings == 4, f"2 attempts in each of 2 deliveries were {handlings} handlings")
-    await bench.until(lambda: running.bodies("dead_letter"), "the ack of the dead letter")
+    await context.until(lambda: running.bodies("dead_letter"), "the ack of the dead letter")
     await running.subscriber.drain(1)
-    await bench.expect_nothing(await bench.receiver())
+    await context.expect_nothing(await context.receiver())
 
 
 @check()
-async def a_rejected_message_becomes_a_dead_letter_at_once(bench: Bench) -> None:
-    """``Reject`` is not tried again, and its reason is told."""
-    dead, publisher = await bench.dead_letters()
+async def a_rejected_message_becomes_a_dead_letter_at_once(context: CheckContext) -> None:
+    """``Reject`` is not retried, and its reason is an attribute of the dead letter."""
+    dead, publisher = await context.dead_letters()
     handlings = 0
 
     async def reject(message: Message) -> None:
@@ -80,17 +80,17 @@ async def a_rejected_message_becomes_a_dead_letter_at_once(bench: Bench) -> None
         handlings += 1
         raise Reject("no such cat")
 
-    await bench.run(reject, dead_letter=publisher.publish)
-    await bench.send(bench.message(b"x"))
-    (letter,) = await bench.collect(dead, 1, settle=True)
+    await context.run(reject, dead_letter=publisher.publish)
+    await context.send(context.message(b"x"))
+    (letter,) = await context.collect(dead, 1, settle=True)
     expect(handlings == 1, f"it was handled {handlings} times")
     expect(letter.attributes.get("dl-reason") == "no such cat", f"{dict(letter.attributes)}")
 
 
 @check()
-async def an_undecodable_message_holds_up_nobody(bench: Bench) -> None:
+async def an_undecodable_message_holds_up_nobody(context: CheckContext) -> None:
     """It becomes one dead letter at once, and the next message is handled."""
-    dead, publisher = await bench.dead_letters()
+    dead, publisher = await context.dead_letters()
     handled: list[bytes | None] = []
 
     async def decode(message: Message) -> None:
@@ -98,39 +98,41 @@ async def an_undecodable_message_holds_up_nobody(bench: Bench) -> None:
             raise UndecodableMessage("no cat")
         handled.append(message.body)
 
-    await bench.run(decode, dead_letter=publisher.publish)
-    await bench.send_numbers(2, ["k"])
-    (letter,) = await bench.collect(dead, 1, settle=True)
+    await context.run(decode, dead_letter=publisher.publish)
+    await context.send_numbers(2, ["k"])
+    (letter,) = await context.collect(dead, 1, settle=True)
     expect(letter.attributes.get("dl-reason") == "undecodable", f"{dict(letter.attributes)}")
-    await bench.until(lambda: handled == [b"1"], "the handling of the next message")
-    await bench.expect_nothing(dead)
+    await context.until(lambda: handled == [b"1"], "the handling of the next message")
+    await context.expect_nothing(dead)
 
 
 @check()
-async def a_message_is_kept_until_its_dead_letter_is_confirmed(bench: Bench) -> None:
-    """A dead letter that is refused acks nothing: the message comes again, and is buried then."""
+async def a_message_is_kept_until_its_dead_letter_is_confirmed(context: CheckContext) -> None:
+    """If the dead letter is refused, the message is not acked, and dead-lettered later."""
     refusals = 0
-    buried: list[Message] = []
+    published: list[Message] = []
 
-    async def bury(message: Message) -> None:
+    async def record_dead_letter(message: Message) -> None:
         nonlocal refusals
         if refusals < 2:
             refusals += 1
             raise PubSubError("the dead letters are full", transient=True)
-        buried.append(message)
+        published.append(message)
 
     async def reject(message: Message) -> None:
         raise Reject("no")
 
-    running = await bench.run(reject, dead_letter=bury)
-    await bench.send(bench.message(b"x"))
-    await bench.until(lambda: running.bodies("dead_letter"), "the burial")
-    expect(refusals == 2 and len(buried) == 1, f"{refusals} refusals, {len(buried)} burials")
+    running = await context.run(reject, dead_letter=record_dead_letter)
+    await context.send(context.message(b"x"))
+    await context.until(lambda: running.bodies("dead_letter"), "the dead letter")
+    expect(
+        refusals == 2 and len(published) == 1, f"{refusals} refusals, {len(published)} dead letters"
+    )
 
 
 @check()
-async def retry_after_is_waited_for(bench: Bench) -> None:
-    """A message that asks to be handled later is, and not before."""
+async def retry_after_is_waited_for(context: CheckContext) -> None:
+    """``Retry(after=…)`` handles the message again after the delay, and not before."""
     loop = asyncio.get_running_loop()
     times: list[float] = []
 
@@ -139,35 +141,35 @@ async def retry_after_is_waited_for(bench: Bench) -> None:
         if len(times) == 1:
             raise Retry(after=0.3)
 
-    running = await bench.run(later)
-    await bench.send(bench.message(b"x"))
-    await bench.until(lambda: running.bodies("ack"), "the second handling")
+    running = await context.run(later)
+    await context.send(context.message(b"x"))
+    await context.until(lambda: running.bodies("ack"), "the second handling")
     expect(times[1] - times[0] >= 0.29, f"it was handled again after {times[1] - times[0]:.2f} s")
 
 
 @check(LEASES, SHORT_LEASE, LASTING)
-async def a_handler_slower_than_the_lease_is_not_disturbed(bench: Bench) -> None:
-    """Its lease is kept: the message is delivered once, also while it waits for a worker."""
+async def a_handler_slower_than_the_lease_is_not_disturbed(context: CheckContext) -> None:
+    """The lease is extended: the message is delivered once, even if it waits for a worker."""
     handled: list[bytes | None] = []
 
     async def slow(message: Message) -> None:
         handled.append(message.body)
-        await asyncio.sleep(1.3 * bench.lease)
+        await asyncio.sleep(1.3 * context.lease)
 
-    running = await bench.run(slow)
-    other = await bench.run(slow, max_in_flight=1)
-    await bench.send_numbers(2)
-    await bench.until(
+    running = await context.run(slow)
+    other = await context.run(slow, max_in_flight=1)
+    await context.send_numbers(2)
+    await context.until(
         lambda: len(running.settled) + len(other.settled) == 2,
         "the handling of 2 messages",
-        within=2.6 * bench.lease + bench.soon,
+        within=2.6 * context.lease + context.soon,
     )
     expect(len(handled) == len(set(handled)) == 2, f"2 messages were handled as {handled}")
 
 
 @check(CAP)
-async def what_is_held_beyond_the_cap_is_not_acked(bench: Bench) -> None:
-    """A handler slower than the broker allows acks nothing: another handling does, and alone."""
+async def what_is_held_beyond_the_cap_is_not_acked(context: CheckContext) -> None:
+    """A handler slower than the cap acks nothing; the next delivery is acked."""
     go_on = asyncio.Event()
     handlings = 0
 
@@ -177,29 +179,29 @@ async def what_is_held_beyond_the_cap_is_not_acked(bench: Bench) -> None:
         if handlings == 1:
             await go_on.wait()
 
-    running = await bench.run(handle, concurrency=2)
-    await bench.send(bench.message(b"x"))
-    wait = (bench.can.lease_cap or 0) + bench.lease + bench.patience
-    await bench.until(lambda: running.bodies("ack"), "the ack of another handling", within=wait)
+    running = await context.run(handle, concurrency=2)
+    await context.send(context.message(b"x"))
+    wait = (context.can.lease_cap or 0) + context.lease + context.max_wait
+    await context.until(lambda: running.bodies("ack"), "the ack of another handling", within=wait)
     go_on.set()
-    await running.subscriber.drain(bench.patience)
+    await running.subscriber.drain(context.max_wait)
     outcomes = [outcome for _, outcome in running.settled]
     expect(outcomes.count("ack") == 1, f"the two handlings ended as {outcomes}")
 
 
 @check(ORDER)
-async def a_key_is_handled_in_order_whatever_fails(bench: Bench) -> None:
-    """With many workers, first handlings of a key ascend, and never two of a key run at once."""
-    await _handle_in_order(bench, "key")
+async def a_key_is_handled_in_order_whatever_fails(context: CheckContext) -> None:
+    """First handlings of a key are in order, and two messages of a key never run together."""
+    await _handle_in_order(context, "key")
 
 
 @check(ORDER)
-async def a_partition_is_handled_in_order_whatever_fails(bench: Bench) -> None:
-    """With ``order="partition"`` never two messages of a partition are handled at once either."""
-    await _handle_in_order(bench, "partition")
+async def a_partition_is_handled_in_order_whatever_fails(context: CheckContext) -> None:
+    """With ``order="partition"`` two messages of a partition never run together."""
+    await _handle_in_order(context, "partition")
 
 
-async def _handle_in_order(bench: Bench, order: Order) -> None:
+async def _handle_in_order(context: CheckContext, order: Order) -> None:
     first: defaultdict[str | None, list[int]] = defaultdict(list)
     at_work: set[Hashable] = set()
     overlaps: list[Hashable] = []
@@ -217,45 +219,47 @@ async def _handle_in_order(bench: Bench, order: Order) -> None:
         if number % 7 == 3 and message.attempt == 1 and message.delivery == 1:
             raise ValueError("once")
 
-    running = await bench.run(handle, order=order, concurrency=8, max_deliveries=5)
-    await bench.send_numbers(60, ["a", "b", "c", "d"])
-    await bench.until(lambda: len(running.bodies("ack")) >= 60, "the handling of 60 messages")
+    running = await context.run(handle, order=order, concurrency=8, max_deliveries=5)
+    await context.send_numbers(60, ["a", "b", "c", "d"])
+    await context.until(lambda: len(running.bodies("ack")) >= 60, "the handling of 60 messages")
     expect(not overlaps, f"two messages of one {order} were handled at once: {overlaps}")
     for key, numbers in first.items():
         expect(numbers == sorted(numbers), f"key {key!r} was first handled as {numbers}")
 
 
 @check()
-async def no_more_is_in_flight_than_asked_for(bench: Bench) -> None:
-    """Without room nothing is received, by count and by bytes."""
-    watched = WatchedReceiver(bench.driver.receiver(bench.topic, bench.subscription, ordered=False))
+async def no_more_is_in_flight_than_asked_for(context: CheckContext) -> None:
+    """Nothing is received beyond the limits of messages and bytes in flight."""
+    watched = WatchedReceiver(
+        context.driver.receiver(context.topic, context.subscription, ordered=False)
+    )
     release = asyncio.Event()
 
     async def wait(message: Message) -> None:
         await release.wait()
 
-    running = await bench.run(
+    running = await context.run(
         wait, receiver=watched, concurrency=2, max_in_flight=3, max_in_flight_bytes=10_000
     )
-    await bench.send_numbers(9)
-    await bench.until(lambda: watched.received >= 3, "the receipt of 3 messages")
-    await asyncio.sleep(bench.quiet)
+    await context.send_numbers(9)
+    await context.until(lambda: watched.received >= 3, "the receipt of 3 messages")
+    await asyncio.sleep(context.quiet)
     expect(watched.received == 3, f"{watched.received} messages are held, of 3 at most")
     release.set()
-    await bench.until(lambda: len(running.bodies("ack")) == 9, "the handling of the rest")
+    await context.until(lambda: len(running.bodies("ack")) == 9, "the handling of the rest")
     release.clear()
-    await bench.send(bench.message(b"x" * 12_000))
-    await bench.until(lambda: watched.received >= 10, "the receipt of a large message")
-    await bench.send(bench.message(b"x"))
-    await asyncio.sleep(bench.quiet)
+    await context.send(context.message(b"x" * 12_000))
+    await context.until(lambda: watched.received >= 10, "the receipt of a large message")
+    await context.send(context.message(b"x"))
+    await asyncio.sleep(context.quiet)
     expect(watched.received == 10, "more was received although the bytes are used up")
     release.set()
 
 
 @check()
-async def a_batch_handler_settles_each(bench: Bench) -> None:
-    """Of a batch, what fails becomes a dead letter, and the rest is acked."""
-    dead, publisher = await bench.dead_letters()
+async def a_batch_handler_settles_each(context: CheckContext) -> None:
+    """Failed messages of a batch become dead letters, and the others are acked."""
+    dead, publisher = await context.dead_letters()
 
     async def one(message: Message) -> None:
         raise UsageError("this subscription handles batches")
@@ -263,28 +267,28 @@ async def a_batch_handler_settles_each(bench: Bench) -> None:
     async def handle(messages: Sequence[Message]) -> BatchResults:
         return [Reject("odd") if int(m.body or b"") % 2 else None for m in messages]
 
-    running = await bench.run(
+    running = await context.run(
         one, batch_handler=handle, batch_size=4, batch_wait=0.05, dead_letter=publisher.publish
     )
-    await bench.send_numbers(6, ["k"])
-    letters = await bench.collect(dead, 3, settle=True)
+    await context.send_numbers(6, ["k"])
+    letters = await context.collect(dead, 3, settle=True)
     expect({m.body for m in letters} == {b"1", b"3", b"5"}, "the wrong ones were rejected")
-    await bench.until(lambda: len(running.bodies("ack")) == 3, "the ack of the others")
+    await context.until(lambda: len(running.bodies("ack")) == 3, "the ack of the others")
 
 
 _CONTEXT: ContextVar[str] = ContextVar("conformance", default="clean")
 
 
 @check()
-async def handlers_do_not_see_each_others_context(bench: Bench) -> None:
-    """What one handling sets in a context variable, the next one does not see."""
+async def handlers_do_not_see_each_others_context(context: CheckContext) -> None:
+    """A handler does not see the context variables that another handling set."""
     seen: list[str] = []
 
     async def handle(message: Message) -> None:
         seen.append(_CONTEXT.get())
         _CONTEXT.set("dirty")
 
-    running = await bench.run(handle)
-    await bench.send_numbers(3)
-    await bench.until(lambda: len(running.settled) == 3, "the handling of 3 messages")
+    running = await context.run(handle)
+    await context.send_numbers(3)
+    await context.until(lambda: len(running.settled) == 3, "the handling of 3 messages")
     expect(seen == ["clean"] * 3, f"the handlers saw {seen}")

@@ -1,4 +1,4 @@
-"""Ends that look at what passes through them, or cut it off, between the engine and a driver."""
+"""Senders and receivers between the engine and a driver, which record calls or simulate a crash."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from gizmopy.pubsub.driver import Results, Revoke
 
 
 class WatchedSender:
-    """A sender that keeps the batches it is given."""
+    """A sender that records its batches."""
 
     def __init__(self, inner: Sender) -> None:
         self._inner = inner
         self.batches: list[Sequence[Message]] = []
 
     async def connect(self) -> None:
-        """Connect the sender within."""
+        """Connect the inner sender."""
         await self._inner.connect()
 
     async def send(self, batch: Sequence[Message]) -> Results:
-        """Keep the batch, and send it."""
+        """Record the batch, and send it."""
         self.batches.append(batch)
         return await self._inner.send(batch)
 
     async def aclose(self) -> None:
-        """Close the sender within."""
+        """Close the inner sender."""
         await self._inner.aclose()
 
 
 class WatchedReceiver:
-    """A receiver that counts what it hands out, and knows whether a receive was cancelled."""
+    """A receiver that counts its messages, and records whether a receive was cancelled."""
 
     def __init__(self, inner: Receiver) -> None:
         self._inner = inner
@@ -40,7 +40,7 @@ class WatchedReceiver:
         self.cancelled = False
 
     async def connect(self, revoke: Revoke) -> None:
-        """Connect the receiver within."""
+        """Connect the inner receiver."""
         await self._inner.connect(revoke)
 
     async def receive(self, limit: int, wait: float) -> Sequence[Message]:
@@ -66,26 +66,26 @@ class WatchedReceiver:
         return await self._inner.extend(batch, seconds)
 
     def status(self) -> Status:
-        """Tell the status of the receiver within."""
+        """Return the status of the inner receiver."""
         return self._inner.status()
 
     async def aclose(self) -> None:
-        """Close the receiver within."""
+        """Close the inner receiver."""
         await self._inner.aclose()
 
 
-class DoomedReceiver(WatchedReceiver):
-    """A receiver that takes ``last`` messages, and whose process can then be let die.
+class CrashingReceiver(WatchedReceiver):
+    """A receiver that takes ``last`` messages, after which a test can simulate a crash.
 
-    It is asked for nothing after the last one, so that no receive is pending at its death: the
-    broker would still hand out to it.
+    It receives no more after the last message. Otherwise a receive would be pending at the crash,
+    and the broker would still deliver to it.
     """
 
     def __init__(self, inner: Receiver, last: int) -> None:
         super().__init__(inner)
         self._last = last
         self._closed = asyncio.Event()
-        self.dead = False
+        self.has_crashed = False
 
     async def receive(self, limit: int, wait: float) -> Sequence[Message]:
         """Receive, up to the last message."""
@@ -96,30 +96,30 @@ class DoomedReceiver(WatchedReceiver):
         return []
 
     async def ack(self, batch: Sequence[Message]) -> Results:
-        """Ack, while this lives."""
+        """Ack, unless crashed."""
         self._check()
         return await super().ack(batch)
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
-        """Nack, while this lives."""
+        """Nack, unless crashed."""
         self._check()
         return await super().nack(batch, delay)
 
     async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
-        """Extend, while this lives."""
+        """Extend, unless crashed."""
         self._check()
         return await super().extend(batch, seconds)
 
     async def aclose(self) -> None:
-        """End a pending receive; the broker is told while this lives."""
+        """End a pending receive; the broker is told unless crashed."""
         self._closed.set()
-        if not self.dead:
+        if not self.has_crashed:
             await super().aclose()
 
-    async def bury(self) -> None:
-        """Close the receiver within, which a dead process cannot do."""
+    async def close_inner(self) -> None:
+        """Close the inner receiver at the end of the check, also after a crash."""
         await super().aclose()
 
     def _check(self) -> None:
-        if self.dead:
-            raise PubSubError("this process has died", transient=False)
+        if self.has_crashed:
+            raise PubSubError("this process has crashed", transient=False)

@@ -1,4 +1,4 @@
-"""Run the checks, each bounded in time and looked after: the one place where that is done."""
+"""Run checks, each within a time limit, and report failures and leftover tasks."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from pubsubtest.conformance import (
     settling,
 )
 from pubsubtest.conformance.checking import Check, CheckFailed, Harness
-from pubsubtest.conformance.context import Bench, bounded
+from pubsubtest.conformance.context import CheckContext, bounded
 
 _GRACE = 5.0
-"""Seconds that a check which is cancelled may take to end."""
+"""Seconds that a cancelled check may take to end."""
 _FILES = (
     publishing,
     consuming,
@@ -42,26 +42,26 @@ Outcome = Literal["passed", "failed", "not applicable"]
 
 
 class Result(NamedTuple):
-    """How one check ended."""
+    """The result of one check."""
 
     check: Check
     outcome: Outcome
     reason: str = ""
-    """Why it failed, a line for each thing that went wrong; or what it needs that is not there."""
+    """The failures, a line each; or the needs that are not met."""
     seconds: float = 0.0
 
 
 class Report(NamedTuple):
-    """How all of them ended."""
+    """The results of all checks."""
 
     results: tuple[Result, ...]
 
     def count(self, outcome: Outcome) -> int:
-        """Return how many ended so."""
+        """Return how many checks ended with ``outcome``."""
         return sum(result.outcome == outcome for result in self.results)
 
     def __str__(self) -> str:
-        """Return the last line of a report."""
+        """Return the summary line."""
         counts: tuple[Outcome, ...] = ("passed", "failed", "not applicable")
         return ", ".join(f"{self.count(outcome)} {outcome}" for outcome in counts)
 
@@ -78,9 +78,9 @@ async def run(
     timeout: float = 60.0,
     tell: Callable[[Result], None] = lambda _: None,
 ) -> Report:
-    """Run the checks (those named in ``only``, or all), and ``tell`` of each as it ends.
+    """Run the checks (those named in ``only``, or all), and call ``tell`` with each result.
 
-    Each has ``timeout`` seconds, and waits at most a quarter of that for anything single.
+    Each check has ``timeout`` seconds, and a single wait in it at most a quarter of that.
     """
     results = []
     for check in checks():
@@ -91,14 +91,14 @@ async def run(
 
 
 async def run_check(check: Check, harness: Harness, *, timeout: float = 60.0) -> Result:
-    """Run one check, for at most ``timeout`` seconds and a few more where it has to be cancelled.
+    """Run one check for at most ``timeout`` seconds, and 5 more if it has to be cancelled.
 
-    Never raises: whatever the driver does to a check is its result. A check that does not heed its
-    cancellation is left behind. Only what blocks the event loop itself cannot be bounded from here.
+    Never raises: any error of the driver is in the result. A check that ignores its cancellation is
+    left running. A driver that blocks the event loop cannot be interrupted.
     """
     begun = perf_counter()
     before = asyncio.all_tasks()
-    trial = _Trial(check, harness, patience=timeout / 4)
+    trial = _Trial(check, harness, max_wait=timeout / 4)
     running = asyncio.create_task(trial.run(), name=check.name)
     try:
         await asyncio.wait((running,), timeout=timeout)
@@ -111,48 +111,48 @@ async def run_check(check: Check, harness: Harness, *, timeout: float = 60.0) ->
     if not trial.failures and running.cancelled():
         trial.failures.append("it was cancelled by the driver")
     if not trial.failures:
-        trial.failures += await _left_behind(before)
+        trial.failures += await _leftover_tasks(before)
     return trial.result(perf_counter() - begun)
 
 
 @dataclass
 class _Trial:
-    """One check at work, and what is wrong so far."""
+    """One check that is running, and its failures so far."""
 
     check: Check
     harness: Harness
-    patience: float
+    max_wait: float
     lacks: str = ""
     failures: list[str] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Open a driver, run the check if it applies, then close and remove all of it."""
+        """Open a driver, run the check if it applies, then close and remove everything."""
         try:
             async with AsyncExitStack() as topics, AsyncExitStack() as ends:
                 driver = self.harness.open()
-                ends.push_async_callback(bounded, driver.aclose, self.patience)
+                ends.push_async_callback(bounded, driver.aclose, self.max_wait)
                 self.lacks = self.check.missing(self.harness, driver.capabilities)
                 if not self.lacks:
-                    bench = Bench(self.harness, driver, self.patience, topics, ends)
-                    await self._check(bench)
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises is a result
+                    context = CheckContext(self.harness, driver, self.max_wait, topics, ends)
+                    await self._check(context)
+        except Exception as error:  # noqa: BLE001 - any error of a driver is a result
             self._note(error)
 
-    async def _check(self, bench: Bench) -> None:
-        """Run the check; what it fails of is kept, as closing may fail too."""
+    async def _check(self, context: CheckContext) -> None:
+        """Run the check, and keep its failure: closing may fail too."""
         try:
-            await bench.make(bench.topic)
-            await self.check.function(bench)
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises is a result
+            await context.provision(context.topic)
+            await self.check.function(context)
+        except Exception as error:  # noqa: BLE001 - any error of a driver is a result
             self._note(error)
 
     def _note(self, error: Exception) -> None:
-        """Keep what went wrong, once: a close may fail of the same."""
-        if (told := _told(error)) not in self.failures:
-            self.failures.append(told)
+        """Keep a failure once: a close may repeat it."""
+        if (reason := _describe(error)) not in self.failures:
+            self.failures.append(reason)
 
     def result(self, seconds: float) -> Result:
-        """Return how it ended."""
+        """Return the result."""
         if self.failures:
             return Result(self.check, "failed", "\n".join(self.failures), seconds)
         if self.lacks:
@@ -160,9 +160,9 @@ class _Trial:
         return Result(self.check, "passed", "", seconds)
 
 
-def _told(error: Exception) -> str:
-    """Return what went wrong, and where, if it is no more than the check's own words."""
-    while isinstance(error, ExceptionGroup):  # of the tasks of a check, the first to fail
+def _describe(error: Exception) -> str:
+    """Return the text of a failure; for an error that the check did not raise, with its place."""
+    while isinstance(error, ExceptionGroup):  # the first failure of a TaskGroup
         error = error.exceptions[0]
     if isinstance(error, CheckFailed):
         return str(error)
@@ -173,7 +173,7 @@ def _told(error: Exception) -> str:
 
 def _waits_in(coroutine: Any) -> str:
     """Return the innermost function that a coroutine waits in, asyncio's own left out."""
-    where = "a call that cannot be seen from here"
+    where = "a call that is not a coroutine"
     while (frame := getattr(coroutine, "cr_frame", None)) is not None:
         file = Path(frame.f_code.co_filename)
         if file.parent.name != "asyncio":
@@ -182,8 +182,8 @@ def _waits_in(coroutine: Any) -> str:
     return where
 
 
-async def _left_behind(before: set[asyncio.Task[object]]) -> list[str]:
-    """Return which tasks a check has left running."""
+async def _leftover_tasks(before: set[asyncio.Task[object]]) -> list[str]:
+    """Return a failure if the check left tasks running."""
     left = asyncio.all_tasks() - before
     if left:
         _, left = await asyncio.wait(left, timeout=1.0)

@@ -1,4 +1,4 @@
-"""A clock that a test moves."""
+"""Clock: sleeps and calls at times that the test moves to."""
 
 import asyncio
 from functools import partial
@@ -11,8 +11,8 @@ from gizmopy.pubsub.brokers.memory import MemoryDriver
 from pubsubtest import Clock
 
 
-async def test_a_sleep_is_as_long_as_it_is_told_and_no_shorter() -> None:
-    """Who sleeps wakes when the clock has been moved that far, in however many steps."""
+async def test_a_sleep_ends_at_its_time() -> None:
+    """A sleep ends when the clock has moved that far, in any number of steps."""
     clock = Clock()
     sleeping = asyncio.create_task(clock.sleep(5))
     await clock.advance(3)
@@ -23,8 +23,8 @@ async def test_a_sleep_is_as_long_as_it_is_told_and_no_shorter() -> None:
     assert clock.time() == pytest.approx(5)
 
 
-async def test_what_is_due_is_done_in_order_and_at_its_time() -> None:
-    """One large step is as good as many small ones, and equals keep the order they came in."""
+async def test_calls_run_in_order_at_their_times() -> None:
+    """One large step is equivalent to many small ones; equal times keep their order."""
     clock = Clock()
     seen: list[tuple[str, float]] = []
 
@@ -38,8 +38,8 @@ async def test_what_is_due_is_done_in_order_and_at_its_time() -> None:
     assert clock.time() == 10
 
 
-async def test_what_is_set_going_on_the_way_is_done_too() -> None:
-    """A loop that sleeps a second each time runs ten times in ten seconds, each at its second."""
+async def test_calls_scheduled_on_the_way_run_too() -> None:
+    """A loop that sleeps a second runs ten times in ten seconds, each at its second."""
     clock = Clock()
     ticks: list[float] = []
 
@@ -54,8 +54,8 @@ async def test_what_is_set_going_on_the_way_is_done_too() -> None:
     assert ticks == list(range(1, 11))
 
 
-async def test_who_wakes_another_is_followed_before_time_goes_on() -> None:
-    """Tasks that hand on to one another are done before the next thing is due."""
+async def test_woken_tasks_run_before_the_next_call() -> None:
+    """Tasks that wake each other all run before the next scheduled call."""
     clock = Clock()
     seen: list[float] = []
 
@@ -76,8 +76,8 @@ async def test_who_wakes_another_is_followed_before_time_goes_on() -> None:
     assert seen == [1]
 
 
-async def test_what_is_taken_back_is_not_done() -> None:
-    """A call that is cancelled does not happen, and a sleep that is cancelled leaves nothing."""
+async def test_a_cancelled_call_does_not_run() -> None:
+    """A cancelled call does not run, and a cancelled sleep leaves no call."""
     clock = Clock()
     clock.call_at(1, lambda: pytest.fail("it was taken back")).cancel()
     sleeping = asyncio.create_task(clock.sleep(1))
@@ -96,7 +96,7 @@ async def test_no_sleep_is_a_turn_of_the_loop() -> None:
 
 
 async def test_time_does_not_go_back() -> None:
-    """Moving the clock by less than nothing is refused, and leaves it where it is."""
+    """Moving the clock by a negative time raises, and does not change it."""
     clock = Clock()
     await clock.advance(5)
     with pytest.raises(UsageError, match=r"advance\(-3\).*use 0 or more"):
@@ -104,8 +104,8 @@ async def test_time_does_not_go_back() -> None:
     assert clock.time() == 5
 
 
-async def test_a_broker_in_memory_goes_by_it() -> None:
-    """A pending receive returns what was given back for thirty seconds when they are over."""
+async def test_the_memory_broker_uses_it() -> None:
+    """A pending receive returns a message that was delayed by thirty seconds after that time."""
     clock = Clock()
     driver = MemoryDriver(clock=clock)
     receiver = driver.receiver("t", "s", ordered=False)

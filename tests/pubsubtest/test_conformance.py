@@ -1,4 +1,4 @@
-"""The brokers in memory pass every check that they can be put to, and the suite says so."""
+"""The conformance suite: the in-memory brokers pass it, and its runner reports every failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL = checks()
 
 
 def memory() -> Harness:
-    """Return the harness of ``memory://``, with a lease short enough to be waited for."""
+    """Return the harness of ``memory://`` with a short lease."""
 
     def open_driver() -> MemoryDriver:
         driver = MemoryDriver(lease=0.6, message_bytes=100_000, batch_messages=50)
@@ -36,12 +36,12 @@ def memory() -> Harness:
 
 
 def capped() -> Harness:
-    """Return the harness of a broker with leases that cannot be kept for long."""
+    """Return the harness of a broker with a short cap on leases."""
     return Harness(open=lambda: MemoryDriver(lease=0.6, lease_cap=1.0))
 
 
 def log() -> Harness:
-    """Return the harness of a broker that keeps positions, and fails when it is told to."""
+    """Return the harness of a broker with positions, which a test can make unreachable."""
     broker = LogBroker(rebalance_seconds=2.0)
     broker.missing.add(UNKNOWN)
 
@@ -57,7 +57,7 @@ BROKERS = (memory, capped, log)
 
 
 def applicable() -> list[Any]:
-    """Return each check with each broker it can be put to; the capped one only where it must."""
+    """Return each check with each broker that it applies to."""
     return [
         pytest.param(make, check, id=f"{make.__name__}-{check.name}")
         for make in BROKERS
@@ -69,20 +69,20 @@ def applicable() -> list[Any]:
 
 @pytest.mark.parametrize(("broker", "check"), applicable())
 async def test_a_broker_in_memory_passes(broker: Callable[[], Harness], check: Check) -> None:
-    """What each check says is true of brokers with leases and of one with positions."""
+    """Each check passes on brokers with leases and on one with positions."""
     result = await run_check(check, broker(), timeout=30)
     assert (result.outcome, result.reason) == ("passed", "")
 
 
 def test_no_check_is_left_out_everywhere() -> None:
-    """Between the brokers, each check is applicable to one at least."""
+    """Each check applies to at least one of the brokers."""
     assert {check.name for _, check in (each.values for each in applicable())} == {
         check.name for check in ALL
     }
 
 
-def test_each_check_is_documented_and_has_a_name_of_its_own() -> None:
-    """There are many of them, each says what is true in one sentence."""
+def test_each_check_is_documented_and_has_a_unique_name() -> None:
+    """Each check has a unique name and one sentence."""
     assert len(ALL) == len({check.name for check in ALL}) >= 40
     assert [check.name for check in ALL if not check.sentence.endswith(".")] == []
 
@@ -98,7 +98,7 @@ def _named(name: str) -> Check:
 
 
 async def test_a_check_that_hangs_fails_and_says_where() -> None:
-    """Each check is bounded, and what it waits in is named."""
+    """Each check has a time limit, and the failure names the place where it waits."""
     check = Checks()
 
     @check()
@@ -112,10 +112,10 @@ async def test_a_check_that_hangs_fails_and_says_where() -> None:
     assert "hang (test_conformance.py:" in result.reason
 
 
-async def test_what_does_not_heed_its_cancellation_is_left_behind(
+async def test_a_check_that_ignores_its_cancellation_is_left_running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The run goes on without it."""
+    """The run goes on without the check."""
     monkeypatch.setattr("pubsubtest.conformance.runner._GRACE", 0.05)
     check = Checks()
     let_go = asyncio.Event()
@@ -136,7 +136,7 @@ async def test_what_does_not_heed_its_cancellation_is_left_behind(
 
 
 async def test_a_run_that_is_cancelled_ends_its_check_and_removes_its_topics() -> None:
-    """Nothing is left on the broker by who loses patience."""
+    """A cancelled run leaves nothing on the broker."""
     events: list[str] = []
     at_work = asyncio.Event()
     check = Checks()
@@ -156,7 +156,7 @@ async def test_a_run_that_is_cancelled_ends_its_check_and_removes_its_topics() -
 
 
 def _noting(events: list[str]) -> Harness:
-    """Return a harness that notes in ``events`` which topics are made, and when all ends."""
+    """Return a harness that records in ``events`` when topics are created and removed."""
 
     class Noting(MemoryDriver):
         async def aclose(self) -> None:
@@ -176,14 +176,14 @@ def _noting(events: list[str]) -> Harness:
 
 
 async def test_a_check_makes_the_topics_that_it_uses() -> None:
-    """One topic for most; they are removed when the driver is closed, the last one first."""
+    """Most checks use one topic; topics are removed in reverse order, after the driver closed."""
     events: list[str] = []
     await run_check(_named("topics_do_not_mix"), _noting(events))
     assert events == ["made", "made other", "closed", "removed other", "removed"]
 
 
-async def test_what_does_not_apply_makes_no_topics() -> None:
-    """One driver is opened to see what it can do, and closed."""
+async def test_a_check_that_does_not_apply_creates_no_topics() -> None:
+    """One driver is opened to read its capabilities, and closed."""
     events: list[str] = []
     result = await run_check(_named("an_ack_stands_for_all_before_it"), _noting(events))
     assert (result.outcome, events) == ("not applicable", ["closed"])
@@ -201,7 +201,7 @@ async def test_a_driver_that_cannot_be_opened_fails_each_check() -> None:
 
 
 async def test_whatever_a_check_raises_is_its_result() -> None:
-    """A driver's bug is a failed check, with what it raised and where."""
+    """A bug of a driver is a failed check, with the error and its place."""
     check = Checks()
 
     @check()
@@ -215,7 +215,7 @@ async def test_whatever_a_check_raises_is_its_result() -> None:
 
 
 async def test_a_close_that_fails_does_not_hide_why_the_check_failed() -> None:
-    """Both are told."""
+    """The result has both failures."""
 
     class Failing(MemoryDriver):
         async def aclose(self) -> None:
@@ -234,8 +234,8 @@ async def test_a_close_that_fails_does_not_hide_why_the_check_failed() -> None:
     assert second.startswith("OSError('still busy')")
 
 
-async def test_a_driver_that_cancels_is_told_of() -> None:
-    """What raises CancelledError though nobody cancelled is a failed check."""
+async def test_a_driver_that_cancels_fails_the_check() -> None:
+    """A CancelledError without a cancellation is a failed check."""
     check = Checks()
 
     @check()
@@ -248,7 +248,7 @@ async def test_a_driver_that_cancels_is_told_of() -> None:
 
 
 async def test_a_task_that_is_left_running_is_a_failure() -> None:
-    """What a driver starts it ends."""
+    """A driver must end the tasks that it starts."""
     check = Checks()
     left: list[asyncio.Task[bool]] = []
 
@@ -264,14 +264,14 @@ async def test_a_task_that_is_left_running_is_a_failure() -> None:
 
 
 def test_expect_says_what_is_wrong() -> None:
-    """It is an exception of its own, not an assert that an optimised Python leaves out."""
+    """It raises its own exception: ``python -O`` removes asserts."""
     expect(True, "fine")
     with pytest.raises(CheckFailed, match="the key became None"):
         expect(None, "the key became None")
 
 
 async def test_a_report_counts_and_says_why_a_check_does_not_apply() -> None:
-    """What the driver cannot do is in the report, with the reason."""
+    """The report has the reason for each check that does not apply."""
     told: list[str] = []
     report = await run(
         memory(),
@@ -285,7 +285,7 @@ async def test_a_report_counts_and_says_why_a_check_does_not_apply() -> None:
 
 @pytest.fixture
 def as_it_was() -> Iterator[None]:
-    """Keep the log level that the command changes."""
+    """Restore the log level that the command changes."""
     logger = logging.getLogger("gizmopy")
     level = logger.level
     yield
@@ -294,22 +294,22 @@ def as_it_was() -> Iterator[None]:
 
 @pytest.mark.usefixtures("as_it_was")
 def test_the_command_prints_a_line_for_each_check(capsys: pytest.CaptureFixture[str]) -> None:
-    """Then what was counted; the exit code is 0 where nothing failed."""
+    """The last line has the counts; the exit code is 0 if none failed."""
     names = ["json_is_not_mangled", "an_ack_stands_for_all_before_it"]
     code = main(["memory://?lease=1", *(f"--only={name}" for name in names)])
     lines = capsys.readouterr().out.splitlines()
     assert code == 0
-    assert lines[0].startswith("ok    json_is_not_mangled: A body that is JSON")
-    assert lines[1].startswith("n/a   an_ack_stands_for_all_before_it: A partition's last message")
+    assert lines[0].startswith("ok    json_is_not_mangled: A JSON body")
+    assert lines[1].startswith("n/a   an_ack_stands_for_all_before_it: After an ack")
     assert lines[2] == "      needs a broker that keeps positions"
     assert lines[3] == "1 passed, 0 failed, 1 not applicable"
 
 
 @pytest.mark.usefixtures("as_it_was")
-def test_the_command_fails_where_a_check_does(
+def test_the_command_fails_if_a_check_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its exit code is 1, and the line says FAIL and why."""
+    """The exit code is 1, and the line has FAIL and the reason."""
 
     async def failing(*arguments: object, **options: object) -> Report:
         tell = options["tell"]
@@ -335,10 +335,8 @@ def test_the_command_fails_where_a_check_does(
 
 @pytest.mark.usefixtures("as_it_was")
 @pytest.mark.parametrize("url", ["nowhere://", "memory://?leese=1", "memory://[", "kafka"])
-def test_the_command_refuses_a_url_that_cannot_be(
-    url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The exit code is 2, and one line says why."""
+def test_the_command_rejects_an_invalid_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 2, and one line has the reason."""
     assert main([url]) == 2
     told = capsys.readouterr()
     assert told.out == ""
@@ -348,17 +346,17 @@ def test_the_command_refuses_a_url_that_cannot_be(
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
-        ("--only=any_byte", "no check is called 'any_byte'; near to it are: any_bytes_travel"),
-        ("--only=%", "no check is called '%'; docs/conformance.md lists them"),
-        ("--timeout=0", "'0' is no number of seconds above 0"),
-        ("--timeout=soon", "'soon' is no number of seconds above 0"),
-        ("--timeout=inf", "'inf' is no number of seconds above 0"),
+        ("--only=any_byte", "there is no check 'any_byte'; similar names: any_bytes_travel"),
+        ("--only=%", "there is no check '%'; docs/conformance.md lists them"),
+        ("--timeout=0", "'0' is not a number of seconds above 0"),
+        ("--timeout=soon", "'soon' is not a number of seconds above 0"),
+        ("--timeout=inf", "'inf' is not a number of seconds above 0"),
     ],
 )
-def test_the_command_refuses_a_flag_that_cannot_be(
+def test_the_command_rejects_an_invalid_flag(
     flag: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exit code is 2, and a line says what there is instead."""
+    """The exit code is 2, and a line lists similar names."""
     with pytest.raises(SystemExit) as ended:
         main(["memory://", flag])
     assert ended.value.code == 2
@@ -385,7 +383,7 @@ sys.exit(main(["memory://", "--only=any_bytes_travel", "--timeout=0.1"]))
 
 
 def test_the_command_ends_even_if_a_driver_does_not() -> None:
-    """A call that cannot be cancelled is a failed check, and the report is printed."""
+    """A call that ignores its cancellation is a failed check, and the report is printed."""
     ended = subprocess.run(
         [sys.executable, "-c", IMMORTAL], capture_output=True, text=True, timeout=40, check=False
     )

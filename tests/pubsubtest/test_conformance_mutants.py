@@ -1,4 +1,4 @@
-"""The suite catches a driver's faults, each by the name of the check that is about it."""
+"""The conformance suite finds faults: each check fails for the fault that it is about."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ CAUGHT = [(mutant, name) for mutant in ALL for name in mutant.caught_by]
 
 
 @pytest.mark.parametrize(("mutant", "name"), CAUGHT, ids=lambda each: getattr(each, "fault", each))
-async def test_a_planted_fault_is_caught(
+async def test_a_planted_fault_fails_its_check(
     mutant: Mutant, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check fails where the fault is; that it passes without is tested beside it."""
+    """The check fails with the fault; another test shows that it passes without."""
     before = asyncio.all_tasks()
     mutant.plant(monkeypatch)
     result = await run_check(CHECKS[name], mutant.make(), timeout=2.4)
     left = asyncio.all_tasks() - before
-    for task in left:  # what the fault has left behind
+    for task in left:  # left running by the fault
         task.cancel()
     if left:
         await asyncio.wait(left, timeout=1)
     assert result.outcome == "failed"
 
 
-def test_each_check_catches_a_fault() -> None:
-    """There is no check that cannot fail."""
+def test_each_check_fails_for_a_fault() -> None:
+    """Every check can fail."""
     assert {name for _, name in CAUGHT} == CHECKS.keys()
 
 
 def test_the_page_counts_as_the_command_does() -> None:
-    """The report that it shows is that of ``memory://?lease=1``."""
+    """The report on the page is that of ``memory://?lease=1``."""
     harness = Harness(open=lambda: MemoryDriver(lease=1))
     can = harness.open().capabilities
     lacking = sum(bool(check.missing(harness, can)) for check in CHECKS.values())
@@ -48,7 +48,7 @@ def test_the_page_counts_as_the_command_does() -> None:
 
 
 def test_the_page_lists_the_faults() -> None:
-    """The tables of faults in the documentation are those that are tested."""
+    """The tables of faults on the page are those that are tested."""
     rows = [
         f"| {mutant.fault} | {', '.join(f'`{name}`' for name in mutant.caught_by)} |"
         for mutant in ALL
@@ -57,7 +57,7 @@ def test_the_page_lists_the_faults() -> None:
 
 
 def test_the_page_lists_the_checks() -> None:
-    """Each has its row, in the order in which they run, with its sentence and what it needs."""
+    """Each check has its row, in order, with its sentence and needs."""
     rows = [
         f"| `{check.name}` | {check.sentence} | {', '.join(need.what for need in check.needs)} |"
         for check in CHECKS.values()
@@ -66,7 +66,7 @@ def test_the_page_lists_the_checks() -> None:
 
 
 def test_the_tests_and_checks_that_the_page_names_exist() -> None:
-    """The tables of other suites' checks map to ours by their names."""
+    """The tables of other suites name our checks and tests."""
     named = {word for line in PAGE.read_text().splitlines() for word in line.split("`")[1::2]}
     files = {path.name for path in Path(__file__).parents[1].rglob("test_*.py")}
     unknown = {

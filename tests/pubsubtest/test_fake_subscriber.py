@@ -1,4 +1,4 @@
-"""A handler, run by the real engine on what a test gives it."""
+"""FakeSubscriber: one handler on the real engine, with the messages of a test."""
 
 import asyncio
 import inspect
@@ -66,10 +66,10 @@ class Cats(Service):
 
 
 async def test_the_example_in_its_docstring_is_true() -> None:
-    """What the documentation shows is what happens."""
+    """The example in the documentation works."""
     documentation = inspect.getdoc(FakeSubscriber) or ""
     _, _, example = documentation.partition("::\n\n")
-    example, _, _ = example.partition("\n\nA handler")
+    example, _, _ = example.partition("\n\nUse ``pubsubtest")
     names = {"FakeSubscriber": FakeSubscriber, "Cats": Cats, "Cat": Cat}
     body = textwrap.indent(textwrap.dedent(example), "    ")
     exec(f"async def example():\n{body}", names)
@@ -79,7 +79,7 @@ async def test_the_example_in_its_docstring_is_true() -> None:
 
 
 async def test_each_message_has_an_outcome_in_the_order_given() -> None:
-    """ack, nack with its delay, dead letter with its reason; each with what led to it."""
+    """An outcome is ack, nack with its delay, or dead letter with its reason."""
     cats = Cats()
     fake = FakeSubscriber(cats.on_cat)
     outcomes = await fake.run([Cat(name="Tom"), {"name": "shy"}, Cat(name="rejected"), b"garbage"])
@@ -100,8 +100,8 @@ async def test_each_message_has_an_outcome_in_the_order_given() -> None:
     assert cats.seen == ["Tom", "shy", "rejected"]
 
 
-async def test_what_is_nacked_comes_again_where_that_is_asked_for() -> None:
-    """With redeliver the outcome is the last one; a message that always fails is given up."""
+async def test_a_nacked_message_is_delivered_again_on_request() -> None:
+    """With redeliver the outcome is the last one."""
     cats = Cats()
     fake = FakeSubscriber(cats.on_cat)
     shy, broken = await fake.run([Cat(name="shy"), Cat(name="broken")], redeliver=True)
@@ -113,7 +113,7 @@ async def test_what_is_nacked_comes_again_where_that_is_asked_for() -> None:
 
 
 async def test_a_message_is_delivered_as_it_is() -> None:
-    """Key, attributes and delivery are the test's to choose, and the Message stays the test's."""
+    """The test chooses key, attributes and delivery, and its Message is not changed."""
     fake = FakeSubscriber(Cats().on_cat)
     last = incoming(Cat(name="broken"), key="k", attributes={"colour": "black"}, delivery=3)
     for _ in range(2):
@@ -127,7 +127,7 @@ async def test_a_message_is_delivered_as_it_is() -> None:
 
 
 async def test_protobuf_and_tombstones_and_text_arrive() -> None:
-    """Values arrive as their publisher would have encoded them."""
+    """Values are encoded as a publisher encodes them."""
     cats = Cats()
     given = [StringValue(value="Tweety"), None]
     assert await FakeSubscriber(cats.on_bird).run(given) == ["ack", "ack"]
@@ -136,7 +136,7 @@ async def test_protobuf_and_tombstones_and_text_arrive() -> None:
 
 
 async def test_an_error_of_the_broker_comes_in_its_turn() -> None:
-    """After a transient one receiving goes on; another one ends the subscriber, and is raised."""
+    """Receiving goes on after a transient error; a permanent one ends the run and is raised."""
     fake = FakeSubscriber(Cats().on_dog)
     away = PubSubError("away", transient=True)
     assert await fake.run([away, "Rex", away, away, "Fido", away]) == ["ack", "ack"]
@@ -145,20 +145,20 @@ async def test_an_error_of_the_broker_comes_in_its_turn() -> None:
 
 
 async def test_batches_are_handled_together() -> None:
-    """What is given fills batches, no batch waits for more, and each item has its outcome."""
+    """Messages fill batches, no batch waits for more, and each message has its outcome."""
     cats = Cats()
     outcomes = await FakeSubscriber(cats.on_mice).run(["a", "bad", "c"])
     assert outcomes == ["ack", "dead_letter", "ack"]
     assert cats.seen == ["a bad", "c"]
 
 
-async def test_nothing_given_is_nothing_to_do() -> None:
-    """An empty run returns at once."""
+async def test_a_run_without_messages_returns_at_once() -> None:
+    """A run without messages returns at once."""
     assert await FakeSubscriber(Cats().on_dog).run([]) == []
 
 
 async def test_any_function_will_do_with_options() -> None:
-    """Options are those of @subscribe; the handler keeps its order of keys."""
+    """The options are those of @subscribe; order by key is kept."""
     seen: list[str] = []
 
     async def on_letter(letter: str) -> None:
@@ -174,7 +174,7 @@ async def test_any_function_will_do_with_options() -> None:
 
 
 async def test_a_marked_function_keeps_its_marks() -> None:
-    """A function of a module that is marked needs no options; options replace its marks."""
+    """A function with @subscribe needs no options; options replace its own."""
 
     @subscribe("x", dead_letter="dead")
     async def on_x(text: str) -> None:
@@ -185,7 +185,7 @@ async def test_a_marked_function_keeps_its_marks() -> None:
 
 
 async def test_the_services_own_middleware_is_around_the_handler() -> None:
-    """It is the service's handler, as the daemon runs it."""
+    """The handler runs as in the daemon, with the service's middleware."""
 
     class Wrapped(Cats):
         message_middleware = (_refuse,)
@@ -193,18 +193,18 @@ async def test_the_services_own_middleware_is_around_the_handler() -> None:
     assert await FakeSubscriber(Wrapped().on_cat).run([Cat(name="Tom")]) == ["dead_letter"]
 
 
-async def test_an_unmarked_handler_is_refused() -> None:
-    """The error says how to mark it."""
+async def test_a_handler_without_subscribe_is_rejected() -> None:
+    """The error says what to add."""
 
     async def plain(text: str) -> None: ...
 
-    with pytest.raises(UsageError, match="plain is not marked with @subscribe; mark it, or give"):
+    with pytest.raises(UsageError, match="plain has no @subscribe; add it, or pass"):
         FakeSubscriber(plain)
 
 
 @pytest.mark.parametrize("name", ["on_fish", "on_cat"])
-async def test_what_is_never_settled_times_out(name: str) -> None:
-    """A handler that hangs, or holds up its lane for ever, is told of instead of waited for."""
+async def test_a_message_that_is_never_settled_times_out(name: str) -> None:
+    """A handler that hangs, or blocks its key, raises TimeoutError."""
     fake = FakeSubscriber(getattr(Cats(), name))
     given = [incoming(Cat(name="sleepy") if name == "on_cat" else "Wanda", key="k")] * 2
     with pytest.raises(TimeoutError, match=rf"2 of 2 .* within 0\.05 s: Cats.{name} hangs"):
@@ -212,6 +212,6 @@ async def test_what_is_never_settled_times_out(name: str) -> None:
 
 
 def test_all_are_found_in_pubsubtest() -> None:
-    """Whoever writes tests imports them from one place."""
+    """All doubles can be imported from pubsubtest."""
     assert set(pubsubtest.__all__) <= set(dir(pubsubtest))
     assert sorted(pubsubtest.__all__) == pubsubtest.__all__

@@ -1,4 +1,4 @@
-"""Faults on a driver: each does what its name says, and none loses what is confirmed."""
+"""Faults: each has its effect, and only drop_next loses a confirmed message."""
 
 import asyncio
 from collections.abc import Collection, Hashable, Sequence
@@ -52,15 +52,15 @@ class Bench:
         return cls(faults, driver, sender, receiver)
 
     async def send(self, *ids: str) -> list[str]:
-        """Send messages, and return for each ``"ok"`` or what is said of it."""
-        return said(await self.sender.send([message(id_) for id_ in ids]))
+        """Send messages, and return ``"ok"`` or the error for each."""
+        return outcomes_of(await self.sender.send([message(id_) for id_ in ids]))
 
     async def receive(self) -> list[Message]:
         return list(await self.receiver.receive(100, 0))
 
 
 def message(id_: str) -> Message:
-    """Return a message, whose key is what stands before the first digit."""
+    """Return a message; its key is the text before the first digit."""
     return Message("t", id_.encode(), id=id_, key=id_.rstrip("0123456789") or None)
 
 
@@ -69,8 +69,8 @@ def ids(batch: Sequence[Message]) -> list[str]:
     return [each.id for each in batch]
 
 
-def said(results: Sequence[Exception | None]) -> list[str]:
-    """Return what results say: that it is done, may be tried again, or is refused."""
+def outcomes_of(results: Sequence[Exception | None]) -> list[str]:
+    """Return a text for each result: ok, transient or refused."""
     return ["ok" if e is None else _kind(e) for e in results]
 
 
@@ -79,15 +79,15 @@ def _kind(error: Exception) -> str:
 
 
 async def test_without_faults_nothing_is_changed() -> None:
-    """A driver without faults does what the one within does."""
+    """Without faults the driver works like the inner one."""
     bench = await Bench.open()
     assert await bench.send("1", "2") == ["ok", "ok"]
     batch = await bench.receive()
     assert ids(batch) == ["1", "2"]
-    assert said(await bench.receiver.nack(batch[:1], 0)) == ["ok"]
-    assert said(await bench.receiver.extend(batch, 30)) == ["refused", "ok"]
-    assert said(await bench.receiver.ack(batch[1:])) == ["ok"]
-    assert said(await bench.receiver.ack(batch[1:])) == ["refused"]
+    assert outcomes_of(await bench.receiver.nack(batch[:1], 0)) == ["ok"]
+    assert outcomes_of(await bench.receiver.extend(batch, 30)) == ["refused", "ok"]
+    assert outcomes_of(await bench.receiver.ack(batch[1:])) == ["ok"]
+    assert outcomes_of(await bench.receiver.ack(batch[1:])) == ["refused"]
     assert [(m.id, m.delivery) for m in await bench.receive()] == [("1", 2)]
     assert bench.receiver.status().backlog == 0
     await bench.receiver.aclose()
@@ -102,15 +102,15 @@ async def test_without_faults_nothing_is_changed() -> None:
 
 
 async def test_a_send_that_fails_has_not_arrived() -> None:
-    """An item fails for now, and only it; as often as it is told to."""
+    """The planned number of messages fails, and others are sent."""
     bench = await Bench.open()
     bench.faults.fail_next("send", times=2, when=lambda m: m.id != "1")
     assert await bench.send("1", "2", "3", "4") == ["ok", "again", "again", "ok"]
     assert ids(await bench.receive()) == ["1", "4"]
 
 
-async def test_a_send_may_fail_though_it_was_done() -> None:
-    """With ``done`` the message arrives, and its sender is told that it did not."""
+async def test_a_failed_send_may_have_arrived() -> None:
+    """With ``done`` the message arrives, although its sender gets an error."""
     bench = await Bench.open()
     bench.faults.fail_next("send", done=True)
     assert await bench.send("1") == ["again"]
@@ -118,16 +118,16 @@ async def test_a_send_may_fail_though_it_was_done() -> None:
 
 
 @pytest.mark.parametrize("done", [True, False])
-async def test_what_follows_a_failed_send_of_its_key_is_not_sent(done: bool) -> None:
-    """The later items of its key in the batch fail as well, to keep order; others do not."""
+async def test_a_failed_send_holds_back_its_key(done: bool) -> None:
+    """The later messages of its key in the batch fail too, to keep order; others do not."""
     bench = await Bench.open()
     bench.faults.fail_next("send", when=lambda m: m.id == "a1", done=done)
     assert await bench.send("a1", "b1", "a2", "1") == ["again", "ok", "again", "ok"]
     assert ids(await bench.receive()) == [*["a1"] * done, "b1", "1"]
 
 
-async def test_an_error_of_the_test_is_what_is_said() -> None:
-    """A given error is the item's result, transient or not."""
+async def test_the_error_of_a_fault_is_the_result() -> None:
+    """A given error is the result of the message."""
     bench = await Bench.open()
     error = PubSubError("too large", transient=False)
     bench.faults.fail_next("send", error)
@@ -135,17 +135,17 @@ async def test_an_error_of_the_test_is_what_is_said() -> None:
 
 
 async def test_a_message_may_arrive_twice() -> None:
-    """A duplicate is a message of its own with the same id: each is settled by itself."""
+    """A duplicate has the same id, and is settled separately."""
     bench = await Bench.open()
     bench.faults.duplicate_next()
     assert await bench.send("1", "2") == ["ok", "ok"]
     batch = await bench.receive()
     assert ids(batch) == ["1", "2", "1"]
-    assert said(await bench.receiver.ack(batch)) == ["ok", "ok", "ok"]
+    assert outcomes_of(await bench.receiver.ack(batch)) == ["ok", "ok", "ok"]
 
 
-async def test_a_confirmed_message_is_lost_only_where_that_is_asked_for() -> None:
-    """drop_next breaks the broker's word, and says so."""
+async def test_only_drop_next_loses_a_confirmed_message() -> None:
+    """Only drop_next loses a confirmed message."""
     bench = await Bench.open()
     bench.faults.drop_next(when=lambda m: m.id == "2")
     assert await bench.send("1", "2", "3") == ["ok", "ok", "ok"]
@@ -156,46 +156,46 @@ async def test_a_confirmed_message_is_lost_only_where_that_is_asked_for() -> Non
 
 
 async def test_a_settling_fails_item_by_item() -> None:
-    """What failed can be tried again, and is then done; the others are settled."""
+    """A failed message can be settled again; the others are settled."""
     bench = await Bench.open()
     await bench.send("1", "2", "3")
     batch = await bench.receive()
     for call in ("ack", "nack", "extend"):
         bench.faults.fail_next(call, when=lambda m: m.id == "2")
-    assert said(await bench.receiver.extend(batch, 30)) == ["ok", "again", "ok"]
-    assert said(await bench.receiver.ack(batch)) == ["ok", "again", "ok"]
-    assert said(await bench.receiver.nack(batch[1:2], 0)) == ["again"]
-    assert said(await bench.receiver.nack(batch[1:2], 0)) == ["ok"]
+    assert outcomes_of(await bench.receiver.extend(batch, 30)) == ["ok", "again", "ok"]
+    assert outcomes_of(await bench.receiver.ack(batch)) == ["ok", "again", "ok"]
+    assert outcomes_of(await bench.receiver.nack(batch[1:2], 0)) == ["again"]
+    assert outcomes_of(await bench.receiver.nack(batch[1:2], 0)) == ["ok"]
     assert ids(await bench.receive()) == ["2"]
 
 
-async def test_a_settling_may_fail_though_it_was_done() -> None:
-    """Whoever tries again is refused: the message is settled."""
+async def test_a_failed_settle_may_have_taken_effect() -> None:
+    """A retry is refused, because the message is settled."""
     bench = await Bench.open()
     await bench.send("1")
     batch = await bench.receive()
     bench.faults.fail_next("ack", done=True)
-    assert said(await bench.receiver.ack(batch)) == ["again"]
-    assert said(await bench.receiver.ack(batch)) == ["refused"]
+    assert outcomes_of(await bench.receiver.ack(batch)) == ["again"]
+    assert outcomes_of(await bench.receiver.ack(batch)) == ["refused"]
     assert await bench.receive() == []
 
 
 @pytest.mark.parametrize("call", ["ack", "extend"])
 async def test_a_lost_lease_is_found_when_it_is_used(call: str) -> None:
-    """The call is refused, and the message delivered again."""
+    """The call is refused, and the message is delivered again."""
     bench = await Bench.open()
     await bench.send("1", "2")
     batch = await bench.receive()
     bench.faults.lose_next(when=lambda m: m.id == "2")
     if call == "ack":
-        assert said(await bench.receiver.ack(batch)) == ["ok", "refused"]
+        assert outcomes_of(await bench.receiver.ack(batch)) == ["ok", "refused"]
     else:
-        assert said(await bench.receiver.extend(batch, 30)) == ["ok", "refused"]
+        assert outcomes_of(await bench.receiver.extend(batch, 30)) == ["ok", "refused"]
     assert [(m.id, m.delivery) for m in await bench.receive()] == [("2", 2)]
 
 
-async def test_a_lease_is_not_lost_where_there_is_none() -> None:
-    """A broker that cannot take messages back says so."""
+async def test_a_lease_cannot_be_lost_without_nack() -> None:
+    """A broker without nack raises UsageError."""
     bench = await Bench.open(inner=LogBroker())
     await bench.send("a1")
     batch = await bench.receiver.receive(10, 1)
@@ -209,7 +209,7 @@ async def test_a_lease_is_not_lost_where_there_is_none() -> None:
 
 
 async def test_a_connect_and_a_receive_fail_as_a_whole() -> None:
-    """They raise what they are to raise, once."""
+    """They raise the planned error, once."""
     faults = Faults()
     driver = FaultyDriver(MemoryDriver(), faults)
     receiver = driver.receiver("t", "s", ordered=False)
@@ -224,8 +224,8 @@ async def test_a_connect_and_a_receive_fail_as_a_whole() -> None:
     assert await receiver.receive(1, 0) == []
 
 
-async def test_an_outage_lets_nothing_through() -> None:
-    """Each call raises a transient error, and nothing is sent; after it all is well."""
+async def test_an_outage_fails_every_call() -> None:
+    """Each call raises a transient error, and nothing is sent; afterwards all calls work."""
     bench = await Bench.open()
     other = bench.driver.receiver("t", "other", ordered=False)
     async with bench.faults.outage():
@@ -238,7 +238,7 @@ async def test_an_outage_lets_nothing_through() -> None:
             bench.receiver.nack([message("2")], 0),
             bench.receiver.extend([message("2")], 30),
         ):
-            with pytest.raises(PubSubError, match="the broker is out") as caught:
+            with pytest.raises(PubSubError, match="the broker is unreachable") as caught:
                 await call
             assert caught.value.transient
     await other.connect(_revoke)
@@ -247,7 +247,7 @@ async def test_an_outage_lets_nothing_through() -> None:
 
 
 async def test_an_outage_breaks_connections() -> None:
-    """A pending receive ends with the error; what was held comes again, the old ack is refused."""
+    """A pending receive raises; held messages are delivered again, and the old ack is refused."""
     bench = await Bench.open(ordered=True)
     await bench.send("a1", "a2")
     held = await bench.receive()
@@ -256,31 +256,31 @@ async def test_an_outage_breaks_connections() -> None:
     async with bench.faults.outage():
         with pytest.raises(PubSubError, match="the connection is broken"):
             await pending
-    assert said(await bench.receiver.ack(held)) == ["refused", "refused"]
+    assert outcomes_of(await bench.receiver.ack(held)) == ["refused", "refused"]
     again = await bench.receive()
     assert [(m.id, m.delivery) for m in again] == [("a1", 2), ("a2", 2)]
-    assert said(await bench.receiver.ack(again)) == ["ok", "ok"]
+    assert outcomes_of(await bench.receiver.ack(again)) == ["ok", "ok"]
 
 
 async def test_an_outage_of_a_broker_with_positions_keeps_them() -> None:
-    """What is received during it is received after it, once, and no more than was asked for."""
+    """Messages received during the outage are returned after it, once, within the limit."""
     bench = await Bench.open(inner=LogBroker())
     pending = asyncio.create_task(bench.receiver.receive(10, 5))
     await turns()
     inner = bench.driver._inner.sender("t")  # type: ignore[attr-defined]  # others publish on
     async with bench.faults.outage():
         await inner.send([message("a1"), message("a2")])
-        with pytest.raises(PubSubError, match="the broker is out"):
+        with pytest.raises(PubSubError, match="the broker is unreachable"):
             await pending
     assert ids(await bench.receiver.receive(1, 5)) == ["a1"]
     batch = await bench.receiver.receive(1, 5)
     assert ids(batch) == ["a2"]
-    assert said(await bench.receiver.ack(batch)) == ["ok"]
+    assert outcomes_of(await bench.receiver.ack(batch)) == ["ok"]
     await bench.receiver.aclose()
 
 
 async def test_a_call_hangs_until_it_may_go_on() -> None:
-    """Neither begins nor returns while it hangs: what was received meanwhile is not lost."""
+    """A hanging receive neither begins nor returns, and loses no message."""
     bench = await Bench.open()
     pending = asyncio.create_task(bench.receiver.receive(10, 1000))
     await turns()
@@ -293,11 +293,11 @@ async def test_a_call_hangs_until_it_may_go_on() -> None:
         acking = asyncio.create_task(bench.receiver.ack(pending.result()))
         await turns()
         assert not acking.done()
-    assert said(await acking) == ["ok"]
+    assert outcomes_of(await acking) == ["ok"]
 
 
 async def test_closing_ends_a_receive_that_is_late() -> None:
-    """A receive that has not begun yet when its receiver is closed returns nothing."""
+    """A delayed receive returns nothing if its receiver is closed before it begins."""
     clock = Clock()
     bench = await Bench.open(Faults(rates=Rates(delay=1), clock=clock))
     pending = asyncio.create_task(bench.receiver.receive(10, 0))
@@ -308,7 +308,7 @@ async def test_closing_ends_a_receive_that_is_late() -> None:
 
 
 async def test_closing_ends_a_receive_that_hangs() -> None:
-    """It returns nothing; what it had got goes to others."""
+    """It returns nothing; its messages go to other receivers."""
     bench = await Bench.open()
     other = bench.driver.receiver("t", "s", ordered=False)
     await other.connect(_revoke)
@@ -327,7 +327,7 @@ async def test_closing_ends_a_receive_that_hangs() -> None:
 
 
 async def _story(seed: int) -> list[list[str]]:
-    """Return what is said of a hundred messages, and what arrives of them."""
+    """Return the results of a hundred messages, and the messages that arrive."""
     rates = Rates(fail=0.2, unconfirmed=0.1, duplicate=0.1, lose=0.1)
     bench = await Bench.open(Faults(seed, rates))
     story = []
@@ -338,36 +338,36 @@ async def _story(seed: int) -> list[list[str]]:
         except PubSubError as error:
             story.append([str(error)])
         else:
-            story.append([*ids(batch), *said(await bench.receiver.ack(batch))])
+            story.append([*ids(batch), *outcomes_of(await bench.receiver.ack(batch))])
     return story
 
 
-async def test_a_seed_decides_alike_each_time() -> None:
-    """The same seed goes through the same faults; another one through others."""
+async def test_a_seed_gives_the_same_faults() -> None:
+    """The same seed gives the same faults; another seed gives others."""
     assert await _story(1) == await _story(1) != await _story(2)
 
 
-async def test_what_goes_wrong_by_itself_ends() -> None:
-    """An outage of its own lasts as long as it may on the clock; stop ends all that is to come."""
+async def test_random_faults_end() -> None:
+    """A random outage is bounded by the clock; stop ends all faults."""
     clock = Clock()
     bench = await Bench.open(inner=MemoryDriver(clock=clock))
     faults = Faults(3, Rates(outage=1, fail=1), longest_outage=10, clock=clock)
     sender = FaultyDriver(MemoryDriver(), faults).sender("t")
-    with pytest.raises(PubSubError, match="the broker is out"):
+    with pytest.raises(PubSubError, match="the broker is unreachable"):
         await sender.send([message("1")])
     assert faults.is_out
     await clock.advance(10)
     assert not faults.is_out
-    with pytest.raises(PubSubError, match="the broker is out"):
+    with pytest.raises(PubSubError, match="the broker is unreachable"):
         await sender.send([message("1")])
     faults.fail_next("send")
     faults.stop()
-    assert said(await sender.send([message("1")])) == ["ok"]
+    assert outcomes_of(await sender.send([message("1")])) == ["ok"]
     await bench.receiver.aclose()
 
 
 async def test_a_call_is_late_by_the_clock() -> None:
-    """A delay of its own is over when the clock has been moved that far."""
+    """A random delay ends when the clock has moved that far."""
     clock = Clock()
     faults = Faults(rates=Rates(delay=1), longest_delay=10, clock=clock)
     sending = asyncio.create_task(FaultyDriver(MemoryDriver(), faults).sender("t").send([]))
@@ -378,15 +378,15 @@ async def test_a_call_is_late_by_the_clock() -> None:
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
-def test_a_rate_that_cannot_be_is_refused(rate: float) -> None:
-    """The error names the rate and what may be."""
+def test_an_invalid_rate_is_rejected(rate: float) -> None:
+    """The error names the rate and its range."""
     with pytest.raises(UsageError, match=r"Rates\(lose=.*use a rate from 0 to 1"):
         Rates(lose=rate)
 
 
 @pytest.mark.parametrize("times", [0, -1])
-def test_a_fault_that_never_happens_is_refused(times: int) -> None:
-    """A number of times that cannot be counted down is an error, not a fault for ever."""
+def test_an_invalid_number_of_times_is_rejected(times: int) -> None:
+    """A number of times below 1 raises UsageError."""
     faults = Faults()
     for say in (
         partial(faults.fail_next, "send"),
@@ -421,10 +421,8 @@ ROUGH = Rates(fail=0.05, unconfirmed=0.05, duplicate=0.05, lose=0.05, delay=0.05
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("has_positions", [False, True])
-async def test_nothing_confirmed_is_lost_whatever_goes_wrong(
-    has_positions: bool, seed: int
-) -> None:
-    """The engine over a broker with every fault handles all that was confirmed, at least once."""
+async def test_no_fault_loses_a_confirmed_message(has_positions: bool, seed: int) -> None:
+    """With every fault, the engine handles all confirmed messages at least once."""
     rates = replace(ROUGH, lose=0.0) if has_positions else ROUGH
     faults = Faults(seed, rates, longest_delay=0.001, longest_outage=0.01)
     inner = LogBroker() if has_positions else MemoryDriver(lease=0.5)

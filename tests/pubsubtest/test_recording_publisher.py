@@ -1,4 +1,4 @@
-"""The publisher's double: the real thing, but for the broker."""
+"""RecordingPublisher: a real publisher without a broker."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Cat(BaseModel):
     name: str
 
 
-async def test_it_remembers_what_was_published() -> None:
-    """Body, key, attributes and the decoded value are there to be looked at."""
+async def test_published_messages_are_recorded() -> None:
+    """Body, key, attributes and the decoded value are recorded."""
     async with RecordingPublisher("cats") as publisher:
         assert isinstance(publisher, Publisher)
         await publisher.publish(Cat(name="Tom"), key="1", attributes={"a": "b"})
@@ -32,7 +32,7 @@ async def test_it_remembers_what_was_published() -> None:
 
 
 async def test_a_tombstone_has_no_value() -> None:
-    """Asking for it says why."""
+    """The error of ``value`` says that it is a tombstone."""
     async with RecordingPublisher() as publisher:
         await publisher.publish(None, key="1")
     with pytest.raises(UndecodableMessage, match="tombstone"):
@@ -40,7 +40,7 @@ async def test_a_tombstone_has_no_value() -> None:
 
 
 async def test_a_scripted_failure_is_raised_and_not_recorded() -> None:
-    """A permanent error fails as many messages as it was scripted for."""
+    """A permanent error fails the planned number of messages."""
     async with RecordingPublisher() as publisher:
         publisher.fail(PERMANENT, times=2)
         for _ in range(2):
@@ -50,8 +50,8 @@ async def test_a_scripted_failure_is_raised_and_not_recorded() -> None:
     assert [m.value(str) for m in publisher.messages] == ["y"]
 
 
-async def test_transient_failures_are_tried_again_as_in_reality() -> None:
-    """The retry is the real publisher's."""
+async def test_transient_failures_are_retried() -> None:
+    """The real publisher retries."""
     async with RecordingPublisher() as publisher:
         publisher.fail(TRANSIENT, times=2)
         await publisher.publish("x")
@@ -60,7 +60,7 @@ async def test_transient_failures_are_tried_again_as_in_reality() -> None:
 
 
 async def test_a_failure_may_choose_its_message() -> None:
-    """One item of a batch fails; the others do not."""
+    """One message of a batch fails; the others do not."""
     async with RecordingPublisher() as publisher:
         publisher.fail(PERMANENT, when=lambda message: message.key == "bad")
         results = await asyncio.gather(
@@ -70,8 +70,8 @@ async def test_a_failure_may_choose_its_message() -> None:
     assert results == [None, PERMANENT, None]
 
 
-async def test_limits_and_the_end_are_real() -> None:
-    """Oversize is refused, and so is publishing after the close."""
+async def test_limits_and_aclose_are_real() -> None:
+    """Oversize messages are rejected, and so is publishing after aclose."""
     publisher = RecordingPublisher(message_bytes=100)
     with pytest.raises(PubSubError, match="at most 100"):
         await publisher.publish(b"x" * 101)
@@ -81,7 +81,7 @@ async def test_limits_and_the_end_are_real() -> None:
 
 
 async def test_many_are_recorded_with_their_results() -> None:
-    """One call, a result for each; what is confirmed is recorded in order."""
+    """Each value has its result; confirmed messages are recorded in order."""
     async with RecordingPublisher() as publisher:
         publisher.fail(PERMANENT, when=lambda message: message.key == "bad")
         cats = [Cat(name=name) for name in ("a", "bad", "b")]

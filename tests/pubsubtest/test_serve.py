@@ -1,4 +1,4 @@
-"""The real daemon in the test's own process."""
+"""serve: the real daemon in the test's process."""
 
 import asyncio
 import logging
@@ -61,7 +61,7 @@ class Cats(Service):
         raise Reject("no mice")
 
 
-async def test_what_the_service_publishes_is_recorded() -> None:
+async def test_published_messages_are_recorded() -> None:
     """published() has body, key and attributes; the service's own subscriber handles it too."""
     async with pubsubtest.serve(Cats) as cats:
         async with cats.http.post("/cats", json={"name": "Tom"}) as response:
@@ -76,8 +76,8 @@ async def test_what_the_service_publishes_is_recorded() -> None:
     assert cats.published("dogs") == []
 
 
-async def test_delivering_tells_the_outcome() -> None:
-    """deliver() returns what became of the message, and is not among what was published."""
+async def test_deliver_returns_the_outcome() -> None:
+    """deliver() returns the outcome of the message, which published() does not list."""
     async with pubsubtest.serve(Cats) as cats:
         assert await cats.deliver("cats", Cat(name="Tom")) == "ack"
         assert await cats.deliver("cats", Cat(name="rejected")) == "dead_letter"
@@ -91,7 +91,7 @@ async def test_delivering_tells_the_outcome() -> None:
 
 
 async def test_retries_do_not_wait() -> None:
-    """Retry(after an hour) is tried again at once; a handler runs as often as it would."""
+    """A retry after an hour happens at once; the handler runs as often as in production."""
     async with pubsubtest.serve(Cats) as cats:
         assert await cats.deliver("cats", Cat(name="shy")) == "nack"
         await cats.idle()
@@ -106,7 +106,7 @@ async def test_retries_do_not_wait() -> None:
 
 
 async def test_protobuf_and_tombstones_are_delivered() -> None:
-    """A protobuf message arrives as one, None as a tombstone."""
+    """A protobuf message arrives decoded, None as a tombstone."""
     async with pubsubtest.serve(Cats) as cats:
         assert await cats.deliver("birds", StringValue(value="Tweety")) == "ack"
         assert await cats.deliver("birds", None) == "ack"
@@ -114,32 +114,30 @@ async def test_protobuf_and_tombstones_are_delivered() -> None:
     assert cats.service.seen == [("Tweety", 0), ("tombstone", 0)]
 
 
-async def test_each_subscription_has_its_say() -> None:
-    """With several subscriptions the outcome is the one that is no ack, once all have settled."""
+async def test_deliver_waits_for_each_subscription() -> None:
+    """With several subscriptions, an outcome other than ack wins, after all have settled."""
     async with pubsubtest.serve(Cats) as cats:
         assert await cats.deliver("mice", "Jerry") == "dead_letter"
 
 
-async def test_a_topic_that_nobody_consumes_is_a_mistake() -> None:
-    """deliver() to a topic without subscription says so instead of waiting."""
+async def test_delivering_to_a_topic_without_subscription_raises() -> None:
+    """deliver() to a topic without subscription raises instead of waiting."""
     async with pubsubtest.serve(Cats) as cats:
-        match = "Cats subscribes to no topic 'cows'; it does to: birds, cats, dogs, fish, mice"
+        match = "Cats does not subscribe to topic 'cows', but to: birds, cats, dogs, fish, mice"
         for _ in range(2):
             with pytest.raises(UsageError, match=match):
                 await cats.deliver("cows", "Bessie")
 
 
 async def test_a_message_that_is_never_settled_times_out() -> None:
-    """A failure in an ordered subscription without dead letters blocks its key: deliver says so."""
+    """A failure that blocks its key makes deliver() raise TimeoutError."""
     async with pubsubtest.serve(Cats, settings=Settings(shutdown_timeout=0)) as cats:
         with pytest.raises(TimeoutError, match=r"was not settled within 0\.05 s"):
             await cats.deliver("fish", "Wanda", timeout=0.05)
 
 
-async def test_the_environment_is_left_outside(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Neither the environment nor .env nor logging reaches, or is reached by, a served daemon."""
+async def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A served daemon reads no environment and no .env, and changes no logging."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("SERVICE_NAME=from-a-file\n")
     monkeypatch.setenv("HTTP_PORT", "1")
@@ -152,8 +150,8 @@ async def test_the_environment_is_left_outside(
         assert logging.getLogger().handlers == handlers
 
 
-async def test_a_service_that_was_made_is_served_as_it_is() -> None:
-    """A service with what a test has put into it keeps that, and its settings."""
+async def test_a_service_instance_is_served_unchanged() -> None:
+    """A service instance keeps its attributes and settings."""
 
     class Greeting(Settings):
         greeting: str = "miaow"
@@ -171,7 +169,7 @@ async def test_a_service_that_was_made_is_served_as_it_is() -> None:
 
 
 async def test_many_are_served_at_once() -> None:
-    """Tests may run side by side: each has its own port and broker."""
+    """Each served daemon has its own port and broker."""
     async with pubsubtest.serve(Cats) as one, pubsubtest.serve(Cats) as two:
         await asyncio.gather(one.deliver("cats", Cat(name="A")), two.deliver("cats", Cat(name="B")))
 
@@ -179,8 +177,8 @@ async def test_many_are_served_at_once() -> None:
     assert two.service.seen == [("B", 1)]
 
 
-async def test_a_channel_may_lead_elsewhere() -> None:
-    """A topic is what settings call it, and whatever their broker, it is one in memory."""
+async def test_a_channel_may_have_another_topic() -> None:
+    """Settings name the topic of a channel; each of its brokers is in memory."""
     settings = Settings(
         topics={"DEAD_CATS": "kafka://nowhere/dead"},
         subscriptions={"CATS": "sqs://nowhere/felines", "DOGS": "gcp://nowhere/canines"},
@@ -194,8 +192,8 @@ async def test_a_channel_may_lead_elsewhere() -> None:
 # Time, and faults.
 
 
-async def test_time_is_the_tests_where_it_has_a_clock() -> None:
-    """A retry waits for the clock, and no longer."""
+async def test_retries_wait_for_the_clock() -> None:
+    """A retry ends when the test has moved the clock."""
     clock = Clock()
     async with pubsubtest.serve(Cats, clock=clock) as cats:
         assert await cats.deliver("cats", Cat(name="shy")) == "nack"
@@ -207,7 +205,7 @@ async def test_time_is_the_tests_where_it_has_a_clock() -> None:
 
 
 async def test_no_lease_ends_because_the_clock_is_moved() -> None:
-    """A handler that takes an hour on the clock keeps its message, as the engine sees to."""
+    """A handler that takes an hour of the clock keeps its message."""
 
     class Slow(Service):
         handled = 0
@@ -226,8 +224,8 @@ async def test_no_lease_ends_because_the_clock_is_moved() -> None:
         assert slow.service.handled == 1
 
 
-async def test_a_publish_that_fails_for_now_is_tried_again() -> None:
-    """Faults go wrong between the daemon and its broker; what was confirmed is recorded once."""
+async def test_a_transient_publish_failure_is_retried() -> None:
+    """Faults apply between the daemon and its broker; a confirmed message is recorded once."""
     faults = Faults()
     async with pubsubtest.serve(Cats, faults=faults) as cats:
         faults.fail_next("send", times=2)
@@ -238,8 +236,8 @@ async def test_a_publish_that_fails_for_now_is_tried_again() -> None:
         assert cats.service.seen == [("Tom", 1)]
 
 
-async def test_a_message_that_comes_twice_is_settled_twice() -> None:
-    """The outcome of a duplicate that is delivered is its first."""
+async def test_a_duplicate_is_settled_twice() -> None:
+    """The outcome of a duplicated message is the first one."""
     faults = Faults()
     async with pubsubtest.serve(Cats, faults=faults) as cats:
         faults.duplicate_next()
@@ -248,8 +246,8 @@ async def test_a_message_that_comes_twice_is_settled_twice() -> None:
         assert cats.service.seen == [("Tom", 1)] * 2
 
 
-async def test_a_lost_lease_is_no_outcome() -> None:
-    """A delivery whose lease was lost comes again, and that is what deliver waits for."""
+async def test_a_lost_lease_is_not_an_outcome() -> None:
+    """deliver() waits for the delivery after a lost lease."""
     faults = Faults()
     async with pubsubtest.serve(Cats, faults=faults) as cats:
         faults.lose_next()
@@ -257,8 +255,8 @@ async def test_a_lost_lease_is_no_outcome() -> None:
         assert cats.service.seen == [("Tom", 1)] * 2
 
 
-async def test_a_subscriber_that_was_replaced_is_one() -> None:
-    """deliver waits for each subscription once, however often its subscriber was made anew."""
+async def test_a_replaced_subscriber_counts_once() -> None:
+    """deliver() waits for each subscription once, even if its subscriber was replaced."""
 
     class Dogs(Service):
         @subscribe("dogs")

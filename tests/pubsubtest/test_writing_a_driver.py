@@ -1,4 +1,4 @@
-"""The driver that the documentation walks through passes the suite, as it stands there."""
+"""The driver in docs/writing-a-driver.md passes the conformance suite unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _open_driver() -> Callable[[str], Driver]:
 
 @pytest.mark.parametrize("check", checks(), ids=lambda check: check.name)
 async def test_the_driver_on_the_page_passes(check: Check, tmp_path: Path) -> None:
-    """No check fails."""
+    """No check fails for the driver of the documentation."""
     open_driver = _open_driver()
     harness = Harness(open=lambda: open_driver(f"sqlite://{tmp_path}/queue.db"), quiet=0.2)
     result = await run_check(check, harness, timeout=40)
@@ -33,7 +33,7 @@ async def test_the_driver_on_the_page_passes(check: Check, tmp_path: Path) -> No
 
 
 async def test_most_checks_apply_to_it(tmp_path: Path) -> None:
-    """What it cannot be put to is what it says that it cannot do."""
+    """The checks that do not apply are those that its capabilities exclude."""
     driver = _open_driver()(f"sqlite://{tmp_path}/queue.db")
     harness = Harness(open=lambda: driver)
     lacks = [lack for check in checks() if (lack := check.missing(harness, driver.capabilities))]
@@ -42,6 +42,6 @@ async def test_most_checks_apply_to_it(tmp_path: Path) -> None:
 
 
 def test_the_proof_on_the_page_is_about_25_lines() -> None:
-    """It compiles, and is as short as promised."""
+    """The test on the page compiles and is short."""
     compile(PROOF, str(PAGE), "exec")
     assert len(PROOF.splitlines()) <= 25

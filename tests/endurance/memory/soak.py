@@ -42,7 +42,7 @@ from gizmopy.pubsub import (
 )
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Results, Revoke
-from pubsubtest.faults import Faults, FaultyDriver, Rates
+from pubsubtest import Faults, FaultyDriver, Rates
 from tests.pubsub.log_broker import LogBroker, LogReceiver
 
 SECONDS = 600.0

@@ -1,4 +1,4 @@
-"""Faults in the engine: what a bench runs on a sound driver, with one promise broken."""
+"""Faults in the engine, which a check then runs on a correct driver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gizmopy.pubsub.driver import Results
 from gizmopy.pubsub.handlers import BatchResults
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-"""Plants a fault, for as long as a test lasts."""
+"""Plants a fault for the time of a test."""
 
 
 def sound(patch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,7 @@ def subscriber(
     dead_letter: Callable[[Any], Any] = lambda publish: publish,
     handler: Callable[[Any], Any] = lambda handle: handle,
 ) -> Plant:
-    """Return what plants a subscriber that changes what it is given."""
+    """Return a Plant of a subscriber that changes its arguments."""
 
     def make(end: Receiver, declared: Any, **given: Any) -> Subscriber:
         declared = replace(declared, handler=handler(declared.handler), **options or {})
@@ -43,7 +43,7 @@ def subscriber(
 
 
 def handler_that(change: Callable[[BaseException], BaseException | None]) -> Plant:
-    """Return what plants a subscriber that takes what its handler raises for something else."""
+    """Return a Plant of a subscriber that replaces the errors of its handler."""
 
     def changing(handle: Callable[[Message], Awaitable[None]]) -> Any:
         async def handler(message: Message) -> None:
@@ -60,24 +60,24 @@ def handler_that(change: Callable[[BaseException], BaseException | None]) -> Pla
 
 
 def unconfirmed(publish: Any) -> Any:
-    """Return what takes a dead letter that was refused for one that is buried."""
+    """Return a ``publish`` that hides the failure of a dead letter."""
 
-    async def bury(message: Message) -> None:
+    async def record_dead_letter(message: Message) -> None:
         try:
             await publish(message)
         except PubSubError:
             pass
 
-    return bury
+    return record_dead_letter
 
 
 async def all_handled(messages: Sequence[Message]) -> BatchResults:
-    """Take all of a batch for handled."""
+    """Report all messages of a batch as handled."""
     return [None] * len(messages)
 
 
 class CancellingReceiver:
-    """Cancels the receive that is pending when it is closed, as a careless engine might."""
+    """Cancel a pending receive on close."""
 
     def __init__(self, inner: Receiver) -> None:
         self._inner = inner
@@ -101,18 +101,18 @@ class CancellingReceiver:
 
 
 def shared_contexts(patch: pytest.MonkeyPatch) -> None:
-    """Let all handlings run in one context."""
+    """Run all handlings in one context."""
     context = copy_context()
     patch.setattr("gizmopy.pubsub.engine.worker.copy_context", lambda: context)
 
 
 def publisher(kind: type[Publisher]) -> Plant:
-    """Return what plants a publisher."""
+    """Return a Plant of a publisher."""
     return lambda patch: patch.setattr("pubsubtest.conformance.context.Publisher", kind)
 
 
 class AllOrNothing(Publisher):
-    """Of many, one that fails spoils the others."""
+    """Fail all values if one of them is invalid."""
 
     async def publish_many(self, values: Iterable[Any], **options: Any) -> Results:
         given = list(values)
@@ -122,15 +122,15 @@ class AllOrNothing(Publisher):
 
 
 class ClosesNothing(Publisher):
-    """Publishes after its close."""
+    """Publish after aclose."""
 
     async def aclose(self, timeout: float = 1.0) -> None:
         pass
 
 
-class Boundless(Publisher):
-    """Heeds none of the broker's limits."""
+class Unlimited(Publisher):
+    """Ignore the limits of the broker."""
 
     def __init__(self, *ends: Any, limits: Any, **options: Any) -> None:
-        boundless = replace(limits, message_bytes=None, batch_bytes=None, batch_messages=10_000)
-        super().__init__(*ends, limits=boundless, **options)
+        unlimited = replace(limits, message_bytes=None, batch_bytes=None, batch_messages=10_000)
+        super().__init__(*ends, limits=unlimited, **options)
