@@ -24,6 +24,7 @@ from gizmopy.pubsub import registry
 from gizmopy.pubsub.destinations import Destination, DestinationResolver
 from gizmopy.pubsub.driver import Driver, Results
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
+from gizmopy.pubsub.engine.observer import Observer
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.subscriber import Subscriber
@@ -72,8 +73,9 @@ class Channels:
 
     Channels are topics at ``url``, unless ``topics`` or ``subscriptions`` give one its own URL: see
     :class:`~gizmopy.pubsub.destinations.DestinationResolver`. A publisher connects on its first
-    use; ``linger`` is how many seconds its batches wait to become full. Leaving the context drains
-    the subscribers, flushes and closes the publishers, and closes the drivers.
+    use; ``linger`` is how many seconds its batches wait to become full. ``on_settle`` and
+    ``observers`` are those of all publishers and subscribers. Leaving the context drains the
+    subscribers, flushes and closes the publishers, and closes the drivers.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Channels:
         metrics: Metrics,
         linger: float = 0.0,
         on_settle: OnSettle | None = None,
+        observers: Sequence[Observer] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         open_driver: Callable[[str], Driver] = registry.open_driver,
     ) -> None:
@@ -93,6 +96,7 @@ class Channels:
         self._metrics = metrics
         self._linger = linger
         self._on_settle = on_settle
+        self._observers = observers
         self._sleep = sleep
         self._open_driver = open_driver
         self._destinations = DestinationResolver(url, topics, subscriptions)
@@ -173,6 +177,7 @@ class Channels:
                 metrics=self._metrics,
                 limits=driver.capabilities,
                 linger=self._linger,
+                observers=self._observers,
                 sleep=self._sleep,
             )
             try:
@@ -254,6 +259,7 @@ class Channels:
             metrics=self._metrics,
             dead_letter=dead_letter,
             on_settle=self._on_settle,
+            observers=self._observers,
             sleep=self._sleep,
         )
 

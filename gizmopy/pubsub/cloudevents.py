@@ -42,10 +42,11 @@ _FORBIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_NONCHARACTERS}]")
 class CloudEvent:
     """The attributes of an event, as CloudEvents 1.0 defines them.
 
-    ``type`` names the kind of event, ``source`` (a URI reference) where it happened, ``subject``
-    what it happened to, and ``time`` when. ``source`` and ``id`` together identify the event: a
-    duplicate has the same two. ``datacontenttype`` is the media type of the body; with None, the
-    codec's is used. The names of ``extensions`` are lower-case letters and digits.
+    ``type`` is the kind of event, ``source`` (a URI reference) the context in which it happened,
+    ``subject`` the object that it concerns, and ``time`` the date. ``source`` and ``id`` together
+    identify the event: a duplicate has the same two. ``datacontenttype`` is the media type of the
+    body; with None, the codec's is used. The names of ``extensions`` are lower-case letters and
+    digits.
 
     Raises UsageError on values that CloudEvents 1.0 does not allow.
     """

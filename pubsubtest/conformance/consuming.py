@@ -40,7 +40,7 @@ async def an_empty_receive_ends_after_its_wait(context: CheckContext) -> None:
     """Without messages, ``receive`` returns none after about ``wait`` seconds."""
     receiver = await context.receiver()
     loop = asyncio.get_running_loop()
-    await receiver.receive(1, 0.1)  # the first may have a subscription to join
+    await receiver.receive(1, 0.1)  # the first one may join the subscription
     begun = loop.time()
     batch = await receiver.receive(1, 0.5)
     took = loop.time() - begun

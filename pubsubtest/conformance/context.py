@@ -170,7 +170,7 @@ class CheckContext:
             results = await receiver.ack(messages[start : start + self.can.batch_messages])
             expect(not any(results), f"acking failed: {[r for r in results if r]}")
 
-    # The real engine on top.
+    # The real engine on the driver.
 
     async def publisher(self, topic: str = "", *, sender: Sender | None = None) -> Publisher:
         """Return a connected publisher."""

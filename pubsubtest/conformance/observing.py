@@ -111,7 +111,7 @@ class CrashingReceiver(WatchedReceiver):
         return await super().extend(batch, seconds)
 
     async def aclose(self) -> None:
-        """End a pending receive; the broker is told unless crashed."""
+        """End a pending receive; and close the inner receiver, unless crashed."""
         self._closed.set()
         if not self.has_crashed:
             await super().aclose()

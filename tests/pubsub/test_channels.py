@@ -24,6 +24,7 @@ from gizmopy.pubsub import (
     subscribe,
 )
 from gizmopy.pubsub.brokers.memory import MemoryDriver
+from gizmopy.pubsub.engine.observer import Observer
 from tests.pubsub.support import FakeReceiver, capabilities, no_wait, turns, until
 
 
@@ -165,6 +166,34 @@ async def test_a_drain_that_cannot_empty_the_queues_reports_the_rest() -> None:
             await channels.publish("in", b"x")
         await started.wait()
         assert await channels.drain(0) == (0, 4, 1, 0)
+
+
+class Seen(Observer):
+    """Record one event of publishers and one of subscribers."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def published(self, message: Message, seconds: float) -> None:
+        self.events.append(("published", message.topic))
+
+    def received(self, messages: Sequence[Message]) -> None:
+        self.events += [("received", message.topic) for message in messages]
+
+
+async def test_observers_see_all_publishers_and_subscribers() -> None:
+    """The observers of the channels get the events of each publisher and each subscriber."""
+    seen = Seen()
+    async with Log().channels(observers=[seen]) as channels:
+        await channels.start(collected(Service(channels)))
+        await channels.publish("cats", Cat(name="Tom"))
+        await channels.idle()
+    assert sorted(seen.events) == [
+        ("published", "cats"),
+        ("published", "toms"),
+        ("received", "cats"),
+        ("received", "toms"),
+    ]
 
 
 async def test_many_are_published_in_one_call() -> None:

@@ -89,7 +89,7 @@ def test_an_event_is_read_as_it_was_written(**attributes: Any) -> None:
         ({"subject": "\ud800"}, "that CloudEvents forbid"),
         ({"subject": "\ufffe"}, "that CloudEvents forbid"),
         ({"subject": "\U0010ffff"}, "that CloudEvents forbid"),
-        ({"time": datetime(2018, 4, 5)}, "has no time zone"),  # noqa: DTZ001 - what is refused
+        ({"time": datetime(2018, 4, 5)}, "has no time zone"),  # noqa: DTZ001 - it is rejected
         ({"extensions": {"Name": "x"}}, "'Name'; use lower-case letters and digits"),
         ({"extensions": {"with-hyphen": "x"}}, "lower-case"),
         ({"extensions": {"name\n": "x"}}, "lower-case"),

@@ -42,7 +42,7 @@ class Renamed(BaseModel):
     class_: str = Field(alias="class")
 
 
-class Color(str, Enum):  # noqa: UP042 - one that is a str is what is tested
+class Color(str, Enum):  # noqa: UP042 - the test needs an enum that is a str
     RED = "red"
 
 

@@ -23,7 +23,7 @@ _numbers = count(1)
 
 
 class Queues:
-    """A broker that outlives its connections, with topics that may refuse what is published."""
+    """A broker that outlives its connections, with topics that may reject messages."""
 
     def __init__(self, lease: float = 30.0) -> None:
         self._memory = MemoryDriver(lease=lease)
@@ -33,10 +33,10 @@ class Queues:
         self.refused: dict[str, Exception] = {}
         """Topics that take nothing, and why."""
         self.gate = asyncio.Event()
-        """What a send waits for."""
+        """A send waits until it is set."""
         self.gate.set()
         self.ack_error: Exception | None = None
-        """What becomes of every ack."""
+        """The result of every ack."""
         self.extended = 0
 
     def sender(self, topic: str) -> Sender:
@@ -397,7 +397,7 @@ async def test_a_slow_publish_is_waited_for_with_its_lease() -> None:
 async def test_a_message_that_fails_again_is_not_moved_again_by_the_same_run() -> None:
     """A handler that still fails does not make the run endless."""
     queues = Queues()
-    letters = await fill(queues, dead(source="dead"))  # what is published comes back at once
+    letters = await fill(queues, dead(source="dead"))  # each published message is received again
 
     run = Run(queues)
     await run.run()
@@ -413,7 +413,7 @@ async def test_a_message_that_fails_again_is_not_moved_again_by_the_same_run() -
     assert message.attributes[REDRIVEN] == "2"
 
 
-# Where dead letters may go
+# Topics that dead letters may be published to
 
 
 async def test_nothing_is_published_to_a_topic_that_is_not_allowed() -> None:
@@ -597,7 +597,7 @@ async def test_a_log_cannot_be_filtered() -> None:
         await Run(broker, match="KeyError").run()
 
 
-# Trouble.
+# Errors and interruptions.
 
 
 async def test_dead_letters_that_do_not_exist_are_an_error() -> None:

@@ -98,7 +98,7 @@ async def test_without_faults_nothing_is_changed() -> None:
         await bench.send("3")
 
 
-# A send: failed, done in vain, twice, dropped.
+# Sends: failed, unconfirmed, duplicated, dropped.
 
 
 async def test_a_send_that_fails_has_not_arrived() -> None:
@@ -152,7 +152,7 @@ async def test_only_drop_next_loses_a_confirmed_message() -> None:
     assert ids(await bench.receive()) == ["1", "3"]
 
 
-# A settling: failed, done in vain, too late.
+# Settling: failed, unconfirmed, too late.
 
 
 async def test_a_settling_fails_item_by_item() -> None:
@@ -323,7 +323,7 @@ async def test_closing_ends_a_receive_that_hangs() -> None:
     assert ids(await other.receive(10, 0)) == ["1"]
 
 
-# At random.
+# Random faults.
 
 
 async def _story(seed: int) -> list[list[str]]:
@@ -428,7 +428,7 @@ async def test_no_fault_loses_a_confirmed_message(has_positions: bool, seed: int
     inner = LogBroker() if has_positions else MemoryDriver(lease=0.5)
     driver = FaultyDriver(inner, faults)
     handlers = Handlers()
-    publisher = await _publisher(driver)  # before anything goes wrong
+    publisher = await _publisher(driver)  # before the faults begin
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(asyncio.TaskGroup())
         for subscription in collect_subscriptions(handlers, "s"):

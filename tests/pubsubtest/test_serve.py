@@ -98,7 +98,7 @@ async def test_retries_do_not_wait() -> None:
         assert await cats.deliver("cats", Cat(name="broken")) == "nack"
         await cats.idle()
 
-    shy = [("shy", 1), ("shy", 1)]  # an hour is the broker's to wait
+    shy = [("shy", 1), ("shy", 1)]  # the broker waits the hour
     broken = [("broken", attempt) for _ in range(5) for attempt in (1, 2, 3)]
     assert cats.service.seen == shy + broken
     (dead,) = cats.published("dead-cats")

@@ -91,8 +91,9 @@ class Batcher:
     async def send(self, message: Message) -> None:
         """Send ``message`` and return when the broker has confirmed it, else raise the reason."""
         started_at = perf_counter()
-        # An earlier message of this key may wait in the buffer: only a message that nothing
-        # precedes may skip it. It saves a task and a future, two thirds of the cost of a publish.
+        # An earlier message of this key may wait in the buffer, so only a message that no other
+        # precedes may skip it. That saves a task and a future: a publish to memory:// takes
+        # 1.5 µs of CPU instead of 5 µs (benchmarks/publish.py).
         if self._is_sending or self._calls or self._linger:
             await self._send_buffered(message, started_at)
             return
@@ -150,6 +151,8 @@ class Batcher:
     async def _stop(self) -> None:
         """Cancel the flusher and the timers, then fail the messages that are left."""
         self._phase = Phase.STOPPED
+        # First the tasks end, then the messages fail. The flusher settles its own batch when it is
+        # cancelled, and a timer releases its queue: only then can take() return all messages.
         await cancel_and_wait(list(self._tasks))
         self._is_sending = False
         while batch := self._buffer.take():
@@ -281,8 +284,8 @@ class Batcher:
     def _failure(self, error: Exception | asyncio.CancelledError) -> Exception:
         """Return the error of a send, or raise it if this task is the one that was cancelled.
 
-        A driver's own task may be cancelled too, for example when its client shuts down. Passed on,
-        that CancelledError would end the caller's task, although nobody cancelled it.
+        A driver's own task may be cancelled too, for example when its client shuts down. If that
+        CancelledError were passed on, it would end a caller's task that was not cancelled.
         """
         if not isinstance(error, asyncio.CancelledError):
             return error
@@ -313,8 +316,9 @@ class Batcher:
         retried: list[PendingMessage] = []
         refused: set[KeyQueue] = set()
         for pending, error in zip(sent, results, strict=True):
-            # With ordered_batches a driver fails what follows a refused message of the same key.
-            # Those messages were not tried, so the failure is not an attempt of theirs.
+            # With ordered_batches a driver also fails the messages behind a refused one of the same
+            # key. They were not sent, so their failure does not count as an attempt: else five
+            # refused messages would use up the attempts of a good one behind them.
             if pending.queue not in refused:
                 pending.attempts += 1
             if error is None:

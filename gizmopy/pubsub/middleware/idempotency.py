@@ -111,6 +111,9 @@ def idempotent(
             if not (name := key(message)):
                 await handler(message)
                 return
+            # Two phases, because neither order of one step would do. A mark made before the handler
+            # loses the message if the process dies in it; one made after it lets a concurrent
+            # delivery run the handler too.
             mark = await marks.begin(message, name)
             if mark is None:
                 logger.debug("%r was handled before; it is acked without handling", message)

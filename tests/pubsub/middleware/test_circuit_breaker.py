@@ -15,7 +15,7 @@ DOWN = ConnectionError("the database is down")
 
 
 class Behind:
-    """What is behind the handler: it fails while ``error`` is set, and can be made to wait."""
+    """The service behind the handler: it fails while ``error`` is set, and can be made to wait."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None

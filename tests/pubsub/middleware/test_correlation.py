@@ -13,7 +13,7 @@ from tests.pubsub.support import message, running, until
 
 
 class Seen:
-    """A handler that remembers what would be carried by what it publishes."""
+    """A handler that records the propagated attributes."""
 
     def __init__(self) -> None:
         self.carried: list[Mapping[str, str]] = []

@@ -20,7 +20,7 @@ ONCE = RetryPolicy(attempts=1)
 
 
 class Handled:
-    """A handler that remembers what it was given, and raises each of the errors first."""
+    """A handler that records its messages, and raises each of the errors first."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
@@ -81,7 +81,7 @@ class RememberingStore(MemoryStore):
         return await super().begin(key, seconds)
 
 
-# The name of a mark
+# The key of a mark
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_a_long_key_has_a_short_mark() -> None:
     assert store.keys[2] == mark_key("", "t", "7")
 
 
-# What becomes of a message
+# Outcomes of messages
 
 
 async def test_a_message_whose_handling_failed_is_handled_again() -> None:
@@ -325,7 +325,7 @@ async def test_an_abort_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -
     assert "the mark of message 1 of t/ could not be removed and expires within 30 s" in caplog.text
 
 
-# How long a mark lasts
+# The lifetime of a mark
 
 
 async def test_the_mark_lasts_as_long_as_the_lease() -> None:
@@ -439,7 +439,7 @@ async def test_a_done_mark_expires() -> None:
     assert handler.ids == ["1", "1"]
 
 
-# Which messages are the same
+# The identity of messages
 
 
 async def test_subscriptions_that_share_a_store_do_not_mix() -> None:

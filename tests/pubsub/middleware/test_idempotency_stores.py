@@ -234,7 +234,7 @@ _STEPS = st.lists(
 
 
 class Model:
-    """What a store must know: who holds each key, until when, and what is done, until when."""
+    """The correct state of a store: the holders and the done keys, with their expiry."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -406,7 +406,7 @@ async def test_the_mark_of_a_killed_process_expires(redis_url: str) -> None:
         begun = await store.begin(KEY, 60)
         assert begun.state is State.IN_PROGRESS
         assert expires_in(begun, 60)
-        await client.pexpire(prefix + KEY, 50)  # what is left of a minute
+        await client.pexpire(prefix + KEY, 50)  # the rest of a minute
         await _until_new(store)
 
 
@@ -455,7 +455,7 @@ async def test_a_step_that_is_sent_again_is_done_once(redis_url: str) -> None:
     """A client that repeats a command gets the answer of the first one."""
     async with Redis.from_url(redis_url) as client:
         twice = Twice(client)
-        store = RedisStore(twice, prefix=new_id())  # type: ignore[arg-type]  # it has what is used
+        store = RedisStore(twice, prefix=new_id())  # type: ignore[arg-type]  # a fake client
         begun = await store.begin(KEY, 60)
         assert begun.state is State.NEW
         assert await store.renew(KEY, begun.token, 60)

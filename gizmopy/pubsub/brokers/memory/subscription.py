@@ -157,7 +157,8 @@ class MemorySubscription:
             else:
                 self._put_back(copy)
 
-        # From the last to the first, because each is put in front of its successors.
+        # From the last to the first, because each is put in front of its successors. In the other
+        # order a batch that is given back would be delivered again in reverse.
         results = self._settle(batch[::-1], leases, redeliver)[::-1]
         if delayed:
             self._start_timer(self.clock.time() + delay, delayed[::-1], None)
