@@ -24,11 +24,12 @@ run: $(RUN)  ## Start the example daemon on 127.0.0.1:8080 (HTTP_PORT=9000 make 
 test: $(DEV)  ## Run the tests side by side (ARGS='-k drain -x'; WORKERS=0: one after the other)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10 $(ARGS)
 
-check: $(DEV)  ## Lint, check formatting, types and import contracts
+check: $(DEV)  ## Lint; check formatting, types, import contracts, sizes and language
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_shape.py
 
 bench: $(DEV)  ## Measure the cost of a request and of a message
 	$(BIN)/python -m benchmarks
