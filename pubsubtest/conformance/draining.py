@@ -44,7 +44,8 @@ async def a_drain_gives_back_what_is_not_started(context: CheckContext) -> None:
         lambda: len(done | handled) == 6, "the handling of all", within=context.soon
     )
     expect(
-        context.can.positions or not done & handled, f"{done & handled} came again, though acked"
+        context.can.positions or not done & handled,
+        f"{done & handled} were delivered again, although acked",
     )
     await context.expect_nothing(dead)
 
@@ -145,7 +146,9 @@ async def a_death_repeats_what_was_not_acked_and_no_more(context: CheckContext) 
     )
     await asyncio.sleep(context.quiet)
     expected = {str(number).encode() for number in range(5, 10)}
-    expect(set(again) == expected, f"{sorted(map(str, again))} came again, not the last 5")
+    expect(
+        set(again) == expected, f"{sorted(map(str, again))} were delivered again, not the last 5"
+    )
 
 
 @check()

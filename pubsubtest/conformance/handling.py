@@ -60,9 +60,13 @@ async def a_failing_message_becomes_a_dead_letter(context: CheckContext) -> None
     expect((letter.body, letter.key) == (b"x", "k"), f"the dead letter is {letter!r}")
     attributes = letter.attributes
     expect(attributes.get("a") == "b", "the message's own attribute is gone")
-    expect(attributes.get("dl-reason") == "exhausted", f"it says {dict(attributes)}")
-    expect("bad cat" in attributes.get("dl-exception", ""), f"it says {dict(attributes)}")
-    expect(attributes.get("dl-source-topic") == context.topic, f"it says {dict(attributes)}")
+    expect(attributes.get("dl-reason") == "exhausted", f"its attributes are {dict(attributes)}")
+    expect(
+        "bad cat" in attributes.get("dl-exception", ""), f"its attributes are {dict(attributes)}"
+    )
+    expect(
+        attributes.get("dl-source-topic") == context.topic, f"its attributes are {dict(attributes)}"
+    )
     expect(handlings == 4, f"2 attempts in each of 2 deliveries were {handlings} handlings")
     await context.until(lambda: running.bodies("dead_letter"), "the ack of the dead letter")
     await running.subscriber.drain(1)
@@ -252,7 +256,10 @@ async def no_more_is_in_flight_than_asked_for(context: CheckContext) -> None:
     await context.until(lambda: watched.received >= 10, "the receipt of a large message")
     await context.send(context.message(b"x"))
     await asyncio.sleep(context.quiet)
-    expect(watched.received == 10, "more was received although the bytes are used up")
+    expect(
+        watched.received == 10,
+        "more messages were received, although the limit of bytes was reached",
+    )
     release.set()
 
 

@@ -70,7 +70,10 @@ async def an_ack_is_for_its_messages_alone(context: CheckContext) -> None:
     again = await context.collect(await context.receiver(), 3)
     expected = {message.body for message in messages[1::2]}
     got = {message.body for message in again}
-    expect(got == expected, f"{sorted(map(str, got))} came again, not {sorted(map(str, expected))}")
+    expect(
+        got == expected,
+        f"{sorted(map(str, got))} were delivered again, not {sorted(map(str, expected))}",
+    )
 
 
 @check(SETTLES_EACH)
@@ -99,9 +102,12 @@ async def a_nacked_message_comes_again(context: CheckContext) -> None:
     expect(refusal is None, f"the nack was refused: {refusal}")
     (again,) = await context.collect(receiver, 1, settle=True, within=context.soon)
     same = (again.body, again.key, again.attributes.get("a")) == (b"x", "k", "b")
-    expect(same, f"it came again as {again!r} with {dict(again.attributes)}")
-    expect(again.id == message.id, "it came again under another id")
-    expect(again is not message, "the same object came again: a delivery is a Message of its own")
+    expect(same, f"it was delivered again as {again!r} with {dict(again.attributes)}")
+    expect(again.id == message.id, "it was delivered again with another id")
+    expect(
+        again is not message,
+        "the same object was delivered again: a delivery is a Message of its own",
+    )
 
 
 @check(NACK)
@@ -112,7 +118,7 @@ async def a_nack_is_for_its_messages_alone(context: CheckContext) -> None:
     await context.ack(receiver, *messages[2:])
     returned = await context.collect(receiver, 2, settle=True, within=context.soon)
     again = {message.body for message in returned}
-    expect(again == {m.body for m in messages[:2]}, f"{again} came again")
+    expect(again == {m.body for m in messages[:2]}, f"{again} were delivered again")
     await context.expect_nothing(receiver)
 
 
@@ -136,7 +142,7 @@ async def the_delay_of_a_nack_is_waited_for(context: CheckContext) -> None:
     await receiver.nack([message], delay)
     await context.collect(receiver, 1, settle=True, within=context.max_wait + delay)
     took = loop.time() - begun
-    expect(took >= 0.7 * delay, f"it came again after {took:.2f} s, not {delay:g} s")
+    expect(took >= 0.7 * delay, f"it was delivered again after {took:.2f} s, not {delay:g} s")
 
 
 @check(NACK, COUNT)
@@ -160,7 +166,7 @@ async def an_unsettled_message_comes_again_after_its_lease(context: CheckContext
     (message,) = await context.collect(receiver, 1)
     await context.expect_nothing(other, 0.6 * context.lease - (loop.time() - begun))
     (again,) = await context.collect(other, 1, within=context.lease + context.max_wait)
-    expect(again.id == message.id, "another message came")
+    expect(again.id == message.id, "another message was delivered")
     counted = again.delivery == 2 or not context.can.delivery_count
     expect(counted, f"its second delivery has the number {again.delivery}")
     await context.ack(other, again)
@@ -173,7 +179,7 @@ async def a_late_ack_is_refused(context: CheckContext) -> None:
     other = await context.receiver()
     (again,) = await context.collect(other, 1, within=context.lease + context.max_wait)
     (result,) = await receiver.ack([message])
-    expect(is_refused(result), f"the late ack gave {result!r}, not a refusal for good")
+    expect(is_refused(result), f"the late ack gave {result!r}, not a permanent error")
     await context.ack(other, again)
     await context.expect_nothing(other)
 
@@ -239,7 +245,7 @@ async def a_lost_lease_cannot_be_extended(context: CheckContext) -> None:
     (result,) = await receiver.extend([message], context.lease)
     expect(
         is_refused(result),
-        f"the late extension gave {result!r}, not a refusal for good",
+        f"the late extension gave {result!r}, not a permanent error",
     )
     await context.ack(other, again)
 
@@ -252,7 +258,7 @@ async def what_is_held_at_the_close_is_given_back_at_once(context: CheckContext)
     loop = asyncio.get_running_loop()
     begun = loop.time()
     again = await context.collect(await context.receiver(), 3, settle=True)
-    expect({m.body for m in again} == {m.body for m in messages}, "others came again")
+    expect({m.body for m in again} == {m.body for m in messages}, "others were delivered again")
     if context.lease:
         took = loop.time() - begun
         expect(
@@ -282,7 +288,7 @@ async def what_follows_the_position_comes_again_in_order(context: CheckContext) 
     await receiver.aclose()
     again = await context.collect(await context.receiver(ordered=True), 7)
     got = [message.body for message in again]
-    expect(got == [str(n).encode() for n in range(3, 10)], f"{got} came again")
+    expect(got == [str(n).encode() for n in range(3, 10)], f"{got} were delivered again")
 
 
 @check(POSITIONS)
@@ -307,4 +313,4 @@ async def partitions_are_asked_back_before_another_gets_them(context: CheckConte
             await context.expect_nothing(second, 0.1)
     await context.expect_nothing(second)
     await first.aclose()
-    expect(not await first_again, "what was acked in the revocation came again")
+    expect(not await first_again, "messages acked during the revocation were delivered again")

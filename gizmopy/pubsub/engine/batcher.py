@@ -1,6 +1,6 @@
 """Send messages in batches: one call of the sender at a time, each key's messages in order.
 
-A message that is sent while nothing else is goes to the sender directly. Messages that arrive
+If no other message is being sent, a message is passed to the sender directly. Messages that arrive
 during a send wait in a bounded buffer, and the next send takes as many of them as the broker
 allows. Transient failures are sent again; a message that waits for its retry holds back the later
 messages of its key, and no others.
