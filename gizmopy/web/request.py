@@ -118,19 +118,6 @@ class Request(BaseRequest):
         except ValueError as error:
             raise BadRange(416, "The Range header is malformed; write bytes=0-499.") from error
 
-    async def read(self) -> bytes:
-        """Return the body. Raises aiohttp's HTTPRequestEntityTooLarge if it is too large."""
-        content = self.content
-        # Most bodies have arrived whole. To take one at once costs half of aiohttp's loop, which
-        # appends piece by piece.
-        if not self.has_read_body and content.is_eof():
-            body = content.read_nowait()
-            limit = self.client_max_size
-            if limit and len(body) > limit:
-                raise web.HTTPRequestEntityTooLarge(limit)
-            self.set_body(body)
-        return await super().read()
-
     async def text(self) -> str:
         """Return the body as text.
 

@@ -209,9 +209,10 @@ class Connection(RequestReader):
         0: any size, None: the server's limit.
         """
         if limit is None:
-            limit = self.server.client_max_size
+            limit = self.server.client_max_size  # it is the request's own limit already
+        else:
+            request.set_max_body(limit)
         self.max_body = limit
-        request.set_max_body(limit)
         framing = self.framing
         if limit and (limit < framing.length or limit < framing.reader.total_bytes):
             self.refuse_body()

@@ -45,22 +45,28 @@ class CancelReason(Enum):
 class ServedRequest(Request):
     """A request on a connection of the server.
 
-    Each request sets the attributes in ``__slots__``. CPython stores no more than 30 others of one
-    class at full speed, and aiohttp has 20 of them. All others have their defaults on the class, so
-    that a request that does not need one costs nothing for it.
+    The attributes that each request uses are slots. They are faster than a default on the class,
+    and CPython keeps at most 30 other attributes of a class at full speed, of which aiohttp has 20.
+    Attributes that few requests use have their defaults on the class.
     """
 
     __slots__ = (
         "accepts_raw_response",
+        "cancel_reason",
         "connection",
         "duration",
         "endpoint",
+        "forwarded_client",
+        "forwarded_scheme",
         "keeps_alive",
+        "prepared",
         "request_id",
         "sent_bytes",
         "started_at",
         "status",
         "target_path",
+        "trace_id",
+        "writer",
     )
 
     ATTRS = Request.ATTRS | {
@@ -91,11 +97,13 @@ class ServedRequest(Request):
 
     connection: Connection
     """The connection that it arrived on."""
+    writer: ResponseWriter
+    """The writer of its response."""
     endpoint: Endpoint
     """The endpoint that it is routed to; the one for unmatched requests before that."""
     request_id: str
     """Its id: the client's X-Request-ID, or a random one."""
-    trace_id = ""
+    trace_id: str
     """The id of its trace, if the client sent one."""
     target_path: str
     """The path of its target as it was sent, percent-encoded and without the query."""
@@ -123,25 +131,19 @@ class ServedRequest(Request):
     has_sent_continue = False
     """Whether the client was asked to send the body that it announced (``Expect``)."""
 
-    forwarded_client: str | None = None
+    forwarded_client: str | None
     """The client's address, if a trusted proxy named it."""
-    forwarded_scheme = ""
+    forwarded_scheme: str
     """The scheme that the client used, if a trusted proxy named it."""
 
-    prepared: web.StreamResponse | None = None
+    prepared: web.StreamResponse | None
     """The response whose head is written, or is about to be."""
     stream: web.StreamResponse | None = None
     """The response that its handler writes itself."""
-    cancel_reason: CancelReason | None = None
+    cancel_reason: CancelReason | None
     """Why its handler was cancelled by the server."""
     original: ServedRequest | None = None
     """The request that this one is a clone of, which holds the state of the exchange."""
-
-    @property
-    def writer(self) -> ResponseWriter:
-        """The writer of its response."""
-        writer: ResponseWriter = self.response_writer  # type: ignore[assignment]
-        return writer
 
     @property
     def remote(self) -> str | None:
@@ -217,7 +219,7 @@ class ServedRequest(Request):
     def abandon_response(self) -> None:
         """Make room for another response, or close the connection if one has begun to be sent."""
         if not self.writer.output_size:
-            self.response_writer = ResponseWriter.of(self.connection, self.method)
+            self.writer = self.response_writer = ResponseWriter.of(self.connection, self.method)
             self.prepared = None
             return
         # The client would take the part that was sent for the whole response. HTTP/1.0 ends a
@@ -234,8 +236,6 @@ class ServedRequest(Request):
         for name in ServedRequest.__slots__:
             if hasattr(self, name):
                 setattr(copy, name, getattr(self, name))
-        copy.trace_id = self.trace_id
-        copy.forwarded_client, copy.forwarded_scheme = self.forwarded_client, self.forwarded_scheme
         copy.is_builtin, copy.is_last = self.is_builtin, self.is_last
         copy.has_sent_continue = self.has_sent_continue
         return copy
@@ -252,17 +252,20 @@ def make_request(
     task: asyncio.Task[Any],
 ) -> ServedRequest:
     """Return the request with the head ``message`` and the body ``payload``."""
+    writer = ResponseWriter.of(connection, message.method)
     request = ServedRequest(
         message,
         payload,
         connection,
-        ResponseWriter.of(connection, message.method),
+        writer,
         task,
         connection.loop,
         client_max_size=connection.server.client_max_size,
     )
-    request.connection = connection
+    request.connection, request.writer = connection, writer
     request.started_at = monotonic()
+    request.trace_id = request.forwarded_scheme = ""
+    request.forwarded_client = request.prepared = request.cancel_reason = None
     request.status, request.sent_bytes, request.keeps_alive = CLIENT_GONE, 0, False
     request.accepts_raw_response = (
         message.version is HttpVersion11
