@@ -64,7 +64,7 @@ class Cats(Service):
         await response.prepare(request)
         await response.write(b"begun")
         if "fail" in request.query:
-            raise RuntimeError("amid the stream")
+            raise RuntimeError("during the stream")
         await response.write_eof(b", ended")
         return response
 
@@ -243,7 +243,7 @@ async def test_a_stream_that_fails_is_broken_off(
     with pytest.raises((ConnectionError, ClientError)):
         async with cats.http.get("/svc/stream?fail") as response:
             await response.read()
-    assert "amid the stream" in caplog.text
+    assert "during the stream" in caplog.text
 
 
 async def test_a_websocket_sends_and_receives(cats: pubsubtest.Served[Cats]) -> None:

@@ -249,7 +249,7 @@ class Owner:
         self.is_input_paused = True
 
     def resume_input(self) -> None:
-        """Note that reading goes on."""
+        """Note that reading resumes."""
         self.is_input_paused = False
 
     def close(self) -> None:

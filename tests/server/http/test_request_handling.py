@@ -19,6 +19,7 @@ from gizmopy.server import Stop
 from gizmopy.server.http.client_timeouts import ClientTimeout
 from gizmopy.server.http.connection.protocol import Connection
 from gizmopy.web import CORS
+from tests.support import until
 
 
 class Example(Service):
@@ -188,7 +189,7 @@ async def test_a_client_that_disconnects_cancels_only_cancellable_handlers(
         await writer.wait_closed()
         if not cut:
             connections = served.server._ports[0]._server.open_connections()
-            await _until(lambda: all(each.open_transport is None for each in connections))
+            await until(lambda: all(each.open_transport is None for each in connections))
             served.service.go_on.set()
         await served.service.ended.wait()
         assert bool(served.service.cancelled) == cut
@@ -390,7 +391,7 @@ async def test_the_read_timeout_applies_to_a_pipelined_head() -> None:
         await served.service.begun.wait()
         (connection,) = served.server._ports[0]._server.open_connections()
         writer.write(b"GET /left HTTP/1.1\r\nX-")
-        await _until(lambda: connection.head_started)
+        await until(lambda: connection.head_started)
         served.service.go_on.set()
         async with asyncio.timeout(10):
             answers = await reader.read()
@@ -406,7 +407,7 @@ async def test_a_connection_that_cannot_be_checked_does_not_keep_others_from_it(
     """The error is logged, the connection closed, and others still have their timeouts."""
     async with _serving(idle_timeout="50ms", read_timeout="50ms") as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(served.url))
-        await _until(lambda: served.server._ports[0]._server.open_connections())
+        await until(lambda: served.server._ports[0]._server.open_connections())
         (broken,) = served.server._ports[0]._server.open_connections()
         exceeded_timeout = Connection.exceeded_timeout
 
@@ -501,12 +502,6 @@ async def test_a_unix_socket_is_a_port_too(tmp_path: Any) -> None:
             async with http.get("http://socket/left") as response:
                 assert response.status == 200
     assert not path.exists()
-
-
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 -- any condition
-            await asyncio.sleep(0)
 
 
 async def test_the_trace_and_the_client_are_in_messages_and_in_the_access_log(

@@ -267,9 +267,9 @@ async def test_no_input_of_a_client_is_an_error_of_the_server(
 async def test_a_response_that_cannot_be_sent_becomes_500(
     kind: str, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A line break in a header of an error's own is logged, answered, and the connection goes on.
+    """A line break in a header of an error is logged and answered, and the connection stays open.
 
-    A lone surrogate in a header is sent as a question mark by aiohttp.
+    aiohttp sends a lone surrogate in a header as a question mark.
     """
     async with serving() as served, talk(served.url) as client:
         client.ask("GET", f"/wrong/{kind}-{wrong}")

@@ -57,7 +57,7 @@ class Example(Service):
         for part in (b"one ", b"two ", b"three"):
             await response.write(part)
         if request.match_info["kind"] == "broken":
-            raise RuntimeError("amid the stream")
+            raise RuntimeError("during the stream")
         return response
 
 
@@ -125,7 +125,7 @@ async def test_a_stream_that_fails_counts_as_an_error_of_the_server(
         async with served.http.get("/metrics") as response:
             text = await response.text()
     assert 'http_response_status_code="500",http_route="/stream/{kind}"' in text
-    assert "amid the stream" in caplog.text
+    assert "during the stream" in caplog.text
 
 
 async def test_a_clone_of_a_request_can_be_answered() -> None:

@@ -45,7 +45,7 @@ def _issue(authority: trustme.CA, directory: Path) -> dict[str, object]:
 
 
 async def test_two_daemons_do_not_share_an_address() -> None:
-    """The second one reports the port; the first one goes on, and frees its port at its end."""
+    """The second one reports the port; the first one keeps serving, then frees its port."""
     async with SimpleServer(Example(_settings())) as first:
         taken = _settings(http_port=int(first.url.rpartition(":")[2]))
         with pytest.raises(StartError, match="is taken by another process"):
