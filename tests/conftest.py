@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 import pytest_asyncio
+from blockbuster import BlockBuster
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,6 +17,59 @@ def imports_are_not_collected() -> None:
     """Leave what the imports made out of every later collection: it takes most of its time."""
     gc.collect()
     gc.freeze()
+
+
+_MAY_BLOCK = (
+    # At start and at the end, without requests and messages: the names of installed drivers; the
+    # path of a Unix socket; the reason why a log cannot be opened; the thread that watches the
+    # loop; the last lines of the log.
+    ("gizmopy/pubsub/registry.py", "_known"),
+    ("gizmopy/server/http/listening/sockets.py", "_remove_stale"),
+    ("gizmopy/server/http/listening/sockets.py", "_identity"),
+    ("gizmopy/server/http/listening/sockets.py", "_remove_path"),
+    ("gizmopy/observe/log_files.py", "_reason"),
+    ("gizmopy/server/lifecycle/loop_stalls.py", "__exit__"),
+    ("gizmopy/observe/log_writer.py", "close"),
+    # A line of the log: a write that has room costs less than to wake the writer's thread.
+    ("gizmopy/observe/log_writer.py", "write_without_blocking"),
+    # A scrape with slow collectors: 1 ms, so that their thread gets the GIL.
+    ("gizmopy/observe/exposition.py", "_is_done"),
+    # Every five seconds: whether the certificate's files have changed; if so, their contents.
+    ("gizmopy/server/http/listening/tls.py", "_identity"),
+    ("gizmopy/server/http/listening/tls.py", "_read"),
+    # Documented as blocking, for tests and programs without a server.
+    ("gizmopy/observe/metrics.py", "render"),
+    # redis-py looks for its own version once for each connection, not for each command.
+    ("redis/utils.py", "get_lib_version"),
+    # Pages for developers: a file of the package for each request.
+    ("gizmopy/web/openapi/page.py", "_template"),
+    ("gizmopy/server/admin/access.py", "_unauthorized"),
+)
+"""The functions of gizmopy that may block the event loop: their files and names."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blocking_calls_raise() -> Iterator[BlockBuster]:
+    """Raise BlockingError if code of gizmopy blocks the event loop, such as by file I/O or a lock.
+
+    A daemon would stop answering meanwhile, its probes included. Only calls below gizmopy or
+    pubsubtest count: a test may read a file itself.
+    """
+    detector = BlockBuster(["gizmopy", "pubsubtest"])
+    for function in detector.functions.values():
+        for file, name in _MAY_BLOCK:
+            function.can_block_in(file, name)
+    detector.activate()
+    yield detector
+    detector.deactivate()
+
+
+@pytest.fixture
+def blocking_calls_pass(blocking_calls_raise: BlockBuster) -> Iterator[None]:
+    """Let code of gizmopy call a driver that blocks."""
+    blocking_calls_raise.deactivate()
+    yield
+    blocking_calls_raise.activate()
 
 
 @pytest.hookimpl(wrapper=True)

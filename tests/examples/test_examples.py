@@ -104,6 +104,7 @@ def test_5_several_modules() -> None:
     assert "3 passed" in ended.stdout
 
 
+@pytest.mark.usefixtures("blocking_calls_pass")  # the driver uses sqlite3, so that it is short
 @pytest.mark.parametrize("check", checks(), ids=lambda check: check.name)
 async def test_6_driver(check: Check, load: Load, tmp_path: Path) -> None:
     """The driver passes every check of the conformance suite that applies to it."""
