@@ -1,0 +1,141 @@
+"""The types of the public names, as mypy infers them in a service: ``make check`` fails otherwise.
+
+``assert_type`` does nothing at run time; pytest runs the same code, so that it stays valid. Each
+``type: ignore`` stands at an error that mypy must report: an unused one fails ``make check``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Annotated, Any, assert_type
+
+import pytest
+from aiohttp import web
+from pydantic import BaseModel
+
+import pubsubtest
+from gizmopy import (
+    Duration,
+    Header,
+    Message,
+    Problem,
+    Query,
+    Reject,
+    Retry,
+    RetryPolicy,
+    Service,
+    Settings,
+    get,
+    health_check,
+    post,
+    subscribe,
+)
+from gizmopy.pubsub.middleware import timeout
+from gizmopy.web import CORS, EndpointTable, Handler, HTTPMiddleware, json_response, no_cache
+from pubsubtest.serve import Served
+
+
+class Cat(BaseModel):
+    name: str
+
+
+class CatSettings(Settings):
+    nap: Duration = timedelta(minutes=20)
+
+
+class Cats(Service):
+    settings: CatSettings
+    middleware = (no_cache, CORS(["https://app.example.com"]))
+    message_middleware = (timeout(5),)
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        yield
+
+    @get("/cats/{id}", timeout=2.5)
+    async def get_cat(self, id: int, tenant: Annotated[str, Header("X-Tenant")] = "") -> Cat:
+        raise Problem(404, f"There is no cat {id}.", headers={"X-Tenant": tenant}, cat=id)
+
+    @post("/cats")
+    async def post_cat(self, new: Cat, size: Annotated[int, Query("page-size")] = 1) -> None: ...
+
+    @subscribe("cats", concurrency=4, order="key", retry=RetryPolicy(attempts=2))
+    async def on_cat(self, cat: Cat, message: Message) -> None:
+        raise Retry(after=timedelta(seconds=1)) if message.attempt == 1 else Reject("no")
+
+    @subscribe("naps", batch_size=10)
+    async def on_naps(self, naps: list[Cat]) -> None: ...
+
+    @health_check
+    async def store(self) -> None: ...
+
+    def endpoints(self) -> EndpointTable:
+        return {"/table": {"GET": self.get_cat}}
+
+
+def test_decorators_keep_the_types_of_methods() -> None:
+    """A decorated method can be called, and overridden, with its own signature."""
+    cats = Cats()
+    handled: Callable[[Cat, Message], Coroutine[Any, Any, None]] = cats.on_cat
+    batch: Callable[[list[Cat]], Coroutine[Any, Any, None]] = cats.on_naps
+    checked: Callable[[], Coroutine[Any, Any, None]] = cats.store
+    assert handled == cats.on_cat
+    assert batch == cats.on_naps
+    assert checked == cats.store
+    with pytest.raises(Problem):
+        asyncio.run(assert_type(cats.get_cat(1), Coroutine[Any, Any, Cat]))
+
+
+def test_an_unknown_option_is_a_type_error() -> None:
+    """mypy reports an option that a decorator does not have, and so does Python."""
+    with pytest.raises(TypeError):
+        get("/cats", retries=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        subscribe("cats", workers=3)  # type: ignore[call-arg]
+
+
+def test_settings_have_the_types_of_the_annotated_class() -> None:
+    """The settings of a service are those of its own class."""
+    cats = Cats()
+    assert_type(cats.settings, CatSettings)
+    assert_type(cats.settings.nap, timedelta)
+    assert_type(cats.settings.http_port, int)
+
+
+def test_a_problem_has_typed_parts() -> None:
+    """The status and the detail of a problem can be read, such as by a middleware."""
+    problem = Problem(404, "There is no cat.")
+    assert_type(problem.status, int)
+    assert_type(problem.detail, str)
+    with pytest.raises(ValueError, match="status"):
+        Problem(200)
+
+
+async def test_a_middleware_wraps_a_handler() -> None:
+    """A function from a handler to a handler is an HTTP middleware."""
+
+    def quiet(handler: Handler) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await handler(request)
+
+        return handle
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return json_response({"a": 1})
+
+    middleware: Sequence[HTTPMiddleware] = (quiet, no_cache, CORS(["*"]))
+    assert len(middleware) == 3
+    response = await quiet(answer)(None)  # type: ignore[arg-type]
+    assert_type(response, web.StreamResponse)
+    assert response.status == 200
+
+
+async def test_a_served_service_keeps_its_class() -> None:
+    """A test reaches the attributes of its own service."""
+    async with pubsubtest.serve(Cats) as served:
+        assert_type(served, Served[Cats])
+        assert_type(served.service, Cats)
+        assert_type(served.service.settings.nap, timedelta)
