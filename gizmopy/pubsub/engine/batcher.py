@@ -122,7 +122,11 @@ class Batcher:
         self._calls += 1
         try:
             for message in messages:
-                outcomes.append(await self._accept(message))  # noqa: PERF401 - see finally
+                async with self._admission:  # other calls take turns with this one
+                    if isinstance(message, Exception):
+                        outcomes.append(message)
+                    else:
+                        outcomes.append((await self._put(message, perf_counter())).confirmed)
             return [await _result(outcome) for outcome in outcomes]
         finally:
             for outcome in outcomes:
@@ -174,16 +178,6 @@ class Batcher:
         finally:
             self._end_call()
 
-    async def _accept(self, message: Message | Exception) -> asyncio.Future[None] | Exception:
-        """Put one of many messages into the buffer, in its turn with those of other calls."""
-        async with self._admission:
-            if isinstance(message, Exception):
-                return message
-            try:
-                return (await self._put(message, perf_counter())).confirmed
-            except PubSubError as error:  # the batcher was stopped
-                return error
-
     async def _put(self, message: Message, started_at: float) -> PendingMessage:
         """Put a message into the buffer when there is room; the caller holds ``_admission``.
 
@@ -194,8 +188,8 @@ class Batcher:
             self._changed.set()  # the flusher stops lingering, since _admission is locked
             await self._change()
         if self._phase is Phase.STOPPED:
-            self._observers.publish_failed(self._topic, "closed")
-            raise self._stopped()
+            self._fail(pending, self._stopped(), "closed")
+            return pending
         self._buffer.put(pending)
         self._changed.set()
         if not self._is_sending:
