@@ -13,6 +13,8 @@ from itertools import islice
 from types import FrameType
 from typing import Any, NamedTuple
 
+from gizmopy.observe.places import Frame
+
 MAX_TASKS = 5_000
 """The limit on the tasks of a snapshot."""
 
@@ -34,14 +36,6 @@ _WRAPPERS = frozenset(
     )
 )
 """C types that wrap an awaitable in no attribute: it is the first object that they refer to."""
-
-
-class Frame(NamedTuple):
-    """A place in the code; a C function has an empty file and line 0."""
-
-    function: str
-    file: str
-    line: int
 
 
 class Member(NamedTuple):
@@ -95,6 +89,11 @@ async def snapshot() -> Snapshot:
     return Snapshot(len(tasks), len(tasks) > MAX_TASKS, largest_first)
 
 
+def frames_of_task(task: asyncio.Task[Any]) -> list[Frame]:
+    """Return the places of its stack: its coroutine, the awaitable that it awaits, and so on."""
+    return _walk(task.get_coro())[0]
+
+
 def _read(task: asyncio.Task[Any]) -> tuple[Stack, Member]:
     coroutine = task.get_coro()
     frames, awaited = _walk(coroutine)
@@ -118,7 +117,7 @@ def _walk(awaitable: Any) -> tuple[list[Frame], Any]:
         frame, inner = _step(awaitable)
         if frame is not None:
             code = frame.f_code
-            frames.append(Frame(code.co_qualname, code.co_filename, frame.f_lineno))
+            frames.append(Frame(code.co_qualname, code.co_filename, frame.f_lineno or 0))
         elif inner is None:
             kind = type(awaitable)
             frames.append(Frame(f"{kind.__module__}.{kind.__qualname__}", "", 0))

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 
 from gizmopy._aio import background
@@ -21,6 +21,7 @@ from gizmopy.server.http.listening.descriptors import raise_limit
 from gizmopy.server.lifecycle.shutdown_budget import ShutdownBudget
 from gizmopy.server.lifecycle.signals import Signals, Stop
 from gizmopy.server.lifecycle.standard_streams import reserve_standard_streams
+from gizmopy.server.lifecycle.unfinished import terminate_children
 from gizmopy.server.lifecycle.watchdog import Watchdog
 from gizmopy.server.server import EXIT_FORCED, SimpleServer
 from gizmopy.server.service import Service, make_service, settings_class
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 _FLUSH_SECONDS = 10.0
 """The time beyond the shutdown budget for publishers whose brokers are unreachable."""
 _LATE_SECONDS = 2.0
-"""The time for threads and tasks that the server does not own to end after it."""
+"""The time after the drain for tasks, threads, child processes and exit hooks of the service."""
 
 
 def run(
@@ -42,7 +43,8 @@ def run(
 
     ``argv`` holds the flags (default: the command line's). ``signals`` has caught signals since
     before ``service`` was imported; the default catches them from now on. Call it in the main
-    thread.
+    thread, and last: the process has 2 s to end after it. Then it is killed with code 70, and the
+    log names the threads and processes that are left.
     """
     reserve_standard_streams()
     signals = Signals() if signals is None else signals
@@ -55,14 +57,31 @@ def run(
         if {"-h", "--help"} & set(argv):
             print(report.as_text(report.rows(settings_class(service))))  # noqa: T201 -- the user asks for it
             return 0
-        loaded = load(settings_class(service), argv)
-        with _logging(loaded.settings):
-            return _run(service, loaded, signals)
+        return _run_process(service, argv, signals)
     except GizmoError as error:
         print(f"gizmopy: {as_lines(str(error))}", file=sys.stderr)  # noqa: T201 -- no log yet
         return error.exit_code
     finally:
         gc.enable()
+
+
+def _run_process(service: type[Service], argv: Sequence[str], signals: Signals) -> int:
+    """Run with a log that lasts, and a limit on the exit. Raises GizmoError if there is no log."""
+    lifetime = ExitStack()
+    watchdog = Watchdog(EXIT_FORCED, lifetime)
+    try:
+        loaded = load(settings_class(service), argv)
+        # Never left: hooks of atexit and threads may log until the process has ended.
+        lifetime.enter_context(_logging(loaded.settings))
+        code = _run(service, loaded, signals, watchdog)
+    except GizmoError as error:
+        watchdog.exit_code = error.exit_code
+        raise
+    else:
+        watchdog.exit_code = code or EXIT_FORCED
+    finally:
+        watchdog.arm_at_most(_LATE_SECONDS)
+    return code
 
 
 @contextmanager
@@ -86,13 +105,16 @@ def _logging(settings: Settings) -> Iterator[None]:
         configured.__exit__(None, None, None)
 
 
-def _run(service: type[Service], loaded: Loaded[Settings], signals: Signals) -> int:
+def _run(
+    service: type[Service], loaded: Loaded[Settings], signals: Signals, watchdog: Watchdog
+) -> int:
     """Run with logging set up. An error that ends the daemon is logged here, once."""
     raise_limit()
     settings = loaded.settings
 
-    async def main(watchdog: Watchdog) -> int:
+    async def main() -> int:
         stop = Stop()
+        watchdog.loop = asyncio.get_running_loop()
         # In the signal handler, because a blocked event loop never sees the request to stop.
         signals.attach(stop, lambda: watchdog.arm_second_stage(_longest_shutdown(settings, stop)))
         server = SimpleServer(make_service(service, settings), origins=loaded.origins)
@@ -102,11 +124,8 @@ def _run(service: type[Service], loaded: Loaded[Settings], signals: Signals) -> 
         return await _serve(server, stop, watchdog)
 
     try:
-        with (
-            Watchdog(EXIT_FORCED) as watchdog,
-            asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner,
-        ):
-            code = runner.run(main(watchdog))
+        with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
+            code = runner.run(main())
             if code == EXIT_FORCED:
                 # The handlers that were cancelled at the deadline may still run. Leaving the Runner
                 # would wait for them.
@@ -143,6 +162,7 @@ def _longest_shutdown(settings: Settings, stop: Stop) -> float:
 
 def _exit_at_once(code: int) -> NoReturn:
     """End the process without waiting for its threads: their deadline has passed."""
+    terminate_children()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)

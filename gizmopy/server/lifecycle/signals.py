@@ -109,9 +109,20 @@ class Signals:
             stop.request(signal.Signals(self._last[0]).name)
 
     def ignore_at_exit(self) -> None:
-        """Ignore signals while the interpreter ends: a late echo must not change the exit code."""
+        """Ignore signals after the last exit hook: a late echo must not change the exit code.
+
+        Until then they count. The interpreter would give a signal its default effect after it.
+        """
+        atexit.register(self._run_hooks_and_ignore)
+
+    def _run_hooks_and_ignore(self) -> None:
+        # atexit runs the last registered hook first, so this one runs before those of the modules
+        # that were imported earlier. Each may hang, and has to be interrupted by a third signal.
+        # multiprocessing calls this function of atexit in its children too.
+        atexit.unregister(self._run_hooks_and_ignore)
+        atexit._run_exitfuncs()
         for number in SIGNALS:
-            atexit.register(signal.signal, number, signal.SIG_IGN)
+            signal.signal(number, signal.SIG_IGN)
 
     def restore(self) -> None:
         """Restore the handlers that were set before."""

@@ -1,12 +1,15 @@
 """End a process that does not end by itself.
 
 Python waits without a limit for a task that ignores its cancellation, and for a thread. One
-blocking call in an abandoned handler would delay a deploy until the platform kills the process.
+blocking call in an abandoned handler would delay a deploy until the platform kills the process. The
+same holds for all code that runs after the event loop: hooks of atexit, executors, child processes
+that multiprocessing joins.
 
 There are two stages. First a thread ends the process with an exit code of ours. The thread needs
 the GIL, which a regular expression or another call in C may hold for hours. So two seconds later
 faulthandler, whose timer thread runs without Python, writes the stack of every thread to standard
-error and ends the process with 1.
+error and ends the process with 1. So it does once the interpreter destroys itself, when no other
+thread can run.
 
 A process has one faulthandler timer, and this module uses it. Another program that sets it, such as
 pytest with ``faulthandler_timeout``, replaces ours, and ours replaces theirs.
@@ -14,11 +17,16 @@ pytest with ``faulthandler_timeout``, replaces ours, and ours replaces theirs.
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import logging
 import os
 import sys
 import threading
+from math import inf
+from time import monotonic
+
+from gizmopy.server.lifecycle.unfinished import describe_unfinished, terminate_children
 
 logger = logging.getLogger("gizmopy.server.last_resort")
 
@@ -30,12 +38,17 @@ class Watchdog:
     """End the process with ``exit_code`` when its time is over, unless ``disarm`` comes first.
 
     A thread counts the time, because the event loop itself may hang. Nothing is cleaned up. Use it
-    as a context manager; leaving it disarms it.
+    as a context manager, leaving which disarms it, or keep it until the process ends. ``log`` is
+    kept as long as the thread runs: the last line needs a log.
     """
 
-    def __init__(self, exit_code: int) -> None:
-        self._exit_code = exit_code
+    def __init__(self, exit_code: int, log: object = None) -> None:
+        self.exit_code = exit_code
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The loop whose tasks the last line names."""
+        self._log = log
         self._timer: threading.Timer | None = None
+        self._ends_at = inf
         self._is_second_stage_armed = False
         self._stderr, self._owns_stderr = _open_stderr()
 
@@ -50,10 +63,20 @@ class Watchdog:
     def arm(self, seconds: float) -> None:
         """Give the process ``seconds`` from now on, in place of any earlier limit."""
         self.disarm()
-        self._timer = threading.Timer(seconds, self._end_process)
-        self._timer.daemon = True
-        self._timer.start()
+        self._ends_at = monotonic() + seconds
         self.arm_second_stage(seconds)
+        timer = threading.Timer(seconds, self._end_process)
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:  # too many threads: the second stage ends the process
+            return
+        self._timer = timer
+
+    def arm_at_most(self, seconds: float) -> None:
+        """Give the process ``seconds`` from now on, unless an earlier limit ends before that."""
+        if monotonic() + seconds < self._ends_at:
+            self.arm(seconds)
 
     def arm_second_stage(self, seconds: float) -> None:
         """Arm only the second stage, which is safe in a signal handler: it starts no thread.
@@ -70,14 +93,16 @@ class Watchdog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._ends_at = inf
         if self._is_second_stage_armed:  # else the timer may be a test runner's
             faulthandler.cancel_dump_traceback_later()
             self._is_second_stage_armed = False
 
     def _end_process(self) -> None:
-        names = ", ".join(each.name for each in threading.enumerate() if not each.daemon)
-        logger.critical("the process did not end in time and is killed; its threads: %s", names)
-        os._exit(self._exit_code)
+        message = "the process did not end in time and is killed; still running: %s"
+        logger.critical(message, describe_unfinished(self.loop))
+        terminate_children()
+        os._exit(self.exit_code)
 
 
 def _open_stderr() -> tuple[int, bool]:
