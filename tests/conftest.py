@@ -1,4 +1,7 @@
-"""Keep every test strict: warnings are errors (pyproject.toml), and nothing is left behind."""
+"""Make every test strict: no blocked event loop, and no task or thread that outlives it.
+
+Warnings are errors, too (pyproject.toml).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from blockbuster import BlockBuster
 
 @pytest.fixture(scope="session", autouse=True)
 def imports_are_not_collected() -> None:
-    """Leave what the imports made out of every later collection: it takes most of its time."""
+    """Exclude imported modules from garbage collection: they take most of its time."""
     gc.collect()
     gc.freeze()
 
@@ -76,7 +79,7 @@ def blocking_calls_pass(blocking_calls_raise: BlockBuster) -> Iterator[None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Write lone surrogates in captured logs as text: workers send each other UTF-8 only."""
+    """Escape lone surrogates in captured logs: pytest-xdist sends only UTF-8 between processes."""
     report = yield
     report.sections = [
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
@@ -86,19 +89,21 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """Fail a test that leaves a thread running."""
+    """Fail a test if one of its threads is still running."""
     before = set(threading.enumerate())
     yield
     left = [thread for thread in threading.enumerate() if thread not in before]
     for thread in left:
         thread.join(timeout=1)
     assert not [thread for thread in left if thread.is_alive()]
-    gc.collect()  # an unclosed socket or transport warns when collected: here, not in a later test
+    # An unclosed socket or transport warns when it is collected. Collect it now, so that this test
+    # fails and not a later one.
+    gc.collect()
 
 
 @pytest_asyncio.fixture(autouse=True)
 async def no_task_is_left() -> AsyncIterator[None]:
-    """Fail a test that leaves a task running on its loop."""
+    """Fail a test if one of its tasks is still running."""
     yield
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left

@@ -1,4 +1,4 @@
-"""Texts that make a careless parser slow, and the time that a parser takes for them."""
+"""Texts that make some parsers slow, and the time that a parser takes for them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SHORT, LONG = 4096, 16384
 MAX_RATIO = 6.0
 """How much longer the long text may take: 4 is linear, 16 is quadratic."""
 FLOOR = 1e-3
-"""Seconds of CPU that are never too many for the long text: 60 ns for each character."""
+"""Seconds of CPU for the long text that are always accepted: 60 ns for each character."""
 _LADDER = range(8, 201, 16)
 _MAX_STEP = 0.05
 """Seconds of CPU that a text on the ladder may take: a thousand times the expected."""
 _CLEAR = 0.1
-"""Seconds of CPU that need one more look only: the noise is far below."""
+"""Seconds of CPU from which one more measurement is enough: noise is far below."""
 _REFUSALS = (ValueError, LookupError, GizmoError, Problem)
 
 
@@ -58,7 +58,7 @@ def pumps(*texts: str, head: str = "", tails: Sequence[str] = ("", "!")) -> list
 
 
 ANYWHERE = pumps(*"aA0_-.:/@=&;,%{}[]()'\"\\ \t\né\x00", "a.", "a,", "=;", "://", "%25")
-"""Texts that every parser is tried with, besides its own."""
+"""Texts for every parser, in addition to its own."""
 
 
 def measure(run: Run, hostile: Hostile, runs: int = 1) -> Times:
@@ -70,7 +70,7 @@ def measure(run: Run, hostile: Hostile, runs: int = 1) -> Times:
     for length in _LADDER:
         text = hostile.text(length)
         taken = _seconds(run, text)
-        if taken >= _MAX_STEP:  # another process may have been in between
+        if taken >= _MAX_STEP:  # another process may have run meanwhile
             taken = min(taken, _seconds(run, text))
         assert taken < _MAX_STEP, f"{hostile}: {taken:.3f} s for {len(text)} characters"
     times = Times(hostile, 0.0, _least(run, hostile, LONG, runs))
@@ -90,7 +90,7 @@ def _least(run: Run, hostile: Hostile, length: int, runs: int) -> float:
 
 
 def _seconds(run: Run, text: str) -> float:
-    gc.disable()  # it would count all objects of the tests
+    gc.disable()  # a collection would visit all objects of the tests
     began = time.process_time()
     try:
         run(text)

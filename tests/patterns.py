@@ -16,7 +16,7 @@ def patterns_in(package: Path) -> list[str]:
     """Return a name for each use of a function that takes a pattern: ``module:place``.
 
     The place is the name that the pattern is assigned to in its module, or else the function that
-    it is written in. A second one in the same function is ``module:place#2``.
+    contains it. A second one in the same function is ``module:place#2``.
     """
     found = []
     for path in sorted(package.rglob("*.py")):
@@ -49,7 +49,7 @@ def _places(tree: ast.Module) -> Iterator[str]:
 
 
 def _imported(tree: ast.Module) -> tuple[set[str], set[str]]:
-    """Return the names that modules of patterns, and their functions, have in a module."""
+    """Return the names by which a module imports modules of patterns, and their functions."""
     modules, functions = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

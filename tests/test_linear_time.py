@@ -59,13 +59,13 @@ from tests.patterns import patterns_in
 
 
 class Pattern(NamedTuple):
-    """How a pattern is used, and the texts that its own quantifiers make it hostile to."""
+    """How a pattern is used, and texts that its own quantifiers could make slow."""
 
     use: str | Run
     """The method that is called, or the function that the pattern is written in."""
     hostiles: list[Hostile]
     is_compiled: bool = False
-    """Whether the text is a pattern itself, a developer's: compiling it takes milliseconds."""
+    """Whether the text is a developer's pattern, which takes milliseconds to compile."""
 
 
 class Classes:
@@ -78,7 +78,7 @@ class Classes:
 
 
 def match_with(*templates: str) -> Run:
-    """Return what matches a path below each template."""
+    """Return a function that matches a path below each template."""
 
     def match(text: str) -> object:
         with suppress(RouteNotFound):
@@ -238,7 +238,7 @@ def header(name: str, read: Callable[[Request], object]) -> Run:
 
 
 def new_request() -> Request:
-    """Return a request whose copies have other headers or another target."""
+    """Return a request to be cloned with other headers or another target."""
     made: Any = make_mocked_request("POST", "/")
     parts = (made._message, made._payload, made.protocol, made.writer, made.task, made._loop)
     return Request(*parts).clone(remote="127.0.0.1")
@@ -248,7 +248,7 @@ REQUEST = new_request()
 
 
 def message(*names: str, **fixed: str) -> Callable[[str], Message]:
-    """Return what makes a message that has the text in these attributes."""
+    """Return a function that makes a message with the text in these attributes."""
     return lambda text: Message("t", b"", attributes={**fixed, **dict.fromkeys(names, text)})
 
 
@@ -437,7 +437,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
 
 
 def runner(name: str, use: str | Run) -> Run:
-    """Return what uses the pattern of a name in ``PATTERNS``."""
+    """Return a function that uses the pattern of a name in ``PATTERNS``."""
     if not isinstance(use, str):
         return use
     module, _, place = name.partition(":")
@@ -468,8 +468,8 @@ def test_every_pattern_has_its_hostile_texts() -> None:
     found = [
         name for package in (gizmopy, pubsubtest) for name in patterns_in(Path(*package.__path__))
     ]
-    assert found, "the search is broken"
-    assert sorted(found) == sorted(PATTERNS), "add a new pattern, and remove one that is gone"
+    assert found, "the search finds no pattern"
+    assert sorted(found) == sorted(PATTERNS), "add new patterns, and remove deleted ones"
     assert all(pattern.hostiles for pattern in PATTERNS.values())
 
 
@@ -490,13 +490,13 @@ def test_a_parser_reads_in_linear_time(name: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "pump"), [(r"(?:[0-9]+\.?[0-9]*s)+", "1111s"), (r"[0-9]+\.?[0-9]*", "1")]
 )
-def test_the_measurement_finds_what_is_slow(pattern: str, pump: str) -> None:
-    """An exponential and a quadratic pattern fail: those of the durations, as they were."""
+def test_the_measurement_detects_slow_patterns(pattern: str, pump: str) -> None:
+    """An exponential and a quadratic pattern fail: two former patterns of durations."""
     with pytest.raises(AssertionError):
         assert worst(re.compile(pattern).fullmatch, pumps(pump)).ratio <= MAX_RATIO
 
 
-def test_the_search_finds_every_way_to_make_a_pattern(tmp_path: Path) -> None:
+def test_the_search_finds_every_use_of_a_pattern(tmp_path: Path) -> None:
     """Patterns are found under another name, in functions, in classes and as arguments."""
     package = tmp_path / "package"
     package.mkdir()
