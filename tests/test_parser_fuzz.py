@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gizmopy.errors import UndecodableMessage
 from tests.endurance.fuzz.parsers import Findings, examine, fuzz
-from tests.test_linear_time import PARSERS
+from tests.linear_time.parsers import PARSERS
 
 _EXAMPLES = 8
 

@@ -2,7 +2,7 @@
 
     python -m tests.endurance.fuzz.parsers [EXAMPLES] [SEED]
 
-The parsers are those of ``tests.test_linear_time``, the codecs, and the way from a record of Kafka
+The parsers are those of ``tests.linear_time``, the codecs, and the way from a record of Kafka
 to a message and its dead letter. A finding is an error that ``ALLOWED`` does not have: nothing
 above a parser expects it. Each is printed with a short input. The exit code is 1 if there is one.
 """
@@ -46,8 +46,9 @@ from gizmopy.pubsub.redrive import restored
 from gizmopy.pubsub.subscription import Subscription, collect_subscriptions
 from gizmopy.server.http.connection.proxy_protocol import BadProxyHeader
 from gizmopy.web import Problem
-from tests.hostile import ANYWHERE, Hostile
-from tests.test_linear_time import PARSERS, PATTERNS, TIMESTAMP, runner
+from tests.linear_time.hostile_texts import ANYWHERE, Hostile
+from tests.linear_time.parsers import PARSERS, TIMESTAMP
+from tests.linear_time.patterns import PATTERNS, runner
 
 EXAMPLES = 4000
 """How many inputs each parser gets: with 100 parsers, some minutes."""

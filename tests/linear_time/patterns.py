@@ -1,0 +1,207 @@
+"""The regular expressions of the packages, each with the texts that could make it slow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from gizmopy.config.channel_names import channel_key
+from gizmopy.config.duration import parse_duration
+from gizmopy.config.urls import mask_login
+from gizmopy.server.http.connection.framing import _PLAIN, _SIZE, _TRAILER
+from gizmopy.server.service import Service, service_name
+from gizmopy.web import CORS
+from gizmopy.web.backtracking import growth
+from gizmopy.web.router import RouteNotFound, Router, parse_template
+from tests.linear_time.hostile_texts import Hostile, Run, pumps
+
+
+class Pattern(NamedTuple):
+    """How a pattern is used, and texts that its own quantifiers could make slow."""
+
+    use: str | Run
+    """The method that is called, or the function that the pattern is written in."""
+    hostiles: list[Hostile]
+    is_compiled: bool = False
+    """Whether the text is a developer's pattern, which takes milliseconds to compile."""
+
+
+class Classes:
+    """Make services whose classes have a name from a text."""
+
+    def name(self, text: str) -> str:
+        service = Service()
+        made = type(text.replace("\x00", "_") or "_", (Service,), {"settings": service.settings})
+        return service_name(object.__new__(made))
+
+
+def match_with(*templates: str) -> Run:
+    """Return a function that matches a path below each template."""
+
+    def match(text: str) -> object:
+        with suppress(RouteNotFound):
+            router.match("GET", f"/f/{text}")
+        return router.allowed(f"/f/{text}")
+
+    router: Router[str] = Router()
+    for template in templates:
+        router.add("GET", template, template)
+    return match
+
+
+CORS_OF_MANY = CORS(("https://*.example.com", "https://*.a.a.a.com", "http://localhost:8080"))
+
+PATTERNS: Mapping[str, Pattern] = {
+    "gizmopy.config.duration:_PART": Pattern(parse_duration, pumps("1", "1.", "1m", "m")),
+    "gizmopy.config.duration:_PARTS": Pattern(
+        "fullmatch", pumps("1111s", "1", "1.", "1m", ".1h", "1ms", tails=("", "!", "s", "m!"))
+    ),
+    "gizmopy.config.duration:_SECONDS": Pattern("fullmatch", pumps("1", "1.", ".1")),
+    "gizmopy.config.hosts:_NAME": Pattern(
+        "fullmatch", [*pumps("a", "a.", ".", "*."), *pumps("f:", "f", head="[", tails=("", "]!"))]
+    ),
+    "gizmopy.config.backends.kafka:_HOST": Pattern(
+        "fullmatch", [*pumps("a", "a.", "1:", ":"), *pumps("a:", "f", head="[", tails=("", "]!"))]
+    ),
+    "gizmopy.config.flags:_FLAG_NAME": Pattern("fullmatch", pumps("a", "-", head="--")),
+    "gizmopy.config.secrets.masking:_NAME": Pattern(
+        "search", pumps("a", "a ", "a'", "-", " a", 'a" ', "a  ", tails=("", "!", "=", "'"))
+    ),
+    "gizmopy.config.secrets.masking:_VALUE": Pattern(
+        "match", pumps("'", '"', "'\"", "a", "'a", tails=("",))
+    ),
+    "gizmopy.config.secrets.masking:_SCHEMES": Pattern(
+        "sub", pumps("basic", "basic ", " ", "bearer\t", head="basic", tails=("", ",", "a"))
+    ),
+    "gizmopy.config.secrets.masking:_PEM_END": Pattern(
+        "findall", pumps("-----END ", "-----END a", "-", "a", "-----END a-----")
+    ),
+    "gizmopy.config.plain_text:_SURROGATE": Pattern("search", pumps("a", "\u00e9", "\ud7ff")),
+    "gizmopy.config.error_translation:_WORD": Pattern("findall", pumps("a", "a ", "aaa ", "_")),
+    "gizmopy.config.channel_names:channel_key": Pattern(
+        channel_key, pumps("a", "-", "\u0149", "A_")
+    ),
+    "gizmopy.config.secrets.redaction:_HOST_PORT": Pattern(
+        "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
+    ),
+    "gizmopy.config.urls:_HOST_IN_URL": Pattern(
+        "fullmatch", [*pumps("a", "a.", "-", ":1"), *pumps(":", "f", head="[", tails=("", "]:1!"))]
+    ),
+    "gizmopy.config.urls:_URL": Pattern(
+        "fullmatch",
+        [
+            *pumps("a", "a:", "://"),
+            *pumps("a", "a,", "/", "?", "@", ":1,", "[::1],", head="a://", tails=("", "\n")),
+        ],
+    ),
+    "gizmopy.config.urls:_BLANK": Pattern(
+        mask_login, pumps("a", " ", ":", head="a:", tails=("@", " @"))
+    ),
+    "gizmopy.config.sources:_QUOTED": Pattern(
+        "sub", pumps(" ", "'", '"', " '", "' ", "'a", "\"'", "''\"", head="x", tails=("", "x", "'"))
+    ),
+    "gizmopy.observe.log_files:_DESCRIPTOR": Pattern(
+        "fullmatch", pumps("1", "/", head="/proc/self/fd/")
+    ),
+    "gizmopy.observe.metrics:_NAME": Pattern("fullmatch", pumps("a", ":", "a1")),
+    "gizmopy.observe.metrics:_LABEL": Pattern("fullmatch", pumps("a", "_", "a1")),
+    "gizmopy.observe.trace:_TRACEPARENT": Pattern(
+        "fullmatch",
+        [*pumps("0", "00-", "f"), *pumps("0", "-", head=f"01-{'a' * 32}-{'b' * 16}-00")],
+    ),
+    "gizmopy.observe.trace:_TRACESTATE": Pattern("fullmatch", pumps("a", "\t", "a=1,")),
+    "gizmopy.pubsub.cloudevents:_EXTENSION": Pattern("fullmatch", pumps("a", "1", "a1")),
+    "gizmopy.pubsub.cloudevents:_RFC_3339": Pattern(
+        "fullmatch",
+        [*pumps("1", "1-"), *pumps("1", head="2018-04-05T17:31:00.", tails=("", "Z", "+01:0"))],
+    ),
+    "gizmopy.pubsub.cloudevents:_FORBIDDEN": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
+    "gizmopy.server.http.deadlines:_GRPC_DURATION": Pattern("fullmatch", pumps("1", "1S", "S")),
+    "gizmopy.server.admin.debug:_libraries": Pattern(
+        lambda text: re.match(r"[\w.-]+", text), pumps("a", "a-", ".")
+    ),
+    "gizmopy.server.http.connection.framing:_PLAIN": Pattern(
+        lambda text: _PLAIN(text.encode()), pumps("a", "0", tails=("", "\r\n", "\r"))
+    ),
+    "gizmopy.server.http.connection.framing:_SIZE": Pattern(
+        lambda text: _SIZE(text.encode()),
+        [*pumps("a", "0"), *pumps(" ", "\t", ";", ";a=", head="5", tails=("", "\r\n", "\n"))],
+    ),
+    "gizmopy.server.http.connection.framing:_TRAILER": Pattern(
+        lambda text: _TRAILER(text.encode()), pumps("a", ":", "a:", " ", tails=("", "\r\n", "\n"))
+    ),
+    "gizmopy.server.http.request_context:_VALID_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
+    "gizmopy.server.http.proxies:_ADDRESS": Pattern(
+        "fullmatch",
+        [
+            *pumps("1", "1.", ":", "a:", "%", "::"),
+            *pumps("a", "%", "]", "]:1", head="[", tails=("",)),
+        ],
+    ),
+    "gizmopy.server.service:_own_name": Pattern(Classes().name, pumps("a", "A", "Aa", "aA", "AAa")),
+    "gizmopy.web.authority:_HOST": Pattern(
+        "fullmatch", [*pumps("a", "%41", "%", ":", ":1", "."), *pumps(":", "f", ".", head="[")]
+    ),
+    "gizmopy.web.cors:_ORIGIN_SYNTAX": Pattern(
+        "fullmatch", [*pumps("a", "a.", "a:"), *pumps("a", "a.", "*.", ":1", head="https://")]
+    ),
+    "gizmopy.web.cors:CORS.__init__": Pattern(
+        CORS_OF_MANY._matches,
+        pumps("a", "a.", ".", "example.com", ".a", "a.a.a.com", head="https://"),
+    ),
+    "gizmopy.web.cors:_SECOND_LEVEL_REGISTRY": Pattern("fullmatch", pumps("co", "c", "gov")),
+    "gizmopy.web.openapi.document:_VARIABLE": Pattern(
+        "sub", pumps("a", "{", "{a", "{}", ":", "{a:{", "{a:{}", "{a:{1}}", head="{")
+    ),
+    "gizmopy.web.openapi.document:_PYTHON_ONLY": Pattern(
+        "search", pumps("(?", "(?a", "a", "\\", "*", "(?a:")
+    ),
+    "gizmopy.web.openapi.document:_SENTENCE_END": Pattern(
+        "split", pumps(" ", "\n", ". ", " \n", ".", "\n ", ". a", head="x.", tails=("", "a", "A"))
+    ),
+    "gizmopy.web.router:_SEGMENT": Pattern(
+        "findall", pumps("a", "{", "{a", "{}", "/{", "/{{}", "{{}", "{a:{1}}", "/", head="/{")
+    ),
+    "gizmopy.web.router:_VARIABLES": Pattern("split", pumps("{", "{a", "{}", "{{}", "a", head="{")),
+    "gizmopy.web.regex_automaton:_CATEGORIES": Pattern(
+        lambda text: growth(f"[{re.escape(text)}\\d]+"), pumps("a", "\u0663"), True
+    ),
+    "gizmopy.web.backtracking:growth": Pattern(
+        lambda text: growth(re.escape(text)), pumps("a", "a*", "(a)", "a|"), True
+    ),
+    "gizmopy.web.segments:SegmentPattern._parse": Pattern(
+        match_with(
+            "/f/v{x:[0-9.]+}",
+            "/f/{a:[0-9]+}.{b:[a-z]+}",
+            "/f/{id:[0-9a-f-]{36}}",
+            "/f/{name}-{version:[0-9.]+}.{ext}",
+            "/f/{a}-{b}-{c}-{d:[0-9]+}",
+            "/f/{a:x+}-{b}-{c}.{d}-{e:[0-9]+}",
+        ),
+        pumps(
+            "0", "0.", "a", "0.a", "v", "-", "-1", "-1.", "x-", "x", "-1.1-", tails=("", "!", "-1")
+        ),
+    ),
+    "gizmopy.web.segments:_groups_in": Pattern(
+        lambda text: parse_template(f"/{{a:{re.escape(text)}}}"), pumps("a", "(a)", "a|"), True
+    ),
+    "gizmopy.web.types:_ISO_DATE": Pattern("fullmatch", pumps("1", "1-", "2024-01-01")),
+}
+"""The hostile texts of every regular expression in the packages."""
+
+
+def runner(name: str, use: str | Run) -> Run:
+    """Return a function that uses the pattern of a name in ``PATTERNS``."""
+    if not isinstance(use, str):
+        return use
+    module, _, place = name.partition(":")
+    found = getattr(import_module(module), place)
+    pattern: re.Pattern[Any] = found if isinstance(found, re.Pattern) else found.__self__
+    arguments = ("-",) if use == "sub" else ()
+    method = getattr(pattern, use)
+    if isinstance(pattern.pattern, bytes):
+        return lambda text: method(*arguments, text.encode("utf-8", "surrogateescape"))
+    return lambda text: method(*arguments, text)
