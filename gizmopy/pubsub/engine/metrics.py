@@ -36,9 +36,12 @@ class PublisherMetrics(Observer):
 
     def published(self, message: Message, seconds: float) -> None:
         """Count the seconds until the broker confirmed a message."""
-        # HistogramChild.observe, written out: the call would be 2 % of a publish to memory://.
+        # HistogramChild.observe, written out: the call would be 2 % of a publish to memory://, and
+        # the search in the bounds 3 %, although such a publish is always in the first bucket.
         histogram = self._seconds
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+        bounds = histogram.bounds
+        place = bisect_left(bounds, seconds) if seconds > bounds[0] else 0
+        histogram.counts[place] += 1
         histogram.total += seconds
 
     def publish_failed(self, topic: str, kind: PublishFailure) -> None:
