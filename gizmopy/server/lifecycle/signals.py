@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from gizmopy.server.lifecycle.forks import around_forks
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 ECHO_SECONDS = 0.5
@@ -83,8 +85,7 @@ class Signals:
     128 plus its number. Python's own handler counts them, not the event loop's: a blocked loop
     must not keep a third signal from ending the process.
 
-    A forked process inherits the handlers. A signal to it has the effect there that it had before:
-    ``terminate()`` of multiprocessing ends a child.
+    A forked child has the handlers that were set before: multiprocessing's ``terminate()`` ends it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,6 +97,7 @@ class Signals:
         self._last: tuple[int, float] | None = None
         self._pid = os.getpid()
         self._before = {number: signal.signal(number, self._caught) for number in SIGNALS}
+        around_forks(in_child=self._leave_to_child)
 
     def attach(self, stop: Stop, on_first: Callable[[], None] = lambda: None) -> None:
         """Request ``stop``, on the running loop, for each signal from now on and an earlier one.
@@ -125,15 +127,23 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
 
     def restore(self) -> None:
-        """Restore the handlers that were set before."""
+        """Restore the handlers that were set before, except where there is another one by now."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._caught:
+                # None is a handler that Python did not set, and cannot set again.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _leave_to_child(self) -> None:
+        self.restore()
+        # The event loop's wake-up socket is shared with the parent, whose loop would get the number
+        # of each signal that the child catches.
+        signal.set_wakeup_fd(-1)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._pid:
             self.receive(number)
             return
-        # A forked child: os.fork() has copied the handlers and the counter of the parent.
+        # A child that was forked a moment ago, or without os.fork.
         self.restore()
         os.kill(os.getpid(), number)
 

@@ -26,6 +26,7 @@ import threading
 from math import inf
 from time import monotonic
 
+from gizmopy.server.lifecycle.forks import around_forks
 from gizmopy.server.lifecycle.unfinished import describe_unfinished, terminate_children
 
 logger = logging.getLogger("gizmopy.server.last_resort")
@@ -50,7 +51,11 @@ class Watchdog:
         self._timer: threading.Timer | None = None
         self._ends_at = inf
         self._is_second_stage_armed = False
+        self._second_stage_at = inf
         self._stderr, self._owns_stderr = _open_stderr()
+        # A child has the state of faulthandler's timer, but not its thread. It would wait for that
+        # thread for ever when it ends, or when it sets a timer itself.
+        around_forks(before=self._pause_second_stage, in_parent=self._resume_second_stage)
 
     def __enter__(self) -> Watchdog:
         return self
@@ -83,10 +88,21 @@ class Watchdog:
 
         Starting a thread takes locks that the interrupted code may hold.
         """
-        faulthandler.dump_traceback_later(
-            seconds + _SECOND_STAGE_SECONDS, exit=True, file=self._stderr
-        )
+        self._second_stage_at = monotonic() + seconds + _SECOND_STAGE_SECONDS
+        self._start_second_stage(seconds + _SECOND_STAGE_SECONDS)
+
+    def _start_second_stage(self, seconds: float) -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._stderr)
         self._is_second_stage_armed = True
+
+    def _pause_second_stage(self) -> None:
+        if self._is_second_stage_armed:  # else the timer may be a test runner's
+            faulthandler.cancel_dump_traceback_later()
+            self._is_second_stage_armed = False
+
+    def _resume_second_stage(self) -> None:
+        if self._second_stage_at < inf:
+            self._start_second_stage(max(0.001, self._second_stage_at - monotonic()))
 
     def disarm(self) -> None:
         """Remove the limit."""
@@ -94,9 +110,8 @@ class Watchdog:
             self._timer.cancel()
             self._timer = None
         self._ends_at = inf
-        if self._is_second_stage_armed:  # else the timer may be a test runner's
-            faulthandler.cancel_dump_traceback_later()
-            self._is_second_stage_armed = False
+        self._second_stage_at = inf
+        self._pause_second_stage()
 
     def _end_process(self) -> None:
         message = "the process did not end in time and is killed; still running: %s"

@@ -21,7 +21,14 @@ from gizmopy.server.http.handler import RequestHandler
 from gizmopy.server.http.listening.acceptor import Acceptor
 from gizmopy.server.http.listening.descriptors import max_connections
 from gizmopy.server.http.listening.shedding import Shedding
-from gizmopy.server.http.listening.sockets import bind, bind_error, refuse_new_connections, url_of
+from gizmopy.server.http.listening.sockets import (
+    bind,
+    bind_error,
+    refuse_new_connections,
+    release_sockets,
+    url_of,
+)
+from gizmopy.server.lifecycle.forks import around_forks
 from gizmopy.web import Problem
 
 _BACKLOG = 1024
@@ -67,6 +74,16 @@ class Port:
         self._shedding = shedding
         self._limit = limit
         self._listener = bind(address, number, prefix=prefix)
+        self._name = self._listener.getsockname()
+        around_forks(in_child=self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child, give up the listener and the connections.
+
+        A child that lives longer would keep the port, and its clients would not see that the daemon
+        has closed their connections.
+        """
+        release_sockets(self._name)
 
     async def listen(self, tls: ssl.SSLContext | None) -> None:
         """Accept connections. Raises StartError if another process listens at the address."""

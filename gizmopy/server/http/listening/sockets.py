@@ -94,6 +94,38 @@ def accept_all(listener: socket.socket) -> Iterator[socket.socket]:
         yield connection
 
 
+def release_sockets(name: object) -> None:
+    """Release the listener whose ``getsockname`` is ``name``, and the connections that it accepted.
+
+    It is for a forked child. The descriptors stay valid: objects of the parent refer to them, and
+    would otherwise close a number that has another use by then.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/dev/fd")):  # noqa: PTH208 -- names, not paths
+        if _is_local(number, name):
+            os.dup2(null, number, inheritable=False)
+    os.close(null)
+
+
+def _is_local(number: int, name: object) -> bool:
+    """Return whether a descriptor is a socket with the port, or the path, of ``name``."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(number).st_mode):
+            return False
+        probe = socket.socket(fileno=number)
+    except OSError:  # it was the descriptor of the directory
+        return False
+    try:
+        own = probe.getsockname()
+    except OSError:
+        return False
+    finally:
+        probe.detach()
+    if isinstance(own, tuple) and isinstance(name, tuple):
+        return probe.type == socket.SOCK_STREAM and own[1] == name[1]
+    return bool(own == name)
+
+
 def url_of(listener: socket.socket, scheme: str) -> str:
     """Return the URL of ``listener``: ``http://[::1]:8080``, ``unix:/path``, ``unix:@name``."""
     name = listener.getsockname()
