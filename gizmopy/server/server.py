@@ -204,6 +204,10 @@ class SimpleServer:
             raise DeclarationError(self.service.lifespan, reason)
         await lifespan.__aenter__()
         lifetime.push_async_callback(self._exit_lifespan, lifespan)
+        # The ports listen already, in the context from before. Subscribers and health checks are
+        # tasks that start later, so they have this one anyway.
+        for port in self._ports:
+            port.use_context()
 
     def _log_endpoints(self) -> None:
         """Log the addresses of the daemon, its endpoints and its subscriptions."""

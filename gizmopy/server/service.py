@@ -102,7 +102,8 @@ class Service:
     async def lifespan(self) -> AsyncIterator[None]:
         """Open resources, yield while the daemon works, and close them.
 
-        It is entered before the first request or message, and left after the last one.
+        It is entered before the first request or message, and left after the last one. Endpoints,
+        handlers and health checks run in copies of its context: they see a ContextVar that it sets.
         """
         yield
 

@@ -4,18 +4,21 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from aiohttp import ClientError, ClientSession, web
+from aiohttp import ClientError, ClientSession, TCPConnector, web
 
 import gizmopy.server
-from gizmopy import Service, Settings, SimpleServer, get, put, subscribe
+from gizmopy import Message, Service, Settings, SimpleServer, get, health_check, put, subscribe
 from gizmopy.errors import DeclarationError, PubSubError, StartError, UsageError
 from gizmopy.pubsub import Driver, Receiver, open_driver
+from gizmopy.pubsub.handlers import Handler as MessageHandler
 from gizmopy.server import Phase, Stop, make_service
 from gizmopy.server.service import service_name, settings_class
 from gizmopy.web import EndpointTable
+from gizmopy.web import Handler as HTTPHandler
 from tests.support import until
 
 
@@ -523,6 +526,99 @@ def test_a_method_of_service_may_be_overridden() -> None:
             return "own"
 
     assert [route.path for route in SimpleServer(Own(_settings())).routes] == ["/own"]
+
+
+tenant: ContextVar[str] = ContextVar("tenant", default="none")
+
+
+class Tenants(Service):
+    """A service that records the tenant that each part of it sees, and changes it."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.seen: dict[str, str] = {}
+        self.may_start = asyncio.Event()
+        self.middleware = [self.around]
+        self.message_middleware = [self.around_messages]
+
+    def see(self, place: str) -> None:
+        self.seen[place] = tenant.get()
+        tenant.set(place)  # it must not reach any other place
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        await self.may_start.wait()
+        token = tenant.set("cats")
+        yield
+        tenant.reset(token)
+        self.see("clean-up")
+
+    def around(self, handler: HTTPHandler) -> HTTPHandler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self.see("middleware")
+            tenant.set("cats")
+            return await handler(request)
+
+        return handle
+
+    def around_messages(self, handler: MessageHandler) -> MessageHandler:
+        async def handle(message: Message) -> None:
+            self.see("message middleware")
+            tenant.set("cats")
+            await handler(message)
+
+        return handle
+
+    @get("/see")
+    async def endpoint(self) -> str:
+        self.see("endpoint")
+        await self.publish("cats", "Tom")
+        await self.publish("dogs", "Rex")
+        return self.seen["endpoint"]
+
+    @get("/thread")
+    async def thread(self) -> str:
+        return await asyncio.to_thread(tenant.get)
+
+    @health_check
+    async def check(self) -> None:
+        self.see("check")
+
+    @health_check(group="startup")
+    async def startup_check(self) -> None:
+        self.see("startup check")
+
+    @subscribe("cats")
+    async def on_cat(self, name: str) -> None:
+        self.see("handler")
+
+    @subscribe("dogs", batch_size=10)
+    async def on_dogs(self, names: list[str]) -> None:
+        self.see("batch handler")
+
+
+async def test_all_parts_of_a_service_see_the_context_of_its_lifespan() -> None:
+    """A ContextVar that lifespan sets has its value everywhere, and no part changes it for others.
+
+    This includes requests on a connection that was accepted before.
+    """
+    tenants = Tenants(_settings())
+    server = SimpleServer(tenants)
+    serving = asyncio.create_task(server.serve(Stop()))
+    await until(lambda: bool(server.url))
+    async with ClientSession(connector=TCPConnector(limit=1)) as http:
+        assert (await http.get(f"{server.url}/see")).status == 503  # it is starting
+        tenants.may_start.set()
+        await until(lambda: server.phase is Phase.READY)
+        for path in ("/see", "/see", "/thread"):
+            assert await (await http.get(f"{server.url}{path}")).json() == "cats"
+        await until(lambda: len(tenants.seen) == 7)
+    server.stop.request("SIGTERM")
+    await serving
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+    assert tenants.seen.pop("clean-up") == "none"  # the token of lifespan is valid
+    assert set(tenants.seen.values()) == {"cats"}, tenants.seen
 
 
 async def test_a_second_stop_shortens_the_drain_of_messages() -> None:

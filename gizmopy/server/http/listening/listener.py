@@ -7,6 +7,7 @@ import logging
 import ssl
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from typing import Any
 
 from aiohttp import web
@@ -121,6 +122,10 @@ class Port:
             ),
             logger=ProtocolLogger(),
         )
+
+    def use_context(self) -> None:
+        """Give each request from now on a copy of the current context, on old connections too."""
+        self._server.context = copy_context()
 
     def connection_states(self) -> Iterator[str]:
         """Yield the state of each connection: ``active``, ``idle``, or ``websocket``."""
