@@ -25,6 +25,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any
 
 from gizmopy._deprecated import renamed
@@ -82,10 +83,45 @@ class DeclarationError(GizmoError):
     exit_code = 2
 
     def __init__(self, function: Callable[..., Any], reason: str) -> None:
-        code = getattr(inspect.unwrap(function), "__code__", None)
-        place = f"{code.co_filename}:{code.co_firstlineno}: " if code is not None else ""
-        name = getattr(function, "__qualname__", repr(function))
-        super().__init__(f"{place}{name}: {reason}")
+        place = _place_of(function)
+        super().__init__(f"{place}{': ' if place else ''}{_name_of(function)}: {reason}")
+
+
+def source_of(function: Any) -> str:
+    """Return the name of a function, method or class, with the file and line of its definition."""
+    place = _place_of(function)
+    return f"{_name_of(function)} ({place})" if place else _name_of(function)
+
+
+def _name_of(function: Any) -> str:
+    name = getattr(_inner(function), "__qualname__", None)
+    return name if isinstance(name, str) else repr(function)
+
+
+def _place_of(function: Any) -> str:
+    """Return the file and line; empty if they are unknown, as those of a built-in are."""
+    inner = inspect.unwrap(_inner(function))
+    code = getattr(inner, "__code__", None)
+    if code is not None:
+        return f"{code.co_filename}:{code.co_firstlineno}"
+    kind = inner if isinstance(inner, type) else type(inner)
+    try:
+        return f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
+    except (OSError, TypeError):
+        return ""
+
+
+def _inner(function: Any) -> Any:
+    """Return the function inside a property, a partial function, or a static or class method."""
+    while True:
+        if isinstance(function, property):
+            function = function.fget
+        elif isinstance(function, (partial, partialmethod)):
+            function = function.func
+        elif isinstance(function, (staticmethod, classmethod)):
+            function = function.__func__
+        else:
+            return function
 
 
 class StartError(GizmoError):

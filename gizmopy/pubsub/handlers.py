@@ -45,22 +45,23 @@ class CompiledMethod(NamedTuple):
 
 
 def compile_method(
-    method: Callable[..., Any], middleware: Sequence[MessageMiddleware]
+    method: Callable[..., Any], middleware: Sequence[MessageMiddleware], owner: object = None
 ) -> CompiledMethod:
     """Compile a method that takes one message; ``middleware`` wraps it, the outermost first.
 
-    Raises DeclarationError if the signature cannot be served.
+    ``owner`` is the object that has the method; default: the one that it is bound to. Raises
+    DeclarationError if the signature cannot be served.
     """
-    takes = _Parameters.of(method)
+    takes = _Parameters.of(method, owner)
     handler = _handler(method, takes)
     for wrap in reversed(middleware):
         handler = wrap(handler)
     return CompiledMethod(handler, None, takes.payload_type)
 
 
-def compile_batch_method(method: Callable[..., Any]) -> CompiledMethod:
+def compile_batch_method(method: Callable[..., Any], owner: object = None) -> CompiledMethod:
     """Compile a method that takes lists. Raises DeclarationError if it cannot be served."""
-    takes = _Parameters.of(method, in_batches=True)
+    takes = _Parameters.of(method, owner, in_batches=True)
     batch_handler = _batch_handler(method, takes)
     return CompiledMethod(_handler_of_one(batch_handler), batch_handler, takes.payload_type)
 
@@ -79,9 +80,11 @@ class _Parameters(NamedTuple):
         return self.payload.annotation if self.payload else None
 
     @classmethod
-    def of(cls, method: Callable[..., Any], *, in_batches: bool = False) -> _Parameters:
+    def of(
+        cls, method: Callable[..., Any], owner: object, *, in_batches: bool = False
+    ) -> _Parameters:
         payload = message = None
-        for parameter in read_signature(method).parameters:
+        for parameter in read_signature(method, owner).parameters:
             if in_batches:
                 parameter = replace(parameter, annotation=_item_type(method, parameter))
             if parameter.annotation is Message:

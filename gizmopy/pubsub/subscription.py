@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
+from gizmopy.declaration import add_mark, declared_methods
 from gizmopy.errors import DeclarationError
 from gizmopy.pubsub.handlers import (
     BatchHandler,
@@ -124,7 +125,7 @@ def subscribe(
     def mark(method: MethodT) -> MethodT:
         for problem in _problems(options):
             raise DeclarationError(method, problem)
-        setattr(method, _MARK, (options, *getattr(method, _MARK, ())))
+        add_mark(method, _MARK, options)
         return method
 
     return mark
@@ -178,60 +179,29 @@ def collect_subscriptions(service: object, default_subscription: str) -> list[Su
     replaces them. Raises DeclarationError if a signature cannot be served, or if two handlers of
     one channel have the same subscription.
     """
-    service_middleware: Sequence[MessageMiddleware] = getattr(service, "message_middleware", ())
-    found = [
-        _compile(options, method, default_subscription, service_middleware)
-        for method, marks in _marked_methods(service)
-        for options in marks
-    ]
-    names: dict[tuple[str, str], Subscription] = {}
-    for subscription in found:
-        first = names.setdefault((subscription.channel, subscription.subscription), subscription)
-        if first is not subscription:
-            raise DeclarationError(
-                _method_of(service, subscription),
-                f"{first.name} already handles {subscription.channel!r} in the subscription "
-                f"{subscription.subscription!r}, so each would receive only some of the messages; "
-                "give one of them another subscription=",
-            )
-    return found
-
-
-def _method_of(service: object, subscription: Subscription) -> Callable[..., Any]:
-    method: Callable[..., Any] = getattr(service, subscription.name.rpartition(".")[2])
-    return method
-
-
-def _marked_methods(
-    service: object,
-) -> Iterator[tuple[Callable[..., Any], tuple[SubscriptionOptions, ...]]]:
-    """Yield each method that is marked in its class or a base, with the nearest marks."""
-    classes = type(service).__mro__
-    names = {name: None for cls in reversed(classes) for name in vars(cls)}
-    for name in names:
-        definitions = [vars(cls)[name] for cls in classes if name in vars(cls)]
-        marks = next((m for d in definitions if (m := getattr(d, _MARK, None))), None)
-        # A subclass ends an inherited subscription with `on_cat = None`.
-        if marks and callable(method := getattr(service, name)):
-            yield method, marks
+    found: dict[tuple[str, str], Subscription] = {}
+    for name, method, marks in declared_methods(service, _MARK):
+        for options in marks:
+            options = replace(options, subscription=options.subscription or default_subscription)
+            key = options.channel, options.subscription
+            if key in found:
+                raise DeclarationError(
+                    method,
+                    f"{found[key].name} already handles {options.channel!r} in the subscription "
+                    f"{options.subscription!r}, so each would receive only some of the messages; "
+                    "give one of them another subscription=",
+                )
+            found[key] = _compile(options, method, service, f"{type(service).__name__}.{name}")
+    return list(found.values())
 
 
 def _compile(
-    options: SubscriptionOptions,
-    method: Callable[..., Any],
-    default_subscription: str,
-    service_middleware: Sequence[MessageMiddleware],
+    options: SubscriptionOptions, method: Callable[..., Any], service: object, name: str
 ) -> Subscription:
     if options.batch_size:
-        compiled = compile_batch_method(method)
+        compiled = compile_batch_method(method, service)
     else:
-        compiled = compile_method(method, (*service_middleware, *options.middleware))
+        middleware: Sequence[MessageMiddleware] = getattr(service, "message_middleware", ())
+        compiled = compile_method(method, (*middleware, *options.middleware), service)
     declared = {field.name: getattr(options, field.name) for field in fields(SubscriptionOptions)}
-    declared["subscription"] = options.subscription or default_subscription
-    return Subscription(**declared, **compiled._asdict(), name=_name_of(method))
-
-
-def _name_of(method: Callable[..., Any]) -> str:
-    owner = getattr(method, "__self__", None)
-    prefix = type(owner).__name__ if owner is not None else method.__module__
-    return f"{prefix}.{method.__name__}"
+    return Subscription(**declared, **compiled._asdict(), name=name)

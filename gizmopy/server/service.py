@@ -84,7 +84,8 @@ class Service:
         """Refuse an endpoint or a subscription whose name is an attribute of Service."""
         super().__init_subclass__()
         for name, member in vars(cls).items():
-            marks = vars(member) if inspect.isfunction(member) else ()
+            function = getattr(member, "__func__", member)  # a static or class method wraps one
+            marks = vars(function) if inspect.isfunction(function) else ()
             if hasattr(Service, name) and any(mark.startswith("__gizmo") for mark in marks):
                 raise DeclarationError(
                     member, f"{name!r} is a member of Service; rename the method"

@@ -90,7 +90,7 @@ def bind_parameters(
 
     Raises DeclarationError if a parameter can come from no part of a request.
     """
-    declared = read_signature(route.function).parameters
+    declared = read_signature(route.function, route.owner).parameters
     names = [name for segment in parse_template(route.path) for name in segment.names]
     bodies = [each for each in declared if _is_body(each, names)]
     others = [each for each in declared if not _is_body(each, names)]

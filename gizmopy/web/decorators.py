@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar, Unpack
 
-from gizmopy.errors import DeclarationError
+from gizmopy.declaration import add_mark, declared_methods
+from gizmopy.errors import DeclarationError, source_of
 from gizmopy.web.router import RouteConflict, Router, parse_template
 
 EndpointFunction = Callable[..., Awaitable[object]]
@@ -74,6 +77,8 @@ class Route:
     path: str
     function: EndpointFunction
     options: RouteOptions = RouteOptions()
+    owner: object = None
+    """The object whose method the function is; None: the object that it is bound to."""
 
     @property
     def name(self) -> str:
@@ -83,13 +88,7 @@ class Route:
     @property
     def source(self) -> str:
         """The qualified name of the function, and the file and line of its code."""
-        code = getattr(self.function, "__code__", None)
-        location = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
-        return f"{self.name}{location}"
-
-
-_Declaration = tuple[str, str, EndpointFunction, RouteOptions]
-"""The method, path, function and options of an endpoint, not yet checked."""
+        return source_of(self.function)
 
 
 def get(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
@@ -123,10 +122,7 @@ def _declare(method: str, path: str, options: RouteOptions) -> Callable[[Endpoin
         raise DeclarationError(path, f'is decorated without a path; write @{name}("/path")')
 
     def declare(function: EndpointT) -> EndpointT:
-        # Python applies decorators from the bottom up. Put this one first, so that routes are in
-        # the order in which a reader sees them.
-        declared = ((method, path, options), *getattr(function, _ROUTES, ()))
-        setattr(function, _ROUTES, declared)
+        add_mark(function, _ROUTES, (method, path, options))
         return function
 
     return declare
@@ -144,48 +140,76 @@ def collect_routes(service: object, prefix: str = "") -> list[Route]:
         reason = f"prefix {prefix!r} must begin with '/' and not end with one"
         raise DeclarationError(type(service), reason)
     router: Router[Route] = Router()
-    routes = []
-    for method, path, function, options in (*_from_methods(service), *_from_table(service)):
-        _check(method, path, function, options)
-        route = Route(method, prefix + path, function, options)
+    routes = [*_from_methods(service, prefix), *_from_table(service, prefix)]
+    for route in routes:
+        _check(route, prefix)
         try:
-            router.add(method, route.path, route, unsafe=options.unsafe_path)
+            router.add(route.method, route.path, route, unsafe=route.options.unsafe_path)
         except RouteConflict as conflict:
-            reason = f"{method} {path!r} {conflict}; see {conflict.target.source}"
-            raise DeclarationError(function, reason) from conflict
-        routes.append(route)
+            path = route.path.removeprefix(prefix)
+            reason = f"{route.method} {path!r} {conflict}; see {conflict.target.source}"
+            raise DeclarationError(route.function, reason) from conflict
     return routes
 
 
-def _from_methods(service: object) -> Iterator[_Declaration]:
+def _from_methods(service: object, prefix: str) -> Iterator[Route]:
     """Yield the endpoints that decorators declare; an override keeps the place of its original."""
-    declared: dict[str, tuple[tuple[str, str, RouteOptions], ...]] = {}
-    for kind in reversed(type(service).__mro__):
-        for name, member in vars(kind).items():
-            function = getattr(member, "__func__", member)  # a static or class method wraps one
-            routes = getattr(function, _ROUTES, None)
-            if isinstance(routes, tuple):
-                declared[name] = routes
-    for name, routes in declared.items():
-        function = getattr(service, name)
-        if function is not None:
-            for method, path, options in routes:
-                yield method, path, function, options
+    for _, function, marks in declared_methods(service, _ROUTES):
+        for method, path, options in marks:
+            yield Route(method, prefix + path, function, options, service)
 
 
-def _from_table(service: object) -> Iterator[_Declaration]:
+def _from_table(service: object, prefix: str) -> Iterator[Route]:
     endpoints: Callable[[], Mapping[str, Any]] | None = getattr(service, "endpoints", None)
     if endpoints is None:
         return
-    for path, methods in endpoints().items():
-        if not isinstance(methods, Mapping):
-            raise DeclarationError(endpoints, "must return a table {path: {method: endpoint}}")
+    table = _read_table(endpoints)
+    _check_tables_of_bases(type(service), service, table)
+    for (method, path), function in table.items():
+        yield Route(method, prefix + path, function)
+
+
+def _read_table(endpoints: Callable[[], Any]) -> dict[tuple[str, str], EndpointFunction]:
+    table = endpoints()
+    shape = "must return a table {path: {method: endpoint}}"
+    if not isinstance(table, Mapping):
+        raise DeclarationError(endpoints, f"{shape}, not {table!r}")
+    found = {}
+    for path, methods in table.items():
+        if not isinstance(path, str) or not isinstance(methods, Mapping):
+            raise DeclarationError(endpoints, shape)
         for method, function in methods.items():
-            yield method, path, function, RouteOptions()
+            if not callable(function):
+                reason = f"{shape}; {function!r}, at {method} {path!r}, cannot be called"
+                raise DeclarationError(endpoints, reason)
+            found[method, path] = function
+    return found
 
 
-def _check(method: str, path: str, function: EndpointFunction, options: RouteOptions) -> None:
+def _check_tables_of_bases(
+    kind: type, service: object, table: Mapping[tuple[str, str], EndpointFunction]
+) -> None:
+    """Raise DeclarationError if a base has a table that the table of an unrelated base hides."""
+    definitions = [
+        (base, vars(base)["endpoints"]) for base in kind.__mro__ if "endpoints" in vars(base)
+    ]
+    for base, hidden in definitions[1:]:
+        nearest, endpoints = definitions[0]
+        if base in nearest.__mro__ or not inspect.isfunction(hidden):
+            continue
+        for method, path in _read_table(functools.partial(hidden, service)):
+            if (method, path) not in table:
+                reason = (
+                    f"hides {method} {path!r} in the table of {base.__name__}, an unrelated base "
+                    f"of {kind.__name__}: {source_of(hidden)}; merge both in {kind.__name__}"
+                )
+                raise DeclarationError(endpoints, reason)
+
+
+def _check(route: Route, prefix: str) -> None:
     """Raise DeclarationError if the method, the template or an option is invalid."""
+    method, function, options = route.method, route.function, route.options
+    path = route.path.removeprefix(prefix)
     if options.timeout is not None and not 0 <= options.timeout < math.inf:
         reason = f"timeout={options.timeout!r} is not a number of seconds; use 0 for no limit"
         raise DeclarationError(function, reason)

@@ -7,14 +7,13 @@ database must not delay it.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar, get_args, overload
+from typing import Literal, Self, TypeVar, get_args, overload
 
-from gizmopy.declaration import read_signature
+from gizmopy.declaration import add_mark, declared_methods, read_signature
 from gizmopy.errors import DeclarationError
 from gizmopy.untrusted.error_text import describe_error
 
@@ -83,7 +82,7 @@ def health_check(
     """
 
     def mark(method: F) -> F:
-        setattr(method, _MARK, (critical, timeout, group))
+        add_mark(method, _MARK, (critical, timeout, group))
         return method
 
     return mark if function is None else mark(function)
@@ -99,12 +98,10 @@ def collect_health_checks(service: object) -> list[HealthCheck]:
     above 0, if its group is unknown, and if its name is that of a built-in check.
     """
     checks = []
-    for name, function in inspect.getmembers_static(type(service), inspect.isfunction):
-        options: Any = getattr(function, _MARK, None)
-        if options is not None:
-            check = HealthCheck(name, getattr(service, name), *options)
-            _validate(check)
-            checks.append(check)
+    for name, function, marks in sorted(declared_methods(service, _MARK)):
+        check = HealthCheck(name, function, *marks[0])
+        _validate(check)
+        checks.append(check)
     return checks
 
 

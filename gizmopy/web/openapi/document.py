@@ -146,7 +146,7 @@ def _read(path: str, route: Route, json_content_type: str) -> _Operation:
     name = f"{route.method} {route.path}"
     parameters, body = bind_parameters(route)
     texts = [each for each in parameters if isinstance(each, TextParameter)]
-    returns = read_signature(route.function).returns
+    returns = read_signature(route.function, route.owner).returns
     return _Operation(
         route,
         path,
