@@ -111,7 +111,7 @@ async def test_each_deadline_expires_once_and_in_order() -> None:
     expired: asyncio.Queue[str] = asyncio.Queue()
     deadlines = Deadlines[str](expired.put_nowait)
     now = time.monotonic()
-    for name, seconds in (("c", 0.03), ("x", 0.01), ("a", 0.01), ("b", 0.02), ("past", -1)):
+    for name, seconds in (("c", 0.6), ("x", 0.2), ("a", 0.2), ("b", 0.4), ("past", -1)):
         deadlines.add(name, now + seconds)
     deadlines.remove("x")
     async with asyncio.timeout(PATIENCE):
