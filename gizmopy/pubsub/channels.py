@@ -35,7 +35,7 @@ from gizmopy.untrusted.error_text import describe_error
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
-"""The longest time to flush a publisher, or to close a driver."""
+"""The longest time to flush all publishers, and to close all drivers."""
 
 
 class ChannelRow(NamedTuple):
@@ -75,7 +75,7 @@ class Channels:
     :class:`~gizmopy.pubsub.destinations.DestinationResolver`. A publisher connects on its first
     use; ``linger`` is how many seconds its batches wait to become full. ``on_settle`` and
     ``observers`` are those of all publishers and subscribers. Leaving the context drains the
-    subscribers, flushes and closes the publishers, and closes the drivers.
+    subscribers, flushes and closes all publishers side by side, then all drivers.
     """
 
     def __init__(
@@ -120,11 +120,12 @@ class Channels:
             self._is_closed = True
             # A drain that was cancelled has left subscribers running.
             await cancel_and_wait([each.task for each in self._running])
-            while self._publishers:
-                channel, publisher = self._publishers.popitem()
-                await _close(f"the publisher of channel {channel!r}", publisher.aclose())
-            for driver in self._drivers.values():
-                await _close("a driver", driver.aclose())
+            publishers, self._publishers = self._publishers, {}
+            await _close_all(
+                (f"the publisher of channel {channel!r}", publisher.aclose())
+                for channel, publisher in publishers.items()
+            )
+            await _close_all(("a driver", driver.aclose()) for driver in self._drivers.values())
 
     # Publishing.
 
@@ -421,6 +422,13 @@ def _start_error(
 
 def _sum(reports: Iterable[DrainReport]) -> DrainReport:
     return DrainReport(*map(sum, zip(DrainReport(), *reports, strict=True)))
+
+
+async def _close_all(closings: Iterable[tuple[str, Awaitable[None]]]) -> None:
+    """Close things side by side, so that the slowest one alone decides how long it takes."""
+    async with asyncio.TaskGroup() as group:
+        for name, closing in closings:
+            group.create_task(_close(name, closing))
 
 
 async def _close(name: str, closing: Awaitable[None]) -> None:

@@ -482,6 +482,47 @@ async def test_a_publisher_that_connects_too_late_is_closed(
     assert "closing the publisher of channel 'cats' failed: RuntimeError: a bug" in caplog.text
 
 
+class _Together:
+    """A driver, or a sender, whose close ends when the close of all its siblings has begun."""
+
+    capabilities: Capabilities = capabilities()
+
+    def __init__(self, name: str, barrier: asyncio.Barrier, log: list[str]) -> None:
+        self._name = name
+        self._barrier = barrier
+        self._log = log
+        self.senders: list[_Together] = []
+
+    def sender(self, topic: str) -> Any:
+        return self.senders.pop()
+
+    async def connect(self) -> None:
+        pass
+
+    async def send(self, batch: Sequence[Message]) -> list[None]:
+        return [None] * len(batch)
+
+    async def aclose(self) -> None:
+        await self._barrier.wait()
+        self._log.append(self._name)
+
+
+async def test_publishers_then_drivers_are_closed_side_by_side() -> None:
+    """Closing takes as long as the slowest publisher and driver, however many there are."""
+    senders, drivers = asyncio.Barrier(3), asyncio.Barrier(2)
+    log: list[str] = []
+    opened = {name: _Together("driver", drivers, log) for name in ("far://one", "far://two")}
+    for driver, count in zip(opened.values(), (2, 1), strict=True):
+        driver.senders = [_Together("publisher", senders, log) for _ in range(count)]
+    topics = {"DOGS": "far://two/dogs"}
+    async with Log().channels(
+        "far://one", topics=topics, open_driver=opened.__getitem__
+    ) as channels:
+        for channel in ("cats", "mice", "dogs"):
+            await channels.publish(channel, b"x")
+    assert log == ["publisher"] * 3 + ["driver"] * 2
+
+
 async def test_channels_close_even_if_their_drain_is_cancelled() -> None:
     """Publishers and drivers are closed even if the drain is cancelled."""
     far, started = Elsewhere(), asyncio.Event()
