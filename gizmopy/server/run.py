@@ -30,8 +30,9 @@ from gizmopy.untrusted.text import as_lines
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_SECONDS = 10.0
-"""The time beyond the shutdown budget for publishers whose brokers are unreachable."""
+_BROKER_SECONDS = 20.0
+"""The time beyond the shutdown budget if brokers do not answer, or handlers ignore their
+cancellation: 10 s for subscribers, 5 s for publishers, 5 s for drivers."""
 _LATE_SECONDS = 2.0
 """The time after the drain for tasks, threads, child processes and exit hooks of the service."""
 
@@ -43,8 +44,8 @@ def run(
 
     ``argv`` holds the flags (default: the command line's). ``signals`` has caught signals since
     before ``service`` was imported; the default catches them from now on. Call it in the main
-    thread, and last: the process has 2 s to end after it. Then it is killed with code 70, and the
-    log names the threads and processes that are left.
+    thread, and last: the process has 2 s to end after it. Then it is killed with its own exit code,
+    or with 70 if that would be 0, and the log names the threads and processes that are left.
     """
     reserve_standard_streams()
     signals = Signals() if signals is None else signals
@@ -156,8 +157,8 @@ async def _serve(server: SimpleServer, stop: Stop, watchdog: Watchdog) -> int:
 
 
 def _longest_shutdown(settings: Settings, stop: Stop) -> float:
-    """Return the seconds that a shutdown takes at most, with the last flush of publishers."""
-    return ShutdownBudget(settings, stop).total + _FLUSH_SECONDS
+    """Return the seconds that a shutdown takes at most, also if brokers do not answer."""
+    return ShutdownBudget(settings, stop).total + _BROKER_SECONDS
 
 
 def _exit_at_once(code: int) -> NoReturn:

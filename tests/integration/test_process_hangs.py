@@ -19,7 +19,7 @@ from gizmopy import Service, get
 from gizmopy.server.lifecycle import shutdown_budget as budget
 
 run = sys.modules["gizmopy.server.run"]
-run._FLUSH_SECONDS = budget.CANCEL_SECONDS = budget.CLEANUP_SECONDS = budget._CLOSE_SECONDS = 0.1
+run._BROKER_SECONDS = budget.CANCEL_SECONDS = budget.CLEANUP_SECONDS = budget._CLOSE_SECONDS = 0.1
 
 def hold_the_gil():
     ctypes.PyDLL(None).sleep(60)  # a call that does not release the GIL

@@ -31,7 +31,8 @@ class ShutdownBudget:
     """The time between a request to stop and the end of the process.
 
     First comes the drain delay, then SHUTDOWN_TIMEOUT for requests and messages together, counted
-    from ``begin``. Once ``stop`` is hurried, at most ``HURRIED_SECONDS`` of each are left.
+    from ``begin``. Once ``stop`` is hurried, at most ``HURRIED_SECONDS`` of each are left. Brokers
+    that do not answer, and message handlers that ignore their cancellation, take longer.
     """
 
     def __init__(self, settings: Settings, stop: Stop) -> None:
@@ -56,7 +57,7 @@ class ShutdownBudget:
 
     @property
     def total(self) -> float:
-        """The seconds that a shutdown takes at most."""
+        """The seconds that a shutdown takes at most if its brokers answer."""
         return sum(self._parts().values())
 
     def _parts(self) -> dict[str, float]:
@@ -70,7 +71,7 @@ class ShutdownBudget:
 
     def log(self) -> None:
         """Log the longest shutdown, and warn if the platform kills the process before its end."""
-        logger.info("a shutdown takes at most %g s", self.total, extra={"seconds": self._parts()})
+        logger.info("a shutdown takes at most %g s if its brokers answer", self.total, extra={"seconds": self._parts()})
         if self.total > self._settings.termination_grace.total_seconds():
             logger.warning(
                 "a shutdown may take %g s, but the platform kills after GIZMO_TERMINATION_GRACE="
