@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 EXIT_FORCED = 70
 """The exit code of a daemon that did not drain before its deadline (EX_SOFTWARE, sysexits.h)."""
-
-
 _LAST_ANSWER_SECONDS = 0.1
 """Time for a load balancer to read the last health answer before the listener closes."""
 
