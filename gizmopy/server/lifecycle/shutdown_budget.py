@@ -71,7 +71,8 @@ class ShutdownBudget:
 
     def log(self) -> None:
         """Log the longest shutdown, and warn if the platform kills the process before its end."""
-        logger.info("a shutdown takes at most %g s if its brokers answer", self.total, extra={"seconds": self._parts()})
+        message = "a shutdown takes at most %g s if its brokers answer"
+        logger.info(message, self.total, extra={"seconds": self._parts()})
         if self.total > self._settings.termination_grace.total_seconds():
             logger.warning(
                 "a shutdown may take %g s, but the platform kills after GIZMO_TERMINATION_GRACE="
