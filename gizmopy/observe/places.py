@@ -28,11 +28,16 @@ class Frame(NamedTuple):
         return f"{self.function} ({Path(self.file).name}{line})"
 
 
+def frame_at(frame: FrameType) -> Frame:
+    """Return the place where a call is now."""
+    code = frame.f_code
+    return Frame(code.co_qualname, code.co_filename, frame.f_lineno or 0)
+
+
 def frames_of(innermost: FrameType | None) -> Iterator[Frame]:
     """Yield the places of a thread's stack, the innermost first."""
     while innermost is not None:
-        code = innermost.f_code
-        yield Frame(code.co_qualname, code.co_filename, innermost.f_lineno or 0)
+        yield frame_at(innermost)
         innermost = innermost.f_back
 
 

@@ -14,9 +14,18 @@ from time import perf_counter
 from gizmopy.observe.metrics import Metrics
 
 _HEARTBEAT_SECONDS = 0.1
+_SHORTEST_INTERVAL = 0.01
+_BEATS = 5
+"""The heartbeats in the time after which a blocked loop is logged."""
 _LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _PAUSES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _GENERATIONS = range(3)
+
+
+def heartbeat_interval(blocking_seconds: float) -> float:
+    """Return an interval that shows a loop that is blocked for that long; 0: the longest one."""
+    shortest = max(blocking_seconds / _BEATS, _SHORTEST_INTERVAL)
+    return min(shortest, _HEARTBEAT_SECONDS) if blocking_seconds else _HEARTBEAT_SECONDS
 
 
 class Runtime:

@@ -20,7 +20,7 @@ from gizmopy.observe.access import AccessLog
 from gizmopy.observe.exposition import Exposition
 from gizmopy.observe.levels import LogLevels
 from gizmopy.observe.metrics import MAX_CHILDREN, Metrics
-from gizmopy.observe.runtime import Runtime
+from gizmopy.observe.runtime import Runtime, heartbeat_interval
 from gizmopy.pubsub import (
     Channels,
     Driver,
@@ -172,9 +172,14 @@ def _make_instruments(settings: Settings, metrics: Metrics) -> Instruments:
         format=settings.access_log_format,
         fields=settings.log_fields,
     )
-    runtime = Runtime(metrics)
-    stall = settings.liveness_stall.total_seconds()
-    stalls = StallDetector(runtime.seconds_since_heartbeat, stall, metrics)
+    stall, warning = settings.liveness_stall, settings.blocking_warning
+    runtime = Runtime(metrics, interval=heartbeat_interval(warning.total_seconds()))
+    stalls = StallDetector(
+        runtime.seconds_since_heartbeat,
+        stall=stall.total_seconds(),
+        warning=warning.total_seconds(),
+        metrics=metrics,
+    )
     return Instruments(access_log, Exposition(metrics), LogLevels(), runtime, stalls)
 
 

@@ -31,6 +31,7 @@ from gizmopy.server.lifecycle.shutdown_budget import (
     ShutdownBudget,
 )
 from gizmopy.server.lifecycle.signals import Stop
+from gizmopy.server.lifecycle.unawaited_tasks import logging_unawaited_tasks
 from gizmopy.server.metrics import ServerMetrics
 from gizmopy.server.service import Service
 
@@ -200,7 +201,8 @@ class SimpleServer:
         if not isinstance(lifespan, AbstractAsyncContextManager):
             reason = "is not an async context manager; decorate it with @asynccontextmanager"
             raise DeclarationError(self.service.lifespan, reason)
-        await lifespan.__aenter__()
+        with logging_unawaited_tasks():
+            await lifespan.__aenter__()
         lifetime.push_async_callback(self._exit_lifespan, lifespan)
         # The ports listen already, in the context from before. Subscribers and health checks are
         # tasks that start later, so they have this one anyway.

@@ -55,6 +55,7 @@ def test_defaults() -> None:
         "health_check_type": "simple",
         "health_interval": timedelta(seconds=10),
         "liveness_stall": timedelta(seconds=30),
+        "blocking_warning": timedelta(milliseconds=500),
         "admin_port": None,
         "admin_addr": "127.0.0.1",
         "debug": None,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from gizmopy.config.duration import PositiveDuration
+from gizmopy.config.duration import Duration, PositiveDuration
 from gizmopy.config.sections.base import SectionBase, UrlPath, setting
 
 _GIZMO_HEALTH_CHECKS = {"": "simple", "esx": "lb"}
@@ -40,4 +40,9 @@ class HealthSettings(SectionBase):
         "GIZMO_LIVENESS_STALL",
         timedelta(seconds=30),
         "Time for which the event loop may be blocked before the liveness probe fails.",
+    )
+    blocking_warning: Duration = setting(
+        "GIZMO_BLOCKING_WARNING",
+        timedelta(milliseconds=500),
+        "Time for which a call may block the event loop before its stack is logged. 0: any time.",
     )
