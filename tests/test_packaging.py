@@ -74,10 +74,14 @@ def test_the_wheel_holds_only_the_two_packages(wheel: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_works_in_an_empty_environment(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With only its requirements installed, a hello daemon is constructed, and the CLI runs."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv/bin/python"
+    # With PYTHONPATH set to the sources, pip and Python would use those instead of the wheel.
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     subprocess.run([str(python), "-m", "pip", "install", "-q", str(wheel)], check=True)
     subprocess.run([str(python), "-c", HELLO], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
     cli = [str(tmp_path / "venv/bin/gizmopy"), "--version"]
