@@ -109,8 +109,9 @@ def assemble(
 ) -> Application:
     """Read every declaration of ``service`` and make the parts that serve it.
 
-    Raises DeclarationError if a declaration is wrong, and ConfigError if the settings contradict
-    the declarations. /debug/config shows the source of each setting that is in ``origins``.
+    Raises DeclarationError if a declaration is wrong, ConfigError if the settings contradict the
+    declarations, and UsageError if ``service`` already has a server. /debug/config shows the source
+    of each setting that is in ``origins``.
     """
     settings, name = service.settings, service_name(service)
     routes = collect_routes(service, service.prefix)

@@ -67,7 +67,10 @@ def run(
 
 
 def _run_process(service: type[Service], argv: Sequence[str], signals: Signals) -> int:
-    """Run with a log that lasts, and a limit on the exit. Raises GizmoError if there is no log."""
+    """Run with a log that lasts, and a limit on the exit.
+
+    Raises GizmoError for an error before the log is set up.
+    """
     lifetime = ExitStack()
     watchdog = Watchdog(EXIT_FORCED, lifetime)
     try:

@@ -55,8 +55,9 @@ class _Running:
 class SimpleServer:
     """Serve one service: its endpoints over HTTP, and its subscriptions.
 
-    Making one reads every declaration of the service, and raises DeclarationError if one is wrong;
-    nothing runs yet. As an async context manager it starts on entering (raising StartError or
+    Making one reads every declaration of the service; nothing runs yet. It raises DeclarationError
+    if one is wrong, ConfigError if the settings contradict one, and UsageError if ``service`` has a
+    server already. As an async context manager it starts on entering (raising StartError or
     PubSubError if it cannot) and drains on leaving. ``serve`` does both around a ``Stop``.
     /debug/config shows the source of each setting that is in ``origins``, as ``load`` returns them.
     """
@@ -204,8 +205,7 @@ class SimpleServer:
         with logging_unawaited_tasks():
             await lifespan.__aenter__()
         lifetime.push_async_callback(self._exit_lifespan, lifespan)
-        # The ports listen already, in the context from before. Subscribers and health checks are
-        # tasks that start later, so they have this one anyway.
+        # The ports listen already, in the context from before. Other tasks start in this one.
         for port in self._ports:
             port.use_context()
 
@@ -245,7 +245,7 @@ class SimpleServer:
 
     async def _finish_requests(self, budget: ShutdownBudget) -> None:
         """STOPPING: close the listener, finish the requests, cancel them at the deadline."""
-        handler, port = self.application.handler, self._ports[0]
+        handler, port = self.application.handler, self._ports[0]  # the admin port serves probes on
         self._enter(Phase.STOPPING, requests=len(handler.active))
         await port.stop_listening()
         if not await budget.within(budget.remaining(), handler.active.wait_idle()):
@@ -258,7 +258,7 @@ class SimpleServer:
         # Requests that began while the others were cancelled are answered 503.
         await budget.within(CANCEL_SECONDS, handler.active.wait_idle())
         if not await budget.within(budget.remaining(), port.wait_sent()):
-            logger.error("answers are cut off at the deadline: their clients read too slowly")
+            logger.error("responses are cut off at the deadline: their clients read too slowly")
             self.exit_code = EXIT_FORCED
 
     async def _finish_messages(

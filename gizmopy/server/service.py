@@ -81,7 +81,7 @@ class Service:
     _metrics: Metrics | None = None
 
     def __init_subclass__(cls) -> None:
-        """Refuse an endpoint or a subscription whose name is an attribute of Service."""
+        """Refuse an endpoint, subscription or health check with a name of Service's own."""
         super().__init_subclass__()
         for name, member in vars(cls).items():
             function = getattr(member, "__func__", member)  # a static or class method wraps one

@@ -235,7 +235,10 @@ class _Node(Generic[T]):
 
 
 class Router(Generic[T]):
-    """Map methods and paths to targets. The cost of a match does not grow with their number."""
+    """Map methods and paths to targets.
+
+    The cost of a match does not grow with their number, except for patterns in one place of a path.
+    """
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()

@@ -1,6 +1,7 @@
 """Close the connections of clients that are too slow to send or to read.
 
-One task looks at every connection, several times within the shortest timeout. A timer for each
+One task looks at every connection, at least once a second, and four times within the read and write
+timeouts. A timer for each
 connection would have to be set and cancelled with each request.
 """
 

@@ -47,7 +47,7 @@ PREFLIGHT = "__preflight__"
 
 _EXPECT = istr("Expect")
 _MAX_RAW_BODY = 32 * 1024
-"""The size of a body that is sent in one write, in bytes: the transport's buffer takes it whole."""
+"""Bodies below this size, in bytes, are sent in one write: the transport's buffer takes them."""
 
 
 class _State(Enum):
@@ -156,8 +156,8 @@ class RequestHandler:
     def _route(self, request: ServedRequest) -> web.StreamResponse | None:
         """Find the endpoint of a request; return the response if it is a CORS preflight.
 
-        Raises RouteNotFound or MethodNotAllowed, and Problem if the request may not be sent by the
-        page that sent it, or has a body that is too large.
+        Raises RouteNotFound or MethodNotAllowed, and Problem (403) if the page that sent it may
+        not. A body that is too large fails when it is read.
         """
         path, method = request.target_path, request.method
         if method == "OPTIONS":
