@@ -1,10 +1,10 @@
 """Move dead letters back to the topics that they came from, with one handler on the engine.
 
 A dead letter that is not moved (its publish failed, it does not match, it is only listed) waits in
-place, with its lease, until the end of the run, and is then given back: no run receives it twice. A
-broker that keeps positions cannot skip it, so the dead letters behind it in its partition stay as
-well, and come first in the next run. Publishing it to the dead letters again would lose its place
-and its date, and other readers of the dead letters would see it twice.
+place, with its lease, until the end of the run, and is then given back: no run receives it twice,
+unless its lease is lost. A broker that keeps positions cannot skip it, so the dead letters behind
+it in its partition stay as well, and come first in the next run. Publishing it to the dead letters
+again would lose its place and its date, and other readers of the dead letters would see it twice.
 
 Delivery is at least once: a run that is killed between the publish and the ack leaves a dead letter
 that was moved already.

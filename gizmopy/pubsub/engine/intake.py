@@ -69,8 +69,8 @@ class Intake:
     async def run(self) -> None:
         """Receive until the phase is STOPPED; retry transient errors with backoff.
 
-        A pending receive is never cancelled: the broker may have handed out its messages already,
-        and they would be lost on the way. Closing the receiver ends it.
+        A pending receive is never cancelled before the receiver is closed: the broker may have
+        handed out its messages already, and they would be lost on the way. Closing ends it.
         """
         failures = 0
         while self._lifecycle.phase < Phase.STOPPED:

@@ -98,7 +98,7 @@ class Turns:
         self.settler.release(message, "nack", error, delay)
 
     def release(self, message: Message) -> None:
-        """Give back a message that waited to be handled again when the drain began."""
+        """Give back a message that failed during the drain and cannot be retried here."""
         self.finish(message)
         self.settler.release(message, "released")
 

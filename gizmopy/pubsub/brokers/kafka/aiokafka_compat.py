@@ -57,7 +57,7 @@ from gizmopy._aio import cancel_and_wait
 REQUEST_TIMEOUT_MS = 10_000
 """How long a broker may take to answer a request. A partition's next leader is found sooner."""
 CLOSE_SECONDS = 0.3
-"""How long each other step of a close may take, such as leaving the group."""
+"""How long one step of a close may take; leaving the group, twice that."""
 _V2 = 2
 """The first batch format that has headers."""
 

@@ -56,7 +56,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self.consumer: AIOKafkaConsumer | None = None
         self.evictions = Evictions(settings)
         self.without_partitions_since: float | None = None
-        """When this member gave up its partitions, by the event loop's clock; None: it has some."""
+        """When this member gave up its partitions, by the event loop's clock; None: it has
+        some, or no problem is known."""
         self._cluster = cluster
         self._settings = settings
         self._committer = committer
@@ -169,7 +170,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         """Let the engine drain, and commit for the last time; aiokafka calls this.
 
         Neither the rebalance nor ``getmany`` goes on before this returns. After an eviction other
-        members have the partitions: nothing is drained or committed.
+        members have the partitions: handlers are cancelled at once, and nothing is committed.
         """
         self.without_partitions_since = asyncio.get_running_loop().time()
         committer, offsets = self._committer, self._committer.offsets
