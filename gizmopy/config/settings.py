@@ -76,7 +76,7 @@ class Settings(
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Raise TypeError if a field has no flag, when its class is declared."""
+        """Raise TypeError if a field is named ``config``: ``--config`` names the settings file."""
         super().__pydantic_init_subclass__(**kwargs)
         if "config" in cls.model_fields:
             raise TypeError(f"{cls.__name__}.config: --config names the file; rename the field")

@@ -21,14 +21,15 @@ propagated_attributes: ContextVar[Mapping[str, str]] = ContextVar(
 them itself: the trace context (``traceparent``, ``tracestate``), a correlation id."""
 
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
-"""The deadline of the current request or message (``time.monotonic()``), or None without one."""
+"""The deadline of the current request (``time.monotonic()``), or None without one."""
 
 
 def time_left() -> float | None:
-    """Return the seconds until the deadline of the current request or message.
+    """Return the seconds until the deadline of the current request.
 
-    It is None without a deadline, and negative after it. At the deadline, the request is answered
-    with 504 or its client has given up. Use it as the timeout of calls to other services.
+    It is None without a deadline, also in a message handler, and negative after it. At the
+    deadline, the request is answered with 504 or its client has given up. Use it as the timeout of
+    calls to other services.
     """
     at = deadline.get()
     return None if at is None else at - time.monotonic()
