@@ -40,6 +40,7 @@ A request, ``BaseRequest``:
 A body:
 
 - ``StreamReader._protocol``: the connection that the body arrives on.
+- ``StreamReader._wait``: waits for more of the body.
 - ``MultipartReader._get_part_reader`` and ``_readline``: make the reader of a part; read a line.
 """
 
@@ -163,6 +164,13 @@ class BaseBodyReader(StreamReader):
     __slots__ = ()
 
     connection: Slot[BaseProtocol] = _slot(StreamReader, "_protocol")
+
+    async def _wait(self, func_name: str) -> None:
+        # An error may be set after the bytes that end a wait, and before its task runs. Without
+        # this check readline() would wait for bytes that never come.
+        if (error := self.exception()) is not None:
+            raise error
+        await super()._wait(func_name)
 
 
 class BaseMultipartReader(aiohttp.MultipartReader):

@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from gizmopy.server.http.browser_rules import BrowserRules
 from gizmopy.server.http.connection.served_request import CancelReason, ServedRequest
 from gizmopy.server.http.endpoint import Endpoint
+from gizmopy.server.http.failure_causes import came_of_timeout, is_overdue, members
 from gizmopy.server.http.observer import Observers
 from gizmopy.untrusted.error_text import shortened
 from gizmopy.untrusted.text import cut
@@ -51,17 +52,18 @@ class ErrorResponses:
                 return request.stream
         if isinstance(error, ConnectionError) and request.is_client_gone:
             raise error
-        problem = self._problem(request, error)
+        problem = self._expected(request, error) or self._unexpected(request, error)
         if isinstance(problem, web.Response):
             return problem
         request.abandon_response()
         return problem_response(problem, request_id=request.request_id)
 
-    def _problem(self, request: ServedRequest, error: BaseException) -> Problem | web.Response:
+    def _expected(
+        self, request: ServedRequest, error: BaseException
+    ) -> Problem | web.Response | None:
+        """Return the answer to an error that is no fault of the service; None for any other."""
         match error:
-            case asyncio.CancelledError() if request.cancel_reason is CancelReason.TIMED_OUT:
-                return Problem(504, "The request was not answered before its deadline.")
-            case asyncio.CancelledError() if request.cancel_reason is not None:
+            case asyncio.CancelledError() if request.cancel_reason is CancelReason.SHUT_DOWN:
                 detail = "The server stopped before the request was answered."
                 return Problem(503, detail, headers={"Connection": "close"})
             case Problem():
@@ -74,7 +76,25 @@ class ErrorResponses:
                 return problem_from(error) or _as_response(error)
             case web.RequestPayloadError() | HttpProcessingError():
                 return Problem(400, UNREADABLE_BODY)
-        return self._unexpected(request, error)
+            case BaseExceptionGroup():
+                return self._expected_group(request, error)
+        if is_overdue(request) and came_of_timeout(error):
+            return Problem(504, "The request was not answered before its deadline.")
+        return None
+
+    def _expected_group(
+        self, request: ServedRequest, group: BaseExceptionGroup[BaseException]
+    ) -> Problem | web.Response | None:
+        """Return the answer with the highest status; None if one error is the service's fault."""
+        errors = list(members(group))
+        gone = [each for each in errors if isinstance(each, ConnectionError)]
+        if gone and request.is_client_gone:
+            raise gone[0]
+        answers = [self._expected(request, each) for each in errors]
+        known = [each for each in answers if each is not None]
+        if len(known) < len(answers):
+            return None
+        return max(known, key=lambda answer: answer.status)
 
     def _method_not_allowed(self, request: ServedRequest, error: MethodNotAllowed) -> Problem:
         request.is_builtin = self._browsers.is_builtin(

@@ -251,7 +251,10 @@ class RequestHandler:
 
     async def _respond_to_error(self, request: ServedRequest, error: BaseException) -> None:
         """Send the response for an error; raise the error if it has to end the task."""
-        if isinstance(error, asyncio.CancelledError) and not request.take_back_cancellation():
+        # A task group that is cancelled while a child fails raises the child's error. On Python
+        # 3.13 the cancellation would follow at the next await, and cancel the response.
+        is_answered = request.take_back_cancellation()
+        if isinstance(error, asyncio.CancelledError) and not is_answered:
             raise error
         response = self._errors.response_to(request, error)
         # Also if nothing can be sent any more: a stream that breaks off counts as a 500.

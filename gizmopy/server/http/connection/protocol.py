@@ -8,6 +8,7 @@ between: these hand-overs were half of the cost of a small request.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gizmopy._aiohttp import UNPARSED, UNPARSED_HTTP11, ParseError
 from gizmopy.server.http.client_timeouts import ClientProgress, ClientTimeout, ClientTimeouts
+from gizmopy.server.http.connection.body_limit import too_large
 from gizmopy.server.http.connection.request_reader import RequestReader
 from gizmopy.server.http.connection.send_rate import unacknowledged
 from gizmopy.server.http.connection.served_request import (
@@ -22,10 +24,13 @@ from gizmopy.server.http.connection.served_request import (
     ServedRequest,
     make_request,
 )
+from gizmopy.untrusted.text import cut, escape
 from gizmopy.web import Problem
 
 if TYPE_CHECKING:
     from gizmopy.server.http.connection.protocol_factory import Server
+
+logger = logging.getLogger("gizmopy.server.http")
 
 _LINGER_SECONDS = 1.0
 """How long a client may take to close its end, after the server has closed its own."""
@@ -175,7 +180,14 @@ class Connection(RequestReader):
                     if self.transport is None or payload.total_bytes > limit:
                         return False
                     await payload.readany()
-        except (TimeoutError, Problem, web.RequestPayloadError):
+        except (TimeoutError, Problem):
+            return False
+        except web.RequestPayloadError as error:
+            request = self.request
+            assert request is not None
+            # At the level of the access log: any client can cause it.
+            method, path = cut(request.method), cut(request.rel_url.raw_path)
+            logger.info("%s %s: %s", method, path, cut(escape(str(error))))
             return False
         return True
 
@@ -215,7 +227,15 @@ class Connection(RequestReader):
         self.max_body = limit
         framing = self.framing
         if limit and (limit < framing.length or limit < framing.reader.total_bytes):
-            self.refuse_body()
+            self.fail_body(too_large(limit))
+        elif framing.is_broken:
+            request.accepts_raw_response = False  # its response says that the connection ends
+
+    def fail_body(self, error: Exception) -> None:
+        """Raise ``error`` in the body's reader; the response says that the connection ends."""
+        super().fail_body(error)
+        if self.request is not None:
+            self.request.accepts_raw_response = False
 
     def refuse_slow_head(self) -> None:
         """Answer a request whose head does not arrive with 408, and close."""

@@ -60,6 +60,7 @@ class Server(web.Server):
             max_line_size=min(MAX_LINE, self.max_head),
             max_field_size=min(MAX_LINE, self.max_head),
             max_headers=MAX_FIELDS,
+            auto_decompress=False,  # BodyReader decompresses
             keepalive_timeout=0,  # ClientTimeouts has its own
             **self._options,
         )

@@ -18,14 +18,17 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import istr
 
 from gizmopy._aiohttp import ConnectionProtocol, ParseError
-from gizmopy.server.http.connection.body_limit import BodyReader, too_large
+from gizmopy.server.http.connection.body_limit import BodyReader, PlainBodyReader
+from gizmopy.server.http.connection.content_coding import Decompressor, decompressor_for
 from gizmopy.server.http.connection.framing import END_OF_HEAD, Framing
 from gizmopy.server.http.connection.head_checks import check_host, check_message
 from gizmopy.server.http.connection.head_limits import HeadLimits
 from gizmopy.server.http.connection.websocket_frames import MaskedFrames
+from gizmopy.web import Problem
 
 _HOST = istr("Host")
 _CONTENT_LENGTH = istr("Content-Length")
+_CONTENT_ENCODING = istr("Content-Encoding")
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
 _END_SIZE = len(END_OF_HEAD)
 _LINE_END = b"\r\n"
@@ -39,6 +42,7 @@ class RequestReader(ConnectionProtocol):
     """Parse the requests of one connection. A subclass serves them."""
 
     __slots__ = (
+        "decompressor",
         "discarded_bytes",
         "expects_request",
         "framing",
@@ -61,6 +65,8 @@ class RequestReader(ConnectionProtocol):
         self.framing = Framing()
         self.max_body = 0
         """The most bytes of the current body; 0: any number, or the endpoint is not known yet."""
+        self.decompressor: Decompressor | None = None
+        """The decompressor of the current body; None if it is not compressed."""
         self.host = ""
         """The last Host that was well-formed; it is not checked again."""
         self.expects_request = True
@@ -208,9 +214,19 @@ class RequestReader(ConnectionProtocol):
     def _begin_body(self, message: RawRequestMessage, payload: StreamReader) -> None:
         self.framing.begin_body(message, payload)
         self.max_body = 0  # until the endpoint is known
-        # The size of any other body is known: its Content-Length is checked once.
-        if payload is not EMPTY_PAYLOAD and (message.chunked or message.compression):
+        if payload is EMPTY_PAYLOAD:
+            return
+        self.decompressor = None
+        if _CONTENT_ENCODING in message.headers:
             payload.__class__ = BodyReader
+            try:
+                fields = message.headers.getall(_CONTENT_ENCODING)
+                self.decompressor = decompressor_for(fields)
+            except Problem as problem:
+                self.fail_body(problem)
+        else:
+            # The size of a body that is not sent in chunks is its Content-Length.
+            payload.__class__ = BodyReader if message.chunked else PlainBodyReader
 
     def _parse_body(self, data: bytes, at: int) -> int:
         """Parse the part of a body in ``data[at:]``; return where it ends."""
@@ -231,6 +247,9 @@ class RequestReader(ConnectionProtocol):
             messages, self.is_upgraded, _ = self.parser.feed_data(piece)
         except HttpProcessingError as error:
             self._break_body(error)
+        except Exception as error:  # noqa: BLE001 -- asyncio would end the connection unanswered
+            self.log_exception("the body of a request could not be parsed", exc_info=error)
+            self._break_body(error)
         else:
             if messages:
                 self._break_body(BadHttpMessage("the end of the body is not clear"))
@@ -241,26 +260,25 @@ class RequestReader(ConnectionProtocol):
         self.parsed_requests.clear()
         self.parsed_requests.append((ParseError(error.code, error, error.message), EMPTY_PAYLOAD))
 
-    def _break_body(self, error: BaseException) -> None:
-        """Raise RequestPayloadError in the body's reader, and read no request after it.
-
-        The parser raises nothing there, so that the reader would wait for the read timeout. A
-        request that is not served yet is refused instead.
-        """
-        self.framing.is_broken = True
+    def _break_body(self, error: Exception) -> None:
+        """Fail the body, whose end is not known. A request that is not served yet is refused."""
         if self.parsed_requests:
             self._refuse(BadHttpMessage(str(error)))
-            return
+        else:
+            # The first line: in the next ones llhttp quotes the bytes that it was given.
+            reason = str(getattr(error, "message", error)).partition("\n")[0]
+            self.fail_body(web.RequestPayloadError(f"the body is malformed: {reason}"))
+
+    def fail_body(self, error: Exception) -> None:
+        """Raise ``error`` in the body's reader, and read no request after it.
+
+        The parser raises nothing there, so that the reader would wait for the read timeout. Nor
+        can the parser be used any longer: the next request on the connection would wait, too.
+        """
+        self.framing.is_broken = True
         body = self.framing.reader
         if body.exception() is None:
-            body.set_exception(web.RequestPayloadError(str(error)))
-        if not self.is_input_paused:
-            self.pause_input()
-
-    def refuse_body(self) -> None:
-        """Raise a Problem (413) in the body's reader, and read no request after it."""
-        self.framing.is_broken = True
-        self.framing.reader.set_exception(too_large(self.max_body))
+            body.set_exception(error)
         if not self.is_input_paused:
             self.pause_input()
 
