@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from contextlib import suppress
+from typing import cast
 
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender, Status
-from gizmopy.pubsub.driver import Results, Revoke
+from gizmopy.pubsub.driver import PausingReceiver, Results, Revoke
 from pubsubtest.faults import Call, Fault, Faults, failure
 
 
@@ -186,6 +187,12 @@ class _FaultyReceiver:
             raise UsageError("this driver cannot nack, so a fault cannot end its leases")
         if lost:
             await self._inner.nack(lost, 0)
+
+    def pause(self, partitions: Collection[Hashable]) -> None:
+        cast(PausingReceiver, self._inner).pause(partitions)
+
+    def resume(self, partitions: Collection[Hashable]) -> None:
+        cast(PausingReceiver, self._inner).resume(partitions)
 
     def status(self) -> Status:
         return self._inner.status()

@@ -344,8 +344,14 @@ class Channels:
         return next((each.problem for each in self._supervisors(subscription)), "it is not started")
 
     def stuck(self, subscription: Subscription) -> int:
-        """Return how many messages block others because there is no dead letter channel."""
+        """Return how many messages failed for good, and are kept without a dead letter."""
         return sum(each.stuck for each in self._supervisors(subscription))
+
+    def waiting_problem(self, subscription: Subscription) -> str:
+        """Return why a partition is not received: too many of its messages wait."""
+        return "; ".join(
+            problem for each in self._supervisors(subscription) if (problem := each.waiting_problem)
+        )
 
     def unreachable_brokers(self) -> list[str]:
         """Return a line for each subscription whose broker has never been reached."""

@@ -67,6 +67,9 @@ class Capabilities:
     """If an item of a send fails, the later items of its key in that batch fail too."""
     client_retries: bool = False
     """``send`` retries transient failures itself, for as long as that makes sense."""
+    can_pause: bool = False
+    """Receivers are PausingReceivers. Without that, a broker that keeps ``positions`` is not
+    received from while the messages of one partition have no room to wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +159,23 @@ class Receiver(Protocol):
 
     async def aclose(self) -> None:
         """Give back all held messages, end a pending receive, and close. May be called twice."""
+
+
+class PausingReceiver(Receiver, Protocol):
+    """Consume partitions, each of which can be paused; needs the capability ``can_pause``."""
+
+    def pause(self, partitions: Collection[Hashable]) -> None:
+        """Return no further messages of ``partitions``, from a pending receive either.
+
+        The others go on. Messages that were returned stay valid, and are settled as usual. A pause
+        ends with the assignment of its partition. Does no input or output.
+        """
+
+    def resume(self, partitions: Collection[Hashable]) -> None:
+        """Return messages of ``partitions`` again; a pending receive returns them, too.
+
+        Ignores partitions that are not paused, or not assigned any more.
+        """
 
 
 class Driver(Protocol):

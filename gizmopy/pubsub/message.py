@@ -56,6 +56,7 @@ class Message:
 
     __slots__ = (
         "_extend",
+        "_lane",
         "_published_at",
         "_size",
         "attempt",
@@ -100,6 +101,7 @@ class Message:
         self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
         self._size = 0
+        self._lane: Hashable = None
 
     @property
     def published_at(self) -> datetime:
@@ -161,6 +163,7 @@ class Message:
         message.on_extend = None
         message._extend = None
         message._size = 0
+        message._lane = None
         return message
 
     async def extend(self, seconds: float) -> None:

@@ -235,6 +235,8 @@ class Redrive:
             order="partition" if can.positions and moves else "none",
             max_in_flight=max_held,
             max_in_flight_bytes=_MAX_HELD_BYTES,
+            max_waiting=max_held,
+            max_waiting_bytes=_MAX_HELD_BYTES,
             retry=RetryPolicy(),
             max_deliveries=1,
             dead_letter="",

@@ -179,8 +179,13 @@ class Subscriber:
 
     @property
     def stuck(self) -> int:
-        """How many messages block their lanes, because there is no dead letter channel for them."""
-        return len(self._pipeline.failures.stuck)
+        """How many messages failed for good, and are kept because they have no dead letter."""
+        return self._pipeline.failures.stuck
+
+    @property
+    def waiting_problem(self) -> str:
+        """Why a partition is not received: too many of its messages wait. Empty if none is."""
+        return self._pipeline.waiting_problem
 
     def measure(self) -> None:
         """Set the gauges; call this before they are read."""
@@ -264,14 +269,19 @@ class Subscriber:
         self._pipeline.settler.tally.released += self._receiver.status().backlog or 0
 
     async def _finish_running(self) -> None:
-        """Wait for handlers until the deadline, then cancel them."""
-        if self._workers:
-            with suppress(TimeoutError):
-                await self._deadline.wait_for(asyncio.wait(self._workers))
-        running = {worker for worker in self._workers if not worker.done()}
+        """Wait for handlers and dead letters until the deadline, then cancel them."""
+        with suppress(TimeoutError):
+            # Again, because a handler that fails at last may begin a dead letter.
+            while running := self._running():
+                await self._deadline.wait_for(asyncio.wait(running))
+        running = self._running()
         if ignoring := await self._pipeline.cancel_running(running, _GRACE):
             names = ", ".join(worker.get_name() for worker in ignoring)
             logger.error("handlers ignore their cancellation: %s", names)
+
+    def _running(self) -> set[asyncio.Task[Any]]:
+        workers = {worker for worker in self._workers if not worker.done()}
+        return workers | self._pipeline.dead_letters
 
     async def _flush(self) -> None:
         """Wait for the last settles; leases are kept meanwhile."""

@@ -23,6 +23,8 @@ MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, Any]])
 _MARK = "__gizmo_subscriptions__"
 _MAX_IN_FLIGHT = 100
 _MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024
+_MAX_WAITING = 10_000
+_MAX_WAITING_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class SubscriptionOptions:
     max_deliveries: int
     dead_letter: str
     max_in_flight_bytes: int = _MAX_IN_FLIGHT_BYTES
+    max_waiting: int = _MAX_WAITING
+    max_waiting_bytes: int = _MAX_WAITING_BYTES
     batch_size: int = 0
     batch_wait: float = 0.0
     middleware: tuple[MessageMiddleware, ...] = ()
@@ -65,6 +69,8 @@ def subscribe(
     order: Order = "none",
     max_in_flight: int | None = None,
     max_in_flight_bytes: int = _MAX_IN_FLIGHT_BYTES,
+    max_waiting: int = _MAX_WAITING,
+    max_waiting_bytes: int = _MAX_WAITING_BYTES,
     batch_size: int = 0,
     batch_wait: float = 0.0,
     retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is frozen
@@ -86,6 +92,11 @@ def subscribe(
     and not yet settled; default: 100, or as many as the handlers can hold if that is more. They
     take at most ``max_in_flight_bytes`` (default: 64 MiB; one receive may exceed it). A message
     takes the bytes of its body, key and attributes, 1 KiB, and 256 bytes for each attribute.
+
+    Messages that wait for their turn, their retry or their dead letter do not count for these
+    bounds. ``max_waiting`` (default: 10,000) and ``max_waiting_bytes`` (default: 16 MiB) bound them
+    in each partition, or in all if the broker has no partitions. At a bound no more of that
+    partition is received.
 
     ``order`` handles the messages of one ``"key"`` or one ``"partition"`` one after the other.
     Messages without a key are in no order.
@@ -113,6 +124,8 @@ def subscribe(
         order=order,
         max_in_flight=max(_MAX_IN_FLIGHT, at_once) if max_in_flight is None else max_in_flight,
         max_in_flight_bytes=max_in_flight_bytes,
+        max_waiting=max_waiting,
+        max_waiting_bytes=max_waiting_bytes,
         batch_size=batch_size,
         batch_wait=batch_wait,
         retry=retry,
@@ -162,6 +175,11 @@ def _problems(options: SubscriptionOptions) -> Iterator[str]:
         yield (
             f"max_in_flight_bytes={options.max_in_flight_bytes} would receive nothing; "
             "use 1 or more"
+        )
+    if options.max_waiting < 1 or options.max_waiting_bytes < 1:
+        yield (
+            f"max_waiting={options.max_waiting}, max_waiting_bytes={options.max_waiting_bytes}: "
+            "a failed message could not wait for its retry; use 1 or more for each"
         )
     if options.max_deliveries < 1:
         yield f"max_deliveries={options.max_deliveries} is not possible; use 1 or more"

@@ -98,6 +98,11 @@ class Supervisor:
         return self._subscriber.stuck
 
     @property
+    def waiting_problem(self) -> str:
+        """See :attr:`Subscriber.waiting_problem`."""
+        return self._subscriber.waiting_problem
+
+    @property
     def is_idle(self) -> bool:
         """See :attr:`Subscriber.is_idle`."""
         return self._subscriber.is_idle

@@ -51,6 +51,7 @@ COUNT = Need("a broker that counts deliveries", lambda _, can: can.delivery_coun
 ORDER = Need("a broker that keeps order", lambda _, can: can.ordering)
 SETTLES_EACH = Need("a broker that settles message by message", lambda _, can: not can.positions)
 POSITIONS = Need("a broker that keeps positions", lambda _, can: can.positions)
+PAUSES = Need("a broker whose partitions can be paused", lambda _, can: can.can_pause)
 ORDERED_BATCHES = Need(
     "batches that keep the order of a key", lambda _, can: can.ordering and can.ordered_batches
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
+from typing import cast
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Receiver, Sender, Status
-from gizmopy.pubsub.driver import Results, Revoke
+from gizmopy.pubsub.driver import PausingReceiver, Results, Revoke
 
 
 class WatchedSender:
@@ -64,6 +65,14 @@ class WatchedReceiver:
     async def extend(self, batch: Sequence[Message], seconds: float) -> Results:
         """Extend."""
         return await self._inner.extend(batch, seconds)
+
+    def pause(self, partitions: Collection[Hashable]) -> None:
+        """Pause."""
+        cast(PausingReceiver, self._inner).pause(partitions)
+
+    def resume(self, partitions: Collection[Hashable]) -> None:
+        """Resume."""
+        cast(PausingReceiver, self._inner).resume(partitions)
 
     def status(self) -> Status:
         """Return the status of the inner receiver."""

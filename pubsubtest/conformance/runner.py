@@ -21,6 +21,7 @@ from pubsubtest.conformance import (
     portable_publisher,
     publishing,
     settling,
+    waiting,
 )
 from pubsubtest.conformance.checking import Check, CheckFailed, Harness
 from pubsubtest.conformance.context import CheckContext, bounded
@@ -33,6 +34,7 @@ _FILES = (
     settling,
     ordering,
     handling,
+    waiting,
     draining,
     portable_publisher,
     closing,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import NamedTuple
@@ -76,6 +76,7 @@ class LogBroker:
             batch_bytes=None,
             message_bytes=None,
             ordered_batches=True,
+            can_pause=True,
         )
 
     # The driver.
@@ -150,11 +151,14 @@ class LogBroker:
 
     def append(self, message: Message) -> None:
         """Put a message into its key's partition, or the next one in turn."""
-        logs = self.logs(message.topic)
         key = message.key
-        number = next(self._keyless) if key is None else crc32(_bytes(key))
-        logs[number % len(logs)].append(message)
+        number = next(self._keyless) % self.partitions if key is None else self.place(key)
+        self.logs(message.topic)[number].append(message)
         self._wake()
+
+    def place(self, key: str) -> int:
+        """Return the partition of a key."""
+        return crc32(_bytes(key)) % self.partitions
 
     def _wake(self) -> None:
         for group in self._groups.values():
@@ -302,6 +306,7 @@ class LogReceiver:
         self._revoke: Revoke | None = None
         self._letting_go = False
         self._acks = 0
+        self.paused: set[Hashable] = set()
         self._dead = False
         self._closed = False
 
@@ -334,6 +339,8 @@ class LogReceiver:
         for number, position in list(self.assigned.items()):
             if self._letting_go or len(batch) == limit:
                 break
+            if number in self.paused:
+                continue
             room = self._broker.ahead - (position.next - position.acked)
             log = self._broker.logs(self.group.topic)[number]
             for offset, message in log.read(position.next, max(0, min(room, limit - len(batch)))):
@@ -378,6 +385,15 @@ class LogReceiver:
             position.committed = position.acked
         self._acks = 0
 
+    def pause(self, partitions: Collection[Hashable]) -> None:
+        """Deliver nothing more of partitions."""
+        self.paused.update(partitions)
+
+    def resume(self, partitions: Collection[Hashable]) -> None:
+        """Deliver messages of partitions again."""
+        self.paused.difference_update(partitions)
+        self.changed.set()
+
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
         """Refuse: a log takes no message back."""
         raise UsageError("this broker keeps positions: nothing can be given back")
@@ -416,6 +432,7 @@ class LogReceiver:
             log = logs[number]
             self._broker.repeated += log.behind(position.committed) - log.behind(position.next)
         self.assigned.clear()
+        self.paused.clear()
 
     def die(self) -> None:
         """Forget everything and receive nothing any more."""

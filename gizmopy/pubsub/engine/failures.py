@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from time import monotonic
 
-from gizmopy.pubsub.engine.dead_letter import as_dead_letter
+from gizmopy.pubsub.engine.dead_letter import Failure
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.untrusted.error_text import describe_error, shortened
@@ -14,15 +15,18 @@ from gizmopy.untrusted.text import cut
 logger = logging.getLogger("gizmopy.pubsub.failures")
 
 _MAX_LOGGED_IDS = 10_000
+_REDELIVERED_WITHIN = 60.0
+"""Seconds after the delay of a message that was given back: until then it counts as stuck."""
 
 
 class Failures:
     """Hold the messages of one subscriber that have failed and are not settled."""
 
     def __init__(self, subscription: Subscription, name: str) -> None:
-        self.stuck: set[Message] = set()
-        """Messages that failed for good and block their lanes, for want of a dead letter channel.
-        """
+        self._stuck: set[Message] = set()
+        """Messages here that failed for good, and have no dead letter."""
+        self._stuck_until: dict[int, float] = {}
+        """The same for messages that were given back, by the hash of their id: until when."""
         self.first_failed_at: dict[Message, datetime | None] = {}
         """When each message failed first; None if it was only postponed."""
         self._subscription = subscription
@@ -43,12 +47,32 @@ class Failures:
     def forget(self, message: Message) -> None:
         """Forget a message that is about to be settled, or was lost."""
         self.first_failed_at.pop(message, None)
-        self.stuck.discard(message)
+        self._stuck.discard(message)
 
-    def as_dead_letter(self, message: Message, reason: str, error: BaseException) -> Message:
-        """Return the dead letter of ``message``."""
-        first = self.first_failed_at[message] or datetime.now(UTC)
-        return as_dead_letter(message, reason, error, self._subscription, first)
+    def failure_of(self, message: Message, reason: str, error: BaseException) -> Failure:
+        """Return all that the dead letter of ``message`` says."""
+        first = self.first_failed_at.get(message) or datetime.now(UTC)
+        return Failure(message, reason, error, self._subscription, first)
+
+    # Stuck.
+
+    def add_stuck(self, message: Message, delay: float, *, stays: bool) -> None:
+        """Remember a message without a dead letter, which ``stays`` here, or is given back."""
+        if stays:
+            self._stuck.add(message)
+            return
+        if len(self._stuck_until) >= _MAX_LOGGED_IDS:
+            self._stuck_until.clear()
+        self._stuck_until[hash(message.id)] = monotonic() + delay + _REDELIVERED_WITHIN
+
+    @property
+    def stuck(self) -> int:
+        """How many messages failed for good and have no dead letter."""
+        now = monotonic()
+        self._stuck_until = {key: at for key, at in self._stuck_until.items() if at > now}
+        return len(self._stuck) + len(self._stuck_until)
+
+    # Log.
 
     def log_retry(self, message: Message, error: BaseException, delay: float) -> None:
         """Log that a message is handled again here; the last failure logs a traceback."""
@@ -70,15 +94,31 @@ class Failures:
         """Log that the dead letter of a message could not be published because of ``failure``."""
         self._log(logging.ERROR, message, error, "and its dead letter was not published", failure)
 
-    def log_stuck(self, message: Message, reason: str, error: BaseException) -> None:
-        """Log that a message has no dead letter channel; once for each id, as it fails forever."""
+    def log_stuck(
+        self,
+        message: Message,
+        reason: str,
+        error: BaseException,
+        failure: BaseException | None,
+    ) -> None:
+        """Log that a message has no dead letter; once for each id, as it fails forever.
+
+        ``failure`` is why the dead letter was refused; None if there is no channel for it.
+        """
         id_hash = hash(message.id)
         if id_hash in self._logged_stuck:
             return
         if len(self._logged_stuck) >= _MAX_LOGGED_IDS:
             self._logged_stuck.clear()
         self._logged_stuck.add(id_hash)
-        then = f"{reason}, and kept, because the subscription has no dead_letter= channel"
+        if failure is None:
+            then = f"{reason}, and kept, because the subscription has no dead_letter= channel"
+        else:
+            then = (
+                f"{reason}, and kept, because the channel {self._subscription.dead_letter!r} does "
+                f"not accept its dead letter ({describe_error(failure)}); correct that channel or "
+                "its limits, or delete the message at the broker"
+            )
         self._log(logging.ERROR, message, error, then, _traceback(reason, error))
 
     def _log(

@@ -8,18 +8,23 @@ from contextlib import suppress
 from time import perf_counter
 
 from gizmopy.pubsub.engine.sizes import LONG, MESSAGE_BYTES, size_of_attributes, size_of_text
+from gizmopy.pubsub.engine.waiting_room import WaitingRoom
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
 
 
 class InFlight:
     """Hold the messages of one subscriber from their receipt until they are settled or lost."""
 
-    def __init__(self, max_messages: int, max_bytes: int) -> None:
+    def __init__(
+        self, max_messages: int, max_bytes: int, waiting: WaitingRoom | None = None
+    ) -> None:
         self.received_at: dict[Message, float] = {}
         """Each message with the time of its receipt (``perf_counter``), the oldest first."""
         self.bytes = 0
         self.changed = asyncio.Event()
         """Set whenever messages leave, and when the ready queue is empty."""
+        self.waiting = waiting or WaitingRoom(max_messages, max_bytes, by_partition=False)
+        """Those of them that wait without working."""
         self._max_messages = max_messages
         self._max_bytes = max_bytes
 
@@ -34,14 +39,14 @@ class InFlight:
 
     @property
     def room(self) -> int:
-        """How many messages may be received; none if those in flight take too many bytes."""
-        return self.room_beside(0)
+        """How many messages may be received beside those that wait.
 
-    def room_beside(self, waiting: int) -> int:
-        """Return how many messages may be received if ``waiting`` of those here do not count."""
-        if self.bytes >= self._max_bytes:
+        None if the others take too many bytes.
+        """
+        waiting = self.waiting
+        if self.bytes - waiting.bytes >= self._max_bytes:
             return 0
-        return self._max_messages + waiting - len(self.received_at)
+        return self._max_messages + waiting.messages - len(self.received_at)
 
     def add(self, batch: Sequence[Message]) -> None:
         """Add messages that were received."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from time import perf_counter
+from typing import cast
 
 from gizmopy.errors import PubSubError
-from gizmopy.pubsub.driver import Capabilities, Receiver, Revoke
+from gizmopy.pubsub.driver import Capabilities, PausingReceiver, Receiver, Revoke
 from gizmopy.pubsub.engine.phase import Lifecycle, Phase
 from gizmopy.pubsub.engine.turns import Turns
 from gizmopy.pubsub.message import Message
@@ -44,8 +45,11 @@ class Intake:
     ) -> None:
         self.connected = False
         self._receiver = receiver
-        self._capabilities = capabilities
+        # A receiver that wraps another one may not pass pauses on.
+        can_pause = capabilities.can_pause and hasattr(receiver, "pause")
+        self._pausing = cast(PausingReceiver, receiver) if can_pause else None
         self._in_flight = turns.in_flight
+        self._in_flight.waiting.on_full = self._waiting_room_changed
         self._turns = turns
         self._lifecycle = lifecycle
         self._name = name
@@ -97,15 +101,11 @@ class Intake:
 
     async def _receive_some(self) -> None:
         """Receive as many messages as there is room for, or wait for room."""
-        # If the broker keeps positions, the driver bounds the messages that wait behind another of
-        # their partition, so they need no room here: a slow partition must not keep the others
-        # from being received. While other work is there, they do count.
         busy = bool(self._turns.ready.messages)
-        waiting = self._turns.lanes.waiting if self._capabilities.positions and not busy else 0
-        room = self._in_flight.room_beside(waiting)
+        room = self._in_flight.room
         # A receive of few messages costs as much as one of many, so a busy subscriber waits until
         # a quarter of its room is free.
-        if room <= 0 or (busy and room < self._worthwhile):
+        if room <= 0 or (busy and room < self._worthwhile) or self._must_wait:
             self._in_flight.changed.clear()
             await self._in_flight.changed.wait()
             return
@@ -117,6 +117,20 @@ class Intake:
         # Once the receiver is closed, the driver has given back all that it held.
         if batch and self._lifecycle.phase < Phase.CLOSED:
             self._admit(batch)
+
+    # The waiting room.
+
+    @property
+    def _must_wait(self) -> bool:
+        """Whether a full waiting room stops the intake, because no part of it can be paused."""
+        return bool(self._in_flight.waiting.full) and self._pausing is None
+
+    def _waiting_room_changed(self, partition: Hashable, is_full: bool) -> None:
+        """Pause or resume the partition whose waiting room is full or has room again."""
+        if self._pausing is not None:
+            change = self._pausing.pause if is_full else self._pausing.resume
+            change((partition,))
+        self._in_flight.changed.set()
 
     # Health.
 

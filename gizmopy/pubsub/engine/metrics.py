@@ -163,6 +163,10 @@ class SubscriberGauges:
         self.oldest_in_flight_seconds = gauge(
             "oldest_in_flight_seconds", "Seconds since the receipt of the oldest message in flight"
         )
+        self.waiting = gauge(
+            "waiting", "Messages that wait for their turn, their retry or their dead letter"
+        )
+        self.waiting_bytes = gauge("waiting_bytes", "Bytes that the messages that wait take")
         self.waiting_in_order = gauge(
             "waiting_in_order", "Messages that wait for another of their key or partition"
         )

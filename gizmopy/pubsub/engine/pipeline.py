@@ -37,6 +37,7 @@ from gizmopy.pubsub.engine.observer import Observers
 from gizmopy.pubsub.engine.phase import Lifecycle, Phase
 from gizmopy.pubsub.engine.settler import Settler
 from gizmopy.pubsub.engine.turns import Turns, check_order
+from gizmopy.pubsub.engine.waiting_room import WaitingRoom
 from gizmopy.pubsub.engine.worker import Worker
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
@@ -70,7 +71,15 @@ class Pipeline:
         check_order(subscription, capabilities)
         self.lifecycle = lifecycle = Lifecycle()
         self.in_flight = in_flight = InFlight(
-            subscription.max_in_flight, subscription.max_in_flight_bytes
+            subscription.max_in_flight,
+            subscription.max_in_flight_bytes,
+            WaitingRoom(
+                subscription.max_waiting,
+                subscription.max_waiting_bytes,
+                # Only a broker that keeps positions has a bounded number of partitions. Elsewhere
+                # each key may be one: a room for each would be no bound at all.
+                by_partition=capabilities.positions,
+            ),
         )
         self.settler = Settler(receiver, capabilities, in_flight, events, name=name, sleep=sleep)
         self.leases = Leases(receiver, capabilities, in_flight, events, self._lease_lost)
@@ -126,7 +135,7 @@ class Pipeline:
             for message in batch:
                 self.settler.release(message, "released")
 
-    async def _handler_failed(self, message: Message, error: BaseException) -> None:
+    def _handler_failed(self, message: Message, error: BaseException) -> None:
         """Settle or retry a message whose handler raised ``error``."""
         if message not in self.in_flight:
             self.turns.end_stale(message)
@@ -135,7 +144,7 @@ class Pipeline:
             # message has not failed: as a failure, a shutdown would dead-letter it (dapr#9604).
             self.turns.stop(message)
         else:
-            await self._failure_handler.handle(message, error)
+            self._failure_handler.handle(message, error)
 
     # A message is lost: the broker delivers it again, and it is not settled here.
 
@@ -169,18 +178,17 @@ class Pipeline:
         # Handlers get most of the time. A member that is late is evicted from its group, which
         # costs all of its partitions: to cancel handlers is the smaller harm.
         await self._wait_until(lambda: not self._evict_unstarted(revoked), 0.8 * seconds)
-        for worker in self._workers_on(revoked):
-            if worker.task is not None:
-                worker.task.cancel()
+        for task in self._tasks_on(revoked):
+            task.cancel()
         for message in self._held(revoked):
             self._evict(message)
-        await self._wait_until(lambda: not self._workers_on(revoked), 0.1 * seconds)
+        await self._wait_until(lambda: not self._tasks_on(revoked), 0.1 * seconds)
         if self.settler.positions is not None:
             self.settler.positions.revoke(revoked)
 
     def _evict_unstarted(self, partitions: set[Hashable]) -> list[Message]:
         """Evict messages that no worker has, those that wait for a retry too; return the rest."""
-        started = self.settler.pending()
+        started = self.settler.pending().union(self._failure_handler.publishing)
         started.update(*(worker.running for worker in self.workers))
         for message in self._held(partitions):
             if message not in started:
@@ -190,12 +198,15 @@ class Pipeline:
     def _held(self, partitions: set[Hashable]) -> list[Message]:
         return [message for message in self.in_flight if message.partition in partitions]
 
-    def _workers_on(self, partitions: set[Hashable]) -> list[Worker]:
-        return [
-            worker
-            for worker in self.workers
-            if any(message.partition in partitions for message in worker.running)
-        ]
+    def _tasks_on(self, partitions: set[Hashable]) -> list[asyncio.Task[Any]]:
+        """Return the tasks that handle messages of ``partitions`` or publish their dead letters."""
+        publishing = self._failure_handler.publishing.items()
+        tasks = [task for message, task in publishing if message.partition in partitions]
+        for worker in self.workers:
+            if any(message.partition in partitions for message in worker.running):
+                assert worker.task is not None
+                tasks.append(worker.task)
+        return tasks
 
     async def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until ``condition`` is true or the engine has ended, at most ``seconds``."""
@@ -218,12 +229,17 @@ class Pipeline:
                 self.settler.release(message, "released")
         await self._failure_handler.cancel_retries(grace)
 
+    @property
+    def dead_letters(self) -> set[asyncio.Task[Any]]:
+        """The tasks that publish dead letters now; a drain waits for them as for handlers."""
+        return {*self._failure_handler.publishing.values()}
+
     async def cancel_running(
-        self, workers: Collection[asyncio.Task[Any]], grace: float
+        self, tasks: Collection[asyncio.Task[Any]], grace: float
     ) -> set[asyncio.Task[Any]]:
-        """Cancel workers and give their messages back; return those that run after ``grace``."""
+        """Cancel tasks and give their messages back; return those that run after ``grace``."""
         self.lifecycle.advance(Phase.CANCELLING)
-        return await cancel_and_wait(workers, grace)
+        return await cancel_and_wait(tasks, grace)
 
     def close(self) -> None:
         """Have the settler return once all is settled; nothing is admitted any more."""
@@ -237,11 +253,26 @@ class Pipeline:
 
     # Look.
 
+    @property
+    def waiting_problem(self) -> str:
+        """Why some partitions are not received; empty if all of them have room to wait."""
+        room = self.in_flight.waiting
+        if not room.full:
+            return ""
+        where = "" if None in room.full else f" of partition {', '.join(map(str, room.full))}"
+        return (
+            f"{room.messages} messages ({room.bytes} bytes) wait for their turn, their retry or "
+            f"their dead letter, so no more{where} is received; correct their failure, or raise "
+            "max_waiting= or max_waiting_bytes="
+        )
+
     def measure(self, gauges: SubscriberGauges, status: Status) -> None:
         """Set the gauges from the messages here, and from the ``status`` of the receiver."""
         gauges.in_flight.value = len(self.in_flight)
         gauges.in_flight_bytes.value = self.in_flight.bytes
         gauges.oldest_in_flight_seconds.value = self.in_flight.oldest_age
+        gauges.waiting.value = self.in_flight.waiting.messages
+        gauges.waiting_bytes.value = self.in_flight.waiting.bytes
         gauges.waiting_in_order.value = self.turns.lanes.waiting
         if self.settler.positions is not None:
             gauges.commit_lag.value = self.settler.positions.above_mark

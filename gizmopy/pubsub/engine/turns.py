@@ -55,6 +55,7 @@ class Turns:
         name: str,
     ) -> None:
         self.in_flight = in_flight
+        self.waiting = in_flight.waiting
         self.settler = settler
         self.failures = failures
         self.ready = ReadyQueue(in_flight.changed.set)
@@ -73,11 +74,14 @@ class Turns:
         self.ready.wake()
 
     def _first_of_lanes(self, batch: Sequence[Message]) -> Iterator[Message]:
-        lane_key, enter = self._lane_key, self.lanes.enter
+        lane_key, enter, wait = self._lane_key, self.lanes.enter, self.waiting.enter
         for message in batch:
-            key = lane_key(message)
+            # Kept, because a handler that changed the key would close its lane for ever.
+            key = message._lane = lane_key(message)
             if key is None or enter(key, message):
                 yield message
+            else:
+                wait(message)
 
     # End, by what became of the message.
 
@@ -123,9 +127,10 @@ class Turns:
         """End a turn: forget the failures of the message, and let the next of its lane go."""
         if self.failures.first_failed_at:
             self.failures.forget(message)
-        if not self.ordered or (key := self._lane_key(message)) is None:
+        if not self.ordered or (key := message._lane) is None:
             return
         if (successor := self.lanes.finish(key)) is not None:
+            self.waiting.leave(successor)
             self.ready.put(successor)
 
     # Messages that leave without having been handled.
@@ -137,12 +142,18 @@ class Turns:
         too. They stay if the broker takes no message back: it would never deliver them again.
         """
         waits_in_lane = False
-        if self.ordered and (key := self._lane_key(message)) is not None:
+        if self.ordered and (key := message._lane) is not None:
             if self._capabilities.can_nack:
-                for follower in self.lanes.take_behind(key, message):
+                before = self.lanes.waiting
+                followers = self.lanes.take_behind(key, message)
+                waits_in_lane = before - self.lanes.waiting > len(followers)
+                for follower in followers:
+                    self.waiting.leave(follower)
                     self.settler.release(follower, "released")
             else:
                 waits_in_lane = self.lanes.remove(key, message)
+        if waits_in_lane:
+            self.waiting.leave(message)
         if waits_for_retry:
             self.finish(message)
         elif not waits_in_lane and message in self.ready.messages:
@@ -151,4 +162,7 @@ class Turns:
 
     def take_unstarted(self) -> list[Message]:
         """Remove and return all messages that no worker has taken; workers end from now on."""
-        return [*self.ready.close(), *self.lanes.take_waiting()]
+        waiting = self.lanes.take_waiting()
+        for message in waiting:
+            self.waiting.leave(message)
+        return [*self.ready.close(), *waiting]

@@ -32,7 +32,7 @@ _HANDLED: BatchResults = (None,)
 _Started = tuple[Sequence[Message], float, Awaitable[Any]]
 """The messages of an attempt, the time of its start, and the rest of it, to be awaited."""
 
-OnFailure = Callable[[Message, BaseException], Awaitable[None]]
+OnFailure = Callable[[Message, BaseException], None]
 """Settle or retry a message whose handler raised an error."""
 
 
@@ -107,7 +107,7 @@ class Worker:
             if error is None:
                 self._turns.ack(message)
             else:
-                await self._on_failure(message, error)
+                self._on_failure(message, error)
         if self._lifecycle.phase < Phase.CANCELLING:
             await _uncancel(task)
 

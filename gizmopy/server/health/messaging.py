@@ -30,21 +30,28 @@ def subscription_checks(
         if problem := channels.problem(subscription):
             raise PubSubError(problem, transient=True)
 
-    async def in_order(subscription: Subscription) -> None:
+    async def settled(subscription: Subscription) -> None:
         if stuck := channels.stuck(subscription):
-            reason = (
-                f"{stuck} messages failed and block those behind them in order; "
-                "set dead_letter= on the subscription"
+            remedy = (
+                f"correct the channel {subscription.dead_letter!r}, which refuses their dead "
+                "letters: the log has the reason"
+                if subscription.dead_letter
+                else "set dead_letter= on the subscription"
             )
-            raise PubSubError(reason, transient=False)
+            blocks = " and block those behind them" if subscription.order != "none" else ""
+            raise PubSubError(f"{stuck} messages failed{blocks}; {remedy}", transient=False)
+
+    async def has_room(subscription: Subscription) -> None:
+        if problem := channels.waiting_problem(subscription):
+            raise PubSubError(problem, transient=True)
 
     checks = [_on_demand("brokers", reached, critical=True)] if subscriptions else []
     for each in subscriptions:
         name = f"{each.channel}/{each.subscription}"
         is_critical = critical or each.critical
         checks.append(_on_demand(name, partial(consumed, each), critical=is_critical))
-        if each.order != "none" and not each.dead_letter:
-            checks.append(_on_demand(f"{name} order", partial(in_order, each), critical=False))
+        checks.append(_on_demand(f"{name} stuck", partial(settled, each), critical=False))
+        checks.append(_on_demand(f"{name} waiting", partial(has_room, each), critical=False))
     return checks
 
 

@@ -38,7 +38,7 @@ from gizmopy.pubsub.brokers.kafka.poller import attributes_of
 from gizmopy.pubsub.brokers.kafka.sender import _append, _hash
 from gizmopy.pubsub.cloudevents import CloudEvent
 from gizmopy.pubsub.codecs import Codec, codec_for
-from gizmopy.pubsub.engine.dead_letter import as_dead_letter
+from gizmopy.pubsub.engine.dead_letter import Failure, as_dead_letter
 from gizmopy.pubsub.engine.sizes import size_of
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.middleware.idempotency import mark_key
@@ -249,7 +249,8 @@ def take(record: tuple[bytes | None, bytes | None, Any, int]) -> None:
     _use(message)
     assert message.key is None or message.key.encode("utf-8", "surrogateescape") == key
     error = UndecodableMessage(message.unreadable or (message.key or "no"))
-    letter = as_dead_letter(message, "undecodable", error, SUBSCRIPTION, datetime.now(UTC))
+    failure = Failure(message, "undecodable", error, SUBSCRIPTION, datetime.now(UTC))
+    letter = as_dead_letter(failure)
     _use(letter)
     _use(restored(letter, TIMESTAMP))
 

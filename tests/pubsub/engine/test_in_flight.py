@@ -245,33 +245,6 @@ async def test_a_busy_subscriber_receives_once_a_quarter_of_its_room_is_free() -
         await until(lambda: len(acked) == 10)
 
 
-async def test_waiting_messages_take_up_room_while_others_are_ready() -> None:
-    """A backlog of one key is not received all at once."""
-    gates = Gates()
-    first, second = [f"a{n}" for n in range(20)], [f"d{n}" for n in range(20)]
-    async with broker_of(partitions=2) as broker:
-        await send(broker, *first)
-        async with Member(broker, gates, order="partition", max_in_flight=3) as member:
-            await until(lambda: member.metric("in_flight") == 20)  # nothing else is ready
-            await send(broker, *second)
-            await turns()
-            assert member.metric("in_flight") < 25
-            gates.open(*first, *second)
-            await until(lambda: broker.is_consumed("t", "s"))
-
-
-async def test_waiting_messages_take_up_room_if_the_broker_keeps_no_positions() -> None:
-    """At most ``max_in_flight`` messages are received."""
-    gate = Gate()
-    async with running(gate, order="key", max_in_flight=3) as bench:
-        bench.receiver.put(*(message(id=str(n), key="slow") for n in range(6)))
-        await until(lambda: gate.started)
-        await turns()
-        assert gauge(bench, "in_flight") == 3
-        gate.open.set()
-        await until(lambda: len(bench.settled) == 6)
-
-
 async def test_without_room_nothing_is_received() -> None:
     """A receive asks for as many messages as there is room for."""
     gate = Gate()

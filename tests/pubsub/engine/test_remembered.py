@@ -48,7 +48,7 @@ def test_long_ids_of_messages_that_are_stuck_are_not_remembered(
         for number in range(500):
             for _ in range(2):
                 stuck = message(id=f"{number:09}".ljust(16_000))
-                failures.log_stuck(stuck, "exhausted", error)
+                failures.log_stuck(stuck, "exhausted", error, None)
         assert taken() < _MEBIBYTE
 
     assert logged == [f"{number:09}" for number in range(500)]

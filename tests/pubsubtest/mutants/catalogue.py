@@ -39,6 +39,7 @@ from tests.pubsubtest.mutants.engine import (
     Plant,
     Unlimited,
     all_handled,
+    counts_those_that_wait,
     handler_that,
     publisher,
     shared_contexts,
@@ -77,6 +78,7 @@ from tests.pubsubtest.mutants.receivers import (
     NacksTheBatchOfOne,
     OneCallAtATime,
     OutageEndsReceive,
+    PausesNothing,
     ReceiveHangs,
     ReceivePolls,
     ReceiverNeedsConnect,
@@ -447,6 +449,7 @@ MUTANTS = (
         "partitions_are_asked_back_before_another_gets_them",
         receiver=RevokesUnasked,
     ),
+    _log("a pause does nothing", "a_paused_partition_is_not_received", receiver=PausesNothing),
     _log(
         "an outage is reported as a permanent error",
         "an_outage_loses_nothing",
@@ -533,6 +536,18 @@ ENGINE_MUTANTS = (
         "handlers share their context",
         shared_contexts,
         "handlers_do_not_see_each_others_context",
+    ),
+    _engine(
+        "messages that wait count as messages in flight",
+        counts_those_that_wait,
+        "messages_that_wait_to_be_retried_hold_up_nobody",
+        "dead_letters_that_hang_hold_up_nobody",
+    ),
+    Mutant(
+        "a full waiting room stops all partitions",
+        ("a_full_waiting_room_stops_only_its_partition",),
+        on_log(),
+        subscriber(capabilities={"can_pause": False}),
     ),
     _engine(
         "one bad value fails the others", publisher(AllOrNothing), "each_value_has_its_own_result"

@@ -13,6 +13,7 @@ import pytest
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Publisher, Receiver, Subscriber
 from gizmopy.pubsub.driver import Results
+from gizmopy.pubsub.engine.waiting_room import WaitingRoom
 from gizmopy.pubsub.handlers import BatchResults
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -104,6 +105,12 @@ def shared_contexts(patch: pytest.MonkeyPatch) -> None:
     """Run all handlings in one context."""
     context = copy_context()
     patch.setattr("gizmopy.pubsub.engine.worker.copy_context", lambda: context)
+
+
+def counts_those_that_wait(patch: pytest.MonkeyPatch) -> None:
+    """Let messages that wait count as messages in flight."""
+    for method in ("enter", "leave"):
+        patch.setattr(WaitingRoom, method, lambda room, message: None)
 
 
 def publisher(kind: type[Publisher]) -> Plant:

@@ -384,3 +384,8 @@ class RevokesUnasked(MutantReceiver):
             pass
 
         await self.inner.connect(revoke_nothing)
+
+
+class PausesNothing(MutantReceiver):
+    def pause(self, partitions: object) -> None:
+        pass

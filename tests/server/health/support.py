@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import ClientSession
 
 from gizmopy.config import Settings
-from gizmopy.errors import PubSubError
+from gizmopy.errors import PubSubError, Retry
 from gizmopy.pubsub import Message, subscribe
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.server import Service, SimpleServer
@@ -71,6 +71,12 @@ class WithoutEndpoints(Service):
     @subscribe("cats")
     async def on_cat(self, message: Message) -> None:
         """Handle it."""
+
+
+class Full(WithEndpoints):
+    @subscribe("cats", max_waiting=1)
+    async def on_cat(self, message: Message) -> None:
+        raise Retry(after=60, counted=False)
 
 
 class Stuck(WithEndpoints):

@@ -14,6 +14,7 @@ from tests.server.health.support import (
     AWAY,
     Broker,
     Critical,
+    Full,
     Stuck,
     WithEndpoints,
     WithoutEndpoints,
@@ -57,7 +58,17 @@ async def test_a_blocked_lane_is_reported() -> None:
         running.broker.receiver_.put(message(key="tom"))
         text = await running.until(lambda text: "failed" in text)
         (line,) = [line for line in text.splitlines() if "failed" in line]
-        assert "order" in line
+        assert "cats/stuck stuck failed" in line
+        assert await running.status() == 200
+
+
+async def test_a_full_waiting_room_is_reported() -> None:
+    """It does not fail readiness: what else is received goes on."""
+    async with daemon(Full) as running:
+        running.broker.receiver_.put(message(), message())
+        text = await running.until(lambda text: "failed" in text)
+        (line,) = [line for line in text.splitlines() if "failed" in line]
+        assert "cats/full waiting failed" in line
         assert await running.status() == 200
 
 

@@ -34,6 +34,7 @@ class KafkaDriver:
             message_bytes=settings.max_message_bytes,
             ordered_batches=True,
             client_retries=True,
+            can_pause=True,
         )
         self._cluster = Cluster(settings, url)
         self._settings = settings

@@ -44,9 +44,16 @@ class Offsets:
         self.partitions: dict[TopicPartition, Partition] = {}
         self.full: set[TopicPartition] = set()
         """Partitions that are ``ahead`` messages ahead: nothing is fetched of them."""
+        self.paused: set[TopicPartition] = set()
+        """Partitions that the engine has paused: nothing is received of them."""
         self.uncommitted = 0
         """The number of offsets that are acked and not committed."""
         self._ahead = ahead
+
+    @property
+    def held_back(self) -> Collection[TopicPartition]:
+        """The partitions of which nothing is received now: those that are full or paused."""
+        return self.full | self.paused if self.paused else self.full
 
     def start(self, tp: TopicPartition, offset: int) -> Partition:
         """Follow a partition from ``offset`` on."""
@@ -114,6 +121,7 @@ class Offsets:
         self.uncommitted -= partition.acked - partition.committed
         self.partitions.pop(partition.tp, None)
         self.full.discard(partition.tp)
+        self.paused.discard(partition.tp)
 
     def _has_room(self, partition: Partition) -> bool:
         return partition.next - partition.acked < self._ahead

@@ -43,7 +43,7 @@ class Poller:
         self._retry_quarantined: set[TopicPartition] = set()
         """Those of them to try again at the next poll."""
         self._end_offsets: dict[TopicPartition, int] = {}
-        """The end offsets of full partitions, of which no fetch returns the current one."""
+        """The end offsets of partitions that are held back: no fetch returns the current ones."""
         self._polls_again = False
         """Whether the next ``wait`` returns at once."""
         self._woken: asyncio.Future[None] | None = None
@@ -59,8 +59,8 @@ class Poller:
         checked that there is none.
         """
         allowed: Collection[TopicPartition] = ()
-        if full := self._offsets.full:
-            allowed = consumer.assignment() - full
+        if held_back := self._offsets.held_back:
+            allowed = consumer.assignment() - held_back
             if not allowed:  # getmany() without partitions would ask for all of them
                 return []
         if self._topic in self._corrupt_topics:
@@ -73,7 +73,7 @@ class Poller:
         raise_group_error(consumer)
         fetched = fetched_partitions(consumer)
         for tp in list(fetched):
-            if tp in self._offsets.full or not self._may_read(tp):
+            if tp in self._offsets.held_back or not self._may_read(tp):
                 continue
             if (left := limit - len(batch)) <= 0:
                 break
@@ -192,12 +192,13 @@ class Poller:
         return max(fetched, self._end_offsets.get(tp, 0))
 
     async def refresh_end_offsets(self, consumer: AIOKafkaConsumer | None, seconds: float) -> None:
-        """Ask for the end offsets of full partitions, whose lag would otherwise not grow."""
+        """Ask for the end offsets of partitions that are held back: their lag may grow."""
         end_offsets: dict[TopicPartition, int] = {}
-        if self._offsets.full and consumer is not None:
+        held_back = list(self._offsets.held_back)
+        if held_back and consumer is not None:
             with suppress(KafkaError, TimeoutError):
                 async with asyncio.timeout(seconds):
-                    end_offsets = await consumer.end_offsets(list(self._offsets.full))
+                    end_offsets = await consumer.end_offsets(held_back)
         self._end_offsets = end_offsets
 
 

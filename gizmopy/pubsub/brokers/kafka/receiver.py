@@ -14,7 +14,7 @@ and leaves the work to the membership (join, rebalance), the poller (receive) an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
@@ -48,7 +48,7 @@ _LAST_COMMIT_SECONDS = 1.2
 _CHECK_SECONDS = 1.0
 """How often an unreachable coordinator is asked about."""
 _RETRY_SECONDS = 10.0
-"""How often stopped partitions are tried again, and end offsets of full ones asked for."""
+"""How often stopped partitions are tried again, and end offsets of held back ones asked for."""
 
 
 class KafkaReceiver:
@@ -167,6 +167,15 @@ class KafkaReceiver:
             self._poller.wake()
         return None
 
+    def pause(self, partitions: Collection[Hashable]) -> None:
+        """Receive no more of ``partitions``; their records that are fetched already are kept."""
+        self._offsets.paused.update(p.tp for p in _assigned(partitions))
+
+    def resume(self, partitions: Collection[Hashable]) -> None:
+        """Receive from ``partitions`` again."""
+        self._offsets.paused.difference_update(p.tp for p in _assigned(partitions))
+        self._poller.wake()
+
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
         """Raise UsageError: Kafka has no nack."""
         raise UsageError("Kafka keeps a position for each partition: it cannot redeliver a message")
@@ -223,3 +232,14 @@ class KafkaReceiver:
             for partition in list(self._offsets.partitions.values()):
                 self._offsets.end(partition)
             await self._membership.leave()
+
+
+def _assigned(partitions: Collection[Hashable]) -> Iterator[Partition]:
+    """Yield those of ``partitions`` whose assignment lasts.
+
+    The same partition may be assigned again by now: what the engine says of the assignment that has
+    ended does not concern the new one.
+    """
+    for partition in partitions:
+        if isinstance(partition, Partition) and not partition.is_over:
+            yield partition
