@@ -78,13 +78,15 @@ class ConfigError(GizmoError):
 
 
 class DeclarationError(GizmoError):
-    """A service declares an endpoint or a subscription in a wrong way."""
+    """A service declares an endpoint, a subscription or a setting in a wrong way."""
 
     exit_code = 2
 
-    def __init__(self, function: Callable[..., Any], reason: str) -> None:
-        place = _place_of(function)
-        super().__init__(f"{place}{': ' if place else ''}{_name_of(function)}: {reason}")
+    def __init__(self, function: Callable[..., Any], reason: str, *, field: str = "") -> None:
+        place, name = _place_of(function), _name_of(function)
+        if field and isinstance(function, type):
+            place, name = _place_of_field(function, field) or place, f"{name}.{field}"
+        super().__init__(f"{place}{': ' if place else ''}{name}: {reason}")
 
 
 def source_of(function: Any) -> str:
@@ -122,6 +124,18 @@ def _inner(function: Any) -> Any:
             function = function.__func__
         else:
             return function
+
+
+def _place_of_field(cls: type, field: str) -> str:
+    """Return the file and line of an annotated field; empty if they are unknown."""
+    try:
+        lines, start = inspect.getsourcelines(cls)
+    except (OSError, TypeError):
+        return ""
+    for number, line in enumerate(lines, start):
+        if line.lstrip().startswith(f"{field}:"):
+            return f"{inspect.getsourcefile(cls)}:{number}"
+    return ""
 
 
 class StartError(GizmoError):

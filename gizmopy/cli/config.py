@@ -18,9 +18,11 @@ MARKDOWN = """\
 Every daemon has these settings, and those that its service adds. `gizmopy config module:Service`
 prints all of them, each with its value and the source of the value. `make docs` writes this page.
 
-Each source overrides the ones before it: defaults, a file, `.env`, the environment, flags.
-`--config FILE` or `GIZMO_CONFIG` names the file. It is JSON, TOML or YAML, by its suffix, and uses
-the names of the first column. An empty variable counts as unset. A secret has no flag.
+Each source overrides the ones before it: defaults, a file, `.env`, a directory of secrets, the
+environment, flags. `--config FILE` or `GIZMO_CONFIG` names the file. It is JSON, TOML or YAML, by
+its suffix, and uses the names of the first column. `--secrets-dir` or `GIZMO_SECRETS_DIR` names the
+directory, which has a file for each secret. Each variable can also be in a file, whose path is in
+the variable with `_FILE` behind its name. An empty variable counts as unset. A secret has no flag.
 
 Write a duration as `1m30s`, `500ms`, or as a number of seconds. In variables and flags, write lists
 and tables as JSON. A setting that is a model has a variable and a flag for each of its fields:

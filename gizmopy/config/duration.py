@@ -29,7 +29,8 @@ _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _PART = re.compile(rf"({_NUMBER})({'|'.join(_MICROSECONDS)})")
 _PARTS = re.compile(rf"\+?(?:{_PART.pattern})+")
 _SECONDS = re.compile(rf"\+?({_NUMBER})")
-_REMEDY = "write it like '1m30s', or as seconds"
+REMEDY = "write it like '1m30s', or as seconds"
+"""The remedy for a text that is not a duration."""
 _MAX_CHARACTERS = 64  # format_duration returns at most 25
 
 
@@ -44,7 +45,7 @@ def parse_duration(text: str) -> timedelta:
     stripped = text.strip()
     if len(stripped) > _MAX_CHARACTERS:
         reason = f"{cut(stripped, _MAX_CHARACTERS)!r} is not a duration: it is too long"
-        raise validation_error(reason, _REMEDY)
+        raise validation_error(reason, REMEDY)
     if _SECONDS.fullmatch(stripped):
         stripped += "s"
     if not _PARTS.fullmatch(stripped):
@@ -53,13 +54,13 @@ def parse_duration(text: str) -> timedelta:
         )
         quoted = cut(text, _MAX_CHARACTERS)  # it may have any number of blanks around it
         raise validation_error(
-            f"{quoted!r} is {'negative' if negative else 'not a duration'}", _REMEDY
+            f"{quoted!r} is {'negative' if negative else 'not a duration'}", REMEDY
         )
     try:
         parts = (Fraction(n) * _MICROSECONDS[unit] for n, unit in _PART.findall(stripped))
         return timedelta(microseconds=round(sum(parts, Fraction(0))))
     except OverflowError:
-        raise validation_error("is longer than 999999999 days, the maximum", _REMEDY) from None
+        raise validation_error("is longer than 999999999 days, the maximum", REMEDY) from None
 
 
 def format_duration(duration: timedelta) -> str:
@@ -68,7 +69,7 @@ def format_duration(duration: timedelta) -> str:
     ``parse_duration`` is the inverse. Raises ValueError if ``duration`` is negative.
     """
     if duration < timedelta(0):
-        raise validation_error(f"{duration} is negative", _REMEDY)
+        raise validation_error(f"{duration} is negative", REMEDY)
     microseconds = duration // timedelta(microseconds=1)
     if 0 < microseconds < 1_000:
         return f"{microseconds}µs"
@@ -94,14 +95,14 @@ def _to_timedelta(value: object) -> timedelta:
         try:
             duration = timedelta(seconds=value)
         except OverflowError:
-            raise validation_error("is longer than 999999999 days, the maximum", _REMEDY) from None
+            raise validation_error("is longer than 999999999 days, the maximum", REMEDY) from None
     else:
         # The repr of an object from outside may have any size: only that of a small one is quoted.
         small = value is None or isinstance(value, (bool, float))
         quoted = repr(value) if small else f"an object of type {type(value).__name__}"
-        raise validation_error(f"{quoted} is not a duration", _REMEDY)
+        raise validation_error(f"{quoted} is not a duration", REMEDY)
     if duration < timedelta(0):
-        raise validation_error(f"{value} is negative", _REMEDY)
+        raise validation_error(f"{value} is negative", REMEDY)
     return duration
 
 

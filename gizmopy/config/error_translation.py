@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel
 
+from gizmopy.config.duration import REMEDY as DURATION_REMEDY
 from gizmopy.config.schema import Section, Setting
 from gizmopy.config.secrets.masking import SECRET_TYPES
 from gizmopy.config.secrets.redaction import quotable_text
@@ -57,13 +58,25 @@ class ErrorTranslator:
         self._words = _longest_first(word for text in texts for word in _words(text))
 
     def translate(
-        self, node: Setting | Section, rest: Sequence[int | str], error: ErrorDetails
+        self,
+        node: Setting | Section,
+        rest: Sequence[int | str],
+        error: ErrorDetails,
+        *,
+        hidden: bool = False,
     ) -> tuple[str, str]:
-        """Return the reason for an error in a setting or a section, and the remedy."""
+        """Return the reason for an error in a setting or a section, and the remedy.
+
+        With ``hidden``, the value may be a secret, whatever its setting. Then only a message that
+        never quotes is used: one that quotes the first 64 characters has no text to mask.
+        """
         if isinstance(node, Setting) and error["type"] == "missing" and not rest:
             flag = f" or {node.flag}" if node.takes_flag else ""
             return "is required", f"set {node.environment[0]}{flag}"
-        reason = self._reason(node, error)
+        if hidden and error["type"] not in _NEVER_QUOTE:
+            reason = "is not valid"
+        else:
+            reason = self._reason(node, error)
         if rest and isinstance(node, Setting) and node.structured and node.table is None:
             reason = f"{'.'.join(_known_parts(node.annotation, rest))}: {reason}"
         return reason, self._remedy(node, error)
@@ -74,6 +87,8 @@ class ErrorTranslator:
             return _replaced(str(own), self._wholes)
         if isinstance(node, Section):
             return "change the settings that the reason names"
+        if node.type == "duration":
+            return DURATION_REMEDY
         structured = " (as JSON, except in a file)" if node.structured else ""
         return f"set it to: {node.type}{structured}"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gizmopy.config.origin import Origin
 from gizmopy.config.schema import Setting
-from gizmopy.config.sources import REMOVE, Finding, SourceValue, decode_json, from_value, suggest
+from gizmopy.config.sources import REMOVE, Finding, SourceValue, from_value, suggest, text_value
 from gizmopy.errors import ConfigProblem
 
 COMMAND_LINE = "command line"
@@ -82,8 +82,11 @@ def _read_flag(flags: Mapping[str, _Flag], word: str, words: deque[str]) -> Iter
     elif equals and flag.implied is False:
         yield ConfigProblem(name, "takes no value", f"write only {name}", COMMAND_LINE)
     elif equals or _value_follows(flags, flag.setting, words):
-        value = decode_json(flag.setting, text if equals else words.popleft())
-        yield from from_value(flag.setting, value, origin)
+        value = text_value(flag.setting, text if equals else words.popleft(), origin)
+        if value.refused is not None or flag.setting.table is None:
+            yield value
+        else:
+            yield from from_value(flag.setting, value.value, origin)
     else:
         yield ConfigProblem(name, "has no value", f"write {name}=VALUE", COMMAND_LINE)
 

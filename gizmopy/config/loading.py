@@ -2,18 +2,20 @@
 
 Each source overrides the ones before it:
 
-    defaults  <  file (--config, GIZMO_CONFIG)  <  .env  <  environment  <  command line
+    defaults  <  file (--config, GIZMO_CONFIG)  <  .env  <  secrets_dir  <  environment
+              <  command line
 
-Nested models and the tables of channels are merged. Any other value is replaced as a whole.
+Nested models, the tables of channels, and the parts that variables name (``LIMITS__CATS``) are
+merged. Any other value is replaced as a whole.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -23,26 +25,32 @@ from gizmopy.config.error_translation import ErrorTranslator
 from gizmopy.config.flags import read_flags
 from gizmopy.config.named_code import REASON, has_code_key, url_names_code
 from gizmopy.config.origin import Origin
-from gizmopy.config.plain_text import text_problem
-from gizmopy.config.schema import Section, read_schema
+from gizmopy.config.schema import Section, Setting, read_schema
 from gizmopy.config.secrets.redaction import quotable_text
 from gizmopy.config.settings import Settings
 from gizmopy.config.sources import (
     CONFIG,
+    SECRETS_DIR,
     Finding,
     SourceValue,
-    read_dotenv,
-    read_environment,
     read_file,
     unusable_text,
 )
+from gizmopy.config.structure import MissingItemError, with_part
+from gizmopy.config.variables import read_dotenv, read_environment, read_secrets
 from gizmopy.errors import ConfigError, ConfigProblem
 from gizmopy.untrusted.hidden import describe_size
+from gizmopy.untrusted.text import escape
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+logger = logging.getLogger(__name__)
+
 S = TypeVar("S", bound=Settings)
+
+_DOTENV = Path(".env")
+"""The default of ``load``, which ``env_file`` of a settings class replaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +68,32 @@ def load(
     argv: Sequence[str] = (),
     *,
     environ: Mapping[str, str] | None = None,
-    dotenv: Path | None = Path(".env"),
+    dotenv: Path | None = _DOTENV,
 ) -> Loaded[S]:
     """Return the settings that all sources give together, and the origin of each.
 
     ``argv`` is the command line without the program's name. ``environ`` is the environment
     (default: that of the process). ``dotenv`` is the path of a file of NAME=value lines, which may
-    be missing; None: no file. In the environment and in flags, lists and dicts are JSON. Raises
-    ConfigError with every problem.
+    be missing; None: no file; if it is left out, ``env_file`` of the class is read instead, if it
+    is set. In the environment and in flags, lists and dicts are JSON. Raises ConfigError with every
+    problem, and DeclarationError if the class has a declaration without an effect.
     """
     environ = os.environ if environ is None else environ
     schema = read_schema(cls)
-    findings = _read_sources(schema, argv, environ, dotenv)
+    dotenvs = _dotenv_files(cls, dotenv)
+    findings, special = _read_sources(schema, argv, environ, dotenvs)
     problems = [found for found in findings if isinstance(found, ConfigProblem)]
-    values = {found.name: found for found in findings if isinstance(found, SourceValue)}
-    untrusted = _untrusted_files(dotenv, values.get(CONFIG.name))
+    values = _merge(found for found in findings if isinstance(found, SourceValue))
+    untrusted = _untrusted_files(dotenvs, special)
     unusable = {
         name: problem
         for name, found in values.items()
-        if (problem := unusable_text(found) or _code_problem(found, untrusted))
+        if (problem := _first_problem(found, untrusted)) is not None
     }
     # pydantic would report a required setting with an unusable value a second time, as missing.
     consequences = {values[name].setting.environment[0] for name in unusable}
-    for name in (CONFIG.name, *unusable):
-        values.pop(name, None)
+    for name in unusable:
+        values.pop(name)
     problems += unusable.values()
     settings, invalid = _validate(cls, schema, values)
     if settings is None or problems:
@@ -92,30 +102,127 @@ def load(
     return Loaded(settings, _origins(schema, values))
 
 
-def _read_sources(
-    schema: Section, argv: Sequence[str], environ: Mapping[str, str], dotenv: Path | None
-) -> list[Finding]:
-    """Return the findings in every source; a later value overrides an earlier one."""
-    settings = (*schema.settings(), CONFIG)
-    findings: list[Finding] = [
-        *chain(
-            read_dotenv(settings, dotenv, environ) if dotenv is not None else (),
-            read_environment(settings, environ, "environment"),
-            read_flags(settings, argv),
-        )
+def _dotenv_files(cls: type[Settings], dotenv: Path | None) -> list[Path]:
+    """Return the ``.env`` files; a later one overrides those before it."""
+    if dotenv is not _DOTENV:  # by identity: the caller has named a file
+        return [] if dotenv is None else [dotenv]
+    return _paths(cls.model_config.get("env_file")) or [_DOTENV]
+
+
+def _paths(named: Any) -> list[Path]:
+    """Return the paths in an option of pydantic-settings: one path, several, or None."""
+    if named is None:
+        return []
+    return [
+        Path(each).expanduser()
+        for each in ([named] if isinstance(named, (str, os.PathLike)) else named)
     ]
-    values = {found.name: found for found in findings if isinstance(found, SourceValue)}
-    config = values.get(CONFIG.name)
-    if config is not None and config.value and not text_problem(config.value):
-        return [*read_file(schema, config), *findings]
-    return findings
 
 
-def _untrusted_files(dotenv: Path | None, config: SourceValue | None) -> set[str]:
-    """Return the files that may not name code: ``.env``, and the file that it names."""
-    untrusted = {str(dotenv)}
-    if config is not None and config.origin.source in untrusted:
-        untrusted.add(str(Path(config.value)))
+def _read_sources(
+    schema: Section, argv: Sequence[str], environ: Mapping[str, str], dotenvs: Sequence[Path]
+) -> tuple[list[Finding], Mapping[str, SourceValue]]:
+    """Return the findings in every source, and the values that name other sources.
+
+    A later finding overrides an earlier one.
+    """
+    from_dotenv = [found for path in dotenvs for found in read_dotenv(schema, path, environ)]
+    own = {setting.flag for setting in schema.settings()}
+    special_flags = [each for each in (CONFIG, SECRETS_DIR) if each.flag not in own]
+    nearer = [
+        *read_environment(schema, environ),
+        *read_flags((*schema.settings(), *special_flags), argv),
+    ]
+    special = {
+        found.name: found
+        for found in (*from_dotenv, *nearer)
+        if isinstance(found, SourceValue) and _names_source(found)
+    }
+    findings = [
+        *_read_named_file(schema, special.get(CONFIG.name)),
+        *from_dotenv,
+        *_read_secrets(schema, special.get(SECRETS_DIR.name)),
+        *nearer,
+        *filter(None, map(unusable_text, special.values())),
+    ]
+    return [each for each in findings if not _names_source(each)], special
+
+
+def _names_source(found: Finding) -> bool:
+    return isinstance(found, SourceValue) and found.setting in (CONFIG, SECRETS_DIR)
+
+
+def _read_named_file(schema: Section, config: SourceValue | None) -> Iterator[Finding]:
+    if config is not None and config.value and unusable_text(config) is None:
+        yield from read_file(schema, config)
+
+
+def _read_secrets(schema: Section, named: SourceValue | None) -> Iterator[Finding]:
+    """Yield the settings in the directory that is named, or in those of the settings class."""
+    if named is None:
+        yield from _read_secrets_of_class(schema)
+    elif named.value and unusable_text(named) is None:
+        yield from read_secrets(schema, Path(named.value), named.origin)
+
+
+def _read_secrets_of_class(schema: Section) -> Iterator[Finding]:
+    missing = schema.config.get("secrets_dir_missing") or "warn"
+    name = f"{schema.model.__name__}.model_config['secrets_dir']"
+    for path in _paths(schema.config.get("secrets_dir")):
+        if path.exists() or missing == "error":
+            yield from read_secrets(schema, path, Origin("", name))
+        elif missing == "warn":
+            # Not an error: the directory is mounted into a container, and tests run without it.
+            logger.warning("%s is not read: %s does not exist", name, escape(str(path)))
+
+
+def _merge(findings: Iterable[SourceValue]) -> dict[str, SourceValue]:
+    """Return the value of each setting and entry; a later one overrides those before it.
+
+    The part of a structured value (``LIMITS__CATS``) is put into the value that is there already,
+    or else into the default.
+    """
+    values: dict[str, SourceValue] = {}
+    for found in findings:
+        if found.keys:
+            values[found.name] = _with_part(values.get(found.name), found)
+        else:
+            values[found.name] = found
+    return values
+
+
+def _with_part(whole: SourceValue | None, part: SourceValue) -> SourceValue:
+    setting = part.setting
+    if whole is None:
+        base, parts = setting.initial_value(), {}
+    else:
+        base, parts = whole.value, dict(whole.parts) or {(): whole}
+    parts[part.keys] = part
+    refused = None
+    try:
+        value = with_part(base, part.keys, part.value)
+    except MissingItemError as error:
+        name, source = part.origin.name, part.origin.source
+        refused = ConfigProblem(name, str(error), "number the items from 0 on", source)
+        value, parts[part.keys] = base, replace(part, refused=refused)
+    is_secret = any(each.origin.secret for each in parts.values())
+    return SourceValue(setting, value, replace(part.origin, secret=is_secret), parts=parts)
+
+
+def _first_problem(found: SourceValue, untrusted: Container[str]) -> ConfigProblem | None:
+    """Return the first problem of a value or of its parts that pydantic would not find."""
+    for each in found.parts.values() or (found,):
+        if problem := unusable_text(each) or _code_problem(each, untrusted):
+            return problem
+    return None
+
+
+def _untrusted_files(dotenvs: Sequence[Path], named: Mapping[str, SourceValue]) -> set[str]:
+    """Return the files that may not name code: each ``.env``, and the sources that it names."""
+    untrusted = set(map(str, dotenvs))
+    for found in named.values():
+        if found.origin.source in untrusted and found.refused is None:
+            untrusted.add(str(Path(found.value)))
     return untrusted
 
 
@@ -124,7 +231,12 @@ def _code_problem(found: SourceValue, untrusted: Container[str]) -> ConfigProble
     if found.origin.source not in untrusted or not found.value:
         return None
     setting, value = found.setting, found.value
-    if not (setting.names_code or url_names_code(value) or has_code_key(value, setting.code_keys)):
+    if not (
+        setting.names_code
+        or url_names_code(value)
+        or has_code_key(value, setting.code_keys)
+        or not setting.code_keys.isdisjoint(found.keys)
+    ):
         return None
     name, source = found.origin.name, found.origin.source
     remedy = "set it in the environment, by a flag, or in a file that --config names"
@@ -184,6 +296,20 @@ def _add_required_sections(section: Section, table: dict[str, Any]) -> None:
             _add_required_sections(child, table[key])
 
 
+def _part_at(found: SourceValue | None, location: Sequence[int | str]) -> SourceValue | None:
+    """Return the part that has the value at pydantic's ``location``, or the whole value."""
+    if found is None or not found.parts:
+        return found
+    # The location also has the name of each union's member that was tried.
+    places = [keys for keys in found.parts if _is_subsequence(keys, location)]
+    return found.parts[max(places, key=len)] if places else found
+
+
+def _is_subsequence(keys: Sequence[int | str], location: Sequence[int | str]) -> bool:
+    rest = iter(location)
+    return all(key in rest for key in keys)
+
+
 def _origins(schema: Section, values: Mapping[str, SourceValue]) -> dict[str, Origin]:
     defaults = {setting.name: Origin("default") for setting in schema.settings()}
     return defaults | {name: found.origin for name, found in values.items()}
@@ -211,10 +337,14 @@ def _problem(
     translator: ErrorTranslator,
 ) -> ConfigProblem:
     node, rest = schema.find(error["loc"])
-    reason, remedy = translator.translate(node, rest, error)
+    found = None
+    if isinstance(node, Setting):
+        entry = values.get(".".join(map(str, (*node.path, *rest[:1]))))
+        found = _part_at(entry or values.get(node.name), rest)
+    hidden = found is not None and found.hidden
+    reason, remedy = translator.translate(node, rest, error, hidden=hidden)
     if isinstance(node, Section):
         return ConfigProblem(node.name or node.model.__name__, reason, remedy)
-    found = values.get(".".join(map(str, (*node.path, *rest[:1])))) or values.get(node.name)
     if found is None:
         return ConfigProblem(node.environment[0], reason, remedy)
     name, source = found.origin.name, found.origin.source

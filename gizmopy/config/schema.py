@@ -7,8 +7,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -16,10 +15,13 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
+from pydantic import BaseModel, Json, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
+from pydantic_settings import ForceDecode, NoDecode
 
 from gizmopy.config.channel_names import FromPrefix, channel_key
+from gizmopy.config.declarations import check_field
+from gizmopy.config.marks import has_mark
 from gizmopy.config.named_code import code_keys, field_names_code
 from gizmopy.config.secrets.masking import (
     alias_names,
@@ -28,6 +30,7 @@ from gizmopy.config.secrets.masking import (
     is_secret_name,
 )
 from gizmopy.config.secrets.redaction import MISSING, is_marked_field, is_quotable, union_members
+from gizmopy.config.structure import input_key, is_structure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,14 @@ class Setting:
     """The keys of values that name code to import, in the models within its type."""
     table: FromPrefix | None = None
     """The prefix of its entries, which may come from several sources; None if it is not a table."""
+    factory: Callable[[], Any] | None = None
+    """The function that returns the default, if it needs no other values."""
+    delimiter: str = "__"
+    """The text between its name and a part of it in environment names: ``LIMITS__CATS``."""
+    decoded: bool = True
+    """Whether its text may be JSON; pydantic-settings' NoDecode turns that off."""
+    none_text: str | None = None
+    """The text that means None, pydantic-settings' ``env_parse_none_str``."""
 
     @property
     def name(self) -> str:
@@ -92,12 +103,18 @@ class Setting:
     @property
     def structured(self) -> bool:
         """Whether its text may be JSON: its type is a list, a dict or a model."""
-        return any(map(_is_structure, union_members(self.annotation)))
+        return any(map(is_structure, union_members(self.annotation)))
 
     @property
     def type(self) -> str:
         """Its type in words: ``integer``, ``list of text``, ``one of auto, uvloop``."""
         return _type_text(self.annotation)
+
+    def initial_value(self) -> Any:
+        """Return the default, into which variables may put parts; None if there is none."""
+        if self.default is MISSING:
+            return None if self.factory is None else self.factory()
+        return self.default
 
     def initial_entries(self) -> dict[str, Any]:
         """Return the default entries of a table; those of the sources are added to them."""
@@ -114,6 +131,12 @@ class Section:
     environment: tuple[str, ...] = ("",)
     """The prefixes of the environment names of its settings."""
     model: type[BaseModel]
+    names: tuple[str, ...] = ()
+    """The environment names of the whole section, whose value is a JSON object."""
+    delimiter: str = "__"
+    """The delimiter of the settings class, between the parts of an environment name."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The ``model_config`` of the settings class."""
     default: Any = MISSING
     named_secret: bool = False
     """Whether its name, or that of a section above it, is typical of a secret."""
@@ -146,6 +169,13 @@ class Section:
         for child in self.children.values():
             yield from (child,) if isinstance(child, Setting) else child.settings()
 
+    def sections(self) -> Iterator[Section]:
+        """Yield every section below it; one comes before the sections in it."""
+        for child in self.children.values():
+            if isinstance(child, Section):
+                yield child
+                yield from child.sections()
+
     def sections_above(self, setting: Setting) -> Iterator[Section]:
         """Yield the sections between this one and ``setting``, which is below it."""
         node = self
@@ -168,14 +198,19 @@ class Section:
 def read_schema(model: type[BaseModel]) -> Section:
     """Return the settings and sections of a settings class.
 
-    A model that contains itself, or a union of several models, is one structured setting.
+    A model that contains itself, or a union of several models, is one structured setting. Raises
+    DeclarationError if a declaration has no effect in gizmopy.
     """
-    return _with_children(Section(model=model), (model,))
+    config = model.model_config
+    delimiter = str(config.get("env_nested_delimiter") or "__")
+    root = Section(model=model, delimiter=delimiter, config=config)
+    return _with_children(root, (model,))
 
 
 def _with_children(section: Section, ancestors: tuple[type[BaseModel], ...]) -> Section:
     section.model.model_rebuild()  # a type in it may have been declared after it
     for name, info in section.model.model_fields.items():
+        check_field(section.model, name, info)
         model = _model_of(info)
         if model is None or model in ancestors:
             section.children[name] = _setting(section, name, info)
@@ -204,14 +239,31 @@ def _setting(section: Section, name: str, info: FieldInfo) -> Setting:
         names_code=field_names_code(info) or field_names_code(declaration),
         code_keys=code_keys(info.annotation),
         table=table,
+        factory=None if _takes_data(info) else info.default_factory,  # type: ignore[arg-type]
+        delimiter=section.delimiter,
+        decoded=_decoded(section, info),
+        none_text=section.config.get("env_parse_none_str"),
     )
 
 
+def _decoded(section: Section, info: FieldInfo) -> bool:
+    if has_mark(info.metadata, ForceDecode):
+        return True
+    if has_mark(info.metadata, Json):  # pydantic decodes it
+        return False
+    return section.config.get("enable_decoding", True) and not has_mark(info.metadata, NoDecode)
+
+
 def _section(section: Section, name: str, info: FieldInfo, model: type[BaseModel]) -> Section:
+    names = _environment(section, name)
+    delimiter = str(model.model_config.get("env_nested_delimiter") or section.delimiter)
     return Section(
         path=(*section.path, name),
         input_keys=_input_keys(section, name, info),
-        environment=tuple(above + _delimiter(model) for above in _environment(section, name)),
+        environment=tuple(above + delimiter for above in names),
+        names=names,
+        delimiter=section.delimiter,
+        config=section.config,
         model=model,
         default=_default(section, name, info),
         required=_required(section, info),
@@ -246,19 +298,24 @@ def _table(info: FieldInfo) -> FromPrefix | None:
 
 
 def _input_keys(section: Section, name: str, info: FieldInfo) -> tuple[str, ...]:
-    return (*section.input_keys, next(iter(alias_names(info)), name))
+    return (*section.input_keys, input_key(section.model, name, info))
 
 
 def _environment(section: Section, name: str) -> tuple[str, ...]:
-    prefix = section.model.model_config.get("env_prefix", "")
+    prefix = (
+        ""
+        if _is_standard(section.model, name)
+        else section.model.model_config.get("env_prefix", "")
+    )
     aliases = alias_names(_declaration(section.model, name))
-    names = aliases or (f"{prefix}{name.upper()}",)
-    return tuple(above + own for above in section.environment for own in names)
+    names = aliases or (f"{prefix}{name}",)
+    return tuple(above + own.upper() for above in section.environment for own in names)
 
 
-def _delimiter(model: type[BaseModel]) -> str:
-    """Return the text between a section and its settings in environment names."""
-    return str(model.model_config.get("env_nested_delimiter") or "__")
+def _is_standard(model: type[BaseModel], name: str) -> bool:
+    """Return whether a field is one of gizmopy's own, which have no prefix of the service."""
+    owners = [base for base in model.__mro__ if name in getattr(base, "model_fields", {})]
+    return owners[-1].__module__.startswith("gizmopy.")
 
 
 def _default(section: Section, name: str, info: FieldInfo) -> Any:
@@ -274,8 +331,11 @@ def _default(section: Section, name: str, info: FieldInfo) -> Any:
 
 
 def _makes_section(info: FieldInfo) -> bool:
-    takes_data = getattr(info, "default_factory_takes_validated_data", False)  # pydantic >= 2.10
-    return _model_of(info) is not None and not takes_data
+    return _model_of(info) is not None and not _takes_data(info)
+
+
+def _takes_data(info: FieldInfo) -> bool:
+    return bool(info.default_factory_takes_validated_data)
 
 
 def _required(section: Section, info: FieldInfo) -> bool:
@@ -285,13 +345,6 @@ def _required(section: Section, info: FieldInfo) -> bool:
 def _members(annotation: Any) -> list[Any]:
     """Return the types that ``annotation`` allows, without None."""
     return [member for member in union_members(annotation) if member is not NoneType]
-
-
-def _is_structure(member: Any) -> bool:
-    kind = get_origin(member) or member
-    if not isinstance(kind, type) or issubclass(kind, (str, bytes, bytearray)):
-        return False
-    return issubclass(kind, (Mapping, Sequence, Set, BaseModel)) or dataclasses.is_dataclass(kind)
 
 
 _TYPE_NAMES: dict[Any, str] = {
@@ -324,7 +377,7 @@ def _kind_text(member: Any) -> str:
         return _TYPE_NAMES[kind]
     if issubclass(kind, Enum):
         return f"one of {', '.join(str(choice.value) for choice in kind)}"
-    if not _is_structure(kind) or not arguments:
+    if not is_structure(kind) or not arguments:
         return kind.__name__
     item = arguments[0] if arguments[-1] is Ellipsis else arguments[-1]
     # A type alias is shown by its name: it may contain itself, as the type of any JSON does.

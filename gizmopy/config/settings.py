@@ -6,12 +6,15 @@ files and flags. The environment names are Gizmo's if Gizmo has one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gizmopy.config.declarations import check_class
+from gizmopy.config.plain_durations import with_durations
 from gizmopy.config.secrets.redaction import redacted_model
 from gizmopy.config.sections.broker import BrokerSettings, PublishSettings
 from gizmopy.config.sections.debug import DebugSettings
@@ -27,6 +30,11 @@ from gizmopy.config.sections.service import EventLoopSettings, ServiceSettings
 from gizmopy.config.sections.shutdown import ShutdownSettings
 from gizmopy.config.sections.tls import TLSSettings
 from gizmopy.config.validation import validation_error
+
+_SOURCE_OPTIONS = frozenset(
+    name for name in inspect.signature(BaseSettings.__init__).parameters if name.startswith("_")
+)
+"""The arguments of pydantic-settings that choose its sources: ``_env_file``, ``_secrets_dir``."""
 
 
 # pydantic collects fields from the last base class to the first, so this list ends with the
@@ -74,24 +82,30 @@ class Settings(
             raise validation_error(reason, "end TLS in the proxy, or unset GIZMO_PROXY_PROTOCOL")
         return self
 
+    @model_validator(mode="before")
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Raise TypeError if a field is named ``config``: ``--config`` names the settings file."""
-        super().__pydantic_init_subclass__(**kwargs)
-        if "config" in cls.model_fields:
-            raise TypeError(f"{cls.__name__}.config: --config names the file; rename the field")
+    def _read_durations(cls, values: Any) -> Any:
+        return with_durations(cls, values)
+
+    if not TYPE_CHECKING:  # a type checker would lose the names of the settings
+
+        def __init__(self, /, **values: Any) -> None:
+            """Take values by name, and refuse the options of pydantic-settings' sources."""
+            # Not BaseSettings.__init__, which reads sources, warns of options that only its own
+            # sources use, and with PYDANTIC_SETTINGS_DEBUG logs the values.
+            for name in values:
+                if name in _SOURCE_OPTIONS:
+                    raise TypeError(
+                        f"{type(self).__name__}({name}=…): settings that code constructs read no "
+                        "source; call gizmopy.config.load, or write the values"
+                    )
+            BaseModel.__init__(self, **values)
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only the values that are passed."""
-        return (init_settings,)
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Raise DeclarationError if a declaration has no effect, when its class is declared."""
+        super().__pydantic_init_subclass__(**kwargs)
+        check_class(cls, Settings)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         yield from redacted_model(self).items()

@@ -15,15 +15,23 @@ logger = logging.getLogger(__name__)
 def read_settings_file(path: Path) -> str:
     """Return the text of a file. Raises OSError, and UnicodeDecodeError if it is not UTF-8.
 
-    Logs a warning if a user other than root and the user of this process owns the file, or if its
-    group or every user may write it: these users can change how the daemon runs.
+    Logs a warning if other users can change the file.
     """
     with path.open(encoding="utf-8-sig") as file:
         status = os.fstat(file.fileno())
         text = file.read()
+    warn_if_insecure(path, status)
+    return text
+
+
+def warn_if_insecure(path: Path, status: os.stat_result) -> None:
+    """Log a warning if other users can change a file, and so how the daemon runs.
+
+    That is if a user other than root and the user of this process owns it, or if its group or every
+    user may write it.
+    """
     if reason := _insecure(status):
         logger.warning("the settings file %s is insecure: %s", escape(str(path)), reason)
-    return text
 
 
 def _insecure(status: os.stat_result) -> str:

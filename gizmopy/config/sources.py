@@ -1,6 +1,7 @@
-"""Read the sources of settings: the environment, ``.env``, a file.
+"""The values that sources have for settings, and the settings file.
 
-``gizmopy.config.flags`` reads the command line.
+``gizmopy.config.variables`` reads the environment, ``.env`` and files of secrets, and
+``gizmopy.config.flags`` the command line.
 
 A reader yields a ``SourceValue`` for each value and a ``ConfigProblem`` for each entry that is not
 valid, and continues: the report of a failed start lists every problem at once.
@@ -11,17 +12,14 @@ they read ``os.environ`` whenever they run, and they do not return the name that
 
 from __future__ import annotations
 
-import json
-import re
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from gizmopy.config.channel_names import channel_key
+from gizmopy.config.documents import PARSERS, RepeatedKeyError, parse_json
 from gizmopy.config.origin import Origin
 from gizmopy.config.plain_text import text_problem
 from gizmopy.config.schema import Section, Setting
@@ -30,6 +28,7 @@ from gizmopy.config.settings_file import read_settings_file
 from gizmopy.errors import ConfigProblem
 from gizmopy.untrusted.hidden import describe_size
 
+KEEP_ONE = "keep one of them"
 REMOVE = "remove it"
 """The remedy for an unknown name that is similar to no known one."""
 
@@ -44,6 +43,17 @@ CONFIG = Setting(
 )
 """The setting that names the file. It is read from the environment, ``.env`` and flags only."""
 
+SECRETS_DIR = Setting(
+    path=("secrets_dir",),
+    input_keys=("secrets_dir",),
+    environment=("GIZMO_SECRETS_DIR",),
+    annotation=str,
+    default="",
+    marked=True,
+    description="Path of a directory that has a file for each secret, named like its variable.",
+)
+"""The setting that names the directory of secrets. It is read from the same sources."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceValue:
@@ -53,8 +63,15 @@ class SourceValue:
     value: Any = field(repr=False)  # it may be a secret
     origin: Origin
     entry: str = ""
-    interpolated: bool = False
-    """Whether ``${NAME}`` was in it: then it contains other variables, which may be secrets."""
+    hidden: bool = False
+    """Whether it may be a secret, whatever its setting: ``${NAME}`` was in it, which contains other
+    variables, or it comes from the file of a secret."""
+    keys: tuple[int | str, ...] = ()
+    """The keys of the part of a structured value that it replaces; empty for the whole value."""
+    parts: Mapping[tuple[int | str, ...], SourceValue] = field(default_factory=dict)
+    """The values from which this one was put together, by their keys."""
+    refused: ConfigProblem | None = None
+    """Why the source has no usable value."""
 
     @property
     def name(self) -> str:
@@ -64,7 +81,10 @@ class SourceValue:
     @property
     def quotable(self) -> bool:
         """Whether an error may quote its value."""
-        may_be_secret = self.interpolated or is_secret_name(self.entry)
+        if self.parts:
+            return all(part.quotable for part in self.parts.values())
+        names = (self.entry, *map(str, self.keys))
+        may_be_secret = self.hidden or any(map(is_secret_name, names))
         return self.setting.quotable and not may_be_secret
 
 
@@ -73,76 +93,12 @@ Finding = SourceValue | ConfigProblem
 
 def unusable_text(found: SourceValue) -> ConfigProblem | None:
     """Return the problem of a value that cannot be encoded, without the value; None if it can."""
+    if found.refused is not None:
+        return found.refused
     if (problem := text_problem(found.value)) is None:
         return None
     name, source = found.origin.name, found.origin.source
     return ConfigProblem(name, *problem, source=source, size=describe_size(found.value))
-
-
-def read_environment(
-    settings: Iterable[Setting], environ: Mapping[str, str], source: str
-) -> Iterator[Finding]:
-    """Yield every setting that ``environ`` names; an empty value counts as unset."""
-    for setting in settings:
-        if setting.table is not None:
-            yield from _entries(setting, _with_prefix(environ, setting.table.prefix), source)
-            continue
-        name = next((name for name in setting.environment if environ.get(name)), None)
-        if name is not None:
-            yield SourceValue(setting, decode_json(setting, environ[name]), Origin(source, name))
-
-
-def read_dotenv(
-    settings: Iterable[Setting], path: Path, environ: Mapping[str, str]
-) -> Iterator[Finding]:
-    """Yield the settings in a ``.env`` file. A missing file has none.
-
-    ``${NAME}`` in a value is replaced by the value of an earlier line, or else of ``environ``.
-    """
-    try:
-        text = read_settings_file(path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return  # a directory with this name is a virtual environment
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"cannot be read: {_cause(error)}"
-        yield ConfigProblem(str(path), reason, "correct or remove the file")
-        return
-    variables: dict[str, str] = {}
-    references: dict[str, frozenset[str]] = {}
-    yield from _parse_dotenv(text, str(path), variables, environ, references)
-    for found in read_environment(settings, variables, str(path)):
-        names = references.get(found.origin.name) if isinstance(found, SourceValue) else None
-        if not names or not isinstance(found, SourceValue):
-            yield found
-            continue
-        origin = replace(found.origin, secret=any(map(is_secret_name, names)))
-        yield replace(found, origin=origin, interpolated=True)
-
-
-def _parse_dotenv(
-    text: str,
-    source: str,
-    variables: dict[str, str],
-    environ: Mapping[str, str],
-    references: dict[str, frozenset[str]],
-) -> Iterator[ConfigProblem]:
-    """Add the variables of a file to ``variables``, and the names in each to ``references``."""
-    from dotenv.parser import parse_stream  # imported here to keep cold starts short
-    from dotenv.variables import Variable, parse_variables
-
-    known = ChainMap(variables, dict(environ))
-    for binding in parse_stream(StringIO(text)):
-        if binding.error:
-            blank = len(binding.original.string) - len(binding.original.string.lstrip())
-            line = binding.original.line + binding.original.string[:blank].count("\n")
-            remedy = "correct or remove it"
-            yield ConfigProblem(f"line {line}", "is not NAME=value", remedy, source)
-        elif binding.key is not None and binding.value is not None:
-            atoms = [*parse_variables(binding.value)]
-            variables[binding.key] = "".join(atom.resolve(known) for atom in atoms)
-            names = {atom.name for atom in atoms if isinstance(atom, Variable)}
-            inherited = (references.get(name, ()) for name in names)
-            references[binding.key] = frozenset(names).union(*inherited)
 
 
 def read_file(schema: Section, config: SourceValue) -> Iterator[Finding]:
@@ -151,17 +107,19 @@ def read_file(schema: Section, config: SourceValue) -> Iterator[Finding]:
     problem = partial(
         ConfigProblem, config.origin.name, source=config.origin.source, value=config.value
     )
-    parse = _PARSERS.get(path.suffix.lower())
+    parse = PARSERS.get(path.suffix.lower())
     if parse is None:
-        remedy = f"name a file that ends in {', '.join(_PARSERS)}"
+        remedy = f"name a file that ends in {', '.join(PARSERS)}"
         yield problem(f"has the unknown suffix {path.suffix!r}", remedy)
         return
     try:
         data = parse(read_settings_file(path))
     except OSError as error:
-        yield problem(f"cannot be read: {_cause(error)}", "correct the path, or make it readable")
+        yield problem(f"cannot be read: {cause(error)}", "correct the path, or make it readable")
+    except RepeatedKeyError as error:
+        yield problem(str(error), KEEP_ONE)
     except (ValueError, RecursionError) as error:
-        yield problem(f"is not {_format(path)}: {_cause(error)}", "correct the file")
+        yield problem(f"is not {_format(path)}: {cause(error)}", "correct the file")
     else:
         yield from _from_document(schema, data, str(path), problem)
 
@@ -187,7 +145,7 @@ def _from_mapping(
             yield ConfigProblem(spelled, "is not a known setting", remedy, source)
         elif name in seen:
             reason = f"is the same setting as {seen[name]}"
-            yield ConfigProblem(spelled, reason, "keep one of them", source)
+            yield ConfigProblem(spelled, reason, KEEP_ONE, source)
         else:
             seen[name] = spelled
             yield from from_value(section.children[name], value, Origin(source, spelled))
@@ -204,46 +162,50 @@ def from_value(node: Setting | Section, value: Any, origin: Origin) -> Iterator[
         reason, source = "is not a table", origin.source
         yield ConfigProblem(origin.name, reason, remedy, source, size=describe_size(value))
     elif isinstance(node, Setting):
-        entries = ((str(key), f"{origin.name}.{key}", item) for key, item in value.items())
-        yield from _entries(node, entries, origin.source)
+        yield from entries(
+            SourceValue(node, item, Origin(origin.source, f"{origin.name}.{key}"), str(key))
+            for key, item in value.items()
+        )
     else:
         yield from _from_mapping(node, value, origin.source, f"{origin.name}.")
 
 
-def _with_prefix(environ: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, value in environ.items():
-        channel = name.removeprefix(prefix)
-        if value and channel and channel != name:
-            yield channel, name, value
-
-
-def _entries(
-    setting: Setting, entries: Iterable[tuple[str, str, Any]], source: str
-) -> Iterator[Finding]:
-    """Yield the entries of a table; each is given as (key, name in the source, value)."""
+def entries(given: Iterable[SourceValue]) -> Iterator[Finding]:
+    """Yield the entries of a table with their names spelled by ``channel_key``."""
     names: dict[str, str] = {}
-    for key, name, value in entries:
-        entry = channel_key(key)
+    for found in given:
+        name, entry = found.origin.name, channel_key(found.entry)
         if entry in names:
             reason = f"is the same channel as {names[entry]}"
-            yield ConfigProblem(name, reason, "keep one of them", source)
+            yield ConfigProblem(name, reason, KEEP_ONE, found.origin.source)
         else:
             names[entry] = name
-            yield SourceValue(setting, value, Origin(source, name), entry)
+            yield replace(found, entry=entry)
 
 
-def decode_json(setting: Setting, text: str) -> Any:
-    """Return the list or object that a JSON ``text`` is, if the setting accepts one.
+def text_value(setting: Setting, text: str, origin: Origin) -> SourceValue:
+    """Return the value that a text has for a setting: None, or a list or object as JSON, or itself.
 
-    Any other text is returned unchanged, for pydantic to validate.
+    Any text that is not of these is unchanged, for pydantic to validate.
     """
-    if not setting.structured:
-        return text
+    if setting.none_text is not None and text == setting.none_text:
+        return SourceValue(setting, None, origin)
+    if not (setting.structured and setting.decoded):
+        return SourceValue(setting, text, origin)
+    return json_value(setting, text, origin)
+
+
+def json_value(setting: Setting, text: str, origin: Origin) -> SourceValue:
+    """Return the list or object that a JSON text is, or else the text."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
+    except RepeatedKeyError as error:
+        size = describe_size(text)
+        problem = ConfigProblem(origin.name, str(error), KEEP_ONE, origin.source, size=size)
+        return SourceValue(setting, None, origin, refused=problem)
     except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, (list, dict)) else text
+        return SourceValue(setting, text, origin)
+    return SourceValue(setting, value if isinstance(value, (list, dict)) else text, origin)
 
 
 def suggest(name: str, known: Iterable[str], prefix: str) -> str:
@@ -254,7 +216,8 @@ def suggest(name: str, known: Iterable[str], prefix: str) -> str:
     return f"did you mean {prefix}{close[0]}?" if close else REMOVE
 
 
-def _cause(error: OSError | ValueError | RecursionError) -> str:
+def cause(error: OSError | ValueError | RecursionError) -> str:
+    """Return why a file cannot be read."""
     if isinstance(error, UnicodeDecodeError):
         return "its text is not UTF-8"
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
@@ -262,44 +225,3 @@ def _cause(error: OSError | ValueError | RecursionError) -> str:
 
 def _format(path: Path) -> str:
     return "YAML" if path.suffix.lower() == ".yml" else path.suffix[1:].upper()
-
-
-def _parse_toml(text: str) -> object:
-    import tomllib  # imported here to keep cold starts short
-
-    try:
-        return tomllib.loads(text)
-    except ValueError as error:
-        problem = str(error)
-    # The text of tomllib's error quotes keys, and a malformed line may put a piece of a secret in
-    # place of a key. So everything from the first to the last quote is removed, unless it is only a
-    # character that was expected ("=").
-    quotes = [place for place, character in enumerate(problem) if character in "'\""]
-    if quotes and quotes[-1] - quotes[0] > len("'='"):
-        problem = problem[: quotes[0]] + problem[quotes[-1] + 1 :]
-    raise ValueError(problem)
-
-
-def _parse_yaml(text: str) -> object:
-    import yaml  # imported here to keep cold starts short
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        # The error's text quotes the file, and the name of an alias may be a piece of a secret.
-        problem = _QUOTED.sub("", getattr(error, "problem", None) or "cannot be read")
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(f"{problem}{place}") from None
-    except ValueError:
-        raise ValueError("it contains an impossible date or number") from None
-
-
-# Without (?<!\s), the search would start anew at each blank of a run: quadratic time.
-_QUOTED = re.compile(r"""(?<!\s)\s*(?:'[^']{2,}'|"[^"]{2,}")""")
-_PARSERS: dict[str, Callable[[str], object]] = {
-    ".json": json.loads,
-    ".toml": _parse_toml,
-    ".yaml": _parse_yaml,
-    ".yml": _parse_yaml,
-}

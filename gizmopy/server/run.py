@@ -14,8 +14,10 @@ from typing import NoReturn
 from gizmopy._aio import background
 from gizmopy.config import Loaded, Settings, load, report
 from gizmopy.config.secrets.known import known_secrets
+from gizmopy.config.secrets.reveal import secret_settings
 from gizmopy.errors import GizmoError, StartError
 from gizmopy.observe import logs
+from gizmopy.observe.held_records import held_records, log_again
 from gizmopy.observe.uncaught import logging_uncaught
 from gizmopy.server.http.listening.descriptors import raise_limit
 from gizmopy.server.lifecycle.shutdown_budget import ShutdownBudget
@@ -74,9 +76,8 @@ def _run_process(service: type[Service], argv: Sequence[str], signals: Signals) 
     lifetime = ExitStack()
     watchdog = Watchdog(EXIT_FORCED, lifetime)
     try:
-        loaded = load(settings_class(service), argv)
         # Never left: hooks of atexit and threads may log until the process has ended.
-        lifetime.enter_context(_logging(loaded.settings))
+        loaded = lifetime.enter_context(_logging(settings_class(service), argv))
         code = _run(service, loaded, signals, watchdog)
     except GizmoError as error:
         watchdog.exit_code = error.exit_code
@@ -89,14 +90,26 @@ def _run_process(service: type[Service], argv: Sequence[str], signals: Signals) 
 
 
 @contextmanager
-def _logging(settings: Settings) -> Iterator[None]:
-    """Set up the log while the context lasts. Raises StartError if its file cannot be opened."""
+def _logging(kind: type[Settings], argv: Sequence[str]) -> Iterator[Loaded[Settings]]:
+    """Load the settings, and set up the log while the context lasts.
+
+    The warnings of loading are logged as soon as the settings of the log are known; if they cannot
+    be loaded, they are printed. Raises ConfigError, and StartError if the log cannot be opened.
+    """
+    with held_records("gizmopy.config") as warnings:
+        try:
+            loaded = load(kind, argv)
+        except GizmoError:
+            for record in warnings:
+                print(f"gizmopy: warning: {as_lines(record.getMessage())}", file=sys.stderr)  # noqa: T201 -- no log yet
+            raise
+    settings = loaded.settings
     configured = logs.configured(
         settings.log_level,
         destination=settings.log_file,
         log_json=settings.log_json,
         fields=settings.log_fields,
-        secrets=known_secrets(settings),
+        secrets=known_secrets(settings, secret_settings(loaded)),
     )
     try:
         configured.__enter__()
@@ -104,7 +117,8 @@ def _logging(settings: Settings) -> Iterator[None]:
         raise StartError(f"APP_LOG: {error}") from error
     try:
         with logging_uncaught():
-            yield
+            log_again(warnings)
+            yield loaded
     finally:
         configured.__exit__(None, None, None)
 

@@ -268,16 +268,18 @@ def test_a_file_that_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:
     assert problems_of(dotenv=file)[0].reason == reason
 
 
-def test_a_malformed_dotenv_file(tmp_path: Path) -> None:
-    """The problem has the number of a line, or the name of a file that is not UTF-8."""
+def test_a_malformed_dotenv_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The problem has the number of the line, or the name of a file that is not UTF-8."""
     dotenv = tmp_path / ".env"
-    dotenv.write_text("A=1\n\n\nB C\nHTTP_PORT='1\nPORT=x\n")
-    lines = list(map(str, problems_of(dotenv=dotenv)))
-    assert lines == [
-        f"line 4 ({dotenv}): is not NAME=value; correct or remove it",
-        f"line 5 ({dotenv}): is not NAME=value; correct or remove it",
+    dotenv.write_text("A=1\n\n\nB C\nHTTP_ADDR='1'2\nSERVICE_NAME='1\nPORT=x\n")
+    assert list(map(str, problems_of(dotenv=dotenv))) == [
+        f"SERVICE_NAME ({dotenv}:6): has a quote that is not closed; close it with ', or put the "
+        "whole value in other quotes",
+        f"HTTP_ADDR ({dotenv}:5): has text after its closing quote; write \\' for a quote in the "
+        "value",
         f"PORT=x ({dotenv}): {INTEGER}",
     ]
+    assert caplog.messages == [f"{dotenv}:4 is ignored: it is not NAME=value"]
     dotenv.write_bytes(b"A=\xff")
     (problem,) = problems_of(dotenv=dotenv)
     assert (
@@ -333,18 +335,18 @@ def test_everything_is_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('htp_port = 1\nloop = "x"\n[database]\nhots = 2\n')
     dotenv = tmp_path / ".env"
-    dotenv.write_text("PORT=x\nbad line\n")
+    dotenv.write_text("PORT=x\nHTTP_ADDR=${nowhere}\n")
     environ = {"GIZMO_READ_TIMEOUT": "x"}
-    argv = ["rubbish", "--config", str(file), "--bogus", "1", "--log-level=x", "--http-addr"]
+    argv = ["rubbish", "--config", str(file), "--bogus", "1", "--log-level=x", "--http-port"]
     with pytest.raises(ConfigError) as caught:
         load(Required, argv, environ=environ, dotenv=dotenv)
     assert [(problem.name, problem.source) for problem in caught.value.problems] == [
         ("htp_port", str(file)),
         ("database.hots", str(file)),
-        ("line 2", str(dotenv)),
         ("argument 1", "command line"),
         ("--bogus", "command line"),
-        ("--http-addr", "command line"),
+        ("--http-port", "command line"),
+        ("HTTP_ADDR", f"{dotenv}:2"),
         ("PORT", str(dotenv)),
         ("--log-level", "command line"),
         ("GIZMO_READ_TIMEOUT", "environment"),

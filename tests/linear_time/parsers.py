@@ -13,10 +13,10 @@ from yarl import URL
 
 from gizmopy.config import Duration
 from gizmopy.config.backends.kafka import KafkaSettings, without_group
+from gizmopy.config.dotenv_file import parse_dotenv
 from gizmopy.config.secrets.masking import is_secret_name, mask_text
 from gizmopy.config.secrets.redaction import ValueContext, redacted_value
 from gizmopy.config.sections.http import Networks
-from gizmopy.config.sources import _parse_dotenv
 from gizmopy.config.urls import redacted_url, scheme_and_hosts, validated_url
 from gizmopy.config.validation import comma_list
 from gizmopy.observe import logs
@@ -237,7 +237,7 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     ),
     "a secret's name": (is_secret_name, pumps("a_", "aA", "_", "key_")),
     ".env": (
-        lambda text: [*_parse_dotenv(text, ".env", {}, {}, {})],
+        lambda text: parse_dotenv(text, {}),
         pumps("a=b\n", "a", "a='", "\n", " ", "#", "export ", "a=\\", head="a="),
     ),
     "text in the access log": (_escape, pumps("\x1b", "\u00e9", '"')),

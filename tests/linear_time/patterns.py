@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from gizmopy.config.channel_names import channel_key
+from gizmopy.config.dotenv_file import parse_dotenv
 from gizmopy.config.duration import parse_duration
 from gizmopy.config.urls import mask_login
 from gizmopy.server.http.connection.framing import _PLAIN, _SIZE, _TRAILER
@@ -100,7 +101,35 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.config.urls:_BLANK": Pattern(
         mask_login, pumps("a", " ", ":", head="a:", tails=("@", " @"))
     ),
-    "gizmopy.config.sources:_QUOTED": Pattern(
+    "gizmopy.config.dotenv_file:_ASSIGNMENT": Pattern(
+        "match", pumps(" ", "a", "export ", "a.", "=", head="export ", tails=("", "=", "!"))
+    ),
+    "gizmopy.config.dotenv_file:_QUOTED": Pattern(
+        lambda text: parse_dotenv(text, {}), pumps("'", "\\", "a", "\\'", head="a='")
+    ),
+    "gizmopy.config.dotenv_file:_QUOTED#2": Pattern(
+        lambda text: parse_dotenv(text, {}), pumps('"', "\\", "a", '\\"', head='a="')
+    ),
+    "gizmopy.config.dotenv_file:_COMMENT": Pattern("match", pumps(" ", "\t", "#", tails=("", "!"))),
+    "gizmopy.config.dotenv_file:_BLANK_AND_SIGN": Pattern("search", pumps(" ", "a", "#")),
+    "gizmopy.config.dotenv_file:_EXPANDED": Pattern(
+        lambda text: parse_dotenv(f"a={text}", {"a": "1"}),
+        pumps("$", "${", "}", "${a", "${a}", "{", "$$", tails=("", "}", "{")),
+    ),
+    "gizmopy.config.dotenv_file:_EXPANDED_OR_ESCAPED": Pattern(
+        lambda text: parse_dotenv(f'a="{text}"', {"a": "1"}),
+        pumps("$", "${", "}", "${a", "${a}", "{", "$$", "\\$", "\\", tails=("", "}", "{")),
+    ),
+    "gizmopy.config.dotenv_file:_REFERENCE": Pattern(
+        "fullmatch", pumps("a", "a.", "-", ":-", "\n", tails=("", "!", ":"))
+    ),
+    "gizmopy.config.documents:_TOKEN": Pattern(
+        "findall", pumps('"', "\\", '"a"', '"a" ', '"a":', "{", " ", tails=("", ":", '"'))
+    ),
+    "gizmopy.config.unknown_names:_SERVICE_LINK": Pattern(
+        "search", pumps("_PORT_", "1", "_SERVICE_PORT", "A", "_PORT_1", tails=("", "_TCP", "!"))
+    ),
+    "gizmopy.config.documents:_QUOTED": Pattern(
         "sub", pumps(" ", "'", '"', " '", "' ", "'a", "\"'", "''\"", head="x", tails=("", "x", "'"))
     ),
     "gizmopy.observe.log_files:_DESCRIPTOR": Pattern(

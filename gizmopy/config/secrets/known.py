@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
@@ -19,17 +20,18 @@ _MIN_CHARACTERS = 6
 _MIN_LINE = 8
 
 
-def known_secrets(settings: BaseModel | str) -> tuple[str, ...]:
+def known_secrets(settings: BaseModel | str, others: Iterable[Any] = ()) -> tuple[str, ...]:
     """Return the secrets of at least six characters in settings or in a URL, the longest first.
 
     A secret is a value with a type for secrets or with a name that is typical of one, a login in a
     URL, or a line of a secret of several lines. Each is returned as it is, and as ``repr``, JSON, a
     URL and a log line spell it. A marked field is not a secret because of its name (``TLS_KEY`` is
-    a path), and neither is a choice.
+    a path), and neither is a choice. ``others`` are more values that are secrets.
     """
+    more = chain.from_iterable(_secrets(value, secret=True) for value in others)
     found = {
         spelled
-        for secret in _secrets(settings, secret=False)
+        for secret in chain(_secrets(settings, secret=False), more)
         if len(secret) >= _MIN_CHARACTERS
         for spelled in _spellings(secret)
     }

@@ -178,7 +178,7 @@ def field_types(kind: type) -> Mapping[str, Any]:
 
 def union_members(annotation: Any) -> Iterator[Any]:
     """Yield the types that ``annotation`` allows, without Annotated and type aliases."""
-    return (member for member, _ in _marked_members(annotation))
+    return (member for member, _ in marked_members(annotation))
 
 
 def literal_choices(annotation: Any) -> list[Any]:
@@ -190,25 +190,25 @@ def literal_choices(annotation: Any) -> list[Any]:
     return found
 
 
-def _marked_members(
+def marked_members(
     annotation: Any, marks: tuple[Any, ...] = ()
 ) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Yield each type that ``annotation`` allows, with the marks of every Annotated around it."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *own = get_args(annotation)
-        yield from _marked_members(inner, (*marks, *own))
+        yield from marked_members(inner, (*marks, *own))
     elif origin in (Union, UnionType):
         for member in get_args(annotation):
-            yield from _marked_members(member, marks)
+            yield from marked_members(member, marks)
     elif hasattr(annotation, "__value__"):
-        yield from _marked_members(annotation.__value__, marks)
+        yield from marked_members(annotation.__value__, marks)
     else:
         yield annotation, marks
 
 
 def _marks(annotation: Any) -> Iterator[Any]:
-    for _, marks in _marked_members(annotation):
+    for _, marks in marked_members(annotation):
         yield from marks
 
 

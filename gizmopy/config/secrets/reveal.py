@@ -1,4 +1,4 @@
-"""Return the value of one setting in full, also of a secret, for ``gizmopy config --show``."""
+"""Return values of settings in full, also secrets: to show one on request, and to mask them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,34 @@ def revealed_value(loaded: Loaded[Any], name: str) -> str:
     entry is ``topics.CATS``. Raises UsageError if there is no such setting.
     """
     for setting in read_schema(type(loaded.settings)).settings():
-        value = reduce(lambda node, key: getattr(node, key, None), setting.path, loaded.settings)
+        value = _value(loaded, setting)
         for names, each in _named(setting, value):
             if name in names:
                 return as_line(_plain_data(each))
     raise UsageError("--show does not name a setting; gizmopy config lists them")
+
+
+def secret_settings(loaded: Loaded[Any]) -> list[Any]:
+    """Return the values that come from files of secrets, except those of marked settings.
+
+    The settings class may not declare them as secrets: a file of a secret can set any setting.
+    """
+    return [
+        _value(loaded, setting)
+        for setting in read_schema(type(loaded.settings)).settings()
+        if not setting.marked and _is_from_secret_file(loaded, setting.name)
+    ]
+
+
+def _is_from_secret_file(loaded: Loaded[Any], name: str) -> bool:
+    return any(
+        origin.secret and (path == name or path.startswith(f"{name}."))
+        for path, origin in loaded.origins.items()
+    )
+
+
+def _value(loaded: Loaded[Any], setting: Setting) -> Any:
+    return reduce(lambda node, key: getattr(node, key, None), setting.path, loaded.settings)
 
 
 def _named(setting: Setting, value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

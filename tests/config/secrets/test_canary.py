@@ -24,7 +24,15 @@ from gizmopy.config.schema import Setting, read_schema
 from gizmopy.config.secrets.redaction import redacted_model as masked
 from gizmopy.errors import ConfigError
 from gizmopy.untrusted.error_text import describe_error
-from tests.config.secrets.canary import CANARIES, LEFT, UNREADABLE, assert_unseen, shown_by, written
+from tests.config.secrets.canary import (
+    CANARIES,
+    LEFT,
+    RIGHT,
+    UNREADABLE,
+    assert_unseen,
+    shown_by,
+    written,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,7 +69,7 @@ class CatsSettings(Settings):
 
 
 ALL = tuple(read_schema(CatsSettings).settings())
-SOURCES = ("environment", "flag", ".env", "json", "yaml")
+SOURCES = ("environment", "flag", ".env", "json", "yaml", "NAME_FILE", "secrets_dir")
 
 
 def load_from(
@@ -79,9 +87,28 @@ def load_from(
         value = written("cats", text, "json") if setting.table else text
         loaded = load(CatsSettings, [f"{setting.flag}={value}"], environ={}, dotenv=None)
         return setting.flag + channel, loaded
+    if source in ("NAME_FILE", "secrets_dir"):
+        return load_from_secret_file(source, variable, text, folder)
     file = folder / f"settings.{source}"
     file.write_text(written(setting.name + channel, text, source))
     return setting.name + channel, load(CatsSettings, [f"--config={file}"], environ={}, dotenv=None)
+
+
+def load_from_secret_file(
+    source: str, variable: str, text: str, folder: Path
+) -> tuple[str, Loaded[CatsSettings]]:
+    """Load with ``text`` in a file of its own. Bytes that are not UTF-8 stay as they are."""
+    path = folder / "secrets" / variable
+    path.parent.mkdir(exist_ok=True)
+    for other in path.parent.iterdir():
+        other.unlink()
+    path.write_bytes(
+        text.encode("utf-8", "surrogatepass" if "\ud800" in text else "surrogateescape")
+    )
+    environ = {f"{variable}_FILE": str(path)}
+    if source == "secrets_dir":
+        environ = {"GIZMO_SECRETS_DIR": str(path.parent)}
+    return variable, load(CatsSettings, environ=environ, dotenv=None)
 
 
 def everything_shown(loaded: Loaded[Any]) -> Iterator[str]:
@@ -106,6 +133,9 @@ def test_a_value_that_is_not_utf8_is_an_error_and_never_shown(
         for shown in shown_by(caught.value):
             assert_unseen(shown)
         (problem,) = caught.value.problems
+        assert "is not UTF-8 text" in problem.reason
+        if source in ("NAME_FILE", "secrets_dir"):
+            continue  # it has the path of the file, and no length
         assert problem.reason == "is not UTF-8 text"
         variable = setting.environment[0].replace("<CHANNEL>", "CATS")
         assert problem.name in (variable, f"{setting.flag}{'.cats' if setting.table else ''}") or (
@@ -169,6 +199,41 @@ def test_a_required_secret_that_is_not_utf8_is_one_problem() -> None:
     with pytest.raises(ConfigError) as caught:
         load(Required, environ={"PASSWORD": CANARIES["not UTF-8"]}, dotenv=None)
     assert [problem.reason for problem in caught.value.problems] == ["is not UTF-8 text"]
+
+
+@pytest.mark.parametrize("source", ["NAME_FILE", "secrets_dir"])
+@pytest.mark.parametrize("kind", sorted(set(CANARIES) - set(UNREADABLE)))
+def test_a_value_of_a_secret_file_is_never_shown(kind: str, source: str, tmp_path: Path) -> None:
+    """The file of a secret hides its value in every setting, marked ones and numbers included."""
+    for setting in ALL:
+        try:
+            _, loaded = load_from(source, setting, CANARIES[kind], tmp_path)
+        except ConfigError as error:
+            texts = [*shown_by(error)]
+        else:
+            # The repr of settings has no sources: it shows a marked text from wherever it is.
+            rows = report.rows(loaded)
+            texts = [report.as_text(rows), report.as_markdown(rows), repr(rows)]
+        for text in texts:
+            assert_unseen(text)
+
+
+def test_a_secret_in_place_of_the_path_is_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user may set API_KEY_FILE, or the directory's entry, to the secret itself."""
+    for text in (f"{LEFT}{RIGHT}", f"/{LEFT}", f"{LEFT}/{RIGHT}", f"/{LEFT}/{RIGHT}", f"./{LEFT}"):
+        for variable in ("API_KEY_FILE", "DATABASE_FILE", "DATABASE__PASSWORD_FILE", "PINS_FILE"):
+            with pytest.raises(ConfigError) as caught:
+                load(CatsSettings, environ={variable: text}, dotenv=None)
+            dotenv = tmp_path / ".env"
+            dotenv.write_text(
+                f"{variable}={text}\nFOREIGN {text}\nX=${{{LEFT}}}\nAPI_KEY='{text}\n"
+            )
+            with pytest.raises(ConfigError) as other:
+                load(CatsSettings, environ={}, dotenv=dotenv)
+            for shown in (*shown_by(caught.value), *shown_by(other.value), *caplog.messages):
+                assert_unseen(shown)
 
 
 def test_a_nul_and_a_deep_value_are_problems(tmp_path: Path) -> None:
