@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +26,9 @@ from pubsubtest.publisher import Recorded
 from pubsubtest.subscriber import LONGEST_WAIT, incoming
 
 S = TypeVar("S", bound=Service)
+
+_DELIVERY_SECONDS = 0.1
+"""How long a publish waits for a broker that a test makes unreachable."""
 
 
 @asynccontextmanager
@@ -57,6 +61,7 @@ async def serve(
         on_settle=broker.on_settle,
         sleep=clock.sleep if clock else _short_sleep,
     )
+    server.channels.refuse_undeclared()
     http: ClientSession | None = None
     try:
         async with server:
@@ -215,7 +220,7 @@ class _RecordingDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._inner.capabilities
+        return replace(self._inner.capabilities, delivery_timeout=_DELIVERY_SECONDS)
 
     def sender(self, topic: str) -> Sender:
         return _RecordingSender(self._inner.sender(topic), self._broker.published[topic])

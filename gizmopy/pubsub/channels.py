@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from warnings import warn
 
@@ -13,29 +14,25 @@ from gizmopy.config.channel_names import channel_key
 from gizmopy.errors import (
     DriverNotInstalled,
     GizmoError,
-    PubSubError,
     StartError,
     TopicNotFound,
     UnknownScheme,
-    UsageError,
 )
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import registry
+from gizmopy.pubsub.codecs import encoder_for
 from gizmopy.pubsub.destinations import Destination, DestinationResolver
 from gizmopy.pubsub.driver import Driver, Results
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
 from gizmopy.pubsub.engine.observer import Observer
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.publisher import Publisher
+from gizmopy.pubsub.publishers import Publishers, close_all
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.pubsub.supervisor import Supervisor
-from gizmopy.untrusted.error_text import describe_error
 
 logger = logging.getLogger(__name__)
-
-_CLOSE_SECONDS = 5.0
-"""The longest time to flush all publishers, and to close all drivers."""
 
 
 class ChannelRow(NamedTuple):
@@ -72,10 +69,12 @@ class Channels:
     """Hold the channels of ``service``; use it as an async context manager.
 
     Channels are topics at ``url``, unless ``topics`` or ``subscriptions`` give one its own URL: see
-    :class:`~gizmopy.pubsub.destinations.DestinationResolver`. A publisher connects on its first
-    use; ``linger`` is how many seconds its batches wait to become full. ``on_settle`` and
-    ``observers`` are those of all publishers and subscribers. Leaving the context drains the
-    subscribers, flushes and closes all publishers side by side, then all drivers.
+    :class:`~gizmopy.pubsub.destinations.DestinationResolver`. The channels in ``publishes`` connect
+    at the start, and take only values of their type, unless it is None; the publishers of other
+    channels connect on their first use. ``linger`` is how many seconds a batch waits to become
+    full; a send that waits longer than ``publish_stall`` seconds is reported by ``unpublished``.
+    ``on_settle`` and ``observers`` are those of all publishers and subscribers. Leaving the context
+    drains the subscribers, flushes and closes all publishers side by side, then all drivers.
     """
 
     def __init__(
@@ -85,8 +84,10 @@ class Channels:
         service: str,
         topics: Mapping[str, str] = {},
         subscriptions: Mapping[str, str] = {},
+        publishes: Mapping[str, Any] = {},
         metrics: Metrics,
         linger: float = 0.0,
+        publish_stall: float = 5.0,
         on_settle: OnSettle | None = None,
         observers: Sequence[Observer] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -102,13 +103,14 @@ class Channels:
         self._destinations = DestinationResolver(url, topics, subscriptions)
         self._drivers: dict[str, Driver] = {}
         """The drivers by URL."""
-        self._publishers: dict[str, Publisher] = {}
-        """The connected publishers by channel."""
-        self._connecting = asyncio.Lock()
+        self._publishes = publishes
+        self._publish_stall = publish_stall
+        self._publishers = Publishers(
+            service, publishes, self._make_publisher, metrics=metrics, sleep=sleep
+        )
         self._running: list[_Running] = []
         self._deadline = Deadline()
         """The end of the drain that runs."""
-        self._is_closed = False
 
     async def __aenter__(self) -> Channels:
         return self
@@ -117,15 +119,10 @@ class Channels:
         try:
             await self.drain(0)
         finally:
-            self._is_closed = True
             # A drain that was cancelled has left subscribers running.
             await cancel_and_wait([each.task for each in self._running])
-            publishers, self._publishers = self._publishers, {}
-            await _close_all(
-                (f"the publisher of channel {channel!r}", publisher.aclose())
-                for channel, publisher in publishers.items()
-            )
-            await _close_all(("a driver", driver.aclose()) for driver in self._drivers.values())
+            await self._publishers.aclose()
+            await close_all(("a driver", driver.aclose()) for driver in self._drivers.values())
 
     # Publishing.
 
@@ -140,11 +137,13 @@ class Channels:
         """Publish ``value`` on ``channel``, and return when the broker has confirmed it.
 
         Raises what :meth:`Publisher.publish` raises. The first call connects the publisher, and
-        raises TopicNotFound if the topic does not exist.
+        raises TopicNotFound if the topic does not exist. A broker that cannot be reached is tried
+        again, for as long as publishing may take and until the caller's deadline is near; then a
+        transient PubSubError is raised.
         """
-        if (publisher := self._publishers.get(channel)) is not None:
+        if (publisher := self._publishers.connected.get(channel)) is not None:
             return publisher.publish(value, key=key, attributes=attributes)
-        return self._connect_and_publish(channel, value, key, attributes)
+        return self._publishers.publish(channel, value, key, attributes)
 
     async def publish_many(
         self,
@@ -155,45 +154,30 @@ class Channels:
         attributes: Mapping[str, str] | None = None,
     ) -> Results:
         """Publish ``values`` on ``channel``; see :meth:`Publisher.publish_many`."""
-        publisher = self._publishers.get(channel) or await self._publisher(channel)
-        return await publisher.publish_many(values, key=key, attributes=attributes)
+        if (publisher := self._publishers.connected.get(channel)) is not None:
+            return await publisher.publish_many(values, key=key, attributes=attributes)
+        return await self._publishers.publish_many(channel, values, key, attributes)
 
-    async def _connect_and_publish(
-        self, channel: str, value: object, key: str | None, attributes: Mapping[str, str] | None
-    ) -> None:
-        publisher = await self._publisher(channel)
-        await publisher.publish(value, key=key, attributes=attributes)
+    def refuse_undeclared(self) -> None:
+        """Raise UsageError for a channel that ``publishes`` lacks, if it has any: for tests."""
+        self._publishers.only_declared = True
 
-    async def _publisher(self, channel: str) -> Publisher:
-        """Return the publisher of a channel, connected once for all concurrent first calls."""
-        async with self._connecting:
-            if channel in self._publishers:
-                return self._publishers[channel]
-            self._check_open()
-            destination = self._destinations.for_publishing(channel)
-            driver = self._driver(destination)
-            publisher = Publisher(
-                driver.sender(destination.topic),
-                destination.topic,
-                metrics=self._metrics,
-                limits=driver.capabilities,
-                linger=self._linger,
-                observers=self._observers,
-                sleep=self._sleep,
-            )
-            try:
-                await publisher.connect()
-                # The channels may have closed meanwhile. They would not close this publisher.
-                self._check_open()
-            except BaseException:
-                await _close(f"the publisher of channel {channel!r}", publisher.aclose())
-                raise
-            self._publishers[channel] = publisher
-            return publisher
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise UsageError(f"the channels of {self._service} are closed; publish before that")
+    def _make_publisher(self, channel: str) -> tuple[Publisher, float]:
+        """Return a publisher that is not connected yet, and how long a caller waits for that."""
+        destination = self._destinations.for_publishing(channel)
+        driver = self._driver(destination)
+        publisher = Publisher(
+            driver.sender(destination.topic),
+            destination.topic,
+            metrics=self._metrics,
+            limits=driver.capabilities,
+            linger=self._linger,
+            observers=self._observers,
+            sleep=self._sleep,
+            stall=self._publish_stall,
+            encode=encoder_for(self._publishes.get(channel)),
+        )
+        return publisher, driver.capabilities.delivery_timeout
 
     def _driver(self, destination: Destination) -> Driver:
         """Return the driver of a destination; all destinations with its URL share it."""
@@ -205,12 +189,16 @@ class Channels:
     # Consuming.
 
     async def start(self, subscriptions: Sequence[Subscription]) -> None:
-        """Connect all ``subscriptions`` and their dead letter channels, then start consuming.
+        """Connect all ``subscriptions`` and the declared channels, then start consuming.
 
+        A broker that cannot be reached is tried again in the background.
         Raises StartError, which names the channel and the remedy; nothing is left running then.
         """
         destinations = [self._destination(subscription) for subscription in subscriptions]
         _reject_duplicate_handlers(subscriptions, destinations)
+        await self._publishers.connect_all(
+            {each.dead_letter for each in subscriptions if each.dead_letter}
+        )
         consumers: list[_Consumer] = []
         try:
             for subscription, destination in zip(subscriptions, destinations, strict=True):
@@ -228,10 +216,10 @@ class Channels:
         return destination
 
     async def _connect(self, subscription: Subscription, destination: Destination) -> _Consumer:
-        """Connect a subscription and the publisher of its dead letters."""
+        """Connect a subscription."""
+        dead_letter = self._dead_letter(subscription.dead_letter)
         try:
             driver = self._driver(destination)
-            dead_letter = await self._dead_letter(subscription.dead_letter)
             supervisor = Supervisor(
                 lambda: self._subscriber(subscription, destination, driver, dead_letter),
                 metrics=self._metrics,
@@ -264,17 +252,8 @@ class Channels:
             sleep=self._sleep,
         )
 
-    async def _dead_letter(self, channel: str) -> DeadLetter | None:
-        if not channel:
-            return None
-        try:
-            publisher = await self._publisher(channel)
-        except PubSubError as error:
-            raise StartError(
-                f"cannot publish to the dead letter channel {channel!r}: {error}; create its "
-                f"topic, or set GIZMO_TOPIC_{channel_key(channel)} to another one"
-            ) from error
-        return publisher.publish
+    def _dead_letter(self, channel: str) -> DeadLetter | None:
+        return partial(self.publish, channel) if channel else None
 
     async def run(self) -> None:
         """Return when the subscribers have been drained. Raises the error of one that ends early.
@@ -354,17 +333,20 @@ class Channels:
         )
 
     def unreachable_brokers(self) -> list[str]:
-        """Return a line for each subscription whose broker has never been reached."""
-        return [
+        """Return a line for each channel of the start whose broker has never been reached.
+
+        They are the channels that are consumed, declared in ``publishes``, or take dead letters.
+        """
+        consumed = [
             f"{each.row.channel}: {each.supervisor.problem}"
             for each in self._running
             if not each.supervisor.connected
         ]
+        return consumed + self._publishers.unreached()
 
     def unpublished(self) -> list[str]:
-        """Return a line for each channel whose last message could not be sent."""
-        publishers = self._publishers.items()
-        return [f"{channel}: {each.problem}" for channel, each in publishers if each.problem]
+        """Return a line for each channel to which nothing can be published at present."""
+        return self._publishers.unpublished()
 
     def _supervisors(self, subscription: Subscription) -> list[Supervisor]:
         supervisors = [each.supervisor for each in self._running]
@@ -428,19 +410,3 @@ def _start_error(
 
 def _sum(reports: Iterable[DrainReport]) -> DrainReport:
     return DrainReport(*map(sum, zip(DrainReport(), *reports, strict=True)))
-
-
-async def _close_all(closings: Iterable[tuple[str, Awaitable[None]]]) -> None:
-    """Close things side by side, so that the slowest one alone decides how long it takes."""
-    async with asyncio.TaskGroup() as group:
-        for name, closing in closings:
-            group.create_task(_close(name, closing))
-
-
-async def _close(name: str, closing: Awaitable[None]) -> None:
-    """Await ``closing``; log an error, so that the next thing is closed too."""
-    try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await closing
-    except Exception as error:  # noqa: BLE001 - logged, see above
-        logger.warning("closing %s failed: %s", name, describe_error(error))

@@ -196,6 +196,10 @@ def _without_wrapping(type_: Any) -> Any:
             return type_
 
 
+Encode = Callable[[Any], tuple[bytes | None, str]]
+"""Return the body and the content type for a value. Raises UsageError."""
+
+
 def encode(value: Any) -> tuple[bytes | None, str]:
     """Return the body and the content type for ``value``; None is a tombstone and has neither."""
     if value is None:
@@ -203,3 +207,44 @@ def encode(value: Any) -> tuple[bytes | None, str]:
     type_: Any = type(value)
     codec = codec_for(type_)
     return codec.encode(value), codec.content_type
+
+
+def encoder_for(type_: Any) -> Encode:
+    """Return a function that encodes values of ``type_``, and refuses any other value.
+
+    A value is validated, and only the fields that ``type_`` declares are encoded: a subclass cannot
+    leak fields of its own. None is a tombstone if ``type_`` takes it. With ``type_=None`` any value
+    is encoded by its own type. Raises UsageError if the type has no codec.
+    """
+    if type_ is None:
+        return encode
+    codec, name = codec_for(type_), getattr(type_, "__name__", str(type_))
+    check = _checker(codec, type_)
+
+    def encode_checked(value: Any) -> tuple[bytes | None, str]:
+        try:
+            value = check(value)
+        except ValidationError as error:
+            problems = _problems(error)
+        else:
+            return (None, "") if value is None else (codec.encode(value), codec.content_type)
+        reason = f"a {type(value).__name__} cannot be published as {name}: {problems}"
+        if value is None:
+            reason += f"; declare {name} | None to publish tombstones"
+        raise UsageError(reason)
+
+    return encode_checked
+
+
+def _checker(codec: Codec, type_: Any) -> Callable[[Any], Any]:
+    """Return a function that validates a value. It raises ValidationError or UsageError."""
+    if not isinstance(codec, ProtobufCodec):
+        return _adapter(type_).validate_python
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, type_):
+            reason = f"a {type(value).__name__} cannot be published as {type_.__name__}"
+            raise UsageError(f"{reason}; publish a {type_.__name__}")
+        return value
+
+    return check

@@ -70,6 +70,9 @@ class Capabilities:
     can_pause: bool = False
     """Receivers are PausingReceivers. Without that, a broker that keeps ``positions`` is not
     received from while the messages of one partition have no room to wait."""
+    delivery_timeout: float = 60.0
+    """Seconds that publishing waits for a broker that cannot be reached; ``send`` takes no longer.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

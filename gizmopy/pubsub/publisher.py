@@ -14,11 +14,11 @@ from typing import Any, Self
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.context import new_id, propagated_attributes
 from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub.codecs import BytesCodec, encode
+from gizmopy.pubsub.codecs import BytesCodec, Encode, encode
 from gizmopy.pubsub.driver import Capabilities, Results, Sender
 from gizmopy.pubsub.engine.batcher import Batcher
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
-from gizmopy.pubsub.engine.observer import Observer, Observers
+from gizmopy.pubsub.engine.observer import Observer, Observers, PublishFailure
 from gizmopy.pubsub.engine.sizes import wire_size
 from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message
 from gizmopy.pubsub.retry import RetryPolicy
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _BUFFERED = 1000
 _BUFFERED_BYTES = 64 * 1024 * 1024
 _FLUSH_SECONDS = 3.0
+_STALL_SECONDS = 5.0
 
 
 class Publisher:
@@ -39,7 +40,8 @@ class Publisher:
     0, the messages that arrive during a send form the next batch. At most ``buffered`` messages and
     ``buffered_bytes`` wait to be sent, or one message that is larger; further calls wait for room.
     ``sleep`` waits for retries and for ``linger``. ``observers`` are notified of each message that
-    is published or not.
+    is published or not. A send that waits longer than ``stall`` seconds is a ``problem``.
+    ``encode`` returns the body and the content type of a value, or raises UsageError.
     """
 
     def __init__(
@@ -55,9 +57,14 @@ class Publisher:
         buffered_bytes: int = _BUFFERED_BYTES,
         observers: Sequence[Observer] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        stall: float = _STALL_SECONDS,
+        encode: Encode = encode,
     ) -> None:
         own = PublisherMetrics(metrics, topic)
         self.topic = topic
+        self.stall = stall
+        self._encode = encode
+        self._takes_any = encode is _encode_any
         self._sender = sender
         self._message_bytes = limits.message_bytes
         self._observers = Observers([own, *observers])
@@ -85,8 +92,14 @@ class Publisher:
 
     @property
     def problem(self) -> str:
-        """The transient failure of the last message that was sent; empty if it was confirmed."""
-        return self._batcher.problem
+        """Why messages are not sent at present; empty if all is well.
+
+        It is the transient failure of the last message that was sent, or that the broker has not
+        confirmed a send for ``stall`` seconds.
+        """
+        if (problem := self._batcher.problem) or (waited := self._batcher.seconds()) <= self.stall:
+            return problem
+        return f"the broker has not confirmed a send for {waited:.0f} s"
 
     async def connect(self) -> None:
         """Connect the sender. Raises TopicNotFound if the topic does not exist, or PubSubError."""
@@ -113,7 +126,7 @@ class Publisher:
         """
         if self._is_closed:
             raise self._closed_error()
-        await self._batcher.send(self._compose(value, key, attributes))
+        await self._batcher.send(self.compose(value, key, attributes))
 
     async def publish_many(
         self,
@@ -153,6 +166,12 @@ class Publisher:
         self._observers.publish_failed(self.topic, "closed")
         return UsageError(f"the publisher to {self.topic!r} is closed; publish before aclose")
 
+    def count_unsent(self, error: Exception) -> None:
+        """Count a message that was not sent, because connecting failed with ``error``."""
+        is_transient = isinstance(error, PubSubError) and error.transient
+        kind: PublishFailure = "transient" if is_transient else "permanent"
+        self._observers.publish_failed(self.topic, "closed" if self._is_closed else kind)
+
     # From a value to a message that the broker accepts.
 
     def _compose_each(
@@ -165,25 +184,25 @@ class Publisher:
         for value in values:
             message: Message | Exception
             try:
-                message = self._compose(value, key(value) if callable(key) else key, attributes)
+                message = self.compose(value, key(value) if callable(key) else key, attributes)
             except Exception as error:  # noqa: BLE001 - it is the result of this value
                 message = error
             yield message
 
-    def _compose(
+    def compose(
         self, value: object, key: str | None, attributes: Mapping[str, str] | None
     ) -> Message:
         """Return the message for a value. Raises UsageError or PubSubError as publish does."""
         try:
             known: Mapping[str, str]
             body: bytes | None
-            if type(value) is bytes:
+            if type(value) is bytes and self._takes_any:
                 body, known = value, _OCTETS
             elif isinstance(value, Message):
                 body, known = _checked_body(value), _checked(value.attributes, "surrogateescape")
                 key = value.key if key is None else key
             else:
-                body, content_type = encode(value)
+                body, content_type = self._encode(value)
                 known = _content_type(content_type)
             if key is not None:
                 _check_key(key)
@@ -212,6 +231,9 @@ class Publisher:
                 f"{limit}; store the value elsewhere and publish a reference to it",
                 transient=False,
             )
+
+
+_encode_any = encode
 
 
 @lru_cache(maxsize=64)

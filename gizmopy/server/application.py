@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from types import MappingProxyType
+from typing import Any
 
 from gizmopy.config import Settings
 from gizmopy.config.origin import Origin
@@ -44,7 +45,7 @@ from gizmopy.server.http.listening.shedding import Shedding
 from gizmopy.server.http.proxies import Proxies
 from gizmopy.server.http.request_recorder import RequestRecorder
 from gizmopy.server.lifecycle.loop_stalls import StallDetector
-from gizmopy.server.service import Service, service_name
+from gizmopy.server.service import Service, declared_channels, service_name
 from gizmopy.web import Handler
 from gizmopy.web.decorators import Route, collect_routes
 from gizmopy.web.hosts import AllowedHosts
@@ -86,6 +87,8 @@ class Application:
     name: str
     routes: Sequence[Route]
     subscriptions: Sequence[Subscription]
+    publishes: Mapping[str, Any]
+    """The channels that the service declares to publish to, with the type of their values."""
     metrics: Metrics
     channels: Channels
     health: Health
@@ -119,13 +122,16 @@ def assemble(
     # so each route raises it.
     metrics = Metrics(max_children=MAX_CHILDREN + _CHILDREN_OF_A_ROUTE * len(routes))
     subscriptions = collect_subscriptions(service, name)
+    publishes = declared_channels(service)
     channels = Channels(
         settings.broker_url,
         service=name,
         topics=settings.topic_urls,
         subscriptions=settings.subscription_urls,
+        publishes=publishes,
         metrics=metrics,
         linger=settings.publish_linger.total_seconds(),
+        publish_stall=settings.publish_stall.total_seconds(),
         on_settle=on_settle,
         sleep=sleep,
         open_driver=open_driver,
@@ -133,7 +139,9 @@ def assemble(
     service._attach(channels, metrics)
     checks = [
         *collect_health_checks(service),
-        *subscription_checks(channels, subscriptions, critical=not routes),
+        *subscription_checks(
+            channels, subscriptions, critical=not routes, declares=bool(publishes)
+        ),
         publisher_check(channels),
     ]
     health = Health(checks, interval=settings.health_interval.total_seconds())
@@ -155,6 +163,7 @@ def assemble(
         name=name,
         routes=routes,
         subscriptions=subscriptions,
+        publishes=publishes,
         metrics=metrics,
         channels=channels,
         health=health,

@@ -14,6 +14,7 @@ from gizmopy.config import Settings
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Channels, MessageMiddleware
+from gizmopy.pubsub.codecs import encoder_for
 from gizmopy.web import EndpointTable, HTTPMiddleware
 
 _NAME_REMEDY = "set the class attribute name"
@@ -56,6 +57,29 @@ def _annotated_class(kind: type[Service]) -> type[Settings]:
     return annotated
 
 
+def declared_channels(service: Service) -> dict[str, Any]:
+    """Return the channels in ``publishes`` of a service and its bases, with their types or None.
+
+    Raises DeclarationError if a name or a type cannot be used.
+    """
+    kind = type(service)
+    channels: dict[Any, Any] = {}
+    for owner in map(vars, reversed(kind.__mro__)):
+        declared = owner.get("publishes", ())
+        if isinstance(declared, str) or not isinstance(declared, Mapping | Sequence):
+            remedy = 'write {"channel": Type}, or ("channel",)'
+            raise DeclarationError(kind, f"publishes={declared!r} is not a mapping; {remedy}")
+        channels |= declared if isinstance(declared, Mapping) else dict.fromkeys(declared)
+    for channel, type_ in channels.items():
+        if not (isinstance(channel, str) and channel):
+            raise DeclarationError(kind, f"publishes has {channel!r}, not the name of a channel")
+        try:
+            encoder_for(type_)
+        except UsageError as error:
+            raise DeclarationError(kind, f"publishes[{channel!r}]: {error}") from error
+    return channels
+
+
 class Service:
     """Declare a daemon: endpoints, subscriptions and health checks are its decorated methods.
 
@@ -67,6 +91,9 @@ class Service:
     - ``middleware``: functions that take a request handler and return one, outermost first.
     - ``message_middleware``: the same for message handlers, except those that take batches. If it
       needs ``settings``, set it in ``__init__``.
+    - ``publishes``: the channels that the service publishes to, with the type of their values:
+      ``{"cats": Cat, "audit": None}``, or names alone, ``("cats", "audit")``. They are checked and
+      connected at the start. Base classes add theirs.
     - ``settings``: annotate it with a subclass of ``Settings`` to have that class loaded.
     - ``lifespan``: an async context manager around the daemon's working life.
     """
@@ -75,6 +102,7 @@ class Service:
     prefix: ClassVar[str] = ""
     middleware: Sequence[HTTPMiddleware] = ()
     message_middleware: Sequence[MessageMiddleware] = ()
+    publishes: ClassVar[Mapping[str, Any] | Sequence[str]] = ()
     settings: Settings
 
     _channels: Channels | None = None

@@ -33,6 +33,7 @@ def test_defaults() -> None:
         "read_timeout": timedelta(seconds=10),
         "idle_timeout": timedelta(seconds=120),
         "publish_linger": timedelta(0),
+        "publish_stall": timedelta(seconds=5),
         "shutdown_timeout": timedelta(seconds=18),
         "drain_delay": None,
         "health_check_path": "/status.txt",

@@ -344,7 +344,7 @@ async def test_channels_share_drivers_by_url() -> None:
         got: list[str] = []
         for driver in ("cats-of.2", "dogs", "birds", "fish"):
             await channels.publish(driver, b"x")
-        got += [publisher.topic for publisher in channels._publishers.values()]
+        got += [publisher.topic for publisher in channels._publishers.connected.values()]
     assert got == ["other", "dogs", "b", "fish"]
     assert log.urls == ["memory://host?lease=5", "memory://host?lease=6", "memory://default?x=1"]
 
@@ -423,7 +423,7 @@ async def test_a_publisher_connects_once() -> None:
     log = Log()
     async with log.channels() as channels:
         await asyncio.gather(*(channels.publish("cats", b"x") for _ in range(20)))
-        assert len(channels._publishers) == 1
+        assert len(channels._publishers.connected) == 1
     assert len(log.drivers) == 1
 
 

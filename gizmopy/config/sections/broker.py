@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.config.channel_names import FromPrefix, by_channel_key
-from gizmopy.config.duration import Duration
+from gizmopy.config.duration import Duration, PositiveDuration
 from gizmopy.config.sections.base import SectionBase, Text, setting
 from gizmopy.config.urls import BrokerUrl
 
@@ -19,6 +19,11 @@ class PublishSettings(SectionBase):
         "GIZMO_PUBLISH_LINGER",
         timedelta(0),
         "Time that a batch of published messages waits for more messages. 0s: no wait.",
+    )
+    publish_stall: PositiveDuration = setting(
+        "GIZMO_PUBLISH_STALL",
+        timedelta(seconds=5),
+        "Time that a send may wait for the broker before the health check publishers fails.",
     )
 
 

@@ -79,8 +79,8 @@ class Batcher:
         self._phase = _OPEN
         self._calls = 0
         """Calls that wait for room, or for messages of theirs in the buffer."""
-        self._is_sending = False
-        """A direct send or the flusher is using the sender."""
+        self._sending_since = 0.0
+        """When the send began that is using the sender, by ``perf_counter``; 0 if none is."""
         self._admission = asyncio.Lock()
         """Its holder puts the next message into the buffer, and may wait for room."""
         self._changed = asyncio.Event()
@@ -94,16 +94,16 @@ class Batcher:
         # An earlier message of this key may wait in the buffer, so only a message that no other
         # precedes may skip it. That saves a task and a future: a publish to memory:// takes
         # 1.5 µs of CPU instead of 5 µs (benchmarks/publish.py).
-        if self._is_sending or self._calls or self._linger:
+        if self._sending_since or self._calls or self._linger:
             await self._send_buffered(message, started_at)
             return
-        self._is_sending = True
+        self._sending_since = started_at
         try:
             results = await self._send((message,))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised below
             results = [self._failure(error)]
         finally:
-            self._is_sending = False
+            self._sending_since = 0.0
             if self._buffer.count or self._phase is not _OPEN:
                 self._start_flusher()
         if len(results) == 1 and results[0] is None:
@@ -134,6 +134,10 @@ class Batcher:
                     outcome.cancel()  # no effect on a message that is confirmed
             self._end_call()
 
+    def seconds(self) -> float:
+        """Return how long the present send has waited for the broker; 0 if nothing is sent."""
+        return perf_counter() - self._sending_since if self._sending_since else 0.0
+
     async def aclose(self, timeout: float) -> bool:
         """Send the messages that wait, for at most ``timeout`` seconds; fail the others.
 
@@ -144,7 +148,7 @@ class Batcher:
         self._changed.set()
         try:
             async with asyncio.timeout(timeout):
-                while self._calls or self._is_sending:
+                while self._calls or self._sending_since:
                     await self._change()
         except TimeoutError:
             return False
@@ -158,7 +162,7 @@ class Batcher:
         # First the tasks end, then the messages fail. The flusher settles its own batch when it is
         # cancelled, and a timer releases its queue: only then can take() return all messages.
         await cancel_and_wait(list(self._tasks))
-        self._is_sending = False
+        self._sending_since = 0.0
         while batch := self._buffer.take():
             self._settle(batch, batch, [self._stopped()] * len(batch))
 
@@ -192,7 +196,7 @@ class Batcher:
             return pending
         self._buffer.put(pending)
         self._changed.set()
-        if not self._is_sending:
+        if not self._sending_since:
             self._start_flusher()
         return pending
 
@@ -201,7 +205,7 @@ class Batcher:
         pending = PendingMessage(message, started_at)
         self._buffer.put_sent(pending)
         self._settle([pending], [pending], results_for([message], results))
-        if not self._is_sending:
+        if not self._sending_since:
             self._start_flusher()
         self._calls += 1
         try:
@@ -219,7 +223,7 @@ class Batcher:
     def _start_flusher(self) -> None:
         """Send the buffered messages in a task, which ends when there are none."""
         if self._buffer.count:
-            self._is_sending = True
+            self._sending_since = perf_counter()
             flusher = asyncio.create_task(self._flush(), name=f"publish {self._topic}")
             self._tasks.add(flusher)
             flusher.add_done_callback(self._tasks.discard)
@@ -237,7 +241,7 @@ class Batcher:
                     await self._fill(first)
                 await self._send_batch(self._buffer.take())
         finally:
-            self._is_sending = False
+            self._sending_since = 0.0
             if self._phase is not _OPEN:
                 self._changed.set()
 
@@ -261,6 +265,7 @@ class Batcher:
         """Send a batch, without the messages whose callers were cancelled, and settle all of it."""
         sent = [pending for pending in batch if not pending.confirmed.cancelled()]
         results: Results = [self._stopped()] * len(sent)  # if this task is cancelled
+        self._sending_since = perf_counter()
         try:
             if sent:
                 results = await self._try_send([pending.message for pending in sent])

@@ -13,9 +13,13 @@ _on_demand = partial(HealthCheck, timeout=1.0, on_demand=True)
 
 
 def subscription_checks(
-    channels: Channels, subscriptions: Sequence[Subscription], *, critical: bool
+    channels: Channels,
+    subscriptions: Sequence[Subscription],
+    *,
+    critical: bool,
+    declares: bool = False,
 ) -> list[HealthCheck]:
-    """Return the health checks of the subscriptions.
+    """Return the health checks of the subscriptions; ``declares``: channels to publish to exist.
 
     The daemon is not ready until every broker was reached once. After that, a subscription that
     does not work makes it unready only if the subscription is critical, or if ``critical`` is true:
@@ -45,7 +49,7 @@ def subscription_checks(
         if problem := channels.waiting_problem(subscription):
             raise PubSubError(problem, transient=True)
 
-    checks = [_on_demand("brokers", reached, critical=True)] if subscriptions else []
+    checks = [_on_demand("brokers", reached, critical=True)] if subscriptions or declares else []
     for each in subscriptions:
         name = f"{each.channel}/{each.subscription}"
         is_critical = critical or each.critical

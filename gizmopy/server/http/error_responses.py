@@ -8,12 +8,13 @@ import logging
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from gizmopy.errors import PubSubError
 from gizmopy.server.http.browser_rules import BrowserRules
 from gizmopy.server.http.connection.served_request import CancelReason, ServedRequest
 from gizmopy.server.http.endpoint import Endpoint
 from gizmopy.server.http.failure_causes import came_of_timeout, is_overdue, members
 from gizmopy.server.http.observer import Observers
-from gizmopy.untrusted.error_text import shortened
+from gizmopy.untrusted.error_text import shortened, text_of
 from gizmopy.untrusted.text import cut
 from gizmopy.web import Problem
 from gizmopy.web.body import UNREADABLE_BODY
@@ -21,6 +22,9 @@ from gizmopy.web.problems import problem_from, problem_response
 from gizmopy.web.router import MethodNotAllowed, RouteNotFound, Router
 
 logger = logging.getLogger("gizmopy.server.http")
+
+_RETRY_AFTER = "5"
+"""Seconds after which a client may try again while a broker is unavailable."""
 
 _REFUSALS = {
     408: "The head of the request arrived too slowly.",
@@ -74,6 +78,8 @@ class ErrorResponses:
                 return self._method_not_allowed(request, error)
             case web.HTTPException():
                 return problem_from(error) or _as_response(error)
+            case PubSubError() if error.transient:
+                return self._broker_unavailable(request, error)
             case web.RequestPayloadError() | HttpProcessingError():
                 return Problem(400, UNREADABLE_BODY)
             case BaseExceptionGroup():
@@ -103,6 +109,15 @@ class ErrorResponses:
         method, allow = cut(request.method), ", ".join(error.allow)
         detail = f"{method} is not served at {cut(request.path)}; use one of: {allow}."
         return Problem(405, detail, headers={"Allow": allow})
+
+    def _broker_unavailable(self, request: ServedRequest, error: PubSubError) -> Problem:
+        """Tell the client to try again. No traceback: an outage fails many requests."""
+        if self._failed is not None:
+            self._failed(request, error)
+        method, path = cut(request.method), cut(request.rel_url.raw_path)
+        logger.error("%s %s failed: %s", method, path, text_of(error))
+        detail = "A message broker is not available at present."
+        return Problem(503, detail, headers={"Retry-After": _RETRY_AFTER})
 
     def _unexpected(self, request: ServedRequest, error: BaseException) -> Problem:
         if self._failed is not None:

@@ -35,6 +35,7 @@ class KafkaDriver:
             ordered_batches=True,
             client_retries=True,
             can_pause=True,
+            delivery_timeout=settings.delivery_timeout.total_seconds(),
         )
         self._cluster = Cluster(settings, url)
         self._settings = settings
