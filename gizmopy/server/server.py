@@ -55,10 +55,10 @@ class _Running:
 class SimpleServer:
     """Serve one service: its endpoints over HTTP, and its subscriptions.
 
-    Making one reads every declaration of the service; nothing runs yet. It raises DeclarationError
-    if one is wrong, ConfigError if the settings contradict one, and UsageError if ``service`` has a
-    server already. As an async context manager it starts on entering (raising StartError or
-    PubSubError if it cannot) and drains on leaving. ``serve`` does both around a ``Stop``.
+    Making one runs nothing. It raises DeclarationError if a declaration is wrong, ConfigError if
+    the settings contradict one, and UsageError if ``service`` has a server already. As an async
+    context manager it starts on entering (raising StartError or PubSubError if it cannot) and
+    drains on leaving. ``serve`` does both around a ``Stop``.
     /debug/config shows the source of each setting that is in ``origins``, as ``load`` returns them.
     """
 
@@ -200,13 +200,11 @@ class SimpleServer:
     async def _enter_lifespan(self, lifetime: AsyncExitStack) -> None:
         lifespan = self.service.lifespan()
         if not isinstance(lifespan, AbstractAsyncContextManager):
-            reason = "is not an async context manager; decorate it with @asynccontextmanager"
-            raise DeclarationError(self.service.lifespan, reason)
+            raise DeclarationError(self.service.lifespan, "decorate it with @asynccontextmanager")
         with logging_unawaited_tasks():
             await lifespan.__aenter__()
         lifetime.push_async_callback(self._exit_lifespan, lifespan)
-        # The ports listen already, in the context from before. Other tasks start in this one.
-        for port in self._ports:
+        for port in self._ports:  # they listen already, in the context from before
             port.use_context()
 
     def _log_endpoints(self) -> None:

@@ -163,6 +163,9 @@ PATTERNS: Mapping[str, Pattern] = {
         lambda text: _TRAILER(text.encode()), pumps("a", ":", "a:", " ", tails=("", "\r\n", "\n"))
     ),
     "gizmopy.server.http.request_context:_VALID_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
+    "gizmopy.server.http.failure_causes:_TIMEOUT_NAME": Pattern(
+        "search", pumps("T", "Time", "Timed", "TimeO", "D", "Deadlin")
+    ),
     "gizmopy.server.http.proxies:_ADDRESS": Pattern(
         "fullmatch",
         [

@@ -484,7 +484,7 @@ async def test_a_lifespan_must_be_a_context_manager() -> None:
         async def lifespan(self) -> AsyncIterator[None]:  # type: ignore[override]  # the mistake
             yield
 
-    with pytest.raises(DeclarationError, match=r"Wrong\.lifespan: is not an async context"):
+    with pytest.raises(DeclarationError, match=r"Wrong\.lifespan: decorate it with @async"):
         await SimpleServer(Wrong(_settings())).__aenter__()
 
 
