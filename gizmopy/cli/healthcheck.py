@@ -118,8 +118,8 @@ def _default_url() -> str:
         host, port = os.environ.get("GIZMO_ADMIN_ADDR") or "127.0.0.1", admin_port
     if host.startswith(_UNIX):
         return host
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    host = f"[{host}]" if ":" in host else host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(host, host)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     scheme = "https" if os.environ.get("TLS_CERT") else "http"
     return f"{scheme}://{host}:{port}"
 

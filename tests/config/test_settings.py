@@ -127,6 +127,31 @@ def test_log_levels_of_gizmo_and_python_are_valid(given: Any, level: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        ("-", "stdout"),
+        ("stdout", "stdout"),
+        (" STDOUT ", "stdout"),
+        ("Stderr", "stderr"),
+        ("", ""),
+        ("./-", "./-"),
+        ("cats.log", "cats.log"),
+    ],
+)
+def test_outputs_of_the_log(given: str, output: str) -> None:
+    """``-`` is standard output, and no file has the name of an output."""
+    settings = Settings(log_file=given, http_access_log=given)
+    assert (settings.log_file, settings.http_access_log) == (output, output)
+
+
+def test_the_log_has_no_off() -> None:
+    """Only the access log can be off: the log would otherwise be a file with that name."""
+    assert Settings(http_access_log="OFF").http_access_log == "off"
+    with pytest.raises(ValidationError, match="set APP_LOG_LEVEL=critical, or HTTP_ACCESS_LOG=off"):
+        Settings(log_file="off")
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"http_port": -1},

@@ -101,6 +101,9 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.config.urls:_BLANK": Pattern(
         mask_login, pumps("a", " ", ":", head="a:", tails=("@", " @"))
     ),
+    "gizmopy.server.http.listening.sockets:_WITH_PORT": Pattern(
+        "fullmatch", pumps("a", ":", "[", "]", "1", tails=("", ":1", "!"))
+    ),
     "gizmopy.config.dotenv_file:_ASSIGNMENT": Pattern(
         "match", pumps(" ", "a", "export ", "a.", "=", head="export ", tails=("", "=", "!"))
     ),

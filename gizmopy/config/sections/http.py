@@ -59,7 +59,8 @@ class AddressSettings(SectionBase):
     http_addr: Text = setting(
         "HTTP_ADDR",
         "127.0.0.1",
-        "Address to listen on. 0.0.0.0: every IPv4 address; unix:/path: a Unix socket.",
+        "Address to listen on. 0.0.0.0: every IPv4 address; ::: all; localhost: the loopback "
+        "addresses of IPv4 and IPv6; unix:/path: a Unix socket.",
     )
     http_port: Port = setting(
         "HTTP_PORT", 8080, "Port to listen on. 0: any free port.", or_from="PORT"

@@ -19,7 +19,7 @@ import logging
 import os
 import socket
 import ssl
-from functools import partial
+from collections.abc import Sequence
 from itertools import islice
 from time import monotonic
 
@@ -40,7 +40,7 @@ _NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 
 
 class Acceptor:
-    """Accept connections from ``listener`` for ``server``, at most ``limit`` at a time.
+    """Accept connections from ``listeners`` for ``server``, at most ``limit`` at a time.
 
     ``limit_name`` is the name of that limit in the log. Accepting begins when the object is made,
     and ends with ``stop``.
@@ -48,7 +48,7 @@ class Acceptor:
 
     def __init__(
         self,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         server: Server,
         *,
         limit: int,
@@ -57,7 +57,7 @@ class Acceptor:
         tls: ssl.SSLContext | None,
         handshake_seconds: float,
     ) -> None:
-        self._listener = listener
+        self._listeners = listeners
         self._server = server
         self._limit = limit
         self._at_limit = f"at the limit of {limit} connections ({limit_name})"
@@ -73,22 +73,31 @@ class Acceptor:
         """A descriptor that is closed to accept one more connection; -1 if there is none."""
         self._is_stopped = False
         self._resume_timer: asyncio.TimerHandle | None = None
-        self._loop.add_reader(listener, self._accept)
+        self._start_accepting()
+
+    def _start_accepting(self) -> None:
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _stop_accepting(self) -> None:
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
 
     def stop(self) -> None:
         """Stop accepting; handshakes continue. A second call does nothing."""
         if self._is_stopped:
             return
         self._is_stopped = True
-        self._loop.remove_reader(self._listener)
+        self._stop_accepting()
         if self._resume_timer is not None:
             self._resume_timer.cancel()
         self._close_spare()
 
     def accept_waiting(self) -> None:
         """Accept the connections that wait in the kernel, after ``stop``."""
-        for connection in accept_all(self._listener):
-            self._begin(connection)
+        for listener in self._listeners:
+            for connection in accept_all(listener):
+                self._begin(connection)
 
     async def finish_handshakes(self, seconds: float) -> None:
         """Wait for the handshakes, and cancel those that take longer than ``seconds``."""
@@ -100,20 +109,20 @@ class Acceptor:
             handshake.cancel()
         await asyncio.gather(*handshakes, return_exceptions=True)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         """Accept connections until none waits, or until other tasks must run."""
         for _ in range(self._batch):
             if self._spare < 0:
                 self._spare = self._open_spare()
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except ConnectionError:
                 continue  # the client is gone
             except OSError as error:
                 if error.errno in _NO_DESCRIPTOR:
-                    self._accept_with_spare()
+                    self._accept_with_spare(listener)
                 else:  # such as ENOBUFS
                     self._shedding.warn(f"cannot accept connections: {error}")
                     self._pause_accepting()
@@ -123,7 +132,7 @@ class Acceptor:
             else:
                 self._refuse(connection, self._at_limit)
 
-    def _accept_with_spare(self) -> None:
+    def _accept_with_spare(self, listener: socket.socket) -> None:
         """Accept one connection with the spare descriptor.
 
         The connection that is closed for it frees a descriptor in the next turn of the event loop.
@@ -135,7 +144,7 @@ class Acceptor:
             return
         self._close_spare()
         try:
-            connection, _ = self._listener.accept()
+            connection, _ = listener.accept()
         except OSError:  # another process accepted it, or the client is gone
             return
         if self._shed(cause):
@@ -157,9 +166,8 @@ class Acceptor:
 
     def _pause_accepting(self) -> None:
         """Accept nothing for a moment: a listener that stays readable keeps the loop busy."""
-        self._loop.remove_reader(self._listener)
-        resume = partial(self._loop.add_reader, self._listener, self._accept)
-        self._resume_timer = self._loop.call_later(_PAUSE_SECONDS, resume)
+        self._stop_accepting()
+        self._resume_timer = self._loop.call_later(_PAUSE_SECONDS, self._start_accepting)
 
     def _refuse(self, connection: socket.socket, cause: str) -> None:
         connection.close()

@@ -23,7 +23,7 @@ from gizmopy.server.http.listening.acceptor import Acceptor
 from gizmopy.server.http.listening.descriptors import max_connections
 from gizmopy.server.http.listening.shedding import Shedding
 from gizmopy.server.http.listening.sockets import (
-    bind,
+    bind_all,
     bind_error,
     refuse_new_connections,
     release_sockets,
@@ -74,8 +74,8 @@ class Port:
         self._make_connection = make_connection
         self._shedding = shedding
         self._limit = limit
-        self._listener = bind(address, number, prefix=prefix)
-        self._name = self._listener.getsockname()
+        self._listeners = bind_all(address, number, prefix=prefix)
+        self._name = self._listeners[0].getsockname()
         around_forks(in_child=self._leave_to_parent)
 
     def _leave_to_parent(self) -> None:
@@ -91,14 +91,15 @@ class Port:
         settings = self._settings
         self._server = self._make_server()
         try:
-            self._listener.listen(_BACKLOG)
+            for listener in self._listeners:
+                listener.listen(_BACKLOG)
         except OSError as error:
             # SO_REUSEADDR lets two processes bind an address, as long as none of them listens.
             address, number, prefix = self._address
             raise bind_error(error, address, number, prefix=prefix) from error
         timeouts = _client_timeouts(settings)
         self._acceptor = Acceptor(
-            self._listener,
+            self._listeners,
             self._server,
             limit=self._limit or settings.max_connections or max_connections(),
             limit_name="of the admin port" if self._limit else "GIZMO_MAX_CONNECTIONS",
@@ -108,7 +109,7 @@ class Port:
         )
         watching = watch_clients(self._server, timeouts)
         self._watcher = asyncio.create_task(watching, name="gizmopy-connections")
-        self.url = url_of(self._listener, "http" if tls is None else "https")
+        self.url = url_of(self._listeners[0], "http" if tls is None else "https")
 
     def _make_server(self) -> Server:
         settings = self._settings
@@ -143,11 +144,12 @@ class Port:
         sent its request on one of them. So the waiting connections are accepted first, and there is
         a moment to read the requests that have arrived.
         """
-        refuse_new_connections(self._listener)
+        for listener in self._listeners:
+            refuse_new_connections(listener)
         await asyncio.sleep(_HANDSHAKE_SECONDS)
         self._acceptor.stop()
         self._acceptor.accept_waiting()
-        self._listener.close()
+        self._close_listeners()
         await asyncio.sleep(_LINGER_SECONDS)
         await self._acceptor.finish_handshakes(_TLS_HANDSHAKE_SECONDS)
 
@@ -166,15 +168,19 @@ class Port:
     async def close(self) -> None:
         """Close the listener and all connections, also those with an active request."""
         if not self.url:
-            self._listener.close()
+            self._close_listeners()
             return
         self._watcher.cancel()
         await asyncio.wait((self._watcher,))
         self._acceptor.stop()
-        self._listener.close()
+        self._close_listeners()
         await self._acceptor.finish_handshakes(0)
         await self._server.shutdown(_CLOSE_SECONDS)
         self.handler.close()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
 
 
 def _client_timeouts(settings: Settings) -> ClientTimeouts:

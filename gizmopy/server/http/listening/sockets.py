@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 import struct
@@ -18,29 +19,89 @@ from gizmopy.errors import StartError
 UNIX = "unix:"
 """The prefix of a unix socket's address: a path follows, or ``@`` and an abstract name."""
 
+LOCALHOST = "localhost"
+_LOOPBACK = ("127.0.0.1", "::1")
+_PORT_ATTEMPTS = 10
+_WITH_PORT = re.compile(r"(?:[^:]*|\[[^\]]*\]):[0-9]+")
+
 _UNIX_MODE = 0o660
 """The user and the group of the socket may connect, such as those of a proxy."""
+
+
+def bind_all(host: str, port: int, *, prefix: str = "HTTP") -> tuple[socket.socket, ...]:
+    """Return the sockets of ``bind`` for every address of ``host``, all with the same port.
+
+    ``localhost`` has the loopback addresses of IPv4 and IPv6, as far as the machine has them (RFC
+    6761 section 6.3): clients try them in an order of their own. Any other host has one address.
+    """
+    if host.lower() != LOCALHOST:
+        return (bind(host, port, prefix=prefix),)
+    for _ in range(_PORT_ATTEMPTS):
+        listeners = _bind_loopback(port, prefix)
+        if port or len({listener.getsockname()[1] for listener in listeners}) == 1:
+            return listeners
+        for listener in listeners:
+            listener.close()
+    raise StartError(f"{prefix}_PORT=0: no port is free on every loopback address; choose a port")
+
+
+def _bind_loopback(port: int, prefix: str) -> tuple[socket.socket, ...]:
+    """Bind the loopback addresses. If another process has a free port's second one, it differs."""
+    listeners: list[socket.socket] = []
+    try:
+        for address in _LOOPBACK:
+            if not _has_address(address):
+                continue
+            number = port or (listeners[0].getsockname()[1] if listeners else 0)
+            try:
+                listeners.append(bind(address, number, prefix=prefix))
+            except StartError:
+                if port:
+                    raise
+                listeners.append(bind(address, 0, prefix=prefix))
+    except StartError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return tuple(listeners) or (bind(_LOOPBACK[0], port, prefix=prefix),)
+
+
+def _has_address(address: str) -> bool:
+    """Return whether the machine has an address: containers often have no IPv6."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def without_brackets(host: str) -> str:
+    """Return ``host`` without the brackets that a URL has around an IPv6 address."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def bind(host: str, port: int, *, prefix: str = "HTTP") -> socket.socket:
     """Return a bound, non-blocking socket, which does not listen yet.
 
-    For TCP, ``port`` 0 takes a free port, and ``::`` accepts IPv4 too. ``unix:/path``, or
-    ``unix:@name`` on Linux, is a unix socket of mode 0660, whose path is removed when it is closed.
-    Raises StartError, with a remedy, if the address cannot be bound. ``prefix`` is the prefix of
-    the settings' names in its text.
+    For TCP, ``port`` 0 takes a free port, ``::`` accepts IPv4 too, and ``[::1]`` is ``::1``.
+    ``unix:/path``, or ``unix:@name`` on Linux, is a unix socket of mode 0660, whose path is removed
+    when it is closed. Raises StartError, with a remedy, if the address cannot be bound. ``prefix``
+    is the prefix of the settings' names in its text.
     """
     if host.startswith(UNIX):
         return _bind_unix(host, prefix)
+    if not host:
+        raise StartError(f"{prefix}_ADDR is empty; write 0.0.0.0 for every address, or unset it")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            without_brackets(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise StartError(
-            f"{prefix}_ADDR={host}: {error.strerror}; "
-            "set it to an address of this machine, such as 0.0.0.0"
+            f"{prefix}_ADDR={host}: {_address_problem(host, prefix, error)}"
         ) from error
     try:
         # Without it, a restarted daemon cannot bind until TIME_WAIT of its connections is over.
@@ -53,6 +114,18 @@ def bind(host: str, port: int, *, prefix: str = "HTTP") -> socket.socket:
         listener.close()
         raise bind_error(error, host, port, prefix=prefix) from error
     return listener
+
+
+def _address_problem(host: str, prefix: str, error: OSError | UnicodeError) -> str:
+    """Return why ``host`` is not an address, and the remedy."""
+    if "://" in host:
+        return "is a URL; write the address alone, such as 0.0.0.0"
+    if _WITH_PORT.fullmatch(host):
+        return f"has a port; write the address alone, and the port in {prefix}_PORT"
+    if host.startswith(("/", "./", "@")):
+        return f"is a path; write it as {UNIX}{host}"
+    reason = error.strerror if isinstance(error, OSError) else "is not the name of a host"
+    return f"{reason}; set it to an address of this machine, such as 0.0.0.0"
 
 
 def refuse_new_connections(listener: socket.socket) -> None:
@@ -138,10 +211,10 @@ def url_of(listener: socket.socket, scheme: str) -> str:
 
 def is_loopback(address: str) -> bool:
     """Return whether only this machine can reach ``address``, written as in HTTP_ADDR."""
-    if address == "localhost" or address.startswith(UNIX):
+    if address.lower() == LOCALHOST or address.startswith(UNIX):
         return True
     try:
-        ip = ip_address(address)
+        ip = ip_address(without_brackets(address))
     except ValueError:
         return False
     mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None

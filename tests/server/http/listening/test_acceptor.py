@@ -208,7 +208,7 @@ async def test_accepting_pauses_after_a_persistent_error(
 
     async with serving() as served:
         acceptor = served.server._ports[0]._acceptor
-        listener = acceptor._listener
+        (listener,) = acceptor._listeners
 
         class Failing:
             def accept(self) -> Any:
@@ -221,12 +221,15 @@ async def test_accepting_pauses_after_a_persistent_error(
             def fileno(self) -> int:
                 return listener.fileno()
 
-        monkeypatch.setattr(acceptor, "_listener", Failing())
+        acceptor._stop_accepting()
+        monkeypatch.setattr(acceptor, "_listeners", (Failing(),))
+        acceptor._start_accepting()
         async with talk(served.url) as client:
             assert await asked(client) == b'"hello"'
         assert tried >= 3
         assert caplog.text.count("cannot accept connections") == 1
-        acceptor._listener = listener
+        acceptor._stop_accepting()
+        monkeypatch.undo()
 
 
 async def test_the_count_of_connections_returns_to_zero() -> None:

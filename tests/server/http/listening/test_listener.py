@@ -63,7 +63,8 @@ async def test_an_admin_port_that_is_taken_frees_the_main_one() -> None:
         failing = SimpleServer(Example(_settings(admin_port=port)))
         with pytest.raises(StartError, match=f"GIZMO_ADMIN_PORT={port}"):
             await failing.__aenter__()
-    assert all(each._listener.fileno() == -1 for each in failing._ports)
+    sockets = [each for port in failing._ports for each in port._listeners]
+    assert [each.fileno() for each in sockets] == [-1] * len(sockets)
 
 
 async def test_https_is_served_on_both_ports(tmp_path: Path) -> None:
@@ -99,3 +100,26 @@ async def test_connections_are_counted_by_state() -> None:
             await busy.answer()
             await until(lambda: list(port.connection_states()) == ["idle", "idle"])
         await until(lambda: list(port.connection_states()) == [])
+
+
+@pytest.mark.parametrize("address", ["localhost", "LOCALHOST"])
+async def test_localhost_is_every_loopback_address(address: str) -> None:
+    """IPv4 and IPv6 have the same port, one limit of connections, and end together."""
+    async with SimpleServer(Example(_settings(http_addr=address))) as server:
+        port = server.url.rpartition(":")[2]
+        assert server.url == f"http://127.0.0.1:{port}"
+        async with ClientSession() as http:
+            for host in ("127.0.0.1", "[::1]"):
+                async with http.get(f"http://{host}:{port}/livez") as response:
+                    assert response.status == 200
+        listeners = server._ports[0]._listeners
+        assert [each.getsockname()[0] for each in listeners] == ["127.0.0.1", "::1"]
+    assert [each.fileno() for each in listeners] == [-1, -1]
+
+
+async def test_brackets_around_an_ipv6_address_are_accepted() -> None:
+    """A user copies the address from a URL."""
+    async with SimpleServer(Example(_settings(http_addr="[::1]"))) as server:
+        assert server.url.startswith("http://[::1]:")
+        async with ClientSession(server.url) as http, http.get("/livez") as response:
+            assert response.status == 200

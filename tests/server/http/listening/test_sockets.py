@@ -13,7 +13,8 @@ import uvloop
 from aiohttp import ClientSession, UnixConnector, web
 
 from gizmopy.errors import StartError
-from gizmopy.server.http.listening.sockets import bind, is_loopback, url_of
+from gizmopy.server.http.listening import sockets
+from gizmopy.server.http.listening.sockets import bind, bind_all, is_loopback, url_of
 
 
 def test_port_0_takes_a_free_one() -> None:
@@ -48,6 +49,52 @@ def test_a_malformed_address_is_named() -> None:
     """A typo in HTTP_ADDR is an error of HTTP_ADDR."""
     with pytest.raises(StartError, match=r"^HTTP_ADDR=no such host: "):
         bind("no such host", 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:8080", "has a port; write the address alone, and the port in HTTP_PORT"),
+        ("[::1]:8080", "has a port; write the address alone, and the port in HTTP_PORT"),
+        (":8080", "has a port; write the address alone, and the port in HTTP_PORT"),
+        ("http://0.0.0.0", "is a URL; write the address alone, such as 0.0.0.0"),
+        ("/run/cats.sock", "is a path; write it as unix:/run/cats.sock"),
+        ("a..b", "is not the name of a host; set it to an address of this machine"),
+    ],
+)
+def test_a_mistake_in_an_address_has_its_remedy(address: str, reason: str) -> None:
+    """The error names the setting and how to write it."""
+    with pytest.raises(StartError) as raised:
+        bind(address, 0)
+    assert str(raised.value).startswith(f"HTTP_ADDR={address}: {reason}")
+
+
+def test_an_empty_address_is_not_every_address() -> None:
+    """A flag without a value must not open the port to the network."""
+    with pytest.raises(StartError, match=r"^HTTP_ADDR is empty; write 0\.0\.0\.0 for every"):
+        bind("", 0)
+
+
+def test_localhost_binds_one_port_at_every_loopback_address() -> None:
+    """If the port is taken at one address, nothing stays bound."""
+    listeners = bind_all("localhost", 0)
+    ports = {listener.getsockname()[1] for listener in listeners}
+    for listener in listeners:
+        listener.close()
+    assert len(listeners) == 2
+    (port,) = ports
+    with socket.create_server(("::1", port), family=socket.AF_INET6):
+        with pytest.raises(StartError, match=rf"^HTTP_PORT={port}: ::1:{port} is taken"):
+            bind_all("localhost", port)
+        bind("127.0.0.1", port).close()
+
+
+def test_localhost_needs_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many containers have none: then the address of IPv4 is bound alone."""
+    monkeypatch.setattr(sockets, "_has_address", lambda address: ":" not in address)
+    (listener,) = bind_all("localhost", 0)
+    with listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
 
 
 def test_the_settings_of_another_listener_are_named() -> None:
@@ -204,6 +251,9 @@ def test_a_loop_removes_the_path_with_its_server(
         ("::1", True),
         ("::ffff:127.0.0.1", True),
         ("localhost", True),
+        ("LocalHost", True),
+        ("[::1]", True),
+        ("[::]", False),
         ("unix:/run/socket", True),
         ("unix:@socket", True),
         ("", False),
