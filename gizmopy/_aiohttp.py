@@ -11,7 +11,6 @@ The protocol of one connection, ``RequestHandler``:
 - ``_payload_parser``: the reader of a WebSocket's frames; None without a WebSocket.
 - ``_current_request`` and ``_task_handler``: the request that is served, and its task.
 - ``_close`` and ``_force_close``: whether the connection ends.
-- ``_make_error_handler``: makes the handler that answers a request that could not be parsed.
 - not underscored but undocumented: ``start``, the loop over the requests of a connection;
   ``set_parser``, which begins a WebSocket; ``handle_error`` and ``finish_response``, the answer to
   a request that could not be parsed, and the function that sends it.
@@ -111,8 +110,6 @@ class ConnectionProtocol(web.RequestHandler):
     handler_task: Slot[asyncio.Task[Any] | None] = _slot(web.RequestHandler, "_task_handler")
     is_closing: Slot[bool] = _slot(web.RequestHandler, "_close")
     is_force_closing: Slot[bool] = _slot(web.RequestHandler, "_force_close")
-
-    make_error_handler = web.RequestHandler._make_error_handler
 
     async def start(self) -> None:
         """Do nothing: requests are served as they arrive, and not by aiohttp's task."""

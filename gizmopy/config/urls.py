@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator
 
 from gizmopy.config.plain_text import validated_text
 from gizmopy.config.validation import validation_error
+from gizmopy.errors import UsageError
 from gizmopy.untrusted.hidden import MASK
 
 HOST_PATTERN = r"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,31}\.?|\[[0-9A-Fa-f:.]{2,45}\])"
@@ -40,6 +41,14 @@ def validated_url(url: str) -> str:
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
         raise validation_error("has an @ after its hosts", _REMEDY)
     return url
+
+
+def split_broker_url(url: str) -> SplitResult:
+    """Return the parts of the URL of a broker. Raises UsageError as ``validated_url`` does."""
+    try:
+        return urlsplit(validated_url(url))
+    except ValueError as error:
+        raise UsageError(f"the URL of the broker {error}") from error
 
 
 BrokerUrl = Annotated[str, AfterValidator(validated_url)]

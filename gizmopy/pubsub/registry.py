@@ -9,8 +9,8 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
-from gizmopy.config.urls import redacted_url, validated_url
-from gizmopy.errors import DriverNotInstalled, UnknownScheme, UsageError
+from gizmopy.config.urls import redacted_url, split_broker_url
+from gizmopy.errors import DriverNotInstalled, UnknownScheme
 from gizmopy.pubsub.driver import Driver
 
 GROUP = "gizmopy.pubsub"
@@ -32,10 +32,7 @@ def open_driver(url: str) -> Driver:
     Raises UsageError if ``url`` is not a URL, UnknownScheme if no driver is registered for its
     scheme, and DriverNotInstalled if the library of the driver is missing.
     """
-    try:
-        scheme = urlsplit(validated_url(url)).scheme
-    except ValueError as error:
-        raise UsageError(f"the URL of the broker {error}") from error
+    scheme = split_broker_url(url).scheme
     known = _known(GROUP, _BUILT_IN)
     if scheme not in known:
         raise UnknownScheme(redacted_url(url), list(known))

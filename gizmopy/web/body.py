@@ -55,6 +55,11 @@ class JSONBody:
             errors += field_errors("body", "", error)
 
 
+def disconnected() -> ConnectionResetError:
+    """Return the error of a request or a response whose client has disconnected."""
+    return ConnectionResetError("the client has disconnected")
+
+
 async def read_body(request: web.Request, timeout: float) -> bytes:
     """Return the body of ``request``, decompressed.
 
@@ -66,7 +71,7 @@ async def read_body(request: web.Request, timeout: float) -> bytes:
         if request.content.is_eof():
             return await request.read()
         if request.transport is None:
-            raise ConnectionResetError("the client has disconnected")
+            raise disconnected()
         async with asyncio.timeout(timeout):
             return await request.read()
     except TimeoutError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -13,6 +12,7 @@ from pydantic_core import ValidationError, to_jsonable_python
 from gizmopy.untrusted.error_text import too_many
 from gizmopy.untrusted.input_errors import details_of, field_of, message_of
 from gizmopy.untrusted.text import cut
+from gizmopy.web.statuses import phrase_of
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -131,7 +131,4 @@ def validation_problem(errors: Sequence[FieldError]) -> Problem:
 
 
 def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Client Error" if status < 500 else "Server Error"
+    return phrase_of(status, "Client Error" if status < 500 else "Server Error")

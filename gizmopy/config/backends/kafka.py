@@ -33,7 +33,7 @@ from gizmopy.config.secrets.redaction import (
     quotable_text,
     redacted_model,
 )
-from gizmopy.config.urls import redacted_url, validated_url
+from gizmopy.config.urls import redacted_url, split_broker_url
 from gizmopy.config.validation import CommaList, validation_error
 from gizmopy.errors import UsageError
 from gizmopy.untrusted.hidden import describe_size, placeholder
@@ -212,7 +212,7 @@ class KafkaSettings(BaseModel):
 
         Raises UsageError, which names the parameter, its value and a remedy.
         """
-        parts = _split(url)
+        parts = split_broker_url(url)
         try:
             settings = cls.model_validate(_values(parts))
         except ValidationError as error:  # not chained: it holds the values
@@ -229,7 +229,7 @@ class KafkaSettings(BaseModel):
         The topic is an exception: if the URL has none, it is the parameter ``topic``. URLs of other
         brokers are returned unchanged. Raises UsageError if ``url`` is not a valid URL.
         """
-        parts = _split(url)
+        parts = split_broker_url(url)
         if parts.scheme != SCHEME:
             return url
         fields = type(self).model_fields.items()
@@ -286,13 +286,6 @@ def without_group(url: str) -> str:
     values = _values(parts)
     others = {name: text for name, text in values.items() if name not in _GROUP_SETTINGS}
     return _url(others)
-
-
-def _split(url: str) -> SplitResult:
-    try:
-        return urlsplit(validated_url(url))
-    except ValueError as error:
-        raise UsageError(f"the URL of the broker {error}") from error
 
 
 def _values(parts: SplitResult) -> dict[str, str]:

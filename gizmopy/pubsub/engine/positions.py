@@ -38,11 +38,6 @@ class LowWaterMark(Generic[T]):
         """The completed items above ``_low``, by number; None for all but the last of a run."""
 
     @property
-    def pending(self) -> int:
-        """How many items are unfinished."""
-        return len(self._unfinished)
-
-    @property
     def above_mark(self) -> int:
         """How many items are completed after an unfinished one."""
         return len(self._above)
@@ -98,16 +93,12 @@ class Positions(Generic[T]):
             low_water = self._partitions[partition] = LowWaterMark()
         low_water.received(*items)
 
-    def completed(self, partition: Hashable, *items: T) -> bool:
-        """Complete items; return False if some are stale or were completed before."""
+    def completed(self, partition: Hashable, *items: T) -> None:
+        """Complete items; those that are stale or were completed before are ignored."""
         low_water = self._partitions.get(partition)
-        if low_water is None:
-            return False
-        pending = low_water.pending
-        if low_water.completed(*items):
+        if low_water is not None and low_water.completed(*items):
             assert low_water.mark is not None
             self._moved[partition] = low_water.mark
-        return pending - low_water.pending == len(items)
 
     def take_marks(self) -> list[tuple[Hashable, T]]:
         """Return each partition whose mark has moved since the last call, with its mark."""

@@ -25,11 +25,6 @@ class ReadyQueue:
         """Whether a worker was woken and has not run since."""
         self._closed = False
 
-    @property
-    def waiting_workers(self) -> int:
-        """How many workers wait for a message."""
-        return len(self._waiters)
-
     def put(self, message: Message) -> None:
         """Add a message and wake a worker for it."""
         self.messages.append(message)

@@ -17,7 +17,7 @@ from gizmopy.server.http.observer import Observers
 from gizmopy.untrusted.error_text import shortened, text_of
 from gizmopy.untrusted.text import cut
 from gizmopy.web import Problem
-from gizmopy.web.body import UNREADABLE_BODY
+from gizmopy.web.body import UNREADABLE_BODY, disconnected
 from gizmopy.web.problems import problem_from, problem_response
 from gizmopy.web.router import MethodNotAllowed, RouteNotFound, Router
 
@@ -50,7 +50,7 @@ class ErrorResponses:
         """
         if isinstance(error, asyncio.CancelledError):
             if request.cancel_reason is CancelReason.CLIENT_GONE:
-                raise ConnectionResetError("the client is gone")
+                raise disconnected()
             if request.cancel_reason is CancelReason.STREAM_ENDED:
                 assert request.stream is not None
                 return request.stream

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from email.utils import formatdate
-from http import HTTPStatus
 
 from aiohttp import web
 from multidict import istr
@@ -13,6 +12,7 @@ from gizmopy.errors import UsageError
 from gizmopy.server.http.connection.served_request import ServedRequest
 from gizmopy.server.http.request_context import REQUEST_ID
 from gizmopy.web.hsts import StrictTransport
+from gizmopy.web.statuses import BODILESS, phrase_of
 
 _CONTENT_TYPE_OPTIONS = istr("X-Content-Type-Options")
 _SERVER = istr("Server")
@@ -35,7 +35,7 @@ class ResponseHeads(dict[tuple[int, str, str], bytes]):
         if not self:
             asyncio.get_running_loop().call_later(1.0, self.clear)
         head = self[kind] = (
-            f"HTTP/1.1 {status} {_phrase(status)}\r\nContent-Type: {content_type}\r\n"
+            f"HTTP/1.1 {status} {phrase_of(status)}\r\nContent-Type: {content_type}\r\n"
             f"{self._hsts.line(scheme)}"
             f"X-Content-Type-Options: nosniff\r\nServer: gizmopy\r\n"
             f"Date: {formatdate(usegmt=True)}\r\nX-Request-ID: "
@@ -72,7 +72,7 @@ async def send(request: ServedRequest, response: web.StreamResponse) -> None:
 
 def body_size(request: web.BaseRequest, response: web.StreamResponse) -> int:
     """Return the size of a response's body in bytes; for a stream, its head is included."""
-    if request.method == "HEAD" or response.status in (204, 304):
+    if request.method == "HEAD" or response.status in BODILESS:
         return 0
     body = response.body if isinstance(response, web.Response) else None
     return len(body) if isinstance(body, bytes) else response.body_length
@@ -85,10 +85,3 @@ def close_after(response: web.StreamResponse) -> None:
     """
     response.headers["Connection"] = "close"
     response.force_close()
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""

@@ -13,7 +13,6 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, NotRequired
 
 from pydantic import ConfigDict, with_config
@@ -29,6 +28,7 @@ from gizmopy.web.openapi.schemas import Schema, TypeSchema, fill_schemas
 from gizmopy.web.parameters import TextParameter
 from gizmopy.web.problems import CONTENT_TYPE
 from gizmopy.web.responses import JSON
+from gizmopy.web.statuses import phrase_of
 
 logger = logging.getLogger("gizmopy.web.openapi")
 
@@ -301,18 +301,11 @@ def _error_statuses(operation: _Operation) -> list[str]:
 
 
 def _response(status: str, media_types: MediaTypes) -> Schema:
-    description = _DESCRIPTIONS.get(status) or _phrase(int(status))
+    description = _DESCRIPTIONS.get(status) or phrase_of(int(status), f"Status {status}")
     return {
         "description": description,
         **({"content": _content(media_types)} if media_types else {}),
     }
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return f"Status {status}"
 
 
 def _content(media_types: MediaTypes) -> Schema:

@@ -26,6 +26,7 @@ from gizmopy.server.http.connection.served_request import (
 )
 from gizmopy.untrusted.text import cut, escape
 from gizmopy.web import Problem
+from gizmopy.web.body import disconnected
 
 if TYPE_CHECKING:
     from gizmopy.server.http.connection.protocol_factory import Server
@@ -105,7 +106,7 @@ class Connection(RequestReader):
         if exc is not None and not isinstance(exc, ConnectionError):
             # A malformed TLS record, or a time-out of TCP. Handlers expect a ConnectionError: any
             # other error would be logged as a fault of the service.
-            exc = _client_gone()
+            exc = disconnected()
         super().connection_lost(exc)
         request = self.request
         if request is not None and (request.endpoint.cancellable or request.stream is not None):
@@ -141,7 +142,7 @@ class Connection(RequestReader):
                 self, message, payload, task
             )
             if self.transport is None and not payload.is_eof():
-                payload.set_exception(_client_gone())  # else its reader raises RuntimeError
+                payload.set_exception(disconnected())  # else its reader raises RuntimeError
             if self.lifetime is not None and self.lifetime.is_over(self.request_count):
                 request.is_last, request.accepts_raw_response = True, False
             keep_alive = await self.delegate.handle(request)
@@ -333,7 +334,3 @@ class Connection(RequestReader):
         if self.open_transport.get_write_buffer_size() > 0:
             return True
         return self.is_closing_tls and unacknowledged(self.open_transport) != 0
-
-
-def _client_gone() -> ConnectionResetError:
-    return ConnectionResetError("the client is gone")

@@ -16,8 +16,8 @@ from aiohttp.http import StreamWriter
 
 from gizmopy._aiohttp import ConnectionProtocol
 from gizmopy.errors import UsageError
+from gizmopy.web.statuses import BODILESS
 
-_WITHOUT_BODY = (204, 304)
 _TLS_PIECE = 64 * 1024
 """How many bytes are handed to TLS before the client must take some of them.
 
@@ -110,7 +110,7 @@ def check_head(response: web.StreamResponse, writer: ResponseWriter) -> None:
         codings = headers.getall(TRANSFER_ENCODING)
         if not writer.chunked or codings != ["chunked"] or CONTENT_LENGTH in headers:
             raise UsageError("a response has a Transfer-Encoding; the server sets it if needed")
-    writer.is_bodiless |= status in _WITHOUT_BODY
+    writer.is_bodiless |= status in BODILESS
     writer.is_file = isinstance(response, web.FileResponse)
 
 

@@ -18,6 +18,7 @@ from aiohttp.streams import StreamReader
 
 from gizmopy.server.http.connection.response_writer import ResponseWriter, reset
 from gizmopy.web import Request
+from gizmopy.web.body import disconnected
 
 if TYPE_CHECKING:
     from gizmopy.server.http.connection.protocol import Connection
@@ -210,7 +211,7 @@ class ServedRequest(Request):
         connection = self.connection
         transport = connection.transport
         if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client is gone")
+            raise disconnected()
         response = _RAW_RESPONSE % (head, self.request_id.encode(), len(body), body)
         transport.write(response)
         self.writer.output_size = len(response)

@@ -173,7 +173,7 @@ def _require_client(context: ssl.SSLContext, path: str) -> bytes:
 
     Returns the content of the file. Raises StartError if it cannot be used.
     """
-    content = _read("TLS_CLIENT_CA", path, "-----BEGIN CERTIFICATE-----")
+    content = _read("TLS_CLIENT_CA", path, _BEGIN)
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
@@ -198,8 +198,8 @@ def _identity(path: str) -> tuple[int, ...] | None:
 
 def _load(cert: str, key: str) -> tuple[ssl.SSLContext, float]:
     """Return a context with the certificate and key, and its expiry. Raises StartError."""
-    chain = _read("TLS_CERT", cert, "-----BEGIN CERTIFICATE-----")
-    _read("TLS_KEY", key, "PRIVATE KEY-----")
+    chain = _read("TLS_CERT", cert, _BEGIN)
+    _read("TLS_KEY", key, b"PRIVATE KEY-----")
 
     def no_password() -> str:
         raise StartError(f"TLS_KEY={key}: is encrypted; decrypt it: openssl pkey -in {key}")
@@ -231,15 +231,16 @@ def _server_context() -> ssl.SSLContext:
     return context
 
 
-def _read(name: str, path: str, mark: str) -> bytes:
+def _read(name: str, path: str, part: bytes) -> bytes:
+    """Return the content of a file. Raises StartError if ``part`` is not in it."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise StartError(
             f"{name}={path}: {error.strerror}; set it to a file that this user may read"
         ) from error
-    if mark.encode() not in content:
-        raise StartError(f"{name}={path}: is not a PEM file with {mark}; set it to one")
+    if part not in content:
+        raise StartError(f"{name}={path}: is not a PEM file with {part.decode()}; set it to one")
     return content
 
 
