@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gizmopy.pubsub import Message as Message
     from gizmopy.pubsub import RetryPolicy as RetryPolicy
     from gizmopy.pubsub import subscribe as subscribe
+    from gizmopy.server import Endpoints as Endpoints
     from gizmopy.server import Service as Service
     from gizmopy.server import SimpleServer as SimpleServer
     from gizmopy.server import health_check as health_check
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "CloudEvent": "pubsub",
     "Duration": "config",
+    "Endpoints": "server",
     "GizmoError": "errors",
     "Header": "web",
     "Message": "pubsub",
@@ -65,6 +67,7 @@ _MODULES = {
 __all__ = [
     "CloudEvent",
     "Duration",
+    "Endpoints",
     "GizmoError",
     "Header",
     "Message",

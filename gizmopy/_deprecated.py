@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 from warnings import warn
 
@@ -23,22 +24,25 @@ REMOVED_IN = "0.3"
 """The release without the old names."""
 
 
-def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+def renamed(
+    module: str, names: Mapping[str, str], remarks: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[str], Any]:
     """Make a module's ``__getattr__`` that resolves old names, each with a DeprecationWarning.
 
-    ``names`` maps an old name to its new place, ``package.module:Name``. Any other name raises
-    AttributeError, as a module without ``__getattr__`` does.
+    ``names`` maps an old name to its new place, ``package.module:Name``, and ``remarks`` to more
+    text for its warning. Any other name raises AttributeError, as a module without ``__getattr__``
+    does.
     """
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - a module's __getattr__
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         place, _, new = names[name].partition(":")
-        warn(
-            f"{module}.{name} is deprecated and ends with gizmopy {REMOVED_IN}: use {place}.{new}",
-            DeprecationWarning,
-            stacklevel=2,
+        message = (
+            f"{module}.{name} is deprecated and ends with gizmopy {REMOVED_IN}: use {place}.{new}"
+            f"{remarks.get(name, '')}"
         )
+        warn(message, DeprecationWarning, stacklevel=2)
         return getattr(import_module(place), new)
 
     return __getattr__

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from aiohttp import ClientSession
 
@@ -17,7 +17,7 @@ from gizmopy.errors import UsageError
 from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Results
-from gizmopy.server import Service, SimpleServer, make_service
+from gizmopy.server import Endpoints, Service, SimpleServer, make_service
 from gizmopy.server.service import settings_class
 from pubsubtest.clock import Clock
 from pubsubtest.faults import Faults
@@ -26,37 +26,67 @@ from pubsubtest.publisher import Recorded
 from pubsubtest.subscriber import LONGEST_WAIT, incoming
 
 S = TypeVar("S", bound=Service)
+E = TypeVar("E", bound=Endpoints)
 
 _DELIVERY_SECONDS = 0.1
 """How long a publish waits for a broker that a test makes unreachable."""
 
 
-@asynccontextmanager
-async def serve(
-    service: type[S] | S,
+class _Alone(Service):
+    """A service that has nothing but one mounted object."""
+
+    def __init__(self, mounted: Endpoints, settings: Settings | None) -> None:
+        super().__init__(settings)
+        self._mounted = mounted
+
+    def mounts(self) -> Iterable[Endpoints]:
+        return (self._mounted,)
+
+
+@overload
+def serve(
+    service: type[S],
     *,
     settings: Settings | None = None,
     clock: Clock | None = None,
     faults: Faults | None = None,
-) -> AsyncIterator[Served[S]]:
+) -> AbstractAsyncContextManager[Served[S]]: ...
+@overload
+def serve(
+    service: E,
+    *,
+    settings: Settings | None = None,
+    clock: Clock | None = None,
+    faults: Faults | None = None,
+) -> AbstractAsyncContextManager[Served[E]]: ...
+@asynccontextmanager
+async def serve(
+    service: type[Service] | Endpoints,
+    *,
+    settings: Settings | None = None,
+    clock: Clock | None = None,
+    faults: Faults | None = None,
+) -> AsyncIterator[Served[Any]]:
     """Serve ``service`` on a free loopback port and in-memory brokers, while the context lasts.
 
     It is the daemon of ``run()``, with the same start and drain. But it reads no environment and no
     ``.env``, sets up no logging, and writes no access log unless ``settings`` ask for it. A class
     is instantiated with ``settings`` (default: the defaults of its settings class). Each URL that
-    ``settings`` give to a channel opens a separate in-memory broker.
+    ``settings`` give to a channel opens a separate in-memory broker. An object of Endpoints is
+    served alone: mounted on a service that has nothing else.
 
     Waits between retries and redeliveries are shortened to a millisecond. With a ``clock`` they
     last until the test moves it, and no lease ends. ``faults`` are applied between the daemon and
     its brokers. The drain takes at most a second unless ``settings`` say otherwise, because a
     message that never succeeds, or waits for the clock, would delay it to its deadline.
     """
-    if isinstance(service, type):
-        service = make_service(service, settings or settings_class(service)())
-    service.settings = _hermetic(service.settings)
+    tested = running = _made(service, settings)
+    if not isinstance(running, Service):
+        running = _Alone(running, settings)
+    running.settings = _hermetic(running.settings)
     broker = _Broker(clock, faults)
     server = SimpleServer(
-        service,
+        running,
         open_driver=broker.open,
         on_settle=broker.on_settle,
         sleep=clock.sleep if clock else _short_sleep,
@@ -66,10 +96,20 @@ async def serve(
     try:
         async with server:
             http = ClientSession(server.url)
-            yield Served(service, server, http, broker)
+            yield Served(tested, server, http, broker)
     finally:
         if http is not None:  # after the drain, since a test may check it
             await http.close()
+
+
+def _made(service: type[Service] | Endpoints, settings: Settings | None) -> Endpoints:
+    """Return the object to test."""
+    if not isinstance(service, type):
+        return service
+    if not issubclass(service, Service):
+        name = service.__name__
+        raise UsageError(f"{name} is mounted, not run: serve an object of it, {name}(...)")
+    return make_service(service, settings or settings_class(service)())
 
 
 async def _short_sleep(seconds: float) -> None:
@@ -88,11 +128,11 @@ def _hermetic(settings: Settings) -> Settings:
     return settings.model_copy(update=changes)
 
 
-class Served(Generic[S]):
-    """A service that is being served, with helpers for tests."""
+class Served(Generic[E]):
+    """A service, or an object of Endpoints, that is being served, with helpers for tests."""
 
     def __init__(
-        self, service: S, server: SimpleServer, http: ClientSession, broker: _Broker
+        self, service: E, server: SimpleServer, http: ClientSession, broker: _Broker
     ) -> None:
         self.service = service
         self.server = server

@@ -9,6 +9,7 @@ import pytest
 
 import gizmopy
 import gizmopy.errors
+import gizmopy.server
 import gizmopy.web
 
 PACKAGES = ("gizmopy.config", "gizmopy.pubsub", "gizmopy.server", "gizmopy.web")
@@ -71,9 +72,26 @@ def test_a_name_of_the_last_release_is_deprecated(name: str) -> None:
         assert getattr(gizmopy.web, name) is not None
 
 
+def test_the_old_name_of_the_table_is_not_the_class_to_mount() -> None:
+    """``gizmopy.web.Endpoints`` is the type of a table until 0.3; its warning names the class."""
+    with pytest.warns(DeprecationWarning, match=r"web\.EndpointTable; .* gizmopy\.Endpoints$"):
+        assert gizmopy.web.Endpoints is gizmopy.web.EndpointTable
+    assert gizmopy.Endpoints is gizmopy.server.Endpoints
+
+
 IN_GIZMOPY = {
-    *("CloudEvent", "Duration", "GizmoError", "Header", "Message", "Problem", "Query", "Reject"),
-    *("Retry", "RetryPolicy", "Service", "Settings", "Shown", "SimpleServer", "__version__"),
+    *("CloudEvent", "Duration", "Endpoints", "GizmoError", "Header", "Message", "Problem"),
+    *(
+        "Query",
+        "Reject",
+        "Retry",
+        "RetryPolicy",
+        "Service",
+        "Settings",
+        "Shown",
+        "SimpleServer",
+        "__version__",
+    ),
     *("delete", "get", "health_check", "patch", "post", "put", "subscribe", "time_left"),
 }
 """The names that most daemons need."""

@@ -24,6 +24,7 @@ from gizmopy.pubsub.redrive import REDRIVEN, Plan, Redrive
 from gizmopy.pubsub.registry import open_driver
 from gizmopy.pubsub.subscription import collect_subscriptions
 from gizmopy.server import Service, make_service
+from gizmopy.server.mounting import mounted_on
 from gizmopy.server.service import settings_class
 from gizmopy.untrusted.text import quoted
 
@@ -78,7 +79,8 @@ def _split_service(argv: Sequence[str]) -> tuple[Sequence[str], str]:
 
 def _channels(service: type[Service], settings: Settings) -> frozenset[str]:
     """Return the channels that a service consumes: the source topics of its dead letters."""
-    subscriptions = collect_subscriptions(make_service(service, settings), "redrive")
+    made = make_service(service, settings)
+    subscriptions = collect_subscriptions(made, "redrive", mounted_on(made))
     return frozenset(each.channel for each in subscriptions)
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.machinery import PathFinder
 
 from gizmopy.errors import StartError
-from gizmopy.server import Service
+from gizmopy.server import Endpoints, Service
 
 
 def find_service(target: str) -> type[Service]:
@@ -33,6 +33,8 @@ def find_service(target: str) -> type[Service]:
         ) from error
     service = getattr(module, class_name, None)
     if not (isinstance(service, type) and issubclass(service, Service)):
+        if isinstance(service, type) and issubclass(service, Endpoints):
+            raise StartError(f"{class_name} is mounted, not run; name the service that mounts it")
         services = [
             name
             for name, value in vars(module).items()

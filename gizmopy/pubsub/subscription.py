@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 from gizmopy.declaration import add_mark, declared_methods
-from gizmopy.errors import DeclarationError
+from gizmopy.errors import DeclarationError, source_of
 from gizmopy.pubsub.handlers import (
     BatchHandler,
     Handler,
@@ -190,36 +190,57 @@ def _problems(options: SubscriptionOptions) -> Iterator[str]:
         )
 
 
-def collect_subscriptions(service: object, default_subscription: str) -> list[Subscription]:
-    """Return the subscriptions that ``service`` declares, in the order of its source.
+def collect_subscriptions(
+    service: object, default_subscription: str, mounts: Iterable[object] = ()
+) -> list[Subscription]:
+    """Return the subscriptions of ``service``, then those of each of ``mounts``, as in the source.
 
-    An override without ``@subscribe`` keeps the subscriptions of its base; one with ``@subscribe``
-    replaces them. Raises DeclarationError if a signature cannot be served, or if two handlers of
-    one channel have the same subscription.
+    The ``message_middleware`` of the service wraps that of a mounted object. An override without
+    ``@subscribe`` keeps the subscriptions of its base; one with ``@subscribe`` replaces them.
+    Raises DeclarationError if a signature cannot be served, or if two handlers of one channel have
+    the same subscription.
     """
-    found: dict[tuple[str, str], Subscription] = {}
-    for name, method, marks in declared_methods(service, _MARK):
-        for options in marks:
-            options = replace(options, subscription=options.subscription or default_subscription)
-            key = options.channel, options.subscription
-            if key in found:
-                raise DeclarationError(
-                    method,
-                    f"{found[key].name} already handles {options.channel!r} in the subscription "
-                    f"{options.subscription!r}, so each would receive only some of the messages; "
-                    "give one of them another subscription=",
+    outer = _middleware_of(service)
+    declared = [(service, outer), *((each, (*outer, *_middleware_of(each))) for each in mounts)]
+    methods: dict[tuple[str, str], Callable[..., Any]] = {}
+    found = []
+    for owner, middleware in declared:
+        for name, method, marks in declared_methods(owner, _MARK):
+            for options in marks:
+                options = replace(
+                    options, subscription=options.subscription or default_subscription
                 )
-            found[key] = _compile(options, method, service, f"{type(service).__name__}.{name}")
-    return list(found.values())
+                key = options.channel, options.subscription
+                if key in methods:
+                    raise DeclarationError(method, _already_handled(options, methods[key]))
+                methods[key] = method
+                name_in_logs = f"{type(owner).__name__}.{name}"
+                found.append(_compile(options, method, owner, middleware, name_in_logs))
+    return found
+
+
+def _middleware_of(owner: object) -> tuple[MessageMiddleware, ...]:
+    return tuple(getattr(owner, "message_middleware", ()))
+
+
+def _already_handled(options: SubscriptionOptions, other: Callable[..., Any]) -> str:
+    return (
+        f"{source_of(other)} already handles {options.channel!r} in the subscription "
+        f"{options.subscription!r}, so each would receive only some of the messages; "
+        "give one of them another subscription="
+    )
 
 
 def _compile(
-    options: SubscriptionOptions, method: Callable[..., Any], service: object, name: str
+    options: SubscriptionOptions,
+    method: Callable[..., Any],
+    owner: object,
+    middleware: Sequence[MessageMiddleware],
+    name: str,
 ) -> Subscription:
     if options.batch_size:
-        compiled = compile_batch_method(method, service)
+        compiled = compile_batch_method(method, owner)
     else:
-        middleware: Sequence[MessageMiddleware] = getattr(service, "message_middleware", ())
-        compiled = compile_method(method, (*middleware, *options.middleware), service)
+        compiled = compile_method(method, (*middleware, *options.middleware), owner)
     declared = {field.name: getattr(options, field.name) for field in fields(SubscriptionOptions)}
     return Subscription(**declared, **compiled._asdict(), name=name)

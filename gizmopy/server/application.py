@@ -31,6 +31,7 @@ from gizmopy.pubsub import (
     open_driver,
 )
 from gizmopy.server.admin.access import DebugGuard, is_served
+from gizmopy.server.endpoints import Endpoints
 from gizmopy.server.health.checks import Health, collect_health_checks
 from gizmopy.server.health.load_balancers import LoadBalancers
 from gizmopy.server.health.messaging import publisher_check, subscription_checks
@@ -45,6 +46,7 @@ from gizmopy.server.http.listening.shedding import Shedding
 from gizmopy.server.http.proxies import Proxies
 from gizmopy.server.http.request_recorder import RequestRecorder
 from gizmopy.server.lifecycle.loop_stalls import StallDetector
+from gizmopy.server.mounting import mounted_on
 from gizmopy.server.service import Service, declared_channels, service_name
 from gizmopy.web import Handler
 from gizmopy.web.decorators import Route, collect_routes
@@ -85,6 +87,7 @@ class Application:
 
     service: Service
     name: str
+    mounts: Sequence[Endpoints]
     routes: Sequence[Route]
     subscriptions: Sequence[Subscription]
     publishes: Mapping[str, Any]
@@ -117,12 +120,13 @@ def assemble(
     of each setting that is in ``origins``.
     """
     settings, name = service.settings, service_name(service)
-    routes = collect_routes(service, service.prefix)
+    mounts = mounted_on(service)
+    routes = collect_routes(service, service.prefix, mounts)
     # The limit protects the memory against labels that clients choose. Clients cannot add routes,
     # so each route raises it.
     metrics = Metrics(max_children=MAX_CHILDREN + _CHILDREN_OF_A_ROUTE * len(routes))
-    subscriptions = collect_subscriptions(service, name)
-    publishes = declared_channels(service)
+    subscriptions = collect_subscriptions(service, name, mounts)
+    publishes = declared_channels(service, mounts)
     channels = Channels(
         settings.broker_url,
         service=name,
@@ -136,9 +140,10 @@ def assemble(
         sleep=sleep,
         open_driver=open_driver,
     )
-    service._attach(channels, metrics)
+    for part in (service, *mounts):
+        part._attach(channels, metrics)
     checks = [
-        *collect_health_checks(service),
+        *collect_health_checks(service, mounts),
         *subscription_checks(
             channels, subscriptions, critical=not routes, declares=bool(publishes)
         ),
@@ -161,6 +166,7 @@ def assemble(
     return Application(
         service=service,
         name=name,
+        mounts=mounts,
         routes=routes,
         subscriptions=subscriptions,
         publishes=publishes,

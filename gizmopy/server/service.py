@@ -5,17 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from gizmopy._deprecated import override, renamed_method
 from gizmopy.config import Settings
-from gizmopy.errors import DeclarationError, UsageError
-from gizmopy.observe.metrics import Metrics
-from gizmopy.pubsub import Channels, MessageMiddleware
+from gizmopy.errors import DeclarationError, UsageError, source_of
 from gizmopy.pubsub.codecs import encoder_for
-from gizmopy.web import EndpointTable, HTTPMiddleware
+from gizmopy.server.endpoints import Endpoints
 
 _NAME_REMEDY = "set the class attribute name"
 _SETTINGS_REMEDY = "annotate the class attribute settings"
@@ -57,12 +55,27 @@ def _annotated_class(kind: type[Service]) -> type[Settings]:
     return annotated
 
 
-def declared_channels(service: Service) -> dict[str, Any]:
-    """Return the channels in ``publishes`` of a service and its bases, with their types or None.
+def declared_channels(service: Endpoints, mounts: Iterable[Endpoints] = ()) -> dict[str, Any]:
+    """Return the channels in ``publishes`` of all objects and their bases, with types or None.
 
-    Raises DeclarationError if a name or a type cannot be used.
+    Raises DeclarationError if a name or a type cannot be used, or two objects differ in a type.
     """
-    kind = type(service)
+    channels: dict[str, Any] = {}
+    declared_by: dict[str, type] = {}
+    for owner in (service, *mounts):
+        kind = type(owner)
+        for channel, type_ in _channels_of(kind).items():
+            other = declared_by.setdefault(channel, kind)
+            if channels.setdefault(channel, type_) != type_:
+                reason = (
+                    f"publishes[{channel!r}] is {type_!r}, but {channels[channel]!r} in "
+                    f"{source_of(other)}; declare the same type"
+                )
+                raise DeclarationError(kind, reason)
+    return channels
+
+
+def _channels_of(kind: type) -> dict[str, Any]:
     channels: dict[Any, Any] = {}
     for owner in map(vars, reversed(kind.__mro__)):
         declared = owner.get("publishes", ())
@@ -80,7 +93,7 @@ def declared_channels(service: Service) -> dict[str, Any]:
     return channels
 
 
-class Service:
+class Service(Endpoints):
     """Declare a daemon: endpoints, subscriptions and health checks are its decorated methods.
 
     Subclass it and call ``run()``. A subclass may set:
@@ -88,6 +101,7 @@ class Service:
     - ``name``: the service's name (default: the SERVICE_NAME setting, else the class's name in
       lower case with hyphens). Subscriptions are named after it.
     - ``prefix``: the start of every endpoint's path, such as ``/svc``.
+    - ``tags``: the group of its own endpoints in the OpenAPI document (default: its name).
     - ``middleware``: functions that take a request handler and return one, outermost first.
     - ``message_middleware``: the same for message handlers, except those that take batches. If it
       needs ``settings``, set it in ``__init__``.
@@ -96,36 +110,26 @@ class Service:
       connected at the start. Base classes add theirs.
     - ``settings``: annotate it with a subclass of ``Settings`` to have that class loaded.
     - ``lifespan``: an async context manager around the daemon's working life.
+    - ``mounts``: the ``Endpoints`` that hold more of its endpoints, handlers and health checks.
+
+    ``prefix``, ``middleware`` and ``message_middleware`` apply to mounted objects as well.
     """
 
     name: ClassVar[str] = ""
-    prefix: ClassVar[str] = ""
-    middleware: Sequence[HTTPMiddleware] = ()
-    message_middleware: Sequence[MessageMiddleware] = ()
-    publishes: ClassVar[Mapping[str, Any] | Sequence[str]] = ()
     settings: Settings
 
-    _channels: Channels | None = None
-    _metrics: Metrics | None = None
-
-    def __init_subclass__(cls) -> None:
-        """Refuse an endpoint, subscription or health check with a name of Service's own."""
-        super().__init_subclass__()
-        for name, member in vars(cls).items():
-            function = getattr(member, "__func__", member)  # a static or class method wraps one
-            marks = vars(function) if inspect.isfunction(function) else ()
-            if hasattr(Service, name) and any(mark.startswith("__gizmo") for mark in marks):
-                raise DeclarationError(
-                    member, f"{name!r} is a member of Service; rename the method"
-                )
+    _not_running = "is not running"
 
     def __init__(self, settings: Settings | None = None) -> None:
         """Keep ``settings``; the default is the annotated class with its own defaults."""
         self.settings = settings_class(type(self))() if settings is None else settings
 
-    def endpoints(self) -> EndpointTable:
-        """Return more endpoints as a table ``{path: {method: handler}}``, as in Gizmo."""
-        return {}
+    def mounts(self) -> Iterable[Endpoints]:
+        """Return the objects whose endpoints, handlers and health checks this service has, too.
+
+        It is called once, after ``__init__``.
+        """
+        return ()
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -136,61 +140,7 @@ class Service:
         """
         yield
 
-    def publish(
-        self,
-        channel: str,
-        value: object,
-        *,
-        key: str | None = None,
-        attributes: Mapping[str, str] | None = None,
-    ) -> Coroutine[Any, Any, None]:
-        """Publish ``value`` to ``channel`` and return when the broker has confirmed it.
-
-        Models, dataclasses, dicts and lists are sent as JSON, bytes and text as they are, protobuf
-        messages in their own encoding; None is a tombstone. Messages with the same ``key`` keep
-        their order. Raises PubSubError if the broker refuses the message, and UsageError if the
-        daemon is not running.
-        """
-        if self._channels is None:
-            raise UsageError(f"{type(self).__name__} is not running: publish from lifespan on")
-        return self._channels.publish(channel, value, key=key, attributes=attributes)
-
-    async def publish_many(
-        self,
-        channel: str,
-        values: Iterable[Any],
-        *,
-        key: Callable[[Any], str | None] | str | None = None,
-        attributes: Mapping[str, str] | None = None,
-    ) -> Sequence[Exception | None]:
-        """Publish ``values`` to ``channel`` and return one result for each: None, or its error.
-
-        ``key`` is the key of all values, or a function that returns the key of a value, as in
-        ``sorted``. Raises UsageError if the daemon is not running; an item never raises.
-        """
-        if self._channels is None:
-            raise UsageError(f"{type(self).__name__} is not running: publish from lifespan on")
-        return await self._channels.publish_many(channel, values, key=key, attributes=attributes)
-
-    @property
-    def metrics(self) -> Metrics:
-        """Return the server's metrics: add your own with ``registry=self.metrics.registry``.
-
-        Raises UsageError before the server exists: create metrics in ``lifespan``.
-        """
-        if self._metrics is None:
-            raise UsageError(f"{type(self).__name__} has no metrics yet: create them in lifespan")
-        return self._metrics
-
-    def _attach(self, channels: Channels, metrics: Metrics) -> None:
-        """Connect the service to its server, which calls this once."""
-        # A second server would replace the channels of the first, which still handles requests.
-        if self._channels is not None:
-            raise UsageError(f"this {type(self).__name__} already has a server; make another one")
-        self._channels = channels
-        self._metrics = metrics
-
-    attach = renamed_method("Service.attach", "a server attaches itself", _attach)
+    attach = renamed_method("Service.attach", "a server attaches itself", Endpoints._attach)
     service_name = renamed_method("Service.service_name", _NAME_REMEDY, _own_name)
     settings_class = classmethod(
         renamed_method("Service.settings_class", _SETTINGS_REMEDY, _annotated_class)

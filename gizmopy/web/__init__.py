@@ -69,4 +69,5 @@ __getattr__ = renamed(
         "problem_response": "gizmopy.web.problems:problem_response",
         "responding": "gizmopy.web.binding:as_handler",
     },
+    {"Endpoints": "; the class that a service mounts is gizmopy.Endpoints"},
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar, Unpack
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack
 
 from gizmopy.declaration import add_mark, declared_methods
 from gizmopy.errors import DeclarationError, source_of
+from gizmopy.web.request import HTTPMiddleware
 from gizmopy.web.router import RouteConflict, Router, parse_template
 
 EndpointFunction = Callable[..., Awaitable[object]]
@@ -79,6 +80,10 @@ class Route:
     options: RouteOptions = RouteOptions()
     owner: object = None
     """The object whose method the function is; None: the object that it is bound to."""
+    tags: tuple[str, ...] = ()
+    """Its tags in the OpenAPI document; none: the name of the service, or of the class."""
+    middleware: tuple[HTTPMiddleware, ...] = ()
+    """The middleware of the mounted object that declares it, inside that of the service."""
 
     @property
     def name(self) -> str:
@@ -128,28 +133,72 @@ def _declare(method: str, path: str, options: RouteOptions) -> Callable[[Endpoin
     return declare
 
 
-def collect_routes(service: object, prefix: str = "") -> list[Route]:
-    """Return the routes of ``service`` in order of declaration, each path after ``prefix``.
+class Mounted(Protocol):
+    """An object whose endpoints a service serves beside its own."""
 
-    First come its decorated methods, base classes first; then the table that
-    ``service.endpoints()`` returns. A method that overrides another takes over its routes, unless
-    it is decorated itself; an attribute None removes them. Raises DeclarationError if a path or a
-    method is malformed, or two endpoints have the same.
+    prefix: str
+    tags: Sequence[str]
+    middleware: Sequence[HTTPMiddleware]
+
+
+def collect_routes(
+    service: object, prefix: str = "", mounts: Iterable[Mounted] = ()
+) -> list[Route]:
+    """Return the routes of ``service`` in order of declaration, then those of each of ``mounts``.
+
+    Each path is after ``prefix``; that of a mounted object is also after its own prefix. First come
+    the decorated methods of an object, base classes first; then the table that its ``endpoints()``
+    returns. A method that overrides another takes over its routes, unless it is decorated itself;
+    an attribute None removes them. Raises DeclarationError if a path or a method is malformed, or
+    two endpoints have the same.
     """
-    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
-        reason = f"prefix {prefix!r} must begin with '/' and not end with one"
-        raise DeclarationError(type(service), reason)
+    routes = [
+        replace(route, tags=_tags_of(service)) for route in _routes_of(service, prefix, prefix)
+    ]
+    for mounted in mounts:
+        tags = _tags_of(mounted) or (type(mounted).__name__,)
+        middleware = tuple(mounted.middleware)
+        routes += (
+            replace(route, tags=tags, middleware=middleware)
+            for route in _routes_of(mounted, prefix + mounted.prefix, mounted.prefix)
+        )
     router: Router[Route] = Router()
-    routes = [*_from_methods(service, prefix), *_from_table(service, prefix)]
     for route in routes:
-        _check(route, prefix)
+        path = route.path.removeprefix(prefix)
         try:
             router.add(route.method, route.path, route, unsafe=route.options.unsafe_path)
         except RouteConflict as conflict:
-            path = route.path.removeprefix(prefix)
             reason = f"{route.method} {path!r} {conflict}; see {conflict.target.source}"
             raise DeclarationError(route.function, reason) from conflict
+        except ValueError as error:
+            raise DeclarationError(route.function, f"{path!r} {error}") from error
     return routes
+
+
+def _tags_of(owner: object) -> tuple[str, ...]:
+    tags = getattr(owner, "tags", ())
+    if isinstance(tags, str):  # it would be a tag for each letter
+        raise DeclarationError(type(owner), f"tags is the text {tags!r}; write ({tags!r},)")
+    return tuple(tags)
+
+
+def _routes_of(owner: object, prefix: str, own_prefix: str) -> Iterator[Route]:
+    """Yield the routes of one object; ``own_prefix`` is the part of ``prefix`` that it declares."""
+    if own_prefix:
+        _check_prefix(owner, own_prefix)
+    for route in (*_from_methods(owner, prefix), *_from_table(owner, prefix)):
+        _check(route, prefix)
+        yield route
+
+
+def _check_prefix(owner: object, prefix: str) -> None:
+    if not prefix.startswith("/") or prefix.endswith("/"):
+        reason = f"prefix {prefix!r} must begin with '/' and not end with one"
+        raise DeclarationError(type(owner), reason)
+    try:
+        parse_template(prefix)
+    except ValueError as error:
+        raise DeclarationError(type(owner), f"prefix {prefix!r} {error}") from error
 
 
 def _from_methods(service: object, prefix: str) -> Iterator[Route]:
@@ -221,6 +270,8 @@ def _check(route: Route, prefix: str) -> None:
     if method not in METHODS:
         reason = f"{method!r} is not an HTTP method; use one of: {', '.join(METHODS)}"
         raise DeclarationError(function, reason)
+    if not path and prefix:  # the path of the prefix itself
+        return
     try:
         parse_template(path)
     except ValueError as error:

@@ -60,6 +60,33 @@ def test_routes_prints_endpoints_and_subscriptions(capsys: pytest.CaptureFixture
     ]
 
 
+def test_routes_prints_mounted_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their endpoints have both prefixes; their handlers are named after their class."""
+    (tmp_path / "mounting_service.py").write_text(
+        "from gizmopy import Endpoints, Service, get, subscribe\n"
+        "class Orders(Endpoints):\n"
+        "    prefix = '/orders'\n"
+        "    @get('')\n"
+        "    async def list_orders(self) -> None: ...\n"
+        "    @subscribe('orders')\n"
+        "    async def on_order(self, order: str) -> None: ...\n"
+        "class Shop(Service):\n"
+        "    prefix = '/v1'\n"
+        "    def mounts(self): return [Orders()]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["routes", "mounting_service:Shop"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        "GET        /v1/orders     Orders.list_orders",
+        "subscribe  orders (shop)  Orders.on_order",
+    ]
+    assert main(["routes", "mounting_service:Orders"]) == 1
+    assert "Orders is mounted, not run" in capsys.readouterr().err
+
+
 def test_config_prints_value_and_source(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

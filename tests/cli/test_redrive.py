@@ -141,20 +141,24 @@ def test_a_topic_that_the_environment_names_is_allowed(
     assert bodies(broker, "cats") == [b"tom"]
 
 
+@pytest.mark.parametrize("target", ["litter:Litter", "litter:Mounting"])
 def test_the_channels_of_a_service_are_allowed(
-    broker: LogBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    target: str, broker: LogBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With module:Service after the channel, the channels of the service are allowed."""
+    """With module:Service after the channel, its channels are allowed, mounted ones included."""
     (tmp_path / "litter.py").write_text(
-        "from gizmopy import Service, subscribe\n"
-        "class Litter(Service):\n"
+        "from gizmopy import Endpoints, Service, subscribe\n"
+        "class Cats(Endpoints):\n"
         "    @subscribe('cats', dead_letter='dead')\n"
         "    async def on_cat(self, cat: str) -> None: ...\n"
+        "class Litter(Cats, Service): ...\n"
+        "class Mounting(Service):\n"
+        "    def mounts(self): return [Cats()]\n"
     )
     dead_letter(broker, b"tom")
     dead_letter(broker, b"forged", dl_source_topic="passwords")
 
-    assert main(["redrive", "dead", "litter:Litter", *QUICK]) == 1
+    assert main(["redrive", "dead", target, *QUICK]) == 1
 
     assert bodies(broker, "cats") == [b"tom"]
     assert bodies(broker, "passwords") == []

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Annotated, Any, assert_type
@@ -19,6 +19,7 @@ from pydantic import BaseModel
 import pubsubtest
 from gizmopy import (
     Duration,
+    Endpoints,
     Header,
     Message,
     Problem,
@@ -33,6 +34,7 @@ from gizmopy import (
     post,
     subscribe,
 )
+from gizmopy.errors import UsageError
 from gizmopy.pubsub.middleware import timeout
 from gizmopy.web import CORS, EndpointTable, Handler, HTTPMiddleware, json_response, no_cache
 from pubsubtest.serve import Served
@@ -74,6 +76,63 @@ class Cats(Service):
 
     def endpoints(self) -> EndpointTable:
         return {"/table": {"GET": self.get_cat}}
+
+
+class Dogs(Endpoints):
+    prefix = "/dogs"
+    tags = ("dogs", "animals")
+    middleware = (no_cache,)
+    message_middleware = (timeout(5),)
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    @get("/{id}")
+    async def get_dog(self, id: int) -> str:
+        return self.names[id]
+
+    @post("")
+    async def post_dog(self, name: str) -> None:
+        await self.publish("dogs", name, key=name)
+        assert_type(await self.publish_many("dogs", [name]), Sequence[Exception | None])
+
+
+class Puppies(Dogs):
+    def __init__(self, number: int) -> None:
+        super().__init__(["Rex"])
+        self.prefix = f"/puppies/{number}"
+        self.tags = ("puppies", "animals")
+
+
+class Zoo(Service):
+    def mounts(self) -> Iterable[Endpoints]:
+        yield Dogs(["Pluto"])
+        yield Puppies(1)
+
+
+class List(Service):
+    def mounts(self) -> list[Endpoints]:
+        return [Dogs([])]
+
+
+class Wrong(Service):
+    def mounts(self) -> Iterable[Endpoints]:
+        return [Dogs]  # type: ignore[list-item]
+
+
+async def test_a_served_object_of_endpoints_keeps_its_class() -> None:
+    """A test of a mounted object reaches its attributes; a class of Endpoints is not served."""
+    async with pubsubtest.serve(Puppies(2)) as served:
+        assert_type(served, Served[Puppies])
+        assert_type(served.service.names, Sequence[str])
+        response = await served.http.get("/puppies/2/0")
+        assert await response.json() == "Rex"
+    async with pubsubtest.serve(Zoo()) as zoo:
+        assert_type(zoo.service, Zoo)
+    assert len(list(List().mounts())) == 1
+    with pytest.raises(UsageError, match="mounted, not run"):
+        async with pubsubtest.serve(Dogs):  # type: ignore[type-var]
+            pass
 
 
 def test_decorators_keep_the_types_of_methods() -> None:

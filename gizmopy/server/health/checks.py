@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Self, TypeVar, get_args, overload
 
 from gizmopy.declaration import add_mark, declared_methods, read_signature
-from gizmopy.errors import DeclarationError
+from gizmopy.errors import DeclarationError, source_of
 from gizmopy.untrusted.error_text import describe_error
 
 logger = logging.getLogger("gizmopy.server.health")
@@ -91,18 +91,22 @@ def health_check(
 _BUILT_IN = ("brokers", "publishers")
 
 
-def collect_health_checks(service: object) -> list[HealthCheck]:
-    """Return the health checks that ``service`` declares, by name.
+def collect_health_checks(service: object, mounts: Iterable[object] = ()) -> list[HealthCheck]:
+    """Return the health checks that ``service`` and ``mounts`` declare, by name.
 
     Raises DeclarationError if a check is not async or takes an argument, if its timeout is not
-    above 0, if its group is unknown, and if its name is that of a built-in check.
+    above 0, if its group is unknown, and if its name is that of a built-in check, or of another.
     """
-    checks = []
-    for name, function, marks in sorted(declared_methods(service, _MARK)):
-        check = HealthCheck(name, function, *marks[0])
-        _validate(check)
-        checks.append(check)
-    return checks
+    found: dict[str, HealthCheck] = {}
+    for owner in (service, *mounts):
+        for name, function, marks in declared_methods(owner, _MARK):
+            check = HealthCheck(name, function, *marks[0])
+            _validate(check)
+            if (other := found.setdefault(name, check)) is not check:
+                where = source_of(other.function)
+                reason = f"another health check is called {name!r}: {where}; rename one of them"
+                raise DeclarationError(function, reason)
+    return [found[name] for name in sorted(found)]
 
 
 def _validate(check: HealthCheck) -> None:

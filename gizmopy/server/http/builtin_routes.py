@@ -90,7 +90,7 @@ def _endpoint(service: Service, route: Route) -> Endpoint:
     is_custom_probe = settings.health_check_type == "custom" and route.method == "GET"
     return Endpoint(
         route.path,
-        compose(answer, service.middleware),
+        compose(answer, (*service.middleware, *route.middleware)),
         timeout=settings.handler_timeout.total_seconds() if timeout is None else timeout,
         cancellable=route.method in _READING if cancel is None else cancel,
         any_host=is_custom_probe and route.path == settings.health_check_path,

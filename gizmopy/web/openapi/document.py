@@ -87,8 +87,9 @@ def openapi_document(
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of ``routes``, ready for JSON.
 
-    ``json_content_type`` is the type of JSON responses. Endpoints that are methods of ``service``
-    are tagged with ``title``, methods of other objects with the name of their class.
+    ``json_content_type`` is the type of JSON responses. Endpoints without
+    tags that are methods of ``service`` are tagged with ``title``, methods of other objects with
+    the name of their class.
 
     Two things are logged as a warning and left
     out: the schema of a type without a JSON schema; and a route that differs from an earlier one
@@ -104,7 +105,7 @@ def openapi_document(
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         described = {
-            **_tags(operation.route.function, service, title),
+            **_tags(operation.route, service, title),
             **_describe(operation, problem, _new_id(operation.route, ids)),
         }
         paths.setdefault(operation.path, {})[operation.route.method.lower()] = described
@@ -200,9 +201,12 @@ def _new_id(route: Route, ids: set[str]) -> str:
     return new
 
 
-def _tags(function: EndpointFunction, service: object, title: str) -> Schema:
-    """Return the name of the object that the endpoint is a method of."""
-    owner = getattr(function, "__self__", None)
+def _tags(route: Route, service: object, title: str) -> Schema:
+    """Return the tags of the route; by default the name of the object that has the endpoint."""
+    if route.tags:
+        return {"tags": list(route.tags)}
+    # A static method is bound to nothing, and a class method to the class.
+    owner = route.owner or getattr(route.function, "__self__", None)
     if owner is None:
         return {}
     return {"tags": [title if owner is service else type(owner).__name__]}

@@ -1,0 +1,116 @@
+"""The class that declares endpoints, message handlers and health checks by its methods.
+
+A service is one, and mounts others: that is how its declarations are split among modules.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from gizmopy.errors import DeclarationError, UsageError
+from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub import Channels, MessageMiddleware
+from gizmopy.web import EndpointTable, HTTPMiddleware
+
+_HERE = __name__.rpartition(".")[0]
+
+
+class Endpoints:
+    """Declare endpoints, subscriptions and health checks in a module of their own.
+
+    Subclass it, give the constructor what the methods need, and return the object from the
+    ``mounts()`` of a service. A subclass, or an object, may set:
+
+    - ``prefix``: the start of each endpoint's path, after the prefix of the service.
+    - ``tags``: the group of its endpoints in the OpenAPI document (default: the class's name).
+    - ``middleware``: functions that take a request handler and return one, outermost first.
+    - ``message_middleware``: the same for message handlers, except those that take batches.
+    - ``publishes``: the channels that it publishes to, as a service has them.
+
+    The middleware of the service is outside of both.
+    """
+
+    prefix: str = ""
+    tags: Sequence[str] = ()
+    middleware: Sequence[HTTPMiddleware] = ()
+    message_middleware: Sequence[MessageMiddleware] = ()
+    publishes: ClassVar[Mapping[str, Any] | Sequence[str]] = ()
+
+    _not_running: ClassVar[str] = "is not mounted on a running service"
+    _channels: Channels | None = None
+    _metrics: Metrics | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Refuse an endpoint, subscription or health check with a name of this class's own."""
+        super().__init_subclass__()
+        # Service, or this class: the nearest of the two that the subclass inherits from.
+        base = next(each for each in cls.__mro__[1:] if each.__module__.startswith(_HERE))
+        for name, member in vars(cls).items():
+            function = getattr(member, "__func__", member)  # a static or class method wraps one
+            marks = vars(function) if inspect.isfunction(function) else ()
+            if hasattr(base, name) and any(mark.startswith("__gizmo") for mark in marks):
+                reason = f"{name!r} is a member of {base.__name__}; rename the method"
+                raise DeclarationError(member, reason)
+
+    def endpoints(self) -> EndpointTable:
+        """Return more endpoints as a table ``{path: {method: handler}}``, as in Gizmo."""
+        return {}
+
+    def publish(
+        self,
+        channel: str,
+        value: object,
+        *,
+        key: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Publish ``value`` to ``channel`` and return when the broker has confirmed it.
+
+        Models, dataclasses, dicts and lists are sent as JSON, bytes and text as they are, protobuf
+        messages in their own encoding; None is a tombstone. Messages with the same ``key`` keep
+        their order. Raises PubSubError if the broker refuses the message, and UsageError if the
+        daemon is not running.
+        """
+        return self._running_channels().publish(channel, value, key=key, attributes=attributes)
+
+    async def publish_many(
+        self,
+        channel: str,
+        values: Iterable[Any],
+        *,
+        key: Callable[[Any], str | None] | str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Sequence[Exception | None]:
+        """Publish ``values`` to ``channel`` and return one result for each: None, or its error.
+
+        ``key`` is the key of all values, or a function that returns the key of a value, as in
+        ``sorted``. Raises UsageError if the daemon is not running; an item never raises.
+        """
+        channels = self._running_channels()
+        return await channels.publish_many(channel, values, key=key, attributes=attributes)
+
+    def _running_channels(self) -> Channels:
+        if self._channels is None:
+            name = type(self).__name__
+            raise UsageError(f"{name} {self._not_running}: publish from lifespan on")
+        return self._channels
+
+    @property
+    def metrics(self) -> Metrics:
+        """Return the server's metrics: add your own with ``registry=self.metrics.registry``.
+
+        Raises UsageError before the server exists: create metrics in ``lifespan``.
+        """
+        if self._metrics is None:
+            raise UsageError(f"{type(self).__name__} has no metrics yet: create them in lifespan")
+        return self._metrics
+
+    def _attach(self, channels: Channels, metrics: Metrics) -> None:
+        """Connect the object to its server, which calls this once."""
+        # A second server would replace the channels of the first, which still handles requests.
+        if self._channels is not None:
+            raise UsageError(f"this {type(self).__name__} already has a server; make another one")
+        # Not by assignment: a mounted object may be a frozen dataclass.
+        vars(self).update(_channels=channels, _metrics=metrics)

@@ -1,0 +1,101 @@
+"""Ask a service for the objects that it mounts, and refuse those that could not work whole.
+
+Nothing that a mounted object declares may be ignored in silence: a lifespan that is never entered,
+settings that are never loaded, CORS that never sees a preflight request.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+
+from gizmopy.errors import DeclarationError, source_of
+from gizmopy.server.endpoints import Endpoints
+from gizmopy.server.service import Service
+from gizmopy.web import CORS
+
+
+def mounted_on(service: Service) -> tuple[Endpoints, ...]:
+    """Return the objects that ``service.mounts()`` returns, which this calls once.
+
+    Raises DeclarationError if one of them is not an object of a subclass of Endpoints, is there
+    twice, or declares something that only a service can have.
+    """
+    _check_mounts_of_bases(type(service))
+    returned: object = service.mounts()
+    if inspect.iscoroutine(returned):
+        returned.close()
+        raise DeclarationError(service.mounts, "is async; write: def mounts(self)")
+    if isinstance(returned, str) or not isinstance(returned, Iterable):
+        reason = f"must return a list of Endpoints, not {returned!r}"
+        raise DeclarationError(service.mounts, reason)
+    mounts: list[Endpoints] = []
+    for mounted in returned:
+        _check_kind(service, mounted)
+        if any(mounted is other for other in mounts):
+            name = type(mounted).__name__
+            raise DeclarationError(service.mounts, f"returns the same {name} object twice")
+        _check_members(mounted)
+        _check_middleware(mounted)
+        mounts.append(mounted)
+    return tuple(mounts)
+
+
+def _check_mounts_of_bases(kind: type[Service]) -> None:
+    """Raise DeclarationError if the mounts of a base are hidden by those of an unrelated base."""
+    (nearest, own), *others = [
+        (base, vars(base)["mounts"]) for base in kind.__mro__ if "mounts" in vars(base)
+    ]
+    uses_super = "__class__" in getattr(getattr(own, "__code__", None), "co_freevars", ())
+    for base, hidden in others:
+        if base not in nearest.__mro__ and not uses_super:
+            reason = (
+                f"hides mounts() of {base.__name__}, an unrelated base of {kind.__name__}: "
+                f"{source_of(hidden)}; define mounts() in {kind.__name__}, and return both"
+            )
+            raise DeclarationError(own, reason)
+
+
+def _check_kind(service: Service, mounted: object) -> None:
+    if isinstance(mounted, type) and issubclass(mounted, Endpoints):
+        name = mounted.__name__
+        reason = f"returns the class {name}; return an object of it: {name}(...)"
+    elif isinstance(mounted, Service):
+        reason = (
+            f"returns a Service, {type(mounted).__name__}; a service is run, not mounted: "
+            "derive the class from Endpoints"
+        )
+    elif not isinstance(mounted, Endpoints):
+        reason = f"returns {mounted!r}, which is not an object of a subclass of Endpoints"
+    else:
+        return
+    raise DeclarationError(service.mounts, reason)
+
+
+def _check_members(mounted: Endpoints) -> None:
+    """Raise DeclarationError if the object declares something that only a service can have."""
+    kind = type(mounted)
+    for name, remedy in (
+        ("lifespan", "open the resource in the lifespan of the service"),
+        ("mounts", "mount the objects on the service"),
+    ):
+        if (member := getattr(kind, name, None)) is not None:
+            reason = f"is not called, because {kind.__name__} is mounted; {remedy}"
+            raise DeclarationError(member, reason)
+    annotated = any("settings" in inspect.get_annotations(base) for base in kind.__mro__)
+    if annotated and not hasattr(mounted, "settings"):
+        reason = "annotates settings, which only a service loads; take them in __init__"
+        raise DeclarationError(kind, reason)
+
+
+def _check_middleware(mounted: Endpoints) -> None:
+    kind = type(mounted)
+    for name in ("middleware", "message_middleware"):
+        value: object = getattr(mounted, name)
+        if not isinstance(value, Sequence):
+            raise DeclarationError(kind, f"{name} is {value!r}; write a tuple: ({name},)")
+    # A middleware does not see preflight requests. The request handler answers them with the one
+    # CORS of the whole service.
+    if any(isinstance(each, CORS) for each in mounted.middleware):
+        reason = "has CORS in its middleware; CORS applies to a whole service: put it there"
+        raise DeclarationError(kind, reason)
