@@ -70,8 +70,12 @@ class Endpoints:
 
         Models, dataclasses, dicts and lists are sent as JSON, bytes and text as they are, protobuf
         messages in their own encoding; None is a tombstone. Messages with the same ``key`` keep
-        their order. Raises PubSubError if the broker refuses the message, and UsageError if the
-        daemon is not running.
+        their order.
+
+        Raises PubSubError if the broker refuses the message, TopicNotFound if it has no such topic,
+        and UsageError if the daemon is not running or ``value`` cannot be encoded. The first
+        message to a channel raises UnknownScheme or DriverNotInstalled if its URL has no driver,
+        and StartError if the settings give its topic to another channel.
         """
         return self._running_channels().publish(channel, value, key=key, attributes=attributes)
 
@@ -86,7 +90,8 @@ class Endpoints:
         """Publish ``values`` to ``channel`` and return one result for each: None, or its error.
 
         ``key`` is the key of all values, or a function that returns the key of a value, as in
-        ``sorted``. Raises UsageError if the daemon is not running; an item never raises.
+        ``sorted``. Raises UsageError if the daemon is not running, and on the first message to a
+        channel what ``publish`` raises; an item never raises.
         """
         channels = self._running_channels()
         return await channels.publish_many(channel, values, key=key, attributes=attributes)
@@ -94,7 +99,7 @@ class Endpoints:
     def _running_channels(self) -> Channels:
         if self._channels is None:
             name = type(self).__name__
-            raise UsageError(f"{name} {self._not_running}: publish from lifespan on")
+            raise UsageError(f"{name} {self._not_running}: publish in lifespan or later")
         return self._channels
 
     @property
