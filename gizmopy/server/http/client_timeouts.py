@@ -79,7 +79,7 @@ class ClientProgress:
         self, connection: Connection, now: float, timeouts: ClientTimeouts
     ) -> ClientTimeout | None:
         """Return the timeout that the client of ``connection`` has exceeded."""
-        if connection.linger_timer is not None:
+        if connection.closing_timer is not None:
             pass  # the connection ends within a second
         elif connection.task is None:
             if (timeout := _exceeded_between_requests(connection, now, timeouts)) is not None:

@@ -59,7 +59,7 @@ class _State(Enum):
     """All."""
     DRAINING = auto()
     """All; each connection is closed after its response."""
-    CLOSED = auto()
+    STOPPED = auto()
     """Only those of built-in endpoints: the service's resources are about to be closed."""
 
 
@@ -100,7 +100,7 @@ class RequestHandler:
         is_serving = state in (_State.OPEN, _State.DRAINING)
         self._needs_checks = is_limited or not is_serving
         """Whether ``_check_admission`` has to see each request."""
-        closes_connections = state in (_State.DRAINING, _State.CLOSED)
+        closes_connections = state in (_State.DRAINING, _State.STOPPED)
         self._sends_raw = self._browsers.cors is None and not closes_connections
         """Whether a raw response needs no other headers."""
 
@@ -114,9 +114,9 @@ class RequestHandler:
 
     def stop_serving(self) -> None:
         """Answer requests for the service's own endpoints with 503."""
-        self._set_state(_State.CLOSED)
+        self._set_state(_State.STOPPED)
 
-    def close(self) -> None:
+    def cancel_deadlines(self) -> None:
         """Enforce no deadline any longer."""
         self._deadlines.close()
 
@@ -214,7 +214,7 @@ class RequestHandler:
         self._browsers.check_host(request, endpoint)
         if endpoint.builtin:
             return
-        if self._state in (_State.STARTING, _State.CLOSED):
+        if self._state in (_State.STARTING, _State.STOPPED):
             phase = "starting" if self._state is _State.STARTING else "stopping"
             detail = f"The daemon is {phase}; try again."
             raise Problem(503, detail, headers={"Retry-After": "1"})
@@ -234,11 +234,11 @@ class RequestHandler:
             return self._send(request, response.to_aiohttp())
         head = self._heads[status, response.content_type, request.forwarded_scheme]
         if request.write_raw(head, body):
-            return self._drain(request, response)
+            return self._wait_until_read(request, response)
         request.status, request.sent_bytes, request.keeps_alive = status, len(body), True
         return None
 
-    async def _drain(self, request: ServedRequest, response: RawResponse) -> None:
+    async def _wait_until_read(self, request: ServedRequest, response: RawResponse) -> None:
         """Wait until a slow client has read most of a raw response."""
         self._deadlines.remove(request)  # it is for the beginning of a response
         await request.writer.drain()
@@ -288,7 +288,7 @@ class RequestHandler:
         self._heads.complete(request, response)
         if self._browsers.cors is not None and not request.is_builtin:
             self._browsers.cors.decorate(request, response)
-        is_last = self._state in (_State.DRAINING, _State.CLOSED) or request.is_last
+        is_last = self._state in (_State.DRAINING, _State.STOPPED) or request.is_last
         if request.must_close or (is_last and not isinstance(response, web.WebSocketResponse)):
             close_after(response)
         original = request if request.original is None else request.original

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("gizmopy.server.http")
 
-_LINGER_SECONDS = 1.0
+_HALF_CLOSED_SECONDS = 1.0
 """How long a client may take to close its end, after the server has closed its own."""
 _DISCARD_SECONDS = 10.0
 """How long the rest of a body is read and discarded, before the connection is closed."""
@@ -101,8 +101,8 @@ class Connection(RequestReader):
         """Cancel the request that is served, if only this client needs it."""
         self.open_transport = None
         self.stop_counting()
-        if self.linger_timer is not None:
-            self.linger_timer.cancel()
+        if self.closing_timer is not None:
+            self.closing_timer.cancel()
         if exc is not None and not isinstance(exc, ConnectionError):
             # A malformed TLS record, or a time-out of TCP. Handlers expect a ConnectionError: any
             # other error would be logged as a fault of the service.
@@ -205,7 +205,7 @@ class Connection(RequestReader):
             return
         framing = self.framing
         if self.is_closing or not keep_alive or framing.is_broken or framing.in_body:
-            self.linger()
+            self.half_close()
             return
         if self.is_upgraded:  # a WebSocket was asked for, and declined
             self.is_upgraded = False
@@ -248,7 +248,7 @@ class Connection(RequestReader):
         """Return the timeout that the client has exceeded."""
         return self.progress.exceeded(self, now, timeouts)
 
-    def linger(self) -> None:
+    def half_close(self) -> None:
         """Close after the response, and after the bytes that the client may still be sending.
 
         If unread bytes are left, closing resets the connection, which destroys a response that the
@@ -257,12 +257,14 @@ class Connection(RequestReader):
         """
         self.is_closing = True  # bytes that arrive now are discarded
         self.resume_transport()
-        if self.linger_timer is None and self.transport is not None:
+        if self.closing_timer is None and self.transport is not None:
             try:
                 # TLS has no half-closed connections.
                 if self.transport.can_write_eof():
                     self.transport.write_eof()
-                    self.linger_timer = self.loop.call_later(_LINGER_SECONDS, self.force_close)
+                    self.closing_timer = self.loop.call_later(
+                        _HALF_CLOSED_SECONDS, self.force_close
+                    )
                     return
             except OSError:
                 pass  # the client has reset the connection
@@ -297,14 +299,14 @@ class Connection(RequestReader):
         asyncio waits 30 s for the client's close_notify. Clients that do not read never send one.
         """
         super().force_close()
-        if self.is_closing_tls and self.linger_timer is None:
-            self.linger_timer = self.loop.call_later(_LINGER_SECONDS, self._abort_once_sent)
+        if self.is_closing_tls and self.closing_timer is None:
+            self.closing_timer = self.loop.call_later(_HALF_CLOSED_SECONDS, self._abort_once_sent)
 
     def _abort_once_sent(self) -> None:
         if self.open_transport is None:
             return
         if self.has_unsent:
-            self.linger_timer = self.loop.call_later(_LINGER_SECONDS, self._abort_once_sent)
+            self.closing_timer = self.loop.call_later(_HALF_CLOSED_SECONDS, self._abort_once_sent)
         else:
             self.open_transport.abort()
 

@@ -42,6 +42,7 @@ class RequestReader(ConnectionProtocol):
     """Parse the requests of one connection. A subclass serves them."""
 
     __slots__ = (
+        "closing_timer",
         "decompressor",
         "discarded_bytes",
         "expects_request",
@@ -50,7 +51,6 @@ class RequestReader(ConnectionProtocol):
         "host",
         "idle_since",
         "limits",
-        "linger_timer",
         "max_body",
         "open_transport",
         "request_count",
@@ -79,7 +79,7 @@ class RequestReader(ConnectionProtocol):
         """How many requests have been served, including the current one."""
         self.task: asyncio.Task[Any] | None = None
         """The task that serves the current request."""
-        self.linger_timer: asyncio.TimerHandle | None = None
+        self.closing_timer: asyncio.TimerHandle | None = None
         """The timer that closes the connection, after the server has closed its own end."""
         self.discarded_bytes = 0
         """How many bytes have arrived since that timer was set."""
@@ -94,7 +94,7 @@ class RequestReader(ConnectionProtocol):
             self._begin(data)
             return
         framing = self.framing
-        if self.linger_timer is not None:
+        if self.closing_timer is not None:
             self.discarded_bytes += len(data)
             if self.discarded_bytes > _MAX_DISCARDED and self.open_transport is not None:
                 # Closing now would reset the connection, and destroy a response on its way.

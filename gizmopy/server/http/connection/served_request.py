@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _RAW_RESPONSE = b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
 
-CLIENT_GONE = 499
+STATUS_CLIENT_GONE = 499
 """The status of a request whose client left before it had the response; nginx's."""
 
 
@@ -267,7 +267,7 @@ def make_request(
     request.started_at = monotonic()
     request.trace_id = request.forwarded_scheme = ""
     request.forwarded_client = request.prepared = request.cancel_reason = None
-    request.status, request.sent_bytes, request.keeps_alive = CLIENT_GONE, 0, False
+    request.status, request.sent_bytes, request.keeps_alive = STATUS_CLIENT_GONE, 0, False
     request.accepts_raw_response = (
         message.version is HttpVersion11
         and not (message.should_close or message.upgrade)

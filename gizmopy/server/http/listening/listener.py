@@ -41,7 +41,7 @@ _HANDSHAKE_SECONDS = 0.02
 """How long a TCP handshake that has begun may take, before the last connections are accepted."""
 _TLS_HANDSHAKE_SECONDS = 1.0
 """How long the TLS handshakes of the last connections may take."""
-_LINGER_SECONDS = 0.1
+_READ_WAITING_SECONDS = 0.1
 """How long requests that were sent before the listener closed may take to be read."""
 
 
@@ -150,7 +150,7 @@ class Port:
         self._acceptor.stop()
         self._acceptor.accept_waiting()
         self._close_listeners()
-        await asyncio.sleep(_LINGER_SECONDS)
+        await asyncio.sleep(_READ_WAITING_SECONDS)
         await self._acceptor.finish_handshakes(_TLS_HANDSHAKE_SECONDS)
 
     def close_idle(self) -> None:
@@ -176,7 +176,7 @@ class Port:
         self._close_listeners()
         await self._acceptor.finish_handshakes(0)
         await self._server.shutdown(_CLOSE_SECONDS)
-        self.handler.close()
+        self.handler.cancel_deadlines()
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
