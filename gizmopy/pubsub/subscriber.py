@@ -22,7 +22,7 @@ from gizmopy.pubsub.engine.dead_letter import DeadLetter
 from gizmopy.pubsub.engine.metrics import SubscriberGauges, SubscriberMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, SettleCallback
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
-from gizmopy.pubsub.engine.phase import Phase
+from gizmopy.pubsub.engine.phase import EnginePhase
 from gizmopy.pubsub.engine.pipeline import Pipeline
 from gizmopy.pubsub.engine.settler import Tally
 from gizmopy.pubsub.subscription import Subscription
@@ -120,7 +120,7 @@ class Subscriber:
 
     def _start(self) -> None:
         pipeline = self._pipeline
-        if self._tasks is not None or pipeline.lifecycle.phase >= Phase.CLOSED:
+        if self._tasks is not None or pipeline.lifecycle.phase >= EnginePhase.CLOSED:
             raise UsageError(f"the subscriber of {self.name} runs only once; make a new one")
         for number, worker in enumerate(pipeline.workers):
             self._workers.add(self._spawn(worker.run(), f"worker {number}"))
@@ -142,7 +142,7 @@ class Subscriber:
             # The drain cancels tasks, and a lost message its retry. Any other cancellation, by a
             # handler that cancels all tasks for example, would leave an engine that does nothing.
             permanent = task in self._workers or task in (self._tasks or ())
-            by_others = permanent and self._pipeline.lifecycle.phase < Phase.FINISHING
+            by_others = permanent and self._pipeline.lifecycle.phase < EnginePhase.FINISHING
             error = UsageError(f"{task.get_name()}: cancelled by others") if by_others else None
         else:
             error = task.exception()
@@ -197,7 +197,7 @@ class Subscriber:
 
         Once nothing is received any more, queued messages do not count.
         """
-        receiving = self._pipeline.lifecycle.phase < Phase.STOPPED
+        receiving = self._pipeline.lifecycle.phase < EnginePhase.STOPPED
         busy = self._pipeline.in_flight or (receiving and self._receiver.status().backlog)
         return self.ended or not busy
 
@@ -249,7 +249,7 @@ class Subscriber:
     async def _drain(self, timeout: float) -> DrainReport:
         self._deadline.shorten(timeout)
         pipeline = self._pipeline
-        if self._process_local and self._tasks and pipeline.lifecycle.phase < Phase.FINISHING:
+        if self._process_local and self._tasks and pipeline.lifecycle.phase < EnginePhase.FINISHING:
             await self._empty_queue()
         pipeline.stop_receiving()
         await pipeline.release_unstarted(_GRACE)

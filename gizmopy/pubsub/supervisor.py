@@ -33,7 +33,7 @@ _BACKOFF_RESET = 60.0
 
 
 class Supervisor:
-    """Run a subscriber that ``make`` returns, and another one whenever it fails or is stuck.
+    """Run a subscriber that ``make`` returns; replace one that fails or makes no progress.
 
     Enter it as a context manager, then ``run`` it. It checks every ``check_every`` seconds that the
     subscriber makes progress; ``sleep`` waits before a new one is made.
@@ -127,7 +127,7 @@ class Supervisor:
                 return
 
     async def _run_one(self) -> None:
-        """Run the subscriber until it is drained or stuck. Raises the error that ends it."""
+        """Run the subscriber until it is drained or replaced. Raises the error that ends it."""
         name = f"subscriber {self.subscription.name}"
         async with background(self._subscriber.run(), name=name) as running:
             while not running.done():
@@ -141,7 +141,7 @@ class Supervisor:
         """End the subscriber if it makes no progress."""
         if stall := self._subscriber.stall:
             self._failure = stall
-            logger.error("the subscriber of %s is stuck: %s", self._subscriber.name, stall)
+            logger.error("the subscriber of %s makes no progress: %s", self._subscriber.name, stall)
             await self._subscriber.drain(_REPLACEMENT_GRACE)
         elif not self._subscriber.problem:
             self._failure = ""

@@ -176,7 +176,7 @@ async def test_a_stalled_subscriber_is_replaced(caplog: pytest.LogCaptureFixture
         assert first.closed
         await until(lambda: watch.supervisor.problem == "")
         assert watch.restarts == 1
-    assert "the subscriber of t/s is stuck: the group has lost this member" in caplog.text
+    assert "the subscriber of t/s makes no progress: the group has lost this member" in caplog.text
 
 
 async def test_a_stalled_subscriber_finishes_its_running_handlers() -> None:

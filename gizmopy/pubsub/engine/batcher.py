@@ -2,8 +2,8 @@
 
 If no other message is being sent, a message is passed to the sender directly. Messages that arrive
 during a send wait in a bounded buffer, and the next send takes as many of them as the broker
-allows. Transient failures are sent again; a message that waits for its retry holds back the later
-messages of its key, and no others.
+allows. Messages that failed for a transient reason are sent again; one that waits for its retry
+holds back the later messages of its key, and no others.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.untrusted.error_text import text_of
 
 
-class Phase(Enum):
+class BatcherPhase(Enum):
     """The life of a Batcher, in this order."""
 
     OPEN = "open"
     CLOSING = "closing"
-    """Send the messages that wait; nothing lingers."""
+    """Send the messages that wait; no batch waits to become full."""
     STOPPED = "stopped"
     """Fail the messages that wait."""
 
 
-_OPEN = Phase.OPEN  # a global is read faster than an attribute of an Enum, once for each message
+_OPEN = (
+    BatcherPhase.OPEN
+)  # a global is read faster than an attribute of an Enum, once for each message
 
 
 class Batcher:
@@ -144,7 +146,7 @@ class Batcher:
         Return whether all were sent.
         """
         if self._phase is _OPEN:
-            self._phase = Phase.CLOSING
+            self._phase = BatcherPhase.CLOSING
         self._changed.set()
         try:
             async with asyncio.timeout(timeout):
@@ -158,7 +160,7 @@ class Batcher:
 
     async def _stop(self) -> None:
         """Cancel the flusher and the timers, then fail the messages that are left."""
-        self._phase = Phase.STOPPED
+        self._phase = BatcherPhase.STOPPED
         # First the tasks end, then the messages fail. The flusher settles its own batch when it is
         # cancelled, and a timer releases its queue: only then can take() return all messages.
         await cancel_and_wait(list(self._tasks))
@@ -188,10 +190,10 @@ class Batcher:
         The message takes up room until it is settled, even if its caller is cancelled.
         """
         pending = PendingMessage(message, started_at)
-        while not (self._buffer.has_room(pending.size) or self._phase is Phase.STOPPED):
+        while not (self._buffer.has_room(pending.size) or self._phase is BatcherPhase.STOPPED):
             self._changed.set()  # the flusher stops lingering, since _admission is locked
             await self._change()
-        if self._phase is Phase.STOPPED:
+        if self._phase is BatcherPhase.STOPPED:
             self._fail(pending, self._stopped(), "closed")
             return pending
         self._buffer.put(pending)
@@ -338,11 +340,11 @@ class Batcher:
         return retried
 
     def _may_retry(self, pending: PendingMessage) -> bool:
-        is_over = self._phase is Phase.STOPPED or pending.confirmed.done()
+        is_over = self._phase is BatcherPhase.STOPPED or pending.confirmed.done()
         return not is_over and pending.attempts < self._retry.attempts
 
     def _fail(self, pending: PendingMessage, error: Exception, kind: PublishFailure) -> None:
-        kind = "closed" if self._phase is Phase.STOPPED else kind
+        kind = "closed" if self._phase is BatcherPhase.STOPPED else kind
         self._observers.publish_failed(self._topic, kind)
         if not pending.confirmed.done():
             pending.confirmed.set_exception(error)

@@ -19,7 +19,7 @@ from gizmopy.errors import UsageError
 from gizmopy.pubsub.driver import Capabilities
 from gizmopy.pubsub.engine.dead_letter import DeadLetter, publish_dead_letter, will_not_pass
 from gizmopy.pubsub.engine.observer import Observer
-from gizmopy.pubsub.engine.phase import Lifecycle, Phase
+from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
 from gizmopy.pubsub.engine.retry_decision import (
     Action,
     RetryDecision,
@@ -138,7 +138,7 @@ class FailureHandler:
         """Have the message handled again after ``delay``: by the broker's redelivery if it can."""
         if self._retries_in_place:
             self._retry_here(message, delay)
-        elif self._capabilities.native_delay or self._lifecycle.phase >= Phase.FINISHING:
+        elif self._capabilities.native_delay or self._lifecycle.phase >= EnginePhase.FINISHING:
             self._turns.nack(message, error, delay)
         else:
             # This broker would deliver it again at once, so it waits here before it goes back.
@@ -146,7 +146,7 @@ class FailureHandler:
 
     def _retry_here(self, message: Message, delay: float) -> None:
         """Keep the message, its lane and its lease, and hand it to a worker after ``delay``."""
-        if self._lifecycle.phase >= Phase.FINISHING:
+        if self._lifecycle.phase >= EnginePhase.FINISHING:
             self._turns.release(message)
         else:
             self._after(delay, message, lambda: self._turns.ready.put(message))
@@ -240,7 +240,7 @@ class FailureHandler:
         failure: BaseException,
     ) -> None:
         """Keep a message whose dead letter was not published because of ``failure``."""
-        if self._lifecycle.phase >= Phase.CANCELLING:
+        if self._lifecycle.phase >= EnginePhase.CANCELLING:
             self._turns.stop(message)
         elif message not in self._turns.in_flight:
             self._turns.end_stale(message)

@@ -10,7 +10,7 @@ from typing import cast
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.driver import Capabilities, PausingReceiver, Receiver, Revoke
-from gizmopy.pubsub.engine.phase import Lifecycle, Phase
+from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
 from gizmopy.pubsub.engine.turns import Turns
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
@@ -77,7 +77,7 @@ class Intake:
         handed out its messages already, and they would be lost on the way. Closing ends it.
         """
         failures = 0
-        while self._lifecycle.phase < Phase.STOPPED:
+        while self._lifecycle.phase < EnginePhase.STOPPED:
             try:
                 if not self.connected:
                     await self._receiver.connect(self._revoke)
@@ -115,7 +115,7 @@ class Intake:
         finally:
             self._receiving_since = None
         # Once the receiver is closed, the driver has given back all that it held.
-        if batch and self._lifecycle.phase < Phase.CLOSED:
+        if batch and self._lifecycle.phase < EnginePhase.CLOSED:
             self._admit(batch)
 
     # The waiting room.

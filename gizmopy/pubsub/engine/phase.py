@@ -6,7 +6,7 @@ import asyncio
 from enum import IntEnum
 
 
-class Phase(IntEnum):
+class EnginePhase(IntEnum):
     """How far the engine has come; it only advances."""
 
     RECEIVING = 0
@@ -25,10 +25,10 @@ class Lifecycle:
     """Hold the phase, and whether the engine has ended."""
 
     def __init__(self) -> None:
-        self.phase = Phase.RECEIVING
+        self.phase = EnginePhase.RECEIVING
         self.ended = asyncio.Event()
         """Set when the engine was drained, or one of its tasks failed: nothing more is settled."""
 
-    def advance(self, phase: Phase) -> None:
+    def advance(self, phase: EnginePhase) -> None:
         """Enter ``phase``, unless a later one has begun."""
         self.phase = max(self.phase, phase)

@@ -34,7 +34,7 @@ from gizmopy.pubsub.engine.intake import Intake
 from gizmopy.pubsub.engine.leases import Leases
 from gizmopy.pubsub.engine.metrics import SubscriberGauges
 from gizmopy.pubsub.engine.observer import Observers
-from gizmopy.pubsub.engine.phase import Lifecycle, Phase
+from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
 from gizmopy.pubsub.engine.settler import Settler
 from gizmopy.pubsub.engine.turns import Turns, check_order
 from gizmopy.pubsub.engine.waiting_room import WaitingRoom
@@ -129,7 +129,7 @@ class Pipeline:
         for message in batch:
             message._extend = extend
             message.subscription = subscription
-        if self.lifecycle.phase < Phase.STOPPED:
+        if self.lifecycle.phase < EnginePhase.STOPPED:
             self.turns.begin(batch)
         else:
             for message in batch:
@@ -139,7 +139,7 @@ class Pipeline:
         """Settle or retry a message whose handler raised ``error``."""
         if message not in self.in_flight:
             self.turns.end_stale(message)
-        elif self.lifecycle.phase >= Phase.CANCELLING:
+        elif self.lifecycle.phase >= EnginePhase.CANCELLING:
             # The drain cancelled the handler. Whichever error that raised in its clean-up, the
             # message has not failed: as a failure, a shutdown would dead-letter it (dapr#9604).
             self.turns.stop(message)
@@ -149,7 +149,7 @@ class Pipeline:
     # A message is lost: the broker delivers it again, and it is not settled here.
 
     def _lease_lost(self, message: Message, reason: str) -> None:
-        """Evict a message whose lease is lost, unless it is about to be settled."""
+        """Remove a message whose lease is lost, unless it is about to be settled."""
         if message in self.settler.pending() or message not in self.in_flight:
             return
         logger.warning(
@@ -158,18 +158,18 @@ class Pipeline:
             self._name,
             reason,
         )
-        self._evict(message)
+        self._remove_lost(message)
 
-    def _evict(self, message: Message) -> None:
+    def _remove_lost(self, message: Message) -> None:
         self.in_flight.remove((message,))
         waits_for_retry = self._failure_handler.cancel_retry(message)
-        self.turns.evict(message, waits_for_retry=waits_for_retry)
+        self.turns.remove_lost(message, waits_for_retry=waits_for_retry)
         self._events.lost(message)
 
     # The broker takes partitions back.
 
     async def revoke(self, partitions: Collection[Hashable], seconds: float) -> None:
-        """Give up ``partitions``: evict messages that have not started, finish or cancel the rest.
+        """Give up ``partitions``: remove messages that have not started, finish or cancel the rest.
 
         Returns within about ``seconds``, once the last acks are handed over. A handler that ends
         later is not acked. The driver awaits this before it commits.
@@ -177,22 +177,22 @@ class Pipeline:
         revoked = set(partitions)
         # Handlers get most of the time. A member that is late is evicted from its group, which
         # costs all of its partitions: to cancel handlers is the smaller harm.
-        await self._wait_until(lambda: not self._evict_unstarted(revoked), 0.8 * seconds)
+        await self._wait_until(lambda: not self._remove_unstarted(revoked), 0.8 * seconds)
         for task in self._tasks_on(revoked):
             task.cancel()
         for message in self._held(revoked):
-            self._evict(message)
+            self._remove_lost(message)
         await self._wait_until(lambda: not self._tasks_on(revoked), 0.1 * seconds)
         if self.settler.positions is not None:
             self.settler.positions.revoke(revoked)
 
-    def _evict_unstarted(self, partitions: set[Hashable]) -> list[Message]:
-        """Evict messages that no worker has, those that wait for a retry too; return the rest."""
+    def _remove_unstarted(self, partitions: set[Hashable]) -> list[Message]:
+        """Remove messages that no worker has, those that wait for a retry too; return the rest."""
         started = self.settler.pending().union(self._failure_handler.publishing)
         started.update(*(worker.running for worker in self.workers))
         for message in self._held(partitions):
             if message not in started:
-                self._evict(message)
+                self._remove_lost(message)
         return self._held(partitions)
 
     def _held(self, partitions: set[Hashable]) -> list[Message]:
@@ -217,12 +217,12 @@ class Pipeline:
 
     def stop_receiving(self) -> None:
         """Receive no more; messages that a pending receive still returns are released."""
-        self.lifecycle.advance(Phase.STOPPED)
+        self.lifecycle.advance(EnginePhase.STOPPED)
         self.in_flight.changed.set()
 
     async def release_unstarted(self, grace: float) -> None:
         """Give back all messages that no worker has; workers end when their handler does."""
-        self.lifecycle.advance(Phase.FINISHING)
+        self.lifecycle.advance(EnginePhase.FINISHING)
         # At once and not at the deadline: another instance handles them while handlers finish here.
         for message in (*self.turns.take_unstarted(), *self._failure_handler.waiting()):
             if message in self.in_flight:
@@ -238,12 +238,12 @@ class Pipeline:
         self, tasks: Collection[asyncio.Task[Any]], grace: float
     ) -> set[asyncio.Task[Any]]:
         """Cancel tasks and give their messages back; return those that run after ``grace``."""
-        self.lifecycle.advance(Phase.CANCELLING)
+        self.lifecycle.advance(EnginePhase.CANCELLING)
         return await cancel_and_wait(tasks, grace)
 
     def close(self) -> None:
         """Have the settler return once all is settled; nothing is admitted any more."""
-        self.lifecycle.advance(Phase.CLOSED)
+        self.lifecycle.advance(EnginePhase.CLOSED)
         self.settler.close()
 
     def end(self) -> None:

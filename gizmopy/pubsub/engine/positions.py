@@ -100,7 +100,7 @@ class Positions(Generic[T]):
             assert low_water.mark is not None
             self._moved[partition] = low_water.mark
 
-    def take_marks(self) -> list[tuple[Hashable, T]]:
+    def take_moved(self) -> list[tuple[Hashable, T]]:
         """Return each partition whose mark has moved since the last call, with its mark."""
         moved, self._moved = self._moved, {}
         return list(moved.items())

@@ -164,7 +164,7 @@ class Settler:
         """Hand over how far each partition is handled; an error counts for its partition."""
         for partition, messages in groupby(batch, _partition):
             positions.completed(partition, *messages)
-        marks = positions.take_marks()
+        marks = positions.take_moved()
         try:
             last = [mark for _, mark in marks]
             results = results_for(last, await self._receiver.ack(last)) if marks else []

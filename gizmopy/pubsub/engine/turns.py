@@ -135,7 +135,7 @@ class Turns:
 
     # Messages that leave without having been handled.
 
-    def evict(self, message: Message, *, waits_for_retry: bool) -> None:
+    def remove_lost(self, message: Message, *, waits_for_retry: bool) -> None:
         """Remove a message that was lost, unless a worker has it.
 
         The broker delivers it again. Its successors must not be handled before it, so they go back

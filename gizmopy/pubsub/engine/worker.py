@@ -18,7 +18,7 @@ from gizmopy.errors import UndecodableMessage
 from gizmopy.observe.context import message_id, propagated_attributes, request_id
 from gizmopy.observe.trace import trace_context
 from gizmopy.pubsub.engine.observer import Observers
-from gizmopy.pubsub.engine.phase import Lifecycle, Phase
+from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
 from gizmopy.pubsub.engine.turns import Turns
 from gizmopy.pubsub.handlers import BatchHandler, BatchResults, Handler
 from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
@@ -101,14 +101,14 @@ class Worker:
         self, task: asyncio.Task[Any], batch: Sequence[Message], results: BatchResults
     ) -> None:
         """Settle or retry each message of an attempt, and make this task fit for the next one."""
-        if self._lifecycle.phase < Phase.CANCELLING:
+        if self._lifecycle.phase < EnginePhase.CANCELLING:
             await _uncancel(task)
         for message, error in zip(batch, results, strict=True):
             if error is None:
                 self._turns.ack(message)
             else:
                 self._on_failure(message, error)
-        if self._lifecycle.phase < Phase.CANCELLING:
+        if self._lifecycle.phase < EnginePhase.CANCELLING:
             await _uncancel(task)
 
     # One message at a time.

@@ -53,10 +53,10 @@ def test_an_item_completes_once() -> None:
     positions: Positions[str] = Positions()
     positions.received("p", "a")
     positions.completed("p", "a")
-    assert positions.take_marks() == [("p", "a")]
+    assert positions.take_moved() == [("p", "a")]
     for partition, item in (("p", "a"), ("p", "b"), ("q", "a")):
         positions.completed(partition, item)
-    assert positions.take_marks() == []
+    assert positions.take_moved() == []
 
 
 def test_a_mark_is_handed_out_once() -> None:
@@ -66,10 +66,10 @@ def test_a_mark_is_handed_out_once() -> None:
         positions.received(partition, f"{partition}1")
         positions.received(partition, f"{partition}2")
         positions.completed(partition, f"{partition}1")
-    assert positions.take_marks() == [("p", "p1"), ("q", "q1")]
-    assert positions.take_marks() == []
+    assert positions.take_moved() == [("p", "p1"), ("q", "q1")]
+    assert positions.take_moved() == []
     positions.completed("q", "q2")
-    assert positions.take_marks() == [("q", "q2")]
+    assert positions.take_moved() == [("q", "q2")]
 
 
 def test_a_mark_that_is_put_back_does_not_hide_a_later_one() -> None:
@@ -78,12 +78,12 @@ def test_a_mark_that_is_put_back_does_not_hide_a_later_one() -> None:
     for item in ("a", "b"):
         positions.received("p", item)
     positions.completed("p", "a")
-    failed = positions.take_marks()
+    failed = positions.take_moved()
     positions.put_back(failed)
-    assert positions.take_marks() == failed
+    assert positions.take_moved() == failed
     positions.completed("p", "b")
     positions.put_back(failed)
-    assert positions.take_marks() == [("p", "b")]
+    assert positions.take_moved() == [("p", "b")]
 
 
 def test_a_mark_of_an_assignment_that_is_over_is_not_put_back() -> None:
@@ -91,13 +91,13 @@ def test_a_mark_of_an_assignment_that_is_over_is_not_put_back() -> None:
     positions: Positions[str] = Positions()
     positions.received("p", "old")
     positions.completed("p", "old")
-    failed = positions.take_marks()
+    failed = positions.take_moved()
     positions.revoke(["p", "never assigned"])
     positions.put_back(failed)
-    assert positions.take_marks() == []
+    assert positions.take_moved() == []
     positions.received("p", "new")
     positions.put_back(failed)
-    assert positions.take_marks() == []
+    assert positions.take_moved() == []
 
 
 def test_an_item_that_completes_after_its_assignment_is_stale() -> None:
@@ -109,9 +109,9 @@ def test_an_item_that_completes_after_its_assignment_is_stale() -> None:
     positions.completed("p", old)
     positions.received("p", new)
     positions.completed("p", old)
-    assert positions.take_marks() == []
+    assert positions.take_moved() == []
     positions.completed("p", new)
-    assert positions.take_marks() == [("p", new)]
+    assert positions.take_moved() == [("p", new)]
 
 
 def test_items_completed_above_the_mark_are_counted() -> None:
@@ -235,7 +235,7 @@ class PositionsMachine(RuleBasedStateMachine):
     def begin_commit(self) -> _Marks:
         """Take the marks; a later rule decides the result of the call."""
         self.calling += 1
-        return [(item.partition, item) for _, item in self.positions.take_marks()]
+        return [(item.partition, item) for _, item in self.positions.take_moved()]
 
     @rule(marks=consumes(commits))
     def commit(self, marks: _Marks) -> None:
@@ -263,7 +263,7 @@ class PositionsMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.calling)
     def commit_all(self) -> None:
         """All items completed without a gap can be committed, and no others."""
-        for number, item in self.positions.take_marks():
+        for number, item in self.positions.take_moved():
             partition = self.partitions[item.partition]
             assert (number, item.epoch) == (item.partition, partition.epoch)
             assert item.offset >= partition.committed, "the mark has moved back"

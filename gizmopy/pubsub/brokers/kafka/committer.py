@@ -21,7 +21,7 @@ from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
     positions,
 )
 from gizmopy.pubsub.brokers.kafka.errors import describe_error
-from gizmopy.pubsub.brokers.kafka.offsets import Marks, Offsets
+from gizmopy.pubsub.brokers.kafka.offsets import Commit, Offsets
 
 _COMMIT_SECONDS = 5.0
 """How long a commit may take; a failed one is repeated."""
@@ -102,10 +102,10 @@ class Committer:
             # One call at a time: the interval, a revoke and a close may all be here. Two calls
             # could arrive in either order, and the older offset would be committed last.
             if is_own := self._call is None:
-                marks = self._marks()
-                if not marks:
+                commit = self._to_commit()
+                if not commit:
                     return
-                self._call = asyncio.create_task(self._call_commit(marks))
+                self._call = asyncio.create_task(self._call_commit(commit))
             call = self._call
             assert call is not None
             await asyncio.wait((call,), timeout=left)
@@ -134,24 +134,24 @@ class Committer:
         call, self._call = self._call, None
         return call
 
-    def _marks(self) -> Marks:
+    def _to_commit(self) -> Commit:
         consumer = self.consumer
         if consumer is None or not member_is_known(consumer):
             return []
         if not is_rebalancing(consumer):
             self.record_start_offsets()
-        return self.offsets.marks()
+        return self.offsets.to_commit()
 
-    async def _call_commit(self, marks: Marks) -> bool:
-        """Commit ``marks``; return whether the broker has confirmed it."""
+    async def _call_commit(self, commit: Commit) -> bool:
+        """Send ``commit``; return whether the broker has confirmed it."""
         assert self.consumer is not None
         try:
-            await self.consumer.commit({partition.tp: acked for partition, acked in marks})
+            await self.consumer.commit({partition.tp: acked for partition, acked in commit})
         except (CommitFailedError, IllegalStateError):
             return False  # the assignment is over, or the group rebalances
         except KafkaError as error:
             reason = f"group {self._group!r} cannot commit: {describe_error(error)}"
             self._failure = PubSubError(reason, transient=True)
             return False
-        self.offsets.committed(marks)
+        self.offsets.committed(commit)
         return True

@@ -1,7 +1,7 @@
 """Join a consumer group, give up partitions in a rebalance, and notice an eviction.
 
 A rebalance waits for its members: aiokafka holds it until ``on_partitions_revoked`` returns. So the
-engine drains first, then the last commit is made, and only then do partitions move.
+engine gives them up first, then the last commit is made, and only then do partitions move.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self._committer.request()  # start offsets may have to be committed
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Let the engine drain, and commit for the last time; aiokafka calls this.
+        """Let the engine give up the partitions, and commit for the last time; aiokafka calls it.
 
         Neither the rebalance nor ``getmany`` goes on before this returns. After an eviction other
         members have the partitions: handlers are cancelled at once, and nothing is committed.
@@ -185,7 +185,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         assert self._revoke is not None
         try:
             if held:
-                # The eviction may also come while the engine drains; the commit checks it again.
+                # The eviction may also come during that; the commit checks it again.
                 await self._revoke(held, 0.0 if self.is_evicted else self._revoke_seconds)
                 await committer.commit(committer.timeout)
         finally:
@@ -251,7 +251,7 @@ class Evictions:
 
 
 def _revoke_seconds(settings: KafkaSettings, commit: float) -> float:
-    """Return how long the engine may drain: the rebalance without a heartbeat and two commits.
+    """Return how long the engine may take: the rebalance without a heartbeat and two commits.
 
     A member learns of a rebalance with a heartbeat; a commit may be in progress before the last.
     """

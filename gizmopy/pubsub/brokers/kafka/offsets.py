@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from aiokafka import TopicPartition
 
-Marks = Sequence[tuple["Partition", int]]
+Commit = Sequence[tuple["Partition", int]]
 """Partitions, each with the offset to commit."""
 
 
@@ -94,7 +94,7 @@ class Offsets:
         self.full.discard(partition.tp)
         return True
 
-    def marks(self) -> Marks:
+    def to_commit(self) -> Commit:
         """Return the partitions with something to commit."""
         return [
             (partition, partition.acked)
@@ -102,9 +102,9 @@ class Offsets:
             if partition.acked > partition.committed or not partition.is_start_committed
         ]
 
-    def committed(self, marks: Marks) -> None:
-        """Note that ``marks`` are committed."""
-        for partition, acked in marks:
+    def committed(self, commit: Commit) -> None:
+        """Note that the broker has confirmed ``commit``."""
+        for partition, acked in commit:
             # ``end`` has subtracted the rest of a partition whose assignment is over.
             if not partition.is_over:
                 self.uncommitted -= acked - partition.committed

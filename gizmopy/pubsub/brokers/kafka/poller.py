@@ -40,7 +40,7 @@ class Poller:
         """Partitions that are read leniently, one record at a time."""
         self._stopped: dict[TopicPartition, str] = {}
         """Partitions that cannot be read leniently either, with the reason."""
-        self._retry_quarantined: set[TopicPartition] = set()
+        self._stopped_to_retry: set[TopicPartition] = set()
         """Those of them to try again at the next poll."""
         self._end_offsets: dict[TopicPartition, int] = {}
         """The end offsets of partitions that are held back: no fetch returns the current ones."""
@@ -87,12 +87,12 @@ class Poller:
         return batch
 
     def _may_read(self, tp: TopicPartition) -> bool:
-        return tp not in self._stopped or tp in self._retry_quarantined
+        return tp not in self._stopped or tp in self._stopped_to_retry
 
     async def _poll_partition(
         self, consumer: AIOKafkaConsumer, tp: TopicPartition, limit: int
     ) -> list[Message]:
-        self._retry_quarantined.discard(tp)
+        self._stopped_to_retry.discard(tp)
         lenient = self._reader(consumer)
         is_quarantined = tp in self._quarantined
         is_lenient = is_quarantined and lenient.use(tp)
@@ -180,7 +180,7 @@ class Poller:
 
     def retry_stopped(self) -> None:
         """Try stopped partitions again at the next poll: the record may have been deleted."""
-        self._retry_quarantined.update(self._stopped)
+        self._stopped_to_retry.update(self._stopped)
         self.wake()
 
     def forget_stopped(self) -> None:
