@@ -87,7 +87,7 @@ class FakeSubscriber:
         tom, shy, garbage = await fake.run([Cat(name="Tom"), Cat(name="shy"), b"garbage"])
         assert tom == "ack"
         assert shy == "nack" and shy.delay == 3600
-        assert garbage.dead_letter.attributes["dl-reason"] == "undecodable"
+        assert garbage.dead_letter.attributes["gizmo-dl-reason"] == "undecodable"
 
     Use ``pubsubtest.serve`` for a handler that publishes, or needs the ``lifespan`` of its service.
     Raises UsageError on a handler without ``@subscribe`` and options.

@@ -30,12 +30,12 @@ from gizmopy.untrusted.text import quoted
 
 INTERRUPTED = 130
 COLUMNS = (
-    "dl-message-id",
-    "dl-reason",
-    "dl-exception",
-    "dl-attempts",
-    "dl-source-topic",
-    "dl-first-failed-at",
+    "gizmo-dl-message-id",
+    "gizmo-dl-reason",
+    "gizmo-dl-exception",
+    "gizmo-dl-attempts",
+    "gizmo-dl-source-topic",
+    "gizmo-dl-first-failed-at",
     REDRIVEN,
 )
 
@@ -208,10 +208,10 @@ def _open_driver(url: str) -> Driver:
 
 
 def _print_row(message: Message) -> None:
-    attributes = {"dl-message-id": message.id, **message.attributes}
+    attributes = {"gizmo-dl-message-id": message.id, **message.attributes}
     print("\t".join(quoted(attributes.get(name, "")) or "-" for name in COLUMNS))
 
 
 def _print_failure(message: Message, reason: str) -> None:
-    identity = message.attributes.get("dl-message-id", message.id)
+    identity = message.attributes.get("gizmo-dl-message-id", message.id)
     print(f"message {quoted(identity)}: {quoted(reason)}", file=sys.stderr)

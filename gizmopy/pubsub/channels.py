@@ -21,7 +21,7 @@ from gizmopy.errors import (
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import registry
 from gizmopy.pubsub.codecs import encoder_for
-from gizmopy.pubsub.destinations import Destination, DestinationResolver
+from gizmopy.pubsub.destinations import Destination, DestinationResolver, find_cycle
 from gizmopy.pubsub.driver import Driver, Results
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
 from gizmopy.pubsub.engine.observer import Observer
@@ -196,6 +196,7 @@ class Channels:
         """
         destinations = [self._destination(subscription) for subscription in subscriptions]
         _reject_duplicate_handlers(subscriptions, destinations)
+        self._reject_cycles(subscriptions, destinations)
         await self._publishers.connect_all(
             {each.dead_letter for each in subscriptions if each.dead_letter}
         )
@@ -208,6 +209,21 @@ class Channels:
                 await consumer.supervisor.drain(0)
             raise
         self._running.extend(_start(consumer) for consumer in consumers)
+
+    def _reject_cycles(
+        self, subscriptions: Sequence[Subscription], destinations: Sequence[Destination]
+    ) -> None:
+        """Raise StartError if dead letters could come back to the topic that they came from."""
+        next_places: dict[str, list[str]] = {}
+        for subscription, destination in zip(subscriptions, destinations, strict=True):
+            if subscription.dead_letter:
+                place = self._destinations.for_publishing(subscription.dead_letter).place
+                next_places.setdefault(destination.place, []).append(place)
+        if cycle := find_cycle(next_places):
+            raise StartError(
+                f"the dead letters of {' → '.join(cycle)} go round in a cycle, so a failing "
+                "message would never rest; give one of the subscriptions another dead_letter="
+            )
 
     def _destination(self, subscription: Subscription) -> Destination:
         destination = self._destinations.for_consuming(subscription.channel)

@@ -7,7 +7,7 @@ settings a channel is written as its environment name: ``cats-of.2`` is ``CATS_O
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +26,12 @@ class Destination(NamedTuple):
     def redacted(self) -> str:
         """Scheme, hosts and topic, without credentials and parameters: for logs and errors."""
         return f"{redacted_url(self.driver_url)}/{self.topic}"
+
+    @property
+    def place(self) -> str:
+        """The name of the topic's place: URLs that differ only in their parameters share it."""
+        scheme, _, hosts = redacted_url(self.driver_url).partition("://")
+        return f"{scheme}://{','.join(sorted(hosts.split(',')))}/{self.topic}"
 
 
 class DestinationResolver:
@@ -92,3 +98,21 @@ class DestinationResolver:
                 f"{redacted_url(self._url, with_path=True)}; remove the topic from that URL, or "
                 f"give one channel its own URL with GIZMO_TOPIC_{channel_key(channel)}"
             )
+
+
+def find_cycle(next_places: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a path through ``next_places`` that ends where it begins; empty if there is none."""
+    finished: set[str] = set()
+
+    def follow(place: str, path: list[str]) -> list[str]:
+        if place in path:
+            return [*path[path.index(place) :], place]
+        if place in finished:
+            return []
+        for each in next_places.get(place, ()):
+            if cycle := follow(each, [*path, place]):
+                return cycle
+        finished.add(place)
+        return []
+
+    return next((cycle for start in next_places if (cycle := follow(start, []))), [])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import UTC, datetime
 from time import time
 from types import MappingProxyType
+from typing import Any
 
 from gizmopy.errors import UsageError
 from gizmopy.untrusted.text import cut
@@ -14,6 +15,39 @@ CONTENT_TYPE = "content-type"
 """The attribute with the media type of the body."""
 
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
+
+
+class RepeatedAttributes(dict[str, str]):
+    """Attributes of which several have one name, as the headers of Kafka may.
+
+    A look-up returns the last one. ``items()`` has all of them, in order, so that a message that is
+    forwarded, dead-lettered or redriven keeps them.
+    """
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self.pairs = tuple(pairs)
+        super().__init__(self.pairs)
+
+    def items(self) -> Any:  # a tuple instead of a view: it has more pairs than the dict has keys
+        """Return all pairs of name and text."""
+        return self.pairs
+
+
+def merged(attributes: Mapping[str, str], added: Mapping[str, str]) -> Mapping[str, str]:
+    """Return ``attributes`` with ``added``, which replace those of their names."""
+    if not (isinstance(attributes, RepeatedAttributes) or isinstance(added, RepeatedAttributes)):
+        return {**attributes, **added}
+    kept = [pair for pair in attributes.items() if pair[0] not in added]
+    return RepeatedAttributes([*kept, *added.items()])
+
+
+def removed(attributes: Mapping[str, str], is_removed: Callable[[str], bool]) -> Mapping[str, str]:
+    """Return ``attributes`` without those whose name ``is_removed``."""
+    kept = [pair for pair in attributes.items() if not is_removed(pair[0])]
+    return RepeatedAttributes(kept) if isinstance(attributes, RepeatedAttributes) else dict(kept)
+
 
 Extend = Callable[["Message", float], Awaitable[None]]
 OnExtend = Callable[[float], Awaitable[None]]
@@ -39,6 +73,8 @@ class Message:
     - ``body``: bytes, or None for a tombstone.
     - ``key``: messages with the same key are handled in order, if order is kept. Bytes that are not
       UTF-8 are preserved with ``surrogateescape``.
+    - ``attributes``: text by name. Bytes that are not UTF-8 are preserved with ``surrogateescape``.
+      Of several with one name, a look-up returns the last, and ``items()`` has all.
     - ``id``, ``published_at`` (UTC): the broker's, if it has them.
     - ``delivery``: how often the broker has delivered the message, from 1.
     - ``attempt``: how often the handler has run in this delivery, from 1 inside the handler.

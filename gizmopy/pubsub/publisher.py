@@ -20,7 +20,7 @@ from gizmopy.pubsub.engine.batcher import Batcher
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, PublishFailure
 from gizmopy.pubsub.engine.sizes import wire_size
-from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message
+from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message, merged
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.untrusted.text import cut
 
@@ -199,7 +199,7 @@ class Publisher:
             if type(value) is bytes and self._takes_any:
                 body, known = value, _OCTETS
             elif isinstance(value, Message):
-                body, known = _checked_body(value), _checked(value.attributes, "surrogateescape")
+                body, known = _checked_body(value), _checked(value.attributes)
                 key = value.key if key is None else key
             else:
                 body, content_type = self._encode(value)
@@ -207,9 +207,9 @@ class Publisher:
             if key is not None:
                 _check_key(key)
             if inherited := propagated_attributes.get():
-                known = {**inherited, **known}
+                known = merged(inherited, known)
             if attributes:
-                known = {**known, **_checked(attributes)}
+                known = merged(known, _checked(attributes))
         except UsageError:
             self._observers.publish_failed(self.topic, "encode")
             raise
@@ -262,10 +262,10 @@ def _checked_body(message: Message) -> bytes | None:
     return message.body
 
 
-def _checked(attributes: Mapping[Any, Any], errors: str = "strict") -> Mapping[str, str]:
-    """Return ``attributes``. Raises UsageError unless every broker can carry them, as UTF-8 text.
+def _checked(attributes: Mapping[Any, Any]) -> Mapping[str, str]:
+    """Return ``attributes``. Raises UsageError unless every broker can carry them.
 
-    With ``errors="surrogateescape"`` a text may contain the bytes that another client sent.
+    A value may contain bytes that another client sent, as surrogates: it may be forwarded.
     """
     for name, text in attributes.items():
         if not isinstance(name, str) or not isinstance(text, str):
@@ -273,7 +273,7 @@ def _checked(attributes: Mapping[Any, Any], errors: str = "strict") -> Mapping[s
             raise UsageError(f"attribute {given} is not text; use str(...)")
         try:
             name.encode()
-            text.encode("utf-8", errors)
+            text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             reason = "cannot be encoded as UTF-8; encode it yourself, for example as hex"
             raise UsageError(f"attribute {cut(name)!r} {reason}") from None

@@ -27,22 +27,23 @@ from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.channels import Channels
 from gizmopy.pubsub.driver import Capabilities, Driver
+from gizmopy.pubsub.engine.dead_letter import without_last_failure
 from gizmopy.pubsub.engine.dead_letter_topics import AllowedTopics, topic_of
 from gizmopy.pubsub.engine.sizes import size_of
-from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.message import Message, merged
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.text import cut
 
-REDRIVEN = "dl-redriven"
+REDRIVEN = "gizmo-dl-redriven"
 """The attribute that counts how often a message was redriven."""
-REDRIVEN_AT = "dl-redriven-at"
+REDRIVEN_AT = "gizmo-dl-redriven-at"
 """The attribute with the start of the run that moved the message last: a run's own mark."""
 
 _MAX_COUNT = 1_000_000
-"""The largest value of ``dl-redriven``."""
+"""The largest value of ``gizmo-dl-redriven``."""
 _CONCURRENCY = 32
 _MAX_HELD = 10_000
 """The most messages that wait in place for the end of the run."""
@@ -99,7 +100,7 @@ class Redrive:
     :class:`~gizmopy.pubsub.channels.Channels`. ``on_listed`` is called with each dead letter of a
     dry run, ``on_failed`` with each one that failed and the reason.
 
-    Without ``plan.to`` a dead letter is moved only if its ``dl-source-topic`` is a topic that
+    Without ``plan.to`` a dead letter is moved only if its ``gizmo-dl-source-topic`` is a topic that
     ``url``, ``topics``, ``subscriptions`` or ``plan.from_topics`` name. The others stay, and
     ``refused`` counts them by topic.
     """
@@ -268,9 +269,9 @@ class Redrive:
         if self._plan.dry_run:
             self._on_listed(message)
             self._hold(message)
-        channel = self._plan.to or message.attributes.get("dl-source-topic")
+        channel = self._plan.to or message.attributes.get("gizmo-dl-source-topic")
         if not channel:
-            self._fail(message, "it has no dl-source-topic; name the channel to publish it to")
+            self._fail(message, "it has no gizmo-dl-source-topic; name a channel to publish it to")
         if not self._destinations.allow(channel):
             self._hold(message)
         try:
@@ -287,7 +288,9 @@ class Redrive:
         attributes, match = message.attributes, self._plan.match
         if self.stopped or attributes.get(REDRIVEN_AT) == self._run_mark:
             return False
-        return any(match in attributes.get(name, "") for name in ("dl-reason", "dl-exception"))
+        return any(
+            match in attributes.get(name, "") for name in ("gizmo-dl-reason", "gizmo-dl-exception")
+        )
 
     def _hold(self, message: Message) -> NoReturn:
         """Make a dead letter wait in place until the end."""
@@ -319,19 +322,22 @@ class Redrive:
 
 
 def restored(message: Message, run_mark: str) -> Message:
-    """Return the message of a dead letter, with the count and the mark of the redrive."""
-    attributes = {n: text for n, text in message.attributes.items() if not n.startswith("dl-")}
+    """Return the message of a dead letter, with the count and the mark of the redrive.
+
+    A message that was dead-lettered twice is again the dead letter that it was after the first.
+    """
+    attributes = without_last_failure(message.attributes)
     count = min(_count(message.attributes.get(REDRIVEN, "")) + 1, _MAX_COUNT)
     return Message(
         message.topic,
         message.body,
         key=message.key,
-        attributes={**attributes, REDRIVEN: str(count), REDRIVEN_AT: run_mark},
+        attributes=merged(attributes, {REDRIVEN: str(count), REDRIVEN_AT: run_mark}),
     )
 
 
 def _count(text: str) -> int:
-    """Return the number in ``dl-redriven``, or 0 if it is not one from 0 to a million.
+    """Return the number in ``gizmo-dl-redriven``, or 0 if it is not one from 0 to a million.
 
     The sender may choose the attribute, and Python raises an error on a number of 5,000 digits.
     """

@@ -60,12 +60,16 @@ async def a_failing_message_becomes_a_dead_letter(context: CheckContext) -> None
     expect((letter.body, letter.key) == (b"x", "k"), f"the dead letter is {letter!r}")
     attributes = letter.attributes
     expect(attributes.get("a") == "b", "the message's own attribute is gone")
-    expect(attributes.get("dl-reason") == "exhausted", f"its attributes are {dict(attributes)}")
     expect(
-        "bad cat" in attributes.get("dl-exception", ""), f"its attributes are {dict(attributes)}"
+        attributes.get("gizmo-dl-reason") == "exhausted", f"its attributes are {dict(attributes)}"
     )
     expect(
-        attributes.get("dl-source-topic") == context.topic, f"its attributes are {dict(attributes)}"
+        "bad cat" in attributes.get("gizmo-dl-exception", ""),
+        f"its attributes are {dict(attributes)}",
+    )
+    expect(
+        attributes.get("gizmo-dl-source-topic") == context.topic,
+        f"its attributes are {dict(attributes)}",
     )
     expect(handlings == 4, f"2 attempts in each of 2 deliveries were {handlings} handlings")
     await context.until(lambda: running.bodies("dead_letter"), "the ack of the dead letter")
@@ -88,7 +92,7 @@ async def a_rejected_message_becomes_a_dead_letter_at_once(context: CheckContext
     await context.send(context.message(b"x"))
     (letter,) = await context.collect(dead, 1, settle=True)
     expect(handlings == 1, f"it was handled {handlings} times")
-    expect(letter.attributes.get("dl-reason") == "no such cat", f"{dict(letter.attributes)}")
+    expect(letter.attributes.get("gizmo-dl-reason") == "no such cat", f"{dict(letter.attributes)}")
 
 
 @check()
@@ -105,7 +109,7 @@ async def an_undecodable_message_holds_up_nobody(context: CheckContext) -> None:
     await context.run(decode, dead_letter=publisher.publish)
     await context.send_numbers(2, ["k"])
     (letter,) = await context.collect(dead, 1, settle=True)
-    expect(letter.attributes.get("dl-reason") == "undecodable", f"{dict(letter.attributes)}")
+    expect(letter.attributes.get("gizmo-dl-reason") == "undecodable", f"{dict(letter.attributes)}")
     await context.until(lambda: handled == [b"1"], "the handling of the next message")
     await context.expect_nothing(dead)
 

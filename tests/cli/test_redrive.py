@@ -39,8 +39,8 @@ def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LogBroker:
 
 def dead_letter(broker: LogBroker, *bodies: bytes, topic: str = "dead", **attributes: str) -> None:
     """Publish dead letters."""
-    named = {"dl-source-topic": "cats", "dl-message-id": "7"}
-    named |= {name.replace("_", "-"): text for name, text in attributes.items()}
+    named = {"gizmo-dl-source-topic": "cats", "gizmo-dl-message-id": "7"}
+    named |= {f"gizmo-{name}".replace("_", "-"): text for name, text in attributes.items()}
     for body in bodies:
         broker.append(Message(topic, body, attributes=named, id=f"dead-{body.decode()}"))
 
@@ -212,13 +212,13 @@ def test_a_dry_run_lists_a_line_each(broker: LogBroker, capsys: pytest.CaptureFi
 
     header, row, summary = capsys.readouterr().out.splitlines()
     assert dict(zip(header.split("\t"), row.split("\t"), strict=True)) == {
-        "dl-message-id": "7",
-        "dl-reason": "exhausted",
-        "dl-exception": r"ValueError: no\n\x1b[2J\x9b\u202e\udc80\tage",
-        "dl-attempts": "15",
-        "dl-source-topic": "cats",
-        "dl-first-failed-at": "2024-05-01T00:00:00+00:00",
-        "dl-redriven": "-",
+        "gizmo-dl-message-id": "7",
+        "gizmo-dl-reason": "exhausted",
+        "gizmo-dl-exception": r"ValueError: no\n\x1b[2J\x9b\u202e\udc80\tage",
+        "gizmo-dl-attempts": "15",
+        "gizmo-dl-source-topic": "cats",
+        "gizmo-dl-first-failed-at": "2024-05-01T00:00:00+00:00",
+        "gizmo-dl-redriven": "-",
     }
     assert summary == "0 redriven, 1 left, 0 failed"
     assert bodies(broker, "cats") == []

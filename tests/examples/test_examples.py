@@ -54,7 +54,7 @@ async def test_2_consumer(load: Load) -> None:
         order = consumer.Order(id=2, item="plum")
         assert await warehouse.deliver("orders", order, key="2") == "dead_letter"
         (dead,) = warehouse.published("orders.dead")
-        assert dead.attributes["dl-reason"] == "we do not sell 'plum'"
+        assert dead.attributes["gizmo-dl-reason"] == "we do not sell 'plum'"
     (outcome,) = await pubsubtest.FakeSubscriber(consumer.Warehouse().on_order).run(
         [consumer.Order(id=3, item="pear")]
     )

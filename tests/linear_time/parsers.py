@@ -194,7 +194,9 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "a day": (typed(ISODate), pumps("1", "2024-01-01")),
     "yes or no": (typed(Truthy), pumps("t", "true")),
     "a redriven message": (
-        lambda text: restored(message("dl-redriven", "dl-source-topic", "a")(text), TIMESTAMP),
+        lambda text: restored(
+            message("gizmo-dl-redriven", "gizmo-dl-source-topic", "a")(text), TIMESTAMP
+        ),
         pumps("9", "\u0663", "1 "),
     ),
     "the repr of a message": (

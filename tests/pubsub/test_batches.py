@@ -116,7 +116,7 @@ async def test_each_message_has_its_own_outcome() -> None:
         ("bad", "nack"),
         ("never", "dead_letter"),
     }
-    assert [dead.attributes["dl-reason"] for dead in bench.dead] == ["no such cat"]
+    assert [dead.attributes["gizmo-dl-reason"] for dead in bench.dead] == ["no such cat"]
 
 
 async def test_a_message_that_is_retried_joins_a_later_batch() -> None:

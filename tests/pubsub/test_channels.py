@@ -87,7 +87,7 @@ class Service:
 
     @subscribe("dead-cats")
     async def on_dead(self, message: Message) -> None:
-        self.toms.append(message.attributes["dl-reason"])
+        self.toms.append(message.attributes["gizmo-dl-reason"])
 
 
 async def test_published_messages_are_handled() -> None:
@@ -330,6 +330,23 @@ async def test_an_unknown_scheme_fails_the_start() -> None:
             await channels.start(collected(Two()))
         with pytest.raises(UnknownScheme):
             await channels.publish("near", b"x")
+
+
+class Cycle:
+    @subscribe("a", dead_letter="b")
+    async def on_a(self, message: Message) -> None: ...
+
+    @subscribe("b", dead_letter="c")
+    async def on_b(self, message: Message) -> None: ...
+
+
+async def test_dead_letters_that_come_back_to_their_topic_are_refused_at_the_start() -> None:
+    """The places decide, not the names of the channels."""
+    async with Log().channels() as channels:
+        await channels.start(collected(Cycle()))
+    async with Log().channels(topics={"C": "memory:///a", "A": "memory:///a?x=1"}) as channels:
+        with pytest.raises(StartError, match="cycle"):
+            await channels.start(collected(Cycle()))
 
 
 async def test_channels_share_drivers_by_url() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gizmopy.errors import StartError
-from gizmopy.pubsub.destinations import Destination, DestinationResolver
+from gizmopy.pubsub.destinations import Destination, DestinationResolver, find_cycle
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,25 @@ def test_a_destination_is_shown_without_its_credentials() -> None:
     """Logs and errors have scheme, hosts and topic."""
     destination = Destination("kafka://me:secret@host:9092?group=g", "cats")
     assert destination.redacted == "kafka://host:9092/cats"
+
+
+@pytest.mark.parametrize(
+    ("places", "cycle"),
+    [
+        ({"a": ["b"], "b": ["c"]}, []),
+        ({"a": ["a"]}, ["a", "a"]),
+        ({"a": ["b"], "b": ["a"]}, ["a", "b", "a"]),
+        ({"x": ["a"], "a": ["c", "b"], "b": ["d", "a"]}, ["a", "b", "a"]),
+        ({"a": ["b", "b"], "c": ["b"]}, []),
+    ],
+)
+def test_a_cycle_of_places_is_found(places: dict[str, list[str]], cycle: list[str]) -> None:
+    """The path ends where it begins."""
+    assert find_cycle(places) == cycle
+
+
+def test_the_place_of_a_topic_is_without_login_parameters_and_the_order_of_hosts() -> None:
+    """Two URLs of one place have one name."""
+    one = Destination("kafka://me:secret@b:1,a:2?group=g", "cats")
+    other = Destination("kafka://a:2,b:1", "cats")
+    assert one.place == other.place == "kafka://a:2,b:1/cats"

@@ -93,7 +93,7 @@ async def test_each_message_has_an_outcome_in_the_order_given() -> None:
     assert rejected.dead_letter is not None
     assert rejected.dead_letter.topic == "dead-cats"
     assert rejected.dead_letter.value(Cat) == Cat(name="rejected")
-    assert rejected.dead_letter.attributes["dl-reason"] == "no such cat"
+    assert rejected.dead_letter.attributes["gizmo-dl-reason"] == "no such cat"
     assert isinstance(garbage.error, UndecodableMessage)
     assert garbage.dead_letter is not None
     assert garbage.dead_letter.body == b"garbage"
@@ -108,7 +108,7 @@ async def test_a_nacked_message_is_delivered_again_on_request() -> None:
     assert (shy, shy.message.delivery) == ("ack", 2)
     assert (broken, broken.message.delivery) == ("dead_letter", 3)
     assert broken.dead_letter is not None
-    assert broken.dead_letter.attributes["dl-attempts"] == "9"
+    assert broken.dead_letter.attributes["gizmo-dl-attempts"] == "9"
     assert cats.seen.count("broken") == 9
 
 
@@ -122,7 +122,7 @@ async def test_a_message_is_delivered_as_it_is() -> None:
         assert outcome.message.attributes["colour"] == "black"
         assert outcome.dead_letter is not None
         assert outcome.dead_letter.key == "k"
-        assert outcome.dead_letter.attributes["dl-reason"] == "exhausted"
+        assert outcome.dead_letter.attributes["gizmo-dl-reason"] == "exhausted"
     assert last.attempt == 0
 
 

@@ -85,7 +85,7 @@ async def test_deliver_returns_the_outcome() -> None:
         assert await cats.deliver("cats", b"no json", key="k") == "dead_letter"
 
     assert cats.published("cats") == []
-    reasons = [dead.attributes["dl-reason"] for dead in cats.published("dead-cats")]
+    reasons = [dead.attributes["gizmo-dl-reason"] for dead in cats.published("dead-cats")]
     assert reasons == ["no such cat", "undecodable", "undecodable"]
     assert cats.published("dead-cats")[2].key == "k"
 
@@ -102,7 +102,7 @@ async def test_retries_do_not_wait() -> None:
     broken = [("broken", attempt) for _ in range(5) for attempt in (1, 2, 3)]
     assert cats.service.seen == shy + broken
     (dead,) = cats.published("dead-cats")
-    assert dead.attributes["dl-reason"] == "exhausted"
+    assert dead.attributes["gizmo-dl-reason"] == "exhausted"
 
 
 async def test_protobuf_and_tombstones_are_delivered() -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from gizmopy.errors import PubSubError, Reject, TopicNotFound
-from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.message import Message, merged, removed
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.text import cut, escape, quoted
@@ -16,11 +16,34 @@ from gizmopy.untrusted.text import cut, escape, quoted
 DeadLetter = Callable[[Message], Awaitable[None]]
 """Publish a dead letter, and return once the broker has confirmed it."""
 
+PREFIX = "gizmo-dl-"
+"""The beginning of all attributes of dead letters: a prefix that belongs to no user."""
+HOPS = f"{PREFIX}hops"
+"""The attribute that counts how often the message was dead-lettered and not redriven."""
+_MAX_HOPS = 16
+"""A message that was dead-lettered so often goes round in a cycle of several services."""
+_LEVEL = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        "reason",
+        "exception",
+        "source-topic",
+        "source-subscription",
+        "source-partition",
+        "message-id",
+        "deliveries",
+        "attempts",
+        "first-failed-at",
+        "handler",
+    )
+)
+"""The attributes of the last failure. Those of an earlier one have its number: gizmo-dl-1-reason.
+"""
 _SHORT = 64
 """The characters of an attribute if there is no room for more."""
-_ESSENTIAL = ("dl-reason", "dl-source-topic", "dl-source-subscription")
-_SOURCE = ("dl-source-topic",)
-"""A redrive needs this one."""
+_ESSENTIAL = ("gizmo-dl-reason", "gizmo-dl-source-subscription")
+_SOURCE = "-source-topic"
+"""A redrive needs the source topics, which are never cut."""
 
 
 class Failure(NamedTuple):
@@ -40,6 +63,12 @@ async def publish_dead_letter(publish: DeadLetter, failure: Failure) -> None:
     A message may be as large as the broker allows. Its dead letter is larger, and no retry makes it
     smaller: the message would block its lane for ever. Raises the last refusal.
     """
+    if hops_of(failure.message.attributes) >= _MAX_HOPS:
+        raise PubSubError(
+            f"the message was dead-lettered {_MAX_HOPS} times without an end: the dead letters of "
+            "several services form a cycle; end it by another dead_letter= of one of them",
+            transient=False,
+        )
     *versions, last = _versions(failure)
     for attributes in versions:
         try:
@@ -55,7 +84,7 @@ async def publish_dead_letter(publish: DeadLetter, failure: Failure) -> None:
 
 
 def as_dead_letter(failure: Failure) -> Message:
-    """Return the message of a failure with all ``dl-*`` attributes."""
+    """Return the message of a failure with all ``gizmo-dl-*`` attributes."""
     return _with(failure.message, as_attributes(failure))
 
 
@@ -67,42 +96,54 @@ def will_not_pass(failure: BaseException) -> bool:
 
 
 def _versions(failure: Failure) -> Iterator[Mapping[str, str]]:
-    """Yield the ``dl-*`` attributes of a dead letter, then fewer and shorter ones."""
+    """Yield the ``gizmo-dl-*`` attributes of a dead letter, then fewer and shorter ones."""
     attributes = as_attributes(failure)
     yield attributes
-    short = {name: cut(text, _SHORT) for name, text in attributes.items()}
+    sources = {n: text for n, text in attributes.items() if n == HOPS or n.endswith(_SOURCE)}
+    short = {name: cut(text, _SHORT) for name, text in attributes.items()} | sources
     yield short
-    for names in (_ESSENTIAL, _SOURCE):
-        yield {name: short[name] for name in names if name != "dl-source-topic"} | {
-            "dl-source-topic": attributes["dl-source-topic"]
-        }
+    yield {name: short[name] for name in _ESSENTIAL} | sources
+    yield sources
     yield {}
 
 
 def as_attributes(failure: Failure) -> dict[str, str]:
-    """Return the ``dl-*`` attributes of a dead letter.
+    """Return the ``gizmo-dl-*`` attributes of a dead letter.
 
-    ``dl-attempts`` counts the attempts in all deliveries, as far as the broker counts deliveries;
-    ``dl-first-failed-at`` is the first failure in the last delivery. Each attribute is cut to 1,024
-    characters, because brokers limit them, and unprintable characters are escaped, because an error
-    may quote the message.
+    ``gizmo-dl-attempts`` counts the attempts in all deliveries, as far as the broker counts them;
+    ``gizmo-dl-first-failed-at`` is the first failure in the last delivery. Each attribute is cut to
+    1,024 characters, because brokers limit them, and unprintable characters are escaped, because an
+    error may quote the message.
+
+    A message that is a dead letter already keeps the attributes of its earlier failures, under the
+    number of the failure: the first source is gizmo-dl-1-source-topic.
     """
     message, reason, error, subscription, first_failed_at = failure
     earlier = (message.delivery - 1) * subscription.retry.attempts
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
     headers = {
-        "dl-reason": error.reason or reason if isinstance(error, Reject) else reason,
-        "dl-exception": f"{type(error).__module__}.{type(error).__qualname__}: {text_of(error)}",
-        "dl-source-topic": message.topic,
-        "dl-source-subscription": subscription.subscription,
-        "dl-message-id": message.id,
-        "dl-deliveries": message.delivery,
-        "dl-attempts": earlier + message.attempt,
-        "dl-first-failed-at": first_failed_at.isoformat(),
-        "dl-handler": subscription.name,
+        "gizmo-dl-reason": error.reason or reason if isinstance(error, Reject) else reason,
+        "gizmo-dl-exception": f"{kind}: {text_of(error)}",
+        "gizmo-dl-source-topic": message.topic,
+        "gizmo-dl-source-subscription": subscription.subscription,
+        "gizmo-dl-message-id": message.id,
+        "gizmo-dl-deliveries": message.delivery,
+        "gizmo-dl-attempts": earlier + message.attempt,
+        "gizmo-dl-first-failed-at": first_failed_at.isoformat(),
+        "gizmo-dl-handler": subscription.name,
     }
     if message.partition is not None:
-        headers["dl-source-partition"] = message.partition
-    return {name: _text(value) for name, value in headers.items()}
+        headers["gizmo-dl-source-partition"] = message.partition
+    hops = hops_of(message.attributes)
+    earlier_failure = {
+        f"{PREFIX}{hops}-{name.removeprefix(PREFIX)}": text
+        for name, text in message.attributes.items()
+        if name in _LEVEL
+    }
+    return {name: _text(value) for name, value in headers.items()} | {
+        **earlier_failure,
+        HOPS: str(hops + 1),
+    }
 
 
 def _text(value: object) -> str:
@@ -113,12 +154,36 @@ def _text(value: object) -> str:
         return escape(f"({type(value).__name__})")
 
 
+def hops_of(attributes: Mapping[str, str]) -> int:
+    """Return how often a message was dead-lettered; 0 if it is no dead letter.
+
+    The sender may choose the attribute: any text but a number from 1 to 99 counts as the first.
+    """
+    text = attributes.get(HOPS, "")
+    if text.isascii() and text.isdecimal() and len(text) <= 2 and int(text):
+        return int(text)
+    return int(not _LEVEL.isdisjoint(attributes))
+
+
+def without_last_failure(attributes: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the attributes that a message had before it was dead-lettered the last time."""
+    earlier = hops_of(attributes) - 1
+    restored = removed(attributes, lambda name: name in _LEVEL or name == HOPS)
+    if earlier < 1:
+        return restored
+    numbered = {name: f"{PREFIX}{earlier}-{name.removeprefix(PREFIX)}" for name in _LEVEL}
+    found = {name: restored[old] for name, old in numbered.items() if old in restored}
+    restored = removed(restored, lambda name: name in numbered.values())
+    return merged(restored, found | {HOPS: str(earlier)})
+
+
 def _with(message: Message, attributes: Mapping[str, str]) -> Message:
+    kept = removed(message.attributes, lambda name: name in _LEVEL)
     return Message(
         message.topic,
         message.body,
         key=message.key,
-        attributes={**message.attributes, **attributes},
+        attributes=merged(kept, attributes),
         id=message.id,
         published_at=message.published_at,
     )

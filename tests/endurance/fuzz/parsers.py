@@ -227,7 +227,14 @@ _BYTES = st.binary(max_size=40) | texts().map(str.encode)
 _NAMES = st.sampled_from(
     (
         *("content-type", "traceparent", "tracestate", "ce-specversion", "ce-type", "ce-source"),
-        *("ce-id", "ce-time", "dl-reason", "dl-redriven", "dl-source-topic", "correlation-id"),
+        *(
+            "ce-id",
+            "ce-time",
+            "gizmo-dl-reason",
+            "gizmo-dl-redriven",
+            "gizmo-dl-source-topic",
+            "correlation-id",
+        ),
     )
 ) | _BYTES.map(lambda name: name.decode("utf-8", "surrogateescape"))
 _HEADERS = st.lists(st.tuples(_NAMES, st.none() | _BYTES), max_size=8)

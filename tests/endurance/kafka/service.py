@@ -64,7 +64,7 @@ class Recorder(Service):
     async def record(self, cat: Cat, message: Message) -> None:
         """Handle a message."""
         started = monotonic()
-        if cat.poison and "dl-redriven" not in message.attributes:
+        if cat.poison and "gizmo-dl-redriven" not in message.attributes:
             raise ValueError("poison")
         if cat.seconds >= _SLOW:
             logger.info("%s %d is slow", cat.name, cat.number)

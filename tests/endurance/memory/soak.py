@@ -298,7 +298,7 @@ class Undertaker:
     @subscribe("buried", subscription="undertaker")
     async def on_dead(self, body: bytes, message: Message) -> None:
         """Cross a dead message off."""
-        ledger = self._ledgers[message.attributes["dl-source-subscription"]]
+        ledger = self._ledgers[message.attributes["gizmo-dl-source-subscription"]]
         ledger.end(_id(body), "buried")
 
 

@@ -123,13 +123,16 @@ async def test_the_dead_letter_follows_the_last_delivery() -> None:
     assert bench.receiver.acked == [original]
     (dead,) = bench.dead
     assert (dead.body, dead.key, dead.attributes["a"]) == (b"body", "k", "b")
-    assert dead.attributes["dl-reason"] == "exhausted"
-    assert dead.attributes["dl-exception"] == "builtins.ValueError: bad cat"
-    assert dead.attributes["dl-source-topic"] == "t"
-    assert dead.attributes["dl-message-id"] == "7"
-    assert (dead.attributes["dl-deliveries"], dead.attributes["dl-attempts"]) == ("3", "6")
-    assert dead.attributes["dl-handler"] == "Cats.on_cat"
-    assert dead.attributes["dl-first-failed-at"].endswith("+00:00")
+    assert dead.attributes["gizmo-dl-reason"] == "exhausted"
+    assert dead.attributes["gizmo-dl-exception"] == "builtins.ValueError: bad cat"
+    assert dead.attributes["gizmo-dl-source-topic"] == "t"
+    assert dead.attributes["gizmo-dl-message-id"] == "7"
+    assert (dead.attributes["gizmo-dl-deliveries"], dead.attributes["gizmo-dl-attempts"]) == (
+        "3",
+        "6",
+    )
+    assert dead.attributes["gizmo-dl-handler"] == "Cats.on_cat"
+    assert dead.attributes["gizmo-dl-first-failed-at"].endswith("+00:00")
     assert bench.metric("dead_lettered", "exhausted") == 1
 
 
@@ -184,8 +187,8 @@ async def test_reject_is_dead_lettered_at_once_with_its_reason() -> None:
         bench.receiver.put(message())
         await until(lambda: bench.settled)
     assert bench.outcomes == [("1", "dead_letter")]
-    assert bench.dead[0].attributes["dl-reason"] == "no such cat"
-    assert bench.dead[0].attributes["dl-attempts"] == "1"
+    assert bench.dead[0].attributes["gizmo-dl-reason"] == "no such cat"
+    assert bench.dead[0].attributes["gizmo-dl-attempts"] == "1"
     assert bench.sleeps == []
 
 
@@ -201,7 +204,7 @@ async def test_an_undecodable_message_is_dead_lettered_once() -> None:
         bench.receiver.put(message(b"bad", id="1", key="k"), message(id="2", key="k"))
         await until(lambda: len(bench.settled) == 2)
     assert bench.outcomes == [("1", "dead_letter"), ("2", "ack")]
-    assert bench.dead[0].attributes["dl-reason"] == "undecodable"
+    assert bench.dead[0].attributes["gizmo-dl-reason"] == "undecodable"
 
 
 async def test_a_message_whose_dead_letter_is_refused_is_not_acked() -> None:

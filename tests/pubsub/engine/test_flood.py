@@ -87,7 +87,7 @@ async def test_the_report_of_a_flood_in_a_message_is_short(
     async with serve(Floods) as served:
         assert await served.deliver(topic, value) == "dead_letter"
         (dead,) = served.published("dead")
-    assert says in dead.attributes["dl-exception"]
+    assert says in dead.attributes["gizmo-dl-exception"]
     assert all(len(text) < LIMIT for text in dead.attributes.values())
     assert any(says in line for line in lines(caplog))
     assert max(len(line) for line in lines(caplog)) < 20 * LIMIT
@@ -99,8 +99,8 @@ async def test_a_dead_letter_has_no_terminal_escapes(topic: str) -> None:
     async with serve(Floods) as served:
         await served.deliver(topic, "cat\r\nERROR \x1b[2J\x9b31m\u202e\u2028")
         (dead,) = served.published("dead")
-    written = {name: text for name, text in dead.attributes.items() if name.startswith("dl-")}
-    assert written["dl-exception"].endswith(r": cat\r\nERROR \x1b[2J\x9b31m\u202e\u2028")
+    written = {name: text for name, text in dead.attributes.items() if name.startswith("gizmo-dl-")}
+    assert written["gizmo-dl-exception"].endswith(r": cat\r\nERROR \x1b[2J\x9b31m\u202e\u2028")
     assert all(text.isprintable() for text in written.values())
 
 

@@ -52,8 +52,8 @@ async def test_an_unreadable_message_becomes_a_dead_letter_in_its_turn() -> None
     assert bench.outcomes == [("1", "ack"), ("2", "dead_letter"), ("3", "ack")]
     assert handled == ["1", "3"]
     (dead,) = bench.dead
-    assert dead.attributes["dl-reason"] == "undecodable"
-    assert dead.attributes["dl-exception"].endswith("UndecodableMessage: no such name")
+    assert dead.attributes["gizmo-dl-reason"] == "undecodable"
+    assert dead.attributes["gizmo-dl-exception"].endswith("UndecodableMessage: no such name")
 
 
 async def test_an_unreadable_message_is_left_out_of_its_batch() -> None:

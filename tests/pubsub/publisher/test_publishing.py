@@ -11,6 +11,7 @@ from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.context import propagated_attributes
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Message, RetryPolicy
+from gizmopy.pubsub.message import RepeatedAttributes
 from tests.pubsub.publisher.support import (
     PERMANENT,
     TRANSIENT,
@@ -178,3 +179,18 @@ async def test_failures_are_counted_by_kind() -> None:
     with pytest.raises(UsageError):
         await out.publish("1")
     assert failures(metrics) == dict.fromkeys(kinds, 1) | {"permanent": 2}
+
+
+async def test_what_came_in_may_go_out() -> None:
+    """Bytes that are not UTF-8, and several attributes of one name, are forwarded as they came."""
+    sender = GatedSender()
+    pairs = (("via", "a"), ("trace", "\udcff\udcfe"), ("via", "b"))
+    async with publisher(sender) as out:
+        await out.publish(b"x", key="\udcff", attributes=RepeatedAttributes(pairs))
+        received = Message("t", b"x", key="\udcff", attributes=RepeatedAttributes(pairs))
+        await out.publish(received, attributes={"more": "1"})
+    assert [tuple(message.attributes.items())[-3:] for message in sender.sent] == [
+        pairs,
+        (*pairs[1:], ("more", "1")),
+    ]
+    assert tuple(sender.sent[1].attributes.items())[:3] == pairs

@@ -101,13 +101,13 @@ def dead(body: bytes = b"cat", *, source: str = "cats", key: str | None = None, 
     """Return a dead letter as the engine makes it."""
     attributes = {
         "colour": "red",
-        "dl-reason": "exhausted",
-        "dl-exception": "builtins.ValueError: no",
-        "dl-source-topic": source,
-        "dl-message-id": "7",
+        "gizmo-dl-reason": "exhausted",
+        "gizmo-dl-exception": "builtins.ValueError: no",
+        "gizmo-dl-source-topic": source,
+        "gizmo-dl-message-id": "7",
     }
     number = str(next(_numbers))
-    named = {name.replace("_", "-"): text for name, text in more.items()}
+    named = {f"gizmo-{name}".replace("_", "-"): text for name, text in more.items()}
     return Message("dead", body, key=key, attributes=attributes | named, id=number)
 
 

@@ -22,7 +22,7 @@ from tests.pubsub.support import until
 
 
 async def test_a_dead_letter_is_published_as_the_original_message() -> None:
-    """Body, key and attributes are kept; of dl-* only the count and the date of the redrive."""
+    """Body, key and attributes are kept; of ours only count and date of the redrive."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -44,7 +44,7 @@ async def test_a_tombstone_goes_back() -> None:
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
-    await fill(queues, Message("dead", None, key="k", attributes={"dl-source-topic": "cats"}))
+    await fill(queues, Message("dead", None, key="k", attributes={"gizmo-dl-source-topic": "cats"}))
 
     await Run(queues).run()
 
@@ -67,7 +67,7 @@ async def test_a_tombstone_goes_back() -> None:
     ],
 )
 def test_a_loop_is_counted(earlier: str, count: str) -> None:
-    """Each redrive adds one to dl-redriven, up to a million; invalid text counts as 0."""
+    """Each redrive adds one to gizmo-dl-redriven, up to a million; invalid text counts as 0."""
     again = restored(dead(dl_redriven=earlier), "now")
     assert again.attributes[REDRIVEN] == count
 
@@ -132,7 +132,7 @@ async def test_a_fault_of_a_driver_is_a_failure_too() -> None:
 
 
 async def test_a_dead_letter_without_a_source_topic_stays() -> None:
-    """A dead letter without dl-source-topic fails, unless the plan names a channel."""
+    """A dead letter without gizmo-dl-source-topic fails, unless the plan names a channel."""
     queues = Queues()
     cats = Reader(queues, "cats")
     await cats.begin()
@@ -141,7 +141,7 @@ async def test_a_dead_letter_without_a_source_topic_stays() -> None:
     run = Run(queues)
     await run.run()
     assert run.counts == (0, 0, 1)
-    assert "no dl-source-topic" in run.reasons[0]
+    assert "no gizmo-dl-source-topic" in run.reasons[0]
     assert await letters.bodies() == [b"stray"]
 
     run = Run(queues, to="cats")
@@ -235,7 +235,7 @@ async def test_the_messages_that_are_held_are_bounded(monkeypatch: pytest.Monkey
     run = Run(queues, match="nothing like that", wait=3600)
     await run.run()
 
-    assert run.stopped.startswith("5 messages with 12000 bytes were not moved")
+    assert run.stopped.startswith("5 messages with 12120 bytes were not moved")
     assert run.counts == (0, 5, 0)
     assert len(await letters.read()) == 9
 

@@ -37,7 +37,7 @@ async def test_nothing_is_published_to_a_topic_that_is_not_allowed() -> None:
 async def test_without_any_topic_all_are_counted_and_none_moves() -> None:
     """All are counted, also on a broker with positions, where the first could block the rest."""
     letters = [
-        Message("dead", b"x", attributes={"dl-source-topic": source}, id=str(number))
+        Message("dead", b"x", attributes={"gizmo-dl-source-topic": source}, id=str(number))
         for number, source in enumerate(("cats", "dogs", "cats"))
     ]
     broker = LogBroker(partitions=1)

@@ -143,7 +143,7 @@ async def test_a_malformed_header_name_makes_a_dead_letter(
             (letter,) = await in_time(receiver.receive(10, 10))
     assert letter.body == b"bad"
     assert letter.attributes[r"\udcff\udcfe"] == "x"
-    assert letter.attributes["dl-reason"] == "undecodable"
+    assert letter.attributes["gizmo-dl-reason"] == "undecodable"
 
 
 async def _until(condition: Callable[[], object]) -> None:
