@@ -153,11 +153,11 @@ def _with_defaults(parameters: Sequence[Any], values: Values) -> Values:
 
 
 def substitute(annotation: Any, values: Values) -> Any:
-    """Return ``annotation`` with each type variable in it replaced by its value."""
+    """Return ``annotation`` with each type variable, or class, in it replaced by its value."""
     if not values:
         return annotation
-    if isinstance(annotation, _VARIABLES):
-        return values.get(annotation, annotation)
+    if isinstance(annotation, (*_VARIABLES, type)) and annotation in values:
+        return values[annotation]
     if (found := _open_parameters(annotation)) and not get_args(annotation):
         return _substitute_open(annotation, found, values)
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -213,7 +213,9 @@ def _open_parameters(annotation: Any) -> Sequence[Any]:
     if isinstance(annotation, _ALIASES):
         return annotation.__type_params__ or variables_in(annotation.__value__)
     if _is_model(annotation):
-        found: Sequence[Any] = annotation.__pydantic_generic_metadata__["parameters"]
+        # BaseModel itself has no such attribute.
+        metadata: Mapping[str, Any] = getattr(annotation, "__pydantic_generic_metadata__", {})
+        found: Sequence[Any] = metadata.get("parameters", ())
         return found
     # A Protocol declares nothing that pydantic could validate.
     if isinstance(annotation, type) and not is_protocol(annotation) and annotation is not Generic:

@@ -21,6 +21,9 @@ ParameterLocation = Literal["path", "query", "header"]
 
 Function = Callable[..., Any]
 
+UNKNOWN_TYPE = (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError)
+"""The errors that pydantic raises for a type that it cannot validate."""
+
 
 class RequestParameter:
     """Bind a parameter to the request itself."""
@@ -110,7 +113,7 @@ def type_adapter(function: Function, parameter: Parameter) -> TypeAdapter[Any]:
         # ``int | str == str | int``, yet pydantic tries the members in order.
         shared = isinstance(annotation, type)
         return _shared_adapter(annotation) if shared else TypeAdapter(annotation)
-    except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError) as error:
+    except UNKNOWN_TYPE as error:
         why = str(error).partition("\n\n")[0]  # without pydantic's hints and its link to a page
         reason = f"parameter {parameter.name!r} has a type that cannot be validated: {why}"
         raise DeclarationError(function, reason) from error

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
 from aiohttp import web
+from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 
-from gizmopy.errors import UsageError
+from gizmopy.declaration import read_signature
+from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.web.decorators import Route
+from gizmopy.web.parameters import UNKNOWN_TYPE
+from gizmopy.web.result_json import ResultJSON, ResultMismatch, validated
+from gizmopy.web.results import BYTES, STATUSES_WITHOUT_BODY, ResultValue, read_result, union_of
 
 JSON = "application/json"
-
-_STATUSES_WITHOUT_BODY = frozenset((204, 205, 304))
 
 
 def json_response(value: object, status: int = 200, content_type: str = JSON) -> web.Response:
@@ -51,6 +54,8 @@ class RawResponse:
 Response = web.StreamResponse | RawResponse
 """The encoded result of an endpoint."""
 
+_EncodeValue = Callable[[object, int], Response]
+
 
 # StreamResponse is an abstract class: issubclass takes 0.4 µs, so the result is cached by type.
 @lru_cache(1024)
@@ -64,42 +69,112 @@ def response_encoder(route: Route, content_type: str = JSON) -> Callable[[object
     A response of aiohttp is returned unchanged. None becomes 204, bytes become
     ``application/octet-stream``, and any other value JSON of ``content_type``. A plain tuple of an
     int and a value gives the status, too; the body is left out if the value is None or the status
-    forbids one. The function raises UsageError if the status is not 200 to 599, or the value has
-    no JSON form.
+    forbids one. The annotation of the result decides which of these are right, which fields are
+    sent, and how.
+
+    Raises DeclarationError if the annotation has a type without a JSON form. The function raises
+    UsageError if the result does not have the declared type or no JSON form, or if the status is
+    not 200 to 599.
     """
+    declared = read_result(read_signature(route.function, route.owner).returns)
     endpoint = f"{route.method} {route.path}: {route.name}"
+
+    def compiled(value: ResultValue) -> _EncodeValue:
+        return _value_encoder(route, endpoint, value, content_type)
+
+    encode_alone = compiled(declared.alone)
+    by_status = {status: compiled(value) for status, value in declared.by_status.items()}
+    any_status = encode_alone if declared.alone.is_undeclared else None
+    if declared.with_status is not None:
+        any_status = compiled(declared.with_status)
+    takes_status = bool(by_status) or any_status is not None
 
     def encode(result: object) -> Response:
         if _is_aiohttp_response(type(result)):  # type: ignore[arg-type]  # mypy asks its instances' hash
             return cast(web.StreamResponse, result)
-        status, value = _split(result) if result is None or type(result) is tuple else (200, result)
+        if takes_status and type(result) is tuple and _has_status(result):
+            return encode_pair(*result)
+        return encode_alone(result, 204 if result is None else 200)
+
+    def encode_pair(status: int, value: object) -> Response:
+        encode_value = by_status.get(status, any_status)
         if not 200 <= status <= 599:
             raise UsageError(f"{endpoint} returned the status {status}; return 200 to 599")
-        if value is None or status in _STATUSES_WITHOUT_BODY:
+        if encode_value is None:
+            known = ", ".join(str(each) for each in sorted(by_status))
+            reason = f"returned the status {status}, but declares only: {known}"
+            raise UsageError(f"{endpoint} {reason}")
+        if status in STATUSES_WITHOUT_BODY:
             return web.Response(status=status)
-        if isinstance(value, (bytes, bytearray)):
-            return RawResponse(bytes(value), status, "application/octet-stream")
-        try:
-            return RawResponse(_encode_json(value), status, content_type)
-        except PydanticSerializationError as error:
-            name = type(value).__qualname__
-            reason = f"{endpoint} returned a {name}, which has no JSON form: {error}"
-            raise UsageError(reason) from error
+        return encode_value(value, int(status))
 
     return encode
 
 
-def _split(result: object) -> tuple[int, object]:
-    """Return the status and the value of a result that is None or a plain tuple.
+def _has_status(result: tuple[Any, ...]) -> bool:
+    """Return whether a plain tuple is a status and a value.
 
-    A tuple counts as ``(status, value)`` only if it has two items and the first is an int, but not
-    a bool. Any other is a value, and so is a named tuple.
+    It has two items, and the first is an int, but not a bool.
     """
-    if result is None:
-        return 204, None
-    if not isinstance(result, tuple) or len(result) != 2:
-        return 200, result
-    status, value = result
-    if not isinstance(status, int) or isinstance(status, bool):
-        return 200, result
-    return int(status), value
+    return len(result) == 2 and isinstance(result[0], int) and not isinstance(result[0], bool)
+
+
+def _value_encoder(
+    route: Route, endpoint: str, declared: ResultValue, content_type: str
+) -> _EncodeValue:
+    """Return the function that encodes a value, with a status, as the declared types say."""
+    takes_none = declared.has_none or declared.is_undeclared
+    takes_bytes = bool(declared.bytes_types) or declared.is_undeclared
+    read_bytes = _bytes_reader(declared.bytes_types)
+    to_bytes = _json_encoder(route, declared)
+
+    def encode(value: object, status: int) -> Response:
+        if value is None and takes_none:
+            return web.Response(status=status)
+        try:
+            if takes_bytes and (to_bytes is None or isinstance(value, BYTES)):
+                return RawResponse(read_bytes(value), status, "application/octet-stream")
+            if to_bytes is None or value is None:
+                raise ResultMismatch(_expected(declared))
+            return RawResponse(to_bytes(value), status, content_type)
+        except ResultMismatch as mismatch:
+            reason = f"which is not of the declared type: {mismatch}"
+        except PydanticSerializationError as error:
+            reason = f"which has no JSON form: {error}"
+        name = "None" if value is None else f"a {type(value).__qualname__}"
+        raise UsageError(f"{endpoint} returned {name}, {reason}")
+
+    return encode
+
+
+def _expected(declared: ResultValue) -> str:
+    names = [getattr(each, "__name__", str(each)) for each in declared.types]
+    names += ["bytes"] * bool(declared.bytes_types) + ["a response"] * declared.has_response
+    return f"annotate the endpoint with all that it returns, not only {' | '.join(names) or None}"
+
+
+def _bytes_reader(types: Sequence[Any]) -> Callable[[object], bytes]:
+    """Return the function that validates bytes."""
+    others = [each for each in types if not isinstance(each, type)]
+    adapter: TypeAdapter[Any] = TypeAdapter(union_of(others) if others else bytes)
+
+    def read(value: object) -> bytes:
+        data = bytes(value) if isinstance(value, BYTES) else value
+        found: bytes = validated(adapter.validator.validate_python, data)
+        return found
+
+    return read
+
+
+def _json_encoder(route: Route, declared: ResultValue) -> Callable[[object], bytes] | None:
+    if declared.is_undeclared:
+        return _encode_json
+    if not declared.types:
+        return None
+    try:
+        return ResultJSON(union_of(declared.types)).encode
+    except UNKNOWN_TYPE as error:
+        why = str(error).partition("\n\n")[0]  # without pydantic's hints and its link to a page
+        reason = f"its result has a type without a JSON form: {why}; return a type that pydantic"
+        remedy = "knows or a response of aiohttp.web, or annotate the result as Any"
+        raise DeclarationError(route.function, f"{reason} {remedy}") from error

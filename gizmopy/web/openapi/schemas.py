@@ -25,6 +25,12 @@ class TypeSchema:
     schema: Schema = field(default_factory=dict)
 
 
+_IN_PLACE_OF_NAN: dict[str | None, Schema] = {
+    "null": {"type": "null"},
+    "strings": {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]},
+}
+
+
 class _Generator(GenerateJsonSchema):
     """Leave out titles that repeat a name, and ignore defaults that have no JSON form."""
 
@@ -33,6 +39,14 @@ class _Generator(GenerateJsonSchema):
     def field_title_should_be_set(self, schema: Any) -> bool:
         """Return False: only titles that a model declares are set."""
         return False
+
+    def float_schema(self, schema: Any) -> Schema:
+        """Add what the config of a class writes in place of NaN; without it a result has none."""
+        number = super().float_schema(schema)
+        # A private attribute of pydantic: there is no public way to the config of the class.
+        config = getattr(getattr(self, "_config", None), "config_dict", {})
+        other = _IN_PLACE_OF_NAN.get(config.get("ser_json_inf_nan"))
+        return number if self.mode == "validation" or other is None else {"anyOf": [number, other]}
 
 
 def fill_schemas(types: Sequence[TypeSchema]) -> Schema:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NewType, NoReturn, Protocol
 
 import pytest
 from aiohttp import web
+from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, Json
 
 from gizmopy.web.decorators import Route, RouteOptions
 from tests.web.openapi.support import (
@@ -21,7 +23,26 @@ from tests.web.openapi.support import (
     document,
     nothing,
     responses_for,
+    returning,
 )
+
+
+class Sized(Protocol):
+    size: int
+
+
+class Price(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="null")
+    amount: float
+
+
+class TextPrice(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+    amount: float
+
+
+Picture = NewType("Picture", bytes)
+ARRAY = {"type": "array", "items": {"$ref": "#/components/schemas/Cat"}}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +58,12 @@ from tests.web.openapi.support import (
         (tuple[str, int], None),
         (tuple[bool, int], None),
         (tuple[int, ...], {"type": "array", "items": {"type": "integer"}}),
+        (Iterator[Cat], ARRAY),
+        (Json[list[Cat]], ARRAY),
+        (Base64Bytes, {"type": "string", "format": "base64"}),
+        (Annotated[int, AfterValidator(abs)], {"type": "integer"}),
+        (list[Sized], {"type": "array", "items": {}}),
+        (float, {"type": "number"}),
     ],
 )
 def test_a_value_is_a_json_response(returns: Any, schema: Any) -> None:
@@ -66,9 +93,28 @@ def test_none_is_a_response_without_a_body() -> None:
         }
 
 
+def test_a_union_with_metadata_may_be_none() -> None:
+    """The metadata of a union does not change its members."""
+    written = responses_for(Annotated[Cat | None, Field(description="text")])
+    assert written["204"] == {"description": "No Content"}
+    assert "200" in written
+
+
+def test_the_config_of_a_class_may_write_nan() -> None:
+    """The schema has what the answer has."""
+    for kind, other in (
+        (Price, {"type": "null"}),
+        (TextPrice, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}),
+    ):
+        schemas = document(Route("GET", "/", returning(kind)))["components"]["schemas"]
+        found = schemas[kind.__name__]["properties"]["amount"]
+        assert found == {"anyOf": [{"type": "number"}, other]}
+
+
 def test_bytes_are_an_octet_stream() -> None:
     """Bytes have a media type, and no schema."""
-    assert content_for(bytes, "200") == {"application/octet-stream": {}}
+    for returns in (bytes, Picture, Annotated[bytes, "text"], bytearray):
+        assert content_for(returns, "200") == {"application/octet-stream": {}}
     assert set(content_for(bytes | Cat, "200")) == {"application/octet-stream", "application/json"}
 
 
@@ -107,7 +153,9 @@ def test_a_status_that_the_endpoint_chooses_is_a_range(status: Any) -> None:
     assert written["default"]["content"] == written["500"]["content"] == {**own, **PROBLEM}
 
 
-@pytest.mark.parametrize("returns", [web.Response, web.StreamResponse, Any, object])
+@pytest.mark.parametrize(
+    "returns", [web.Response, web.StreamResponse, Any, object, BaseModel, tuple, Sized]
+)
 def test_an_unknown_result_has_no_schema(returns: Any) -> None:
     """A response of aiohttp may have any status and type."""
     written = responses_for(returns)

@@ -1,0 +1,181 @@
+"""Read what an endpoint may return, from the annotation of its result.
+
+- ``None``: no body (204)
+- ``tuple[int, T]``, ``tuple[Literal[200, 404], T]``: a status and a value
+- a response class: that response
+- ``bytes``: the body as it is
+- any other type: JSON, which that type filters and writes
+
+Nothing is declared by ``Any``, ``object``, the bare ``BaseModel`` and ``tuple``, a Protocol, or no
+annotation at all: then the value itself decides.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Annotated, Any, Literal, Never, NoReturn, Union, get_args, get_origin
+
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter
+from typing_extensions import is_protocol
+
+from gizmopy.declaration import REQUIRED
+from gizmopy.declaration.type_variables import substitute
+from gizmopy.web.annotations import UNIONS, alias_target, parts
+
+STATUSES_WITHOUT_BODY = frozenset((204, 205, 304))
+
+_UNDECLARED = (REQUIRED, Any, object, BaseModel, tuple)
+BYTES = (bytes, bytearray, memoryview)
+_ARRAYS = (
+    abc.Collection,
+    abc.Generator,
+    abc.Iterable,
+    abc.Iterator,
+    abc.KeysView,
+    abc.Reversible,
+    abc.ValuesView,
+)
+"""Types whose items are read one after the other, and sent as one array."""
+
+
+@dataclass(slots=True)
+class ResultValue:
+    """The types of the value that comes with a status; the members of a union are apart."""
+
+    types: list[Any] = field(default_factory=list)
+    """Types that are sent as JSON."""
+    bytes_types: list[Any] = field(default_factory=list)
+    """Types that are sent as they are."""
+    has_none: bool = False
+    has_response: bool = False
+    is_undeclared: bool = False
+    """Whether any value is right, and encoded by its own class."""
+
+    def add(self, annotation: Any) -> None:
+        """Add one member of a union."""
+        if annotation is NoneType:
+            self.has_none = True
+        elif is_class(annotation, web.StreamResponse):
+            self.has_response = True
+        elif _is_undeclared(annotation):
+            self.is_undeclared = True
+        elif _is_bytes(annotation):
+            self.bytes_types.append(annotation)
+        else:
+            self.types.append(_declared(annotation))
+            self.has_none = self.has_none or _contains_none(annotation)
+
+
+@dataclass(slots=True)
+class Result:
+    """The values that an endpoint may return: alone, with any status, or with a certain one."""
+
+    alone: ResultValue = field(default_factory=ResultValue)
+    with_status: ResultValue | None = None
+    by_status: dict[int, ResultValue] = field(default_factory=dict)
+
+    @property
+    def has_status(self) -> bool:
+        """Whether the endpoint may return a pair of a status and a value."""
+        return self.with_status is not None or bool(self.by_status)
+
+
+def read_result(annotation: Any) -> Result:
+    """Return the values that the annotation of a result declares."""
+    result = Result()
+    for member in _members(annotation):
+        for value, inner in _split(result, member):
+            for each in _members(inner):
+                value.add(each)
+    return result
+
+
+def _split(result: Result, member: Any) -> Iterator[tuple[ResultValue, Any]]:
+    """Yield where the value of ``member`` belongs, and its type."""
+    arguments = get_args(member)
+    if get_origin(member) is not tuple or len(arguments) != 2 or arguments[1] is Ellipsis:
+        if member not in (NoReturn, Never):
+            yield result.alone, member
+        return
+    status, inner = arguments
+    status = _without_metadata(status)
+    literals = get_args(status) if get_origin(status) is Literal else ()
+    if literals and all(_is_status(type(each)) for each in literals):
+        for each in literals:
+            yield result.by_status.setdefault(int(each), ResultValue()), inner
+    elif _is_status(status):
+        result.with_status = result.with_status or ResultValue()
+        yield result.with_status, inner
+    else:
+        yield result.alone, member
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the one type."""
+    if annotation is None:
+        return [NoneType]
+    if (target := alias_target(annotation)) is not None and get_origin(target) in UNIONS:
+        return _members(target)
+    if get_origin(annotation) in UNIONS:
+        return [each for member in get_args(annotation) for each in _members(member)]
+    return [annotation]
+
+
+def union_of(types: Sequence[Any]) -> Any:
+    """Return the union of types, or the one type."""
+    return Union[tuple(types)]  # noqa: UP007 - made from a list
+
+
+def _without_metadata(annotation: Any) -> Any:
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return annotation
+
+
+def _contains_none(annotation: Any) -> bool:
+    """Return whether a union with metadata includes None: ``Annotated[Cat | None, …]``."""
+    inner = _without_metadata(annotation)
+    return inner is not annotation and NoneType in _members(inner)
+
+
+def is_class(annotation: Any, kinds: type | tuple[type, ...]) -> bool:
+    """Return whether ``annotation`` is one of these classes, or a subclass."""
+    return isinstance(annotation, type) and issubclass(annotation, kinds)
+
+
+def _is_status(annotation: Any) -> bool:
+    return is_class(annotation, int) and annotation is not bool
+
+
+def _is_undeclared(annotation: Any) -> bool:
+    annotation = _without_metadata(annotation)
+    if any(annotation is each for each in _UNDECLARED):
+        return True
+    return is_protocol(get_origin(annotation) or annotation)
+
+
+def _is_bytes(annotation: Any) -> bool:
+    """Return whether a type is sent as it is: bytes that nothing in the annotation encodes."""
+    if is_class(annotation, BYTES):
+        return True
+    if not any(each is bytes for each in parts(annotation)):
+        return False
+    try:
+        schema: Mapping[str, Any] = TypeAdapter(annotation).core_schema
+    except Exception:  # noqa: BLE001 - the compilation of the type reports it
+        return False
+    return schema["type"] == "bytes" and "serialization" not in schema
+
+
+def _declared(annotation: Any) -> Any:
+    """Return the type for pydantic: Any for a Protocol in it, and a list for an iterator."""
+    protocols = {part: Any for part in parts(annotation) if is_protocol(part)}
+    annotation = substitute(annotation, protocols)
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if origin in _ARRAYS:
+        return list[arguments[0]] if arguments else list  # type: ignore[valid-type]  # made here
+    return annotation
