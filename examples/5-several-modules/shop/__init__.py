@@ -1,1 +1,1 @@
-"""A shop in several modules: orders, customers, and the service that joins them."""
+"""A shop in several modules: customers, orders, stock, their store, and the service."""

@@ -1,34 +1,34 @@
-"""Customers: endpoints of an object of its own, as a table."""
+"""Customers: endpoints."""
 
 from __future__ import annotations
 
-from gizmopy import Problem
-from gizmopy.web import EndpointTable
+from gizmopy import Endpoints, Problem, get, put
+from shop.store import Customer, Store
 
 
-class Customers:
-    """Stores customers. It is not a service, so a test needs no daemon."""
+class Customers(Endpoints):
+    """Store customers."""
 
-    def __init__(self) -> None:
-        self.names: dict[str, str] = {}
+    prefix = "/customers"
+    tags = ("customers",)
 
-    def endpoints(self) -> EndpointTable:
-        """Return the endpoints: path, method, and the function that answers."""
-        return {
-            "/customers": {"GET": self.list_customers},
-            "/customers/{id}": {"GET": self.get_customer, "PUT": self.put_customer},
-        }
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
-    async def list_customers(self) -> list[str]:
-        """Return the ids of all customers."""
-        return sorted(self.names)
+    @get("")
+    async def list_customers(self) -> list[Customer]:
+        """Return all customers."""
+        return list(self.store.customers.values())
 
-    async def get_customer(self, id: str) -> dict[str, str]:
+    @get("/{id}")
+    async def get_customer(self, id: str) -> Customer:
         """Return a customer."""
-        if id not in self.names:
+        if id not in self.store.customers:
             raise Problem(404, f"There is no customer {id!r}.")
-        return {"id": id, "name": self.names[id]}
+        return self.store.customers[id]
 
-    async def put_customer(self, id: str, customer: dict[str, str]) -> None:
+    @put("/{id}")
+    async def put_customer(self, id: str, name: str) -> Customer:
         """Store a customer."""
-        self.names[id] = customer["name"]
+        customer = self.store.customers[id] = Customer(id=id, name=name)
+        return customer

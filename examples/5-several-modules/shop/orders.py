@@ -1,45 +1,35 @@
-"""Orders: endpoints and a message handler, as a mixin of the service."""
+"""Orders: endpoints that publish."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import ClassVar, Literal
 
-from gizmopy import Problem, Service, get, post, subscribe
-
-
-class Order(BaseModel):
-    """An order of a customer."""
-
-    id: int
-    customer: str
+from gizmopy import Endpoints, Problem, get, post
+from shop.store import Order, Store
 
 
-class OrderEndpoints(Service):
-    """Accepts orders, and ships them when their message arrives.
+class Orders(Endpoints):
+    """Accept orders, and publish them."""
 
-    A mixin keeps its state under names that no other mixin uses, and so are its methods named.
-    """
+    prefix = "/orders"
+    tags = ("orders",)
+    publishes: ClassVar = {"orders": Order}
 
-    orders: dict[int, Order]
-    shipped: set[int]
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
-    @post("/orders")
-    async def create_order(self, order: Order) -> tuple[int, Order]:
+    @post("")
+    async def create_order(self, order: Order) -> tuple[Literal[201], Order]:
         """Store an order, and publish it."""
-        if order.id in self.orders:
+        if order.id in self.store.orders:
             raise Problem(409, f"There is an order {order.id} already.")
-        self.orders[order.id] = order
-        await self.publish("orders", order, key=order.customer)
+        self.store.orders[order.id] = order
+        await self.publish("orders", order, key=order.item)
         return 201, order
 
-    @get("/orders/{id}")
+    @get("/{id}")
     async def get_order(self, id: int) -> Order:
         """Return an order."""
-        if id not in self.orders:
+        if id not in self.store.orders:
             raise Problem(404, f"There is no order {id}.")
-        return self.orders[id]
-
-    @subscribe("orders", order="key")
-    async def on_order(self, order: Order) -> None:
-        """Ship an order."""
-        self.shipped.add(order.id)
+        return self.store.orders[id]

@@ -1,32 +1,31 @@
-"""Test the shop: objects alone, and the whole daemon."""
+"""Test the whole daemon."""
 
-import pytest
-from shop.customers import Customers
-from shop.service import Shop
+from shop.service import Shop, ShopSettings
 
 import pubsubtest
-from gizmopy import Problem
 
 
-async def test_an_unknown_customer_is_a_problem() -> None:
-    """An object is tested without a daemon."""
-    with pytest.raises(Problem, match="no customer"):
-        await Customers().get_customer("tom")
-
-
-async def test_a_customer_is_stored() -> None:
-    """The endpoints of a table have the prefix of the service, and bound parameters."""
-    async with pubsubtest.serve(Shop) as shop:
-        response = await shop.http.put("/v1/customers/tom", json={"name": "Tom"})
-        assert response.status == 204
-        response = await shop.http.get("/v1/customers/tom")
-        assert await response.json() == {"id": "tom", "name": "Tom"}
-
-
-async def test_an_order_is_shipped() -> None:
-    """The endpoint publishes, and the handler of the same daemon ships."""
-    async with pubsubtest.serve(Shop) as shop:
-        response = await shop.http.post("/v1/orders", json={"id": 1, "customer": "tom"})
-        assert response.status == 201
+async def test_an_order_reduces_the_stock() -> None:
+    """One module publishes, and another one handles the message."""
+    async with pubsubtest.serve(Shop, settings=ShopSettings(stock={"apple": 1})) as shop:
+        for number in (1, 2):
+            order = {"id": number, "customer": "tom", "item": "apple"}
+            assert (await shop.http.post("/v1/orders", json=order)).status == 201
         await shop.idle()
-        assert shop.service.shipped == {1}
+        assert shop.service.store.stock == {"apple": 0}
+        assert len(shop.published("orders.refused")) == 1
+
+
+async def test_the_staff_endpoints_are_the_only_ones_with_a_key() -> None:
+    """The middleware of the service is around all endpoints, that of a module around its own."""
+    async with pubsubtest.serve(Shop) as shop:
+        assert (await shop.http.get("/v1/stock/apple")).status == 401
+        response = await shop.http.get("/v1/customers")
+        assert response.status == 200
+        assert "no-cache" in response.headers["Cache-Control"]
+
+
+async def test_the_store_is_checked() -> None:
+    """A health check of a module is one of the service."""
+    async with pubsubtest.serve(Shop) as shop:
+        assert (await shop.http.get("/readyz/store_is_open")).status == 200
