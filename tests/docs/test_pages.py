@@ -109,3 +109,19 @@ def test_the_errors_in_troubleshooting_exist() -> None:
 
     assert len(quoted) > 20
     assert [text for text in quoted if text not in texts] == []
+
+
+def test_every_logger_with_a_name_of_its_own_is_in_the_reference() -> None:
+    """A logger whose name is not that of its module has a row that names the module's folder."""
+    page = (ROOT / "docs/reference/loggers.md").read_text()
+    rows = dict(re.findall(r"^\| `(gizmopy[\w.]+)` \|.*\| (`.+`) \|$", page, flags=re.M))
+    found = set()
+    for path in (ROOT / "gizmopy").rglob("*.py"):
+        for name in re.findall(
+            r'^logger = logging.getLogger\("(.+)"\)', path.read_text(), flags=re.M
+        ):
+            found.add(name)
+            folder, _, _ = rows[name].strip("`").split("`")[0].rpartition("/")
+            assert path.is_relative_to(ROOT / folder)
+
+    assert found == rows.keys()
