@@ -25,9 +25,10 @@ directory, which has a file for each secret. Each variable can also be in a file
 the variable with `_FILE` behind its name. An empty variable counts as unset. A secret has no flag.
 
 Write a duration as `1m30s`, `500ms`, or as a number of seconds. In variables and flags, write lists
-and tables as JSON. A setting that is a model has a variable and a flag for each of its fields:
-`DATABASE__HOST`, `--database.host`. Each setting of a broker, in a section of its own below, can
-also be a parameter in the broker's URL, by the last part of its name: see [kafka.md](kafka.md).
+and tables as JSON; in lists of hosts, networks and origins commas do as well: `a.org,b.org`. A
+setting that is a model has a variable and a flag for each of its fields: `DATABASE__HOST`,
+`--database.host`. Each setting of a broker, in a section of its own below, can also be a parameter
+in the broker's URL, by the last part of its name: see [kafka.md](kafka.md).
 
 """
 

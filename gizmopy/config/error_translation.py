@@ -49,7 +49,7 @@ class ErrorTranslator:
     The reason for a quotable setting is the message of pydantic or of the validator. For any other
     setting it is pydantic's message, if that never quotes the value. A message of a validator may
     quote the value or a changed form of it. So every value that may be a secret, and every part of
-    one, is masked in it, and it is left out if the setting is a secret.
+    one, is masked in it. The message is left out if the setting is a secret.
     """
 
     def __init__(self, schema: Section, values: Iterable[SourceValue]) -> None:

@@ -75,8 +75,9 @@ def load(
     ``argv`` is the command line without the program's name. ``environ`` is the environment
     (default: that of the process). ``dotenv`` is the path of a file of NAME=value lines, which may
     be missing; None: no file; if it is left out, ``env_file`` of the class is read instead, if it
-    is set. In the environment and in flags, lists and dicts are JSON. Raises ConfigError with every
-    problem, and DeclarationError if the class has a declaration without an effect.
+    is set. In the environment and in flags, lists and dicts are JSON; the lists of hosts, networks
+    and origins may have commas instead. Raises ConfigError with every problem, and DeclarationError
+    if the class has a declaration without an effect.
     """
     environ = os.environ if environ is None else environ
     schema = read_schema(cls)

@@ -21,7 +21,7 @@ from gizmopy.config.secrets.redaction import field_types
 
 _IMPORT: Any = ImportString
 
-REASON = "names code to import, and .env must not name code"
+REASON = "names code to import, which neither .env nor a file named there may do"
 
 
 def field_names_code(info: FieldInfo) -> bool:

@@ -22,7 +22,8 @@ from gizmopy.pubsub.registry import open_driver
 
 ROOT = Path(__file__).parents[2]
 REFUSED = (
-    "names code to import, and .env must not name code; set it in the environment, by a flag, or in"
+    "names code to import, which neither .env nor a file named there may do; "
+    "set it in the environment, by a flag, or in"
 )
 
 

@@ -226,8 +226,8 @@ class KafkaSettings(BaseModel):
     def with_defaults(self, url: str, topic: str = "") -> str:
         """Return a ``kafka://`` URL with these settings added unless it has its own values.
 
-        The topic is an exception: if the URL has none, it is the parameter ``topic``. URLs of other
-        brokers are returned unchanged. Raises UsageError if ``url`` is not a valid URL.
+        The topic is an exception: if the URL has none, the argument ``topic`` is used. URLs of
+        other brokers are returned unchanged. Raises UsageError if ``url`` is not a valid URL.
         """
         parts = split_broker_url(url)
         if parts.scheme != SCHEME:
