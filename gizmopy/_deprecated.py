@@ -1,7 +1,7 @@
 """Keep a renamed public name importable until the release that removes it.
 
-A module assigns the result to ``__getattr__`` (PEP 562), so that an old name costs nothing until
-somebody imports it::
+A module assigns the result to ``__getattr__`` (PEP 562), so that an old name costs nothing until it
+is imported::
 
     __getattr__ = renamed(__name__, {"Endpoints": "gizmopy.web:EndpointTable"})
 

@@ -187,7 +187,7 @@ class Served(Generic[E]):
         except TimeoutError:
             raise TimeoutError(
                 f"the message to {topic!r} was not settled within {timeout:g} s: its handler hangs,"
-                " or always fails and has no dead letter channel (the log has its errors)"
+                " or always fails and has no dead-letter channel (the log has its errors)"
             ) from None
         finally:
             del self._broker.deliveries[message.id]

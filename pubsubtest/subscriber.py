@@ -126,7 +126,7 @@ class FakeSubscriber:
         if (missing := script.count - len(outcomes)) > 0:
             raise TimeoutError(
                 f"{missing} of {script.count} messages were not settled within {timeout:g} s: "
-                f"{self.subscription.name} hangs, or always fails and has no dead letter channel "
+                f"{self.subscription.name} hangs, or always fails and has no dead-letter channel "
                 "(the log has its errors)"
             )
         return [outcomes[place] for place in range(script.count)]

@@ -416,7 +416,8 @@ def _start_error(
     """Return the error of a subscription that cannot be connected, with the remedy."""
     name = f"channel {subscription.channel!r} ({subscription.name})"
     if isinstance(error, (UnknownScheme, DriverNotInstalled)):
-        return StartError(f"{name}: {error}; GIZMO_PUBSUB_URL is the broker of every channel")
+        variable = f"GIZMO_SUBSCRIPTION_{channel_key(subscription.channel)}"
+        return StartError(f"{name}: {error}; set GIZMO_PUBSUB_URL, or {variable} for this channel")
     remedy = ""
     if isinstance(error, TopicNotFound):
         variable = f"GIZMO_SUBSCRIPTION_{channel_key(subscription.channel)}"

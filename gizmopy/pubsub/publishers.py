@@ -349,7 +349,7 @@ def _start_error(channel: str, error: GizmoError, *, is_dead_letter: bool) -> St
     if isinstance(error, TopicNotFound):
         remedy = f"; create it, or set {variable} to another one"
     if is_dead_letter:
-        text = f"cannot publish to the dead letter channel {channel!r}: {error}{remedy}"
+        text = f"cannot publish to the dead-letter channel {channel!r}: {error}{remedy}"
     else:
         text = f"cannot publish to channel {channel!r}: {error}{remedy}"
     return StartError(text)

@@ -319,7 +319,7 @@ async def test_an_unknown_dead_letter_channel_fails_the_start() -> None:
     far.error = TopicNotFound("no topic 'dead-cats'")
     options = {"open_driver": two_drivers(far), "topics": {"DEAD_CATS": "far://host/dead"}}
     async with Log().channels(**options) as channels:
-        with pytest.raises(StartError, match=r"dead letter channel 'dead-cats'.*GIZMO_TOPIC_DEAD"):
+        with pytest.raises(StartError, match=r"dead-letter channel 'dead-cats'.*GIZMO_TOPIC_DEAD"):
             await channels.start(collected(Service(channels)))
 
 

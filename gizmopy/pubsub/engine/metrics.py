@@ -88,7 +88,7 @@ class SubscriberMetrics(Observer):
         )
         self._stuck = metrics.counter(
             "gizmo_pubsub_stuck",
-            "Messages that failed for good without a dead letter channel, by reason",
+            "Messages that failed for good without a dead-letter channel, by reason",
             (*_LABELS, "reason"),
         )
         self._lease_extensions = metrics.counter(
@@ -125,7 +125,7 @@ class SubscriberMetrics(Observer):
         self._dead_lettered.child(*self._values, reason).value += 1
 
     def stuck(self, message: Message, reason: str, error: BaseException) -> None:
-        """Count a message without a dead letter channel, by the reason that it needs one."""
+        """Count a message without a dead-letter channel, by the reason that it needs one."""
         self._stuck.child(*self._values, reason).value += 1
 
     def settled(

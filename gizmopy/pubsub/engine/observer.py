@@ -62,7 +62,7 @@ class Observer:
         """
 
     def stuck(self, message: Message, reason: str, error: BaseException) -> None:
-        """Observe that a message should be dead-lettered, but there is no dead letter channel."""
+        """Observe that a message should be dead-lettered, but there is no dead-letter channel."""
 
     def settled(
         self, messages: Sequence[Message], outcome: str, error: BaseException | None

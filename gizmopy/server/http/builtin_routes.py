@@ -134,7 +134,7 @@ class _Documentation:
     async def openapi(self, request: web.Request) -> web.Response:
         """Return the OpenAPI document."""
         # It takes some milliseconds for each route, so it is made once, and in another thread. A
-        # client that disconnects must not cancel it for the others: hence the shield.
+        # client that disconnects must not cancel it for the others, so it is shielded.
         if self._document is None:
             self._document = asyncio.get_running_loop().run_in_executor(None, self._write)
         body = await asyncio.shield(self._document)

@@ -60,7 +60,7 @@ class ClientTimeouts:
     idle: float
     """To send another request."""
     min_send_rate: float = 0.0
-    """How many bytes of a response a client must read each second; 0: any number."""
+    """How many bytes of a response a client must read each second; 0: no limit."""
 
 
 class ClientProgress:

@@ -48,7 +48,7 @@ class Endpoint:
         self.call = call
         """Its handler, with the middleware."""
         self.timeout = timeout
-        """How many seconds a request may take; 0: any number."""
+        """How many seconds a request may take; 0: no limit."""
         self.cancellable = cancellable
         """Whether a request is cancelled if its client is gone."""
         self.builtin = builtin
@@ -62,7 +62,7 @@ class Endpoint:
         self.is_guarded = is_guarded
         """Whether its method may change something, so that the origin of a request is checked."""
         self.max_body = max_body
-        """The most bytes of a request's body; 0: any number, None: the server's limit."""
+        """The most bytes of a request's body; 0: no limit, None: the server's limit."""
         self.min_send_rate = min_send_rate
         """How many bytes a second a client must read of a response; None: the server's limit."""
         self.stats: dict[tuple[str, int], RouteStats] = {}

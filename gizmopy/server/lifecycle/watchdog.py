@@ -8,8 +8,8 @@ that multiprocessing joins.
 There are two stages. First a thread ends the process with an exit code of ours. The thread needs
 the GIL, which a regular expression or another call in C may hold for hours. So two seconds later
 faulthandler, whose timer thread runs without Python, writes the stack of every thread to standard
-error and ends the process with 1. So it does once the interpreter destroys itself, when no other
-thread can run.
+error and ends the process with 1. It also ends the process if it hangs while the interpreter is
+finalized, when no Python thread can run.
 
 A process has one faulthandler timer, and this module uses it. Another program that sets it, such as
 pytest with ``faulthandler_timeout``, replaces ours, and ours replaces theirs.

@@ -28,7 +28,7 @@ class BodyOwner(Protocol):
     """The connection that a body arrives on."""
 
     max_body: int
-    """The most bytes of the body; 0: any number, or the endpoint is not known yet."""
+    """The most bytes of the body; 0: no limit, or the endpoint is not known yet."""
     decompressor: Decompressor | None
     """The decompressor of the body; None if it is not compressed."""
 

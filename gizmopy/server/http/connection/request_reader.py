@@ -64,7 +64,7 @@ class RequestReader(ConnectionProtocol):
         """The transport until ``connection_lost``; aiohttp sets its own to None earlier."""
         self.framing = Framing()
         self.max_body = 0
-        """The most bytes of the current body; 0: any number, or the endpoint is not known yet."""
+        """The most bytes of the current body; 0: no limit, or the endpoint is not known yet."""
         self.decompressor: Decompressor | None = None
         """The decompressor of the current body; None if it is not compressed."""
         self.host = ""

@@ -119,9 +119,9 @@ class ServedRequest(Request):
     """How many seconds it took, set when it has ended."""
 
     accepts_raw_response: bool
-    """Whether it is an HTTP/1.1 request with a body in its response and no end of the connection.
+    """Whether its response may be written raw.
 
-    Neither HEAD, nor ``Connection: close``, nor a request for another protocol.
+    It is HTTP/1.1, not HEAD, without ``Connection: close`` or ``Upgrade``.
     """
     is_last = False
     """Whether its connection ends after it."""

@@ -19,7 +19,7 @@ Without it, connections that began together, after a deploy, would all reconnect
 
 @dataclass(frozen=True, slots=True)
 class Turnover:
-    """How long a connection lasts, in requests and in seconds; 0: any number."""
+    """How long a connection lasts, in requests and in seconds; 0: no limit."""
 
     requests: int = 0
     seconds: float = 0.0
