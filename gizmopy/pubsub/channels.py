@@ -31,6 +31,7 @@ from gizmopy.pubsub.publishers import Publishers, close_all
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.pubsub.supervisor import Supervisor
+from gizmopy.pubsub.unconsumed import UnconsumedSender
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,9 @@ class Channels:
         self._publishers = Publishers(
             service, publishes, self._make_publisher, metrics=metrics, sleep=sleep
         )
+        self._early: dict[int, _Consumer] = {}
+        """The subscriptions that are connected and wait for the start, by their id()."""
+        self._consumed: set[Destination] = set()
         self._running: list[_Running] = []
         self._deadline = Deadline()
         """The end of the drain that runs."""
@@ -117,6 +121,7 @@ class Channels:
 
     async def __aexit__(self, *exc_info: object) -> None:
         try:
+            await self._drain_early()
             await self.drain(0)
         finally:
             # A drain that was cancelled has left subscribers running.
@@ -166,8 +171,13 @@ class Channels:
         """Return a publisher that is not connected yet, and how long a caller waits for that."""
         destination = self._destinations.for_publishing(channel)
         driver = self._driver(destination)
+        sender = driver.sender(destination.topic)
+        if driver.capabilities.process_local and destination not in self._consumed:
+            sender = UnconsumedSender(
+                sender, destination, metrics=self._metrics, consumed=self._consumed
+            )
         publisher = Publisher(
-            driver.sender(destination.topic),
+            sender,
             destination.topic,
             metrics=self._metrics,
             limits=driver.capabilities,
@@ -188,6 +198,26 @@ class Channels:
 
     # Consuming.
 
+    async def connect_local(self, subscriptions: Sequence[Subscription]) -> None:
+        """Connect the subscriptions to brokers in this process, before the start of all of them.
+
+        Such a broker keeps messages only for subscriptions that exist: without this, it would drop
+        those that ``lifespan`` publishes. Raises StartError as ``start`` does.
+        """
+        for subscription in subscriptions:
+            destination = self._destination(subscription)
+            self._consumed.add(destination)
+            try:
+                is_local = self._driver(destination).capabilities.process_local
+            except GizmoError as error:
+                raise _start_error(subscription, destination, error) from error
+            if is_local:
+                self._early[id(subscription)] = await self._connect(subscription, destination)
+
+    async def _drain_early(self) -> None:
+        while self._early:
+            await self._early.popitem()[1].supervisor.drain(0)
+
     async def start(self, subscriptions: Sequence[Subscription]) -> None:
         """Connect all ``subscriptions`` and the declared channels, then start consuming.
 
@@ -195,6 +225,7 @@ class Channels:
         Raises StartError, which names the channel and the remedy; nothing is left running then.
         """
         destinations = [self._destination(subscription) for subscription in subscriptions]
+        self._consumed.update(destinations)
         _reject_duplicate_handlers(subscriptions, destinations)
         self._reject_cycles(subscriptions, destinations)
         await self._publishers.connect_all(
@@ -203,7 +234,8 @@ class Channels:
         consumers: list[_Consumer] = []
         try:
             for subscription, destination in zip(subscriptions, destinations, strict=True):
-                consumers.append(await self._connect(subscription, destination))
+                consumer = self._early.pop(id(subscription), None)
+                consumers.append(consumer or await self._connect(subscription, destination))
         except BaseException:
             for consumer in consumers:
                 await consumer.supervisor.drain(0)

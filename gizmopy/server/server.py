@@ -160,8 +160,8 @@ class SimpleServer:
         # Listen before the service opens its resources, which may take minutes: a liveness probe
         # that is refused for so long would restart the process again and again.
         await self._listen(lifetime)
-        # The channels open before the lifespan and close after it, so that lifespan can publish.
-        await lifetime.enter_async_context(self.channels)
+        await lifetime.enter_async_context(self.channels)  # first: lifespan may publish
+        await self.channels.connect_local(self.subscriptions)
         await self._enter_lifespan(lifetime)
         lifetime.callback(self._enter, Phase.CLEANUP)
         await self.channels.start(self.subscriptions)

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -271,7 +272,7 @@ async def test_a_start_that_fails_is_undone() -> None:
 
     class Refusing:
         def __init__(self, inner: Driver) -> None:
-            self.capabilities = inner.capabilities
+            self.capabilities = replace(inner.capabilities, process_local=False)
             self.sender = inner.sender
             self.aclose = inner.aclose
 
