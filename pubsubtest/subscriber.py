@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from gizmopy.errors import UsageError
-from gizmopy.observe.context import new_id
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import (
     Capabilities,
@@ -20,10 +19,8 @@ from gizmopy.pubsub import (
     collect_subscriptions,
     subscribe,
 )
-from gizmopy.pubsub.codecs import encode
 from gizmopy.pubsub.driver import Results, Revoke
-from gizmopy.pubsub.message import CONTENT_TYPE
-from pubsubtest.publisher import Recorded
+from pubsubtest.publisher import Recorded, RecordingPublisher
 
 LONGEST_WAIT = 0.001
 """The longest wait of a retry, in seconds, so that tests do not wait for backoff."""
@@ -53,12 +50,24 @@ def incoming(
     """Return the message that a subscriber receives if ``value`` is published.
 
     ``value`` is anything that can be published: a model, a dict, a protobuf message, text, bytes,
-    or None for a tombstone. Raises UsageError if it cannot be encoded.
+    a Message, or None for a tombstone. A Message keeps its id and date. Raises UsageError if a
+    publisher would.
     """
-    body, content_type = encode(value)
-    headers = {CONTENT_TYPE: content_type} if content_type else {}
-    headers.update(attributes or {})
-    return Message(topic, body, key=key, attributes=headers, id=new_id(), delivery=delivery)
+    message = RecordingPublisher(topic).compose(value, key, attributes)
+    if isinstance(value, Message):
+        message.id = value.id or message.id
+        message = Message.received(
+            topic,
+            message.body,
+            message.key,
+            message.attributes,
+            message.id,
+            value.published_at,
+            value.partition,
+            value.raw,
+        )
+    message.delivery = delivery
+    return message
 
 
 class Outcome(str):

@@ -11,6 +11,8 @@ from time import time
 from types import MappingProxyType
 from typing import Any, Self
 
+from pydantic import BaseModel
+
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.context import new_id, propagated_attributes
 from gizmopy.observe.metrics import Metrics
@@ -142,12 +144,14 @@ class Publisher:
         Messages. The next value is taken from ``values`` when the one before has found room in the
         buffer. Other calls take turns with this one.
 
-        Raises UsageError on a closed publisher, and any error that iterating over ``values``
+        Raises UsageError on a closed publisher, on one text, bytes or mapping in place of several
+        values, and any error that iterating over ``values``
         raises; never an error of one item. If the call is cancelled, or ``values`` raises, some
         messages may be sent.
         """
         if self._is_closed:
             raise self._closed_error()
+        check_several(values)
         return await self._batcher.send_many(self._compose_each(values, key, attributes))
 
     async def aclose(self, timeout: float = _FLUSH_SECONDS) -> None:
@@ -244,10 +248,21 @@ def _content_type(content_type: str) -> Mapping[str, str]:
 _OCTETS = _content_type(BytesCodec.content_type)
 
 
+def check_several(values: object) -> None:
+    """Reject one value in place of several: a text would be published letter by letter."""
+    one = (str, bytes, bytearray, memoryview, Mapping, Message, BaseModel)
+    if isinstance(values, one) or not isinstance(values, Iterable):
+        kind = type(values).__name__
+        raise UsageError(f"publish_many takes several values, not one {kind}; pass [value]")
+
+
 def _check_key(key: Any) -> None:
     """Reject a key that is not text, or cannot be encoded."""
     if not isinstance(key, str):
-        raise UsageError(f"key={cut(repr(key))} is not text; use str(...)")
+        remedy = "str(...)"
+        if isinstance(key, (bytes, bytearray)):  # str(b"a") is "b'a'"
+            remedy = 'key.decode("utf-8", "surrogateescape")'
+        raise UsageError(f"key={cut(repr(key))} is not text; use {remedy}")
     try:
         key.isascii() or key.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -270,7 +285,9 @@ def _checked(attributes: Mapping[Any, Any]) -> Mapping[str, str]:
     for name, text in attributes.items():
         if not isinstance(name, str) or not isinstance(text, str):
             given = f"{cut(repr(name))}={cut(repr(text))}"
-            raise UsageError(f"attribute {given} is not text; use str(...)")
+            is_bytes = isinstance(text, (bytes, bytearray))
+            remedy = '.decode("utf-8", "surrogateescape")' if is_bytes else "str(...)"
+            raise UsageError(f"attribute {given} is not text; use {remedy}")
         try:
             name.encode()
             text.encode("utf-8", "surrogateescape")

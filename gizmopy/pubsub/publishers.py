@@ -31,7 +31,7 @@ from gizmopy.observe.context import time_left
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.driver import Results
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
-from gizmopy.pubsub.publisher import Publisher
+from gizmopy.pubsub.publisher import Publisher, check_several
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.untrusted.error_text import describe_error, text_of
 
@@ -263,6 +263,7 @@ class Publishers:
         attributes: Mapping[str, str] | None,
     ) -> Results:
         """Connect the publisher of ``channel``, then publish ``values``."""
+        check_several(values)
         connecting = self._get(channel)
         try:
             await connecting.connect()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
@@ -270,3 +270,32 @@ async def test_a_replaced_subscriber_counts_once() -> None:
         assert await dogs.deliver("dogs", "Rex") == "ack"
         restarts = await (await dogs.http.get("/metrics")).text()
         assert 'gizmo_pubsub_restarts_total{subscription="dogs",topic="dogs"} 3' in restarts
+
+
+class Strict(Service):
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self.received: list[Message] = []
+
+    @subscribe("strict")
+    async def on_message(self, message: Message) -> None:
+        self.received.append(message)
+
+
+async def test_deliver_refuses_what_a_publisher_refuses() -> None:
+    """A key and attributes are text, as they are for a broker."""
+    async with pubsubtest.serve(Strict) as served:
+        wrong: Any
+        for wrong in ({"key": 1}, {"attributes": {"n": 1}}):
+            with pytest.raises(UsageError, match="not text"):
+                await served.deliver("strict", "x", **wrong)
+
+
+async def test_deliver_takes_a_message() -> None:
+    """Body, key, attributes and id are its own; the arguments are added."""
+    given = Message("other", b"x", key="k", attributes={"a": "1"}, id="7")
+    async with pubsubtest.serve(Strict) as served:
+        assert await served.deliver("strict", given, attributes={"b": "2"}) == "ack"
+        (message,) = served.service.received
+    assert (message.topic, message.body, message.key, message.id) == ("strict", b"x", "k", "7")
+    assert message.attributes == {"a": "1", "b": "2"}

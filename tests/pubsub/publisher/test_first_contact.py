@@ -101,9 +101,9 @@ async def test_a_first_publish_ends_before_the_deadline_of_its_caller() -> None:
     """The caller has time to answer, instead of being cancelled at its deadline."""
     far = Far()
     async with channels(far) as out:
-        token = deadline.set(time.monotonic() + 0.2)
+        token = deadline.set(time.monotonic() + 2)
         try:
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(2):
                 with pytest.raises(PubSubError, match=r"nothing was sent"):
                     await out.publish("cats", "Tom")
         finally:

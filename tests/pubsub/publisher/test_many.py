@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from gizmopy.errors import UsageError
 from gizmopy.observe.metrics import Metrics
@@ -126,3 +128,19 @@ async def test_publish_many_on_a_closed_publisher_raises() -> None:
     with pytest.raises(UsageError, match="closed"):
         await out.publish_many(["1"])
     assert failures(metrics) == {"closed": 1}
+
+
+class Cat(BaseModel):
+    name: str
+
+
+@pytest.mark.parametrize(
+    "one", ["hello", b"hello", bytearray(b"x"), {"a": 1}, Message("t", b"x"), Cat(name="Tom"), 1]
+)
+async def test_one_value_is_not_several(one: Any) -> None:
+    """A text would be published letter by letter, and a model as its fields."""
+    sender = GatedSender()
+    async with publisher(sender) as out:
+        with pytest.raises(UsageError, match=r"several values, not one \w+; pass \[value\]"):
+            await out.publish_many(one)
+    assert not sender.batches

@@ -102,6 +102,8 @@ async def test_a_driver_that_returns_too_few_results_has_failed() -> None:
     ("value", "options", "reason"),
     [
         ("x", {"key": 1}, "key=1 is not text"),
+        ("x", {"key": b"k"}, r'not text; use key.decode\("utf-8", "surrogateescape"\)'),
+        ("x", {"attributes": {"n": b"k"}}, r'use .decode\("utf-8", "surrogateescape"\)'),
         ("x", {"key": "\ud800"}, "cannot be encoded as UTF-8"),
         ("x", {"attributes": {"n": 1}}, "attribute 'n'=1 is not text"),
         ("x", {"attributes": {"n": "\ud800"}}, "cannot be encoded as UTF-8"),
