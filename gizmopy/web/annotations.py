@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Json, TypeAdapter
 
 UNIONS = (Union, types.UnionType)
 _COLLECTIONS = (list, tuple, set, frozenset, Sequence, Set)
+_COLLECTION_SCHEMAS = ("frozenset", "list", "set", "tuple")
 _NON_TEXT_TYPES = (bytes, bytearray, memoryview, Any, object)
 
 
@@ -29,18 +30,53 @@ class Query:
     name: str = ""
 
 
-def parts(annotation: Any) -> list[Any]:
-    """Return ``annotation`` and every part of it: type arguments, metadata, targets of aliases."""
+def parts(annotation: Any, *, skip: Callable[[Any], bool] = lambda _: False) -> list[Any]:
+    """Return ``annotation`` and every part of it: type arguments, metadata, targets of aliases.
+
+    A part that ``skip`` returns True for is left out, with its own parts.
+    """
     found: list[Any] = []
     rest = [annotation]
     while rest:
         part = rest.pop()
         # A type alias may refer to itself (``type Tree = list[Tree]``): visit each part once.
-        if part is None or any(part is known for known in found):
+        if part is None or any(part is known for known in found) or skip(part):
             continue
         found.append(part)
         rest += [get_origin(part), *get_args(part), alias_target(part)]
     return found
+
+
+def is_converted(annotation: Any) -> bool:
+    """Return whether the metadata of a type reads one text, whatever the type is.
+
+    ``BeforeValidator(split)`` on ``list[str]`` takes a text and returns a list. A validator may say
+    that it takes a list: by ``json_schema_input_type=list[str]``.
+    """
+    schema = _schema_of(annotation)
+    if schema.get("type") == "json":
+        return True
+    if schema.get("type") not in ("function-before", "function-plain", "function-wrap"):
+        return False
+    return schema.get("json_schema_input_schema", {}).get("type") not in _COLLECTION_SCHEMAS
+
+
+def _is_json(annotation: Any) -> bool:
+    """Return whether a type is pydantic's Json: the text of one parameter, and not the body."""
+    return _schema_of(annotation).get("type") == "json"
+
+
+def _schema_of(annotation: Any) -> Mapping[str, Any]:
+    """Return pydantic's schema of a type with metadata; empty for any other."""
+    if get_origin(annotation) is not Annotated and annotation is not Json:
+        return {}
+    try:
+        schema: Mapping[str, Any] = TypeAdapter(annotation).core_schema
+    except Exception:  # noqa: BLE001 - the compilation of the parameter reports it
+        return {}
+    while schema["type"] == "function-after":
+        schema = schema["schema"]
+    return schema
 
 
 def marks_of(annotation: Any) -> list[Header | Query]:
@@ -58,12 +94,15 @@ def is_structure(annotation: Any) -> bool:
     """Return whether a type is, or contains, a model, a dataclass or a mapping: a JSON object."""
     return any(
         isinstance(part, type) and (issubclass(part, (BaseModel, Mapping)) or is_dataclass(part))
-        for part in parts(annotation)
+        for part in parts(annotation, skip=_is_json)
     )
 
 
 def is_repeated(annotation: Any) -> bool:
-    """Return whether a type is a list, tuple or set, and so takes each value of its name."""
+    """Return whether a type is a list, tuple or set, and so takes each value of its name.
+
+    It is not if its metadata reads one text.
+    """
     return any(_is_collection(each) for each in _alternatives(annotation))
 
 
@@ -73,7 +112,7 @@ def non_text_part(annotation: Any) -> Any | None:
     Text is a string, or a list of strings if the name is repeated. It gives neither bytes nor a
     list of lists; and in a union of a list and another type, one value could be either.
     """
-    for part in parts(annotation):
+    for part in parts(annotation, skip=is_converted):
         if part in _NON_TEXT_TYPES or _rejects_text(part):
             return part
     alternatives = [each for each in _alternatives(annotation) if each is not types.NoneType]
@@ -81,7 +120,7 @@ def non_text_part(annotation: Any) -> Any | None:
         return annotation
     for each in alternatives:
         for inner in get_args(each):
-            if _is_collection(each) and any(map(_is_collection, parts(inner))):
+            if _is_collection(each) and any(map(_is_collection, parts(inner, skip=is_converted))):
                 return each
     return None
 
@@ -106,7 +145,12 @@ def _is_collection(part: Any) -> bool:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """Return the members of a union, or the one type, with aliases and metadata removed."""
+    """Return the members of a union, or the one type, with aliases and metadata removed.
+
+    A type whose metadata reads one text is text.
+    """
+    if is_converted(annotation):
+        return [str]
     if get_origin(annotation) is Annotated:
         return _alternatives(get_args(annotation)[0])
     if (target := alias_target(annotation)) is not None:

@@ -13,7 +13,7 @@ from pydantic_core import SchemaError, ValidationError
 
 from gizmopy.declaration import Parameter
 from gizmopy.errors import DeclarationError
-from gizmopy.web.annotations import is_repeated, is_structure, non_text_part
+from gizmopy.web.annotations import is_converted, is_repeated, is_structure, non_text_part
 from gizmopy.web.problems import FieldError, field_error, field_errors
 
 ParameterLocation = Literal["path", "query", "header"]
@@ -121,7 +121,9 @@ def type_adapter(function: Function, parameter: Parameter) -> TypeAdapter[Any]:
 
 def _check_type(function: Function, parameter: Parameter, location: ParameterLocation) -> None:
     annotation, name = parameter.annotation, parameter.name
-    if is_structure(annotation) or (location == "path" and is_repeated(annotation)):
+    if (is_structure(annotation) and not is_converted(annotation)) or (
+        location == "path" and is_repeated(annotation)
+    ):
         reason = f"{location} parameter {name!r} is one text, which cannot be a {annotation!r}"
         raise DeclarationError(function, reason)
     if (part := non_text_part(annotation)) is not None:

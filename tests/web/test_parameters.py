@@ -10,7 +10,16 @@ from uuid import UUID
 
 import pytest
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    Json,
+    PlainValidator,
+    WrapValidator,
+)
+from yarl import URL
 
 from gizmopy.web import Header, Query, Request
 from gizmopy.web.decorators import Route
@@ -199,3 +208,90 @@ async def test_a_bug_in_a_validator_is_a_server_error() -> None:
     function = echo_endpoint(x=Annotated[int, AfterValidator(fail)])
     async with serve(Route("GET", "/", function)) as client:
         assert (await client.get("/?x=1")).status == 500
+
+
+class Numbered(enum.Enum):
+    ONE = 1
+
+
+class Filter(BaseModel):
+    name: str
+
+
+def split(text: str) -> list[str]:
+    """Split a text; a list has no such method."""
+    return text.split(",")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        (Json[list[int]], "[1,2]", [1, 2]),
+        (Json[list[int]] | None, "[1]", [1]),
+        (Json[Filter], '{"name":"Tom"}', Filter(name="Tom")),
+        (Json[dict[str, int]], '{"a":1}', {"a": 1}),
+        (Annotated[Json[list[int]], Query("a")], "[1]", [1]),
+        (Json, "[1]", [1]),
+        (Annotated[list[str], BeforeValidator(split)], "a,b", ["a", "b"]),
+        (Annotated[list[str], BeforeValidator(split)], "", [""]),
+        (Annotated[list[int], BeforeValidator(split), Field(max_length=2)], "1,2", [1, 2]),
+        (Annotated[list[int] | None, BeforeValidator(split)], "1", [1]),
+        (Annotated[list[int], BeforeValidator(split)] | None, "1", [1]),
+        (Annotated[set[int], PlainValidator(lambda text: {len(text)})], "abc", {3}),
+        (Annotated[list[int], WrapValidator(lambda text, call: call(split(text)))], "1", [1]),
+        (Annotated[list[list[int]], BeforeValidator(lambda text: [split(text)])], "1", [[1]]),
+        (Annotated[Literal[1, 2], BeforeValidator(int)], "2", 2),
+        (Annotated[Numbered, BeforeValidator(int)], "1", Numbered.ONE),
+        (
+            Annotated[date, BeforeValidator(lambda text: date(int(text), 1, 1))],
+            "26",
+            date(26, 1, 1),
+        ),
+        (Annotated[bytes, BeforeValidator(str.encode)], "a", b"a"),
+        (
+            Annotated[dict[str, int], BeforeValidator(lambda text: {text: 1}), Query("a")],
+            "x",
+            {"x": 1},
+        ),
+        (
+            Annotated[Filter, BeforeValidator(lambda text: Filter(name=text)), Query("a")],
+            "Tom",
+            Filter(name="Tom"),
+        ),
+    ],
+)
+async def test_metadata_may_read_one_text(annotation: Any, text: str, value: object) -> None:
+    """A validator or parser ahead of the type takes the text, whatever the type is."""
+    for location in ("query", "header", "path"):
+        if location != "query" and "Query" in repr(annotation):
+            continue
+        declared = Annotated[annotation, Header("a")] if location == "header" else annotation
+        path = "/x/{a}" if location == "path" else "/x"
+        if location == "path" and not text:
+            continue
+        async with serve(Route("GET", path, echo_endpoint(a=declared))) as client:
+            url = URL("/x") / text if location == "path" else URL("/x")
+            query = {"a": text} if location == "query" else {}
+            headers = {"a": text} if location == "header" else {}
+            answer = await client.get(url, params=query, headers=headers)
+            assert await json_of(answer) == {"a": repr(value)}
+
+
+async def test_metadata_may_take_a_list() -> None:
+    """A validator that declares a list as its input is given each value of the name."""
+    unique = BeforeValidator(lambda texts: sorted(set(texts)), json_schema_input_type=list[str])
+    after = AfterValidator(sorted)
+    for declared in (Annotated[list[int], unique], Annotated[list[int], after]):
+        async with serve(Route("GET", "/x", echo_endpoint(a=declared))) as client:
+            answer = await client.get("/x?a=2&a=1")
+            assert await json_of(answer) == {"a": "[1, 2]"}
+
+
+async def test_a_text_that_metadata_refuses_is_an_error_of_its_field() -> None:
+    """The fault names the parameter."""
+    declared = {"a": Json[list[int]], "b": Annotated[Literal[1], BeforeValidator(int)]}
+    async with serve(Route("GET", "/x", echo_endpoint(**declared))) as client:
+        assert await errors_of(await client.get("/x?a=[&b=x")) == [
+            ("query", "a", "json_invalid"),
+            ("query", "b", "value_error"),
+        ]

@@ -38,6 +38,7 @@ _VARIABLE = re.compile(r"\{([^{}:]*)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _PYTHON_ONLY = re.compile(r"\(\?(?:P|[aiLmsux-]+[:)]|[#(>])|\\[AZ]|[*+?}]\+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n\s*\n")
 
+_TEXTS = ("description", "deprecated", "examples")
 _DESCRIPTIONS = {ANY_SUCCESS: "Success", "default": "Any other answer"}
 
 FieldError = TypedDict("FieldError", {"in": str, "field": str, "message": str, "type": str})
@@ -238,6 +239,9 @@ def _parameter(parameter: TextParameter, name: str, schema: Schema, pattern: str
     """Return one parameter. Text is never null, and the default is that of the function."""
     described: Schema = {"name": name, "in": parameter.location, "required": parameter.required}
     schema = {key: value for key, value in _without_null(schema).items() if key != "default"}
+    if not parameter.repeated and schema.get("type") in ("array", "object"):
+        # The metadata of the type reads one text.
+        schema = {"type": "string", **{key: schema[key] for key in _TEXTS if key in schema}}
     if "description" in schema:
         described["description"] = schema.pop("description")
     if (default := _default(parameter.declared.default)) is not None:

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, Json
 
 from gizmopy.web import Header, Query
 from tests.web.openapi.support import (
@@ -103,3 +103,16 @@ def test_a_default_without_a_json_form_is_left_out() -> None:
         {"type": "integer"},
         {"type": "number"},
     ]
+
+
+def test_metadata_that_reads_one_text_is_described_as_text() -> None:
+    """The client sends one text, not an array."""
+
+    async def endpoint(
+        a: Json[list[int]], b: Annotated[list[str], BeforeValidator(lambda text: text.split(","))]
+    ) -> None: ...
+
+    parameters = parameters_of("/", endpoint)
+    assert parameters["a"]["schema"]["type"] == "string"
+    assert parameters["b"]["schema"] == {"type": "string"}
+    assert all("explode" not in each for each in parameters.values())
