@@ -12,8 +12,8 @@ The protocol of one connection, ``RequestHandler``:
 - ``_current_request`` and ``_task_handler``: the request that is served, and its task.
 - ``_close`` and ``_force_close``: whether the connection ends.
 - not underscored but undocumented: ``start``, the loop over the requests of a connection;
-  ``set_parser``, which begins a WebSocket; ``handle_error`` and ``finish_response``, the answer to
-  a request that could not be parsed, and the function that sends it.
+  ``set_parser``, which begins a WebSocket; ``handle_error`` and ``finish_response``, the response
+  to a request that could not be parsed, and the function that sends it.
 
 The base class of it, ``BaseProtocol``:
 

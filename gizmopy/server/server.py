@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 EXIT_FORCED = 70
 """The exit code of a daemon that did not drain before its deadline (EX_SOFTWARE, sysexits.h)."""
-_LAST_ANSWER_SECONDS = 0.1
-"""Time for a load balancer to read the last health answer before the listener closes."""
+_LAST_RESPONSE_SECONDS = 0.1
+"""Time for a load balancer to read the last health response before the listener closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +222,10 @@ class SimpleServer:
     async def _refuse_work(self, budget: ShutdownBudget) -> None:
         """DRAINING: report unready, but serve the requests that still arrive.
 
-        Readiness fails, every answer closes its connection, and subscribers stop receiving. The
+        Readiness fails, every response closes its connection, and subscribers stop receiving. The
         listener stays open for the drain delay: load balancers need a while to notice, and would
         send requests to a closed port until then. With the ``lb`` health check it stays open until
-        each load balancer that polls the health has received the new answer.
+        each load balancer that polls the health has received the new response.
         """
         # Measured with 32 keep-alive clients and a load balancer that notices after one second:
         # about 32 requests were lost and 550 refused without the delay, none with it.
@@ -239,7 +239,7 @@ class SimpleServer:
         if self.settings.health_check_type == "lb":
             load_balancers = self.application.load_balancers
             await budget.within(budget.remaining(), load_balancers.wait_aware())
-            await asyncio.sleep(_LAST_ANSWER_SECONDS)
+            await asyncio.sleep(_LAST_RESPONSE_SECONDS)
 
     async def _finish_requests(self, budget: ShutdownBudget) -> None:
         """STOPPING: close the listener, finish the requests, cancel them at the deadline."""

@@ -1,4 +1,4 @@
-"""Prepare text from outside for an error, a log line, an answer or a message attribute.
+"""Prepare text from outside for an error, a log line, a response or a message attribute.
 
 A sender chooses the length and the characters of its text. Quoted unchanged, one message made a
 log line of 17 MB, and an escape sequence made a terminal run a command.

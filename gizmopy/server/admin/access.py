@@ -106,7 +106,7 @@ class DebugGuard:
         logger.log(level, "/debug is on until this process ends%s: open %s", socket, debug_url)
 
     def __call__(self, handler: Handler) -> Handler:
-        """Return ``handler`` behind this guard. Caches must not store its answers.
+        """Return ``handler`` behind this guard. Caches must not store its responses.
 
         A browser that opens ``/debug/`` cannot send the token in a header. It gets a page with the
         401, and the page's script takes the token from the URL and requests again.

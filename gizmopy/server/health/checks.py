@@ -1,6 +1,6 @@
 """Decide whether the daemon is ready, from health checks that run in the background.
 
-A probe is answered from the last results: Kubernetes waits one second for an answer, so a slow
+A probe is answered from the last results: Kubernetes waits one second for a response, so a slow
 database must not delay it.
 """
 
@@ -175,7 +175,7 @@ class Health:
 
         While the daemon accepts work, it waits until each check has run once.
         """
-        # While the daemon refuses work, the answer does not depend on the checks. One of them may
+        # While the daemon refuses work, the response does not depend on the checks. One of them may
         # wait for a dependency that is down, and the probe must not time out.
         if self.accepting:
             await self._all_have_run.wait()

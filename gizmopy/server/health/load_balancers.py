@@ -41,7 +41,7 @@ class LoadBalancers:
         self._all_aware = asyncio.Event()
 
     def record_poll(self, address: str, healthy: bool) -> None:
-        """Record that ``address`` polled the health, and whether the answer was healthy."""
+        """Record that ``address`` polled the health, and whether the response was healthy."""
         self._forget_old()
         if address in self._last_polls or len(self._last_polls) < self._max_addresses:
             self._last_polls.pop(address, None)  # so that it moves to the end

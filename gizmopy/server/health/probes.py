@@ -22,7 +22,7 @@ CONTENT_TYPE = "application/health+json"
 """The content type of health as JSON (draft-inadarei-api-health-check)."""
 
 OnPoll = Callable[[str, bool], object]
-"""Called with the address of a client that polls readiness, and whether the answer is healthy."""
+"""Called with the address of a client that polls readiness, and whether the response is healthy."""
 
 _JSON = {CONTENT_TYPE, "application/json"}
 _HEADERS = {"Cache-Control": "no-store"}
@@ -39,7 +39,7 @@ def probe_endpoints(
     """Yield the path and handler of each probe; all of them answer GET.
 
     ``seconds_since_heartbeat`` returns the time since the event loop last ran. ``on_poll`` is
-    called with each answer about readiness as a whole, except for requests with the query
+    called with each response about readiness as a whole, except for requests with the query
     ``?deployer``. With the ``custom`` type, the service itself serves the health check's path.
     """
     stall = settings.liveness_stall.total_seconds()
@@ -80,8 +80,8 @@ class _Probes:
 
     async def livez(self, request: web.Request) -> web.Response:
         """Answer whether the event loop runs."""
-        # The loop runs now, or there would be no answer. It was blocked if its heartbeat, which has
-        # not had its turn yet, is old.
+        # The loop runs now, or there would be no response. It was blocked if its heartbeat, which
+        # has not had its turn yet, is old.
         age = self._seconds_since_heartbeat()
         problems = [f"the event loop has not run for {age:.0f} s"] if age > self._stall else []
         text = "".join(problems) or "ok"

@@ -65,7 +65,7 @@ class ErrorResponses:
     def _expected(
         self, request: ServedRequest, error: BaseException
     ) -> Problem | web.Response | None:
-        """Return the answer to an error that is no fault of the service; None for any other."""
+        """Return the response to an error that is no fault of the service; None for any other."""
         match error:
             case asyncio.CancelledError() if request.cancel_reason is CancelReason.SHUT_DOWN:
                 detail = "The server stopped before the request was answered."
@@ -91,7 +91,7 @@ class ErrorResponses:
     def _expected_group(
         self, request: ServedRequest, group: BaseExceptionGroup[BaseException]
     ) -> Problem | web.Response | None:
-        """Return the answer with the highest status; None if one error is the service's fault."""
+        """Return the response with the highest status; None if one error is the service's fault."""
         errors = list(members(group))
         gone = [each for each in errors if isinstance(each, ConnectionError)]
         if gone and request.is_client_gone:
