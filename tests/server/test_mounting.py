@@ -7,13 +7,24 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 from aiohttp import web
+from pydantic import BaseModel
 
 import pubsubtest
-from gizmopy import Endpoints, Message, Service, Settings, get, health_check, post, subscribe
+from gizmopy import (
+    Endpoints,
+    Message,
+    Service,
+    Settings,
+    get,
+    health_check,
+    post,
+    put,
+    subscribe,
+)
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.pubsub import collect_subscriptions
 from gizmopy.pubsub.handlers import Handler as MessageHandler
@@ -274,6 +285,41 @@ async def test_one_class_is_mounted_twice_under_two_prefixes() -> None:
     async with pubsubtest.serve(Both) as both:
         assert await (await both.http.get("/acme/dogs/2")).json() == ["acme", "dogs", 2]
         assert await (await both.http.get("/acme/cats/1")).json() == ["acme", "cats", 1]
+
+
+class Cat(BaseModel):
+    name: str
+
+
+class Dog(BaseModel):
+    weight: float
+
+
+T = TypeVar("T")
+
+
+class Collection(Endpoints, Generic[T]):
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    @put("/{id}")
+    async def put_item(self, id: int, item: T) -> T:
+        return item
+
+
+async def test_a_generic_class_is_mounted_with_several_types() -> None:
+    """``Collection[Cat](...)`` needs no subclass; each object has types of its own."""
+
+    class Animals(Service):
+        def mounts(self) -> Iterable[Endpoints]:
+            yield Collection[Cat]("/cats")
+            yield Collection[Dog]("/dogs")
+
+    async with pubsubtest.serve(Animals) as animals:
+        response = await animals.http.put("/dogs/1", json={"weight": "2.5"})
+        assert await response.json() == {"weight": 2.5}
+        assert (await animals.http.put("/cats/1", json={"weight": 2.5})).status == 422
+    assert "nothing sets the type variable T" in refused(Collection("/animals"))
 
 
 async def test_a_mounted_object_may_be_a_frozen_dataclass() -> None:
