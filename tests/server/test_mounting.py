@@ -131,6 +131,15 @@ class Customers(Endpoints):
         """Return a text."""
         return cls.__name__
 
+    def endpoints(self) -> EndpointTable:
+        """Return a function that is no method: its tag is the class of this object, too."""
+        return {"/plain": {"GET": plain}}
+
+
+async def plain() -> str:
+    """Return a text."""
+    return "plain"
+
 
 class Shop(Service):
     """Sells things."""
@@ -228,6 +237,7 @@ async def test_the_document_the_metrics_and_the_probes_know_mounted_objects() ->
             "/v1/customers/{id}": ["Customers"],
             "/v1/static": ["Customers"],
             "/v1/class": ["Customers"],
+            "/v1/plain": ["Customers"],
         }
         await shop.http.get("/v1/customers/tom")
         metrics = await (await shop.http.get("/metrics")).text()
