@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gizmopy.cli.parser import Parser
 from gizmopy.cli.target import find_service
 from gizmopy.server import Signals, run
+from gizmopy.server.lifecycle.standard_streams import reserve_standard_streams
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,6 +16,7 @@ def main(argv: Sequence[str]) -> int:
     Flags after the service are settings.
     """
     signals = Signals()
+    reserve_standard_streams()  # the import of the service may open files
     parser = Parser(prog="gizmopy run", description=__doc__)
     parser.usage = "%(prog)s module:Service [flags: see gizmopy config module:Service]"
     parser.add_argument("target", metavar="module:Service")

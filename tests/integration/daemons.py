@@ -31,7 +31,7 @@ class Daemon:
 
     def records(self) -> list[dict[str, Any]]:
         """Return every record logged so far."""
-        whole = self.log.read_text().rpartition("\n")[0]
+        whole = self.log.read_text().rpartition("\n")[0] if self.log.exists() else ""
         return [json.loads(line) for line in whole.splitlines()]
 
     def wait_for(self, text: str, timeout: float = 30) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.integration.daemons import StartDaemon
+import pytest
+
+from tests.integration.daemons import ROOT, StartDaemon
 
 SERVICE = """
 import asyncio, time
@@ -61,17 +63,43 @@ def test_a_hello_daemon_serves_until_it_is_stopped(
         assert daemon.stop() == 0
 
 
+CLOSING = """
+import os, sys
+for number in sys.argv[1]:
+    os.close(int(number))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+OPENING = """
+import socket
+opened = socket.create_server(("127.0.0.1", 0))
+from hello import Hello
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("closed", ["0", "1", "2", "01", "012"])
 def test_a_daemon_without_standard_streams_ends_normally(
-    start_daemon: StartDaemon, tmp_path: Path
+    start_daemon: StartDaemon, tmp_path: Path, closed: str, loop: str
 ) -> None:
-    """No connection gets the number of a closed standard stream, which uvloop would not close."""
-    close = "import os, sys; os.close(0); os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
-    daemon = start_daemon("-c", close, sys.executable, _service(tmp_path))
+    """No connection or file of the service gets the number of a closed standard stream.
+
+    uvloop aborts when it closes such a number, and children would inherit it.
+    """
+    _service(tmp_path)
+    (tmp_path / "opening.py").write_text(OPENING)
+    log = tmp_path / "log"
+    daemon = start_daemon(
+        *("-c", CLOSING, closed, sys.executable, "-m", "gizmopy", "run", "opening:Hello"),
+        GIZMO_LOOP=loop,
+        APP_LOG=str(log),
+        PYTHONPATH=f"{ROOT}:{tmp_path}",
+    )
+    daemon.log = log
     daemon.wait_for("hello: ready")
     assert daemon.request("GET", "/hello") == (200, '"hello"')
     opened = Path(f"/proc/{daemon.process.pid}/fd")
     if opened.exists():
-        assert {str((opened / number).readlink()) for number in "01"} == {os.devnull}
+        assert {str((opened / number).readlink()) for number in closed} == {os.devnull}
     assert daemon.stop() == 0
 
 
