@@ -15,8 +15,8 @@ def main(argv: Sequence[str]) -> int:
 
     Flags after the service are settings.
     """
-    signals = Signals()
     reserve_standard_streams()  # the import of the service may open files
+    signals = Signals()
     parser = Parser(prog="gizmopy run", description=__doc__)
     parser.usage = "%(prog)s module:Service [flags: see gizmopy config module:Service]"
     parser.add_argument("target", metavar="module:Service")

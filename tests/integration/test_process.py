@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.integration.daemons import ROOT, StartDaemon
 
 SERVICE = """
-import asyncio, time
+import asyncio, ctypes, time
 from gizmopy import Service, get
 
 class Hello(Service):
@@ -23,6 +24,18 @@ class Hello(Service):
     async def block(self) -> str:
         print("blocking", flush=True)
         time.sleep(60)
+        return "never"
+
+    @get("/short")
+    async def short(self) -> str:
+        print("short", flush=True)
+        await asyncio.sleep(0.5)
+        return "short"
+
+    @get("/hold")
+    async def hold(self) -> str:
+        print("holding", flush=True)
+        ctypes.PyDLL(None).sleep(60)  # it does not release the GIL
         return "never"
 
     @get("/thread")
@@ -163,3 +176,85 @@ def test_help_lists_the_settings(start_daemon: StartDaemon, tmp_path: Path) -> N
 
     assert daemon.process.wait(30) == 0
     assert "--http-port" in daemon.output.read_text()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_of_a_terminal_drains(
+    start_daemon: StartDaemon, tmp_path: Path, number: signal.Signals, loop: str
+) -> None:
+    """A request that is being served is answered, and the exit code is 0."""
+    daemon = start_daemon(_service(tmp_path), GIZMO_LOOP=loop)
+    daemon.wait_for("hello: ready")
+    with daemon.connect() as client:
+        client.settimeout(10)
+        client.sendall(b"GET /short HTTP/1.1\r\nHost: x\r\n\r\n")
+        daemon.wait_for_output("short")
+
+        assert daemon.stop(number) == 0
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    log = daemon.log.read_text()
+    assert f"stopping: {number.name}" in log
+    assert ("(most recent call first)" in log) == (number == signal.SIGQUIT)
+
+
+def test_sigquit_shows_the_stack_of_a_blocked_loop(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """The stacks are written although no Python code runs, and a third signal ends the process."""
+    daemon = start_daemon(_service(tmp_path))
+    with daemon.connect() as client:
+        client.sendall(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
+        daemon.wait_for_output("holding")
+        daemon.process.send_signal(signal.SIGQUIT)
+        deadline = time.monotonic() + 10
+        while "in hold\n" not in daemon.log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        daemon.process.kill()
+
+
+def test_nohup_keeps_a_daemon_from_sighup(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """A signal that was ignored when the process started stays ignored."""
+    ignore = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    daemon = start_daemon("-c", ignore, sys.executable, _service(tmp_path))
+    daemon.wait_for("hello: ready")
+    daemon.process.send_signal(signal.SIGHUP)
+    assert daemon.request("GET", "/hello") == (200, '"hello"')
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_localhost_is_served_over_both_protocols(
+    start_daemon: StartDaemon, tmp_path: Path, loop: str
+) -> None:
+    """Clients that connect to 127.0.0.1 and to ::1 reach the same daemon."""
+    daemon = start_daemon(_service(tmp_path), GIZMO_LOOP=loop, HTTP_ADDR="localhost")
+    port = int(daemon.url.rpartition(":")[2])
+    for address in ("127.0.0.1", "::1"):
+        with socket.create_connection((address, port)) as client:
+            client.settimeout(10)
+            client.sendall(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    assert daemon.stop() == 0
+
+
+def test_an_address_with_brackets_is_served(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """HTTP_ADDR may be written as in a URL."""
+    daemon = start_daemon(_service(tmp_path), HTTP_ADDR="[::1]")
+    assert daemon.request("GET", "/hello") == (200, '"hello"')
+    assert daemon.stop() == 0
+
+
+def test_a_hyphen_is_standard_output(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """APP_LOG and HTTP_ACCESS_LOG take - as other commands do, and make no file of that name."""
+    daemon = start_daemon(_service(tmp_path), APP_LOG="-", HTTP_ACCESS_LOG="-")
+    daemon.log = daemon.output
+    daemon.wait_for("hello: ready")
+    assert daemon.request("GET", "/hello") == (200, '"hello"')
+    assert daemon.stop() == 0
+    assert daemon.wait_for("request")["path"] == "/hello"
+    assert not list(daemon.output.parent.glob("-"))

@@ -1,9 +1,10 @@
-"""Turn SIGTERM and SIGINT into requests to stop."""
+"""Turn SIGTERM, SIGINT, SIGHUP and SIGQUIT into requests to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import faulthandler
 import os
 import signal
 import time
@@ -12,8 +13,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 from gizmopy.server.lifecycle.forks import around_forks
+from gizmopy.server.lifecycle.standard_streams import open_stderr
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+_LEFT_IGNORED = (signal.SIGHUP, signal.SIGQUIT)
+"""Signals that stay ignored if the process was started so: by nohup, or in a script's background.
+"""
 
 ECHO_SECONDS = 0.5
 """The same signal again within this time counts once: make and terminals send it twice."""
@@ -75,7 +81,10 @@ class Stop:
 
 
 class Signals:
-    """Catch SIGTERM and SIGINT for a :class:`Stop`, as soon as this is made.
+    """Catch signals for a :class:`Stop`, as soon as this is made.
+
+    SIGQUIT also writes the stack of every thread to standard error, before anything else and even
+    if the event loop is blocked.
 
     Make it in the main thread, before user code is imported: the first process of a container
     ignores a signal without a handler, and an import can take long. A signal that comes before
@@ -96,7 +105,15 @@ class Signals:
         self._count = 0
         self._last: tuple[int, float] | None = None
         self._pid = os.getpid()
-        self._before = {number: signal.signal(number, self._caught) for number in SIGNALS}
+        self._before = {
+            number: signal.signal(number, self._caught)
+            for number in SIGNALS
+            if number not in _LEFT_IGNORED or signal.getsignal(number) != signal.SIG_IGN
+        }
+        self._stderr = open_stderr()
+        if signal.SIGQUIT in self._before:
+            # Its handler is in C, and calls the one above afterwards.
+            faulthandler.register(signal.SIGQUIT, file=self._stderr.number, chain=True)
         around_forks(in_child=self._leave_to_child)
 
     def attach(self, stop: Stop, on_first: Callable[[], None] = lambda: None) -> None:
@@ -128,7 +145,12 @@ class Signals:
 
     def restore(self) -> None:
         """Restore the handlers that were set before, except where there is another one by now."""
-        for number, handler in self._before.items():
+        before, self._before = self._before, {}
+        if not before:
+            return
+        faulthandler.unregister(signal.SIGQUIT)
+        self._stderr.close()
+        for number, handler in before.items():
             if signal.getsignal(number) == self._caught:
                 # None is a handler that Python did not set, and cannot set again.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -21,12 +21,12 @@ import asyncio
 import faulthandler
 import logging
 import os
-import sys
 import threading
 from math import inf
 from time import monotonic
 
 from gizmopy.server.lifecycle.forks import around_forks
+from gizmopy.server.lifecycle.standard_streams import open_stderr
 from gizmopy.server.lifecycle.unfinished import describe_unfinished, terminate_children
 
 logger = logging.getLogger("gizmopy.server.last_resort")
@@ -52,7 +52,7 @@ class Watchdog:
         self._ends_at = inf
         self._is_second_stage_armed = False
         self._second_stage_at = inf
-        self._stderr, self._owns_stderr = _open_stderr()
+        self._stderr = open_stderr()
         # A child has the state of faulthandler's timer, but not its thread. It would wait for that
         # thread for ever when it ends, or when it sets a timer itself.
         around_forks(before=self._pause_second_stage, in_parent=self._resume_second_stage)
@@ -62,8 +62,7 @@ class Watchdog:
 
     def __exit__(self, *exc_info: object) -> None:
         self.disarm()
-        if self._owns_stderr:
-            os.close(self._stderr)
+        self._stderr.close()
 
     def arm(self, seconds: float) -> None:
         """Give the process ``seconds`` from now on, in place of any earlier limit."""
@@ -92,7 +91,7 @@ class Watchdog:
         self._start_second_stage(seconds + _SECOND_STAGE_SECONDS)
 
     def _start_second_stage(self, seconds: float) -> None:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=self._stderr)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._stderr.number)
         self._is_second_stage_armed = True
 
     def _pause_second_stage(self) -> None:
@@ -118,22 +117,3 @@ class Watchdog:
         logger.critical(message, describe_unfinished(self.loop))
         terminate_children()
         os._exit(self.exit_code)
-
-
-def _open_stderr() -> tuple[int, bool]:
-    """Return a descriptor of standard error, and whether it was opened here.
-
-    faulthandler writes before it ends the process, so a pipe whose reader stalls would block it.
-    Opening the pipe a second time gives a descriptor that alone can be O_NONBLOCK. A socket, or the
-    pipe of another user, cannot be opened again and is used as it is: there a stalled reader does
-    block the end of the process.
-    """
-    try:
-        number = sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):  # no standard error, or not a file
-        return os.open(os.devnull, os.O_WRONLY), True
-    try:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
-        return os.open(f"/dev/fd/{number}", flags), True
-    except OSError:
-        return number, False
