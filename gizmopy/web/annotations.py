@@ -71,8 +71,9 @@ def _schema_of(annotation: Any) -> Mapping[str, Any]:
     if get_origin(annotation) is not Annotated and annotation is not Json:
         return {}
     try:
-        schema: Mapping[str, Any] = TypeAdapter(annotation).core_schema
-    except Exception:  # noqa: BLE001 - the compilation of the parameter reports it
+        # A part of a recursive alias may have no schema of its own, which its first use reports.
+        schema: Mapping[str, Any] = dict(TypeAdapter(annotation).core_schema)
+    except Exception:  # noqa: BLE001 - the compilation of the parameter reports a real fault
         return {}
     while schema["type"] == "function-after":
         schema = schema["schema"]

@@ -165,7 +165,7 @@ def _is_bytes(annotation: Any) -> bool:
     if not any(each is bytes for each in parts(annotation)):
         return False
     try:
-        schema: Mapping[str, Any] = TypeAdapter(annotation).core_schema
+        schema: Mapping[str, Any] = dict(TypeAdapter(annotation).core_schema)
     except Exception:  # noqa: BLE001 - the compilation of the type reports it
         return False
     return schema["type"] == "bytes" and "serialization" not in schema
