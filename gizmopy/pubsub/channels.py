@@ -141,8 +141,10 @@ class Channels:
     ) -> Coroutine[Any, Any, None]:
         """Publish ``value`` on ``channel``, and return when the broker has confirmed it.
 
-        Raises what :meth:`Publisher.publish` raises. The first call connects the publisher, and
-        raises TopicNotFound if the topic does not exist. A broker that cannot be reached is tried
+        Raises what :meth:`Publisher.publish` raises. The first call connects the publisher. It also
+        raises TopicNotFound if the topic does not exist, UnknownScheme or DriverNotInstalled if the
+        channel's URL has no driver, and StartError if the settings give its topic to another
+        channel. A broker that cannot be reached is tried
         again, for as long as publishing may take and until the caller's deadline is near; then a
         transient PubSubError is raised.
         """

@@ -71,6 +71,7 @@ class Subscriber:
         self.topic = topic
         self.subscription = subscription
         self.name = f"{topic}/{subscription.subscription}"
+        """Its topic and subscription; the name of the handler is ``subscription.name``."""
         self._receiver = receiver
         self._process_local = capabilities.process_local
         labels = (topic, subscription.subscription)

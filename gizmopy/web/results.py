@@ -25,8 +25,9 @@ from typing_extensions import is_protocol
 from gizmopy.declaration import REQUIRED
 from gizmopy.declaration.type_variables import substitute
 from gizmopy.web.annotations import UNIONS, alias_target, parts
+from gizmopy.web.statuses import BODILESS
 
-STATUSES_WITHOUT_BODY = frozenset((204, 205, 304))
+STATUSES_WITHOUT_BODY = frozenset((*BODILESS, 205))
 
 _UNDECLARED = (REQUIRED, Any, object, BaseModel, tuple)
 BYTES = (bytes, bytearray, memoryview)

@@ -128,8 +128,8 @@ class FailureHandler:
     def _is_given_back(self, message: Message) -> bool:
         """Return whether a message has to go back, because it finds little room to wait here.
 
-        That counts a delivery, so a postponed message never goes back for want of room: else an
-        outage of a service would make dead letters.
+        That counts a delivery, so a postponed message never goes back because there is no room:
+        else an outage of a service would make dead letters.
         """
         may_go_back = self._capabilities.native_delay and not self._retries_in_place
         return may_go_back and self._turns.waiting.is_half_full(message)

@@ -96,7 +96,7 @@ def rejoin(consumer: AIOKafkaConsumer) -> None:
 
 
 def raise_group_error(consumer: AIOKafkaConsumer) -> None:
-    """Raise the error that the group's coordinator has answered, once; aiokafka waits for that."""
+    """Raise the coordinator's error, once: aiokafka's tasks wait until it is raised."""
     consumer._coordinator.check_errors()
 
 
