@@ -96,6 +96,18 @@ class JSONCodec:
             name = type(value).__name__
             raise UsageError(f"{name} cannot be published as JSON: {text_of(error)}") from error
 
+    def takes_none(self) -> bool:
+        """Return whether None is a value of the type."""
+        try:
+            self._adapter.validate_python(None)
+        except Exception:  # noqa: BLE001 - a validator of the user may raise anything
+            return False
+        return True
+
+    def decode_none(self) -> Any:
+        """Return the value for a message without a body: None, or a model that holds it."""
+        return self._adapter.validate_python(None)
+
     def decode(self, body: bytes) -> Any:
         """Return the validated value. Raises UndecodableMessage with the invalid fields."""
         try:
@@ -173,7 +185,7 @@ def _problems(error: ValidationError) -> str:
 @lru_cache(maxsize=1024)
 def codec_for(type_: Any) -> Codec:
     """Return the codec for values of ``type_``. Raises UsageError if there is none."""
-    kind = _without_wrapping(type_)
+    kind = without_wrapping(type_)
     if not isinstance(kind, type) or issubclass(kind, Enum):  # an enum may be a str too
         return JSONCodec(type_)
     if issubclass(kind, (bytes, bytearray, memoryview)):
@@ -185,13 +197,15 @@ def codec_for(type_: Any) -> Codec:
     return JSONCodec(type_)
 
 
-def _without_wrapping(type_: Any) -> Any:
-    """Return the type inside Annotated and NewType."""
+def without_wrapping(type_: Any) -> Any:
+    """Return the type inside Annotated, NewType and type aliases."""
     while True:
         if get_origin(type_) is Annotated:
             type_ = get_args(type_)[0]
         elif isinstance(type_, NewType):
             type_ = type_.__supertype__
+        elif type(type_).__name__ == "TypeAliasType":  # typing has it since Python 3.12
+            type_ = type_.__value__
         else:
             return type_
 

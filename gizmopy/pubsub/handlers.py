@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 
 from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError, UndecodableMessage, UsageError
-from gizmopy.pubsub.codecs import codec_for
+from gizmopy.pubsub.codecs import JSONCodec, codec_for, without_wrapping
 from gizmopy.pubsub.message import Message
 
 Handler = Callable[[Message], Coroutine[Any, Any, None]]
@@ -87,7 +87,7 @@ class _Parameters(NamedTuple):
         for parameter in read_signature(method, owner).parameters:
             if in_batches:
                 parameter = replace(parameter, annotation=_item_type(method, parameter))
-            if parameter.annotation is Message:
+            if without_wrapping(parameter.annotation) is Message:
                 if message is not None:
                     raise DeclarationError(method, "takes the Message twice; take it once")
                 message = parameter
@@ -104,12 +104,13 @@ class _Parameters(NamedTuple):
 
 def _item_type(method: Callable[..., Any], parameter: Parameter) -> Any:
     """Return the type of the items of a list parameter."""
-    if get_origin(parameter.annotation) is not list:
+    annotation = without_wrapping(parameter.annotation)
+    if get_origin(annotation) is not list:
         raise DeclarationError(
             method,
             f"{parameter.name!r} takes a batch; annotate it as list[...], or remove batch_size",
         )
-    return get_args(parameter.annotation)[0]
+    return get_args(annotation)[0]
 
 
 # One message at a time.
@@ -144,19 +145,26 @@ def _positional(method: Callable[..., Any], *parameters: Parameter) -> Callable[
 def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Message], Any]:
     """Return a function that decodes a message's body to the type of the payload."""
     type_, optional = _without_none(payload.annotation)
+    decode_none: Callable[[], Any] | None = _none if optional else None
     try:
-        decode = codec_for(type_).decode
+        codec = codec_for(type_)
+        if isinstance(codec, JSONCodec):
+            # The whole annotation: JSON has a null, and a validator may be outside of the union.
+            codec = codec_for(payload.annotation)
+            assert isinstance(codec, JSONCodec)
+            # The type is asked, because None hides in Any, in aliases and in root models.
+            decode_none = codec.decode_none if codec.takes_none() else None
     except UsageError as error:
         raise DeclarationError(method, f"parameter {payload.name!r}: {error}") from error
 
-    takes_bytes = type_ is bytes
+    decode, takes_bytes = codec.decode, type_ is bytes
 
     def decode_message(message: Message) -> Any:
         body = message.body
         if body is not None:
             return body if takes_bytes else decode(body)
-        if optional:
-            return None
+        if decode_none is not None:
+            return decode_none()
         raise UndecodableMessage(
             f"the message is a tombstone (it has no body), and {payload.name!r} does not take None"
         )
@@ -164,10 +172,15 @@ def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Messag
     return decode_message
 
 
+def _none() -> None:
+    """Return None, for a message without a body."""
+
+
 def _without_none(annotation: Any) -> tuple[Any, bool]:
     """Return a type without the None in it, and whether it includes None."""
+    wrapped, annotation = annotation, without_wrapping(annotation)
     if get_origin(annotation) not in (Union, UnionType) or NoneType not in get_args(annotation):
-        return annotation, annotation is None or annotation is NoneType
+        return wrapped, annotation is None or annotation is NoneType
     rest = tuple(arg for arg in get_args(annotation) if arg is not NoneType)
     return Union[rest], True  # noqa: UP007 - made from a tuple
 

@@ -20,8 +20,9 @@ _POLL_SECONDS = 0.1
 
 @asynccontextmanager
 async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> AsyncIterator[None]:
-    """Create a topic, and delete it afterwards. Groups need no creation.
+    """Create a topic, and delete it afterwards, unless it was there before.
 
+    It is deleted after an error and a cancellation, too. Groups need no creation.
     ``partitions`` and ``replication_factor`` come from ``url``. Raises PubSubError.
     """
     settings = KafkaSettings.from_url(url)
@@ -30,24 +31,29 @@ async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> Async
     new = NewTopic(topic, settings.partitions, replicas, {} if replicas < 0 else None)
     with translate_errors(f"topic {topic!r} cannot be created"):
         await admin.start()
+    is_ours = False
     try:
         with translate_errors(f"topic {topic!r} cannot be created"):
-            await _create(admin, new)
+            is_ours = await _create(admin, new)
+            while not await _has_leaders(admin, new):  # noqa: ASYNC110 - Kafka sends no notification
+                await asyncio.sleep(_POLL_SECONDS)
         yield
-        with suppress(KafkaError):
-            await admin.delete_topics([topic])
     finally:
-        await admin.close()
+        try:
+            if is_ours:
+                with suppress(KafkaError):
+                    await admin.delete_topics([topic])
+        finally:
+            await admin.close()
 
 
-async def _create(admin: AIOKafkaAdminClient, new: NewTopic) -> None:
-    """Create a topic unless it exists, and wait until a broker knows all of its leaders."""
+async def _create(admin: AIOKafkaAdminClient, new: NewTopic) -> bool:
+    """Create a topic unless it exists; return whether it did not."""
     answer = await admin.create_topics([new])
     error = for_code(answer.topic_errors[0][1])
     if error not in (NoError, TopicAlreadyExistsError):
         raise error(answer.topic_errors[0][2])
-    while not await _has_leaders(admin, new):  # noqa: ASYNC110 - Kafka sends no notification
-        await asyncio.sleep(_POLL_SECONDS)
+    return error is NoError
 
 
 async def _has_leaders(admin: AIOKafkaAdminClient, new: NewTopic) -> bool:
