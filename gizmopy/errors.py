@@ -85,7 +85,7 @@ class DeclarationError(GizmoError):
     def __init__(self, function: Callable[..., Any], reason: str, *, field: str = "") -> None:
         place, name = _place_of(function), _name_of(function)
         if field and isinstance(function, type):
-            place, name = _place_of_field(function, field) or place, f"{name}.{field}"
+            place, name = place_of_field(function, field) or place, f"{name}.{field}"
         super().__init__(f"{place}{': ' if place else ''}{name}: {reason}")
 
 
@@ -126,7 +126,7 @@ def _inner(function: Any) -> Any:
             return function
 
 
-def _place_of_field(cls: type, field: str) -> str:
+def place_of_field(cls: type, field: str) -> str:
     """Return the file and line of an annotated field; empty if they are unknown."""
     try:
         lines, start = inspect.getsourcelines(cls)

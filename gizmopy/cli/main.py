@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,6 +12,9 @@ import gizmopy
 from gizmopy.cli.parser import Parser
 from gizmopy.errors import GizmoError
 from gizmopy.untrusted.text import as_lines
+
+TARGET = re.compile(r"[A-Za-z_][\w./]*(?:\.py|:[A-Za-z_]\w*)", re.ASCII)
+"""The name of a service, which may be written without a command by mistake."""
 
 COMMANDS = {
     "run": "run a service: gizmopy run module:Service [--http-port 9000 ...]",
@@ -28,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False).set_defaults(command=name)
+    words = sys.argv[1:] if argv is None else argv
+    if words and TARGET.fullmatch(words[0]):
+        parser.error("the command is missing; write gizmopy run module:Service")
     chosen, rest = parser.parse_known_args(argv)
     if "command" not in chosen:
         parser.print_help()

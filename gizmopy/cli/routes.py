@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gizmopy.cli.parser import Parser
-from gizmopy.cli.target import find_service
+from gizmopy.cli.target import SERVICE, find_service, split_service
 from gizmopy.config import load
 from gizmopy.server import SimpleServer, make_service
 from gizmopy.server.service import settings_class
@@ -18,10 +18,11 @@ def main(argv: Sequence[str]) -> int:
     this command with the same error as a start.
     """
     parser = Parser(prog="gizmopy routes", description=__doc__)
-    parser.add_argument("target", metavar="module:Service")
-    chosen = parser.parse_args(argv[:1])
+    parser.add_argument("target", metavar=SERVICE)
+    target, flags = split_service(argv)
+    chosen = parser.parse_args([target] if target else argv[:1])
     service = find_service(chosen.target)
-    settings = load(settings_class(service), argv[1:]).settings
+    settings = load(settings_class(service), flags).settings
     server = SimpleServer(make_service(service, settings))
     rows = [(route.method, route.path, route.name) for route in server.routes]
     rows += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gizmopy.cli.parser import Parser
-from gizmopy.cli.target import find_service
+from gizmopy.cli.target import SERVICE, find_service, split_service
 from gizmopy.server import Signals, run
 from gizmopy.server.lifecycle.standard_streams import reserve_standard_streams
 
@@ -19,6 +19,7 @@ def main(argv: Sequence[str]) -> int:
     signals = Signals()
     parser = Parser(prog="gizmopy run", description=__doc__)
     parser.usage = "%(prog)s module:Service [flags: see gizmopy config module:Service]"
-    parser.add_argument("target", metavar="module:Service")
-    chosen = parser.parse_args(argv[:1])  # the settings' flags follow it
-    return run(find_service(chosen.target), argv[1:], signals)
+    parser.add_argument("target", metavar=SERVICE)
+    target, flags = split_service(argv)
+    chosen = parser.parse_args([target] if target else argv[:1])
+    return run(find_service(chosen.target), flags, signals)

@@ -35,6 +35,10 @@ _REMEDIES = {
 """The remedy for each option without an effect, by the start of its name."""
 
 
+_TAKEN = {"config": "--config names the file", "help": "--help prints the settings"}
+"""The names of fields whose flags have another meaning."""
+
+
 class SettingsDeclarationError(DeclarationError, TypeError):
     """A declaration in a class of settings that has no effect. The text has the remedy."""
 
@@ -44,10 +48,9 @@ def check_class(cls: type[BaseSettings], base: type[BaseSettings]) -> None:
 
     ``base`` is the class of the standard settings.
     """
-    if "config" in cls.model_fields:
-        raise SettingsDeclarationError(
-            cls, "--config names the file; rename the field", field="config"
-        )
+    for field, reason in _TAKEN.items():
+        if field in cls.model_fields:
+            raise SettingsDeclarationError(cls, f"{reason}; rename the field", field=field)
     inherited = base.settings_customise_sources.__func__  # type: ignore[attr-defined]
     if cls.settings_customise_sources.__func__ is not inherited:  # type: ignore[attr-defined]
         raise SettingsDeclarationError(

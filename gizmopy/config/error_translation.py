@@ -89,6 +89,10 @@ class ErrorTranslator:
             return "change the settings that the reason names"
         if node.type == "duration":
             return DURATION_REMEDY
+        if node.type == "boolean":
+            return "set it to: true or false"
+        if error["type"] == "string_type" and node.type == "text":
+            return "set it to: text (in a file, in quotes)"
         structured = " (as JSON, except in a file)" if node.structured else ""
         return f"set it to: {node.type}{structured}"
 

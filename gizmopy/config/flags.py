@@ -22,14 +22,16 @@ def read_flags(settings: Iterable[Setting], argv: Sequence[str]) -> Iterator[Fin
     flags = _flags(settings)
     words = deque(argv)
     may_be_secret = False  # whether the next word without a flag may be a piece of a secret
+    boolean = ""  # the flag before the next word, if it took no value
     while words:
         word = words.popleft()
         name, equals, _ = word.partition("=")
         if name in flags:
+            boolean = name if not equals and flags[name].implied is not None else ""
             may_be_secret = flags[name].setting.secret
             yield from _read_flag(flags, word, words)
         elif word.startswith("-"):
-            may_be_secret = True
+            may_be_secret, boolean = True, ""
             if not equals and words and not words[0].startswith("-"):
                 words.popleft()  # probably the value of the unknown flag
             remedy = _suggest_flag(name, flags)
@@ -37,8 +39,12 @@ def read_flags(settings: Iterable[Setting], argv: Sequence[str]) -> Iterator[Fin
             yield ConfigProblem(shown, "is not a known flag", remedy, COMMAND_LINE)
         else:
             remedy = REMOVE if may_be_secret else _suggest_flag(name, flags)
+            if boolean and remedy == REMOVE:
+                remedy = f"remove it, or write {boolean}=VALUE"
             # Only a word that is similar to a flag's name is quoted: any other may be a secret.
-            shown = f"argument {len(argv) - len(words)}" if remedy == REMOVE else word
+            shown = f"argument {len(argv) - len(words)}" if remedy.startswith(REMOVE) else name
+            if equals and remedy.startswith("did you mean"):
+                remedy = f"{remedy} A variable is set ahead of the command"
             yield ConfigProblem(shown, "does not belong to a flag", remedy, COMMAND_LINE)
 
 
@@ -99,5 +105,42 @@ def _value_follows(flags: Mapping[str, _Flag], setting: Setting, words: deque[st
     return setting.secret or not words[0].startswith("--")
 
 
-def _suggest_flag(name: str, flags: Iterable[str]) -> str:
-    return suggest(name.lstrip("-"), [flag.removeprefix("--") for flag in flags], "--")
+def _suggest_flag(name: str, flags: Mapping[str, _Flag]) -> str:
+    """Return the remedy for an unknown flag.
+
+    It may be a flag in another spelling, the name of a variable, or a flag of other servers.
+    """
+    if (remedy := _OTHERS_FLAGS.get(name)) is not None:
+        return remedy
+    plain = name.lstrip("-").lower().replace("_", "-")
+    if f"--{plain}" in flags:
+        return f"did you mean --{plain}?"
+    for flag, known in flags.items():
+        variables = (each.lower().replace("_", "-") for each in known.setting.environment)
+        if plain in variables and known.implied is not False:
+            return f"did you mean {flag}?"
+    return suggest(plain, [flag.removeprefix("--") for flag in flags], "--")
+
+
+_ADDRESS = "write --http-addr=ADDRESS, and --http-port=PORT"
+_WORKERS = "remove it: a daemon is one process; start several, or several containers"
+_OTHERS_FLAGS = {
+    "--host": _ADDRESS,
+    "--bind": _ADDRESS,
+    "-b": _ADDRESS,
+    "--port": "write --http-port=PORT",
+    "-p": "write --http-port=PORT",
+    "--workers": _WORKERS,
+    "-w": _WORKERS,
+    "--reload": "remove it: a daemon does not load changed code; run it again",
+    "--debug": "write --log-level=debug",
+    "--verbose": "write --log-level=debug",
+    "-v": "write --log-level=debug",
+    "-c": "write --config=FILE",
+    "--env-file": "remove it: .env in the working directory is read, or env_file of the class",
+    "--ssl-keyfile": "write --tls-key=FILE",
+    "--ssl-certfile": "write --tls-cert=FILE",
+    "--root-path": "set prefix in the class of the service",
+    "--factory": "remove it: name the class of the service",
+}
+"""The remedies for flags of uvicorn, gunicorn and others that gizmopy does not have."""

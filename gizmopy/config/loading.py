@@ -38,7 +38,7 @@ from gizmopy.config.sources import (
 )
 from gizmopy.config.structure import MissingItemError, with_part
 from gizmopy.config.variables import read_dotenv, read_environment, read_secrets
-from gizmopy.errors import ConfigError, ConfigProblem
+from gizmopy.errors import ConfigError, ConfigProblem, place_of_field
 from gizmopy.untrusted.hidden import describe_size
 from gizmopy.untrusted.text import escape
 
@@ -297,6 +297,15 @@ def _add_required_sections(section: Section, table: dict[str, Any]) -> None:
             _add_required_sections(child, table[key])
 
 
+def _place_of_default(schema: Section, setting: Setting) -> str:
+    """Return the file and line of a setting's default; empty if they are unknown."""
+    model = [schema, *schema.sections_above(setting)][-1].model
+    name = setting.path[-1]
+    owners = (base for base in model.__mro__ if name in vars(base).get("__annotations__", {}))
+    place = place_of_field(next(owners, model), name)
+    return f"its default in {place}" if place else ""
+
+
 def _part_at(found: SourceValue | None, location: Sequence[int | str]) -> SourceValue | None:
     """Return the part that has the value at pydantic's ``location``, or the whole value."""
     if found is None or not found.parts:
@@ -347,7 +356,9 @@ def _problem(
     if isinstance(node, Section):
         return ConfigProblem(node.name or node.model.__name__, reason, remedy)
     if found is None:
-        return ConfigProblem(node.environment[0], reason, remedy)
+        source = "" if node.required else _place_of_default(schema, node)
+        remedy = f"correct the default; {remedy}" if source else remedy
+        return ConfigProblem(node.environment[0], reason, remedy, source)
     name, source = found.origin.name, found.origin.source
     text = quotable_text(found.value, marked=node.marked) if found.quotable else None
     if text is None:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import ForceDecode, NoDecode
 
 from gizmopy.config.channel_names import FromPrefix, channel_key
-from gizmopy.config.declarations import check_field
+from gizmopy.config.declarations import SettingsDeclarationError, check_field
 from gizmopy.config.marks import has_mark
 from gizmopy.config.named_code import code_keys, field_names_code
 from gizmopy.config.secrets.masking import (
@@ -50,6 +50,8 @@ class Setting:
     """Whether its declaration is marked ``Shown``."""
     named_secret: bool = False
     """Whether its name, or that of a section above it, is typical of a secret."""
+    is_named_by_field: bool = False
+    """Whether its environment name is that of its field, and not an alias."""
     names_code: bool = False
     """Whether its value is the name of code to import."""
     code_keys: frozenset[str] = frozenset()
@@ -204,7 +206,26 @@ def read_schema(model: type[BaseModel]) -> Section:
     config = model.model_config
     delimiter = str(config.get("env_nested_delimiter") or "__")
     root = Section(model=model, delimiter=delimiter, config=config)
-    return _with_children(root, (model,))
+    schema = _with_children(root, (model,))
+    _check_names(schema)
+    return schema
+
+
+def _check_names(schema: Section) -> None:
+    """Raise DeclarationError if a field gets a variable of another setting by its name.
+
+    ``port`` would get PORT, which HTTP_PORT's setting reads too. An alias may be shared on purpose.
+    """
+    owners: dict[str, Setting] = {}
+    for setting in schema.settings():
+        for name in setting.environment:
+            other = owners.setdefault(name, setting)
+            if other is setting or not (setting.is_named_by_field or other.is_named_by_field):
+                continue
+            field, taken = (setting, other) if setting.is_named_by_field else (other, setting)
+            model = [schema, *schema.sections_above(field)][-1].model
+            reason = f"its variable {name} is that of {taken.name} too; rename the field"
+            raise SettingsDeclarationError(model, reason, field=field.path[-1])
 
 
 def _with_children(section: Section, ancestors: tuple[type[BaseModel], ...]) -> Section:
@@ -236,6 +257,7 @@ def _setting(section: Section, name: str, info: FieldInfo) -> Setting:
         description=info.description or declaration.description or "",
         marked=section.marked or is_marked_field(section.model, name),
         named_secret=section.named_secret or any(map(is_secret_name, (name, *environment))),
+        is_named_by_field=table is None and not alias_names(declaration),
         names_code=field_names_code(info) or field_names_code(declaration),
         code_keys=code_keys(info.annotation),
         table=table,

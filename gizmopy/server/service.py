@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import reduce
+from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from gizmopy._deprecated import override, renamed_method
@@ -43,9 +47,16 @@ def settings_class(kind: type[Service]) -> type[Settings]:
 
 def _annotated_class(kind: type[Service]) -> type[Settings]:
     owner = next(base for base in kind.__mro__ if "settings" in inspect.get_annotations(base))
+    for base in kind.__mro__[: kind.__mro__.index(owner)]:
+        if isinstance(value := vars(base).get("settings"), (Settings, type)):
+            name = (value if isinstance(value, type) else type(value)).__name__
+            reason = f"settings has a value, which nothing reads; annotate it, settings: {name}"
+            raise DeclarationError(base, reason)
     annotated = inspect.get_annotations(owner)["settings"]
     if isinstance(annotated, str):
-        annotated = getattr(sys.modules[owner.__module__], annotated, annotated)
+        module: Any = sys.modules[owner.__module__]
+        found = reduce(lambda node, key: getattr(node, key, None), annotated.split("."), module)
+        annotated = annotated if found is None else found
     if not (isinstance(annotated, type) and issubclass(annotated, Settings)):
         reason = (
             f"settings is annotated with {annotated!r}; "
@@ -156,7 +167,28 @@ class Service(Endpoints):
         """
         from gizmopy.server.run import run  # it needs this module
 
+        _refuse_run_at_import(cls, sys._getframe(1))
         raise SystemExit(run(cls, argv))
+
+
+def _with_line(error: Exception) -> str:
+    """Return the text of an error and the line of the service that caused it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(Path(__file__).parents[1])
+    own = [frame for frame in frames if not frame.filename.startswith(package)]
+    return f"line {own[-1].lineno}: {error}" if own else str(error)
+
+
+def _refuse_run_at_import(cls: type[Service], caller: FrameType) -> None:
+    """Raise DeclarationError if a module that is imported calls ``run`` at its top level.
+
+    The import would not end before the daemon does, and the flags of another command would be its.
+    """
+    name = caller.f_globals.get("__name__")
+    if caller.f_code.co_name == "<module>" and name != "__main__" and name in sys.modules:
+        place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        reason = f'{place} runs it on import; write if __name__ == "__main__": ahead of it'
+        raise DeclarationError(cls, reason)
 
 
 S = TypeVar("S", bound=Service)
@@ -172,7 +204,15 @@ def make_service(kind: type[S], settings: Settings) -> S:
     except TypeError as error:
         reason = "must take the settings: def __init__(self, settings: Settings | None = None)"
         raise DeclarationError(kind.__init__, reason) from error
-    service = kind(settings)
+    try:
+        service = kind(settings)
+    except UsageError as error:  # such as that of Service.metrics, which has its remedy
+        raise DeclarationError(kind.__init__, _with_line(error)) from error
+    except AttributeError as error:
+        if error.name != "settings" or not isinstance(error.obj, kind):
+            raise
+        reason = "uses self.settings too early; call super().__init__(settings) first"
+        raise DeclarationError(kind.__init__, reason) from error
     if not hasattr(service, "settings"):
         raise DeclarationError(kind.__init__, "must call super().__init__(settings)")
     return service

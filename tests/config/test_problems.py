@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -320,7 +321,11 @@ def test_a_default_of_the_wrong_type() -> None:
         workers: int = Field(0, gt=0)
 
     (problem,) = problems_of(cls=Wrong)
-    assert str(problem) == "WORKERS: should be greater than 0; set it to: integer"
+    assert re.fullmatch(
+        rf"WORKERS \(its default in {__file__}:\d+\): should be greater than 0; correct the "
+        "default; set it to: integer",
+        str(problem),
+    )
 
 
 def test_members_of_a_union_make_one_problem() -> None:

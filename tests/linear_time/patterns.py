@@ -104,6 +104,12 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.server.http.listening.sockets:_WITH_PORT": Pattern(
         "fullmatch", pumps("a", ":", "[", "]", "1", tails=("", ":1", "!"))
     ),
+    "gizmopy.cli.target:_TARGET": Pattern(
+        "fullmatch", pumps("a", ".", ":", "a.", "a:", tails=("", ":a", "!"))
+    ),
+    "gizmopy.cli.main:TARGET": Pattern(
+        "fullmatch", pumps("a", ".", "/", ".py", "a:", tails=("", ":a", ".py", "!"))
+    ),
     "gizmopy.config.dotenv_file:_ASSIGNMENT": Pattern(
         "match", pumps(" ", "a", "export ", "a.", "=", head="export ", tails=("", "=", "!"))
     ),
