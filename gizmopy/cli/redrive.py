@@ -164,7 +164,8 @@ def _parser() -> Parser:
         "--match",
         default="",
         metavar="TEXT",
-        help="move only those with TEXT in their reason or exception",
+        help="move only those with TEXT in their reason or exception; not on Kafka, which "
+        "cannot skip a message",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="move at most N of them")
     parser.add_argument(

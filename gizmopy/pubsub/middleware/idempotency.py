@@ -74,14 +74,21 @@ class Store(Protocol):
         """Remove the token's mark, unless it is done."""
 
 
-def _message_id(message: Message) -> str:
-    return message.id
+def _identity(message: Message) -> str:
+    """Return the id of a message; for a broker with partitions, with the date of its publication.
+
+    There an id is a partition and an offset. They begin again if the topic is made anew, and two
+    clusters have the same ones: without the date, new messages would be acked unhandled.
+    """
+    if message.partition is None or not message.id:
+        return message.id
+    return f"{message.id}@{message.published_at.isoformat()}"
 
 
 def idempotent(
     store: Store,
     *,
-    key: Callable[[Message], str | None] = _message_id,
+    key: Callable[[Message], str | None] = _identity,
     in_progress: float = 60.0,
     done: float = 3600.0,
 ) -> MessageMiddleware:
@@ -92,8 +99,10 @@ def idempotent(
     fails, all messages wait like that: an outage of the store dead-letters no message.
 
     Any number of subscriptions can share a store: the marks are separate for each subscription and
-    topic. ``key`` returns the identity of a message, by default its id. A message whose key is None
-    or empty is always handled.
+    topic. ``key`` returns the identity of a message. The default is its id, which a broker with
+    partitions gives with the date: a topic that is made anew has new messages. A replay on purpose
+    needs a ``key`` that differs, or a new store. A message whose key is None or empty is always
+    handled.
 
     ``in_progress`` is how long the mark of a process that died delays the message. It must be at
     least the broker's lease, and is extended whenever the lease is.

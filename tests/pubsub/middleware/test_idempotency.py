@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -500,3 +501,17 @@ def test_invalid_arguments_are_rejected(options: dict[str, Any]) -> None:
     """Invalid arguments raise UsageError at the declaration."""
     with pytest.raises(UsageError, match="use seconds above 0"):
         idempotent(MemoryStore(), **options)
+
+
+async def test_a_topic_that_is_made_anew_has_new_messages() -> None:
+    """Partitions and offsets begin again; a redelivery has the date of its message."""
+    handled: list[bytes | None] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.body)
+
+    handler = idempotent(MemoryStore())(handle)
+    for day, body in ((1, b"old"), (1, b"old"), (2, b"new")):
+        date = datetime(2024, 5, day, tzinfo=UTC)
+        await handler(Message("t", body, id="t-0-7", partition=0, published_at=date))
+    assert handled == [b"old", b"new"]

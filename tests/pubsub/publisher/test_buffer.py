@@ -16,7 +16,7 @@ from tests.pubsub.publisher.support import (
     publish_each,
     publisher,
 )
-from tests.pubsub.support import turns
+from tests.pubsub.support import turns, until
 
 
 async def test_the_buffer_is_bounded_by_messages() -> None:
@@ -188,3 +188,17 @@ async def test_linger_counts_from_the_publish() -> None:
         await out.publish("1")
     assert sender.batches == [["1"]]
     assert not clock.waits
+
+
+@pytest.mark.parametrize("linger", [0, 0.001], ids=["direct", "buffered"])
+async def test_a_send_that_hangs_is_a_problem(linger: float) -> None:
+    """The health check shows it after ``stall`` seconds, before any send has failed."""
+    sender = GatedSender()
+    sender.gate.clear()
+    async with publisher(sender, stall=0.02, linger=linger) as out:
+        assert out.problem == ""
+        sending = asyncio.create_task(out.publish("x"))
+        await until(lambda: "has not confirmed a send" in out.problem)
+        sender.gate.set()
+        await sending
+        assert out.problem == ""
