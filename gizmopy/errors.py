@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial, partialmethod
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from gizmopy._deprecated import renamed
@@ -202,23 +203,62 @@ class Retry(HandlerOutcome):
 
     With ``counted=False`` this is not a failure of the message, for example if a service that the
     handler needs is unavailable: the message waits in place, with its lease, and no attempt is
-    counted.
+    counted. Raises UsageError if ``after`` is no finite number of seconds.
     """
 
+    # Of the class, so that a subclass whose __init__ does not call this one is complete.
+    after: float | None = None
+    counted: bool = True
+
     def __init__(
-        self, reason: str = "", *, after: float | timedelta | None = None, counted: bool = True
+        self, reason: object = "", *, after: float | timedelta | None = None, counted: bool = True
     ) -> None:
-        super().__init__(reason)
-        self.after = after.total_seconds() if isinstance(after, timedelta) else after
+        super().__init__(_reason_text(reason))
+        self.after = seconds_of(after)
         self.counted = counted
 
 
 class Reject(HandlerOutcome):
-    """Never handle this message again: dead-letter it with ``reason``."""
+    """Never handle this message again: dead-letter it with ``reason``.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    ``reason`` may be any value: of an exception its type and text are the reason.
+    """
+
+    reason: str = ""
+
+    def __init__(self, reason: object = "") -> None:
+        self.reason = _reason_text(reason)
+        super().__init__(self.reason)
+
+
+def seconds_of(after: object) -> float | None:
+    """Return the ``after`` of a Retry in seconds. Raises UsageError if it is not a finite number.
+
+    The engine calls this too: a subclass of Retry may set any ``after``.
+    """
+    if after is None:
+        return None
+    seconds = after.total_seconds() if isinstance(after, timedelta) else after
+    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and isfinite(seconds):
+        return float(seconds)
+    shown = cut(escape(repr(after)), 100)
+    raise UsageError(f"Retry(after={shown}): use a number of seconds, or a timedelta")
+
+
+def _reason_text(reason: object) -> str:
+    """Return any value as the text of a reason."""
+    if isinstance(reason, str):
+        return reason
+    if isinstance(reason, BaseException):
+        # Imported here: the module imports pydantic, which a command that only parses its
+        # arguments does not need.
+        from gizmopy.untrusted.error_text import describe_error
+
+        return describe_error(reason)
+    try:
+        return str(reason)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not replace the outcome
+        return type(reason).__name__
 
 
 # A type checker sees an ordinary alias: a module's __getattr__ would hide misspelt names from it.

@@ -87,16 +87,25 @@ class Message:
       whenever the engine extends the lease, so that other locks can last as long.
 
     A handler may change ``body`` and ``attributes`` for the code that it calls, and nothing else.
+    The next attempt, other subscriptions and the dead letter have them as they came.
+
     Equality is identity: two deliveries of one message are two Messages.
     """
 
+    _lane: Hashable
+    """The lane that the message waits in; set when its turn begins, if it is in an order."""
+    _received_body: bytes | None
+    """The body as it came; set when a subscriber receives the message."""
+
     __slots__ = (
+        "_attributes",
+        "_changed_attributes",
         "_extend",
         "_lane",
         "_published_at",
+        "_received_body",
         "_size",
         "attempt",
-        "attributes",
         "body",
         "delivery",
         "id",
@@ -125,7 +134,8 @@ class Message:
         self.topic = topic
         self.body = body
         self.key = key
-        self.attributes = attributes
+        self._attributes = attributes
+        self._changed_attributes: Mapping[str, str] | None = None
         self.id = id
         self._published_at: datetime | float = time() if published_at is None else published_at
         self.delivery = delivery
@@ -137,7 +147,33 @@ class Message:
         self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
         self._size = 0
-        self._lane: Hashable = None
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """The attributes. The mapping is this message's own, made on first use: few need it."""
+        if self._changed_attributes is None:
+            original: Any = self._attributes
+            is_plain = type(original) in (dict, MappingProxyType)
+            self._changed_attributes = original.copy() if is_plain else merged(original, {})
+        return self._changed_attributes
+
+    @attributes.setter
+    def attributes(self, attributes: Mapping[str, str]) -> None:
+        if self._extend is None:  # not received yet: a driver may still change them
+            self._attributes = attributes
+        self._changed_attributes = attributes
+
+    def as_received(self) -> tuple[bytes | None, Mapping[str, str]]:
+        """Return body and attributes as they came, whatever a handler has done to them."""
+        if self._extend is not None:
+            return self._received_body, self._attributes
+        changed = self._changed_attributes  # no subscriber has received it
+        return self.body, self._attributes if changed is None else changed
+
+    def restore(self) -> None:
+        """Undo what a handler has changed; the engine calls this before the next attempt."""
+        self.body = self._received_body
+        self._changed_attributes = None
 
     @property
     def published_at(self) -> datetime:
@@ -154,11 +190,17 @@ class Message:
 
     def copy(self, delivery: int, partition: Hashable, raw: object) -> Message:
         """Return another delivery of this message, several times faster than ``Message(...)``."""
+        # as_received, written out: the call would be 2 % of a message of memory://.
+        body, attributes = self.body, self._changed_attributes
+        if attributes is None:
+            attributes = self._attributes
+        if self._extend is not None:
+            body, attributes = self._received_body, self._attributes
         copy = Message.received(
             self.topic,
-            self.body,
+            body,
             self.key,
-            self.attributes,
+            attributes,
             self.id,
             self._published_at,
             partition,
@@ -187,7 +229,8 @@ class Message:
         message.topic = topic
         message.body = body
         message.key = key
-        message.attributes = attributes
+        message._attributes = attributes
+        message._changed_attributes = None
         message.id = id
         message.subscription = ""
         message._published_at = published_at
@@ -199,7 +242,6 @@ class Message:
         message.on_extend = None
         message._extend = None
         message._size = 0
-        message._lane = None
         return message
 
     async def extend(self, seconds: float) -> None:

@@ -204,6 +204,7 @@ class Publisher:
                 body, known = value, _OCTETS
             elif isinstance(value, Message):
                 body, known = _checked_body(value), _checked(value.attributes)
+                known = merged(known, NO_ATTRIBUTES)  # a copy: the caller may change his
                 key = value.key if key is None else key
             else:
                 body, content_type = self._encode(value)

@@ -13,7 +13,6 @@ that was moved already.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -45,6 +44,8 @@ REDRIVEN_AT = "gizmo-dl-redriven-at"
 _MAX_COUNT = 1_000_000
 """The largest value of ``gizmo-dl-redriven``."""
 _CONCURRENCY = 32
+_FOREVER = 1e9
+"""Seconds that a dead letter waits which is not moved: longer than any run."""
 _MAX_HELD = 10_000
 """The most messages that wait in place for the end of the run."""
 _MAX_HELD_BYTES = 256 * 1024 * 1024
@@ -296,7 +297,7 @@ class Redrive:
         """Make a dead letter wait in place until the end."""
         self._progress.held += 1
         self._progress.held_bytes += size_of(message)
-        raise Retry(after=math.inf, counted=False)
+        raise Retry(after=_FOREVER, counted=False)
 
     def _fail(self, message: Message, reason: str) -> NoReturn:
         self._progress.failed_ids.add(message.id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 from gizmopy.errors import UsageError
 
@@ -22,6 +24,9 @@ class RetryPolicy:
     cap: float = 30.0
 
     def __post_init__(self) -> None:
+        numbers: tuple[Any, ...] = (self.attempts, self.base, self.factor, self.cap)
+        if not all(isinstance(each, (int, float)) and isfinite(each) for each in numbers):
+            raise UsageError(f"{self!r}: use finite numbers")
         if self.attempts < 1:
             raise UsageError(f"RetryPolicy(attempts={self.attempts}): use 1 (no retry) or more")
         if self.base < 0 or self.cap < 0:

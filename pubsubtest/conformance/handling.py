@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub import Message
@@ -303,3 +304,30 @@ async def handlers_do_not_see_each_others_context(context: CheckContext) -> None
     await context.send_numbers(3)
     await context.until(lambda: len(running.settled) == 3, "the handling of 3 messages")
     expect(seen == ["clean"] * 3, f"the handlers saw {seen}")
+
+
+@check()
+async def each_handling_sees_the_message_as_it_came(context: CheckContext) -> None:
+    """A handler that changes body and attributes changes them for no other handling."""
+    dead, publisher = await context.dead_letters()
+    seen: list[tuple[bytes | None, str | None]] = []
+
+    async def change(message: Message) -> None:
+        attributes: Any = message.attributes
+        seen.append((message.body, attributes.get("a")))
+        attributes["a"] = "changed"
+        message.body = b"changed"
+        if len(seen) % 2:
+            message.attributes = {"a": "replaced"}
+        raise ValueError("no cat")
+
+    await context.run(change, dead_letter=publisher.publish)
+    await context.run(
+        change, subscription=context.second_subscription, dead_letter=publisher.publish
+    )
+    await context.send(context.message(b"x", attributes={"a": "b"}))
+    letters = await context.collect(dead, 2, settle=True)
+    expect(set(seen) == {(b"x", "b")}, f"the handlers saw {seen}")
+    for letter in letters:
+        got = letter.body, letter.attributes.get("a")
+        expect(got == (b"x", "b"), f"the dead letter has {got}")

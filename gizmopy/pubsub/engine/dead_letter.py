@@ -63,7 +63,8 @@ async def publish_dead_letter(publish: DeadLetter, failure: Failure) -> None:
     A message may be as large as the broker allows. Its dead letter is larger, and no retry makes it
     smaller: the message would block its lane for ever. Raises the last refusal.
     """
-    if hops_of(failure.message.attributes) >= _MAX_HOPS:
+    _, own = failure.message.as_received()
+    if hops_of(own) >= _MAX_HOPS:
         raise PubSubError(
             f"the message was dead-lettered {_MAX_HOPS} times without an end: the dead letters of "
             "several services form a cycle; end it by another dead_letter= of one of them",
@@ -134,10 +135,11 @@ def as_attributes(failure: Failure) -> dict[str, str]:
     }
     if message.partition is not None:
         headers["gizmo-dl-source-partition"] = message.partition
-    hops = hops_of(message.attributes)
+    _, own = message.as_received()
+    hops = hops_of(own)
     earlier_failure = {
         f"{PREFIX}{hops}-{name.removeprefix(PREFIX)}": text
-        for name, text in message.attributes.items()
+        for name, text in own.items()
         if name in _LEVEL
     }
     return {name: _text(value) for name, value in headers.items()} | {
@@ -178,10 +180,11 @@ def without_last_failure(attributes: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _with(message: Message, attributes: Mapping[str, str]) -> Message:
-    kept = removed(message.attributes, lambda name: name in _LEVEL)
+    body, own = message.as_received()
+    kept = removed(own, lambda name: name in _LEVEL)
     return Message(
         message.topic,
-        message.body,
+        body,
         key=message.key,
         attributes=merged(kept, attributes),
         id=message.id,

@@ -146,6 +146,9 @@ class FailureHandler:
 
     def _retry_here(self, message: Message, delay: float) -> None:
         """Keep the message, its lane and its lease, and hand it to a worker after ``delay``."""
+        # The next attempt sees the message as it came: else a middleware that decompresses the body
+        # would decompress it again.
+        message.restore()
         if self._lifecycle.phase >= EnginePhase.FINISHING:
             self._turns.release(message)
         else:

@@ -57,11 +57,12 @@ class InFlight:
             # This is sizes.size_of, inlined: a call for each message costs 3 % of its handling.
             # Messages of one publisher in this process share their attributes, so these are
             # measured once.
-            attributes = message.attributes
+            attributes = message._attributes
             if attributes is not known:
                 known, extra = attributes, size_of_attributes(attributes)
             size = MESSAGE_BYTES + extra
-            if body := message.body:
+            body = message._received_body = message.body
+            if body:
                 size += len(body)
             if key := message.key:
                 size += len(key) if len(key) <= LONG else size_of_text(key)

@@ -14,6 +14,8 @@ from gizmopy.pubsub.message import Message
 class PublisherMetrics(Observer):
     """Count the messages that are published to one topic."""
 
+    never_raises = True
+
     def __init__(self, metrics: Metrics, topic: str) -> None:
         failures = metrics.counter(
             "gizmo_pubsub_publish_failures",
@@ -54,6 +56,8 @@ _LABELS = ("topic", "subscription")
 
 class SubscriberMetrics(Observer):
     """Count the events of one subscription."""
+
+    never_raises = True
 
     def __init__(self, metrics: Metrics, topic: str, subscription: str) -> None:
         values = (topic, subscription)

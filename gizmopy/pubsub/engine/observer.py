@@ -7,11 +7,16 @@ two events of an attempt cost nothing at all.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from types import FunctionType
+from typing import Any, ClassVar, Literal
 
 from gizmopy.pubsub.engine.outcome import OnSettle
 from gizmopy.pubsub.message import Message
+from gizmopy.untrusted.error_text import shortened
+
+logger = logging.getLogger("gizmopy.pubsub.observers")
 
 PublishFailure = Literal["transient", "permanent", "oversize", "encode", "closed"]
 """Why a message was not published."""
@@ -21,8 +26,12 @@ class Observer:
     """Receive the events of publishers and subscribers; override the methods that you need.
 
     The engine calls them synchronously on the event loop, in the order of events. They must return
-    quickly, must not change a message, and must not raise: an error ends the subscriber.
+    quickly, and must not change a message. An error that they raise is logged, the first of each
+    method, and changes nothing for the message or the other observers.
     """
+
+    never_raises: ClassVar[bool] = False
+    """Whether to save the guard against errors; for the engine's own observers."""
 
     # A subscriber receives, handles and settles.
 
@@ -99,7 +108,7 @@ class Observers(Observer):
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         for event in _EVENTS:
-            if methods := [getattr(each, event) for each in observers if _overrides(each, event)]:
+            if methods := [_method(each, event) for each in observers if _overrides(each, event)]:
                 # With one observer, its method itself: no call in between.
                 setattr(self, event, methods[0] if len(methods) == 1 else _each(methods))
         self.watch_attempts = any(
@@ -128,11 +137,35 @@ class SettleCallback(Observer):
         self._on_settle(message, "lost", None)
 
 
-_EVENTS = [name for name in vars(Observer) if not name.startswith("_")]
+_EVENTS = [name for name, value in vars(Observer).items() if isinstance(value, FunctionType)]
 
 
 def _overrides(observer: Observer, event: str) -> bool:
     return getattr(type(observer), event) is not getattr(Observer, event)
+
+
+def _method(observer: Observer, event: str) -> Callable[..., None]:
+    """Return a method of an observer, guarded: an error of it would end the subscriber."""
+    method: Callable[..., None] = getattr(observer, event)
+    if observer.never_raises:
+        return method
+    has_failed = False
+
+    def guarded(*args: Any) -> None:
+        nonlocal has_failed
+        try:
+            method(*args)
+        except Exception as error:
+            if not has_failed:
+                has_failed = True
+                name = f"{type(observer).__qualname__}.{event}"
+                logger.error(
+                    "the observer %s failed; its next errors are not logged",
+                    name,
+                    exc_info=shortened(error),
+                )
+
+    return guarded
 
 
 def _each(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:

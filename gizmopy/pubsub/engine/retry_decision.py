@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from gizmopy.errors import Reject, Retry, UndecodableMessage
+from gizmopy.errors import Reject, Retry, UndecodableMessage, seconds_of
 from gizmopy.pubsub.driver import Capabilities
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
@@ -80,7 +80,8 @@ def _delay(
     subscription: Subscription,
     random: Callable[[], float],
 ) -> float:
-    if isinstance(error, Retry) and error.after is not None:
-        return max(0.0, error.after)
+    # Checked again: a subclass of Retry may set any value.
+    if isinstance(error, Retry) and (after := seconds_of(error.after)) is not None:
+        return max(0.0, after)
     tries = message.attempt + message.delivery - 1
     return subscription.retry.delay(max(1, tries), random)

@@ -142,7 +142,8 @@ class Turns:
         too. They stay if the broker takes no message back: it would never deliver them again.
         """
         waits_in_lane = False
-        if self.ordered and (key := message._lane) is not None:
+        # A message that came after the end of the intake has never had a turn.
+        if self.ordered and (key := getattr(message, "_lane", None)) is not None:
             if self._capabilities.can_nack:
                 before = self.lanes.waiting
                 followers = self.lanes.take_behind(key, message)

@@ -133,17 +133,17 @@ class Worker:
         until = started + _BURST
         while messages and started < until:
             message = messages.popleft()
-            message.attempt += 1
             if message not in failed:
                 waits.append(started - received_at[message])
             message_id.set(message.id)
-            attributes = message.attributes
+            attributes = message._attributes
             propagated = trace_context(attributes) if "traceparent" in attributes else NO_ATTRIBUTES
             if propagated is not propagated_now:
                 propagated_attributes.set(propagated)
                 propagated_now = propagated
             run = copy_context().run
             try:
+                message.attempt += 1
                 if message.unreadable:
                     raise UndecodableMessage(message.unreadable)
                 awaited = run(begin, handle(message))

@@ -41,6 +41,7 @@ from tests.pubsubtest.mutants.engine import (
     all_handled,
     counts_those_that_wait,
     handler_that,
+    keeps_changes,
     publisher,
     shared_contexts,
     sound,
@@ -536,6 +537,11 @@ ENGINE_MUTANTS = (
         "handlers share their context",
         shared_contexts,
         "handlers_do_not_see_each_others_context",
+    ),
+    _engine(
+        "the next attempt sees what the handler has changed",
+        keeps_changes,
+        "each_handling_sees_the_message_as_it_came",
     ),
     _engine(
         "messages that wait count as messages in flight",

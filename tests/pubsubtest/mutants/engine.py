@@ -113,6 +113,11 @@ def counts_those_that_wait(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(WaitingRoom, method, lambda room, message: None)
 
 
+def keeps_changes(patch: pytest.MonkeyPatch) -> None:
+    """Let the next attempt see what the handler has changed."""
+    patch.setattr(Message, "restore", lambda message: None)
+
+
 def publisher(kind: type[Publisher]) -> Plant:
     """Return a Plant of a publisher."""
     return lambda patch: patch.setattr("pubsubtest.conformance.context.Publisher", kind)

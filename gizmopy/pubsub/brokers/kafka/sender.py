@@ -227,10 +227,10 @@ def _hash(key: str) -> int:
 
 def _append(builder: Any, message: Message) -> bool:
     """Add a message to a batch; return False if the batch is full."""
-    key = message.key
-    headers = [
-        (name, text.encode("utf-8", "surrogateescape")) for name, text in message.attributes.items()
-    ]
+    key, changed = message.key, message._changed_attributes
+    # Not message.attributes, which makes a copy.
+    attributes = message._attributes if changed is None else changed
+    headers = [(name, text.encode("utf-8", "surrogateescape")) for name, text in attributes.items()]
     added = builder.append(
         timestamp=None,
         key=None if key is None else key.encode("utf-8", "surrogateescape"),
