@@ -89,7 +89,18 @@ def trace_id(attributes: Mapping[str, str]) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    return cut(record.getMessage(), MAX_TEXT)
+    try:
+        return cut(record.getMessage(), MAX_TEXT)
+    except Exception as error:  # noqa: BLE001 -- a faulty call to a logger must not lose the record
+        return cut(_unformatted(record, error), MAX_TEXT)
+
+
+def _unformatted(record: logging.LogRecord, error: Exception) -> str:
+    """Return the message of a record whose arguments do not fit it, with both and the place."""
+    args = record.args if isinstance(record.args, tuple) else (record.args,)
+    shown = ", ".join(cut(_as_text(each), MAX_TEXT // 4) for each in args)
+    place, kind = f"{record.pathname}:{record.lineno}", type(error).__name__
+    return f"{_as_text(record.msg)} [not formatted: {kind} at {place}; arguments: {shown}]"
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
@@ -174,8 +185,8 @@ class JSONFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": _message(record),
-            **extras,
         }
+        _add(extras, fields, reserved="stack")
         if stack := _stack(record):
             fields["stack"] = stack
         return fields
@@ -189,13 +200,22 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
             "logging.googleapis.com/sourceLocation": source,
-            **extras,
         }
+        _add(extras, fields, reserved="stack_trace")
         if trace := fields.pop("trace_id", ""):
             fields["logging.googleapis.com/trace"] = trace
         if stack := _stack(record):
             fields["stack_trace"] = stack
         return fields
+
+
+def _add(extras: Mapping[str, Any], fields: dict[str, Any], *, reserved: str) -> None:
+    """Add ``extras`` to ``fields``; one with the name of another field gets an underscore."""
+    for name, value in extras.items():
+        free = name
+        while free in fields or free == reserved:
+            free = f"{free}_"
+        fields[free] = value
 
 
 def _severity(level: int) -> str:

@@ -166,13 +166,14 @@ def test_an_extra_without_a_text_does_not_lose_the_record(
 
 
 def test_a_record_that_cannot_be_formatted_is_reported(written: io.StringIO) -> None:
-    """Wrong arguments lose the message; the line has its place in the code, and no raw value."""
+    """Wrong arguments do not lose the message; the line has its place, and no raw value."""
     fields = {"msg": f"%d {HOSTILE}", "args": (HOSTILE,), "pathname": __file__, "name": HOSTILE}
+    level = {"levelno": logging.ERROR, "levelname": "ERROR"}
     (handler,) = [each for each in logging.getLogger().handlers if type(each) is logs.WriterHandler]
-    handler.handle(logging.makeLogRecord(fields))  # pytest's own handler would raise
+    handler.handle(logging.makeLogRecord(fields | level))  # pytest's own handler would raise
 
     (record,) = _records(written)
-    assert f"the record logged at {__file__}:" in record
+    assert f"[not formatted: TypeError at {__file__}:" in record
 
 
 def test_errors_that_python_prints_are_logged(

@@ -365,3 +365,53 @@ def test_times_are_utc_with_milliseconds() -> None:
     assert timestamp(0.9999) == "1970-01-01T00:00:00.999Z"
     assert timestamp(1_700_000_000.25) == "2023-11-14T22:13:20.250Z"
     assert timestamp(0.0) == "1970-01-01T00:00:00.000Z"
+
+
+class _Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("message", "args", "expected"),
+    [
+        ("%d cats", ("many",), "%d cats [not formatted: TypeError at "),
+        ("cats", (3, "Tom"), "cats [not formatted: TypeError at "),
+        ("%(name)s", ({"age": 3},), "%(name)s [not formatted: KeyError at "),
+        ("100% %s", ("Tom",), "100% %s [not formatted: ValueError at "),
+        (_Unprintable(), (), "<_Unprintable that cannot be shown> [not formatted: ValueError at "),
+        ("%s", (_Unprintable(),), "%s [not formatted: ValueError at "),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_record_that_cannot_be_formatted_is_one_line(
+    tmp_path: Path, message: object, args: tuple[object, ...], expected: str, as_json: bool
+) -> None:
+    """It keeps its level and its extras, and has the arguments and the place."""
+    path = tmp_path / "log"
+    with logs.configured(destination=str(path), log_json=as_json):
+        logger.warning(message, *args, extra={"request": 7})
+
+    (line,) = path.read_text().splitlines()
+    for text in (expected, "test_logs.py:", "WARNING", "request"):
+        assert text in line
+    for arg in args:
+        if not isinstance(arg, _Unprintable | dict):
+            assert str(arg) in line
+    if as_json:
+        assert json.loads(line)["request"] == 7
+
+
+@pytest.mark.parametrize("fields", ["plain", "gcp"])
+def test_an_extra_does_not_overwrite_a_field(fields: logs.Fields) -> None:
+    """It gets an underscore, so that neither is lost."""
+    extras = dict.fromkeys(("time", "level", "severity", "logger", "stack"), "mine")
+    formatter = logs.JSONFormatter(fields)
+    known = {"created": 0.0, "levelno": logging.INFO, "levelname": "INFO"}
+    standard = json.loads(_format(formatter, **known))
+    line = json.loads(_format(formatter, **known, **extras, time_="other"))
+
+    assert standard.items() <= line.items()
+    assert line["time_"] == "mine" or line["time__"] == "mine"
+    assert sorted(line.values(), key=str).count("mine") == len(extras)
+    assert "other" in line.values()
