@@ -17,6 +17,24 @@ def cut(text: str, limit: int = MAX_CHARACTERS) -> str:
     return f"{text[:limit]}… ({len(text)} characters)"
 
 
+def is_utf8(data: bytes) -> bool:
+    """Return whether ``data`` is text in UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether ``text`` has no lone surrogates, so that it can be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def escape(text: str, *, keep: str = "") -> str:
     r"""Return ``text`` with each unprintable character written as in Python: ``\x1b``, ``\u202e``.
 

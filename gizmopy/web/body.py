@@ -11,6 +11,7 @@ from pydantic_core import ValidationError
 
 from gizmopy.declaration import Parameter
 from gizmopy.untrusted.early_stop import json_validator
+from gizmopy.untrusted.text import is_utf8
 from gizmopy.web.parameters import Function, type_adapter
 from gizmopy.web.problems import FieldError, Problem, field_errors
 
@@ -51,7 +52,7 @@ class JSONBody:
         try:
             arguments[self.name] = self._validate(data)
         except ValidationError as error:
-            _raise_if_malformed(error)
+            _raise_if_malformed(error, data)
             errors += field_errors("body", "", error)
 
 
@@ -100,10 +101,11 @@ def _check_content_type(request: web.Request) -> None:
         raise Problem(415, detail, headers={"Accept-Post": "application/json"})
 
 
-def _raise_if_malformed(error: ValidationError) -> None:
+def _raise_if_malformed(error: ValidationError, data: bytes) -> None:
     """Raise Problem (400) if the body is not JSON: then there are no fields to report."""
     if error.error_count() > 1:
         return
     (first,) = error.errors(include_url=False, include_input=False)
     if first["type"] == "json_invalid" and not first["loc"]:
-        raise Problem(400, f"The request body is malformed. {first['msg']}.") from error
+        reason = first["msg"] if is_utf8(data) else f"{first['msg']}; it is not UTF-8"
+        raise Problem(400, f"The request body is malformed. {reason}.") from error

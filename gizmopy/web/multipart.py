@@ -7,10 +7,12 @@ parts held the event loop for 9 s in ``request.post()``, and wrote a megabyte in
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from urllib.parse import parse_qsl, unquote
 
 from aiohttp import BodyPartReader, MultipartReader
 from aiohttp.hdrs import CONTENT_DISPOSITION, CONTENT_TYPE
@@ -18,6 +20,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 
 from gizmopy._aiohttp import BaseMultipartReader
+from gizmopy.untrusted.json_text import read_json
+from gizmopy.untrusted.text import cut, escape, is_unicode
 from gizmopy.web.problems import Problem
 
 _MULTIPART = "a multipart body"
@@ -44,6 +48,14 @@ Python's other codecs are refused: ``punycode`` takes quadratic time, and Python
 name of a codec until the process ends.
 """
 
+_HIGH_BYTE = re.compile(rb"%[89A-Fa-f][0-9A-Fa-f]").search
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_VALUE = rf'{_TOKEN}|"(?:[^"\\]|\\.)*"'
+_DISPOSITION = re.compile(
+    rf"[ \t]*{_TOKEN}[ \t]*(?:;(?:[ \t]*{_TOKEN}[ \t]*=[ \t]*(?:{_VALUE}))?[ \t]*)*"
+).fullmatch
+_DISPOSITION_PARAMETERS = re.compile(rf";[ \t]*({_TOKEN})[ \t]*=[ \t]*({_VALUE})").findall
+
 _MALFORMED = (LookupError, RecursionError, ValueError, HttpProcessingError)
 _MALFORMED_PART = (*_MALFORMED, RuntimeError, AssertionError, zlib.error)
 """aiohttp raises RuntimeError for an unknown encoding, AssertionError for another content type."""
@@ -61,6 +73,44 @@ def reading(form: str, malformed: tuple[type[Exception], ...] = _MALFORMED) -> I
 def reading_parts(form: str = _MULTIPART) -> AbstractContextManager[None]:
     """Return ``reading`` for code that finds or decodes parts, which raises more errors."""
     return reading(form, _MALFORMED_PART)
+
+
+def parse_json(text: str, loads: Callable[[str], Any]) -> Any:
+    """Return the value of a JSON text. Raises Problem (400) with the reason if it is malformed."""
+    try:
+        return loads(text)
+    except _MALFORMED as error:
+        reason = cut(escape(str(error)))
+        raise Problem(400, f"The request body is malformed. Invalid JSON: {reason}.") from error
+
+
+def check_form(body: bytes, charset: str) -> None:
+    """Raise ValueError if percent-encoded bytes of a form do not fit its charset.
+
+    aiohttp replaces them by U+FFFD.
+    """
+    if _HIGH_BYTE(body) is not None:
+        text = body.rstrip().decode(charset)
+        parse_qsl(text, keep_blank_values=True, encoding=charset, errors="strict")
+
+
+def check_disposition(header: str) -> None:
+    """Raise ValueError if the Content-Disposition of a part is malformed or not UTF-8.
+
+    aiohttp leaves out what it cannot read: a file without its name becomes a text.
+    """
+    if not is_unicode(header) or _DISPOSITION(header) is None:
+        raise ValueError("the Content-Disposition of a part is malformed")
+    names: set[str] = set()
+    for name, value in _DISPOSITION_PARAMETERS(header):
+        if name.lower() in names:
+            raise ValueError("the Content-Disposition of a part has a parameter twice")
+        names.add(name.lower())
+        # RFC 8187: filename*=utf-8''na%C3%AFve.txt
+        if name.endswith("*") and not name[:-1].rpartition("*")[2].isdigit():
+            charset, _, text = value.split("'", 2)
+            check_charset(charset)
+            unquote(text, charset or "utf-8", "strict")
 
 
 def check_charset(charset: str | None) -> None:
@@ -96,15 +146,17 @@ class PartReader(BodyPartReader):
         with reading("text"):
             return await super().text(encoding=encoding)
 
-    async def json(self, *, encoding: str | None = None) -> dict[str, Any] | None:
-        """Return the content as JSON."""
-        with reading("JSON"):
-            return await super().json(encoding=encoding)
+    async def json(self, *, encoding: str | None = None) -> Any:
+        """Return the content as JSON; None if it is empty."""
+        text = await self.text(encoding=encoding)
+        return parse_json(text, read_json) if text else None
 
     async def form(self, *, encoding: str | None = None) -> list[tuple[str, str]]:
         """Return the fields of the form in the content."""
         with reading("a form"):
-            return await super().form(encoding=encoding)
+            text = (await self.text(encoding=encoding)).rstrip()
+            charset = encoding or self.get_charset("utf-8")
+            return parse_qsl(text, keep_blank_values=True, encoding=charset, errors="strict")
 
     def decode(self, data: Any) -> Any:
         """Return ``data`` decoded by the part's transfer and content encodings."""
@@ -150,8 +202,11 @@ class Reader(BaseMultipartReader):
             raise Problem(413, f"The request body has more than {_MAX_PARTS} parts.")
         if len(headers.get(CONTENT_TYPE, "")) > MAX_CONTENT_TYPE:
             raise ValueError("the Content-Type of a part is too long")
-        if headers.get(CONTENT_DISPOSITION, "").count(";") > _MAX_PARAMETERS:
+        disposition = headers.get(CONTENT_DISPOSITION, "")
+        if disposition.count(";") > _MAX_PARAMETERS:
             raise ValueError("the Content-Disposition of a part has too many parameters")
+        if disposition:
+            check_disposition(disposition)
         part = super().make_part_reader(headers)
         if isinstance(part, Reader):
             part._parts_left = self._parts_left

@@ -13,6 +13,8 @@ from pydantic_core import SchemaError, ValidationError
 
 from gizmopy.declaration import Parameter
 from gizmopy.errors import DeclarationError
+from gizmopy.untrusted.json_text import finite_validator
+from gizmopy.untrusted.text import is_unicode
 from gizmopy.web.annotations import is_converted, is_repeated, is_structure, non_text_part
 from gizmopy.web.problems import FieldError, field_error, field_errors
 
@@ -61,7 +63,7 @@ class TextParameter:
         self, function: Function, parameter: Parameter, location: ParameterLocation, key: str
     ) -> None:
         _check_type(function, parameter, location)
-        validator = type_adapter(function, parameter).validator
+        validator = finite_validator(type_adapter(function, parameter))
         self.declared = parameter
         self.name = parameter.name
         self.location = location
@@ -89,7 +91,7 @@ class TextParameter:
         whole = "".join(text) if self.repeated else text
         # aiohttp decodes bytes that are not UTF-8 to lone surrogates. They cannot be encoded
         # again: a log, a database or a response would fail later, far from the cause.
-        if not (whole.isascii() or _is_unicode(whole)):
+        if not (whole.isascii() or is_unicode(whole)):
             message = "Input should be encoded as UTF-8"
             errors.append(field_error(self.location, self.key, message, "string_unicode"))
             return
@@ -148,12 +150,3 @@ def _reader(location: ParameterLocation, key: str, *, repeated: bool) -> Callabl
     if repeated:
         return lambda request: request.headers.getall(key, None)
     return lambda request: request.headers.get(key)
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether ``text`` has no lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

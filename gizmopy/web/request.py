@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -11,18 +10,22 @@ from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from aiohttp import MultipartReader, web
-from multidict import MultiDictProxy
+from multidict import MultiDictProxy, MultiMapping
 
 from gizmopy._aiohttp import BaseRequest
 from gizmopy.errors import UsageError
+from gizmopy.untrusted.json_text import read_json
 from gizmopy.web.multipart import (
     MAX_CONTENT_TYPE,
     Reader,
     check_charset,
+    check_form,
+    parse_json,
     reading,
     reading_parts,
 )
 from gizmopy.web.problems import Problem
+from gizmopy.web.query_text import check_query
 
 T = TypeVar("T")
 
@@ -53,6 +56,15 @@ class Request(BaseRequest):
     def match_info(self) -> Mapping[str, str]:  # type: ignore[override]  # aiohttp's has its route, too
         """Return the path parameters by name."""
         return self.path_parameters
+
+    @property
+    def query(self) -> MultiMapping[str]:
+        """Return the decoded query. Raises Problem (422) if a name or a value is not UTF-8."""
+        url = self.rel_url
+        raw = url.raw_query_string
+        if "%" in raw:
+            check_query(raw)
+        return url.query
 
     @property
     def content_type(self) -> str:
@@ -127,14 +139,13 @@ class Request(BaseRequest):
         with reading("text"):
             return await super().text()
 
-    async def json(self, *, loads: Callable[[str], Any] = json.loads) -> Any:
-        """Return the body as JSON.
+    async def json(self, *, loads: Callable[[str], Any] = read_json) -> Any:
+        """Return the body as JSON; ``loads`` parses its text, and raises ValueError.
 
-        Raises Problem if it is not JSON (400), and as ``text`` does.
+        Raises Problem if it is not JSON (400), and as ``text`` does. NaN, Infinity and numbers that
+        are too large for a float are not JSON, but ``json.loads`` accepts them.
         """
-        body = await self.text()
-        with reading("JSON"):
-            return loads(body)
+        return parse_json(await self.text(), loads)
 
     async def post(self) -> MultiDictProxy[str | bytes | bytearray | web.FileField]:
         """Return the fields of the form in the body.
@@ -143,7 +154,10 @@ class Request(BaseRequest):
         """
         check_charset(self.charset)
         with reading_parts("a form"):
-            return await super().post()
+            fields = await super().post()
+            if self.content_type == "application/x-www-form-urlencoded":
+                check_form(await self.read(), self.charset or "utf-8")
+            return fields
 
     async def multipart(self) -> MultipartReader:
         """Return a reader of the parts of the body.

@@ -16,6 +16,7 @@ from gizmopy.server.http.connection.framing import _PLAIN, _SIZE, _TRAILER
 from gizmopy.server.service import Service, service_name
 from gizmopy.web import CORS
 from gizmopy.web.backtracking import growth
+from gizmopy.web.multipart import _HIGH_BYTE as _FORM_BYTE
 from gizmopy.web.router import RouteNotFound, Router, parse_template
 from tests.linear_time.hostile_texts import Hostile, Run, pumps
 
@@ -194,6 +195,16 @@ PATTERNS: Mapping[str, Pattern] = {
         pumps("a", "a.", ".", "example.com", ".a", "a.a.a.com", head="https://"),
     ),
     "gizmopy.web.cors:_SECOND_LEVEL_REGISTRY": Pattern("fullmatch", pumps("co", "c", "gov")),
+    "gizmopy.web.multipart:_HIGH_BYTE": Pattern(
+        lambda text: _FORM_BYTE(text.encode()), pumps("%", "%8", "8")
+    ),
+    "gizmopy.web.multipart:_DISPOSITION": Pattern(
+        "fullmatch", pumps("a", ";", " ", "; ", ";a=", ";a=b", '\\"', " ;a", head='a; b="')
+    ),
+    "gizmopy.web.multipart:_DISPOSITION_PARAMETERS": Pattern(
+        "findall", pumps("a", ";", "; ", ";a=b", ' ;a="b"', "\\a", " ", head="; a=")
+    ),
+    "gizmopy.web.query_text:_HIGH_BYTE": Pattern("search", pumps("%", "%8", "8")),
     "gizmopy.web.openapi.document:_VARIABLE": Pattern(
         "sub", pumps("a", "{", "{a", "{}", ":", "{a:{", "{a:{}", "{a:{1}}", head="{")
     ),
