@@ -4,6 +4,7 @@ An endpoint and a message handler are both declared by a decorator on an async m
 method's signature. A mistake raises an error with its file and line before the daemon starts.
 """
 
+from gizmopy.declaration.calls import reports_wrong_calls
 from gizmopy.declaration.members import add_mark, declared_methods
 from gizmopy.declaration.signatures import REQUIRED, Parameter, Signature, read_signature
 
@@ -14,4 +15,5 @@ __all__ = [
     "add_mark",
     "declared_methods",
     "read_signature",
+    "reports_wrong_calls",
 ]

@@ -59,8 +59,12 @@ def read_signature(function: Callable[..., Any], owner: object = None) -> Signat
     except _UNRESOLVED as error:
         reason = f"its annotations cannot be resolved: {error}; import the type in its module"
         raise DeclarationError(function, reason) from error
+    try:
+        declared = inspect.signature(function).parameters.values()
+    except ValueError as error:
+        raise DeclarationError(function, "has no parameter for its object; add self") from error
     parameters = []
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in declared:
         name = parameter.name
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             reason = f"parameter {parameter} cannot be passed by name; declare one that can"
@@ -76,8 +80,21 @@ def read_signature(function: Callable[..., Any], owner: object = None) -> Signat
 
 
 def _check_async(function: Callable[..., Any]) -> None:
-    if not inspect.iscoroutinefunction(function):
-        raise DeclarationError(function, "is not async; declare it with 'async def'")
+    inner: Any = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    if inspect.iscoroutinefunction(inner):
+        return
+    if inspect.isasyncgenfunction(inner):
+        reason = "has a 'yield', so it is an async generator; return one value, such as a list"
+        raise DeclarationError(function, reason)
+    if inspect.iscoroutinefunction(inspect.unwrap(inner)):
+        kind = getattr(inner, "__qualname__", None) or type(inner).__name__
+        reason = f"is wrapped by {kind}, which is not async; use an async wrapper"
+        raise DeclarationError(function, reason)
+    if inspect.iscoroutinefunction(getattr(inner, "__call__", None)):  # noqa: B004 - is it async?
+        raise DeclarationError(function, "is an object; declare its method __call__ instead")
+    raise DeclarationError(function, "is not async; declare it with 'async def'")
 
 
 def _hints(function: Callable[..., Any], definer: type | None) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import NoneType
 from typing import Any, Literal, TypeVar
 
-from gizmopy.declaration import add_mark, declared_methods
+from gizmopy.declaration import add_mark, declared_methods, reports_wrong_calls
 from gizmopy.errors import DeclarationError, source_of
 from gizmopy.pubsub.handlers import (
     BatchHandler,
@@ -61,6 +62,7 @@ class Subscription(SubscriptionOptions):
     """The handler's name in logs and errors: ``Cats.on_cat``."""
 
 
+@reports_wrong_calls('@subscribe("channel")')
 def subscribe(
     channel: str,
     *,
@@ -116,6 +118,9 @@ def subscribe(
     if callable(channel):
         reason = 'is decorated without a channel; write @subscribe("channel")'
         raise DeclarationError(channel, reason)
+    wrong = _wrong_types(locals())
+    if wrong is not None:
+        return _refusing(wrong)
     at_once = concurrency * max(1, batch_size)
     options = SubscriptionOptions(
         channel=channel,
@@ -140,6 +145,38 @@ def subscribe(
             raise DeclarationError(method, problem)
         add_mark(method, _MARK, options)
         return method
+
+    return mark
+
+
+_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "channel": (str, "the name of a channel"),
+    "subscription": (str, "a name"),
+    "concurrency": (int, "a whole number"),
+    "max_in_flight": ((int, NoneType), "a whole number"),
+    "max_in_flight_bytes": (int, "a whole number of bytes"),
+    "max_waiting": (int, "a whole number"),
+    "max_waiting_bytes": (int, "a whole number of bytes"),
+    "batch_size": (int, "a whole number"),
+    "batch_wait": ((int, float), "a number of seconds"),
+    "retry": (RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)"),
+    "max_deliveries": (int, "a whole number"),
+    "dead_letter": (str, "the name of a channel"),
+    "middleware": ((list, tuple), "a list of functions"),
+}
+
+
+def _wrong_types(given: Mapping[str, object]) -> str | None:
+    """Return the problem of the first option that has a value of a wrong type."""
+    for name, (kind, expected) in _TYPES.items():
+        if not isinstance(given[name], kind):
+            return f"{name}={given[name]!r} is not {expected}"
+    return None
+
+
+def _refusing(problem: str) -> Callable[[MethodT], MethodT]:
+    def mark(method: MethodT) -> MethodT:
+        raise DeclarationError(method, problem)
 
     return mark
 

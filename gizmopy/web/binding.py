@@ -91,6 +91,7 @@ def bind_parameters(
     Raises DeclarationError if a parameter can come from no part of a request.
     """
     declared = read_signature(route.function, route.owner).parameters
+    _check_foreign_style(route, declared)
     names = [name for segment in parse_template(route.path) for name in segment.names]
     bodies = [each for each in declared if _is_body(each, names)]
     others = [each for each in declared if not _is_body(each, names)]
@@ -98,6 +99,28 @@ def bind_parameters(
     _check_path_variables(route, names, parameters)
     _check_distinct_keys(route, parameters)
     return parameters, _bind_body(route, bodies, read_timeout)
+
+
+def _check_foreign_style(route: Route, declared: tuple[Parameter, ...]) -> None:
+    """Raise DeclarationError for the notation of other frameworks, which has no effect here."""
+    for each in declared:
+        mark = each.default
+        if isinstance(mark, (Header, Query)) or mark in (Header, Query):
+            kind = getattr(mark, "__name__", type(mark).__name__)
+            reason = f"parameter {each.name!r} has a {kind} as its default; write "
+            remedy = f'{each.name}: Annotated[..., {kind}("...")]'
+            raise DeclarationError(route.function, reason + remedy)
+        if f"/:{each.name}" in route.path or f"<{each.name}>" in route.path:
+            reason = f"the path {route.path!r} has no variable; write {{{each.name}}}"
+            raise DeclarationError(route.function, reason)
+        for kind in ("int", "str", "float", "path", "uuid"):
+            variable = f"{{{each.name}:{kind}}}"
+            if variable in route.path:
+                pattern = "{path:.*}" if kind == "path" else f"{{{each.name}}}"
+                reason = f"{kind!r} in {variable!r} is a regular expression, not a type; write "
+                raise DeclarationError(
+                    route.function, f"{reason}{pattern} and annotate the parameter"
+                )
 
 
 def _is_body(parameter: Parameter, path_names: list[str]) -> bool:

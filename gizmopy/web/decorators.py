@@ -6,10 +6,10 @@ import functools
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypedDict, TypeVar, Unpack
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast
 
-from gizmopy.declaration import add_mark, declared_methods
+from gizmopy.declaration import add_mark, declared_methods, reports_wrong_calls
 from gizmopy.errors import DeclarationError, source_of
 from gizmopy.web.request import HTTPMiddleware
 from gizmopy.web.router import RouteConflict, Router, parse_template
@@ -59,6 +59,9 @@ class RouteOptions:
     min_send_rate: int | None = None
 
 
+_OPTIONS = tuple(field.name for field in fields(RouteOptions))
+
+
 class RouteKeywords(TypedDict, total=False):
     """Type the keyword arguments of a decorator: the fields of RouteOptions."""
 
@@ -96,26 +99,31 @@ class Route:
         return source_of(self.function)
 
 
+@reports_wrong_calls('@get("/path")', _OPTIONS)
 def get(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve GET, and HEAD, at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("GET", path, RouteOptions(**options))
 
 
+@reports_wrong_calls('@put("/path")', _OPTIONS)
 def put(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve PUT at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("PUT", path, RouteOptions(**options))
 
 
+@reports_wrong_calls('@post("/path")', _OPTIONS)
 def post(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve POST at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("POST", path, RouteOptions(**options))
 
 
+@reports_wrong_calls('@delete("/path")', _OPTIONS)
 def delete(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve DELETE at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("DELETE", path, RouteOptions(**options))
 
 
+@reports_wrong_calls('@patch("/path")', _OPTIONS)
 def patch(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve PATCH at a path template such as ``/cats/{id}``; see RouteOptions."""
     return _declare("PATCH", path, RouteOptions(**options))
@@ -127,6 +135,9 @@ def _declare(method: str, path: str, options: RouteOptions) -> Callable[[Endpoin
         raise DeclarationError(path, f'is decorated without a path; write @{name}("/path")')
 
     def declare(function: EndpointT) -> EndpointT:
+        if not isinstance(path, str):
+            reason = f'has the path {path!r}, which is no text; write @{method.lower()}("/path")'
+            raise DeclarationError(function, reason)
         add_mark(function, _ROUTES, (method, path, options))
         return function
 
@@ -212,15 +223,19 @@ def _from_table(service: object, prefix: str) -> Iterator[Route]:
     endpoints: Callable[[], Mapping[str, Any]] | None = getattr(service, "endpoints", None)
     if endpoints is None:
         return
-    table = _read_table(endpoints)
+    table = _read_table(endpoints, type(service))
     _check_tables_of_bases(type(service), service, table)
     for (method, path), function in table.items():
         yield Route(method, prefix + path, function)
 
 
-def _read_table(endpoints: Callable[[], Any]) -> dict[tuple[str, str], EndpointFunction]:
-    table = endpoints()
+def _read_table(endpoints: Any, kind: type) -> dict[tuple[str, str], EndpointFunction]:
     shape = "must return a table {path: {method: endpoint}}"
+    if not callable(endpoints) or inspect.iscoroutinefunction(endpoints):
+        reason = "endpoints must be a method without async that returns a table"
+        owner = endpoints if callable(endpoints) else kind
+        raise DeclarationError(owner, f"{reason} {{path: {{method: endpoint}}}}")
+    table = endpoints()
     if not isinstance(table, Mapping):
         raise DeclarationError(endpoints, f"{shape}, not {table!r}")
     found = {}
@@ -246,7 +261,7 @@ def _check_tables_of_bases(
         nearest, endpoints = definitions[0]
         if base in nearest.__mro__ or not inspect.isfunction(hidden):
             continue
-        for method, path in _read_table(functools.partial(hidden, service)):
+        for method, path in _read_table(functools.partial(hidden, service), base):
             if (method, path) not in table:
                 reason = (
                     f"hides {method} {path!r} in the table of {base.__name__}, an unrelated base "
@@ -259,13 +274,13 @@ def _check(route: Route, prefix: str) -> None:
     """Raise DeclarationError if the method, the template or an option is invalid."""
     method, function, options = route.method, route.function, route.options
     path = route.path.removeprefix(prefix)
-    if options.timeout is not None and not 0 <= options.timeout < math.inf:
+    if options.timeout is not None and not _is_number(options.timeout, (int, float)):
         reason = f"timeout={options.timeout!r} is not a number of seconds; use 0 for no limit"
         raise DeclarationError(function, reason)
     for name in ("max_body_bytes", "min_send_rate"):
         value = getattr(options, name)
-        if value is not None and value < 0:
-            reason = f"{name}={value!r} is negative; use 0 for no limit"
+        if value is not None and not _is_number(value, int):
+            reason = f"{name}={value!r} is not a number of bytes; use 0 for no limit"
             raise DeclarationError(function, reason)
     if method not in METHODS:
         reason = f"{method!r} is not an HTTP method; use one of: {', '.join(METHODS)}"
@@ -276,3 +291,9 @@ def _check(route: Route, prefix: str) -> None:
         parse_template(path)
     except ValueError as error:
         raise DeclarationError(function, f"{path!r} {error}") from error
+
+
+def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
+    """Return whether a value is a number of this kind, finite and not negative."""
+    is_kind = isinstance(value, kind) and not isinstance(value, bool)
+    return is_kind and 0 <= cast(float, value) < math.inf

@@ -1,0 +1,158 @@
+"""Mistakes in declarations: each error has the file, the line, the method and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from gizmopy.errors import DeclarationError
+from gizmopy.pubsub import collect_subscriptions, subscribe
+from gizmopy.web import Header, Query, get, put
+from gizmopy.web.binding import compile_endpoint
+from gizmopy.web.decorators import collect_routes
+
+wrong_get: Any = get
+wrong_put: Any = put
+wrong_subscribe: Any = subscribe
+
+
+def refusal(decorate: Callable[[Any], Any], method: Any = None) -> str:
+    """Return the error of a service with one decorated method."""
+
+    async def endpoint(self: Any, body: bytes = b"") -> None: ...
+
+    def start() -> None:
+        service = type("Service", (), {"method": decorate(method or endpoint)})()
+        for route in collect_routes(service):
+            compile_endpoint(route)
+        collect_subscriptions(service, "service")
+
+    with pytest.raises(DeclarationError, match=rf"^{__file__}:\d+: \S+: ") as refused:
+        start()
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("decorate", "remedy"),
+    [
+        (
+            lambda f: wrong_subscribe("a", deadletter="b")(f),
+            "no option deadletter=; write dead_letter=",
+        ),
+        (lambda f: wrong_subscribe("a", batchsize=5)(f), "write batch_size="),
+        (lambda f: wrong_subscribe()(f), 'write @subscribe("channel")'),
+        (lambda f: wrong_subscribe("a", "b")(f), 'write @subscribe("channel")'),
+        (
+            lambda f: wrong_subscribe("a", concurrency="5")(f),
+            "concurrency='5' is not a whole number",
+        ),
+        (
+            lambda f: wrong_subscribe("a", concurrency=2.5)(f),
+            "concurrency=2.5 is not a whole number",
+        ),
+        (lambda f: wrong_subscribe("a", batch_size=2, batch_wait="5s")(f), "a number of seconds"),
+        (lambda f: wrong_subscribe("a", retry=5)(f), "such as RetryPolicy(attempts=5)"),
+        (lambda f: wrong_subscribe("a", dead_letter=None)(f), "is not the name of a channel"),
+        (lambda f: wrong_subscribe("a", middleware=print)(f), "is not a list of functions"),
+        (lambda f: wrong_subscribe(5)(f), "channel=5 is not the name of a channel"),
+        (lambda f: wrong_get("/a", time_out=5)(f), "no option time_out=; write timeout="),
+        (lambda f: wrong_get("/a", response_model=int)(f), "use one of: cancel_on_disconnect, "),
+        (lambda f: wrong_get()(f), 'write @get("/path")'),
+        (lambda f: wrong_get("/a", 5)(f), 'write @get("/path")'),
+        (lambda f: wrong_get(5)(f), 'has the path 5, which is no text; write @get("/path")'),
+        (lambda f: wrong_get("/a", timeout="5s")(f), "timeout='5s' is not a number of seconds"),
+        (lambda f: wrong_put("/a", max_body_bytes="10MB")(f), "is not a number of bytes"),
+    ],
+)
+def test_a_wrong_call_of_a_decorator_names_the_method(
+    decorate: Callable[[Any], Any], remedy: str
+) -> None:
+    """Python's own error has neither the method nor the option that was meant."""
+    assert remedy in refusal(decorate)
+
+
+async def generator(self: Any) -> AsyncIterator[int]:
+    """Yield a number."""
+    yield 1
+
+
+def not_async(self: Any) -> None:
+    """Do nothing."""
+
+
+async def without_self() -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize("decorator", [get("/a"), subscribe("a")])
+@pytest.mark.parametrize(
+    ("method", "remedy"),
+    [
+        (generator, "has a 'yield', so it is an async generator; return one value"),
+        (not_async, "is not async; declare it with 'async def'"),
+        (without_self, "has no parameter for its object; add self"),
+    ],
+)
+def test_a_method_of_a_wrong_kind_is_named(decorator: Any, method: Any, remedy: str) -> None:
+    """Endpoints and handlers have the same errors."""
+
+    def copy(*_: Any) -> Any:
+        return type(method)(method.__code__, method.__globals__, method.__name__)
+
+    made = copy()
+    made.__annotations__ = method.__annotations__
+    assert remedy in refusal(decorator, made)
+
+
+@pytest.mark.parametrize("default", [Header("X"), Query("x"), Header, Query])
+def test_a_mark_is_no_default(default: Any) -> None:
+    """``name: str = Header("X")`` is FastAPI's notation; the method would be given the mark."""
+
+    async def endpoint(self: Any, name: str = default) -> None: ...
+
+    assert "as its default; write name: Annotated[..., " in refusal(get("/a"), endpoint)
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("/a/:id", "has no variable; write {id}"),
+        ("/a/<id>", "has no variable; write {id}"),
+        ("/a/{id:int}", "'int' in '{id:int}' is a regular expression, not a type; write {id} and"),
+    ],
+)
+def test_a_path_in_the_notation_of_others_is_refused(path: str, remedy: str) -> None:
+    """The path would match no number, and the parameter would come from the query."""
+
+    async def endpoint(self: Any, id: int) -> None: ...
+
+    assert remedy in refusal(get(path), endpoint)
+
+
+@pytest.mark.parametrize("table", [5, None, [], {"/a": 5}, {"/a": {"GET": "a"}}])
+def test_a_table_of_a_wrong_shape_is_refused(table: Any) -> None:
+    """The error has the place of the method that returns it."""
+
+    class Service:
+        def endpoints(self) -> Any:
+            return table
+
+    with pytest.raises(DeclarationError, match=rf"^{__file__}:\d+: .*must return a table"):
+        collect_routes(Service())
+
+
+def test_endpoints_is_a_plain_method() -> None:
+    """Neither an attribute nor an async method."""
+
+    class Attribute:
+        endpoints: Any = {}  # noqa: RUF012 - the mistake in question
+
+    class Async:
+        async def endpoints(self) -> Any:
+            return {}
+
+    for service in (Attribute(), Async()):
+        with pytest.raises(DeclarationError, match=rf"^{__file__}:\d+: .*method without async"):
+            collect_routes(service)
