@@ -25,6 +25,9 @@ from pubsubtest.publisher import Recorded, RecordingPublisher
 LONGEST_WAIT = 0.001
 """The longest wait of a retry, in seconds, so that tests do not wait for backoff."""
 
+_BATCH_WAIT = 0.02
+"""The longest wait for a batch, in seconds: long enough for a message that is redelivered."""
+
 _BROKER = Capabilities(
     ordering=True,
     can_nack=True,
@@ -143,7 +146,7 @@ class FakeSubscriber:
     def _subscriber(self, script: _ScriptedReceiver) -> Subscriber:
         return Subscriber(
             script,
-            replace(self.subscription, batch_wait=0.0),  # all messages are there at once
+            replace(self.subscription, batch_wait=min(self.subscription.batch_wait, _BATCH_WAIT)),
             topic=self.subscription.channel,
             capabilities=_BROKER,
             metrics=Metrics(),

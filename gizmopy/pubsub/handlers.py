@@ -17,6 +17,7 @@ from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError, UndecodableMessage, UsageError
 from gizmopy.pubsub.codecs import JSONCodec, codec_for, without_wrapping
 from gizmopy.pubsub.message import Message
+from gizmopy.untrusted.error_text import describe_error
 
 Handler = Callable[[Message], Coroutine[Any, Any, None]]
 """Decode a message at once (this may raise UndecodableMessage) and return the coroutine that
@@ -161,13 +162,23 @@ def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Messag
 
     def decode_message(message: Message) -> Any:
         body = message.body
-        if body is not None:
-            return body if takes_bytes else decode(body)
-        if decode_none is not None:
-            return decode_none()
-        raise UndecodableMessage(
-            f"the message is a tombstone (it has no body), and {payload.name!r} does not take None"
-        )
+        try:
+            if body is not None:
+                return body if takes_bytes else decode(body)
+            if decode_none is not None:
+                return decode_none()
+        except (UndecodableMessage, MemoryError):
+            raise  # a lack of memory may pass
+        except Exception as error:  # noqa: BLE001 - a validator or a codec may raise anything
+            # The same body raises the same error again, so a retry is of no use; and in a batch it
+            # must not fail the others.
+            problem = describe_error(error)
+        else:
+            problem = (
+                f"the message is a tombstone (it has no body), and {payload.name!r} does not take "
+                "None"
+            )
+        raise UndecodableMessage(problem)  # outside of the except clause: see JSONCodec.decode
 
     return decode_message
 

@@ -83,8 +83,9 @@ class Worker:
                 result = await rest
                 if in_batches:
                     results = result
-            except (KeyboardInterrupt, SystemExit):
-                raise  # asyncio ends the loop with these, even if a task catches them
+            except KeyboardInterrupt:
+                raise  # a person ends the process
+            # A SystemExit too: as the end of the daemon it would come again after each restart.
             except BaseException as error:  # noqa: BLE001 - a handler may raise anything
                 results = [error] * len(batch)
             self._events.attempts_timed((), (perf_counter() - since,))
