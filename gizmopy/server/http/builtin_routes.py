@@ -144,7 +144,8 @@ class _Documentation:
         """Return the page."""
         from gizmopy.web.openapi.page import docs_headers, docs_page
 
-        page = docs_page(service_name(self._service), "/openapi.json")
+        # Relative to the page: a proxy may have removed a prefix of the path.
+        page = docs_page(service_name(self._service), "openapi.json")
         return web.Response(body=page.encode(), headers=docs_headers())
 
     def _write(self) -> bytes:

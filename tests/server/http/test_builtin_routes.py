@@ -263,3 +263,11 @@ async def test_a_pattern_that_backtracks_is_logged_at_start(
     assert "Write the pattern so that a text matches in one way only" in slow
     assert "Slow.adjacent (" in adjacent
     assert "the pattern ([a-z]+)([a-z0-9]+) backtracks, and its time is polynomial" in adjacent
+
+
+async def test_the_docs_page_works_behind_a_proxy_that_removes_a_prefix() -> None:
+    """The links and requests of the page are relative, so that they keep the prefix."""
+    async with pubsubtest.serve(Shop) as shop, shop.http.get("/docs") as response:
+        page = await response.text()
+    assert 'href="openapi.json"' in page
+    assert "`.${path}?${query}` : `.${path}`" in page
