@@ -149,7 +149,7 @@ async def test_ordered_batches_end_their_attempts_together() -> None:
     sender = GatedSender()
     sender.verdict = lambda _: TRANSIENT
     async with publisher(sender, ordered_batches=True, retry=RetryPolicy(attempts=3)) as out:
-        results = await out.publish_many("123", key="k")
+        results = await out.publish_many(list("123"), key="k")
     assert results == [TRANSIENT, HELD, HELD]
     assert sender.batches == [["1", "2", "3"]] * 3
 
@@ -161,7 +161,7 @@ async def test_the_publisher_does_not_retry_if_the_client_does() -> None:
     async with publisher(sender, metrics, client_retries=True) as out:
         with pytest.raises(PubSubError, match="throttled"):
             await out.publish("1")
-        assert await out.publish_many("23") == [TRANSIENT] * 2
+        assert await out.publish_many(list("23")) == [TRANSIENT] * 2
     assert sender.batches == [["1"], ["2", "3"]]
     assert failures(metrics) == {"transient": 3}
 
