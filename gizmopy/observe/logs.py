@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic_core import PydanticSerializationError, to_json
 
 from gizmopy.observe.context import message_id, propagated_attributes, request_id
+from gizmopy.observe.kept_set_up import kept_set_up
 from gizmopy.observe.log_masking import MaskingFormatter
 from gizmopy.observe.log_writer import open_writer
 from gizmopy.observe.rate_limit import RateLimitFilter
@@ -270,6 +271,7 @@ class WriterHandler(logging.Handler):
         self._writer = open_writer(destination, _report_error)
         self._unreported = 0
         """Dropped records that the log does not mention yet."""
+        self._is_kept_open = False
         self.is_terminal = self._writer.is_terminal
 
     @property
@@ -316,8 +318,23 @@ class WriterHandler(logging.Handler):
         """Wait until all lines are written, for half a second at most."""
         self._writer.flush()
 
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Make ``close`` only flush while the context lasts.
+
+        ``logging.shutdown``, ``dictConfig`` and ``basicConfig(force=True)`` close all handlers.
+        """
+        self._is_kept_open = True
+        try:
+            yield
+        finally:
+            self._is_kept_open = False
+
     def close(self) -> None:
         """Flush, and close the file that was opened here."""
+        if self._is_kept_open:
+            self.flush()
+            return
         self._writer.close()
         super().close()
 
@@ -344,7 +361,8 @@ def configured(
     ``destination`` is ``stderr`` (or an empty string), ``stdout``, or the path of a file, opened
     again after it was moved. Lines are JSON, except on a terminal; ``log_json`` overrides that.
     Python's ``warnings`` are logged too. Each of ``secrets``, the longest first, is masked in every
-    line. Raises OSError if a file cannot be opened.
+    line. Calls that set up logging anew meanwhile are undone, with a warning: see
+    :func:`~gizmopy.observe.kept_set_up.kept_set_up`. Raises OSError if a file cannot be opened.
     """
     handler = WriterHandler(destination)
     as_json = not handler.is_terminal if log_json is None else log_json
@@ -355,17 +373,15 @@ def configured(
     # Filters of the handler, not of a logger: those of a logger do not apply to its children.
     handler.addFilter(RateLimitFilter())
     handler.addFilter(ContextFilter())
-    root = logging.getLogger()
-    before = root.level, root.handlers[:]
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
     # aiohttp warns of each malformed part of a form, and quotes the client unescaped.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"aiohttp\.multipart")
-    logging.captureWarnings(capture=True)
+    number = logging.getLevelNamesMapping()[level.upper()]
     try:
-        yield handler
+        with kept_set_up(handler, number), handler.kept_open():
+            logging.captureWarnings(capture=True)
+            try:
+                yield handler
+            finally:
+                logging.captureWarnings(capture=False)
     finally:
-        logging.captureWarnings(capture=False)
-        root.setLevel(before[0])
-        root.handlers[:] = before[1]
         handler.close()
