@@ -128,13 +128,13 @@ def _inner(function: Any) -> Any:
 
 
 def place_of_field(cls: type, field: str) -> str:
-    """Return the file and line of an annotated field; empty if they are unknown."""
+    """Return the file and line of a field or attribute of ``cls``; empty if they are unknown."""
     try:
         lines, start = inspect.getsourcelines(cls)
     except (OSError, TypeError):
         return ""
     for number, line in enumerate(lines, start):
-        if line.lstrip().startswith(f"{field}:"):
+        if line.lstrip().startswith((f"{field}:", f"{field} =")):
             return f"{inspect.getsourcefile(cls)}:{number}"
     return ""
 

@@ -21,6 +21,7 @@ def mounted_on(service: Service) -> tuple[Endpoints, ...]:
     Raises DeclarationError if one of them is not an object of a subclass of Endpoints, is there
     twice, or declares something that only a service can have.
     """
+    _check_attributes(service)
     _check_mounts_of_bases(type(service))
     returned: object = service.mounts()
     if inspect.iscoroutine(returned):
@@ -36,7 +37,8 @@ def mounted_on(service: Service) -> tuple[Endpoints, ...]:
             name = type(mounted).__name__
             raise DeclarationError(service.mounts, f"returns the same {name} object twice")
         _check_members(mounted)
-        _check_middleware(mounted)
+        _check_attributes(mounted)
+        _check_cors(mounted)
         mounts.append(mounted)
     return tuple(mounts)
 
@@ -88,14 +90,36 @@ def _check_members(mounted: Endpoints) -> None:
         raise DeclarationError(kind, reason)
 
 
-def _check_middleware(mounted: Endpoints) -> None:
-    kind = type(mounted)
+def _check_attributes(owner: Endpoints) -> None:
+    """Raise DeclarationError if an attribute that the class may set has a value of a wrong type."""
+    for name in ("prefix", "name"):
+        text: object = getattr(owner, name, "")
+        if not isinstance(text, str):
+            raise _wrong(owner, name, f"is {text!r}; write a text")
     for name in ("middleware", "message_middleware"):
-        value: object = getattr(mounted, name)
-        if not isinstance(value, Sequence):
-            raise DeclarationError(kind, f"{name} is {value!r}; write a tuple: ({name},)")
+        value: object = getattr(owner, name)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise _wrong(owner, name, f"is {value!r}; write a tuple: ({name},)")
+        for each in value:
+            if not callable(each):
+                raise _wrong(owner, name, f"has {each!r}, which is not a function; remove it")
+    tags: object = owner.tags
+    if isinstance(tags, str):  # it would be a tag for each letter
+        raise _wrong(owner, "tags", f"is the text {tags!r}; write ({tags!r},)")
+    if not (isinstance(tags, Sequence) and all(isinstance(tag, str) for tag in tags)):
+        raise _wrong(owner, "tags", f"is {tags!r}; write a tuple of names")
+
+
+def _wrong(owner: Endpoints, name: str, reason: str) -> DeclarationError:
+    """Return the error for an attribute, with the place of the class that sets it."""
+    kind = type(owner)
+    place = kind if name in vars(owner) else next(b for b in kind.__mro__ if name in vars(b))
+    return DeclarationError(place, f"{name} {reason}", field=name)
+
+
+def _check_cors(mounted: Endpoints) -> None:
     # A middleware does not see preflight requests. The request handler answers them with the one
     # CORS of the whole service.
     if any(isinstance(each, CORS) for each in mounted.middleware):
-        reason = "has CORS in its middleware; CORS applies to a whole service: put it there"
-        raise DeclarationError(kind, reason)
+        reason = "has CORS in it; CORS applies to a whole service: put it there"
+        raise _wrong(mounted, "middleware", reason)

@@ -187,10 +187,7 @@ def collect_routes(
 
 
 def _tags_of(owner: object) -> tuple[str, ...]:
-    tags = getattr(owner, "tags", ())
-    if isinstance(tags, str):  # it would be a tag for each letter
-        raise DeclarationError(type(owner), f"tags is the text {tags!r}; write ({tags!r},)")
-    return tuple(tags)
+    return tuple(getattr(owner, "tags", ()))
 
 
 def _routes_of(owner: object, prefix: str, own_prefix: str) -> Iterator[Route]:

@@ -26,6 +26,9 @@ Function = Callable[..., Any]
 UNKNOWN_TYPE = (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError)
 """The errors that pydantic raises for a type that it cannot validate."""
 
+_OTHER_TYPE = ("_type", "_parsing", "_from_float", "is_instance_of", "literal_error", "enum")
+"""How pydantic's error types end if a value has another type than its field."""
+
 
 class RequestParameter:
     """Bind a parameter to the request itself."""
@@ -107,18 +110,42 @@ def _shared_adapter(annotation: type) -> TypeAdapter[Any]:
 
 
 def type_adapter(function: Function, parameter: Parameter) -> TypeAdapter[Any]:
-    """Return pydantic's validator for a parameter. Raises DeclarationError if there is none."""
+    """Return pydantic's validator for a parameter.
+
+    Raises DeclarationError if there is none, or if the default is text or a number and the
+    parameter cannot be one.
+    """
     annotation = parameter.annotation
     try:
         # One validator serves every parameter of a class, which saves time and memory at start.
         # Unions and other generic forms are not shared, because different ones compare equal:
         # ``int | str == str | int``, yet pydantic tries the members in order.
         shared = isinstance(annotation, type)
-        return _shared_adapter(annotation) if shared else TypeAdapter(annotation)
+        adapter = _shared_adapter(annotation) if shared else TypeAdapter(annotation)
     except UNKNOWN_TYPE as error:
         why = str(error).partition("\n\n")[0]  # without pydantic's hints and its link to a page
         reason = f"parameter {parameter.name!r} has a type that cannot be validated: {why}"
         raise DeclarationError(function, reason) from error
+    _check_default(function, parameter, adapter)
+    return adapter
+
+
+def _check_default(function: Function, parameter: Parameter, adapter: TypeAdapter[Any]) -> None:
+    # The default reaches the function as it is, unlike the text of a request: ``y: int = "5"``
+    # would be a str there. It may break a constraint (an empty text that means "none was sent"),
+    # and be an object of the user's that means the same.
+    default = parameter.default
+    if not isinstance(default, (str, bytes, int, float)):
+        return
+    try:
+        adapter.validate_python(default, strict=isinstance(default, (str, bytes)))
+    except ValidationError as error:
+        kind = error.errors(include_url=False, include_input=False)[0]["type"]
+        if not kind.endswith(_OTHER_TYPE):
+            return
+        reason = f"parameter {parameter.name!r} has the default {default!r}, which is no "
+        reason += f"{getattr(parameter.annotation, '__name__', parameter.annotation)}"
+        raise DeclarationError(function, f"{reason}; write a value of that type") from error
 
 
 def _check_type(function: Function, parameter: Parameter, location: ParameterLocation) -> None:

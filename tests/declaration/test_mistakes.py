@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, Any, Literal
 
 import pytest
+from annotated_types import Gt, MinLen
 
 from gizmopy.errors import DeclarationError
 from gizmopy.pubsub import collect_subscriptions, subscribe
@@ -156,3 +159,59 @@ def test_endpoints_is_a_plain_method() -> None:
     for service in (Attribute(), Async()):
         with pytest.raises(DeclarationError, match=rf"^{__file__}:\d+: .*method without async"):
             collect_routes(service)
+
+
+class Color(StrEnum):
+    """The values of a parameter."""
+
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default"),
+    [
+        (int, "five"),
+        (int, "5"),
+        (int | None, "five"),
+        (list[int], 5),
+        (str, 5),
+        (bool, "yes"),
+        (date, "2026-12-01"),
+        (Color, "red"),
+        (Literal["a", "b"], "c"),
+        (Annotated[int, Query("limit")], 2.5),
+    ],
+)
+def test_a_default_of_another_type_is_refused(annotation: Any, default: Any) -> None:
+    """A request without the parameter would give the endpoint a value of a wrong type."""
+
+    async def endpoint(self: Any, limit: Any = default) -> None: ...
+
+    endpoint.__annotations__["limit"] = annotation
+    text = refusal(get("/a"), endpoint)
+    assert f"parameter 'limit' has the default {default!r}, which is no " in text
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default"),
+    [
+        (int, None),
+        (float, 5),
+        (str, ""),
+        (Annotated[str, MinLen(1)], ""),
+        (Annotated[int, Gt(0)], 0),
+        (Color, Color.RED),
+        (int | str, "all"),
+        (Sequence[int], ()),
+        (Literal["a", "b"], "a"),
+    ],
+)
+def test_a_default_may_break_a_constraint(annotation: Any, default: Any) -> None:
+    """Such a value may say that the request had none."""
+
+    async def endpoint(self: Any, limit: Any = default) -> None: ...
+
+    endpoint.__annotations__["limit"] = annotation
+    service = type("Service", (), {"method": get("/a")(endpoint)})()
+    for route in collect_routes(service):
+        compile_endpoint(route)

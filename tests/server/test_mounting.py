@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -483,9 +484,9 @@ class WithTheSameVariable(Endpoints):
         (WithLifespan(), "WithLifespan.lifespan: is not called, .*open the resource in"),
         (WithMounts(), "WithMounts.mounts: is not called, .* on the service"),
         (WithSettings(), "WithSettings: annotates settings, which only a service loads"),
-        (WithCORS(), "WithCORS: has CORS in its middleware"),
+        (WithCORS(), "WithCORS.middleware: middleware has CORS in it"),
         (WithOneMiddleware(), r"write a tuple: \(middleware,\)"),
-        (WithTextTags(), r"WithTextTags: tags is the text 'orders'; write \('orders',\)"),
+        (WithTextTags(), r"WithTextTags.tags: tags is the text 'orders'; write \('orders',\)"),
         (WithBadPrefix(), "WithBadPrefix: prefix 'orders/' must begin with '/'"),
         (WithBadTemplate(), "WithBadTemplate: prefix '/{id'"),
         (WithTheSameVariable(), "get_it: '/{id}/{id}'"),
@@ -497,6 +498,42 @@ def test_an_object_that_would_not_work_whole_is_refused(mounted: Any, reason: st
     text = refused(mounted)
     assert re.search(reason, text), text
     assert places(text) >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("prefix", None, "prefix is None; write a text"),
+        ("prefix", 5, "prefix is 5; write a text"),
+        ("name", 5, "name is 5; write a text"),
+        ("middleware", None, r"middleware is None; write a tuple: \(middleware,\)"),
+        ("middleware", "log", "middleware is 'log'; write a tuple"),
+        ("middleware", ["log"], "middleware has 'log', which is not a function; remove it"),
+        ("message_middleware", 5, "message_middleware is 5; write a tuple"),
+        ("message_middleware", (None,), "message_middleware has None, which is not a function"),
+        ("tags", None, "tags is None; write a tuple of names"),
+        ("tags", (1,), r"tags is \(1,\); write a tuple of names"),
+    ],
+)
+def test_an_attribute_of_a_wrong_type_is_refused(name: str, value: Any, reason: str) -> None:
+    """The error has the place and the remedy, for the service as for a mounted object."""
+    for base in (Service, Endpoints):
+        kind: Any = type("Wrong", (base,), {name: value, "__module__": __name__})
+        if name == "name" and base is Endpoints:
+            continue
+        text = refused(kind()) if base is Endpoints else refused(service=kind)
+        assert re.search(rf"Wrong\.{name}: {reason}", text), text
+
+
+def test_the_error_names_the_line_of_a_wrong_attribute() -> None:
+    """The class may be long."""
+
+    class Wrong(Endpoints):
+        tags = ("orders",)
+        prefix = None  # type: ignore[assignment]
+
+    line = inspect.getsourcelines(Wrong)[1] + 2
+    assert f"{__file__}:{line}: " in refused(Wrong())
 
 
 def test_one_object_is_mounted_once() -> None:
