@@ -6,6 +6,8 @@ attributes (0.05 to 0.2 µs). It becomes a Prometheus family at a scrape.
 
 Each server has its own :class:`Metrics`, and so its own registry: two servers in one process do not
 mix. A service makes its own instruments with prometheus_client and ``registry=metrics.registry``.
+Those that are made without a registry are in prometheus_client's default one, and every server of
+the process serves them.
 
 The memory is bounded: an instrument has a limited number of label combinations, and a label value
 has at most 256 characters. Combinations beyond the limit are counted together under the label
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Generic, Literal, TypeVar
 
+import prometheus_client
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -35,8 +38,6 @@ from gizmopy.untrusted.text import cut
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bucket bounds for durations, from the semantic conventions of OpenTelemetry."""
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 OVERFLOW = "_OVERFLOW"
 """The value of each label of the child that all combinations beyond the limit share."""
@@ -168,24 +169,6 @@ Gauge = Instrument[GaugeChild]
 Histogram = Instrument[HistogramChild]
 
 
-class Registry(CollectorRegistry):
-    """A Prometheus registry that lists its collectors, so that each can be rendered alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.collectors: list[Collector] = []
-
-    def register(self, collector: Collector) -> None:
-        """Add a collector."""
-        super().register(collector)
-        self.collectors.append(collector)
-
-    def unregister(self, collector: Collector) -> None:
-        """Remove a collector."""
-        super().unregister(collector)
-        self.collectors.remove(collector)
-
-
 class Metrics(Collector):
     """The instruments of a server, and the Prometheus registry that exposes them.
 
@@ -196,7 +179,7 @@ class Metrics(Collector):
     """
 
     def __init__(self, *, max_children: int = MAX_CHILDREN) -> None:
-        self.registry = Registry()
+        self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -279,12 +262,12 @@ class Metrics(Collector):
         """Return a copy of the list of instruments."""
         return list(self._instruments.values())
 
-    def other_collectors(self) -> list[Collector]:
-        """Return the collectors of prometheus_client that are registered beside our instruments."""
-        return [collector for collector in self.registry.collectors if collector is not self]
+    def registries(self) -> tuple[CollectorRegistry, ...]:
+        """Return the registries of a scrape: ours, then the one of metrics made without any."""
+        return self.registry, prometheus_client.REGISTRY
 
     def render(self) -> bytes:
-        """Return all metrics in the text format of Prometheus, of type ``CONTENT_TYPE``.
+        """Return all metrics in the text format of Prometheus.
 
         It blocks; a server uses :class:`~gizmopy.observe.exposition.Exposition`.
         """

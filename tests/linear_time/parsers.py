@@ -21,7 +21,7 @@ from gizmopy.config.urls import redacted_url, scheme_and_hosts, validated_url
 from gizmopy.config.validation import comma_list
 from gizmopy.observe import logs
 from gizmopy.observe.access import _escape, _quote
-from gizmopy.observe.exposition import _escaped
+from gizmopy.observe.exposition_text import _escaped
 from gizmopy.observe.trace import trace_context
 from gizmopy.pubsub.brokers.memory import open_driver
 from gizmopy.pubsub.cloudevents import CloudEvent

@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_latest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from gizmopy.observe.exposition import Exposition
 from gizmopy.observe.metrics import Metrics
+from gizmopy.observe.scrapes import Scrape
 
 
 class Clock:
@@ -45,6 +50,11 @@ class Slow(Collector):
         self.calls += 1
         self.let.wait(timeout=30)
         yield GaugeMetricFamily("slow", "Slow.", value=self.calls)
+
+
+def _openmetrics_families(text: bytes) -> dict[str, Metric]:
+    families = openmetrics_families(text.decode())  # type: ignore[no-untyped-call]  # theirs
+    return {family.name: family for family in families}
 
 
 def _families(text: bytes) -> dict[str, Metric]:
@@ -81,8 +91,12 @@ async def test_the_text_equals_that_of_prometheus_client(
 
     async with Exposition(metrics) as exposition:
         families = _families(await exposition.render())
+        openmetrics = _openmetrics_families(await exposition.render(Scrape("openmetrics")))
     for name, family in _families(generate_latest(metrics)).items():
         assert families[name] == family
+    expected = openmetrics_latest(metrics)  # type: ignore[no-untyped-call]  # theirs
+    for name, family in _openmetrics_families(expected).items():
+        assert openmetrics[name] == family
 
 
 async def test_numbers_are_written_as_prometheus_does() -> None:

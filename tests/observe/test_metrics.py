@@ -186,14 +186,3 @@ def test_the_suffix_total_of_a_counter_is_optional() -> None:
     metrics.counter("cats_total", "Cats.").child().value += 1
 
     assert metrics.counter("cats", "Cats.").child().value == 1
-
-
-def test_an_unregistered_collector_is_not_collected() -> None:
-    """The registry lists the collectors that are registered now."""
-    metrics = Metrics()
-    own = PrometheusCounter("own", "Own.", registry=metrics.registry)
-    assert own in metrics.other_collectors()
-    metrics.registry.unregister(own)
-
-    assert own not in metrics.other_collectors()
-    assert metrics not in metrics.other_collectors()

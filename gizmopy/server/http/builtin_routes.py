@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from aiohttp import web
 
 from gizmopy.errors import StartError
-from gizmopy.observe.exposition import Exposition
-from gizmopy.observe.metrics import CONTENT_TYPE
+from gizmopy.observe.exposition import Exposition, gzipped
+from gizmopy.observe.scrapes import CONTENT_TYPES, Scrape, accepts_gzip, negotiated_format
 from gizmopy.server.admin.access import ROOT, DebugGuard
 from gizmopy.server.http.endpoint import Endpoint, compose
 from gizmopy.server.service import Service, service_name
@@ -111,7 +111,19 @@ def scrape(scraper: Exposition, path: str, *, quiet: bool) -> Iterator[Builtin]:
     """Yield the endpoint of the metrics."""
 
     async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=await scraper.render(), headers={"Content-Type": CONTENT_TYPE})
+        accept = ",".join(request.headers.getall("Accept", ()))
+        coding = ",".join(request.headers.getall("Accept-Encoding", ()))
+        # A name that is empty or unknown is no error for Prometheus' clients either.
+        names = frozenset(filter(None, request.query.getall("name[]", ())))
+        scrape = Scrape(negotiated_format(accept), names)
+        headers = {
+            "Content-Type": CONTENT_TYPES[scrape.format],
+            "Vary": "Accept, Accept-Encoding",
+        }
+        body = await scraper.render(scrape)
+        if accepts_gzip(coding):
+            body, headers["Content-Encoding"] = await gzipped(body), "gzip"
+        return web.Response(body=body, headers=headers)
 
     yield "GET", path, Endpoint(path, metrics, builtin=True, quiet=quiet, any_host=True)
 
