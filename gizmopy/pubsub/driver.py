@@ -70,6 +70,9 @@ class Capabilities:
     can_pause: bool = False
     """Receivers are PausingReceivers. Without that, a broker that keeps ``positions`` is not
     received from while the messages of one partition have no room to wait."""
+    fan_out: bool = True
+    """Each subscription to a topic gets all of its messages. If False, a topic is one queue: all
+    receivers share its messages, whatever their subscription."""
     delivery_timeout: float = 60.0
     """Seconds that publishing waits for a broker that cannot be reached; ``send`` takes no longer.
     """
@@ -194,7 +197,8 @@ class Driver(Protocol):
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
         """Return a new receiver; if ``ordered``, it keeps the order of each key's messages.
 
-        Receivers of one subscription share its messages; each subscription receives all of them.
+        Receivers of one subscription share its messages; each subscription receives all of them,
+        unless the capability ``fan_out`` is False.
         """
 
     async def aclose(self) -> None:

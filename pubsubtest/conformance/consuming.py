@@ -9,6 +9,8 @@ from collections.abc import Awaitable
 from gizmopy.errors import PubSubError, TopicNotFound
 from gizmopy.pubsub import Status
 from pubsubtest.conformance.checking import (
+    FAN_OUT,
+    ONE_QUEUE,
     ORDER,
     OUTAGE,
     REFUSES_UNKNOWN,
@@ -103,7 +105,7 @@ async def receivers_of_one_subscription_share_it(context: CheckContext) -> None:
     expect(context.can.positions or not twice, f"{len(twice)} messages went to both")
 
 
-@check()
+@check(FAN_OUT)
 async def each_subscription_gets_all(context: CheckContext) -> None:
     """Two subscriptions to a topic do not take messages from each other."""
     first = await context.receiver()
@@ -112,6 +114,16 @@ async def each_subscription_gets_all(context: CheckContext) -> None:
     for receiver in (first, second):
         got = {message.body for message in await context.collect(receiver, 10, settle=True)}
         expect(len(got) == 10, f"a subscription got {len(got)} of 10 messages")
+
+
+@check(ONE_QUEUE)
+async def a_topic_without_fan_out_is_one_queue(context: CheckContext) -> None:
+    """Without ``fan_out``, receivers with different subscriptions share the messages."""
+    first = await context.receiver()
+    second = await context.receiver(context.second_subscription)
+    await context.send_numbers(10)
+    await context.collect(first, 10, settle=True)
+    await context.expect_nothing(second)
 
 
 @check()

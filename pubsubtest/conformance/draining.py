@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 from gizmopy.pubsub import Message
-from pubsubtest.conformance.checking import LEASES, OUTAGE, SHORT_LEASE, Checks, expect
+from pubsubtest.conformance.checking import FAN_OUT, LEASES, OUTAGE, SHORT_LEASE, Checks, expect
 from pubsubtest.conformance.context import CheckContext
 from pubsubtest.conformance.observing import CrashingReceiver, WatchedReceiver
 
@@ -151,7 +151,7 @@ async def a_death_repeats_what_was_not_acked_and_no_more(context: CheckContext) 
     )
 
 
-@check()
+@check(FAN_OUT)
 async def stopping_one_subscriber_leaves_the_other(context: CheckContext) -> None:
     """Two subscriptions handle all messages, and one can drain without the other."""
     first_handled: list[bytes | None] = []

@@ -322,11 +322,12 @@ async def each_handling_sees_the_message_as_it_came(context: CheckContext) -> No
         raise ValueError("no cat")
 
     await context.run(change, dead_letter=publisher.publish)
-    await context.run(
-        change, subscription=context.second_subscription, dead_letter=publisher.publish
-    )
+    if context.can.fan_out:
+        await context.run(
+            change, subscription=context.second_subscription, dead_letter=publisher.publish
+        )
     await context.send(context.message(b"x", attributes={"a": "b"}))
-    letters = await context.collect(dead, 2, settle=True)
+    letters = await context.collect(dead, 1 + context.can.fan_out, settle=True)
     expect(set(seen) == {(b"x", "b")}, f"the handlers saw {seen}")
     for letter in letters:
         got = letter.body, letter.attributes.get("a")

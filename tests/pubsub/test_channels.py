@@ -349,6 +349,30 @@ async def test_dead_letters_that_come_back_to_their_topic_are_refused_at_the_sta
             await channels.start(collected(Cycle()))
 
 
+class TwoOfOneQueue:
+    @subscribe("cats", subscription="billing")
+    async def on_billing(self, message: Message) -> None: ...
+
+    @subscribe("cats", subscription="mail")
+    async def on_mail(self, message: Message) -> None: ...
+
+
+async def test_two_subscriptions_of_one_queue_are_refused_at_the_start() -> None:
+    """On a broker without fan-out each would get a part of the messages."""
+    options: dict[str, Any] = {"open_driver": lambda _: MemoryDriver(fan_out=False)}
+    async with Log().channels(**options) as channels:
+        with pytest.raises(StartError) as caught:
+            await channels.start(collected(TwoOfOneQueue()))
+    text = str(caught.value)
+    assert "TwoOfOneQueue.on_billing (subscription 'billing')" in text
+    assert "TwoOfOneQueue.on_mail (subscription 'mail')" in text
+    assert "memory:///cats, which is one queue" in text
+    async with Log().channels() as channels:
+        await channels.start(collected(TwoOfOneQueue()))
+    async with Log().channels(**options) as channels:
+        await channels.start(collected(Two()))
+
+
 async def test_channels_share_drivers_by_url() -> None:
     """Channels whose URLs have the same driver share it."""
     log = Log()

@@ -17,7 +17,7 @@ from gizmopy.pubsub import Driver
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from pubsubtest.__main__ import main
 from pubsubtest.conformance import Check, Harness, Report, checks, run, run_check
-from pubsubtest.conformance.checking import CAP, CheckFailed, Checks, expect
+from pubsubtest.conformance.checking import CAP, ONE_QUEUE, CheckFailed, Checks, expect
 from pubsubtest.conformance.context import UNKNOWN
 from tests.pubsub.log_broker import LogBroker
 
@@ -40,6 +40,11 @@ def capped() -> Harness:
     return Harness(open=lambda: MemoryDriver(lease=0.6, lease_cap=1.0))
 
 
+def queue() -> Harness:
+    """Return the harness of a broker whose topics have one subscription."""
+    return Harness(open=lambda: MemoryDriver(lease=0.6, fan_out=False))
+
+
 def log() -> Harness:
     """Return the harness of a broker with positions, which a test can make unreachable."""
     broker = LogBroker(rebalance_seconds=2.0)
@@ -53,7 +58,9 @@ def log() -> Harness:
     return Harness(open=lambda: broker, creates_topics=False, outage=outage, quiet=0.2)
 
 
-BROKERS = (memory, capped, log)
+BROKERS = (memory, capped, queue, log)
+NEEDED = {capped: CAP, queue: ONE_QUEUE}
+"""The need of the checks that a broker is for."""
 
 
 def applicable() -> list[Any]:
@@ -63,7 +70,7 @@ def applicable() -> list[Any]:
         for make in BROKERS
         for check in ALL
         if not check.missing(make(), make().open().capabilities)
-        and (make is not capped or CAP in check.needs)
+        and (make not in NEEDED or NEEDED[make] in check.needs)
     ]
 
 

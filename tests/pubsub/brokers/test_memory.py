@@ -460,7 +460,7 @@ def test_an_invalid_number_of_seconds_is_rejected(name: str, value: str) -> None
 
 def test_an_unknown_parameter_is_rejected() -> None:
     """A misspelt parameter raises UsageError."""
-    with pytest.raises(UsageError, match="leese is not a parameter of memory://; use lease or cap"):
+    with pytest.raises(UsageError, match="leese is not a parameter"):
         open_driver("memory://?leese=5")
 
 
@@ -472,6 +472,10 @@ def test_a_cap_shorter_than_the_lease_is_rejected() -> None:
 
 def test_lease_and_cap_are_parameters_of_the_url() -> None:
     """memory://?lease=5&cap=60 has leases of 5 seconds, which can be extended to 60."""
+    assert open_driver("memory://").capabilities.fan_out
+    assert not open_driver("memory://?fan_out=false").capabilities.fan_out
+    with pytest.raises(UsageError, match="fan_out=no is neither true nor false"):
+        open_driver("memory://?fan_out=no")
     capabilities = open_driver("memory://?lease=5&cap=60").capabilities
     assert (capabilities.lease, capabilities.lease_cap) == (5, 60)
     capabilities = open_driver("memory://").capabilities

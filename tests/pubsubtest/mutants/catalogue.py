@@ -287,6 +287,11 @@ MUTANTS = (
     _receiver("a working receiver reports a stall", CallsItselfStalled, "the_status_is_cheap"),
     _driver("subscriptions share their messages", OneSubscription, "each_subscription_gets_all"),
     _driver(
+        "a topic has several subscriptions, although fan_out is False",
+        lambda: MutantDriver(fan_out=False),
+        "a_topic_without_fan_out_is_one_queue",
+    ),
+    _driver(
         "receivers do not share",
         SeparateSubscriptions,
         "receivers_of_one_subscription_share_it",

@@ -12,16 +12,25 @@ from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
 from gizmopy.pubsub.message import Message
 
 _LEASE = 30.0
+_ONLY = "the queue"
+"""The name of the one subscription to a topic, without fan-out."""
 
 
 def open_driver(url: str) -> MemoryDriver:
     """Return a new broker. Raises UsageError on an unknown or invalid parameter."""
     given = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    if unknown := given.keys() - {"lease", "cap"}:
-        reason = f"{min(unknown)} is not a parameter of memory://; use lease or cap"
+    if unknown := given.keys() - {"lease", "cap", "fan_out"}:
+        reason = f"{min(unknown)} is not a parameter of memory://; use lease, cap or fan_out"
         raise UsageError(f"{url}: {reason}")
+    fan_out = given.pop("fan_out", ["true"])[-1]
+    if fan_out not in ("true", "false"):
+        raise UsageError(f"{url}: fan_out={fan_out} is neither true nor false")
     seconds = {name: _seconds(url, name, values[-1]) for name, values in given.items()}
-    return MemoryDriver(lease=seconds.get("lease", _LEASE), lease_cap=seconds.get("cap"))
+    return MemoryDriver(
+        lease=seconds.get("lease", _LEASE),
+        lease_cap=seconds.get("cap"),
+        fan_out=fan_out == "true",
+    )
 
 
 def _seconds(url: str, name: str, text: str) -> float:
@@ -37,8 +46,9 @@ def _seconds(url: str, name: str, text: str) -> float:
 class MemoryDriver:
     """Hold topics and their messages. ``clock`` is the running event loop by default.
 
-    With ``lease=None`` a receiver holds a message until it settles it or closes. Raises UsageError
-    if ``lease`` is longer than ``lease_cap``.
+    With ``lease=None`` a receiver holds a message until it settles it or closes. With
+    ``fan_out=False`` all subscriptions to a topic are one. Raises UsageError if ``lease`` is longer
+    than ``lease_cap``.
     """
 
     def __init__(
@@ -49,6 +59,7 @@ class MemoryDriver:
         lease_cap: float | None = None,
         message_bytes: int | None = None,
         batch_messages: int = 1000,
+        fan_out: bool = True,
     ) -> None:
         if lease is not None and lease_cap is not None and lease_cap < lease:
             reason = f"cap={lease_cap:g} is shorter than lease={lease:g}"
@@ -68,6 +79,7 @@ class MemoryDriver:
             batch_bytes=None,
             message_bytes=message_bytes,
             ordered_batches=True,  # a send never fails in part
+            fan_out=fan_out,
         )
 
     def sender(self, topic: str) -> MemorySender:
@@ -76,6 +88,7 @@ class MemoryDriver:
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> MemoryReceiver:
         """Return a receiver. Its ``connect`` makes the subscription if there is none."""
+        subscription = subscription if self.capabilities.fan_out else _ONLY
 
         def join() -> MemorySubscription:
             clock = self._clock or asyncio.get_running_loop()
