@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gizmopy.errors import PubSubError
+from gizmopy.pubsub.event_binding import PLAIN, EventBinding
 from gizmopy.pubsub.message import Message
 
 Results = Sequence[Exception | None]
@@ -76,6 +77,8 @@ class Capabilities:
     delivery_timeout: float = 60.0
     """Seconds that publishing waits for a broker that cannot be reached; ``send`` takes no longer.
     """
+    events: EventBinding = PLAIN
+    """How the attributes of CloudEvents are named on the wire. The engine translates them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError, UndecodableMessage, UsageError
 from gizmopy.pubsub.codecs import JSONCodec, codec_for, without_wrapping
-from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.event_binding import is_structured
+from gizmopy.pubsub.message import CONTENT_TYPE, Message
 from gizmopy.untrusted.error_text import describe_error
 
 Handler = Callable[[Message], Coroutine[Any, Any, None]]
@@ -159,10 +160,20 @@ def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Messag
         raise DeclarationError(method, f"parameter {payload.name!r}: {error}") from error
 
     decode, takes_bytes = codec.decode, type_ is bytes
+    own_content_type = codec.content_type
 
     def decode_message(message: Message) -> Any:
-        body = message.body
+        body, attributes = message.body, message._changed_attributes
+        if attributes is None:
+            attributes = message._attributes  # not `message.attributes`, which makes a copy
         try:
+            content_type = attributes.get(CONTENT_TYPE)
+            if (
+                content_type is not None
+                and content_type != own_content_type
+                and is_structured(content_type)
+            ):
+                body = _event_data(body, content_type, takes_bytes)
             if body is not None:
                 return body if takes_bytes else decode(body)
             if decode_none is not None:
@@ -181,6 +192,20 @@ def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Messag
         raise UndecodableMessage(problem)  # outside of the except clause: see JSONCodec.decode
 
     return decode_message
+
+
+def _event_data(body: bytes | None, content_type: str, takes_bytes: bool) -> bytes | None:
+    """Return the data of a CloudEvent in structured mode: the payload, as in binary mode.
+
+    Of a format that is not JSON, a handler that takes bytes gets the whole event.
+    """
+    # Imported here, because few programs use CloudEvents.
+    from gizmopy.pubsub.cloudevents import structured_data
+    from gizmopy.pubsub.event_json import is_known_format
+
+    if takes_bytes and not is_known_format(content_type):
+        return body
+    return structured_data(body, content_type)
 
 
 def _none() -> None:

@@ -160,8 +160,9 @@ class Message:
     @attributes.setter
     def attributes(self, attributes: Mapping[str, str]) -> None:
         if self._extend is None:  # not received yet: a driver may still change them
-            self._attributes = attributes
-        self._changed_attributes = attributes
+            self._attributes, self._changed_attributes = attributes, None
+        else:
+            self._changed_attributes = attributes
 
     def as_received(self) -> tuple[bytes | None, Mapping[str, str]]:
         """Return body and attributes as they came, whatever a handler has done to them."""

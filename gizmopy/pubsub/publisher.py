@@ -22,6 +22,7 @@ from gizmopy.pubsub.engine.batcher import Batcher
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, PublishFailure
 from gizmopy.pubsub.engine.sizes import wire_size
+from gizmopy.pubsub.event_binding import PREFIX, is_event
 from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message, merged
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.untrusted.text import cut
@@ -69,6 +70,7 @@ class Publisher:
         self._takes_any = encode is _encode_any
         self._sender = sender
         self._message_bytes = limits.message_bytes
+        self._events = limits.events
         self._observers = Observers([own, *observers])
         self._batcher = Batcher(
             sender.send,
@@ -215,6 +217,9 @@ class Publisher:
                 known = merged(inherited, known)
             if attributes:
                 known = merged(known, _checked(attributes))
+            if (attributes or isinstance(value, Message)) and is_event(known):
+                key = self._event_key(value, key, known)
+                body, known = self._events.to_wire(body, known)
         except UsageError:
             self._observers.publish_failed(self.topic, "encode")
             raise
@@ -223,6 +228,20 @@ class Publisher:
         if self._message_bytes is not None:
             self._check_size(message, self._message_bytes)
         return message
+
+    def _event_key(
+        self, value: object, key: str | None, attributes: Mapping[str, str]
+    ) -> str | None:
+        """Return the key of a CloudEvent: its ``partitionkey`` if no key is given.
+
+        A message that is forwarded keeps having no key: another one would change its partition.
+        """
+        if key is not None or isinstance(value, Message):
+            return key
+        key = attributes.get(f"{PREFIX}partitionkey") or None
+        if key is not None:
+            _check_key(key)
+        return key
 
     def _check_size(self, message: Message, limit: int) -> None:
         """Reject a message that is too large for the broker, before it is sent.

@@ -6,10 +6,12 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, UsageError
 from gizmopy.pubsub import Message
+from gizmopy.pubsub.cloudevents import CloudEvent, data_of
 from gizmopy.pubsub.handlers import BatchResults
 from gizmopy.pubsub.subscription import Order
 from pubsubtest.conformance.checking import (
@@ -42,6 +44,30 @@ async def a_handled_message_is_acked_once(context: CheckContext) -> None:
     expect(Counter(running.settled).most_common(1)[0][1] == 1, "a message was settled twice")
     await running.subscriber.drain(1)
     await context.expect_nothing(await context.receiver())
+
+
+@check()
+async def a_cloudevent_arrives_in_both_modes(context: CheckContext) -> None:
+    """Handlers see an event as ``ce-…`` on every broker; in structured mode it is the body."""
+    handled: list[Message] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message)
+
+    await context.run(handle)
+    publisher = await context.publisher()
+    event = CloudEvent(type="cat.born", source="/cats", id="7", subject="größe 1%")
+    await publisher.publish({"name": "Tom"}, attributes=event.attributes())
+    await context.until(lambda: len(handled) == 1, "the handling of the event in binary mode")
+    await publisher.publish(event.structured({"name": "Tom"}))
+    await context.until(lambda: len(handled) == 2, "the handling of the event in structured mode")
+    binary, structured = handled
+    got = {n: text for n, text in binary.attributes.items() if n[:2] == "ce"}
+    expect(got == event.attributes(), f"its attributes became {got}")
+    for message in (binary, structured):
+        read = CloudEvent.from_message(message)
+        expect(read == replace(event, datacontenttype="application/json"), f"it became {read}")
+        expect(data_of(message) == b'{"name":"Tom"}', f"the data became {data_of(message)!r}")
 
 
 @check()

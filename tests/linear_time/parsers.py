@@ -24,9 +24,10 @@ from gizmopy.observe.access import _escape, _quote
 from gizmopy.observe.exposition_text import _escaped
 from gizmopy.observe.trace import trace_context
 from gizmopy.pubsub.brokers.memory import open_driver
-from gizmopy.pubsub.cloudevents import CloudEvent
+from gizmopy.pubsub.cloudevents import CloudEvent, structured_data
 from gizmopy.pubsub.codecs import codec_for
 from gizmopy.pubsub.engine.dead_letter_topics import topic_of
+from gizmopy.pubsub.event_binding import HTTP
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import restored
 from gizmopy.server.health.probes import _accepts_json
@@ -68,6 +69,11 @@ def event(name: str) -> Run:
     """Return a reader of a CloudEvent that has the text in one attribute."""
     whole = {"ce-specversion": "1.0", "ce-type": "a", "ce-source": "/b", "ce-id": "c"}
     return lambda text: CloudEvent.from_attributes({**whole, name: text})
+
+
+def structured(text: str) -> object:
+    """Read a CloudEvent in structured mode."""
+    return structured_data(text.encode(), "application/cloudevents+json")
 
 
 def typed(annotation: Any) -> Run:
@@ -191,6 +197,18 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "a CloudEvent's subject": (event("ce-subject"), pumps("a", "\u00e9")),
     "a CloudEvent's content type": (event("content-type"), pumps("a/", "application/cloudevents")),
     "a CloudEvent's extension": (lambda text: event(f"ce-{text}")(text), pumps("a", "1")),
+    "a CloudEvent in JSON": (
+        structured,
+        [
+            *pumps(
+                '"a":1,', " ", '"a', "\\u0000", "[", "9", '{"a":', head='{"data":', tails=("", "}")
+            )
+        ],
+    ),
+    "a CloudEvent's header": (
+        lambda text: HTTP.from_wire({"ce-specversion": "1.0", "ce-a": text}),
+        pumps("%41", "%", "\\", head='"', tails=("", '"')),
+    ),
     "a day": (typed(ISODate), pumps("1", "2024-01-01")),
     "yes or no": (typed(Truthy), pumps("t", "true")),
     "a redriven message": (

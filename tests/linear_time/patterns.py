@@ -158,6 +158,7 @@ PATTERNS: Mapping[str, Pattern] = {
         [*pumps("1", "1-"), *pumps("1", head="2018-04-05T17:31:00.", tails=("", "Z", "+01:0"))],
     ),
     "gizmopy.pubsub.cloudevents:_FORBIDDEN": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
+    "gizmopy.pubsub.event_binding:_ESCAPED": Pattern("sub", pumps("\\", "\\a", "a")),
     "gizmopy.server.http.deadlines:_GRPC_DURATION": Pattern("fullmatch", pumps("1", "1S", "S")),
     "gizmopy.server.admin.debug:_libraries": Pattern(
         lambda text: re.match(r"[\w.-]+", text), pumps("a", "a-", ".")

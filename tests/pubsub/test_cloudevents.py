@@ -14,6 +14,7 @@ from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.cloudevents import CloudEvent
+from gizmopy.pubsub.message import RepeatedAttributes
 from gizmopy.pubsub.publisher import Publisher
 
 REQUIRED = {"ce-specversion": "1.0", "ce-type": "cat.born", "ce-source": "/cats", "ce-id": "7"}
@@ -97,7 +98,9 @@ def test_an_event_is_read_as_it_was_written(**attributes: Any) -> None:
         ({"extensions": {"data": "x"}}, "reserved name 'data'"),
         ({"extensions": {"specversion": "x"}}, "reserved name"),
         ({"extensions": {"time": "x"}}, "reserved name"),
-        ({"extensions": {"count": 5}}, "count=5 is not text"),
+        ({"extensions": {"ratio": 0.5}}, "ratio=0.5 is not text"),
+        ({"extensions": {"count": 2**31}}, "more than 32 bits"),
+        ({"extensions": {"since": datetime(2018, 4, 5)}}, "has no time zone"),  # noqa: DTZ001 - as above
     ],
 )
 def test_an_invalid_event_is_rejected(fields: dict[str, Any], problem: str) -> None:
@@ -122,6 +125,8 @@ def test_an_invalid_event_is_rejected(fields: dict[str, Any], problem: str) -> N
         ({"ce-Bad": "x"}, "'Bad'"),
         ({"ce-data": "x"}, "'data'"),
         ({"ce-datacontenttype": "text/plain"}, "'datacontenttype'"),
+        ({"ce-time": "9999-12-31T23:59:60Z"}, "RFC 3339"),
+        ({"ce-time": ""}, "RFC 3339"),
         ({"content-type": "Application/CloudEvents+json; charset=UTF-8"}, "structured mode"),
     ],
 )
@@ -140,6 +145,8 @@ def test_attributes_without_a_valid_event_are_undecodable(
         ("2018-04-05T17:31:00Z", datetime(2018, 4, 5, 17, 31, tzinfo=UTC)),
         ("2018-04-05t17:31:00z", datetime(2018, 4, 5, 17, 31, tzinfo=UTC)),
         ("2018-04-05T19:31:00+02:00", datetime(2018, 4, 5, 17, 31, tzinfo=UTC)),
+        ("2018-04-05T17:31:00-00:00", datetime(2018, 4, 5, 17, 31, tzinfo=UTC)),
+        ("2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)),
         ("2018-04-05T17:31:00.123456789Z", datetime(2018, 4, 5, 17, 31, 0, 123456, UTC)),
     ],
 )
@@ -152,6 +159,36 @@ def test_other_attributes_are_not_part_of_the_event() -> None:
     """Attributes without ce- belong to the message, not to the event."""
     attributes = {**REQUIRED, "correlation-id": "1", "content-type": ""}
     assert CloudEvent.from_attributes(attributes) == born()
+
+
+def test_extensions_of_all_types_are_text_in_binary_mode() -> None:
+    """Each type has the text that CloudEvents defines for it."""
+    extensions = {
+        "flag": True,
+        "count": -5,
+        "raw": b"\x00\xff",
+        "since": datetime(2018, 4, 5, 19, tzinfo=timezone(timedelta(hours=2))),
+    }
+    assert born(extensions=extensions).attributes() == {
+        **REQUIRED,
+        "ce-flag": "true",
+        "ce-count": "-5",
+        "ce-raw": "AP8=",
+        "ce-since": "2018-04-05T17:00:00Z",
+    }
+
+
+def test_the_names_of_kafka_are_read_too() -> None:
+    """A message that did not come through a subscriber may have the names of Kafka's binding."""
+    attributes = {name.replace("ce-", "ce_"): text for name, text in REQUIRED.items()}
+    assert CloudEvent.from_attributes(attributes) == born()
+
+
+def test_an_attribute_that_is_there_twice_is_refused() -> None:
+    """Two readers would see two events."""
+    pairs = [*REQUIRED.items(), ("ce-id", "8")]
+    with pytest.raises(UndecodableMessage, match="'ce-id' twice"):
+        CloudEvent.from_attributes(RepeatedAttributes(pairs))
 
 
 async def test_an_event_travels_with_its_message() -> None:

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from time import perf_counter
 from typing import cast
 
-from gizmopy.errors import PubSubError
+from gizmopy.errors import PubSubError, UndecodableMessage
 from gizmopy.pubsub.driver import Capabilities, PausingReceiver, Receiver, Revoke
 from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
 from gizmopy.pubsub.engine.turns import Turns
+from gizmopy.pubsub.event_binding import EventBinding, is_event
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.untrusted.error_text import text_of
@@ -58,6 +59,7 @@ class Intake:
         self._admit = admit
         self._revoke = revoke
         self._sleep = sleep
+        self._events = capabilities.events if capabilities.events.changes_received else None
         self._trouble = ""
         self._receiving_since: float | None = None
 
@@ -116,6 +118,8 @@ class Intake:
             self._receiving_since = None
         # Once the receiver is closed, the driver has given back all that it held.
         if batch and self._lifecycle.phase < EnginePhase.CLOSED:
+            if self._events is not None:
+                translate_events(batch, self._events)
             self._admit(batch)
 
     # The waiting room.
@@ -156,3 +160,14 @@ class Intake:
         if since is not None and perf_counter() - since > _WAIT + _STALLED_AFTER:
             return f"a receive has not returned for {perf_counter() - since:.0f} s"
         return ""
+
+
+def translate_events(batch: Sequence[Message], binding: EventBinding) -> None:
+    """Give CloudEvents the attributes that handlers see on every broker."""
+    for message in batch:
+        attributes = message._attributes  # not `attributes`, which makes a copy
+        if is_event(attributes) or (attributes and binding.percent_encoded):
+            try:
+                message.attributes = binding.from_wire(attributes)
+            except UndecodableMessage as error:
+                message.unreadable = message.unreadable or str(error)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from gizmopy.errors import Reject, Retry, UndecodableMessage
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.brokers.memory import MemoryDriver
+from gizmopy.pubsub.event_binding import PLAIN
 from pubsubtest.conformance import Harness
 from tests.pubsub.log_broker import LogBroker
 from tests.pubsubtest.mutants.base import (
@@ -29,6 +30,7 @@ from tests.pubsubtest.mutants.drivers import (
     NoOrder,
     OneSubscription,
     OneTopic,
+    OtherNames,
     ResendsBackwards,
     SeparateSubscriptions,
 )
@@ -525,6 +527,12 @@ ENGINE_MUTANTS = (
         "a receive is cancelled and repeated",
         subscriber(receiver=CancellingReceiver),
         "a_receive_is_never_cancelled",
+    ),
+    Mutant(
+        "events keep the names of the broker",
+        ("a_cloudevent_arrives_in_both_modes",),
+        lambda: Harness(open=lambda: OtherNames(lease=LEASE)),
+        subscriber(capabilities={"events": PLAIN}),
     ),
     Mutant(
         "the cap on leases is ignored",

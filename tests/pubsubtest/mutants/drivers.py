@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from gizmopy.pubsub import Message
+from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Results
+from gizmopy.pubsub.event_binding import KAFKA
 from tests.pubsubtest.mutants.base import (
     HoldingReceiver,
     MutantDriver,
@@ -42,6 +45,14 @@ class OneTopic(MutantDriver):
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Any:
         return self.inner.receiver("the only one", subscription + topic, ordered=ordered)
+
+
+class OtherNames(MemoryDriver):
+    """A correct driver of a broker whose binding names the attributes of events as Kafka's."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.capabilities = replace(self.capabilities, events=KAFKA)
 
 
 class NoOrder(MutantDriver):

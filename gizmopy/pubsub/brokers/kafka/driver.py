@@ -8,6 +8,7 @@ from gizmopy.pubsub.brokers.kafka.cluster import Cluster
 from gizmopy.pubsub.brokers.kafka.receiver import KafkaReceiver
 from gizmopy.pubsub.brokers.kafka.sender import KafkaSender
 from gizmopy.pubsub.driver import Capabilities
+from gizmopy.pubsub.event_binding import KAFKA
 
 _BATCH_MESSAGES = 1000
 _BATCH_BYTES = 16 * 1024 * 1024
@@ -36,6 +37,7 @@ class KafkaDriver:
             client_retries=True,
             can_pause=True,
             delivery_timeout=settings.delivery_timeout.total_seconds(),
+            events=KAFKA,
         )
         self._cluster = Cluster(settings, url)
         self._settings = settings
