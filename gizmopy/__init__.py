@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gizmopy.server import Service as Service
     from gizmopy.server import SimpleServer as SimpleServer
     from gizmopy.server import health_check as health_check
+    from gizmopy.web import Cookie as Cookie
     from gizmopy.web import Header as Header
     from gizmopy.web import Problem as Problem
     from gizmopy.web import Query as Query
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "CloudEvent": "pubsub",
+    "Cookie": "web",
     "Duration": "config",
     "Endpoints": "server",
     "GizmoError": "errors",
@@ -66,6 +68,7 @@ _MODULES = {
 
 __all__ = [
     "CloudEvent",
+    "Cookie",
     "Duration",
     "Endpoints",
     "GizmoError",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, Json, TypeAdapter
+from pydantic import BaseModel, Json, RootModel, TypeAdapter
+from typing_extensions import is_typeddict
 
 UNIONS = (Union, types.UnionType)
 _COLLECTIONS = (list, tuple, set, frozenset, Sequence, Set)
@@ -18,16 +19,38 @@ _NON_TEXT_TYPES = (bytes, bytearray, memoryview, Any, object)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Take a parameter from a request header: ``Annotated[str, Header("X-Name")]``."""
+    """Take a parameter from a request header: ``Annotated[str, Header("X-Name")]``.
+
+    A model takes each of its fields from a header: ``Annotated[Common, Header()]``. The header of a
+    field ``x_name`` without an alias is ``x-name``.
+    """
 
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Take a parameter from the query by this name: ``Annotated[int, Query("page-size")]``."""
+    """Take a parameter from the query by this name: ``Annotated[int, Query("page-size")]``.
+
+    The default is the name of the parameter. A model takes each of its fields from the query:
+    ``Annotated[Paging, Query()]``.
+    """
 
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cookie:
+    """Take a parameter from the cookie of this name: ``Annotated[str, Cookie("session")]``.
+
+    The default is the name of the parameter. A model takes each of its fields from a cookie.
+    """
+
+    name: str = ""
+
+
+Mark = Header | Query | Cookie
+_MARKS = (Header, Query, Cookie)
 
 
 def parts(annotation: Any, *, skip: Callable[[Any], bool] = lambda _: False) -> list[Any]:
@@ -53,7 +76,11 @@ def is_converted(annotation: Any) -> bool:
     ``BeforeValidator(split)`` on ``list[str]`` takes a text and returns a list. A validator may say
     that it takes a list: by ``json_schema_input_type=list[str]``.
     """
-    schema = _schema_of(annotation)
+    return converts(_schema_of(annotation))
+
+
+def converts(schema: Mapping[str, Any]) -> bool:
+    """Return whether pydantic's ``schema`` reads one text, whatever the type is."""
     if schema.get("type") == "json":
         return True
     if schema.get("type") not in ("function-before", "function-plain", "function-wrap"):
@@ -80,15 +107,35 @@ def _schema_of(annotation: Any) -> Mapping[str, Any]:
     return schema
 
 
-def marks_of(annotation: Any) -> list[Header | Query]:
-    """Return the Header and Query marks of ``annotation``.
+def marks_of(annotation: Any) -> list[Mark]:
+    """Return the marks of ``annotation``: Header, Query and Cookie.
 
-    The class itself, ``Annotated[str, Header]``, counts as a mark without a name, so that the
-    caller can report the missing name.
+    The class itself, ``Annotated[str, Header]``, counts as a mark without a name.
     """
     found = parts(annotation)
-    marks: list[Header | Query] = [part for part in found if isinstance(part, (Header, Query))]
-    return marks + [part() for part in found if part is Header or part is Query]
+    marks: list[Mark] = [part for part in found if isinstance(part, _MARKS)]
+    return marks + [part() for part in found if part in _MARKS]
+
+
+def has_bare_mark(annotation: Any) -> bool:
+    """Return whether a mark of ``annotation`` is a class: ``Annotated[str, Query]``."""
+    return any(part in _MARKS for part in parts(annotation))
+
+
+def structure_of(annotation: Any) -> Any | None:
+    """Return the one model, dataclass or TypedDict that ``annotation`` is, or is with None.
+
+    Returns None for any other type, also for a dict, for a list or a union of models, and for a
+    model whose metadata reads it from one text.
+    """
+    kinds = [each for each in _members(annotation) if each is not types.NoneType]
+    if len(kinds) != 1:
+        return None
+    kind = get_origin(kinds[0]) or kinds[0]
+    if not isinstance(kind, type):
+        return None
+    is_model = issubclass(kind, BaseModel) and not issubclass(kind, RootModel)
+    return kinds[0] if is_model or is_dataclass(kind) or is_typeddict(kind) else None
 
 
 def is_structure(annotation: Any) -> bool:
@@ -143,6 +190,22 @@ def _rejects_text(part: Any) -> bool:
 def _is_collection(part: Any) -> bool:
     kind = get_origin(part) or part
     return kind in _COLLECTIONS
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the one type, with aliases and metadata removed.
+
+    A model whose metadata reads one text is text. Its own validators are no metadata.
+    """
+    if get_origin(annotation) is Annotated:
+        plain = get_args(annotation)[0]
+        own = is_converted(Annotated[plain, None])
+        return [str] if is_converted(annotation) and not own else _members(plain)
+    if (target := alias_target(annotation)) is not None:
+        return _members(target)
+    if get_origin(annotation) in UNIONS:
+        return [each for member in get_args(annotation) for each in _members(member)]
+    return [annotation]
 
 
 def _alternatives(annotation: Any) -> list[Any]:

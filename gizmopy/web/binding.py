@@ -5,6 +5,8 @@ The signature says which part of a request each parameter comes from:
 - a name in the path template: the path
 - ``Annotated[T, Header("X-Name")]``: a header
 - ``Annotated[T, Query("page-size")]``: this name in the query
+- ``Annotated[T, Cookie("session")]``: a cookie
+- a model with one of these marks: each field from the query, a header or a cookie
 - ``aiohttp.web.Request``: the request itself
 - a model, a dataclass, a TypedDict, a dict, or a type that contains one: the JSON body
 - any other: the query; a list, set or tuple takes each value of a repeated name
@@ -14,16 +16,26 @@ Signatures are read once, at start, and a mistake in one fails there.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, get_args
 
 from aiohttp import web
 
 from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError
-from gizmopy.web.annotations import Header, Query, is_structure, marks_of
+from gizmopy.web.annotations import (
+    Cookie,
+    Header,
+    Mark,
+    Query,
+    has_bare_mark,
+    is_structure,
+    marks_of,
+    structure_of,
+)
 from gizmopy.web.body import JSONBody
 from gizmopy.web.decorators import Route
+from gizmopy.web.parameter_models import ModelParameter
 from gizmopy.web.parameters import ParameterLocation, RequestParameter, TextParameter
 from gizmopy.web.problems import FieldError, validation_problem
 from gizmopy.web.request import Handler, Request
@@ -33,7 +45,16 @@ from gizmopy.web.router import parse_template
 EndpointCall = Callable[[web.Request], Awaitable[Response]]
 """Serves a request. Unlike a Handler, it may return a RawResponse, which is cheaper to write."""
 
+Binder = RequestParameter | TextParameter | ModelParameter
+"""Binds one parameter of an endpoint to a part of a request other than its body."""
+
 _REQUEST_TYPES = (Request, web.Request, web.BaseRequest)
+_MARKS = get_args(Mark)
+_LOCATIONS: Mapping[type, ParameterLocation] = {
+    Header: "header",
+    Query: "query",
+    Cookie: "cookie",
+}
 
 
 def compile_endpoint(
@@ -85,7 +106,7 @@ def compile_call(
 
 def bind_parameters(
     route: Route, read_timeout: float = 10.0
-) -> tuple[tuple[RequestParameter | TextParameter, ...], JSONBody | None]:
+) -> tuple[tuple[Binder, ...], JSONBody | None]:
     """Return the binders of the endpoint's parameters, and that of its body, if it takes one.
 
     Raises DeclarationError if a parameter can come from no part of a request.
@@ -105,7 +126,7 @@ def _check_foreign_style(route: Route, declared: tuple[Parameter, ...]) -> None:
     """Raise DeclarationError for the notation of other frameworks, which has no effect here."""
     for each in declared:
         mark = each.default
-        if isinstance(mark, (Header, Query)) or mark in (Header, Query):
+        if isinstance(mark, _MARKS) or mark in _MARKS:
             kind = getattr(mark, "__name__", type(mark).__name__)
             reason = f"parameter {each.name!r} has a {kind} as its default; write "
             remedy = f'{each.name}: Annotated[..., {kind}("...")]'
@@ -132,35 +153,44 @@ def _is_body(parameter: Parameter, path_names: list[str]) -> bool:
     return is_structure(annotation)
 
 
-def _bind(
-    route: Route, parameter: Parameter, path_names: list[str]
-) -> RequestParameter | TextParameter:
+def _bind(route: Route, parameter: Parameter, path_names: list[str]) -> Binder:
     function, name = route.function, parameter.name
     if parameter.annotation in _REQUEST_TYPES:
         return RequestParameter(name)
-    if marks := marks_of(parameter.annotation):
-        return TextParameter(function, parameter, *_marked_location(route, name, marks))
-    return TextParameter(function, parameter, "path" if name in path_names else "query", name)
+    marks = marks_of(parameter.annotation)
+    if not marks:
+        return TextParameter(function, parameter, "path" if name in path_names else "query", name)
+    mark, location = _mark_of(route, parameter, marks)
+    if structure_of(parameter.annotation) is not None:
+        if mark.name:
+            kind = type(mark).__name__
+            reason = f"parameter {name!r} is a model, whose fields have names of their own"
+            raise DeclarationError(function, f"{reason}; write {kind}() instead of {mark!r}")
+        return ModelParameter(function, parameter, location)
+    if isinstance(mark, Header) and not mark.name:
+        example = 'write Header("X-Name")'
+        reason = f"parameter {name!r} has a Header without a name; {example}"
+        raise DeclarationError(function, reason)
+    return TextParameter(function, parameter, location, mark.name or name)
 
 
-def _marked_location(
-    route: Route, name: str, marks: list[Header | Query]
-) -> tuple[ParameterLocation, str]:
-    """Return the location and the key that a parameter's mark gives."""
+def _mark_of(
+    route: Route, parameter: Parameter, marks: list[Mark]
+) -> tuple[Mark, ParameterLocation]:
+    """Return the one mark of a parameter, and the location that it gives."""
+    name = parameter.name
     if len(marks) > 1:
         reason = f"parameter {name!r} is marked as {' and '.join(map(repr, marks))}; keep one"
         raise DeclarationError(route.function, reason)
     (mark,) = marks
-    kind, example = ("Header", "X-Name") if isinstance(mark, Header) else ("Query", "page-size")
-    if not mark.name:
-        reason = f'parameter {name!r} has a {kind} without a name; write {kind}("{example}")'
-        raise DeclarationError(route.function, reason)
-    return ("header" if kind == "Header" else "query"), mark.name
+    kind = type(mark)
+    if kind is not Header and has_bare_mark(parameter.annotation):
+        reason = f"parameter {name!r} has the class {kind.__name__} as its mark"
+        raise DeclarationError(route.function, f"{reason}; write {kind.__name__}()")
+    return mark, _LOCATIONS[type(mark)]
 
 
-def _check_path_variables(
-    route: Route, names: list[str], parameters: tuple[RequestParameter | TextParameter, ...]
-) -> None:
+def _check_path_variables(route: Route, names: list[str], parameters: tuple[Binder, ...]) -> None:
     """Raise DeclarationError if the endpoint takes neither a path variable nor the request."""
     if any(isinstance(parameter, RequestParameter) for parameter in parameters):
         return
@@ -171,20 +201,33 @@ def _check_path_variables(
             raise DeclarationError(route.function, reason)
 
 
-def _check_distinct_keys(
-    route: Route, parameters: tuple[RequestParameter | TextParameter, ...]
-) -> None:
-    """Raise DeclarationError if two parameters have one key; header names ignore case."""
+def _check_distinct_keys(route: Route, parameters: tuple[Binder, ...]) -> None:
+    """Raise DeclarationError if two parameters have one key; header names ignore case.
+
+    Tell each model which keys are those of other parameters.
+    """
     names: dict[tuple[str, str], str] = {}
-    for each in parameters:
-        if isinstance(each, RequestParameter):
-            continue
-        key = each.key.lower() if each.location == "header" else each.key
-        other = names.setdefault((each.location, key), each.name)
-        if other != each.name:
-            source = f"{each.key!r} in the {each.location}"
-            reason = f"takes {other!r} and {each.name!r} both from {source}; keep one"
+    for owner, location, key in _keys(parameters):
+        folded = key.lower() if location == "header" else key
+        other = names.setdefault((location, folded), owner)
+        if other != owner:
+            source = f"{key!r} in the {location}"
+            reason = f"takes {other!r} and {owner!r} both from {source}; keep one"
             raise DeclarationError(route.function, reason)
+    for each in parameters:
+        if isinstance(each, ModelParameter):
+            each.leave_out(frozenset(key for at, key in names if at == each.location))
+
+
+def _keys(parameters: tuple[Binder, ...]) -> Iterator[tuple[str, str, str]]:
+    """Yield each parameter or field of a model, its location and its key there."""
+    for each in parameters:
+        if isinstance(each, TextParameter):
+            yield each.name, each.location, each.key
+        elif isinstance(each, ModelParameter):
+            for field in each.fields:
+                for _, key in field.keys:
+                    yield f"{each.name}.{field.declared.name}", each.location, key
 
 
 def _bind_body(route: Route, bodies: list[Parameter], read_timeout: float) -> JSONBody | None:

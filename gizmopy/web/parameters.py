@@ -1,4 +1,4 @@
-"""Bind the parameters of an endpoint that come as text: from the path, the query or a header."""
+"""Bind the parameters of an endpoint that come as text: from the path, query, headers, cookies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from gizmopy.errors import DeclarationError
 from gizmopy.untrusted.json_text import finite_validator
 from gizmopy.untrusted.text import is_unicode
 from gizmopy.web.annotations import is_converted, is_repeated, is_structure, non_text_part
+from gizmopy.web.cookies import cookies_of
 from gizmopy.web.problems import FieldError, field_error, field_errors
 
-ParameterLocation = Literal["path", "query", "header"]
+ParameterLocation = Literal["path", "query", "header", "cookie"]
 """The part of a request that a parameter comes from; OpenAPI calls it ``in``."""
 
 Function = Callable[..., Any]
@@ -151,7 +152,7 @@ def _check_default(function: Function, parameter: Parameter, adapter: TypeAdapte
 def _check_type(function: Function, parameter: Parameter, location: ParameterLocation) -> None:
     annotation, name = parameter.annotation, parameter.name
     if (is_structure(annotation) and not is_converted(annotation)) or (
-        location == "path" and is_repeated(annotation)
+        location in ("path", "cookie") and is_repeated(annotation)
     ):
         reason = f"{location} parameter {name!r} is one text, which cannot be a {annotation!r}"
         raise DeclarationError(function, reason)
@@ -174,6 +175,8 @@ def _reader(location: ParameterLocation, key: str, *, repeated: bool) -> Callabl
         if repeated:
             return lambda request: request.query.getall(key, None)
         return lambda request: request.query.get(key)
+    if location == "cookie":
+        return lambda request: cookies_of(request).get(key)
     if repeated:
         return lambda request: request.headers.getall(key, None)
     return lambda request: request.headers.get(key)

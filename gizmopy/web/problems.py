@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -99,8 +101,15 @@ def problem_from(error: web.HTTPException) -> Problem | None:
     return problem
 
 
-def field_errors(location: str, prefix: str, error: ValidationError) -> list[FieldError]:
+def field_errors(
+    location: str,
+    prefix: str,
+    error: ValidationError,
+    names: Mapping[Any, str] = MappingProxyType({}),
+) -> list[FieldError]:
     """Return the fault of each wrong field in ``location``, without the values that were sent.
+
+    ``names`` has the name in the request of each field of a model that has another name there.
 
     Two texts may still come from the client: the name of a field may contain keys of a dict, and
     the service's own validator may quote a value in its message.
@@ -112,6 +121,8 @@ def field_errors(location: str, prefix: str, error: ValidationError) -> list[Fie
     fields: list[FieldError] = []
     for each in details_of(error):
         path = (prefix, *each["loc"]) if prefix else each["loc"]
+        if names and path:
+            path = (names.get(path[0], path[0]), *path[1:])
         field, message = field_of(path), message_of(each)
         fields.append({"in": location, "field": field, "message": message, "type": each["type"]})
     return fields

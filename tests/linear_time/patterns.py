@@ -205,6 +205,7 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.web.multipart:_DISPOSITION_PARAMETERS": Pattern(
         "findall", pumps("a", ";", "; ", ";a=b", ' ;a="b"', "\\a", " ", head="; a=")
     ),
+    "gizmopy.web.cookies:_ESCAPED": Pattern("sub", pumps("\\", "\\0", "\\07", "\\073", "a")),
     "gizmopy.web.query_text:_HIGH_BYTE": Pattern("search", pumps("%", "%8", "8")),
     "gizmopy.web.openapi.document:_VARIABLE": Pattern(
         "sub", pumps("a", "{", "{a", "{}", ":", "{a:{", "{a:{}", "{a:{1}}", head="{")

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 import pubsubtest
 from gizmopy import (
+    Cookie,
     Duration,
     Endpoints,
     Header,
@@ -63,6 +64,12 @@ class Cats(Service):
 
     @post("/cats")
     async def post_cat(self, new: Cat, size: Annotated[int, Query("page-size")] = 1) -> None: ...
+
+    @get("/cats")
+    async def cats(
+        self, page: Annotated[Cat, Query()], session: Annotated[str | None, Cookie()] = None
+    ) -> str:
+        return page.name
 
     @subscribe("cats", concurrency=4, order="key", retry=RetryPolicy(attempts=2))
     async def on_cat(self, cat: Cat, message: Message) -> None:

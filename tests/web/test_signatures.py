@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import AliasPath, BaseModel, Field
 from typing_extensions import TypeAliasType
 
 from gizmopy.errors import DeclarationError
-from gizmopy.web import Header, Query
+from gizmopy.web import Cookie, Header, Query
 from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.decorators import Route
 from tests.web.support import echo_endpoint
@@ -24,6 +24,30 @@ class Numbered(enum.Enum):
 
 class NewCat(BaseModel):
     name: str
+
+
+class Paging(BaseModel):
+    limit: int = 20
+
+
+class Nested(BaseModel):
+    paging: Paging
+
+
+class Shaped(BaseModel):
+    shape: list[list[int]]
+
+
+class ByPath(BaseModel):
+    first: int = Field(validation_alias=AliasPath("a", 0))
+
+
+class Tags(BaseModel):
+    tags: list[str]
+
+
+class Closed(BaseModel, extra="forbid"):
+    tenant: str
 
 
 class Point(NamedTuple):
@@ -95,14 +119,35 @@ def test_a_query_or_header_parameter_needs_a_type_of_text(annotation: Any, reaso
     [
         (Annotated[str, Header("")], "a Header without a name"),
         (Annotated[str, Header], 'a Header without a name; write Header("X-Name")'),
-        (Annotated[str, Query("")], "a Query without a name"),
-        (Annotated[str, Query], 'a Query without a name; write Query("page-size")'),
+        (Annotated[str, Query], "has the class Query as its mark; write Query()"),
+        (Annotated[str, Cookie], "has the class Cookie as its mark; write Cookie()"),
+        (Annotated[Paging, Query("x")], "is a model, whose fields have names of their own"),
         (Annotated[str, Query("x"), Header("X")], "parameter 'a' is marked as "),
     ],
 )
-def test_a_parameter_has_one_mark_with_a_name(annotation: Any, reason: str) -> None:
-    """Header and Query need a name, and one parameter cannot have both."""
+def test_a_parameter_has_one_mark(annotation: Any, reason: str) -> None:
+    """A Header needs a name, a model has none, and one parameter cannot have two marks."""
     assert reason in refusal(Route("GET", "/", echo_endpoint(a=annotation)))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        (Annotated[Nested, Query()], "is one text, which cannot be an object; write Json"),
+        (Annotated[Shaped, Query()], "is read from text, which cannot give list[list[int]]"),
+        (Annotated[ByPath, Query()], "has an AliasPath"),
+        (Annotated[Tags, Cookie()], "is one cookie, which has one value"),
+        (Annotated[Closed, Header()], "clients send headers that it does not know"),
+        (Annotated[list[str], Cookie()], "cookie parameter 'a' is one text"),
+        (Annotated[Paging | Tags, Query()], "query parameter 'a' is one text"),
+        (Annotated[list[Paging], Query()], "query parameter 'a' is one text"),
+    ],
+)
+def test_the_fields_of_a_model_of_parameters_are_texts(annotation: Any, reason: str) -> None:
+    """The error names the model and its place, as well as the endpoint."""
+    text = refusal(Route("GET", "/", echo_endpoint(a=annotation)))
+    assert reason in text
+    assert "text" not in reason or "'a'" in text or "test_signatures.py:" in text
 
 
 @pytest.mark.parametrize(
@@ -115,6 +160,14 @@ def test_a_parameter_has_one_mark_with_a_name(annotation: Any, reason: str) -> N
         (
             {"a": Annotated[str, Header("X-A")], "b": Annotated[str, Header("x-a")]},
             "takes 'a' and 'b' both from 'x-a' in the header",
+        ),
+        (
+            {"limit": int, "p": Annotated[Paging, Query()]},
+            "takes 'limit' and 'p.limit' both from 'limit' in the query",
+        ),
+        (
+            {"a": Annotated[str, Cookie("s")], "s": Annotated[str, Cookie()]},
+            "takes 'a' and 's' both from 's' in the cookie",
         ),
     ],
 )

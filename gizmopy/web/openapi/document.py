@@ -20,11 +20,12 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from typing_extensions import TypedDict  # on Python 3.11 pydantic rejects typing's
 
 from gizmopy.declaration import REQUIRED, Parameter, read_signature
-from gizmopy.web.binding import bind_parameters
+from gizmopy.web.binding import Binder, bind_parameters
 from gizmopy.web.body import JSONBody
 from gizmopy.web.decorators import EndpointFunction, Route
 from gizmopy.web.openapi.results import ANY_SUCCESS, MediaTypes, responses_of
 from gizmopy.web.openapi.schemas import Schema, TypeSchema, fill_schemas
+from gizmopy.web.parameter_models import ModelField, ModelParameter
 from gizmopy.web.parameters import TextParameter
 from gizmopy.web.problems import CONTENT_TYPE
 from gizmopy.web.responses import JSON
@@ -56,13 +57,17 @@ class ProblemDetails(TypedDict):
     request_id: NotRequired[str]
 
 
+DescribedParameter = TextParameter | ModelField
+"""A parameter of the document: of an endpoint, or a field of a model of parameters."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Operation:
     """The parameters, body and responses of one route; ``path`` names its path parameters."""
 
     route: Route
     path: str
-    parameters: Sequence[tuple[TextParameter, TypeSchema]]
+    parameters: Sequence[tuple[DescribedParameter, TypeSchema]]
     body: tuple[JSONBody, TypeSchema] | None
     responses: Mapping[str, MediaTypes]
 
@@ -147,7 +152,7 @@ def _distinct(routes: Iterable[Route]) -> Iterator[tuple[str, Route]]:
 def _read(path: str, route: Route, json_content_type: str) -> _Operation:
     name = f"{route.method} {route.path}"
     parameters, body = bind_parameters(route)
-    texts = [each for each in parameters if isinstance(each, TextParameter)]
+    texts = list(_described(parameters))
     returns = read_signature(route.function, route.owner).returns
     return _Operation(
         route,
@@ -165,7 +170,18 @@ def _schema_of(location: str, declared: Parameter) -> TypeSchema:
     return TypeSchema(location, "validation", declared.annotation)
 
 
-def _read_from_request(route: Route, texts: Sequence[TextParameter]) -> Iterator[TextParameter]:
+def _described(parameters: Iterable[Binder]) -> Iterator[DescribedParameter]:
+    """Yield the parameters that the document has: of a model, each of its fields."""
+    for each in parameters:
+        if isinstance(each, ModelParameter):
+            yield from each.fields
+        elif isinstance(each, TextParameter):
+            yield each
+
+
+def _read_from_request(
+    route: Route, texts: Sequence[DescribedParameter]
+) -> Iterator[TextParameter]:
     """Yield the path variables that no parameter takes: the endpoint reads the request itself."""
     bound = [each.key for each in texts if each.location == "path"]
     for name, _ in _VARIABLE.findall(route.path):
@@ -235,7 +251,9 @@ def _parameters(operation: _Operation) -> list[Schema]:
     ]
 
 
-def _parameter(parameter: TextParameter, name: str, schema: Schema, pattern: str = "") -> Schema:
+def _parameter(
+    parameter: DescribedParameter, name: str, schema: Schema, pattern: str = ""
+) -> Schema:
     """Return one parameter. Text is never null, and the default is that of the function."""
     described: Schema = {"name": name, "in": parameter.location, "required": parameter.required}
     schema = {key: value for key, value in _without_null(schema).items() if key != "default"}

@@ -6,9 +6,9 @@ from datetime import date, timedelta
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BeforeValidator, Field, Json
+from pydantic import BaseModel, BeforeValidator, Field, Json
 
-from gizmopy.web import Header, Query
+from gizmopy.web import Cookie, Header, Query
 from tests.web.openapi.support import (
     Colour,
     Opaque,
@@ -116,3 +116,43 @@ def test_metadata_that_reads_one_text_is_described_as_text() -> None:
     assert parameters["a"]["schema"]["type"] == "string"
     assert parameters["b"]["schema"] == {"type": "string"}
     assert all("explode" not in each for each in parameters.values())
+
+
+class Paging(BaseModel):
+    """A page."""
+
+    limit: int = Field(20, ge=1, description="How many.")
+    tags: list[str] = []
+    size: int = Field(alias="page-size")
+
+
+class Common(BaseModel):
+    x_tenant: str
+
+
+def test_a_model_of_parameters_is_described_by_its_fields() -> None:
+    """Each field is a parameter, under its name in the request."""
+
+    async def endpoint(
+        paging: Annotated[Paging, Query()],
+        common: Annotated[Common, Header()],
+        session: Annotated[str | None, Cookie()] = None,
+    ) -> None: ...
+
+    assert parameters_of("/", endpoint) == {
+        "limit": {
+            "in": "query",
+            "required": False,
+            "description": "How many.",
+            "schema": {"type": "integer", "minimum": 1, "default": 20},
+        },
+        "tags": {
+            "in": "query",
+            "required": False,
+            "explode": True,
+            "schema": {"type": "array", "items": {"type": "string"}, "default": []},
+        },
+        "page-size": {"in": "query", "required": True, "schema": {"type": "integer"}},
+        "x-tenant": {"in": "header", "required": True, "schema": {"type": "string"}},
+        "session": {"in": "cookie", "required": False, "schema": {"type": "string"}},
+    }
