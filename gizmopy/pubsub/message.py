@@ -17,6 +17,19 @@ CONTENT_TYPE = "content-type"
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
+class _Null(str):
+    """A text without a value."""
+
+    __slots__ = ()
+
+
+NULL = _Null()
+"""The value of an attribute that has none, as a header of Kafka may: equal to an empty text.
+
+It is this object, so that a message that is forwarded, dead-lettered or redriven keeps the null.
+"""
+
+
 class RepeatedAttributes(dict[str, str]):
     """Attributes of which several have one name, as the headers of Kafka may.
 
@@ -36,11 +49,20 @@ class RepeatedAttributes(dict[str, str]):
 
 
 def merged(attributes: Mapping[str, str], added: Mapping[str, str]) -> Mapping[str, str]:
-    """Return ``attributes`` with ``added``, which replace those of their names."""
+    """Return ``attributes``, and behind them ``added``, which replace those of their names."""
     if not (isinstance(attributes, RepeatedAttributes) or isinstance(added, RepeatedAttributes)):
-        return {**attributes, **added}
+        if added.keys().isdisjoint(attributes):
+            return {**attributes, **added}
+        # Not {**attributes, **added}: the ones that are replaced would keep their old places.
+        return {n: text for n, text in attributes.items() if n not in added} | dict(added)
     kept = [pair for pair in attributes.items() if pair[0] not in added]
     return RepeatedAttributes([*kept, *added.items()])
+
+
+def with_missing(attributes: Mapping[str, str], more: Mapping[str, str]) -> Mapping[str, str]:
+    """Return ``attributes``, and behind them those of ``more`` whose names they lack."""
+    missing = {name: text for name, text in more.items() if name not in attributes}
+    return merged(attributes, missing) if missing else attributes
 
 
 def removed(attributes: Mapping[str, str], is_removed: Callable[[str], bool]) -> Mapping[str, str]:
@@ -74,7 +96,8 @@ class Message:
     - ``key``: messages with the same key are handled in order, if order is kept. Bytes that are not
       UTF-8 are preserved with ``surrogateescape``.
     - ``attributes``: text by name. Bytes that are not UTF-8 are preserved with ``surrogateescape``.
-      Of several with one name, a look-up returns the last, and ``items()`` has all.
+      Of several with one name, a look-up returns the last, and ``items()`` has all. One without a
+      value is an empty text.
     - ``id``, ``published_at`` (UTC): the broker's, if it has them.
     - ``delivery``: how often the broker has delivered the message, from 1.
     - ``attempt``: how often the handler has run in this delivery, from 1 inside the handler.

@@ -23,7 +23,7 @@ from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, PublishFailure
 from gizmopy.pubsub.engine.sizes import wire_size
 from gizmopy.pubsub.event_binding import PREFIX, is_event
-from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message, merged
+from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message, merged, with_missing
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.untrusted.text import cut
 
@@ -214,7 +214,7 @@ class Publisher:
             if key is not None:
                 _check_key(key)
             if inherited := propagated_attributes.get():
-                known = merged(inherited, known)
+                known = with_missing(known, inherited)
             if attributes:
                 known = merged(known, _checked(attributes))
             if (attributes or isinstance(value, Message)) and is_event(known):

@@ -13,6 +13,7 @@ import pytest
 from gizmopy.errors import UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.engine.sizes import size_of
+from gizmopy.pubsub.message import RepeatedAttributes, merged, with_missing
 
 
 def test_a_messages_repr_has_no_body() -> None:
@@ -145,3 +146,23 @@ def test_the_attributes_of_another_mapping_are_copied() -> None:
     change(given)
     given.restore()
     assert given.attributes == {"a": "1"}
+
+
+def test_attributes_that_are_replaced_move_to_the_end() -> None:
+    """The order of the others stays, and that of the new ones is the order that they have."""
+    assert [*merged({"a": "1", "b": "2"}, {"c": "3", "a": "4"}).items()] == [
+        ("b", "2"),
+        ("c", "3"),
+        ("a", "4"),
+    ]
+
+
+def test_attributes_that_are_there_keep_their_places() -> None:
+    """Only those that are missing are added, at the end."""
+    assert [*with_missing({"a": "1", "b": "2"}, {"b": "3", "c": "4"}).items()] == [
+        ("a", "1"),
+        ("b", "2"),
+        ("c", "4"),
+    ]
+    attributes = RepeatedAttributes([("a", "1"), ("a", "2")])
+    assert with_missing(attributes, {"a": "3"}) is attributes

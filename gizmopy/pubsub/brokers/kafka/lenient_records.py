@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from gizmopy.pubsub.brokers.kafka.aiokafka_compat import observe_fetches, read_leniently
-from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.message import Message, RepeatedAttributes
 from gizmopy.untrusted.text import quoted
 
 
@@ -55,8 +55,8 @@ def mark_unreadable(batch: Sequence[Message]) -> None:
     for message in batch:
         escaped = {name: quoted(name) for name in message.attributes if not _is_utf8(name)}
         if escaped:
-            attributes = message.attributes.items()
-            message.attributes = {escaped.get(name, name): text for name, text in attributes}
+            pairs = [(escaped.get(name, name), text) for name, text in message.attributes.items()]
+            message.attributes = RepeatedAttributes(pairs)
             first = next(iter(escaped.values()))
             message.unreadable = f"the name of a header is not UTF-8: {first}"
 

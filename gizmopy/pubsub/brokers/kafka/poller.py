@@ -19,7 +19,7 @@ from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
 from gizmopy.pubsub.brokers.kafka.errors import describe_error
 from gizmopy.pubsub.brokers.kafka.lenient_records import LenientReader, mark_unreadable
 from gizmopy.pubsub.brokers.kafka.offsets import Offsets
-from gizmopy.pubsub.message import NO_ATTRIBUTES, Message, RepeatedAttributes
+from gizmopy.pubsub.message import NO_ATTRIBUTES, NULL, Message, RepeatedAttributes
 
 
 class Poller:
@@ -205,9 +205,12 @@ class Poller:
 def attributes_of(headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:
     """Return headers as text.
 
-    Bytes that are not UTF-8 become surrogates. Of several headers with one name the last counts,
-    and all of them are kept.
+    Bytes that are not UTF-8 become surrogates, and a null an empty text. Of several headers with
+    one name the last counts, and all of them are kept.
     """
-    pairs = [(name, (value or b"").decode("utf-8", "surrogateescape")) for name, value in headers]
+    pairs = [
+        (name, NULL if value is None else value.decode("utf-8", "surrogateescape"))
+        for name, value in headers
+    ]
     attributes = dict(pairs)
     return attributes if len(attributes) == len(pairs) else RepeatedAttributes(pairs)

@@ -23,7 +23,7 @@ from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster, milliseconds
 from gizmopy.pubsub.brokers.kafka.errors import translate_errors
 from gizmopy.pubsub.driver import Results
-from gizmopy.pubsub.message import Message
+from gizmopy.pubsub.message import NULL, Message
 
 _REQUEST_BYTES = 128 * 1024
 """The most bytes of one batch to a partition, unless a single message is larger. A topic's limit
@@ -230,7 +230,10 @@ def _append(builder: Any, message: Message) -> bool:
     key, changed = message.key, message._changed_attributes
     # Not message.attributes, which makes a copy.
     attributes = message._attributes if changed is None else changed
-    headers = [(name, text.encode("utf-8", "surrogateescape")) for name, text in attributes.items()]
+    headers = [
+        (name, None if text is NULL else text.encode("utf-8", "surrogateescape"))
+        for name, text in attributes.items()
+    ]
     added = builder.append(
         timestamp=None,
         key=None if key is None else key.encode("utf-8", "surrogateescape"),
