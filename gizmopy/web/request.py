@@ -47,10 +47,16 @@ class Request(BaseRequest):
     """Extend ``aiohttp.web.Request`` by path parameters, and by a Problem for malformed input."""
 
     # In debug mode aiohttp warns about attributes that are not listed.
-    ATTRS = web.Request.ATTRS | {"path_parameters"}
+    ATTRS = web.Request.ATTRS | {"path_parameters", "forwarded_prefix"}
 
     path_parameters: Mapping[str, str] = MappingProxyType({})
     """The decoded values of the variables in the route's template; the server sets them."""
+
+    forwarded_prefix = ""
+    """The part of the path that a trusted proxy removed, such as ``/api``, or an empty string.
+
+    Write it before the paths of links and redirects. It is the last X-Forwarded-Prefix.
+    """
 
     @property
     def match_info(self) -> Mapping[str, str]:  # type: ignore[override]  # aiohttp's has its route, too

@@ -184,6 +184,9 @@ PATTERNS: Mapping[str, Pattern] = {
             *pumps("a", "%", "]", "]:1", head="[", tails=("",)),
         ],
     ),
+    "gizmopy.server.http.proxies:_PREFIX": Pattern(
+        "fullmatch", pumps("/", "/a", "a", "%41", "%", "/%41", head="/")
+    ),
     "gizmopy.server.service:_own_name": Pattern(Classes().name, pumps("a", "A", "Aa", "aA", "AAa")),
     "gizmopy.web.authority:_HOST": Pattern(
         "fullmatch", [*pumps("a", "%41", "%", ":", ":1", "."), *pumps(":", "f", ".", head="[")]

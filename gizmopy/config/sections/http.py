@@ -73,8 +73,8 @@ class ProxySettings(SectionBase):
     trusted_proxies: Networks = setting(
         "GIZMO_TRUSTED_PROXIES",
         (),
-        "Networks of the proxies whose X-Forwarded-For, X-Forwarded-Proto, X-Real-IP and PROXY "
-        "headers are used. Empty: none.",
+        "Networks of the proxies whose X-Forwarded-For, X-Forwarded-Proto, "
+        "X-Forwarded-Prefix, X-Real-IP and PROXY headers are used. Empty: none.",
     )
     proxy_protocol: bool = setting(
         "GIZMO_PROXY_PROTOCOL",

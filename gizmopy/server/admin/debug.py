@@ -30,7 +30,7 @@ from gizmopy.observe.levels import LogLevels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
 from gizmopy.server.admin.access import PROFILES
-from gizmopy.web import Handler, Problem, get, put
+from gizmopy.web import Handler, Problem, Request, get, put
 from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.decorators import Route, collect_routes
 
@@ -69,13 +69,14 @@ class Debug:
     """The source of each setting, as ``load`` returns it."""
 
     @get("/debug/")
-    async def index(self) -> web.Response:
+    async def index(self, request: web.Request) -> web.Response:
         """List the endpoints: this page."""
+        prefix = request.forwarded_prefix if isinstance(request, Request) else ""
         lines = (
-            f"{route.method:<4} {route.path:<24} {_summary(route)}"
+            f"{route.method:<4} {prefix + route.path:<24} {_summary(route)}"
             for route in collect_routes(self)
         )
-        return web.Response(text="\n".join((f"{self.name}: /debug", "", *lines, "")))
+        return web.Response(text="\n".join((f"{self.name}: {prefix}/debug", "", *lines, "")))
 
     @get("/debug/config")
     async def config(self) -> Mapping[str, Any]:

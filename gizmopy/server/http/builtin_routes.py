@@ -18,6 +18,7 @@ from gizmopy.observe.exposition import Exposition, gzipped
 from gizmopy.observe.scrapes import CONTENT_TYPES, Scrape, accepts_gzip, negotiated_format
 from gizmopy.server.admin.access import ROOT, DebugGuard
 from gizmopy.server.http.endpoint import Endpoint, compose
+from gizmopy.server.http.proxies import FORWARDED_PREFIX
 from gizmopy.server.service import Service, service_name
 from gizmopy.web import Handler, Request
 from gizmopy.web.binding import compile_call
@@ -128,6 +129,11 @@ def scrape(scraper: Exposition, path: str, *, quiet: bool) -> Iterator[Builtin]:
     yield "GET", path, Endpoint(path, metrics, builtin=True, quiet=quiet, any_host=True)
 
 
+def _servers(url: str) -> bytes:
+    """Return the member of the document with the URL of the service, as it is written."""
+    return b'"servers":[{"url":"%s"}]' % url.encode()
+
+
 def documentation(service: Service, routes: Sequence[Route]) -> Iterator[Builtin]:
     """Yield the endpoints of the OpenAPI document, and of the page that displays it."""
     pages = _Documentation(service, routes)
@@ -150,7 +156,12 @@ class _Documentation:
         if self._document is None:
             self._document = asyncio.get_running_loop().run_in_executor(None, self._write)
         body = await asyncio.shield(self._document)
-        return web.Response(body=body, headers={"Content-Type": "application/json"})
+        assert isinstance(request, Request)
+        if request.forwarded_prefix:
+            # The first one: within a text of the document its quotes would be escaped.
+            body = body.replace(_servers("/"), _servers(request.forwarded_prefix), 1)
+        headers = {"Content-Type": "application/json", "Vary": FORWARDED_PREFIX}
+        return web.Response(body=body, headers=headers)
 
     async def docs(self, request: web.Request) -> web.Response:
         """Return the page."""

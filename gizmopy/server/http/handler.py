@@ -27,7 +27,7 @@ from gizmopy.server.http.deadlines import GRPC_TIMEOUT, REQUEST_TIMEOUT, Deadlin
 from gizmopy.server.http.endpoint import Endpoint
 from gizmopy.server.http.error_responses import ErrorResponses, unparsed_response
 from gizmopy.server.http.observer import Observers, RequestObserver
-from gizmopy.server.http.proxies import Proxies
+from gizmopy.server.http.proxies import FORWARDED_PREFIX, Proxies
 from gizmopy.server.http.request_context import (
     TRACEPARENT,
     set_request_id,
@@ -148,6 +148,8 @@ class RequestHandler:
         request.target_path = _path(request.raw_path)
         self.active.add(request)
         if (proxies := self._proxies) is not None:
+            if FORWARDED_PREFIX in request.headers:
+                request.forwarded_prefix = proxies.prefix(request)
             client, scheme = proxies.address(request), proxies.scheme(request)
             request.forwarded_client, request.forwarded_scheme = client, scheme
         if self._begun is not None:

@@ -1,4 +1,4 @@
-"""Find the client's address and scheme behind trusted proxies.
+"""Find the client's address and scheme behind trusted proxies, and the prefix that they removed.
 
 A proxy appends the address of its peer to ``X-Forwarded-For``, after any entries that the client
 sent. So the header is read from the right, as long as the addresses are those of trusted proxies. A
@@ -19,6 +19,7 @@ from multidict import istr
 _FORWARDED_FOR = istr("X-Forwarded-For")
 _REAL_IP = istr("X-Real-IP")
 _FORWARDED_PROTO = istr("X-Forwarded-Proto")
+FORWARDED_PREFIX = istr("X-Forwarded-Prefix")
 
 _ADDRESS = re.compile(
     r"\[([^]%]+)(?:%[^]]*)?\](?::\d+)?"  # IPv6 in brackets, with an optional zone and port
@@ -27,6 +28,13 @@ _ADDRESS = re.compile(
     re.ASCII,
 ).fullmatch
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
+# The characters of a path (RFC 3986, section 3.3), without a comma, which separates values. No
+# segment is empty: //host would be another host.
+_PREFIX = re.compile(
+    r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)+",
+    re.ASCII,
+).fullmatch
+_MAX_PREFIX = 256
 _MAX_HOPS = 32
 """The most entries of the header that are read."""
 _MAX_ADDRESS = 64
@@ -73,6 +81,19 @@ class Proxies:
             return request.scheme
         given = request.headers.getall(_FORWARDED_PROTO, ("",))[-1]
         return _SCHEMES.get(given.rpartition(",")[2].strip().lower(), request.scheme)
+
+    def prefix(self, request: web.BaseRequest) -> str:
+        """Return the part of the path that a trusted proxy removed, as ``/api``; or nothing.
+
+        The last value of X-Forwarded-Prefix counts: a client may have sent the others. A value that
+        is not a plain path, such as ``//host`` or a URL, is ignored.
+        """
+        if not self._trusted or not self._peer(request.remote)[1]:
+            return ""
+        given = request.headers.getall(FORWARDED_PREFIX, ("",))[-1]
+        prefix = given.rpartition(",")[2].strip().removesuffix("/")
+        is_path = len(prefix) <= _MAX_PREFIX and _PREFIX(prefix) is not None
+        return prefix if is_path and {".", ".."}.isdisjoint(prefix.split("/")) else ""
 
     def client_address(self, peer: str | None, forwarded_for: Sequence[str]) -> str:
         """Return the client's address, if ``peer`` sent the headers ``forwarded_for``.

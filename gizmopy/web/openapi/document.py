@@ -90,12 +90,13 @@ def openapi_document(
     description: str = "",
     json_content_type: str = JSON,
     service: object = None,
+    prefix: str = "",
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of ``routes``, ready for JSON.
 
     ``json_content_type`` is the type of JSON responses. Endpoints without
     tags that are methods of ``service`` are tagged with ``title``, methods of other objects with
-    the name of their class.
+    the name of their class. ``prefix`` is the part of the paths that a proxy removes.
 
     Two things are logged as a warning and left
     out: the schema of a type without a JSON schema; and a route that differs from an earlier one
@@ -119,6 +120,7 @@ def openapi_document(
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, **about},
+        "servers": [{"url": prefix or "/"}],
         "paths": paths,
         "components": {"schemas": components},
     }

@@ -239,6 +239,7 @@ class ServedRequest(Request):
                 setattr(copy, name, getattr(self, name))
         copy.is_builtin, copy.is_last = self.is_builtin, self.is_last
         copy.has_sent_continue = self.has_sent_continue
+        copy.forwarded_prefix = self.forwarded_prefix
         return copy
 
     def before_response(self, response: web.StreamResponse) -> None:
