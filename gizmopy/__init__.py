@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gizmopy.server import Service as Service
     from gizmopy.server import SimpleServer as SimpleServer
     from gizmopy.server import health_check as health_check
+    from gizmopy.web import Body as Body
     from gizmopy.web import Cookie as Cookie
     from gizmopy.web import Header as Header
     from gizmopy.web import Problem as Problem
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Body": "web",
     "CloudEvent": "pubsub",
     "Cookie": "web",
     "Duration": "config",
@@ -67,6 +69,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Body",
     "CloudEvent",
     "Cookie",
     "Duration",

@@ -38,7 +38,17 @@ DEPRECATED_IN_WEB = {
 """The names that were in ``gizmopy.web.__all__`` of 0.1."""
 
 IN_WEB = {
-    *("CORS", "Cookie", "EndpointTable", "HTTPMiddleware", "Handler", "Header", "ISODate", "Int64"),
+    *(
+        "Body",
+        "CORS",
+        "Cookie",
+        "EndpointTable",
+        "HTTPMiddleware",
+        "Handler",
+        "Header",
+        "ISODate",
+        "Int64",
+    ),
     *("Problem", "Query", "Request", "Truthy", "UInt64", "delete", "get", "json_response"),
     *("no_cache", "parse_date_range", "parse_full_day_range", "parse_iso_date", "patch"),
     *("post", "put"),
@@ -81,6 +91,7 @@ def test_the_old_name_of_the_table_is_not_the_class_to_mount() -> None:
 
 IN_GIZMOPY = {
     *(
+        "Body",
         "CloudEvent",
         "Cookie",
         "Duration",

@@ -4,7 +4,7 @@ The names here are those that a service uses. The server compiles and serves the
 """
 
 from gizmopy._deprecated import renamed
-from gizmopy.web.annotations import Cookie, Header, Query
+from gizmopy.web.annotations import Body, Cookie, Header, Query
 from gizmopy.web.caching import no_cache
 from gizmopy.web.cors import CORS
 from gizmopy.web.decorators import EndpointTable, delete, get, patch, post, put
@@ -23,6 +23,7 @@ from gizmopy.web.types import (
 
 __all__ = [
     "CORS",
+    "Body",
     "Cookie",
     "EndpointTable",
     "HTTPMiddleware",

@@ -49,8 +49,23 @@ class Cookie:
     name: str = ""
 
 
-Mark = Header | Query | Cookie
-_MARKS = (Header, Query, Cookie)
+@dataclass(frozen=True, slots=True, init=False)
+class Body:
+    """Take a parameter from the whole body of the request: ``Annotated[str, Body("text/csv")]``.
+
+    A ``bytes`` is the body as it was sent, a ``str`` is its text, and any other type is read from
+    JSON. ``media_types`` are those that are accepted, such as ``image/png`` or ``image/*``; by
+    default all for ``bytes``, ``text/*`` for ``str``, and JSON for all others.
+    """
+
+    media_types: tuple[str, ...]
+
+    def __init__(self, *media_types: str) -> None:
+        object.__setattr__(self, "media_types", media_types)
+
+
+Mark = Header | Query | Cookie | Body
+_MARKS = (Header, Query, Cookie, Body)
 
 
 def parts(annotation: Any, *, skip: Callable[[Any], bool] = lambda _: False) -> list[Any]:
@@ -108,7 +123,7 @@ def _schema_of(annotation: Any) -> Mapping[str, Any]:
 
 
 def marks_of(annotation: Any) -> list[Mark]:
-    """Return the marks of ``annotation``: Header, Query and Cookie.
+    """Return the marks of ``annotation``: Header, Query, Cookie and Body.
 
     The class itself, ``Annotated[str, Header]``, counts as a mark without a name.
     """
@@ -128,7 +143,7 @@ def structure_of(annotation: Any) -> Any | None:
     Returns None for any other type, also for a dict, for a list or a union of models, and for a
     model whose metadata reads it from one text.
     """
-    kinds = [each for each in _members(annotation) if each is not types.NoneType]
+    kinds = _plain(_members(annotation))
     if len(kinds) != 1:
         return None
     kind = get_origin(kinds[0]) or kinds[0]
@@ -136,6 +151,24 @@ def structure_of(annotation: Any) -> Any | None:
         return None
     is_model = issubclass(kind, BaseModel) and not issubclass(kind, RootModel)
     return kinds[0] if is_model or is_dataclass(kind) or is_typeddict(kind) else None
+
+
+def is_bytes(annotation: Any) -> bool:
+    """Return whether a type is ``bytes``, or is with None, and no metadata reads one text."""
+    return _plain(_alternatives(annotation)) == [bytes]
+
+
+def plain_type(annotation: Any) -> Any | None:
+    """Return the one type that ``annotation`` is, or is with None, whatever its metadata does."""
+    plain = annotation
+    while get_origin(plain) is Annotated:
+        plain = get_args(plain)[0]
+    kinds = _plain(_members(plain))
+    return kinds[0] if len(kinds) == 1 else None
+
+
+def _plain(kinds: list[Any]) -> list[Any]:
+    return [each for each in kinds if each is not types.NoneType]
 
 
 def is_structure(annotation: Any) -> bool:
@@ -163,7 +196,7 @@ def non_text_part(annotation: Any) -> Any | None:
     for part in parts(annotation, skip=is_converted):
         if part in _NON_TEXT_TYPES or _rejects_text(part):
             return part
-    alternatives = [each for each in _alternatives(annotation) if each is not types.NoneType]
+    alternatives = _plain(_alternatives(annotation))
     if len(alternatives) > 1 and is_repeated(annotation):
         return annotation
     for each in alternatives:

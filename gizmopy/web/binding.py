@@ -8,6 +8,7 @@ The signature says which part of a request each parameter comes from:
 - ``Annotated[T, Cookie("session")]``: a cookie
 - a model with one of these marks: each field from the query, a header or a cookie
 - ``aiohttp.web.Request``: the request itself
+- ``bytes``, or ``Annotated[T, Body()]``: the whole body, of a text if T is ``str``
 - a model, a dataclass, a TypedDict, a dict, or a type that contains one: the JSON body
 - any other: the query; a list, set or tuple takes each value of a repeated name
 
@@ -24,16 +25,17 @@ from aiohttp import web
 from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError
 from gizmopy.web.annotations import (
+    Body,
     Cookie,
     Header,
     Mark,
     Query,
     has_bare_mark,
-    is_structure,
     marks_of,
     structure_of,
 )
-from gizmopy.web.body import JSONBody
+from gizmopy.web.bodies import bind_body, is_from_body
+from gizmopy.web.body import RequestBody
 from gizmopy.web.decorators import Route
 from gizmopy.web.parameter_models import ModelParameter
 from gizmopy.web.parameters import ParameterLocation, RequestParameter, TextParameter
@@ -106,7 +108,7 @@ def compile_call(
 
 def bind_parameters(
     route: Route, read_timeout: float = 10.0
-) -> tuple[tuple[Binder, ...], JSONBody | None]:
+) -> tuple[tuple[Binder, ...], RequestBody | None]:
     """Return the binders of the endpoint's parameters, and that of its body, if it takes one.
 
     Raises DeclarationError if a parameter can come from no part of a request.
@@ -114,12 +116,14 @@ def bind_parameters(
     declared = read_signature(route.function, route.owner).parameters
     _check_foreign_style(route, declared)
     names = [name for segment in parse_template(route.path) for name in segment.names]
+    for each in declared:
+        _check_mark(route, each)
     bodies = [each for each in declared if _is_body(each, names)]
     others = [each for each in declared if not _is_body(each, names)]
     parameters = tuple(_bind(route, each, names) for each in others)
     _check_path_variables(route, names, parameters)
     _check_distinct_keys(route, parameters)
-    return parameters, _bind_body(route, bodies, read_timeout)
+    return parameters, bind_body(route, bodies, read_timeout)
 
 
 def _check_foreign_style(route: Route, declared: tuple[Parameter, ...]) -> None:
@@ -145,12 +149,11 @@ def _check_foreign_style(route: Route, declared: tuple[Parameter, ...]) -> None:
 
 
 def _is_body(parameter: Parameter, path_names: list[str]) -> bool:
-    annotation = parameter.annotation
-    # A request is a mapping, too, but not the body. A structure in the path, the query or a header
-    # is a mistake, which TextParameter reports.
-    if annotation in _REQUEST_TYPES or parameter.name in path_names or marks_of(annotation):
+    # A request is a mapping, too, but not the body. A structure in the path is a mistake, which
+    # TextParameter reports.
+    if parameter.annotation in _REQUEST_TYPES or parameter.name in path_names:
         return False
-    return is_structure(annotation)
+    return is_from_body(parameter)
 
 
 def _bind(route: Route, parameter: Parameter, path_names: list[str]) -> Binder:
@@ -160,7 +163,12 @@ def _bind(route: Route, parameter: Parameter, path_names: list[str]) -> Binder:
     marks = marks_of(parameter.annotation)
     if not marks:
         return TextParameter(function, parameter, "path" if name in path_names else "query", name)
-    mark, location = _mark_of(route, parameter, marks)
+    (mark,) = marks
+    location = _LOCATIONS.get(type(mark))
+    if location is None:
+        reason = f"parameter {name!r} is a variable of the path, which {mark!r} is not"
+        raise DeclarationError(function, f"{reason}; rename the variable or the parameter")
+    assert not isinstance(mark, Body)
     if structure_of(parameter.annotation) is not None:
         if mark.name:
             kind = type(mark).__name__
@@ -174,20 +182,16 @@ def _bind(route: Route, parameter: Parameter, path_names: list[str]) -> Binder:
     return TextParameter(function, parameter, location, mark.name or name)
 
 
-def _mark_of(
-    route: Route, parameter: Parameter, marks: list[Mark]
-) -> tuple[Mark, ParameterLocation]:
-    """Return the one mark of a parameter, and the location that it gives."""
-    name = parameter.name
+def _check_mark(route: Route, parameter: Parameter) -> None:
+    """Raise DeclarationError unless a parameter has at most one mark, which is an object."""
+    name, marks = parameter.name, marks_of(parameter.annotation)
     if len(marks) > 1:
         reason = f"parameter {name!r} is marked as {' and '.join(map(repr, marks))}; keep one"
         raise DeclarationError(route.function, reason)
-    (mark,) = marks
-    kind = type(mark)
-    if kind is not Header and has_bare_mark(parameter.annotation):
-        reason = f"parameter {name!r} has the class {kind.__name__} as its mark"
-        raise DeclarationError(route.function, f"{reason}; write {kind.__name__}()")
-    return mark, _LOCATIONS[type(mark)]
+    if marks and not isinstance(marks[0], Header) and has_bare_mark(parameter.annotation):
+        kind = type(marks[0]).__name__
+        reason = f"parameter {name!r} has the class {kind} as its mark; write {kind}()"
+        raise DeclarationError(route.function, reason)
 
 
 def _check_path_variables(route: Route, names: list[str], parameters: tuple[Binder, ...]) -> None:
@@ -228,16 +232,3 @@ def _keys(parameters: tuple[Binder, ...]) -> Iterator[tuple[str, str, str]]:
             for field in each.fields:
                 for _, key in field.keys:
                     yield f"{each.name}.{field.declared.name}", each.location, key
-
-
-def _bind_body(route: Route, bodies: list[Parameter], read_timeout: float) -> JSONBody | None:
-    if not bodies:
-        return None
-    if len(bodies) > 1:
-        both = " and ".join(repr(body.name) for body in bodies)
-        reason = f"takes {both} from the body, which is one value; combine them in one model"
-        raise DeclarationError(route.function, reason)
-    if route.method in ("GET", "HEAD"):
-        reason = f"takes {bodies[0].name!r} from the body, but a {route.method} request has none"
-        raise DeclarationError(route.function, f"{reason}; use POST, PUT or PATCH")
-    return JSONBody(route.function, bodies[0], read_timeout)

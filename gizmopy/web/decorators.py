@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast
@@ -13,6 +14,7 @@ from gizmopy.declaration import add_mark, declared_methods, reports_wrong_calls
 from gizmopy.errors import DeclarationError, source_of
 from gizmopy.web.request import HTTPMiddleware
 from gizmopy.web.router import RouteConflict, Router, parse_template
+from gizmopy.web.sizes import size_of
 
 EndpointFunction = Callable[..., Awaitable[object]]
 EndpointT = TypeVar("EndpointT", bound=EndpointFunction)
@@ -40,8 +42,8 @@ class RouteOptions:
     a WebSocket (False: only pages of the service's own origin and of GIZMO_CORS_ORIGINS). CORS
     still decides whether a page may read the response.
 
-    ``max_body_bytes``: the maximum size of a body, decompressed, in bytes (None: the setting
-    GIZMO_MAX_BODY_BYTES, 0: no limit).
+    ``max_body``: the maximum size of a body, decompressed, in bytes or as a text such as ``"10MB"``
+    or ``"10MiB"`` (None: the setting GIZMO_MAX_BODY_BYTES, 0: no limit).
 
     ``unsafe_path``: whether path parameters may contain dot segments (``..``) and NUL, and begin
     with a slash. Otherwise such a request is 400, because a file name made from it could leave its
@@ -54,12 +56,17 @@ class RouteOptions:
     timeout: float | None = None
     cancel_on_disconnect: bool | None = None
     cross_origin: bool = False
-    max_body_bytes: int | None = None
+    max_body: int | str | None = None
     unsafe_path: bool = False
     min_send_rate: int | None = None
 
+    @property
+    def max_body_bytes(self) -> int | None:
+        """``max_body`` as a number. Raises ValueError if it is no size."""
+        return None if self.max_body is None else size_of(self.max_body)
 
-_OPTIONS = tuple(field.name for field in fields(RouteOptions))
+
+_OPTIONS = (*(field.name for field in fields(RouteOptions)), "max_body_bytes")
 
 
 class RouteKeywords(TypedDict, total=False):
@@ -68,7 +75,9 @@ class RouteKeywords(TypedDict, total=False):
     timeout: float | None
     cancel_on_disconnect: bool | None
     cross_origin: bool
+    max_body: int | str | None
     max_body_bytes: int | None
+    """The name of ``max_body`` before 0.2."""
     unsafe_path: bool
     min_send_rate: int | None
 
@@ -102,31 +111,39 @@ class Route:
 @reports_wrong_calls('@get("/path")', _OPTIONS)
 def get(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve GET, and HEAD, at a path template such as ``/cats/{id}``; see RouteOptions."""
-    return _declare("GET", path, RouteOptions(**options))
+    return _declare("GET", path, _options(options))
 
 
 @reports_wrong_calls('@put("/path")', _OPTIONS)
 def put(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve PUT at a path template such as ``/cats/{id}``; see RouteOptions."""
-    return _declare("PUT", path, RouteOptions(**options))
+    return _declare("PUT", path, _options(options))
 
 
 @reports_wrong_calls('@post("/path")', _OPTIONS)
 def post(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve POST at a path template such as ``/cats/{id}``; see RouteOptions."""
-    return _declare("POST", path, RouteOptions(**options))
+    return _declare("POST", path, _options(options))
 
 
 @reports_wrong_calls('@delete("/path")', _OPTIONS)
 def delete(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve DELETE at a path template such as ``/cats/{id}``; see RouteOptions."""
-    return _declare("DELETE", path, RouteOptions(**options))
+    return _declare("DELETE", path, _options(options))
 
 
 @reports_wrong_calls('@patch("/path")', _OPTIONS)
 def patch(path: str, **options: Unpack[RouteKeywords]) -> Callable[[EndpointT], EndpointT]:
     """Serve PATCH at a path template such as ``/cats/{id}``; see RouteOptions."""
-    return _declare("PATCH", path, RouteOptions(**options))
+    return _declare("PATCH", path, _options(options))
+
+
+def _options(keywords: RouteKeywords) -> RouteOptions:
+    if "max_body_bytes" in keywords:
+        old = 'max_body_bytes= is deprecated until 0.3; write max_body=, also as a text: "10MB"'
+        warnings.warn(old, DeprecationWarning, stacklevel=4)  # the line of the decorator
+        keywords["max_body"] = keywords.pop("max_body_bytes")
+    return RouteOptions(**keywords)  # type: ignore[misc]  # the old name is not in it any longer
 
 
 def _declare(method: str, path: str, options: RouteOptions) -> Callable[[EndpointT], EndpointT]:
@@ -274,11 +291,15 @@ def _check(route: Route, prefix: str) -> None:
     if options.timeout is not None and not _is_number(options.timeout, (int, float)):
         reason = f"timeout={options.timeout!r} is not a number of seconds; use 0 for no limit"
         raise DeclarationError(function, reason)
-    for name in ("max_body_bytes", "min_send_rate"):
-        value = getattr(options, name)
-        if value is not None and not _is_number(value, int):
-            reason = f"{name}={value!r} is not a number of bytes; use 0 for no limit"
-            raise DeclarationError(function, reason)
+    if options.min_send_rate is not None and not _is_number(options.min_send_rate, int):
+        reason = f"min_send_rate={options.min_send_rate!r} is not a number of bytes"
+        raise DeclarationError(function, f"{reason}; use 0 for no limit")
+    try:
+        _ = options.max_body_bytes
+    except ValueError as error:
+        reason = f"max_body={options.max_body!r} is not a number of bytes"
+        remedy = 'write max_body="10MB", or 0 for no limit'
+        raise DeclarationError(function, f"{reason}; {remedy}") from error
     if method not in METHODS:
         reason = f"{method!r} is not an HTTP method; use one of: {', '.join(METHODS)}"
         raise DeclarationError(function, reason)

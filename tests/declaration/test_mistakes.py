@@ -66,7 +66,8 @@ def refusal(decorate: Callable[[Any], Any], method: Any = None) -> str:
         (lambda f: wrong_get("/a", 5)(f), 'write @get("/path")'),
         (lambda f: wrong_get(5)(f), 'has the path 5, which is no text; write @get("/path")'),
         (lambda f: wrong_get("/a", timeout="5s")(f), "timeout='5s' is not a number of seconds"),
-        (lambda f: wrong_put("/a", max_body_bytes="10MB")(f), "is not a number of bytes"),
+        (lambda f: wrong_put("/a", max_body="10 cats")(f), 'write max_body="10MB"'),
+        (lambda f: wrong_put("/a", max_body=True)(f), "max_body=True is not a number of bytes"),
     ],
 )
 def test_a_wrong_call_of_a_decorator_names_the_method(

@@ -214,3 +214,30 @@ def test_a_decorator_without_a_path_is_refused() -> None:
     """To forget the parentheses fails when the class is defined."""
     with pytest.raises(DeclarationError, match=r'endpoint: .*; write @get\("/path"\)'):
         get(endpoint)  # type: ignore[arg-type]  # the mistake in question
+
+
+@pytest.mark.parametrize(
+    ("max_body", "size"), [("10MB", 10_000_000), ("1.5 MiB", 1_572_864), ("7", 7), (5, 5), (0, 0)]
+)
+def test_the_size_of_a_body_may_be_a_text(max_body: int | str, size: int) -> None:
+    """MB are millions of bytes, MiB are 1,048,576 bytes."""
+
+    class Service:
+        @post("/a", max_body=max_body)
+        async def a(self) -> None: ...
+
+    (route,) = collect_routes(Service())
+    assert route.options.max_body_bytes == size
+
+
+def test_the_old_name_of_max_body_is_deprecated() -> None:
+    """The warning has the line of the decorator."""
+    with pytest.warns(DeprecationWarning, match="write max_body=") as warned:
+
+        class Service:
+            @post("/a", max_body_bytes=7)
+            async def a(self) -> None: ...
+
+    assert warned[0].filename == __file__
+    (route,) = collect_routes(Service())
+    assert route.options.max_body == 7

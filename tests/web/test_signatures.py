@@ -12,7 +12,7 @@ from pydantic import AliasPath, BaseModel, Field
 from typing_extensions import TypeAliasType
 
 from gizmopy.errors import DeclarationError
-from gizmopy.web import Cookie, Header, Query
+from gizmopy.web import Body, Cookie, Header, Query
 from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.decorators import Route
 from tests.web.support import echo_endpoint
@@ -78,6 +78,7 @@ def refusal(route: Route) -> str:
         ("/{id}", {"id": list[int]}, "path parameter 'id' is one text"),
         ("/{id}", {"id": NewCat}, "path parameter 'id' is one text"),
         ("/{a}", {"a": Annotated[str, Header("X")]}, "has no parameter for 'a' of its path"),
+        ("/{a}", {"a": Annotated[str, Body()]}, "is a variable of the path, which Body("),
         ("/{a}", {"a": Annotated[str, Query("x")]}, "has no parameter for 'a' of its path"),
     ],
 )
@@ -91,7 +92,8 @@ def test_a_path_variable_needs_a_parameter_of_text(
 @pytest.mark.parametrize(
     ("annotation", "reason"),
     [
-        (bytes, "query parameter 'a' is read from text, which cannot give"),
+        (bytes, "takes 'a' from the body, but a GET request has none"),
+        (bytearray, "query parameter 'a' is read from text, which cannot give"),
         (list[bytes], "which cannot give <class 'bytes'>"),
         (Any, "which cannot give typing.Any"),
         (list[list[int]], "which cannot give list[list[int]]"),
@@ -182,6 +184,12 @@ def test_a_key_belongs_to_one_parameter(annotations: dict[str, Any], reason: str
         ("POST", {"a": NewCat, "b": dict}, "takes 'a' and 'b' from the body"),
         ("GET", {"a": NewCat}, "takes 'a' from the body, but a GET request has none"),
         ("HEAD", {"a": dict}, "takes 'a' from the body, but a HEAD request has none"),
+        ("GET", {"a": bytes}, "takes 'a' from the body, but a GET request has none"),
+        ("GET", {"a": Annotated[str, Body()]}, "takes 'a' from the body, but a GET request"),
+        ("POST", {"a": bytes, "b": dict}, "takes 'a' and 'b' from the body"),
+        ("POST", {"a": bytes, "b": Annotated[str, Body()]}, "takes 'a' and 'b' from the body"),
+        ("POST", {"a": Annotated[str, Body]}, "has the class Body as its mark; write Body()"),
+        ("POST", {"a": Annotated[NewCat, Body("text/csv")]}, "'text/csv', which is not JSON"),
         ("POST", {"a": dict[str, Opaque]}, "has a type that cannot be validated"),
     ],
 )

@@ -21,8 +21,8 @@ from typing_extensions import TypedDict  # on Python 3.11 pydantic rejects typin
 
 from gizmopy.declaration import REQUIRED, Parameter, read_signature
 from gizmopy.web.binding import Binder, bind_parameters
-from gizmopy.web.body import JSONBody
 from gizmopy.web.decorators import EndpointFunction, Route
+from gizmopy.web.openapi.bodies import WholeBody, describe_body
 from gizmopy.web.openapi.results import ANY_SUCCESS, MediaTypes, responses_of
 from gizmopy.web.openapi.schemas import Schema, TypeSchema, fill_schemas
 from gizmopy.web.parameter_models import ModelField, ModelParameter
@@ -68,7 +68,7 @@ class _Operation:
     route: Route
     path: str
     parameters: Sequence[tuple[DescribedParameter, TypeSchema]]
-    body: tuple[JSONBody, TypeSchema] | None
+    body: WholeBody | None
     responses: Mapping[str, MediaTypes]
 
     def types(self) -> Iterator[TypeSchema]:
@@ -76,7 +76,7 @@ class _Operation:
         for _, schema in self.parameters:
             yield schema
         if self.body is not None:
-            yield self.body[1]
+            yield from self.body.types
         for media_types in self.responses.values():
             for schemas in media_types.values():
                 yield from schemas
@@ -163,7 +163,7 @@ def _read(path: str, route: Route, json_content_type: str) -> _Operation:
             (each, _schema_of(f"{name}: {each.location} parameter {each.key!r}", each.declared))
             for each in (*_read_from_request(route, texts), *texts)
         ],
-        None if body is None else (body, _schema_of(f"{name}: the body", body.declared)),
+        None if body is None else describe_body(f"{name}: the body", body),
         responses_of(f"{name}: the response", returns, json_content_type),
     )
 
@@ -202,11 +202,7 @@ def _describe(operation: _Operation, problem: TypeSchema, operation_id: str) -> 
     if operation.parameters:
         described["parameters"] = _parameters(operation)
     if operation.body is not None:
-        body, schema = operation.body
-        described["requestBody"] = {
-            "content": _content({JSON: [schema]}),
-            "required": body.required,
-        }
+        described["requestBody"] = operation.body.describe()
     described["responses"] = _responses(operation, problem)
     return described
 

@@ -57,9 +57,9 @@ def test_a_document_may_have_no_routes() -> None:
 def test_a_signature_error_is_the_same_as_at_start() -> None:
     """An endpoint that compile_endpoint refuses is refused here, too."""
 
-    async def endpoint(a: bytes) -> None: ...
+    async def endpoint(a: bytearray) -> None: ...
 
-    with pytest.raises(DeclarationError, match="cannot give <class 'bytes'>"):
+    with pytest.raises(DeclarationError, match="cannot give <class 'bytearray'>"):
         openapi_document([Route("GET", "/", endpoint)], title="", version="")
 
 

@@ -86,15 +86,15 @@ class Example(Service):
         self.read = await _HOW[how](request)
         return self.read
 
-    @put("/more/{how}", max_body_bytes=1_000_000)
+    @put("/more/{how}", max_body=1_000_000)
     async def more(self, how: str, request: web.Request) -> int:
         return int(await _HOW[how](request))
 
-    @put("/any/{how}", max_body_bytes=0)
+    @put("/any/{how}", max_body=0)
     async def any(self, how: str, request: web.Request) -> int:
         return int(await _HOW[how](request))
 
-    @put("/less", max_body_bytes=10)
+    @put("/less", max_body="10B")
     async def less(self, body: dict[str, int]) -> int:
         return len(body)
 
@@ -154,7 +154,7 @@ async def test_the_limit_of_a_body_applies_to_every_way_to_read_it(
 
 @pytest.mark.parametrize("how", sorted(set(_HOW) - {"post_form"}))
 async def test_an_endpoint_can_have_a_higher_limit(how: str) -> None:
-    """max_body_bytes is the endpoint's own limit; 0 is no limit."""
+    """max_body is the endpoint's own limit; 0 is no limit."""
     async with serving() as served, talk(served.url) as client:
         for packed in (False, True):
             client.send(_sent(f"/more/{how}", b"x" * 1_000_000, packed=packed, chunked=packed))
@@ -168,7 +168,7 @@ async def test_an_endpoint_can_have_a_higher_limit(how: str) -> None:
 
 
 async def test_an_endpoint_can_have_a_lower_limit() -> None:
-    """max_body_bytes applies to a body that is a model, too."""
+    """max_body applies to a body that is a model, too."""
     async with serving() as served:
         async with served.http.put("/less", json={"a": 1}) as response:
             assert response.status == 200
@@ -233,7 +233,7 @@ async def test_a_body_over_the_limit_that_no_handler_reads_is_not_an_error() -> 
         assert await client.rest() == b""
 
 
-@pytest.mark.parametrize("name", ["max_body_bytes", "min_send_rate"])
+@pytest.mark.parametrize("name", ["max_body", "min_send_rate"])
 def test_a_negative_limit_is_an_error(name: Any) -> None:
     """The service does not start."""
     options: Any = {name: -1}
