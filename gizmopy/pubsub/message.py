@@ -200,6 +200,15 @@ class Message:
         self._changed_attributes = None
 
     @property
+    def origin(self) -> str:
+        """The topic that the message is in, as a text that no other topic has, ever; or empty.
+
+        A driver whose ids begin again when a topic is made anew, or are those of another cluster
+        too, gives it as the attribute ``origin`` of ``partition``.
+        """
+        return str(getattr(self.partition, "origin", ""))
+
+    @property
     def published_at(self) -> datetime:
         """When the message was published, in UTC. The date is made on first use: few need it."""
         if isinstance(self._published_at, float):

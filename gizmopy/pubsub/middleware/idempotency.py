@@ -75,14 +75,16 @@ class Store(Protocol):
 
 
 def _identity(message: Message) -> str:
-    """Return the id of a message; for a broker with partitions, with the date of its publication.
+    """Return the id of a message; for a broker with partitions, with its date and its origin.
 
     There an id is a partition and an offset. They begin again if the topic is made anew, and two
-    clusters have the same ones: without the date, new messages would be acked unhandled.
+    clusters have the same ones: by the id alone, new messages would be acked unhandled. The origin
+    tells such topics apart. The date does so if the broker does not tell the origin, and tells two
+    messages apart of which the second took the place of the first, in a log that was truncated.
     """
     if message.partition is None or not message.id:
         return message.id
-    return f"{message.id}@{message.published_at.isoformat()}"
+    return f"{message.id}@{message.published_at.isoformat()}@{message.origin}"
 
 
 def idempotent(
@@ -91,6 +93,7 @@ def idempotent(
     key: Callable[[Message], str | None] = _identity,
     in_progress: float = 60.0,
     done: float = 3600.0,
+    replay: str = "",
 ) -> MessageMiddleware:
     """Handle a message only if no other delivery of it is being handled or was handled.
 
@@ -99,10 +102,12 @@ def idempotent(
     fails, all messages wait like that: an outage of the store dead-letters no message.
 
     Any number of subscriptions can share a store: the marks are separate for each subscription and
-    topic. ``key`` returns the identity of a message. The default is its id, which a broker with
-    partitions gives with the date: a topic that is made anew has new messages. A replay on purpose
-    needs a ``key`` that differs, or a new store. A message whose key is None or empty is always
-    handled.
+    topic. ``key`` returns the identity of a message. The default is its id; on a broker with
+    partitions, with its date and the ids of cluster and topic: a topic that is made anew has new
+    messages. A message whose key is None or empty is always handled.
+
+    ``replay`` is the name of a replay on purpose, such as ``"2026-12-01"``: messages that were
+    handled under another name are handled again, each once.
 
     ``in_progress`` is how long the mark of a process that died delays the message. It must be at
     least the broker's lease, and is extended whenever the lease is.
@@ -123,7 +128,7 @@ def idempotent(
             # Two phases, because neither order of one step would do. A mark made before the handler
             # loses the message if the process dies in it; one made after it lets a concurrent
             # delivery run the handler too.
-            mark = await marks.begin(message, name)
+            mark = await marks.begin(message, f"{name}@replay={replay}" if replay else str(name))
             if mark is None:
                 logger.debug("%r was handled before; it is acked without handling", message)
                 return

@@ -7,8 +7,8 @@ Some have no underscore; they are private because the documentation does not hav
 - ``AIOKafkaConsumer``: ``_client``, ``_closed``, ``_coordinator``, ``_fetcher``, ``_subscription``
 - ``AIOKafkaProducer``: ``_closed``, ``_sender``, ``client``
 - ``Sender``: ``close``, ``sender_task``
-- ``AIOKafkaClient``: ``_conns``, ``_request_timeout_ms``, ``_sync_task``, ``close``, ``ready``,
-  ``send``
+- ``AIOKafkaClient``: ``_conns``, ``_request_timeout_ms``, ``_sync_task``, ``close``,
+  ``get_random_node``, ``ready``, ``send``
 - ``AIOKafkaConnection``: ``_request_timeout``, ``_requests``, ``close``, ``send``
 - ``GroupCoordinator``: ``_commit_refresh_task``, ``_coordination_task``, ``_heartbeat_task``,
   ``_rejoin_needed_fut``, ``check_errors``, ``close``, ``coordinator_id``, ``generation``,
@@ -27,8 +27,12 @@ Some have no underscore; they are private because the documentation does not hav
 - ``aiokafka.client``: ``ConnectionGroup``
 - ``aiokafka.conn``: ``create_conn``
 - ``aiokafka.consumer.fetcher``: ``FetchResult``, ``PartitionRecords``
+- ``aiokafka.protocol.api``: ``RequestStruct``, ``Response``
 - ``aiokafka.protocol.group``: ``JoinGroupRequest``, ``SyncGroupRequest``
 - ``aiokafka.protocol.metadata``: ``MetadataRequest``
+- ``MetadataRequest``: ``API_KEY``, ``_CLASSES``, ``build``
+- ``aiokafka.protocol.types``: ``AbstractType``, ``Boolean``, ``CompactArray``, ``CompactString``,
+  ``Int16``, ``Int32``, ``Schema``, ``TaggedFields``
 - ``aiokafka.record.default_records``: ``_DefaultRecordBatchPy``
 - ``aiokafka.record.memory_records``: ``_MemoryRecordsPy``
 - ``aiokafka.record.util``: ``decode_varint_py``
@@ -46,8 +50,19 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.conn import create_conn
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.errors import ConsumerStoppedError
+from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.types import (
+    AbstractType,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    TaggedFields,
+)
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.record.util import decode_varint_py
@@ -277,6 +292,97 @@ async def topic_metadata(host: str, port: int, topic: str, options: Mapping[str,
         await finish(connection.close(), CLOSE_SECONDS)
     (found,) = response.to_object()["topics"]
     return found
+
+
+async def topic_identity(consumer: AIOKafkaConsumer, topic: str) -> str:
+    """Return the id of the cluster and that of the topic, as far as its brokers know them.
+
+    Brokers before Kafka 3.1 give no topic id here. Raises KafkaError.
+    """
+    client = consumer._client
+    response = await client.send(client.get_random_node(), _TopicRequest([topic], False))
+    found = response.to_object()
+    ids = [each["topic_id"] for each in found["topics"] if each.get("topic_id")]
+    return f"{found.get('cluster_id') or ''}/{ids[0].hex() if any(ids[:1]) else ''}".strip("/")
+
+
+class _UUID(AbstractType):  # type: ignore[misc]  # aiokafka has no types
+    """16 bytes."""
+
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return value
+
+    @classmethod
+    def decode(cls, data: Any) -> bytes:
+        return cast(bytes, data.read(16))
+
+
+_String = CompactString("utf-8")
+_METADATA_VERSION = 12
+"""aiokafka has no version above 5, and topics have ids since version 10."""
+
+
+class _MetadataResponse(Response):  # type: ignore[misc]  # as above
+    API_KEY = MetadataRequest.API_KEY
+    API_VERSION = _METADATA_VERSION
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", _String),
+                ("port", Int32),
+                ("rack", _String),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", _String),
+        ("controller_id", Int32),
+        (
+            "topics",
+            # The rest of the response is left unread, because one topic is asked for.
+            CompactArray(("error_code", Int16), ("topic", _String), ("topic_id", _UUID)),
+        ),
+    )
+
+
+class _MetadataRequest(RequestStruct):  # type: ignore[misc]  # as above
+    FLEXIBLE_VERSION = True
+    API_KEY = MetadataRequest.API_KEY
+    API_VERSION = _METADATA_VERSION
+    RESPONSE_TYPE = _MetadataResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(("topic_id", _UUID), ("topic", _String), ("tags", TaggedFields)),
+        ),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _TopicRequest(MetadataRequest):  # type: ignore[misc]  # as above
+    """A request for metadata in version 12, or in an older one if the broker has none newer."""
+
+    API_KEY = MetadataRequest.API_KEY
+
+    def __init__(self, topics: list[str], allow_auto_topic_creation: bool) -> None:
+        super().__init__(topics, allow_auto_topic_creation)
+        self._names = topics
+
+    def build(self, request_struct_class: Any) -> Any:
+        """Return the request in a version that the broker has."""
+        if request_struct_class is not _MetadataRequest:
+            return super().build(request_struct_class)
+        topics: list[Any] = [(bytes(16), name, {}) for name in self._names]
+        return _MetadataRequest(topics, False, False, {})
+
+
+# Set after the class is made: aiokafka sets it for each subclass.
+_TopicRequest._CLASSES = (*MetadataRequest._CLASSES, _MetadataRequest)
 
 
 def hide_logins_in_log() -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, InconsistentGroupProtocolError
+from aiokafka.errors import IllegalStateError, InconsistentGroupProtocolError, KafkaError
 
 from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.errors import PubSubError
@@ -25,6 +25,7 @@ from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
     member_is_known,
     rejoin,
     stop,
+    topic_identity,
 )
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster, milliseconds
 from gizmopy.pubsub.brokers.kafka.committer import Committer
@@ -37,6 +38,8 @@ _START_SECONDS = 10.0
 _FETCHED_BYTES = 64 * 1024 * 1024
 """How much a receiver fetches in advance, over all partitions of a topic."""
 _NEVER_MS = 2**31 - 1
+_ORIGIN_SECONDS = 3.0
+"""How long a broker may take to tell the ids of the cluster and of the topic."""
 
 
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -163,8 +166,22 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         assert self.consumer is not None
         self.without_partitions_since = None
         self._partition_count = len(self.consumer.partitions_for_topic(self.topic) or ())
+        if assigned:
+            await self.refresh_origin()
         self._poller.wake()
         self._committer.request()  # start offsets may have to be committed
+
+    async def refresh_origin(self) -> None:
+        """Ask for the ids of the cluster and of the topic, which may have been made anew.
+
+        If no broker answers, the ones that are known stay: messages are received without an id.
+        """
+        consumer = self.consumer
+        if consumer is None:
+            return
+        with suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(_ORIGIN_SECONDS):
+                self._committer.offsets.set_origin(await topic_identity(consumer, self.topic))
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Let the engine give up the partitions, and commit for the last time; aiokafka calls it.

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 
 from aiokafka import TopicPartition
 
+from gizmopy.observe.context import new_id
+
 Commit = Sequence[tuple["Partition", int]]
 """Partitions, each with the offset to commit."""
 
@@ -13,10 +15,23 @@ Commit = Sequence[tuple["Partition", int]]
 class Partition:
     """One partition in one assignment. Each offset is that of the next message."""
 
-    __slots__ = ("acked", "committed", "id_prefix", "is_over", "is_start_committed", "next", "tp")
+    __slots__ = (
+        "acked",
+        "committed",
+        "id_prefix",
+        "is_over",
+        "is_start_committed",
+        "next",
+        "origin",
+        "tp",
+    )
 
-    def __init__(self, tp: TopicPartition, start: int, *, is_start_committed: bool) -> None:
+    def __init__(
+        self, tp: TopicPartition, start: int, origin: str, *, is_start_committed: bool
+    ) -> None:
         self.tp = tp
+        self.origin = origin
+        """The cluster and the topic that the messages are from; see ``Message.origin``."""
         self.id_prefix = f"{tp.topic}-{tp.partition}-"
         """The ids of its messages are this and their offset."""
         self.next = start
@@ -48,6 +63,10 @@ class Offsets:
         """Partitions that the engine has paused: nothing is received of them."""
         self.uncommitted = 0
         """The number of offsets that are acked and not committed."""
+        self.origin = ""
+        """The ids of the cluster and of the topic; empty if they are not known."""
+        self.is_origin_old = False
+        """Whether the topic may be another one by now, so that its id has to be asked for."""
         self._ahead = ahead
 
     @property
@@ -57,7 +76,7 @@ class Offsets:
 
     def start(self, tp: TopicPartition, offset: int) -> Partition:
         """Follow a partition from ``offset`` on."""
-        partition = Partition(tp, offset, is_start_committed=not self.commit_start)
+        partition = Partition(tp, offset, self.origin, is_start_committed=not self.commit_start)
         self.partitions[tp] = partition
         return partition
 
@@ -71,7 +90,16 @@ class Offsets:
         if partition is not None and offset < partition.next:
             self.end(partition)
             partition = None
+            # Until the broker tells the id of the topic, its messages have an origin of their own:
+            # they may be handled twice, but none is taken for one of the old topic.
+            self.origin, self.is_origin_old = new_id(), True
         return self.start(tp, offset) if partition is None else partition
+
+    def set_origin(self, origin: str) -> None:
+        """Note the ids of the cluster and of the topic."""
+        self.origin, self.is_origin_old = origin, False
+        for partition in self.partitions.values():
+            partition.origin = origin
 
     def received(self, partition: Partition, offset: int) -> None:
         """Note that a partition is received up to and including ``offset``."""

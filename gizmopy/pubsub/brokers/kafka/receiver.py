@@ -190,6 +190,8 @@ class KafkaReceiver:
         retry_at = loop.time()
         while True:
             await self._diagnosis.ask_brokers()
+            if self._offsets.is_origin_old:
+                await self._membership.refresh_origin()
             if loop.time() >= retry_at:
                 timeout = self._committer.timeout
                 await self._poller.refresh_end_offsets(self._membership.consumer, timeout)

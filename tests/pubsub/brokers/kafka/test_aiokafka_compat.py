@@ -13,6 +13,7 @@ from typing import Any
 import aiokafka
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 
@@ -142,6 +143,7 @@ async def running_parts(consumer: Any, producer: Any) -> Mapping[str, object]:
         result._partition_records,
         _DefaultRecordBatchPy(batch),
         _MemoryRecordsPy(batch),
+        MetadataRequest([], False),
     ]
     named: dict[str, object] = {type(part).__name__: part for part in parts}
     return named | {"Subscription": consumer._subscription.subscription}
