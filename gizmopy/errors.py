@@ -24,12 +24,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial, partialmethod
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from gizmopy._deprecated import renamed
+from gizmopy.untrusted.durations import DurationLike, as_seconds
 from gizmopy.untrusted.hidden import placeholder
 from gizmopy.untrusted.text import cut, escape
 
@@ -199,11 +198,13 @@ class HandlerOutcome(Exception):
 
 
 class Retry(HandlerOutcome):
-    """Handle this message again, ``after`` seconds from now (default: by the retry policy).
+    """Handle this message again, ``after`` a duration from now (default: by the retry policy).
+
+    ``after`` is a number of seconds, a text such as ``1m30s``, or a timedelta.
 
     With ``counted=False`` this is not a failure of the message, for example if a service that the
     handler needs is unavailable: the message waits in place, with its lease, and no attempt is
-    counted. Raises UsageError if ``after`` is no finite number of seconds.
+    counted. Raises UsageError if ``after`` is none of these.
     """
 
     # Of the class, so that a subclass whose __init__ does not call this one is complete.
@@ -211,7 +212,7 @@ class Retry(HandlerOutcome):
     counted: bool = True
 
     def __init__(
-        self, reason: object = "", *, after: float | timedelta | None = None, counted: bool = True
+        self, reason: object = "", *, after: DurationLike | None = None, counted: bool = True
     ) -> None:
         super().__init__(_reason_text(reason))
         self.after = seconds_of(after)
@@ -232,17 +233,19 @@ class Reject(HandlerOutcome):
 
 
 def seconds_of(after: object) -> float | None:
-    """Return the ``after`` of a Retry in seconds. Raises UsageError if it is not a finite number.
+    """Return the ``after`` of a Retry in seconds. Raises UsageError if it is not a duration.
 
     The engine calls this too: a subclass of Retry may set any ``after``.
     """
-    if after is None:
-        return None
-    seconds = after.total_seconds() if isinstance(after, timedelta) else after
-    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and isfinite(seconds):
-        return float(seconds)
-    shown = cut(escape(repr(after)), 100)
-    raise UsageError(f"Retry(after={shown}): use a number of seconds, or a timedelta")
+    return None if after is None else seconds_from("Retry(after=)", after)
+
+
+def seconds_from(what: str, value: DurationLike | Any) -> float:
+    """Return a duration in seconds. Raises UsageError, about ``what``, if it is none."""
+    try:
+        return as_seconds(value)
+    except ValueError as error:
+        raise UsageError(f"{what}: {error}") from None
 
 
 def _reason_text(reason: object) -> str:

@@ -13,12 +13,13 @@ from typing import Any, Generic, TypeVar, overload
 from aiohttp import ClientSession
 
 from gizmopy.config import Settings
-from gizmopy.errors import UsageError
+from gizmopy.errors import UsageError, seconds_from
 from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Results
 from gizmopy.server import Endpoints, Service, SimpleServer, make_service
 from gizmopy.server.service import settings_class
+from gizmopy.untrusted.durations import DurationLike
 from pubsubtest.clock import Clock
 from pubsubtest.faults import Faults
 from pubsubtest.faulty_driver import FaultyDriver
@@ -159,7 +160,7 @@ class Served(Generic[E]):
         *,
         key: str | None = None,
         attributes: Mapping[str, str] | None = None,
-        timeout: float = 10.0,
+        timeout: DurationLike = 10.0,
     ) -> str:
         """Publish a message as another service would, and return its outcome.
 
@@ -170,9 +171,10 @@ class Served(Generic[E]):
         ``"ack"``, ``"dead_letter"``, or ``"nack"`` (it failed, and is delivered again). If the
         outcomes differ, one that is not ``"ack"`` is returned. Raises UsageError if the service
         does not subscribe to ``topic``, and TimeoutError if the message is not settled within
-        ``timeout`` seconds: the handler hangs, or it always fails in an ordered subscription
+        ``timeout``: the handler hangs, or it always fails in an ordered subscription
         without dead letters.
         """
+        seconds = seconds_from("deliver(timeout=)", timeout)
         consumers = self._broker.consumers.get(topic)
         if not consumers:
             known = ", ".join(sorted(self._broker.consumers)) or "none at all"
@@ -181,12 +183,12 @@ class Served(Generic[E]):
         message = incoming(value, topic=topic, key=key, attributes=attributes)
         delivery = self._broker.deliveries[message.id] = _Delivery(consumers)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._broker.inject(message)
                 return await delivery.outcome
         except TimeoutError:
             raise TimeoutError(
-                f"the message to {topic!r} was not settled within {timeout:g} s: its handler hangs,"
+                f"the message to {topic!r} was not settled within {seconds:g} s: its handler hangs,"
                 " or always fails and has no dead-letter channel (the log has its errors)"
             ) from None
         finally:

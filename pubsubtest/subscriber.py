@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gizmopy.errors import UsageError
+from gizmopy.errors import UsageError, seconds_from
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import (
     Capabilities,
@@ -20,6 +20,7 @@ from gizmopy.pubsub import (
     subscribe,
 )
 from gizmopy.pubsub.driver import Results, Revoke
+from gizmopy.untrusted.durations import DurationLike
 from pubsubtest.publisher import Recorded, RecordingPublisher
 
 LONGEST_WAIT = 0.001
@@ -109,7 +110,7 @@ class FakeSubscriber:
         self.subscription = _subscription(handler, options)
 
     async def run(
-        self, given: Iterable[object], *, redeliver: bool = False, timeout: float = 10.0
+        self, given: Iterable[object], *, redeliver: bool = False, timeout: DurationLike = 10.0
     ) -> list[Outcome]:
         """Deliver ``given``, and return the outcome of each message, in order.
 
@@ -119,15 +120,16 @@ class FakeSubscriber:
         until it has another outcome.
 
         Raises the error that ends the subscriber, such as a permanent error in ``given``, and
-        TimeoutError if a message is not settled within ``timeout`` seconds.
+        TimeoutError if a message is not settled within ``timeout``.
         """
+        seconds = seconds_from("run(timeout=)", timeout)
         script = _ScriptedReceiver(given, self.subscription, redeliver=redeliver)
         async with self._subscriber(script) as subscriber:
             running = asyncio.create_task(subscriber.run(), name="fake subscriber")
             try:
                 await asyncio.wait(
                     (running, script.is_over),
-                    timeout=timeout,
+                    timeout=seconds,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 outcomes = dict(script.outcomes)  # without the nacks of the drain
@@ -137,7 +139,7 @@ class FakeSubscriber:
         running.result()
         if (missing := script.count - len(outcomes)) > 0:
             raise TimeoutError(
-                f"{missing} of {script.count} messages were not settled within {timeout:g} s: "
+                f"{missing} of {script.count} messages were not settled within {seconds:g} s: "
                 f"{self.subscription.name} hangs, or always fails and has no dead-letter channel "
                 "(the log has its errors)"
             )

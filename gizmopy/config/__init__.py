@@ -5,9 +5,9 @@ those of brokers. ``load`` reads all sources (``sources``, ``flags``) by the ``s
 and reports every problem at once. ``secrets/`` decides which values may be shown.
 """
 
-from gizmopy.config.duration import Duration
+from gizmopy.config.duration import Duration, DurationLike
 from gizmopy.config.loading import Loaded, load
 from gizmopy.config.marks import Shown
 from gizmopy.config.settings import Settings
 
-__all__ = ["Duration", "Loaded", "Settings", "Shown", "load"]
+__all__ = ["Duration", "DurationLike", "Loaded", "Settings", "Shown", "load"]

@@ -8,7 +8,8 @@ from time import time
 from types import MappingProxyType
 from typing import Any
 
-from gizmopy.errors import UsageError
+from gizmopy.errors import UsageError, seconds_from
+from gizmopy.untrusted.durations import DurationLike
 from gizmopy.untrusted.text import cut
 
 CONTENT_TYPE = "content-type"
@@ -277,8 +278,8 @@ class Message:
         message._size = 0
         return message
 
-    async def extend(self, seconds: float) -> None:
-        """Make the lease of this message last ``seconds`` from now.
+    async def extend(self, seconds: DurationLike) -> None:
+        """Make the lease of this message last ``seconds``, or a duration, from now.
 
         The subscriber extends leases by itself; this is for a handler that needs a longer one. Does
         nothing if the broker has no leases. Raises UsageError on a message that no subscriber
@@ -286,4 +287,4 @@ class Message:
         """
         if self._extend is None:
             raise UsageError(f"{self!r} was not received by a subscriber: it has no lease")
-        await self._extend(self, seconds)
+        await self._extend(self, seconds_from("extend()", seconds))

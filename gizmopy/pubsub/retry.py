@@ -7,23 +7,43 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from gizmopy.errors import UsageError
+from gizmopy.errors import UsageError, seconds_from
+from gizmopy.untrusted.durations import DurationLike
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class RetryPolicy:
-    """Try ``attempts`` times, up to ``base * factor ** n`` seconds apart, at most ``cap``.
+    """Try ``attempts`` times, up to ``base * factor ** n`` apart, at most ``cap``.
+
+    ``base`` and ``cap`` are numbers of seconds, texts such as ``500ms``, or timedeltas; as
+    attributes they are seconds.
 
     The wait is drawn evenly between zero and that bound (full jitter), so that clients which failed
     together do not retry together. Raises UsageError if a value is out of range.
     """
 
-    attempts: int = 3
-    base: float = 0.1
-    factor: float = 2.0
-    cap: float = 30.0
+    attempts: int
+    base: float
+    factor: float
+    cap: float
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        attempts: int = 3,
+        base: DurationLike = 0.1,
+        factor: float = 2.0,
+        cap: DurationLike = 30.0,
+    ) -> None:
+        for name, value in (
+            ("attempts", attempts),
+            ("base", seconds_from("RetryPolicy(base=)", base)),
+            ("factor", factor),
+            ("cap", seconds_from("RetryPolicy(cap=)", cap)),
+        ):
+            object.__setattr__(self, name, value)  # it is frozen
+        self._check()
+
+    def _check(self) -> None:
         numbers: tuple[Any, ...] = (self.attempts, self.base, self.factor, self.cap)
         if not all(isinstance(each, (int, float)) and isfinite(each) for each in numbers):
             raise UsageError(f"{self!r}: use finite numbers")

@@ -17,6 +17,7 @@ from gizmopy.pubsub.handlers import (
     compile_method,
 )
 from gizmopy.pubsub.retry import RetryPolicy
+from gizmopy.untrusted.durations import DurationLike, as_seconds
 
 Order = Literal["none", "key", "partition"]
 MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, Any]])
@@ -74,7 +75,7 @@ def subscribe(
     max_waiting: int = _MAX_WAITING,
     max_waiting_bytes: int = _MAX_WAITING_BYTES,
     batch_size: int = 0,
-    batch_wait: float = 0.0,
+    batch_wait: DurationLike = 0.0,
     retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is frozen
     max_deliveries: int = 5,
     dead_letter: str = "",
@@ -104,7 +105,8 @@ def subscribe(
     Messages without a key are in no order.
 
     With ``batch_size`` the method takes lists, ``list[Cat]`` and ``list[Message]``, of at most that
-    many messages that arrived within ``batch_wait`` seconds of the first; default 0: those that
+    many messages that arrived within ``batch_wait`` of the first, a number of seconds, a text such
+    as ``500ms``, or a timedelta; default 0: those that
     have arrived already. It returns None if all were handled, or a list with None or an exception
     for each. If it raises, each message has failed. If ``order`` is kept, a batch holds one message
     of each key or partition.
@@ -121,6 +123,10 @@ def subscribe(
     wrong = _wrong_types(locals())
     if wrong is not None:
         return _refusing(wrong)
+    try:
+        batch_seconds = as_seconds(batch_wait)
+    except ValueError as error:
+        return _refusing(f"batch_wait: {error}")
     at_once = concurrency * max(1, batch_size)
     options = SubscriptionOptions(
         channel=channel,
@@ -132,7 +138,7 @@ def subscribe(
         max_waiting=max_waiting,
         max_waiting_bytes=max_waiting_bytes,
         batch_size=batch_size,
-        batch_wait=batch_wait,
+        batch_wait=batch_seconds,
         retry=retry,
         max_deliveries=max_deliveries,
         dead_letter=dead_letter,
@@ -158,7 +164,6 @@ _TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "max_waiting": (int, "a whole number"),
     "max_waiting_bytes": (int, "a whole number of bytes"),
     "batch_size": (int, "a whole number"),
-    "batch_wait": ((int, float), "a number of seconds"),
     "retry": (RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)"),
     "max_deliveries": (int, "a whole number"),
     "dead_letter": (str, "the name of a channel"),
@@ -192,11 +197,11 @@ def _problems(options: SubscriptionOptions) -> Iterator[str]:
         yield f"order={options.order!r} does not exist; use 'none', 'key' or 'partition'"
     if options.batch_size < 0 or options.batch_wait < 0:
         yield (
-            f"batch_size={options.batch_size}, batch_wait={options.batch_wait}: neither may be "
+            f"batch_size={options.batch_size}, batch_wait={options.batch_wait:g}: neither may be "
             "negative; leave both out to handle one message at a time"
         )
     if options.batch_wait and not options.batch_size:
-        yield f"batch_wait={options.batch_wait} has no effect without batch_size=; add it"
+        yield f"batch_wait={options.batch_wait:g} has no effect without batch_size=; add it"
     if options.batch_size and options.middleware:
         yield (
             "middleware= wraps handlers of one message, and batch_size= makes this one a batch "

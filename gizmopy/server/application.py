@@ -16,7 +16,7 @@ from typing import Any
 
 from gizmopy.config import Settings
 from gizmopy.config.origin import Origin
-from gizmopy.errors import ConfigError, ConfigProblem, StartError
+from gizmopy.errors import ConfigError, ConfigProblem, StartError, UsageError
 from gizmopy.observe.access import AccessLog
 from gizmopy.observe.exposition import Exposition
 from gizmopy.observe.levels import LogLevels
@@ -48,6 +48,7 @@ from gizmopy.server.http.request_recorder import RequestRecorder
 from gizmopy.server.lifecycle.loop_stalls import StallDetector
 from gizmopy.server.mounting import mounted_on
 from gizmopy.server.service import Service, declared_channels, service_name
+from gizmopy.untrusted.text import cut
 from gizmopy.web import Handler
 from gizmopy.web.decorators import Route, collect_routes
 from gizmopy.web.hosts import AllowedHosts
@@ -119,6 +120,10 @@ def assemble(
     declarations, and UsageError if ``service`` already has a server. /debug/config shows the source
     of each setting that is in ``origins``.
     """
+    if not isinstance(service, Service):
+        shown = cut(repr(service), 100)
+        remedy = f"call it: {service.__name__}()" if isinstance(service, type) else "make one"
+        raise UsageError(f"a server serves an object of a Service, not {shown}; {remedy}")
     settings, name = service.settings, service_name(service)
     mounts = mounted_on(service)
     routes = collect_routes(service, service.prefix, mounts)

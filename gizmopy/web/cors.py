@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from aiohttp import web
 from multidict import CIMultiDict, istr
 
-from gizmopy.errors import UsageError
+from gizmopy.errors import UsageError, seconds_from
+from gizmopy.untrusted.durations import DurationLike
 from gizmopy.web.authority import DEFAULT_PORTS
 from gizmopy.web.problems import Problem
 from gizmopy.web.request import Handler
@@ -45,7 +46,7 @@ class CORS:
     ``allow_methods``: the methods that pages may use (default: all that the path serves).
     ``allow_headers``: the request headers that pages may send (default: all that they ask for).
     ``expose_headers``: response headers that pages may read, beside the safelisted ones.
-    ``allow_credentials``: whether pages may call with cookies. ``max_age``: seconds for which
+    ``allow_credentials``: whether pages may call with cookies. ``max_age``: the duration for which
     browsers may cache the result of a preflight.
 
     Raises UsageError if an origin is malformed, or if credentials are allowed for every page, or
@@ -65,7 +66,7 @@ class CORS:
         allow_headers: Iterable[str] = (),
         expose_headers: Iterable[str] = (),
         allow_credentials: bool = False,
-        max_age: int = 600,
+        max_age: DurationLike = 600,
     ) -> None:
         origins = {origin.lower() for origin in allow_origins}
         self._any_origin = "*" in origins
@@ -82,7 +83,7 @@ class CORS:
         self._methods = frozenset(method.upper() for method in allow_methods)
         self._headers = ", ".join(allow_headers)
         self._exposed = ", ".join(expose_headers)
-        self._max_age = str(max_age)
+        self._max_age = str(int(seconds_from("CORS(max_age=)", max_age)))
 
     def __call__(self, handler: Handler) -> Handler:
         """Return ``handler`` with the CORS headers added to its responses, and to its errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -12,6 +13,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast
 
 from gizmopy.declaration import add_mark, declared_methods, reports_wrong_calls
 from gizmopy.errors import DeclarationError, source_of
+from gizmopy.untrusted.durations import HOW_TO_WRITE, DurationLike, as_seconds
 from gizmopy.web.request import HTTPMiddleware
 from gizmopy.web.router import RouteConflict, Router, parse_template
 from gizmopy.web.sizes import size_of
@@ -31,8 +33,9 @@ _ROUTES = "__gizmo_routes__"
 class RouteOptions:
     """Override settings for one route.
 
-    ``timeout``: seconds that the endpoint may take until its response begins (None: the setting
-    GIZMO_HANDLER_TIMEOUT, 0: no limit).
+    ``timeout``: the time that the endpoint may take until its response begins, as a number of
+    seconds, a text such as ``1m30s``, or a timedelta (None: the setting GIZMO_HANDLER_TIMEOUT, 0:
+    no limit). As an attribute it is in seconds.
 
     ``cancel_on_disconnect``: whether the endpoint is cancelled if the client disconnects (None:
     only for GET and HEAD). Cancellation could stop an endpoint that stores and then publishes
@@ -72,7 +75,7 @@ _OPTIONS = (*(field.name for field in fields(RouteOptions)), "max_body_bytes")
 class RouteKeywords(TypedDict, total=False):
     """Type the keyword arguments of a decorator: the fields of RouteOptions."""
 
-    timeout: float | None
+    timeout: DurationLike | None
     cancel_on_disconnect: bool | None
     cross_origin: bool
     max_body: int | str | None
@@ -143,7 +146,11 @@ def _options(keywords: RouteKeywords) -> RouteOptions:
         old = 'max_body_bytes= is deprecated until 0.3; write max_body=, also as a text: "10MB"'
         warnings.warn(old, DeprecationWarning, stacklevel=4)  # the line of the decorator
         keywords["max_body"] = keywords.pop("max_body_bytes")
-    return RouteOptions(**keywords)  # type: ignore[misc]  # the old name is not in it any longer
+    values: dict[str, Any] = {**keywords}
+    if values.get("timeout") is not None:
+        with contextlib.suppress(ValueError):  # _check refuses it, with the place of the endpoint
+            values["timeout"] = as_seconds(values["timeout"])
+    return RouteOptions(**values)
 
 
 def _declare(method: str, path: str, options: RouteOptions) -> Callable[[EndpointT], EndpointT]:
@@ -288,9 +295,8 @@ def _check(route: Route, prefix: str) -> None:
     """Raise DeclarationError if the method, the template or an option is invalid."""
     method, function, options = route.method, route.function, route.options
     path = route.path.removeprefix(prefix)
-    if options.timeout is not None and not _is_number(options.timeout, (int, float)):
-        reason = f"timeout={options.timeout!r} is not a number of seconds; use 0 for no limit"
-        raise DeclarationError(function, reason)
+    if options.timeout is not None:
+        _check_timeout(options.timeout, function)
     if options.min_send_rate is not None and not _is_number(options.min_send_rate, int):
         reason = f"min_send_rate={options.min_send_rate!r} is not a number of bytes"
         raise DeclarationError(function, f"{reason}; use 0 for no limit")
@@ -309,6 +315,16 @@ def _check(route: Route, prefix: str) -> None:
         parse_template(path)
     except ValueError as error:
         raise DeclarationError(function, f"{path!r} {error}") from error
+
+
+def _check_timeout(timeout: object, function: EndpointFunction) -> None:
+    try:
+        seconds = as_seconds(timeout)
+    except ValueError as error:
+        raise DeclarationError(function, f"timeout: {error}, or 0 for no limit") from None
+    if seconds < 0:
+        reason = f"timeout={timeout!r} is negative; {HOW_TO_WRITE}, or 0 for no limit"
+        raise DeclarationError(function, reason)
 
 
 def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:

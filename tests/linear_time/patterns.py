@@ -57,11 +57,11 @@ def match_with(*templates: str) -> Run:
 CORS_OF_MANY = CORS(("https://*.example.com", "https://*.a.a.a.com", "http://localhost:8080"))
 
 PATTERNS: Mapping[str, Pattern] = {
-    "gizmopy.config.duration:_PART": Pattern(parse_duration, pumps("1", "1.", "1m", "m")),
-    "gizmopy.config.duration:_PARTS": Pattern(
+    "gizmopy.untrusted.durations:_PART": Pattern(parse_duration, pumps("1", "1.", "1m", "m")),
+    "gizmopy.untrusted.durations:_PARTS": Pattern(
         "fullmatch", pumps("1111s", "1", "1.", "1m", ".1h", "1ms", tails=("", "!", "s", "m!"))
     ),
-    "gizmopy.config.duration:_SECONDS": Pattern("fullmatch", pumps("1", "1.", ".1")),
+    "gizmopy.untrusted.durations:_SECONDS": Pattern("fullmatch", pumps("1", "1.", ".1")),
     "gizmopy.config.hosts:_NAME": Pattern(
         "fullmatch", [*pumps("a", "a.", ".", "*."), *pumps("f:", "f", head="[", tails=("", "]!"))]
     ),

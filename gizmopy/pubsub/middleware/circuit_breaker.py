@@ -13,9 +13,10 @@ import random as randomness
 import time
 from collections.abc import Callable
 
-from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError
+from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError, seconds_from
 from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
+from gizmopy.untrusted.durations import DurationLike
 from gizmopy.untrusted.error_text import describe_error
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ _SPREAD = 0.1
 
 def circuit_breaker(
     failures: int = 5,
-    seconds: float = 30.0,
+    seconds: DurationLike = 30.0,
     *,
     clock: Callable[[], float] = time.monotonic,
     random: Callable[[], float] = randomness.random,
@@ -41,12 +42,13 @@ def circuit_breaker(
     service that the handler calls: they count neither as a failure nor as a success. Each handler
     has its own circuit. Raises UsageError on ``failures`` below 1 or ``seconds`` not above 0.
     """
-    if failures < 1 or not seconds > 0:
+    open_seconds = seconds_from("circuit_breaker(seconds=)", seconds)
+    if failures < 1 or not open_seconds > 0:
         reason = "would never close; use 1 failure or more, and seconds above 0"
         raise UsageError(f"circuit_breaker({failures}, {seconds}) {reason}")
 
     def wrap(handler: Handler) -> Handler:
-        circuit = _Circuit(failures, seconds, clock, random)
+        circuit = _Circuit(failures, open_seconds, clock, random)
 
         async def handle(message: Message) -> None:
             trial = circuit.enter()

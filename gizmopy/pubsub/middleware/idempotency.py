@@ -19,9 +19,10 @@ from enum import Enum
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
-from gizmopy.errors import PubSubError, Retry, UsageError
+from gizmopy.errors import PubSubError, Retry, UsageError, seconds_from
 from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
+from gizmopy.untrusted.durations import DurationLike
 from gizmopy.untrusted.error_text import describe_error, text_of
 from gizmopy.untrusted.text import quoted
 
@@ -91,8 +92,8 @@ def idempotent(
     store: Store,
     *,
     key: Callable[[Message], str | None] = _identity,
-    in_progress: float = 60.0,
-    done: float = 3600.0,
+    in_progress: DurationLike = 60.0,
+    done: DurationLike = 3600.0,
     replay: str = "",
 ) -> MessageMiddleware:
     """Handle a message only if no other delivery of it is being handled or was handled.
@@ -114,12 +115,14 @@ def idempotent(
 
     Raises UsageError on seconds not above 0.
     """
-    if not (in_progress > 0 and done > 0):
+    in_progress_seconds = seconds_from("idempotent(in_progress=)", in_progress)
+    done_seconds = seconds_from("idempotent(done=)", done)
+    if not (in_progress_seconds > 0 and done_seconds > 0):
         reason = "would expire at once; use seconds above 0"
         raise UsageError(f"idempotent(in_progress={in_progress}, done={done}) {reason}")
 
     def wrap(handler: Handler) -> Handler:
-        marks = _Marks(store, in_progress)
+        marks = _Marks(store, in_progress_seconds)
 
         async def handle(message: Message) -> None:
             if not (name := key(message)):
@@ -140,7 +143,7 @@ def idempotent(
                 raise
             finally:
                 message.on_extend = None
-            await mark.commit(done)
+            await mark.commit(done_seconds)
 
         return handle
 

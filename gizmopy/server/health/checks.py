@@ -15,6 +15,7 @@ from typing import Literal, Self, TypeVar, get_args, overload
 
 from gizmopy.declaration import add_mark, declared_methods, read_signature
 from gizmopy.errors import DeclarationError, source_of
+from gizmopy.untrusted.durations import DurationLike, as_seconds
 from gizmopy.untrusted.error_text import describe_error
 
 logger = logging.getLogger("gizmopy.server.health")
@@ -63,26 +64,31 @@ class CheckResult:
 def health_check(function: F, /) -> F: ...
 @overload
 def health_check(
-    *, critical: bool = False, timeout: float = 2.0, group: Group = "ready"
+    *, critical: bool = False, timeout: DurationLike = 2.0, group: Group = "ready"
 ) -> Callable[[F], F]: ...
 def health_check(
     function: F | None = None,
     /,
     *,
     critical: bool = False,
-    timeout: float = 2.0,
+    timeout: DurationLike = 2.0,
     group: Group = "ready",
 ) -> F | Callable[[F], F]:
     """Mark an async method without arguments as a health check, named after the method.
 
-    It passes if it returns, and fails if it raises or takes longer than ``timeout`` seconds. The
+    It passes if it returns, and fails if it raises or takes longer than ``timeout``, a number of
+    seconds, a text such as ``500ms``, or a timedelta. The
     daemon is not ready while a ``critical`` check fails. Other checks are only reported, by
     ``/readyz?verbose``: one shared database must not take every replica out of service at once. A
     check of the group ``startup`` counts until it has passed once, and does not run again.
     """
 
     def mark(method: F) -> F:
-        add_mark(method, _MARK, (critical, timeout, group))
+        try:
+            seconds = as_seconds(timeout)
+        except ValueError as error:
+            raise DeclarationError(method, f"timeout: {error}") from None
+        add_mark(method, _MARK, (critical, seconds, group))
         return method
 
     return mark if function is None else mark(function)
@@ -115,7 +121,7 @@ def _validate(check: HealthCheck) -> None:
     if check.name in _BUILT_IN:
         raise DeclarationError(check.function, f"{check.name!r} is a built-in check; rename it")
     if not check.timeout > 0:
-        reason = f"timeout={check.timeout!r} lets no check pass; use seconds above 0"
+        reason = f"timeout={check.timeout:g} lets no check pass; use seconds above 0"
         raise DeclarationError(check.function, reason)
     if check.group not in get_args(Group):
         reason = f"group={check.group!r} is unknown; use 'ready' or 'startup'"

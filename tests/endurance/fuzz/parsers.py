@@ -76,7 +76,7 @@ ALLOWED: Mapping[str, Errors] = {
     # urllib's, for what "a broker's URL" has refused before.
     **dict.fromkeys((name for name in PARSERS if name.startswith("a broker's URL")), (ValueError,)),
     "a URL of memory://": (UsageError, ValueError),
-    "gizmopy.config.duration:_PART": (PydanticCustomError,),
+    "gizmopy.untrusted.durations:_PART": (PydanticCustomError,),
     "gizmopy.web.segments:SegmentPattern._parse": (Problem,),
     "gizmopy.web.segments:_groups_in": _TEMPLATE,
     "gizmopy.web.backtracking:growth": _TEMPLATE,

@@ -82,7 +82,7 @@ async def test_a_decoding_error_is_passed_on() -> None:
         await timeout(60)(undecodable)(message())
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1, "0s"])
 def test_invalid_seconds_are_rejected(seconds: float) -> None:
     """Seconds not above 0 raise UsageError at the declaration."""
     with pytest.raises(UsageError, match="use seconds above 0"):

@@ -14,9 +14,10 @@ from typing import Any
 from gizmopy.config.plain_text import text_problem
 from gizmopy.config.secrets.known import known_secrets
 from gizmopy.config.urls import redacted_url
-from gizmopy.errors import DriverNotInstalled, PubSubError, UsageError
+from gizmopy.errors import DriverNotInstalled, PubSubError, UsageError, seconds_from
 from gizmopy.observe.context import new_id
 from gizmopy.pubsub.middleware.idempotency import Begun, State
+from gizmopy.untrusted.durations import DurationLike
 from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.hidden import masked
 
@@ -66,10 +67,10 @@ class RedisStore:
     """
 
     def __init__(
-        self, redis: str | Redis, *, prefix: str = "gizmopy:", timeout: float = 5.0
+        self, redis: str | Redis, *, prefix: str = "gizmopy:", timeout: DurationLike = 5.0
     ) -> None:
         self._prefix = prefix
-        self._timeout = timeout
+        self._timeout = seconds_from("RedisStore(timeout=)", timeout)
         self._owned = isinstance(redis, str)
         self._redis = _connect(redis) if isinstance(redis, str) else redis
         self._secrets = known_secrets(redis) if isinstance(redis, str) else ()
