@@ -45,6 +45,8 @@ class _FaultySender:
     def __init__(self, inner: Sender, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
+        if hasattr(inner, "limits"):
+            self.limits = inner.limits
 
     async def connect(self) -> None:
         await self._faults.begin("connect")

@@ -280,6 +280,8 @@ class _RecordingSender:
     def __init__(self, inner: Sender, recorded: list[Recorded]) -> None:
         self._inner = inner
         self._recorded = recorded
+        if hasattr(inner, "limits"):
+            self.limits = inner.limits
         self.connect = inner.connect
         self.aclose = inner.aclose
 

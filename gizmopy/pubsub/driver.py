@@ -10,8 +10,8 @@ implemented once, in :class:`~gizmopy.pubsub.publisher.Publisher` and
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Literal, Protocol
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.event_binding import PLAIN, EventBinding
@@ -54,8 +54,9 @@ class Capabilities:
     """Seconds from its receipt for which a message can be kept; None: no limit."""
     positions: bool
     """The broker keeps a position for each partition instead of settling message by message."""
-    delivery_count: bool
-    """``Message.delivery`` counts deliveries; if False it is always 1."""
+    delivery_count: bool | Literal["process"]
+    """``Message.delivery`` counts deliveries. If False it is always 1. With ``"process"`` it counts
+    the deliveries to this process, and begins at 1 in another one."""
     process_local: bool
     """The messages exist only in this process, and end with it."""
     batch_messages: int
@@ -64,6 +65,12 @@ class Capabilities:
     """How many bytes one call of send may hold at most; None: no limit."""
     message_bytes: int | None
     """How many bytes a message may have: body, key and attributes; None: no limit."""
+    message_attributes: int | None = None
+    """How many attributes a message may have; None: no limit."""
+    attribute_name_bytes: int | None = None
+    """How many bytes the name of an attribute may have; None: no limit."""
+    attribute_bytes: int | None = None
+    """How many bytes the text of an attribute may have; None: no limit."""
     ordered_batches: bool = False
     """If an item of a send fails, the later items of its key in that batch fail too."""
     client_retries: bool = False
@@ -82,11 +89,34 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of one sender; see the capabilities of the same names."""
+
+    batch_messages: int
+    batch_bytes: int | None = None
+    message_bytes: int | None = None
+    message_attributes: int | None = None
+    attribute_name_bytes: int | None = None
+    attribute_bytes: int | None = None
+
+    @staticmethod
+    def of(capabilities: Capabilities) -> Limits:
+        """Return the limits that all senders of a driver have."""
+        return Limits(**{each.name: getattr(capabilities, each.name) for each in fields(Limits)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Describe a receiver, as far as it knows without a call to the broker."""
 
     backlog: int | None = None
     """Messages not yet received, including those that wait for redelivery; None: unknown."""
+    oldest: float | None = None
+    """Seconds since the oldest message of the backlog was published, 0 if there is none; None:
+    unknown."""
+    delayed: int | None = None
+    """Messages that were published with a delay and are not due yet, not in the backlog; None:
+    unknown."""
     lag: Mapping[str, int] = field(default_factory=dict)
     """The messages of each partition not received yet, by the partition's name in metrics."""
     assigned: int | None = None
@@ -96,6 +126,21 @@ class Status:
     stalled: str = ""
     """Why the receiver will never make progress again (its client died, or it has no partition
     although there is one for it); it is then replaced. Empty while all is well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The figures of a subscription that cost a call to the broker; None: unknown."""
+
+    backlog: int | None = None
+    """Messages that no receiver has; with those in flight, if the broker does not tell them apart.
+    """
+    in_flight: int | None = None
+    """Messages that a receiver of any process has, and has not settled."""
+    delayed: int | None = None
+    """Messages that are not due yet."""
+    oldest: float | None = None
+    """Seconds since the oldest message of the backlog was published, 0 if there is none."""
 
 
 class Sender(Protocol):
@@ -119,6 +164,17 @@ class Sender(Protocol):
 
     async def aclose(self) -> None:
         """Flush and close. May be called twice, and without connect."""
+
+
+class LimitedSender(Sender, Protocol):
+    """Publish to a topic whose limits are known only once it is connected."""
+
+    def limits(self) -> Limits:
+        """Return the limits of this topic, none above that of the capabilities.
+
+        Called after each ``connect``, without input or output. Without this member the limits are
+        those of the capabilities.
+        """
 
 
 class Receiver(Protocol):
@@ -184,6 +240,18 @@ class PausingReceiver(Receiver, Protocol):
         """Return messages of ``partitions`` again; a pending receive returns them, too.
 
         Ignores partitions that are not paused, or not assigned any more.
+        """
+
+
+class MeasuredReceiver(Receiver, Protocol):
+    """Consume a subscription whose figures cost a call to the broker."""
+
+    async def measure(self) -> Measured:
+        """Ask the broker for the figures of the whole subscription.
+
+        The engine calls it after ``connect``, every 15 s at most, one call at a time, and never for
+        a scrape of the metrics. It may be called while other calls are pending, and be cancelled.
+        Raises PubSubError if the broker does not answer.
         """
 
 

@@ -17,11 +17,11 @@ from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.context import new_id, propagated_attributes
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.codecs import BytesCodec, Encode, encode
-from gizmopy.pubsub.driver import Capabilities, Results, Sender
+from gizmopy.pubsub.driver import Capabilities, Limits, Results, Sender
 from gizmopy.pubsub.engine.batcher import Batcher
+from gizmopy.pubsub.engine.limits import excess, limits_messages
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, PublishFailure
-from gizmopy.pubsub.engine.sizes import wire_size
 from gizmopy.pubsub.event_binding import PREFIX, is_event
 from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message, merged, with_missing
 from gizmopy.pubsub.retry import RetryPolicy
@@ -38,13 +38,14 @@ _STALL_SECONDS = 5.0
 class Publisher:
     """Publish to one topic through ``sender``; use it as an async context manager.
 
-    ``limits`` are the broker's. ``retry`` applies to transient failures, unless the broker's client
-    retries by itself. With ``linger``, a batch waits up to that many seconds to become full; with
-    0, the messages that arrive during a send form the next batch. At most ``buffered`` messages and
-    ``buffered_bytes`` wait to be sent, or one message that is larger; further calls wait for room.
-    ``sleep`` waits for retries and for ``linger``. ``observers`` are notified of each message that
-    is published or not. A send that waits longer than ``stall`` seconds is a ``problem``.
-    ``encode`` returns the body and the content type of a value, or raises UsageError.
+    ``limits`` are the broker's, until ``connect`` learns those of the topic. ``retry`` applies to
+    transient failures, unless the broker's client retries by itself. With ``linger``, a batch waits
+    up to that many seconds to become full; with 0, the messages that arrive during a send form the
+    next batch. At most ``buffered`` messages and ``buffered_bytes`` wait to be sent, or one message
+    that is larger; further calls wait for room. ``sleep`` waits for retries and for ``linger``.
+    ``observers`` are notified of each message that is published or not. A send that waits longer
+    than ``stall`` seconds is a ``problem``. ``encode`` returns the body and the content type of a
+    value, or raises UsageError.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Publisher:
         self._encode = encode
         self._takes_any = encode is _encode_any
         self._sender = sender
-        self._message_bytes = limits.message_bytes
         self._events = limits.events
+        self.limits = Limits.of(limits)
+        """The limits of messages and batches: the topic's own, once it is connected."""
+        self._is_limited = limits_messages(self.limits)
         self._observers = Observers([own, *observers])
         self._batcher = Batcher(
             sender.send,
@@ -108,6 +111,10 @@ class Publisher:
     async def connect(self) -> None:
         """Connect the sender. Raises TopicNotFound if the topic does not exist, or PubSubError."""
         await self._sender.connect()
+        if (limits := getattr(self._sender, "limits", None)) is not None:
+            self.limits = limits()
+            self._is_limited = limits_messages(self.limits)
+            self._batcher.limit(self.limits)
 
     async def publish(
         self,
@@ -225,8 +232,10 @@ class Publisher:
             raise
         # Not Message(...): its keyword arguments take Python as long as the rest of this function.
         message = Message.received(self.topic, body, key, known, new_id(), time(), None, None)
-        if self._message_bytes is not None:
-            self._check_size(message, self._message_bytes)
+        # Brokers answer a message above a limit late, some by closing the connection.
+        if self._is_limited and (reason := excess(message, self.limits)):
+            self._observers.publish_failed(self.topic, "oversize")
+            raise PubSubError(reason, transient=False)
         return message
 
     def _event_key(
@@ -242,19 +251,6 @@ class Publisher:
         if key is not None:
             _check_key(key)
         return key
-
-    def _check_size(self, message: Message, limit: int) -> None:
-        """Reject a message that is too large for the broker, before it is sent.
-
-        Brokers answer an oversize message late, some by closing the connection.
-        """
-        if (size := wire_size(message)) > limit:
-            self._observers.publish_failed(self.topic, "oversize")
-            raise PubSubError(
-                f"a message for {self.topic!r} has {size} bytes, but the broker accepts at most "
-                f"{limit}; store the value elsewhere and publish a reference to it",
-                transient=False,
-            )
 
 
 _encode_any = encode

@@ -19,6 +19,7 @@ from gizmopy.errors import PubSubError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.driver import Capabilities, Receiver
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
+from gizmopy.pubsub.engine.measuring import Measuring
 from gizmopy.pubsub.engine.metrics import SubscriberGauges, SubscriberMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, SettleCallback
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
@@ -42,6 +43,7 @@ class _Tasks(NamedTuple):
     receive: asyncio.Task[None]
     settle: asyncio.Task[None]
     leases: asyncio.Task[None]
+    measure: asyncio.Task[None]
 
 
 class Subscriber:
@@ -87,6 +89,7 @@ class Subscriber:
             sleep=sleep,
             spawn=self._spawn,
         )
+        self._measuring = Measuring(receiver, name=self.name, sleep=sleep)
         self._workers: set[asyncio.Task[None]] = set()
         self._tasks: _Tasks | None = None
         self._error: BaseException | None = None
@@ -129,6 +132,7 @@ class Subscriber:
             settle=self._spawn(pipeline.settler.run(), "settle"),
             leases=self._spawn(pipeline.leases.run(), "leases"),
             receive=self._spawn(pipeline.intake.run(), "receive"),
+            measure=self._spawn(self._measuring.run(lambda: self.connected), "measure"),
         )
 
     def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -190,7 +194,9 @@ class Subscriber:
 
     def measure(self) -> None:
         """Set the gauges; call this before they are read."""
-        self._pipeline.measure(self._gauges, self._receiver.status())
+        status = self._receiver.status()
+        self._pipeline.measure(self._gauges, status)
+        self._gauges.set_backlog(status, self._measuring.latest, self._measuring.age)
 
     @property
     def is_idle(self) -> bool:
@@ -288,8 +294,10 @@ class Subscriber:
         """Wait for the last settles; leases are kept meanwhile."""
         self._pipeline.close()
         if self._tasks is not None:
+            self._tasks.measure.cancel()
             await asyncio.wait((self._tasks.settle,), timeout=_GRACE)
-            await cancel_and_wait([self._tasks.settle, self._tasks.leases], _GRACE)
+            ending = [self._tasks.settle, self._tasks.leases, self._tasks.measure]
+            await cancel_and_wait(ending, _GRACE)
 
     async def _close_receiver(self) -> None:
         """Close the receiver, which ends a pending receive."""

@@ -24,6 +24,8 @@ class UnconsumedSender:
         metrics: Metrics,
         consumed: Collection[Destination],
     ) -> None:
+        if hasattr(inner, "limits"):
+            self.limits = inner.limits
         self.connect = inner.connect
         self.aclose = inner.aclose
         self._send = inner.send

@@ -47,7 +47,8 @@ class Need(NamedTuple):
 
 NACK = Need("a broker with nack", lambda _, can: can.can_nack)
 DELAY = Need("a nack that honours its delay", lambda _, can: can.can_nack and can.native_delay)
-COUNT = Need("a broker that counts deliveries", lambda _, can: can.delivery_count)
+COUNT = Need("a broker that counts deliveries", lambda _, can: bool(can.delivery_count))
+NO_COUNT = Need("a broker that does not count deliveries", lambda _, can: not can.delivery_count)
 ORDER = Need("a broker that keeps order", lambda _, can: can.ordering)
 SETTLES_EACH = Need("a broker that settles message by message", lambda _, can: not can.positions)
 FAN_OUT = Need("several subscriptions to a topic", lambda _, can: can.fan_out)
@@ -71,6 +72,12 @@ CAP = Need(
     lambda _, can: can.lease_cap is not None and can.lease_cap <= LONGEST_LEASE,
 )
 LIMIT = Need("a limit on a message's size", lambda _, can: can.message_bytes is not None)
+ATTRIBUTES = Need(
+    "a limit on the number of attributes", lambda _, can: can.message_attributes is not None
+)
+ATTRIBUTE_BYTES = Need(
+    "a limit on the size of an attribute", lambda _, can: can.attribute_bytes is not None
+)
 BYTES = Need("a limit on the bytes of a batch", lambda _, can: can.batch_bytes is not None)
 REFUSES_UNKNOWN = Need(
     "a broker that refuses unknown topics", lambda harness, _: not harness.creates_topics

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable
+from typing import cast
 
 from gizmopy.errors import PubSubError, TopicNotFound
-from gizmopy.pubsub import Status
+from gizmopy.pubsub import Receiver, Status
+from gizmopy.pubsub.driver import MeasuredReceiver
 from pubsubtest.conformance.checking import (
     FAN_OUT,
     ONE_QUEUE,
@@ -161,6 +163,51 @@ async def the_status_is_cheap(context: CheckContext) -> None:
     expect(not status.stalled, f"a receiver that works reports a stall: {status.stalled}")
     await context.collect(receiver, 5, settle=True)
     expect(not receiver.status().backlog, f"the empty backlog is {receiver.status().backlog}")
+
+
+@check()
+async def the_age_of_the_backlog_is_true(context: CheckContext) -> None:
+    """``status`` reports as ``oldest`` the age of a message that waits, or 0, or nothing."""
+    receiver = await context.receiver()
+    await context.send_numbers(1)
+    for _ in range(2):
+        oldest = receiver.status().oldest
+        expect(oldest is None or 0 <= oldest < 300, f"a new message is {oldest} s old")
+        await context.collect(receiver, 1, settle=True)
+        await context.send_numbers(1)
+    await context.collect(receiver, 1, settle=True)
+    oldest = receiver.status().oldest
+    expect(not oldest, f"nothing waits, and the oldest message is {oldest} s old")
+
+
+@check()
+async def what_is_measured_is_true(context: CheckContext) -> None:
+    """``measure``, if there is one, counts the messages of the whole subscription."""
+    receiver = await context.receiver()
+    if not hasattr(receiver, "measure"):
+        return
+    await _measures(context, receiver, waiting=0)
+    await context.send_numbers(5)
+    await _measures(context, receiver, waiting=5)
+    messages = await context.collect(receiver, 5)
+    measured = await cast(MeasuredReceiver, receiver).measure()
+    expect(measured.in_flight in (5, None), f"5 messages in flight are {measured.in_flight}")
+    await context.ack(receiver, *messages)
+    await _measures(context, receiver, waiting=0)
+
+
+async def _measures(context: CheckContext, receiver: Receiver, *, waiting: int) -> None:
+    """Require that the broker reports a backlog of ``waiting`` messages in the end."""
+    measured = await cast(MeasuredReceiver, receiver).measure()
+    deadline = asyncio.get_running_loop().time() + context.max_wait
+    while measured.backlog not in (waiting, None):
+        found = f"the measured backlog is {measured.backlog}, not {waiting}"
+        expect(asyncio.get_running_loop().time() < deadline, found)
+        await asyncio.sleep(0.05)
+        measured = await cast(MeasuredReceiver, receiver).measure()
+    oldest = measured.oldest
+    is_true = oldest is None or (0 <= oldest < 300 if waiting else oldest == 0)
+    expect(is_true, f"the oldest of {waiting} messages is {oldest} s old")
 
 
 @check()

@@ -15,6 +15,7 @@ from gizmopy.pubsub.cloudevents import CloudEvent, data_of
 from gizmopy.pubsub.handlers import BatchResults
 from gizmopy.pubsub.subscription import Order
 from pubsubtest.conformance.checking import (
+    ATTRIBUTES,
     CAP,
     LASTING,
     LEASES,
@@ -358,3 +359,20 @@ async def each_handling_sees_the_message_as_it_came(context: CheckContext) -> No
     for letter in letters:
         got = letter.body, letter.attributes.get("a")
         expect(got == (b"x", "b"), f"the dead letter has {got}")
+
+
+@check(ATTRIBUTES)
+async def a_dead_letter_has_no_more_attributes_than_the_broker_takes(context: CheckContext) -> None:
+    """A message with as many attributes as the limit becomes a dead letter with all of them."""
+    dead, publisher = await context.dead_letters()
+
+    async def reject(message: Message) -> None:
+        raise Reject("no cat")
+
+    await context.run(reject, dead_letter=publisher.publish)
+    most = publisher.limits.message_attributes or 0
+    attributes = {f"a{n}": str(n) for n in range(most)}
+    await context.send(context.message(b"x", attributes=attributes))
+    (letter,) = await context.collect(dead, 1, settle=True)
+    expect(len(letter.attributes) <= most, f"it has {len(letter.attributes)} of {most} attributes")
+    expect(attributes.items() <= letter.attributes.items(), "an attribute of the message is lost")

@@ -17,6 +17,8 @@ class WatchedSender:
     def __init__(self, inner: Sender) -> None:
         self._inner = inner
         self.batches: list[Sequence[Message]] = []
+        if hasattr(inner, "limits"):
+            self.limits = inner.limits
 
     async def connect(self) -> None:
         """Connect the inner sender."""

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 
 from gizmopy.errors import PubSubError, UsageError
+from gizmopy.pubsub import Publisher
 from gizmopy.pubsub.message import CONTENT_TYPE
-from pubsubtest.conformance.checking import BYTES, LIMIT, ORDER, CheckFailed, Checks, expect
+from pubsubtest.conformance.checking import (
+    ATTRIBUTE_BYTES,
+    ATTRIBUTES,
+    BYTES,
+    LIMIT,
+    ORDER,
+    CheckFailed,
+    Checks,
+    expect,
+)
 from pubsubtest.conformance.context import CheckContext
 from pubsubtest.conformance.observing import WatchedSender
 
@@ -93,7 +105,8 @@ async def a_message_as_large_as_the_limit_arrives(context: CheckContext) -> None
     """A message of ``message_bytes`` arrives: the limit is not too high."""
     receiver = await context.receiver()
     publisher = await context.publisher()
-    room = (context.can.message_bytes or 0) - len(CONTENT_TYPE) - len("application/octet-stream")
+    most = publisher.limits.message_bytes or 0
+    room = most - len(CONTENT_TYPE) - len("application/octet-stream")
     await publisher.publish(b"x" * room)
     (got,) = await context.collect(receiver, 1, settle=True)
     expect(len(got.body or b"") == room, f"{len(got.body or b'')} of {room} bytes arrived")
@@ -105,13 +118,64 @@ async def a_larger_message_is_refused_before_the_wire(context: CheckContext) -> 
     watched = WatchedSender(context.driver.sender(context.topic))
     publisher = await context.publisher(sender=watched)
     try:
-        await publisher.publish(b"x" * ((context.can.message_bytes or 0) + 1))
+        await publisher.publish(b"x" * ((publisher.limits.message_bytes or 0) + 1))
     except PubSubError as error:
         expect(not error.transient, "the error is transient, although a retry cannot help")
     else:
         raise CheckFailed("a message above the limit was published")
     expect(not watched.batches, "a message above the limit was given to the driver")
     await publisher.publish(b"small")
+
+
+@check()
+async def a_topic_has_no_higher_limits_than_its_driver(context: CheckContext) -> None:
+    """The limits of a sender that is connected are within those of the capabilities."""
+    publisher = await context.publisher()
+    for name, limit in asdict(publisher.limits).items():
+        most = getattr(context.can, name)
+        is_within = most is None or (limit is not None and 0 < limit <= most)
+        expect(is_within, f"{name} is {limit} for this topic, and {most} in the capabilities")
+
+
+@check(ATTRIBUTES)
+async def as_many_attributes_as_the_limit_arrive(context: CheckContext) -> None:
+    """``message_attributes`` of them arrive; one more is refused before the wire."""
+    receiver = await context.receiver()
+    watched = WatchedSender(context.driver.sender(context.topic))
+    publisher = await context.publisher(sender=watched)
+    most = publisher.limits.message_attributes or 0
+    attributes = {CONTENT_TYPE: "text/plain"} | {f"a{n}": str(n) for n in range(most - 1)}
+    await publisher.publish(b"x", attributes=attributes)
+    (got,) = await context.collect(receiver, 1, settle=True)
+    missing = attributes.items() - got.attributes.items()
+    expect(not missing, f"of {most} attributes {len(missing)} did not arrive as they were")
+    await _expect_refusal(publisher, watched, attributes | {"one-more": ""})
+
+
+@check(ATTRIBUTE_BYTES)
+async def an_attribute_as_long_as_the_limit_arrives(context: CheckContext) -> None:
+    """A text of ``attribute_bytes`` arrives; a longer one is refused before the wire."""
+    receiver = await context.receiver()
+    watched = WatchedSender(context.driver.sender(context.topic))
+    publisher = await context.publisher(sender=watched)
+    most = publisher.limits.attribute_bytes or 0
+    await publisher.publish(b"x", attributes={"a": "x" * most})
+    (got,) = await context.collect(receiver, 1, settle=True)
+    expect(got.attributes.get("a") == "x" * most, "the attribute has changed")
+    await _expect_refusal(publisher, watched, {"a": "x" * (most - 1) + "ä"})
+
+
+async def _expect_refusal(
+    publisher: Publisher, watched: WatchedSender, attributes: Mapping[str, str]
+) -> None:
+    sends = len(watched.batches)
+    try:
+        await publisher.publish(b"x", attributes=attributes)
+    except PubSubError as error:
+        expect(not error.transient, "the error is transient, although a retry cannot help")
+    else:
+        raise CheckFailed("attributes above the limit were published")
+    expect(len(watched.batches) == sends, "attributes above the limit were given to the driver")
 
 
 @check()

@@ -13,6 +13,7 @@ from pubsubtest.conformance.checking import (
     LASTING,
     LEASES,
     NACK,
+    NO_COUNT,
     POSITIONS,
     SETTLES_EACH,
     SHORT_LEASE,
@@ -154,6 +155,16 @@ async def deliveries_are_counted(context: CheckContext) -> None:
         (message,) = await context.collect(receiver, 1)
         expect(message.delivery == expected, f"delivery {expected} has number {message.delivery}")
         await receiver.nack([message], 0)
+
+
+@check(NO_COUNT)
+async def a_delivery_that_is_not_counted_is_the_first(context: CheckContext) -> None:
+    """Without a count, ``delivery`` is 1, also for a message that is delivered again."""
+    receiver, (message,) = await _received(context)
+    await receiver.aclose()
+    (again,) = await context.collect(await context.receiver(), 1)
+    numbers = (message.delivery, again.delivery)
+    expect(numbers == (1, 1), f"two deliveries have the numbers {numbers}")
 
 
 @check(LEASES, SHORT_LEASE)

@@ -17,7 +17,15 @@ from gizmopy.pubsub import Driver
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from pubsubtest.__main__ import main
 from pubsubtest.conformance import Check, Harness, Report, checks, run, run_check
-from pubsubtest.conformance.checking import CAP, ONE_QUEUE, CheckFailed, Checks, expect
+from pubsubtest.conformance.checking import (
+    ATTRIBUTE_BYTES,
+    ATTRIBUTES,
+    CAP,
+    ONE_QUEUE,
+    CheckFailed,
+    Checks,
+    expect,
+)
 from pubsubtest.conformance.context import UNKNOWN
 from tests.pubsub.log_broker import LogBroker
 
@@ -45,6 +53,11 @@ def queue() -> Harness:
     return Harness(open=lambda: MemoryDriver(lease=0.6, fan_out=False))
 
 
+def limited() -> Harness:
+    """Return the harness of a broker that limits the attributes of a message."""
+    return Harness(open=lambda: MemoryDriver(message_attributes=10, attribute_bytes=100))
+
+
 def log() -> Harness:
     """Return the harness of a broker with positions, which a test can make unreachable."""
     broker = LogBroker(rebalance_seconds=2.0)
@@ -58,9 +71,9 @@ def log() -> Harness:
     return Harness(open=lambda: broker, creates_topics=False, outage=outage, quiet=0.2)
 
 
-BROKERS = (memory, capped, queue, log)
-NEEDED = {capped: CAP, queue: ONE_QUEUE}
-"""The need of the checks that a broker is for."""
+BROKERS = (memory, capped, queue, limited, log)
+NEEDED = {capped: {CAP}, queue: {ONE_QUEUE}, limited: {ATTRIBUTES, ATTRIBUTE_BYTES}}
+"""The needs of the checks that a broker is for."""
 
 
 def applicable() -> list[Any]:
@@ -70,7 +83,7 @@ def applicable() -> list[Any]:
         for make in BROKERS
         for check in ALL
         if not check.missing(make(), make().open().capabilities)
-        and (make not in NEEDED or NEEDED[make] in check.needs)
+        and (make not in NEEDED or NEEDED[make].intersection(check.needs))
     ]
 
 

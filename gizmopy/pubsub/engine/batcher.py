@@ -18,7 +18,7 @@ from time import perf_counter
 from gizmopy._aio import cancel_and_wait, is_being_cancelled
 from gizmopy.errors import PubSubError
 from gizmopy.observe.metrics import GaugeChild
-from gizmopy.pubsub.driver import Capabilities, Results, results_for
+from gizmopy.pubsub.driver import Capabilities, Limits, Results, results_for
 from gizmopy.pubsub.engine.observer import Observers, PublishFailure
 from gizmopy.pubsub.engine.send_buffer import KeyQueue, PendingMessage, SendBuffer
 from gizmopy.pubsub.message import Message
@@ -135,6 +135,10 @@ class Batcher:
                 if not isinstance(outcome, Exception):
                     outcome.cancel()  # no effect on a message that is confirmed
             self._end_call()
+
+    def limit(self, limits: Limits) -> None:
+        """Form the next batches within ``limits``."""
+        self._buffer.limit(limits)
 
     def seconds(self) -> float:
         """Return how long the present send has waited for the broker; 0 if nothing is sent."""

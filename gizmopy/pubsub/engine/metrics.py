@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Literal, get_args
 
-from gizmopy.observe.metrics import CounterChild, GaugeChild, HistogramChild, Metrics
+from gizmopy.observe.metrics import CounterChild, Gauge, GaugeChild, HistogramChild, Metrics
+from gizmopy.pubsub.driver import Measured, Status
 from gizmopy.pubsub.engine.observer import Observer, PublishFailure
 from gizmopy.pubsub.message import Message
 
@@ -155,6 +157,22 @@ class SubscriberMetrics(Observer):
         self._lease_extensions.child(*self._values, result).value += 1
 
 
+class _KnownGauge:
+    """A gauge that exists once its value is known."""
+
+    def __init__(self, gauge: Gauge, *values: str) -> None:
+        self._gauge = gauge
+        self._values = values
+        self._child: GaugeChild | None = None
+
+    def set(self, value: float | None) -> None:
+        """Set the value; None if it is not known."""
+        if self._child is None and value is not None:
+            self._child = self._gauge.child(*self._values)
+        if self._child is not None:
+            self._child.value = nan if value is None else value
+
+
 class SubscriberGauges:
     """The state of one subscription, set before a scrape."""
 
@@ -179,11 +197,42 @@ class SubscriberGauges:
         )
         self.commit_lag = gauge("commit_lag", "Messages handled above one that is not")
         self._values = (topic, subscription)
+
+        def known(name: str, text: str) -> _KnownGauge:
+            return _KnownGauge(
+                metrics.gauge(f"gizmo_pubsub_{name}", text, _LABELS), topic, subscription
+            )
+
+        self._backlog = known("backlog", "Messages that wait at the broker, if it says so")
+        self._oldest = known(
+            "oldest_seconds", "Seconds since the oldest message that waits was published"
+        )
+        self._held = known(
+            "held", "Messages that receivers of all processes have and have not settled"
+        )
+        self._delayed = known("delayed", "Messages at the broker that are not due yet")
+        self._measured = known(
+            "measured_seconds", "Seconds since the broker last answered with its figures"
+        )
         self._consumer_lag = metrics.gauge(
             "gizmo_pubsub_consumer_lag",
             "Messages of a partition that are not received yet",
             (*_LABELS, "partition"),
         )
+
+    def set_backlog(self, status: Status, measured: Measured | None, age: float | None) -> None:
+        """Set what waits at the broker: as ``measured`` for all processes, else as in ``status``.
+
+        A figure that was never known has no gauge. One that is not known any more is NaN: 0 would
+        say that nothing waits.
+        """
+        found = measured or Measured()
+        backlog, oldest = found.backlog, found.oldest
+        self._backlog.set(status.backlog if backlog is None else backlog)
+        self._oldest.set(status.oldest if oldest is None else oldest)
+        self._held.set(found.in_flight)
+        self._delayed.set(status.delayed if found.delayed is None else found.delayed)
+        self._measured.set(age)
 
     def set_consumer_lag(self, lag: Mapping[str, int]) -> None:
         """Set the lag of each partition; 0 for those that another member consumes now."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import inf
 
 from gizmopy.observe.metrics import GaugeChild
-from gizmopy.pubsub.driver import Capabilities
+from gizmopy.pubsub.driver import Capabilities, Limits
 from gizmopy.pubsub.engine.sizes import wire_size
 from gizmopy.pubsub.message import Message
 
@@ -55,13 +55,17 @@ class SendBuffer:
         self.bytes = 0
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._batch_messages = limits.batch_messages
-        self._batch_bytes = inf if limits.batch_bytes is None else limits.batch_bytes
+        self.limit(Limits.of(limits))
         self._ordered_batches = limits.ordered_batches
         self._queues: dict[str, KeyQueue] = {}
         self._ready: deque[KeyQueue] = deque()
         self._gauge = gauge
         """Shared by all publishers to a topic, so it changes by differences."""
+
+    def limit(self, limits: Limits) -> None:
+        """Form the next batches within ``limits``."""
+        self._batch_messages = limits.batch_messages
+        self._batch_bytes = inf if limits.batch_bytes is None else limits.batch_bytes
 
     def has_room(self, size: int) -> bool:
         """Return whether a message of ``size`` bytes fits; an empty buffer takes any message."""

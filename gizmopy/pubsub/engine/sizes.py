@@ -22,7 +22,7 @@ LONG = 1024
 
 def size_of(message: Message) -> int:
     """Return the bytes of memory that ``message`` takes, as it is now."""
-    size = MESSAGE_BYTES + len(message.body or b"") + size_of_attributes(_attributes_of(message))
+    size = MESSAGE_BYTES + len(message.body or b"") + size_of_attributes(attributes_of(message))
     return size if message.key is None else size + size_of_text(message.key)
 
 
@@ -48,13 +48,13 @@ def wire_size(message: Message) -> int:
     size = len(message.body or b"")
     if message.key is not None:
         size += len(message.key.encode("utf-8", "surrogateescape"))
-    for name, text in _attributes_of(message).items():
+    for name, text in attributes_of(message).items():
         size += len(name.encode("utf-8", "surrogateescape"))
         size += len(text.encode("utf-8", "surrogateescape"))
     return size
 
 
-def _attributes_of(message: Message) -> Mapping[str, str]:
+def attributes_of(message: Message) -> Mapping[str, str]:
     """Return the attributes, without the copy that ``Message.attributes`` makes on first use."""
     changed = message._changed_attributes
     return message._attributes if changed is None else changed

@@ -10,6 +10,7 @@ from gizmopy.pubsub import Subscription
 from gizmopy.pubsub.brokers.kafka import sender as kafka_sender
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster
 from gizmopy.pubsub.brokers.kafka.sender import KafkaSender
+from gizmopy.pubsub.driver import Limits
 from gizmopy.pubsub.engine.failures import Failures
 from gizmopy.pubsub.engine.failures import logger as failures_logger
 from tests.pubsub.support import message
@@ -24,7 +25,9 @@ def test_long_keys_of_kafka_are_not_remembered(monkeypatch: pytest.MonkeyPatch) 
     cluster = SimpleNamespace(available_partitions_for_topic=lambda topic: {0, 1, 2})
     producer = cast(Any, SimpleNamespace(client=SimpleNamespace(cluster=cluster)))
     settings = KafkaSettings.from_url("kafka://localhost:9092")
-    sender = KafkaSender(Cluster(settings, "kafka://localhost:9092"), settings, "cats")
+    sender = KafkaSender(
+        Cluster(settings, "kafka://localhost:9092"), settings, "cats", Limits(batch_messages=1)
+    )
 
     with traced_memory() as taken:
         for number in range(500):

@@ -8,7 +8,7 @@ from typing import Any
 
 from gizmopy.pubsub import Message, Receiver, Sender
 from gizmopy.pubsub.brokers.memory import MemoryDriver
-from gizmopy.pubsub.driver import Results
+from gizmopy.pubsub.driver import Limits, Results
 
 LEASE = 0.4
 
@@ -60,11 +60,16 @@ class MutantDriver:
     ) -> None:
         self.inner = broker or MemoryDriver(lease=LEASE, message_bytes=100_000, batch_messages=50)
         self.capabilities = replace(self.inner.capabilities, **capabilities)
+        self._states_limits = bool(capabilities)
+        """Whether a limit is stated that the broker does not have."""
         self._sender = sender
         self._receiver = receiver
 
     def sender(self, topic: str) -> Any:
-        return self._sender(self.inner.sender(topic))
+        sender: Any = self._sender(self.inner.sender(topic))
+        if self._states_limits:
+            sender.limits = lambda: Limits.of(self.capabilities)
+        return sender
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Any:
         return self._receiver(self.inner.receiver(topic, subscription, ordered=ordered))

@@ -73,8 +73,10 @@ from tests.pubsubtest.mutants.receivers import (
     HandsOutOneAtATime,
     IgnoresDelay,
     IgnoresLimit,
+    InventsTheAge,
     LeavesATask,
     LiesAboutBacklog,
+    MeasuresItself,
     NackAcks,
     NackDoesNothing,
     NackRevivesAckedMessages,
@@ -95,11 +97,14 @@ from tests.pubsubtest.mutants.senders import (
     CancelBreaksSender,
     CloseOfSenderFails,
     ConfirmsTooSoon,
+    CutsAttributes,
+    LimitsOfAnother,
     LosesOne,
     LosesSometimes,
     OutageEndsSend,
     RefusesLarge,
     RefusesLargeBatches,
+    RefusesManyAttributes,
     SenderNeedsConnect,
     SendsAfterClose,
     SendsBackwards,
@@ -117,6 +122,17 @@ def _with_delivery(messages: list[Message]) -> list[Message]:
     for message in messages:
         message.delivery = 1
     return messages
+
+
+def _with_second_delivery(messages: list[Message]) -> list[Message]:
+    for message in messages:
+        message.delivery = 2
+    return messages
+
+
+def _with_limits() -> MemoryDriver:
+    """Return a broker that limits the attributes of a message."""
+    return MemoryDriver(lease=LEASE, message_attributes=10, attribute_bytes=100)
 
 
 def _with_id(messages: list[Message]) -> list[Message]:
@@ -287,6 +303,14 @@ MUTANTS = (
     _receiver("a task is left running", LeavesATask, "a_message_arrives_as_it_was"),
     _receiver("the backlog is invented", LiesAboutBacklog, "the_status_is_cheap"),
     _receiver("a working receiver reports a stall", CallsItselfStalled, "the_status_is_cheap"),
+    _receiver(
+        "the age of the backlog is invented", InventsTheAge, "the_age_of_the_backlog_is_true"
+    ),
+    _receiver(
+        "one receiver is measured instead of the subscription",
+        MeasuresItself,
+        "what_is_measured_is_true",
+    ),
     _driver("subscriptions share their messages", OneSubscription, "each_subscription_gets_all"),
     _driver(
         "a topic has several subscriptions, although fan_out is False",
@@ -310,6 +334,21 @@ MUTANTS = (
         "the limit is stated too high",
         lambda: MutantDriver(sender=RefusesLarge, message_bytes=200_000),
         "a_message_as_large_as_the_limit_arrives",
+    ),
+    _sender(
+        "the limits of a topic are above those of its driver",
+        LimitsOfAnother,
+        "a_topic_has_no_higher_limits_than_its_driver",
+    ),
+    _driver(
+        "the limit on attributes is stated too high",
+        lambda: MutantDriver(sender=RefusesManyAttributes, broker=_with_limits()),
+        "as_many_attributes_as_the_limit_arrive",
+    ),
+    _driver(
+        "long attributes are cut",
+        lambda: MutantDriver(sender=CutsAttributes, broker=_with_limits()),
+        "an_attribute_as_long_as_the_limit_arrives",
     ),
     _sender(
         "the time of publishing is invented",
@@ -457,6 +496,11 @@ MUTANTS = (
         "partitions_are_asked_back_before_another_gets_them",
         receiver=RevokesUnasked,
     ),
+    _log(
+        "the delivery count begins at 2",
+        "a_delivery_that_is_not_counted_is_the_first",
+        receiver=receiving(_with_second_delivery),
+    ),
     _log("a pause does nothing", "a_paused_partition_is_not_received", receiver=PausesNothing),
     _log(
         "an outage is reported as a permanent error",
@@ -575,6 +619,16 @@ ENGINE_MUTANTS = (
         "a closed publisher publishes",
         publisher(ClosesNothing),
         "a_closed_publisher_refuses_to_publish",
+    ),
+    Mutant(
+        "the limits of a topic are ignored",
+        (
+            "as_many_attributes_as_the_limit_arrive",
+            "an_attribute_as_long_as_the_limit_arrives",
+            "a_dead_letter_has_no_more_attributes_than_the_broker_takes",
+        ),
+        in_memory(lambda: MutantDriver(broker=_with_limits())),
+        publisher(Unlimited),
     ),
     Mutant(
         "the broker's limits are ignored",

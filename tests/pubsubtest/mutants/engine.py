@@ -12,9 +12,11 @@ import pytest
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Publisher, Receiver, Subscriber
-from gizmopy.pubsub.driver import Results
+from gizmopy.pubsub.driver import Limits, Results
 from gizmopy.pubsub.engine.waiting_room import WaitingRoom
 from gizmopy.pubsub.handlers import BatchResults
+
+NO_LIMITS = Limits(batch_messages=10_000)
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 """Plants a fault for the time of a test."""
@@ -143,6 +145,13 @@ class ClosesNothing(Publisher):
 class Unlimited(Publisher):
     """Ignore the limits of the broker."""
 
-    def __init__(self, *ends: Any, limits: Any, **options: Any) -> None:
-        unlimited = replace(limits, message_bytes=None, batch_bytes=None, batch_messages=10_000)
-        super().__init__(*ends, limits=unlimited, **options)
+    async def connect(self) -> None:
+        await super().connect()
+        self._batcher.limit(NO_LIMITS)
+
+    def compose(self, *given: Any) -> Message:
+        stated, self.limits = self.limits, NO_LIMITS
+        try:
+            return super().compose(*given)
+        finally:
+            self.limits = stated

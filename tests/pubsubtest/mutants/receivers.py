@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from time import time
 from typing import Any
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Receiver, Status
-from gizmopy.pubsub.driver import Results, Revoke
+from gizmopy.pubsub.driver import Measured, Results, Revoke
 from tests.pubsubtest.mutants.base import (
     LEASE,
     HoldingReceiver,
@@ -389,3 +391,17 @@ class RevokesUnasked(MutantReceiver):
 class PausesNothing(MutantReceiver):
     def pause(self, partitions: object) -> None:
         pass
+
+
+class InventsTheAge(MutantReceiver):
+    """Report the time of publishing as the age."""
+
+    def status(self) -> Status:
+        return replace(self.inner.status(), oldest=time())
+
+
+class MeasuresItself(MutantReceiver):
+    """Measure the messages of this receiver instead of the subscription's."""
+
+    async def measure(self) -> Measured:
+        return Measured(backlog=0, in_flight=0)

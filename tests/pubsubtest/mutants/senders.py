@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Sender
-from gizmopy.pubsub.driver import Results
-from tests.pubsubtest.mutants.base import (
-    MutantSender,
-)
+from gizmopy.pubsub.driver import Limits, Results
+from tests.pubsubtest.mutants.base import MutantSender, changed
 
 
 class LosesOne(MutantSender):
@@ -138,3 +136,25 @@ class OutageEndsSend(MutantSender):
             return await self.inner.send(batch)
         except PubSubError as error:
             raise PubSubError(str(error), transient=False) from error
+
+
+class RefusesManyAttributes(MutantSender):
+    async def send(self, batch: Sequence[Message]) -> Results:
+        if any(len(message.attributes) > 5 for message in batch):
+            raise PubSubError("too many attributes", transient=False)
+        return await self.inner.send(batch)
+
+
+class CutsAttributes(MutantSender):
+    async def send(self, batch: Sequence[Message]) -> Results:
+        return await self.inner.send(
+            [
+                changed(m, attributes={name: text[:50] for name, text in m.attributes.items()})
+                for m in batch
+            ]
+        )
+
+
+class LimitsOfAnother(MutantSender):
+    def limits(self) -> Limits:
+        return Limits(batch_messages=50, message_bytes=10**9)

@@ -161,6 +161,15 @@ def positions(consumer: AIOKafkaConsumer) -> Iterator[tuple[TopicPartition, int 
             yield tp, state.position if state.has_valid_position else None, state.highwater or 0
 
 
+async def committed_offsets(
+    consumer: AIOKafkaConsumer, tps: Collection[TopicPartition]
+) -> Mapping[TopicPartition, int | None]:
+    """Return what the group has committed for each partition, with one request."""
+    found = await consumer._coordinator.fetch_committed_offsets(tps)
+    offsets = {tp: committed.offset for tp, committed in found.items()}
+    return {tp: None if offsets.get(tp, -1) < 0 else offsets[tp] for tp in tps}
+
+
 # Time-outs.
 
 

@@ -7,7 +7,7 @@ from gizmopy.errors import StartError
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster
 from gizmopy.pubsub.brokers.kafka.receiver import KafkaReceiver
 from gizmopy.pubsub.brokers.kafka.sender import KafkaSender
-from gizmopy.pubsub.driver import Capabilities
+from gizmopy.pubsub.driver import Capabilities, Limits
 from gizmopy.pubsub.event_binding import KAFKA
 
 _BATCH_MESSAGES = 1000
@@ -47,7 +47,7 @@ class KafkaDriver:
 
     def sender(self, topic: str) -> KafkaSender:
         """Return a sender to ``topic``."""
-        return KafkaSender(self._cluster, self._settings, topic)
+        return KafkaSender(self._cluster, self._settings, topic, Limits.of(self.capabilities))
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> KafkaReceiver:
         """Return a member of the group ``subscription``, or of the ``group`` in the settings.

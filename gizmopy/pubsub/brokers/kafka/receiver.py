@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import (
     ConsumerStoppedError,
     KafkaError,
@@ -29,18 +29,20 @@ from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
     cancel,
+    committed_offsets,
     is_rebalancing,
+    is_started,
     positions,
     raise_group_error,
 )
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster
 from gizmopy.pubsub.brokers.kafka.committer import Committer
 from gizmopy.pubsub.brokers.kafka.diagnosis import Diagnosis
-from gizmopy.pubsub.brokers.kafka.errors import describe_error
+from gizmopy.pubsub.brokers.kafka.errors import describe_error, translate_errors
 from gizmopy.pubsub.brokers.kafka.membership import Membership
 from gizmopy.pubsub.brokers.kafka.offsets import Offsets, Partition
 from gizmopy.pubsub.brokers.kafka.poller import Poller
-from gizmopy.pubsub.driver import Results, Revoke, Status
+from gizmopy.pubsub.driver import Measured, Results, Revoke, Status
 from gizmopy.pubsub.message import Message
 
 _LAST_COMMIT_SECONDS = 1.2
@@ -68,6 +70,7 @@ class KafkaReceiver:
         self._cluster = cluster
         self._topic = topic
         self._group = group
+        self._reads_all = settings.auto_offset_reset == "earliest"
         commit_start = settings.auto_offset_reset == "latest"
         self._offsets = Offsets(settings.partition_ahead, commit_start=commit_start)
         self._poller = Poller(topic, self._offsets, corrupt_topics)
@@ -209,6 +212,24 @@ class KafkaReceiver:
             problem=self._diagnosis.problem() or self._poller.problem,
             stalled="" if self._is_closed else self._diagnosis.stall(tasks_run=self._tasks_run()),
         )
+
+    async def measure(self) -> Measured:
+        """Return the messages of all partitions that the group has not committed.
+
+        They include those that members have in flight: Kafka knows only what is committed.
+        """
+        consumer = self._membership.consumer
+        if consumer is None or not is_started(consumer):
+            raise PubSubError(f"group {self._group!r} is not joined yet", transient=True)
+        numbers = consumer.partitions_for_topic(self._topic) or ()
+        tps = [TopicPartition(self._topic, number) for number in numbers]
+        with translate_errors(f"the backlog of topic {self._topic!r} is unknown"):
+            committed = await committed_offsets(consumer, tps)
+            ends = await consumer.end_offsets(tps)
+            # A group that has committed nothing begins where auto_offset_reset says.
+            starts = await consumer.beginning_offsets(tps) if self._reads_all else ends
+        behind = [ends[tp] - (starts[tp] if at is None else at) for tp, at in committed.items()]
+        return Measured(backlog=sum(max(0, each) for each in behind))
 
     def _lag(self) -> dict[str, int]:
         consumer = self._membership.consumer

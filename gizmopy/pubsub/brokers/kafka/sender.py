@@ -22,7 +22,7 @@ from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
 )
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster, milliseconds
 from gizmopy.pubsub.brokers.kafka.errors import translate_errors
-from gizmopy.pubsub.driver import Results
+from gizmopy.pubsub.driver import Limits, Results
 from gizmopy.pubsub.message import NULL, Message
 
 _REQUEST_BYTES = 128 * 1024
@@ -41,8 +41,11 @@ _START_SECONDS = 15.0
 class KafkaSender:
     """Publish to one topic with a producer of its own: idempotent, confirmed by all replicas."""
 
-    def __init__(self, cluster: Cluster, settings: KafkaSettings, topic: str) -> None:
+    def __init__(
+        self, cluster: Cluster, settings: KafkaSettings, topic: str, limits: Limits
+    ) -> None:
         self._cluster = cluster
+        self._limits = limits
         self._settings = settings
         self._topic = topic
         self._producer: AIOKafkaProducer | None = None
@@ -98,6 +101,10 @@ class KafkaSender:
         except RuntimeError as error:  # the codec is not installed
             reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
             raise PubSubError(reason, transient=False) from error
+
+    def limits(self) -> Limits:
+        """Return the limits of the cluster's settings."""
+        return self._limits
 
     async def send(self, batch: Sequence[Message]) -> Results:
         """Send a batch to each partition, and wait for the brokers' confirmations."""

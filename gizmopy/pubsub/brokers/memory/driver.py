@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from gizmopy.errors import UsageError
 from gizmopy.pubsub.brokers.memory.subscription import Clock, Leases, MemorySubscription
-from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
+from gizmopy.pubsub.driver import Capabilities, Limits, Measured, Results, Revoke, Status
 from gizmopy.pubsub.message import Message
 
 _LEASE = 30.0
@@ -58,6 +58,8 @@ class MemoryDriver:
         lease: float | None = _LEASE,
         lease_cap: float | None = None,
         message_bytes: int | None = None,
+        message_attributes: int | None = None,
+        attribute_bytes: int | None = None,
         batch_messages: int = 1000,
         fan_out: bool = True,
     ) -> None:
@@ -78,13 +80,15 @@ class MemoryDriver:
             batch_messages=batch_messages,
             batch_bytes=None,
             message_bytes=message_bytes,
+            message_attributes=message_attributes,
+            attribute_bytes=attribute_bytes,
             ordered_batches=True,  # a send never fails in part
             fan_out=fan_out,
         )
 
     def sender(self, topic: str) -> MemorySender:
         """Return a sender to ``topic``."""
-        return MemorySender(self._topics.setdefault(topic, {}))
+        return MemorySender(self._topics.setdefault(topic, {}), Limits.of(self.capabilities))
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> MemoryReceiver:
         """Return a receiver. Its ``connect`` makes the subscription if there is none."""
@@ -111,12 +115,17 @@ class MemoryDriver:
 class MemorySender:
     """Publish to one topic: each subscription gets its own copies."""
 
-    def __init__(self, subscriptions: dict[str, MemorySubscription]) -> None:
+    def __init__(self, subscriptions: dict[str, MemorySubscription], limits: Limits) -> None:
         self._subscriptions = subscriptions
+        self._limits = limits
         self._is_closed = False
 
     async def connect(self) -> None:
         """Do nothing: a topic need not exist."""
+
+    def limits(self) -> Limits:
+        """Return the limits of the driver: those of all topics."""
+        return self._limits
 
     async def send(self, batch: Sequence[Message]) -> Results:
         """Add the messages to the subscriptions."""
@@ -179,8 +188,18 @@ class MemoryReceiver:
         return self._joined.extend(batch, self._leases, seconds)
 
     def status(self) -> Status:
-        """Return the number of messages that wait, including delayed ones."""
-        return Status(backlog=self._subscription.backlog if self._subscription else 0)
+        """Return the number of messages that wait, including delayed ones, and the oldest one."""
+        subscription = self._subscription
+        if subscription is None:
+            return Status(backlog=0)
+        return Status(backlog=subscription.backlog, oldest=subscription.oldest_age())
+
+    async def measure(self) -> Measured:
+        """Return the figures of all receivers of the subscription."""
+        joined = self._joined
+        return Measured(
+            backlog=joined.backlog, in_flight=joined.in_flight, oldest=joined.oldest_age()
+        )
 
     async def aclose(self) -> None:
         """Give all messages back, and end a pending receive."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 from math import inf
+from time import time
 from typing import Any, Protocol
 
 from gizmopy.errors import PubSubError
@@ -111,6 +112,24 @@ class MemorySubscription:
         """Messages in all timers, including those that are settled or have a newer timer."""
         self._numbers = count()
         self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        """Messages that a receiver has, and has not settled."""
+        delayed = (batch for _, _, batch, leases in self._timers if leases is None)
+        return self._timed - sum(map(len, delayed))
+
+    def oldest_age(self) -> float:
+        """Return the seconds since the next message was published, 0 if none is ready.
+
+        A message that is given back returns to the front, so the next one is the oldest, or nearly.
+        """
+        if not self._ready:
+            return 0.0
+        first = self._ready[0]
+        message = first if isinstance(first, Message) else first.first
+        assert message is not None
+        return max(0.0, time() - message.published_at.timestamp())
 
     def put(self, batch: Sequence[Message]) -> None:
         """Add copies of published messages, each with its number in this subscription."""
