@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gizmopy.server import Endpoints as Endpoints
     from gizmopy.server import Service as Service
     from gizmopy.server import SimpleServer as SimpleServer
+    from gizmopy.server import background as background
+    from gizmopy.server import every as every
     from gizmopy.server import health_check as health_check
     from gizmopy.web import Body as Body
     from gizmopy.web import Cookie as Cookie
@@ -58,7 +60,9 @@ _MODULES = {
     "Settings": "config",
     "Shown": "config",
     "SimpleServer": "server",
+    "background": "server",
     "delete": "web",
+    "every": "server",
     "get": "web",
     "health_check": "server",
     "patch": "web",
@@ -87,7 +91,9 @@ __all__ = [
     "Shown",
     "SimpleServer",
     "__version__",
+    "background",
     "delete",
+    "every",
     "get",
     "health_check",
     "patch",

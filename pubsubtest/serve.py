@@ -77,7 +77,8 @@ async def serve(
     served alone: mounted on a service that has nothing else.
 
     Waits between retries and redeliveries are shortened to a millisecond. With a ``clock`` they
-    last until the test moves it, and no lease ends. ``faults`` are applied between the daemon and
+    last until the test moves it, and no lease ends. Background work runs by the same ``clock``, and
+    in real time without one. ``faults`` are applied between the daemon and
     its brokers. The drain takes at most a second unless ``settings`` say otherwise, because a
     message that never succeeds, or waits for the clock, would delay it to its deadline.
     """
@@ -91,6 +92,7 @@ async def serve(
         open_driver=broker.open,
         on_settle=broker.on_settle,
         sleep=clock.sleep if clock else _short_sleep,
+        clock=clock,
     )
     server.channels.refuse_undeclared()
     http: ClientSession | None = None
@@ -195,8 +197,14 @@ class Served(Generic[E]):
             del self._broker.deliveries[message.id]
 
     async def idle(self) -> None:
-        """Wait until every message is settled, including those that wait for a redelivery."""
-        await self.server.channels.idle()
+        """Wait until every message is settled, including those that wait for a redelivery.
+
+        It also waits for each run of ``@every`` that is in progress.
+        """
+        channels, jobs = self.server.channels, self.server.application.jobs
+        await channels.idle()
+        while await jobs.idle():
+            await channels.idle()  # a run may publish
 
 
 class _Delivery:

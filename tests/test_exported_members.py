@@ -112,7 +112,8 @@ IN_GIZMOPY = {
         "SimpleServer",
         "__version__",
     ),
-    *("delete", "get", "health_check", "patch", "post", "put", "subscribe", "time_left"),
+    *("background", "delete", "every", "get", "health_check", "patch", "post", "put", "subscribe"),
+    "time_left",
 }
 """The names that most daemons need."""
 

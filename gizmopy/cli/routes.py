@@ -1,4 +1,4 @@
-"""``gizmopy routes module:Service``: print the endpoints and channels of a service."""
+"""``gizmopy routes module:Service``: print the endpoints, channels and jobs of a service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gizmopy.server.service import settings_class
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print a line for each endpoint, subscription and declared channel, and return 0.
+    """Print a line for each endpoint, subscription, declared channel and job, and return 0.
 
     The service is not started. Constructing the server reads every declaration, so a wrong one ends
     this command with the same error as a start.
@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
         ("publish", channel, "" if type_ is None else getattr(type_, "__name__", str(type_)))
         for channel, type_ in server.application.publishes.items()
     ]
+    rows += [("job", job.schedule, job.name) for job in server.application.jobs.all]
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     for verb, address, name in rows:
         print(f"{verb:<{first}}  {address:<{second}}  {name}".rstrip())

@@ -6,13 +6,20 @@ method's signature. A mistake raises an error with its file and line before the 
 
 from gizmopy.declaration.calls import reports_wrong_calls
 from gizmopy.declaration.members import add_mark, declared_methods
-from gizmopy.declaration.signatures import REQUIRED, Parameter, Signature, read_signature
+from gizmopy.declaration.signatures import (
+    REQUIRED,
+    Parameter,
+    Signature,
+    check_async,
+    read_signature,
+)
 
 __all__ = [
     "REQUIRED",
     "Parameter",
     "Signature",
     "add_mark",
+    "check_async",
     "declared_methods",
     "read_signature",
     "reports_wrong_calls",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from gizmopy.errors import DeclarationError
@@ -17,12 +18,16 @@ _UNKNOWN = "unexpected keyword argument"
 
 
 def reports_wrong_calls(
-    example: str, options: Iterable[str] = ()
+    example: str,
+    options: Iterable[str] = (),
+    *,
+    reserved: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a decorator raise DeclarationError for arguments that it does not have.
 
     Python raises a TypeError without the place of the method, at a line of gizmopy. ``example`` is
-    a right call; ``options`` are the keywords, by default those of the signature.
+    a right call; ``options`` are the keywords, by default those of the signature. ``reserved`` has
+    keywords that a later version takes, with the reason and the remedy.
     """
 
     def wrap(decorator: Callable[P, R]) -> Callable[P, R]:
@@ -43,7 +48,9 @@ def reports_wrong_calls(
                 why = str(error)
 
             def refuse(function: Any) -> Any:
-                reason = f"is decorated with wrong arguments: {_remedy(why, known, example)}"
+                reason = (
+                    f"is decorated with wrong arguments: {_remedy(why, known, example, reserved)}"
+                )
                 raise DeclarationError(function, reason)
 
             return refuse  # type: ignore[return-value]  # a decorator returns a decorator
@@ -53,10 +60,12 @@ def reports_wrong_calls(
     return wrap
 
 
-def _remedy(why: str, known: Iterable[str], example: str) -> str:
+def _remedy(why: str, known: Iterable[str], example: str, reserved: Mapping[str, str]) -> str:
     if _UNKNOWN not in why:
         return f"{why}; write {example}"
     name = why.rpartition(_UNKNOWN)[2].strip(" '")
+    if name in reserved:
+        return f"{name}= is reserved: {reserved[name]}"
     # dead_letter and deadletter, timeout and time_out
     plain = {each.replace("_", ""): each for each in known}
     near = difflib.get_close_matches(name.replace("_", ""), list(plain), 1)

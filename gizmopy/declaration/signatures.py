@@ -50,7 +50,7 @@ def read_signature(function: Callable[..., Any], owner: object = None) -> Signat
     Raises DeclarationError if it is not async, if an annotation is missing or cannot be resolved,
     if a type variable has no type, or if a parameter is positional-only, ``*args`` or ``**kwargs``.
     """
-    _check_async(function)
+    check_async(function)
     owner = getattr(function, "__self__", None) if owner is None else owner
     try:
         definer, values = type_variables.values_of(function, owner)
@@ -79,7 +79,8 @@ def read_signature(function: Callable[..., Any], owner: object = None) -> Signat
     return Signature(tuple(parameters), returns)
 
 
-def _check_async(function: Callable[..., Any]) -> None:
+def check_async(function: Callable[..., Any]) -> None:
+    """Raise DeclarationError if a call of ``function`` does not return a coroutine."""
     inner: Any = function
     while isinstance(inner, partial):
         inner = inner.func

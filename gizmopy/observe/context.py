@@ -1,4 +1,4 @@
-"""The request or message that the current task serves, for log records and published messages."""
+"""The request, message or job that a task serves, for log records and published messages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 message_id: ContextVar[str] = ContextVar("message_id", default="")
 """The id of the current message, or an empty string."""
+
+job_name: ContextVar[str] = ContextVar("job_name", default="")
+"""The name of the background work whose run this is, or an empty string."""
 
 propagated_attributes: ContextVar[Mapping[str, str]] = ContextVar(
     "propagated_attributes", default=MappingProxyType({})

@@ -1,7 +1,7 @@
 """Set up the log of the process: JSON lines for machines, colours for people.
 
 It is the root logger of the standard library, so it gets the records of every library too. Each
-record has the ids of the request and the message that it belongs to.
+record has the ids of the request and the message that it belongs to, or the name of the job.
 
 A record may quote text of a client. Its message, its extras and its traceback are escaped, so that
 they cannot control a terminal or forge a line, and cut, so that a line cannot have 17 MB (issue
@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from gizmopy.observe.context import message_id, propagated_attributes, request_id
+from gizmopy.observe.context import job_name, message_id, propagated_attributes, request_id
 from gizmopy.observe.kept_set_up import kept_set_up
 from gizmopy.observe.log_masking import MaskingFormatter
 from gizmopy.observe.log_writer import open_writer
@@ -33,7 +33,7 @@ Fields = Literal["plain", "gcp"]
 """The names of the fields in JSON: plain, or those that the agents of Google Cloud read."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_IDS = ("request_id", "message_id", "trace_id")
+_IDS = ("request_id", "message_id", "trace_id", "job")
 _CRITICAL_SECONDS = 0.1
 MAX_TEXT = 16 * 1024
 """The limit in characters on a message, on each extra, and on each part of a traceback: a frame, or
@@ -70,16 +70,18 @@ class Timestamps:
 
 
 class ContextFilter(logging.Filter):
-    """Add the ids of the current request, message and trace to each record."""
+    """Add the ids of the current request, message and trace, and the job, to each record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Set ``request_id``, ``message_id`` and ``trace_id`` unless set; return true."""
+        """Set ``request_id``, ``message_id``, ``trace_id`` and ``job`` unless set; return true."""
         if not hasattr(record, "request_id"):
             record.request_id = request_id.get()
         if not hasattr(record, "message_id"):
             record.message_id = message_id.get()
         if not hasattr(record, "trace_id"):
             record.trace_id = trace_id(propagated_attributes.get())
+        if not hasattr(record, "job"):
+            record.job = job_name.get()
         return True
 
 

@@ -3,6 +3,7 @@
 from gizmopy._deprecated import renamed
 from gizmopy.server.endpoints import Endpoints
 from gizmopy.server.health.checks import health_check
+from gizmopy.server.jobs.declaration import background, every
 from gizmopy.server.lifecycle.phase import Phase
 from gizmopy.server.lifecycle.signals import Signals, Stop
 from gizmopy.server.run import run
@@ -16,6 +17,8 @@ __all__ = [
     "Signals",
     "SimpleServer",
     "Stop",
+    "background",
+    "every",
     "health_check",
     "make_service",
     "run",

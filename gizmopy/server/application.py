@@ -33,6 +33,7 @@ from gizmopy.pubsub import (
 from gizmopy.server.admin.access import DebugGuard, is_served
 from gizmopy.server.endpoints import Endpoints
 from gizmopy.server.health.checks import Health, collect_health_checks
+from gizmopy.server.health.jobs import job_checks
 from gizmopy.server.health.load_balancers import LoadBalancers
 from gizmopy.server.health.messaging import publisher_check, subscription_checks
 from gizmopy.server.health.probes import probe_endpoints
@@ -45,6 +46,9 @@ from gizmopy.server.http.listening.listener import Port
 from gizmopy.server.http.listening.shedding import Shedding
 from gizmopy.server.http.proxies import Proxies
 from gizmopy.server.http.request_recorder import RequestRecorder
+from gizmopy.server.jobs.clock import Clock
+from gizmopy.server.jobs.declaration import collect_jobs
+from gizmopy.server.jobs.runner import Jobs
 from gizmopy.server.lifecycle.loop_stalls import StallDetector
 from gizmopy.server.mounting import mounted_on
 from gizmopy.server.service import Service, declared_channels, service_name
@@ -95,6 +99,7 @@ class Application:
     """The channels that the service declares to publish to, with the type of their values."""
     metrics: Metrics
     channels: Channels
+    jobs: Jobs
     health: Health
     instruments: Instruments
     load_balancers: LoadBalancers
@@ -113,12 +118,14 @@ def assemble(
     origins: Mapping[str, Origin] = MappingProxyType({}),
     on_settle: OnSettle | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Clock | None = None,
 ) -> Application:
     """Read every declaration of ``service`` and make the parts that serve it.
 
     Raises DeclarationError if a declaration is wrong, ConfigError if the settings contradict the
     declarations, and UsageError if ``service`` already has a server. /debug/config shows the source
-    of each setting that is in ``origins``.
+    of each setting that is in ``origins``. ``clock`` is that of the background work; the default is
+    the event loop.
     """
     if not isinstance(service, Service):
         shown = cut(repr(service), 100)
@@ -145,6 +152,7 @@ def assemble(
         sleep=sleep,
         open_driver=open_driver,
     )
+    jobs = Jobs(collect_jobs(service, mounts), metrics, clock)
     for part in (service, *mounts):
         part._attach(channels, metrics)
     checks = [
@@ -153,6 +161,7 @@ def assemble(
             channels, subscriptions, critical=not routes, declares=bool(publishes)
         ),
         publisher_check(channels),
+        *job_checks(jobs),
     ]
     health = Health(checks, interval=settings.health_interval.total_seconds())
     builtin = _BuiltinEndpoints(
@@ -160,6 +169,7 @@ def assemble(
         name=name,
         routes=routes,
         channels=channels,
+        jobs=jobs,
         health=health,
         instruments=_make_instruments(settings, metrics),
         load_balancers=LoadBalancers(),
@@ -177,6 +187,7 @@ def assemble(
         publishes=publishes,
         metrics=metrics,
         channels=channels,
+        jobs=jobs,
         health=health,
         instruments=builtin.instruments,
         load_balancers=builtin.load_balancers,
@@ -268,6 +279,7 @@ class _BuiltinEndpoints:
     name: str
     routes: Sequence[Route]
     channels: Channels
+    jobs: Jobs
     health: Health
     instruments: Instruments
     load_balancers: LoadBalancers
@@ -323,6 +335,7 @@ class _BuiltinEndpoints:
                 self.instruments.levels,
                 self.started,
                 self.origins,
+                self.jobs.describe,
             )
         )
 

@@ -1,4 +1,4 @@
-"""The class that declares endpoints, message handlers and health checks by its methods.
+"""The class that declares endpoints, message handlers, health checks and jobs by its methods.
 
 A service is one, and mounts others: that is how its declarations are split among modules.
 """
@@ -18,7 +18,7 @@ _HERE = __name__.rpartition(".")[0]
 
 
 class Endpoints:
-    """Declare endpoints, subscriptions and health checks in a module of their own.
+    """Declare endpoints, subscriptions, health checks and jobs in a module of their own.
 
     Subclass it, give the constructor what the methods need, and return the object from the
     ``mounts()`` of a service. A subclass, or an object, may set:
@@ -43,7 +43,7 @@ class Endpoints:
     _metrics: Metrics | None = None
 
     def __init_subclass__(cls) -> None:
-        """Refuse an endpoint, subscription or health check with a name of this class's own."""
+        """Refuse an endpoint, subscription, health check or job with a name of this class's own."""
         super().__init_subclass__()
         # Service, or this class: the nearest of the two that the subclass inherits from.
         base = next(each for each in cls.__mro__[1:] if each.__module__.startswith(_HERE))

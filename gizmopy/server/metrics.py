@@ -43,7 +43,7 @@ class ServerMetrics:
         ).child()
         self.dropped_work = metrics.counter(
             "gizmo_shutdown_dropped",
-            "Requests and messages cancelled at the shutdown's deadline.",
+            "Requests, messages and jobs cancelled at the shutdown's deadline.",
             ("work",),
         )
         metrics.before_scrape(self._refresh)

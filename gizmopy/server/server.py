@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from time import perf_counter
 from types import MappingProxyType, TracebackType
@@ -18,20 +18,20 @@ from warnings import warn
 from gizmopy._aio import background
 from gizmopy._deprecated import REMOVED_IN
 from gizmopy.config.origin import Origin
-from gizmopy.errors import DeclarationError
 from gizmopy.pubsub import Driver, OnSettle, open_driver
 from gizmopy.server.application import assemble, bind_ports
 from gizmopy.server.http.listening.listener import Port
 from gizmopy.server.http.listening.tls import Certificate
+from gizmopy.server.jobs.clock import Clock
+from gizmopy.server.lifecycle.announcement import log_declarations
+from gizmopy.server.lifecycle.lifespan import Lifespan, enter_lifespan, exit_lifespan
 from gizmopy.server.lifecycle.phase import Phase
 from gizmopy.server.lifecycle.shutdown_budget import (
     CANCEL_SECONDS,
-    CLEANUP_SECONDS,
     HURRIED_SECONDS,
     ShutdownBudget,
 )
 from gizmopy.server.lifecycle.signals import Stop
-from gizmopy.server.lifecycle.unawaited_tasks import logging_unawaited_tasks
 from gizmopy.server.metrics import ServerMetrics
 from gizmopy.server.service import Service
 
@@ -53,7 +53,7 @@ class _Running:
 
 
 class SimpleServer:
-    """Serve one service: its endpoints over HTTP, and its subscriptions.
+    """Serve one service: its endpoints over HTTP, its subscriptions, and its background work.
 
     Making one runs nothing. It raises DeclarationError if a declaration is wrong, ConfigError if
     the settings contradict one, and UsageError if ``service`` has a server already. As an async
@@ -70,9 +70,15 @@ class SimpleServer:
         origins: Mapping[str, Origin] = MappingProxyType({}),
         on_settle: OnSettle | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Clock | None = None,
     ) -> None:
         self.application = app = assemble(
-            service, open_driver=open_driver, origins=origins, on_settle=on_settle, sleep=sleep
+            service,
+            open_driver=open_driver,
+            origins=origins,
+            on_settle=on_settle,
+            sleep=sleep,
+            clock=clock,
         )
         self.service = service
         self.settings = service.settings
@@ -151,7 +157,8 @@ class SimpleServer:
         Returns the task that runs the subscribers.
         """
         started_at = perf_counter()
-        app, budget = self.application, ShutdownBudget(self.settings, self.stop)
+        app = self.application
+        budget = ShutdownBudget(self.settings, self.stop, has_jobs=bool(app.jobs.all))
         if app.debug_guard is not None:
             app.debug_guard.check_listener()
         self._bind_ports(lifetime)
@@ -164,14 +171,16 @@ class SimpleServer:
         await self.channels.connect_local(self.subscriptions)
         await self._enter_lifespan(lifetime)
         lifetime.callback(self._enter, Phase.CLEANUP)
+        lifetime.push_async_callback(self._finish_jobs, budget)
         await self.channels.start(self.subscriptions)
         subscribers = asyncio.create_task(self.channels.run(), name="gizmopy-subscribers")
         lifetime.push_async_callback(self._finish_messages, budget, subscribers)
         # Health checks use the resources of the lifespan, so they run only while it is open.
         await lifetime.enter_async_context(self.health)
         lifetime.push_async_callback(self._finish_requests, budget)
-        self._log_endpoints()
+        log_declarations(app, self.url, self.admin_url)
         budget.log()
+        app.jobs.start()
         app.handler.open()
         self.health.accepting = True
         lifetime.push_async_callback(self._refuse_work, budget)
@@ -198,24 +207,10 @@ class SimpleServer:
             self.application.debug_guard.log_url(self.admin_url or self.url)
 
     async def _enter_lifespan(self, lifetime: AsyncExitStack) -> None:
-        lifespan = self.service.lifespan()
-        if not isinstance(lifespan, AbstractAsyncContextManager):
-            raise DeclarationError(self.service.lifespan, "decorate it with @asynccontextmanager")
-        with logging_unawaited_tasks():
-            await lifespan.__aenter__()
+        lifespan = await enter_lifespan(self.service)
         lifetime.push_async_callback(self._exit_lifespan, lifespan)
         for port in self._ports:  # they listen already, in the context from before
             port.use_context()
-
-    def _log_endpoints(self) -> None:
-        """Log the addresses of the daemon, its endpoints and its subscriptions."""
-        logger.info("%s listens on %s", self.name, self.url, extra={"url": self.url})
-        if self.admin_url:
-            logger.info("the admin port is %s", self.admin_url, extra={"url": self.admin_url})
-        for route in self.routes:
-            logger.info("endpoint %s %s → %s", route.method, route.path, route.name)
-        for row in self.channels.describe():
-            logger.info("subscription %s of %s → %s", row.subscription, row.url, row.handler)
 
     # The stop: the exit stack calls these in this order.
 
@@ -233,6 +228,7 @@ class SimpleServer:
         self.health.accepting, self.health.reason = False, "draining"
         handler.drain()
         self.channels.stop_receiving()
+        self.application.jobs.stop_beginning()
         self._enter(Phase.DRAINING, requests=len(handler.active))
         await budget.within(budget.delay, self.stop.hurried.wait())
         budget.begin()
@@ -279,19 +275,15 @@ class SimpleServer:
         await self.stop.hurried.wait()
         self.channels.shorten_deadline(HURRIED_SECONDS)
 
-    async def _exit_lifespan(self, lifespan: AbstractAsyncContextManager[None]) -> None:
-        """CLEANUP: exit the service's lifespan, within ``CLEANUP_SECONDS``.
+    async def _finish_jobs(self, budget: ShutdownBudget) -> None:
+        """STOPPING: end the background work last, because requests and messages may need it."""
+        if cut_off := await self.application.jobs.drain(budget):
+            self._metrics.dropped_work.child("jobs").value += cut_off
+            self.exit_code = EXIT_FORCED
 
-        An error that ended the daemon is not passed to it: the service cannot handle that error,
-        and the code after its ``yield`` has to run in any case.
-        """
-        try:
-            async with asyncio.timeout(CLEANUP_SECONDS) as timeout:
-                await lifespan.__aexit__(None, None, None)
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            logger.error("the clean-up of lifespan took longer than %g s", CLEANUP_SECONDS)
+    async def _exit_lifespan(self, lifespan: Lifespan) -> None:
+        """CLEANUP: exit the service's lifespan, within ``CLEANUP_SECONDS``."""
+        if not await exit_lifespan(lifespan):
             self.exit_code = EXIT_FORCED
 
     def _enter(self, phase: Phase, **counts: object) -> None:

@@ -60,6 +60,27 @@ def test_routes_prints_endpoints_and_subscriptions(capsys: pytest.CaptureFixture
     ]
 
 
+def test_routes_prints_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Background work has its schedule and its name."""
+    (tmp_path / "working_service.py").write_text(
+        "from gizmopy import Service, background, every\n"
+        "class Shop(Service):\n"
+        "    @every('90s')\n"
+        "    async def expire(self) -> None: ...\n"
+        "    @background\n"
+        "    async def watch(self) -> None: ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["routes", "working_service:Shop"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        "job  every 1m30s        Shop.expire",
+        "job  in the background  Shop.watch",
+    ]
+
+
 def test_routes_prints_mounted_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

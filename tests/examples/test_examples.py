@@ -22,7 +22,7 @@ def test_every_example_is_in_the_list() -> None:
     folders = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
     text = (EXAMPLES / "README.md").read_text()
 
-    assert len(folders) == 6
+    assert len(folders) == 7
     assert [folder for folder in folders if f"| `{folder}` |" not in text] == []
 
 
@@ -116,3 +116,18 @@ async def test_6_driver(check: Check, load: Load, tmp_path: Path) -> None:
 
     result = await run_check(check, Harness(open=open_driver, quiet=0.2), timeout=40)
     assert result.outcome != "failed", result.reason
+
+
+async def test_7_background_work(load: Load) -> None:
+    """Views are reported every 10 seconds, and the last ones in the drain."""
+    views = load("7-background-work", "views")
+    clock = pubsubtest.Clock()
+    async with pubsubtest.serve(views.Views, clock=clock) as served:
+        for name in ("home", "home", "news"):
+            assert (await served.http.get(f"/pages/{name}")).status == 200
+        await clock.advance(10)
+        await served.idle()
+        assert (await served.http.get("/pages/late")).status == 200
+    first, last = served.published("views")
+    assert first.value(dict[str, int]) == {"home": 2, "news": 1}
+    assert last.value(dict[str, int]) == {"late": 1}

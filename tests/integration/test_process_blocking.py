@@ -142,6 +142,7 @@ def test_a_blocking_call_is_logged_once_for_each_place(
         ("/spin", "spin (blocking.py:"),
         ("/match?size=26", "Blocking.match (blocking.py:"),
         ("/publish", "Blocking.on_cat (blocking.py:"),
+        ("/publish", ", in the task 'cats/blocking worker 0'; run it in a thread"),
     ],
 )
 def test_every_kind_of_blocking_is_found(

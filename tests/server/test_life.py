@@ -471,7 +471,7 @@ async def test_a_clean_up_that_hangs_is_cancelled_and_the_exit_code_is_70(
             yield
             await asyncio.Event().wait()
 
-    monkeypatch.setattr("gizmopy.server.server.CLEANUP_SECONDS", 0.01)
+    monkeypatch.setattr("gizmopy.server.lifecycle.lifespan.CLEANUP_SECONDS", 0.01)
     server = SimpleServer(Hanging(_settings()))
     async with server:
         pass

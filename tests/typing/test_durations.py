@@ -20,6 +20,8 @@ from gizmopy import (
     Service,
     Settings,
     SimpleServer,
+    background,
+    every,
     get,
     health_check,
     subscribe,
@@ -29,6 +31,7 @@ from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.pubsub.middleware import MemoryStore, circuit_breaker, idempotent, timeout
 from gizmopy.pubsub.subscription import collect_subscriptions
 from gizmopy.server.health.checks import collect_health_checks
+from gizmopy.server.jobs.declaration import BackgroundOptions, EveryOptions, collect_jobs
 from gizmopy.web import CORS
 from gizmopy.web.decorators import collect_routes
 
@@ -53,6 +56,41 @@ def _timeout_of_a_check(value: DurationLike) -> float:
     return collect_health_checks(Cats())[0].timeout
 
 
+def _interval(value: DurationLike) -> float:
+    class Cats(Service):
+        @every(value)
+        async def feed(self) -> None: ...
+
+    return _every_options(Cats()).interval
+
+
+def _options_of_a_job(value: DurationLike) -> float:
+    class Cats(Service):
+        @every("1h", timeout=value, jitter=value)
+        async def feed(self) -> None: ...
+
+    options = _every_options(Cats())
+    assert options.timeout == options.jitter
+    return options.jitter
+
+
+def _every_options(service: Service) -> EveryOptions:
+    (job,) = collect_jobs(service)
+    assert isinstance(job.options, EveryOptions)
+    return job.options
+
+
+def _backoff(value: DurationLike) -> float:
+    class Cats(Service):
+        @background(backoff=value, max_backoff=value)
+        async def watch(self) -> None: ...
+
+    options = collect_jobs(Cats())[0].options
+    assert isinstance(options, BackgroundOptions)
+    assert options.backoff == options.max_backoff
+    return options.backoff
+
+
 def _wait_of_a_batch(value: DurationLike) -> float:
     class Cats(Service):
         @subscribe("cats", batch_size=10, batch_wait=value)
@@ -68,6 +106,9 @@ def _max_age(value: DurationLike) -> float:
 READ: dict[str, Callable[[DurationLike], float | None]] = {
     "@get(timeout=)": _timeout_of_an_endpoint,
     "@health_check(timeout=)": _timeout_of_a_check,
+    "@every()": _interval,
+    "@every(timeout=, jitter=)": _options_of_a_job,
+    "@background(backoff=, max_backoff=)": _backoff,
     "@subscribe(batch_wait=)": _wait_of_a_batch,
     "Retry(after=)": lambda value: Retry(after=value).after,
     "RetryPolicy(base=)": lambda value: RetryPolicy(base=value).base,

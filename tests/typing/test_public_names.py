@@ -30,6 +30,8 @@ from gizmopy import (
     RetryPolicy,
     Service,
     Settings,
+    background,
+    every,
     get,
     health_check,
     post,
@@ -80,6 +82,16 @@ class Cats(Service):
 
     @health_check
     async def store(self) -> None: ...
+
+    @every("30s", timeout=5, jitter=timedelta(0), immediately=True, critical=True)
+    async def feed(self) -> int:
+        return 3
+
+    @background
+    async def watch(self) -> None: ...
+
+    @background(backoff="100ms", max_backoff=30, critical=True)
+    async def listen(self) -> None: ...
 
     def endpoints(self) -> EndpointTable:
         return {"/table": {"GET": self.get_cat}}
@@ -209,3 +221,24 @@ async def test_a_served_service_keeps_its_class() -> None:
         assert_type(served, Served[Cats])
         assert_type(served.service, Cats)
         assert_type(served.service.settings.nap, timedelta)
+
+
+async def test_background_work_stays_a_method() -> None:
+    """A job has the type of its method, and options that do not exist are errors of mypy."""
+    assert_type(await Cats().feed(), int)
+    assert_type(await Cats().watch(), None)
+    assert_type(await Cats().listen(), None)
+
+    def run(self: Cats) -> None: ...
+
+    async def wait(self: Cats) -> None: ...
+
+    for wrong in (
+        lambda: every("30s")(run),  # type: ignore[type-var]
+        lambda: background(run),  # type: ignore[type-var]
+        lambda: every("30s", workers="one")(wait),  # type: ignore[call-arg]
+        lambda: background(once="fleet")(wait),  # type: ignore[call-overload]
+        lambda: every(None)(wait),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(DeclarationError):
+            wrong()

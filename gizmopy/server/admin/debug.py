@@ -67,6 +67,8 @@ class Debug:
     """When the daemon started, with a time zone."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """The source of each setting, as ``load`` returns it."""
+    jobs: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+    """Returns the state of the background work, as ``Jobs.describe`` does."""
 
     @get("/debug/")
     async def index(self, request: web.Request) -> web.Response:
@@ -91,6 +93,11 @@ class Debug:
             "routes": [_route(route) for route in self.routes],
             "subscriptions": [row._asdict() for row in rows],
         }
+
+    @get("/debug/jobs")
+    async def background_work(self) -> Sequence[Mapping[str, Any]]:
+        """Show the state of each job: its runs, its last error, and its age."""
+        return self.jobs()
 
     @get("/debug/info")
     async def info(self) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ runs at that moment. So a call is blamed only if it is in the stack at two looks
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import threading
@@ -31,6 +32,8 @@ _WORKING_SHARE = 0.1
 _REPEAT_SECONDS = 60.0
 _PLACES = 1000
 """The limit on the places that are remembered."""
+_UNNAMED = "Task-"
+"""The start of the name that asyncio gives to a task without one."""
 _LOOP_FILES = ("asyncio/base_events.py", "asyncio/events.py", "asyncio/runners.py")
 
 
@@ -62,9 +65,9 @@ class StallDetector:
         ).child()
 
     def __enter__(self) -> StallDetector:
-        loop_thread = threading.get_ident()
+        arguments = threading.get_ident(), asyncio.get_running_loop()
         self._thread = threading.Thread(
-            target=self._run, args=(loop_thread,), name="gizmopy-stalls", daemon=True
+            target=self._run, args=arguments, name="gizmopy-stalls", daemon=True
         )
         self._thread.start()
         return self
@@ -73,7 +76,7 @@ class StallDetector:
         self._ended.set()
         self._thread.join(1)
 
-    def _run(self, loop_thread: int) -> None:
+    def _run(self, loop_thread: int, loop: asyncio.AbstractEventLoop) -> None:
         is_stalled = False
         checked_at, used = monotonic(), process_time()
         while not self._ended.wait(self._pause):
@@ -84,8 +87,10 @@ class StallDetector:
                 is_late = passed > _LATE_FACTOR * self._pause
                 holds_gil = is_late and worked > _WORKING_SHARE * passed
                 frame = sys._current_frames().get(loop_thread)
-                self._blocking.look(frame, age, holds_gil=holds_gil)
-                del frame  # it holds the local variables of the call
+                task = asyncio.current_task(loop)
+                name = "" if task is None else task.get_name()
+                self._blocking.look(frame, age, holds_gil=holds_gil, task=name)
+                del frame, task  # they hold the local variables of the call
             if age > self._stall and not is_stalled:
                 self._stalls.value += 1
                 self._log_stack(loop_thread, age)
@@ -112,8 +117,10 @@ class BlockingCalls:
         self._is_reported = False
         self._reported_at: dict[tuple[str, int], float] = {}
 
-    def look(self, frame: FrameType | None, age: float, *, holds_gil: bool) -> None:
+    def look(self, frame: FrameType | None, age: float, *, holds_gil: bool, task: str = "") -> None:
         """Look at the stack of the loop's thread, ``age`` seconds after the loop last ran.
+
+        ``task`` is the name of the task that runs, which names a job or a subscription.
 
         If ``holds_gil``, this look was held up by code that kept the GIL: the thread of the loop
         has gone on for a moment at most, so this look alone is enough.
@@ -128,10 +135,10 @@ class BlockingCalls:
         if age > self._seconds and earlier and not self._is_reported:
             blocking = [each for each in calls if any(each is other for other in earlier)]
             if blocking:
-                self._report(blocking)
+                self._report(blocking, task)
                 self._is_reported = True
 
-    def _report(self, blocking: list[FrameType]) -> None:
+    def _report(self, blocking: list[FrameType], task: str) -> None:
         place = own_place(frame_at(each) for each in blocking)
         assert place is not None
         now, key = self._clock(), (place.file, place.line)
@@ -141,10 +148,11 @@ class BlockingCalls:
             self._reported_at.clear()
         self._reported_at[key] = now
         logger.warning(
-            "a call blocks the event loop for more than %g s: %s; run it in a thread, with "
+            "a call blocks the event loop for more than %g s: %s%s; run it in a thread, with "
             "asyncio.to_thread. Its stack:\n%s",
             self._seconds,
             place,
+            "" if not task or task.startswith(_UNNAMED) else f", in the task {task!r}",
             "".join(traceback.format_list(_summary(blocking))),
         )
 

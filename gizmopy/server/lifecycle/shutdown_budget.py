@@ -16,7 +16,7 @@ from gizmopy.server.lifecycle.signals import Stop
 logger = logging.getLogger("gizmopy.server.budget")
 
 CANCEL_SECONDS = 1.0
-"""The time for a cancelled request to end."""
+"""The time for a cancelled request, and for cancelled background work, to end."""
 CLEANUP_SECONDS = 3.0
 """The time for the clean-up of the service's own lifespan."""
 HURRIED_SECONDS = 1.0
@@ -32,12 +32,14 @@ class ShutdownBudget:
 
     First comes the drain delay, then SHUTDOWN_TIMEOUT for requests and messages together, counted
     from ``begin``. Once ``stop`` is hurried, at most ``HURRIED_SECONDS`` of each are left. Brokers
-    that do not answer, and message handlers that ignore their cancellation, take longer.
+    that do not answer, and message handlers that ignore their cancellation, take longer. A daemon
+    that ``has_jobs`` takes longer too, because background work ends after messages.
     """
 
-    def __init__(self, settings: Settings, stop: Stop) -> None:
+    def __init__(self, settings: Settings, stop: Stop, *, has_jobs: bool = False) -> None:
         self._settings = settings
         self._stop = stop
+        self._has_jobs = has_jobs
         self._work_seconds = settings.shutdown_timeout.total_seconds()
         self._deadline: float | None = None
 
@@ -65,6 +67,7 @@ class ShutdownBudget:
             "drain_delay": self._longest_delay,
             "shutdown_timeout": self._work_seconds,
             "cancel": CANCEL_SECONDS,
+            **({"jobs": CANCEL_SECONDS} if self._has_jobs else {}),
             "cleanup": CLEANUP_SECONDS,
             "close": _CLOSE_SECONDS,
         }

@@ -49,6 +49,19 @@ def test_a_place_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> No
     assert "    yield sys._getframe()" in message
 
 
+def test_the_task_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """The warning has the name of the task, such as a job, if it has one of its own."""
+    for task, text in (
+        ("job Cats.refresh", "), in the task 'job Cats.refresh'; run it"),
+        ("Task-7", "); run it"),
+    ):
+        calls, call = BlockingCalls(1.0), _one()
+        frame = next(call)
+        calls.look(frame, 0.6, holds_gil=False, task=task)
+        calls.look(frame, 1.1, holds_gil=False, task=task)
+        assert text in caplog.records[-1].getMessage()
+
+
 def test_a_long_blockage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A call that blocks for an hour is one warning."""
     clock = Clock()
