@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     from gizmopy.server import every as every
     from gizmopy.server import health_check as health_check
     from gizmopy.web import Body as Body
+    from gizmopy.web import Caller as Caller
     from gizmopy.web import Cookie as Cookie
     from gizmopy.web import Header as Header
     from gizmopy.web import Problem as Problem
     from gizmopy.web import Query as Query
+    from gizmopy.web import api_key as api_key
     from gizmopy.web import delete as delete
     from gizmopy.web import get as get
+    from gizmopy.web import http_basic as http_basic
+    from gizmopy.web import http_bearer as http_bearer
     from gizmopy.web import patch as patch
     from gizmopy.web import post as post
     from gizmopy.web import put as put
@@ -44,6 +48,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Body": "web",
+    "Caller": "web",
     "CloudEvent": "pubsub",
     "Cookie": "web",
     "Duration": "config",
@@ -60,11 +65,14 @@ _MODULES = {
     "Settings": "config",
     "Shown": "config",
     "SimpleServer": "server",
+    "api_key": "web",
     "background": "server",
     "delete": "web",
     "every": "server",
     "get": "web",
     "health_check": "server",
+    "http_basic": "web",
+    "http_bearer": "web",
     "patch": "web",
     "post": "web",
     "put": "web",
@@ -74,6 +82,7 @@ _MODULES = {
 
 __all__ = [
     "Body",
+    "Caller",
     "CloudEvent",
     "Cookie",
     "Duration",
@@ -91,11 +100,14 @@ __all__ = [
     "Shown",
     "SimpleServer",
     "__version__",
+    "api_key",
     "background",
     "delete",
     "every",
     "get",
     "health_check",
+    "http_basic",
+    "http_bearer",
     "patch",
     "post",
     "put",

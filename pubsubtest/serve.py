@@ -20,6 +20,7 @@ from gizmopy.pubsub.driver import Results
 from gizmopy.server import Endpoints, Service, SimpleServer, make_service
 from gizmopy.server.service import settings_class
 from gizmopy.untrusted.durations import DurationLike
+from gizmopy.web.security.declared import SecurityOption
 from pubsubtest.clock import Clock
 from pubsubtest.faults import Faults
 from pubsubtest.faulty_driver import FaultyDriver
@@ -36,9 +37,12 @@ _DELIVERY_SECONDS = 0.1
 class _Alone(Service):
     """A service that has nothing but one mounted object."""
 
-    def __init__(self, mounted: Endpoints, settings: Settings | None) -> None:
+    def __init__(
+        self, mounted: Endpoints, settings: Settings | None, security: SecurityOption
+    ) -> None:
         super().__init__(settings)
         self._mounted = mounted
+        self.security = (security,) if callable(security) else security
 
     def mounts(self) -> Iterable[Endpoints]:
         return (self._mounted,)
@@ -59,6 +63,7 @@ def serve(
     settings: Settings | None = None,
     clock: Clock | None = None,
     faults: Faults | None = None,
+    security: SecurityOption = None,
 ) -> AbstractAsyncContextManager[Served[E]]: ...
 @asynccontextmanager
 async def serve(
@@ -67,6 +72,7 @@ async def serve(
     settings: Settings | None = None,
     clock: Clock | None = None,
     faults: Faults | None = None,
+    security: SecurityOption = None,
 ) -> AsyncIterator[Served[Any]]:
     """Serve ``service`` on a free loopback port and in-memory brokers, while the context lasts.
 
@@ -74,7 +80,7 @@ async def serve(
     ``.env``, sets up no logging, and writes no access log unless ``settings`` ask for it. A class
     is instantiated with ``settings`` (default: the defaults of its settings class). Each URL that
     ``settings`` give to a channel opens a separate in-memory broker. An object of Endpoints is
-    served alone: mounted on a service that has nothing else.
+    served alone: mounted on a service that has nothing else, except the checkers ``security``.
 
     Waits between retries and redeliveries are shortened to a millisecond. With a ``clock`` they
     last until the test moves it, and no lease ends. Background work runs by the same ``clock``, and
@@ -84,7 +90,10 @@ async def serve(
     """
     tested = running = _made(service, settings)
     if not isinstance(running, Service):
-        running = _Alone(running, settings)
+        running = _Alone(running, settings, security)
+    elif security is not None:
+        name = type(running).__name__
+        raise UsageError(f"security= is for an object of Endpoints; {name} declares its own")
     running.settings = _hermetic(running.settings)
     broker = _Broker(clock, faults)
     server = SimpleServer(

@@ -41,6 +41,7 @@ IN_WEB = {
     *(
         "Body",
         "CORS",
+        "Caller",
         "Cookie",
         "EndpointTable",
         "HTTPMiddleware",
@@ -51,7 +52,7 @@ IN_WEB = {
     ),
     *("Problem", "Query", "Request", "Truthy", "UInt64", "delete", "get", "json_response"),
     *("no_cache", "parse_date_range", "parse_full_day_range", "parse_iso_date", "patch"),
-    *("post", "put"),
+    *("api_key", "http_basic", "http_bearer", "post", "put", "same_secret"),
 }
 """The names that a service uses."""
 
@@ -92,8 +93,12 @@ def test_the_old_name_of_the_table_is_not_the_class_to_mount() -> None:
 IN_GIZMOPY = {
     *(
         "Body",
+        "Caller",
         "CloudEvent",
         "Cookie",
+        "api_key",
+        "http_basic",
+        "http_bearer",
         "Duration",
         "Endpoints",
         "GizmoError",

@@ -9,6 +9,7 @@ from gizmopy.cli.target import SERVICE, find_service, split_service
 from gizmopy.config import load
 from gizmopy.server import SimpleServer, make_service
 from gizmopy.server.service import settings_class
+from gizmopy.web.decorators import Route
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     service = find_service(chosen.target)
     settings = load(settings_class(service), flags).settings
     server = SimpleServer(make_service(service, settings))
-    rows = [(route.method, route.path, route.name) for route in server.routes]
+    rows = [(route.method, route.path, _named(route)) for route in server.routes]
     rows += [
         ("subscribe", f"{each.channel} ({each.subscription})", each.name)
         for each in server.subscriptions
@@ -38,3 +39,8 @@ def main(argv: Sequence[str]) -> int:
     for verb, address, name in rows:
         print(f"{verb:<{first}}  {address:<{second}}  {name}".rstrip())
     return 0
+
+
+def _named(route: Route) -> str:
+    """Return the name of an endpoint, and the checkers of which one has to accept a request."""
+    return route.name if route.security is None else f"{route.name}  [{route.security}]"

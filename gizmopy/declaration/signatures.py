@@ -41,16 +41,20 @@ class Signature:
     returns: Any
 
 
-def read_signature(function: Callable[..., Any], owner: object = None) -> Signature:
+def read_signature(
+    function: Callable[..., Any], owner: object = None, *, may_be_sync: bool = False
+) -> Signature:
     """Return the signature of an async ``function`` or bound method.
 
     The types are those of the class of ``owner``: it may set the type variables of a generic base.
     ``owner`` is the object that has the method; default: the one that it is bound to.
 
-    Raises DeclarationError if it is not async, if an annotation is missing or cannot be resolved,
-    if a type variable has no type, or if a parameter is positional-only, ``*args`` or ``**kwargs``.
+    Raises DeclarationError if it is not async (unless it ``may_be_sync``), if an annotation is
+    missing or cannot be resolved, if a type variable has no type, or if a parameter is
+    positional-only, ``*args`` or ``**kwargs``.
     """
-    check_async(function)
+    if not may_be_sync or inspect.isasyncgenfunction(function):
+        check_async(function)
     owner = getattr(function, "__self__", None) if owner is None else owner
     try:
         definer, values = type_variables.values_of(function, owner)

@@ -133,7 +133,7 @@ def assemble(
         raise UsageError(f"a server serves an object of a Service, not {shown}; {remedy}")
     settings, name = service.settings, service_name(service)
     mounts = mounted_on(service)
-    routes = collect_routes(service, service.prefix, mounts)
+    routes = collect_routes(service, service.prefix, mounts, realm=name)
     # The limit protects the memory against labels that clients choose. Clients cannot add routes,
     # so each route raises it.
     metrics = Metrics(max_children=MAX_CHILDREN + _CHILDREN_OF_A_ROUTE * len(routes))

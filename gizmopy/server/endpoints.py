@@ -13,6 +13,7 @@ from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Channels, MessageMiddleware
 from gizmopy.web import EndpointTable, HTTPMiddleware
+from gizmopy.web.security.declared import Checkers, Inherited
 
 _HERE = __name__.rpartition(".")[0]
 
@@ -27,6 +28,8 @@ class Endpoints:
     - ``tags``: the group of its endpoints in the OpenAPI document (default: the class's name).
     - ``middleware``: functions that take a request handler and return one, outermost first.
     - ``message_middleware``: the same for message handlers, except those that take batches.
+    - ``security``: the checkers of which one has to accept a request for its endpoints (default:
+      those of the service; None: everybody may call).
     - ``publishes``: the channels that it publishes to, as a service has them.
 
     The middleware of the service is outside of both.
@@ -36,6 +39,7 @@ class Endpoints:
     tags: Sequence[str] = ()
     middleware: Sequence[HTTPMiddleware] = ()
     message_middleware: Sequence[MessageMiddleware] = ()
+    security: Checkers = Inherited.INHERITED
     publishes: ClassVar[Mapping[str, Any] | Sequence[str]] = ()
 
     _not_running: ClassVar[str] = "is not mounted on a running service"
@@ -50,6 +54,8 @@ class Endpoints:
         for name, member in vars(cls).items():
             function = getattr(member, "__func__", member)  # a static or class method wraps one
             marks = vars(function) if inspect.isfunction(function) else ()
+            if name == "security" and inspect.isfunction(function):
+                raise DeclarationError(cls, f"security is a function; write ({function.__name__},)")
             if hasattr(base, name) and any(mark.startswith("__gizmo") for mark in marks):
                 reason = f"{name!r} is a member of {base.__name__}; rename the method"
                 raise DeclarationError(member, reason)

@@ -116,6 +116,8 @@ class Service(Endpoints):
     - ``middleware``: functions that take a request handler and return one, outermost first.
     - ``message_middleware``: the same for message handlers, except those that take batches. If it
       needs ``settings``, set it in ``__init__``.
+    - ``security``: the checkers of which one has to accept each request (default: everybody may
+      call). An object that it mounts, or an endpoint, may declare its own.
     - ``publishes``: the channels that the service publishes to, with the type of their values:
       ``{"cats": Cat, "audit": None}``, or names alone, ``("cats", "audit")``. They are checked and
       connected at the start. Base classes add theirs.

@@ -11,6 +11,9 @@ from gizmopy.web.decorators import EndpointTable, delete, get, patch, post, put
 from gizmopy.web.problems import Problem
 from gizmopy.web.request import Handler, HTTPMiddleware, Request
 from gizmopy.web.responses import json_response
+from gizmopy.web.security.caller import Caller
+from gizmopy.web.security.comparison import same_secret
+from gizmopy.web.security.declared import api_key, http_basic, http_bearer
 from gizmopy.web.types import (
     Int64,
     ISODate,
@@ -24,6 +27,7 @@ from gizmopy.web.types import (
 __all__ = [
     "CORS",
     "Body",
+    "Caller",
     "Cookie",
     "EndpointTable",
     "HTTPMiddleware",
@@ -36,8 +40,11 @@ __all__ = [
     "Request",
     "Truthy",
     "UInt64",
+    "api_key",
     "delete",
     "get",
+    "http_basic",
+    "http_bearer",
     "json_response",
     "no_cache",
     "parse_date_range",
@@ -46,6 +53,7 @@ __all__ = [
     "patch",
     "post",
     "put",
+    "same_secret",
 ]
 
 __getattr__ = renamed(

@@ -9,6 +9,7 @@ The signature says which part of a request each parameter comes from:
 - a model with one of these marks: each field from the query, a header or a cookie
 - ``aiohttp.web.Request``: the request itself
 - ``bytes``, or ``Annotated[T, Body()]``: the whole body, of a text if T is ``str``
+- ``Caller[User]``: the caller, which a security scheme found
 - a model, a dataclass, a TypedDict, a dict, or a type that contains one: the JSON body
 - any other: the query; a list, set or tuple takes each value of a repeated name
 
@@ -38,16 +39,23 @@ from gizmopy.web.bodies import bind_body, is_from_body
 from gizmopy.web.body import RequestBody
 from gizmopy.web.decorators import Route
 from gizmopy.web.parameter_models import ModelParameter
-from gizmopy.web.parameters import ParameterLocation, RequestParameter, TextParameter
+from gizmopy.web.parameters import (
+    CallerParameter,
+    ParameterLocation,
+    RequestParameter,
+    TextParameter,
+)
 from gizmopy.web.problems import FieldError, validation_problem
 from gizmopy.web.request import Handler, Request
 from gizmopy.web.responses import JSON, RawResponse, Response, response_encoder
 from gizmopy.web.router import parse_template
+from gizmopy.web.security.caller import is_caller
+from gizmopy.web.security.check import Check, compile_check
 
 EndpointCall = Callable[[web.Request], Awaitable[Response]]
 """Serves a request. Unlike a Handler, it may return a RawResponse, which is cheaper to write."""
 
-Binder = RequestParameter | TextParameter | ModelParameter
+Binder = CallerParameter | RequestParameter | TextParameter | ModelParameter
 """Binds one parameter of an endpoint to a part of a request other than its body."""
 
 _REQUEST_TYPES = (Request, web.Request, web.BaseRequest)
@@ -69,9 +77,18 @@ def compile_endpoint(
     JSON; 408, 413 or 415 if it cannot be read; 422 with a list of the wrong values (of more than
     100, their number). Raises DeclarationError if no request could be bound to the endpoint.
     """
-    return as_handler(
-        compile_call(route, read_timeout=read_timeout, json_content_type=json_content_type)
-    )
+    call = compile_call(route, read_timeout=read_timeout, json_content_type=json_content_type)
+    if route.security is not None:
+        call = _checked(compile_check(route.security), call)
+    return as_handler(call)
+
+
+def _checked(check: Check, call: EndpointCall) -> EndpointCall:
+    async def checked(request: web.Request) -> Response:
+        await check(request)
+        return await call(request)
+
+    return checked
 
 
 def as_handler(call: EndpointCall) -> Handler:
@@ -87,7 +104,10 @@ def as_handler(call: EndpointCall) -> Handler:
 def compile_call(
     route: Route, *, read_timeout: float = 10.0, json_content_type: str = JSON
 ) -> EndpointCall:
-    """Return the same as ``compile_endpoint``, but leave each RawResponse as it is."""
+    """Return the same as ``compile_endpoint``, but leave each RawResponse as it is.
+
+    It does not ask for the caller: the server does, ahead of the middleware.
+    """
     function = route.function
     parameters, body = bind_parameters(route, read_timeout)
     encode = response_encoder(route, json_content_type)
@@ -153,11 +173,15 @@ def _is_body(parameter: Parameter, path_names: list[str]) -> bool:
     # TextParameter reports.
     if parameter.annotation in _REQUEST_TYPES or parameter.name in path_names:
         return False
+    if is_caller(parameter.annotation):  # a model, which must never come from the body
+        return False
     return is_from_body(parameter)
 
 
 def _bind(route: Route, parameter: Parameter, path_names: list[str]) -> Binder:
     function, name = route.function, parameter.name
+    if is_caller(parameter.annotation):
+        return CallerParameter(function, parameter, route.security)
     if parameter.annotation in _REQUEST_TYPES:
         return RequestParameter(name)
     marks = marks_of(parameter.annotation)

@@ -16,6 +16,14 @@ from gizmopy.errors import DeclarationError, source_of
 from gizmopy.untrusted.durations import HOW_TO_WRITE, DurationLike, as_seconds
 from gizmopy.web.request import HTTPMiddleware
 from gizmopy.web.router import RouteConflict, Router, parse_template
+from gizmopy.web.security.declared import (
+    Inherited,
+    Security,
+    SecurityOption,
+    check_use,
+    resolve,
+    security_of,
+)
 from gizmopy.web.sizes import size_of
 
 EndpointFunction = Callable[..., Awaitable[object]]
@@ -54,6 +62,9 @@ class RouteOptions:
 
     ``min_send_rate``: bytes of the response that a client has to accept each second while any wait
     to be sent (None: the setting GIZMO_MIN_SEND_RATE, 0: no limit).
+
+    ``security``: the checker, or several, one of which has to accept a request; None: everybody may
+    call. By default it is that of the object, else of the service.
     """
 
     timeout: float | None = None
@@ -62,6 +73,7 @@ class RouteOptions:
     max_body: int | str | None = None
     unsafe_path: bool = False
     min_send_rate: int | None = None
+    security: SecurityOption = Inherited.INHERITED
 
     @property
     def max_body_bytes(self) -> int | None:
@@ -83,6 +95,7 @@ class RouteKeywords(TypedDict, total=False):
     """The name of ``max_body`` before 0.2."""
     unsafe_path: bool
     min_send_rate: int | None
+    security: SecurityOption
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,8 @@ class Route:
     """Its tags in the OpenAPI document; none: the name of the service, or of the class."""
     middleware: tuple[HTTPMiddleware, ...] = ()
     """The middleware of the mounted object that declares it, inside that of the service."""
+    security: Security | None = None
+    """The checkers of which one has to accept a request; None: everybody may call."""
 
     @property
     def name(self) -> str:
@@ -177,26 +192,38 @@ class Mounted(Protocol):
 
 
 def collect_routes(
-    service: object, prefix: str = "", mounts: Iterable[Mounted] = ()
+    service: object, prefix: str = "", mounts: Iterable[Mounted] = (), *, realm: str = ""
 ) -> list[Route]:
     """Return the routes of ``service`` in order of declaration, then those of each of ``mounts``.
 
     Each path is after ``prefix``; that of a mounted object is also after its own prefix. First come
     the decorated methods of an object, base classes first; then the table that its ``endpoints()``
     returns. A method that overrides another takes over its routes, unless it is decorated itself;
-    an attribute None removes them. Raises DeclarationError if a path or a method is malformed, or
-    two endpoints have the same.
+    an attribute None removes them. ``realm`` is that of security schemes without one of their own.
+
+    Raises DeclarationError if a path or a method is malformed, two endpoints have the same, or a
+    security scheme is no checker, or protects nothing.
     """
+    mounts = tuple(mounts)
+    security = security_of(service, (), None, realm)
     routes = [
-        replace(route, tags=_tags_of(service)) for route in _routes_of(service, prefix, prefix)
+        replace(route, tags=_tags_of(service), security=_secured(route, security, realm, service))
+        for route in _routes_of(service, prefix, prefix)
     ]
     for mounted in mounts:
         tags = _tags_of(mounted) or (type(mounted).__name__,)
         middleware = tuple(mounted.middleware)
+        own = security_of(mounted, (service,), security, realm)
         routes += (
-            replace(route, tags=tags, middleware=middleware)
+            replace(
+                route,
+                tags=tags,
+                middleware=middleware,
+                security=_secured(route, own, realm, mounted, service),
+            )
             for route in _routes_of(mounted, prefix + mounted.prefix, mounted.prefix)
         )
+    check_use((service, *mounts), (route.security for route in routes))
     router: Router[Route] = Router()
     for route in routes:
         path = route.path.removeprefix(prefix)
@@ -208,6 +235,12 @@ def collect_routes(
         except ValueError as error:
             raise DeclarationError(route.function, f"{path!r} {error}") from error
     return routes
+
+
+def _secured(
+    route: Route, inherited: Security | None, realm: str, *owners: object
+) -> Security | None:
+    return resolve(route.options.security, owners, inherited, realm, route.function)
 
 
 def _tags_of(owner: object) -> tuple[str, ...]:

@@ -12,12 +12,15 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import SchemaError, ValidationError
 
 from gizmopy.declaration import Parameter
-from gizmopy.errors import DeclarationError
+from gizmopy.errors import DeclarationError, source_of
 from gizmopy.untrusted.json_text import finite_validator
 from gizmopy.untrusted.text import is_unicode
 from gizmopy.web.annotations import is_converted, is_repeated, is_structure, non_text_part
 from gizmopy.web.cookies import cookies_of
 from gizmopy.web.problems import FieldError, field_error, field_errors
+from gizmopy.web.request import Request
+from gizmopy.web.security.caller import is_accepted
+from gizmopy.web.security.declared import Security
 
 ParameterLocation = Literal["path", "query", "header", "cookie"]
 """The part of a request that a parameter comes from; OpenAPI calls it ``in``."""
@@ -44,6 +47,41 @@ class RequestParameter:
     ) -> None:
         """Put the request into ``arguments``."""
         arguments[self.name] = request
+
+
+class CallerParameter:
+    """Bind a parameter to the caller.
+
+    Raises DeclarationError if ``security`` does not give a caller of the parameter's type.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, function: Function, parameter: Parameter, security: Security | None) -> None:
+        self.name = name = parameter.name
+        if security is None:
+            reason = f"parameter {name!r} is the caller, but nothing asks for credentials; write "
+            remedy = "security=..., a checker, here or on the class"
+            raise DeclarationError(function, reason + remedy)
+        if not parameter.required:
+            reason = f"parameter {name!r} is the caller, which is always set; remove the default"
+            raise DeclarationError(function, reason)
+        if security.is_optional and not is_accepted(None, parameter.annotation):
+            reason = f"parameter {name!r} is None if no credentials are sent; write | None"
+            raise DeclarationError(function, reason)
+        for each in security.alternatives:
+            for kind in each.callers:
+                if not is_accepted(kind, parameter.annotation):
+                    shown = getattr(kind, "__name__", str(kind))
+                    reason = f"parameter {name!r} does not take the {shown} of its checker "
+                    raise DeclarationError(function, reason + source_of(each.function))
+
+    def bind(
+        self, request: web.Request, arguments: dict[str, Any], errors: list[FieldError]
+    ) -> None:
+        """Put the caller into ``arguments``."""
+        assert isinstance(request, Request)
+        arguments[self.name] = request.caller
 
 
 class TextParameter:

@@ -47,7 +47,12 @@ class Request(BaseRequest):
     """Extend ``aiohttp.web.Request`` by path parameters, and by a Problem for malformed input."""
 
     # In debug mode aiohttp warns about attributes that are not listed.
-    ATTRS = web.Request.ATTRS | {"path_parameters", "forwarded_prefix"}
+    ATTRS = web.Request.ATTRS | {
+        "caller",
+        "credentials",
+        "forwarded_prefix",
+        "path_parameters",
+    }
 
     path_parameters: Mapping[str, str] = MappingProxyType({})
     """The decoded values of the variables in the route's template; the server sets them."""
@@ -57,6 +62,14 @@ class Request(BaseRequest):
 
     Write it before the paths of links and redirects. It is the last X-Forwarded-Prefix.
     """
+
+    # It has no default: if no checker ran, an endpoint that takes the caller must fail.
+    caller: object
+    """The result of the checker that let the request pass. Without a security scheme there is no
+    such attribute."""
+
+    credentials: tuple[str, ...] = ()
+    """The credentials that were sent, which no log may show."""
 
     @property
     def match_info(self) -> Mapping[str, str]:  # type: ignore[override]  # aiohttp's has its route, too
@@ -185,5 +198,7 @@ class Request(BaseRequest):
         """Return a copy with ``changes``, as aiohttp does, and with the same path parameters."""
         copy = super().clone(**changes)
         assert isinstance(copy, Request)
-        copy.path_parameters = self.path_parameters
+        copy.path_parameters, copy.credentials = self.path_parameters, self.credentials
+        if hasattr(self, "caller"):
+            copy.caller = self.caller
         return copy

@@ -219,6 +219,10 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.web.openapi.document:_SENTENCE_END": Pattern(
         "split", pumps(" ", "\n", ". ", " \n", ".", "\n ", ". a", head="x.", tails=("", "a", "A"))
     ),
+    "gizmopy.web.openapi.security:_NOT_IN_A_NAME": Pattern("sub", pumps("a", "<", "é")),
+    "gizmopy.web.security.declared:_is_token": Pattern("fullmatch", pumps("a", "-", "a;")),
+    "gizmopy.web.security.schemes:_CONTROL": Pattern("search", pumps("a", "\x80")),
+    "gizmopy.web.security.schemes:_TOKEN68": Pattern("fullmatch", pumps("a", "=", "a=", head="a")),
     "gizmopy.web.router:_SEGMENT": Pattern(
         "findall", pumps("a", "{", "{a", "{}", "/{", "/{{}", "{{}", "{a:{1}}", "/", head="/{")
     ),

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 import pubsubtest
 from gizmopy import (
+    Caller,
     Cookie,
     Duration,
     Endpoints,
@@ -30,16 +31,27 @@ from gizmopy import (
     RetryPolicy,
     Service,
     Settings,
+    api_key,
     background,
     every,
     get,
     health_check,
+    http_basic,
+    http_bearer,
     post,
     subscribe,
 )
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.pubsub.middleware import timeout
-from gizmopy.web import CORS, EndpointTable, Handler, HTTPMiddleware, json_response, no_cache
+from gizmopy.web import (
+    CORS,
+    EndpointTable,
+    Handler,
+    HTTPMiddleware,
+    json_response,
+    no_cache,
+    same_secret,
+)
 from pubsubtest.serve import Served
 
 
@@ -49,6 +61,44 @@ class Cat(BaseModel):
 
 class CatSettings(Settings):
     nap: Duration = timedelta(minutes=20)
+
+
+class Users(Endpoints):
+    @http_bearer
+    async def user(self, token: str) -> Cat | None:
+        return Cat(name=token)
+
+    @http_basic(realm="users")
+    def member(self, username: str, password: str) -> Cat:
+        return Cat(name=username)
+
+    @api_key(header="X-API-Key")
+    def machine(self, key: str, request: web.Request) -> bool:
+        return same_secret(key, "secret")
+
+    security = (user, member, None)
+
+    @get("/me")
+    async def me(self, caller: Caller[Cat | None]) -> Cat | None:
+        assert_type(caller, Cat | None)
+        assert_type(await self.user("token"), Cat | None)
+        return caller
+
+    @get("/open", security=None)
+    async def open(self) -> None: ...
+
+    @get("/machine", security=machine)
+    async def for_machines(self, caller: Caller[bool]) -> bool:
+        return caller
+
+
+class Wardens(Endpoints):
+    def __init__(self, users: Users) -> None:
+        self.security = [users.user]
+
+    @get("/cat", security=[])
+    async def cat(self, caller: Caller[Cat]) -> str:
+        return caller.name
 
 
 class Cats(Service):

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import hmac
-
-from aiohttp import web
 from pydantic import SecretStr
 
-from gizmopy import Endpoints, Problem, Reject, get, health_check, subscribe
+from gizmopy import (
+    Caller,
+    Endpoints,
+    Reject,
+    api_key,
+    get,
+    health_check,
+    http_basic,
+    put,
+    subscribe,
+)
 from gizmopy.pubsub.middleware import timeout
-from gizmopy.web import Handler, HTTPMiddleware
+from gizmopy.web import same_secret
 from shop.store import Order, Store
-
-
-def staff_only(key: SecretStr) -> HTTPMiddleware:
-    """Return a middleware that answers 401 to a request without the key of the staff."""
-
-    expected = key.get_secret_value().encode()
-
-    def wrap(handler: Handler) -> Handler:
-        async def check(request: web.Request) -> web.StreamResponse:
-            given = request.headers.get("X-API-Key", "").encode(errors="surrogateescape")
-            if not (expected and hmac.compare_digest(given, expected)):
-                raise Problem(401, "This endpoint is for the staff.")
-            return await handler(request)
-
-        return check
-
-    return wrap
 
 
 class Stock(Endpoints):
@@ -39,12 +29,30 @@ class Stock(Endpoints):
 
     def __init__(self, store: Store, staff_key: SecretStr) -> None:
         self.store = store
-        self.middleware = (staff_only(staff_key),)
+        self.staff_key = staff_key
+
+    @api_key(header="X-API-Key")
+    def staff(self, key: str) -> str | None:
+        """The key of the staff."""
+        return "staff" if same_secret(key, self.staff_key) else None
+
+    @http_basic
+    def clerk(self, username: str, password: str) -> str | None:
+        """Any user name, with the key of the staff as the password."""
+        return username if same_secret(password, self.staff_key) else None
+
+    security = (staff, clerk)
 
     @get("/{item}")
     async def get_stock(self, item: str) -> int:
         """Return how many pieces there are."""
         return self.store.stock.get(item, 0)
+
+    @put("/{item}")
+    async def put_stock(self, item: str, pieces: int, caller: Caller[str]) -> dict[str, str | int]:
+        """Store how many pieces there are, and return who did it."""
+        self.store.stock[item] = pieces
+        return {"item": item, "pieces": pieces, "by": caller}
 
     @subscribe("orders", order="key", dead_letter="orders.refused")
     async def on_order(self, order: Order) -> None:

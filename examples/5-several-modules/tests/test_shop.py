@@ -17,7 +17,7 @@ async def test_an_order_reduces_the_stock() -> None:
 
 
 async def test_the_staff_endpoints_are_the_only_ones_with_a_key() -> None:
-    """The middleware of the service is around all endpoints, that of a module around its own."""
+    """The security of a module is for its own endpoints, the middleware of the service for all."""
     async with pubsubtest.serve(Shop) as shop:
         assert (await shop.http.get("/v1/stock/apple")).status == 401
         response = await shop.http.get("/v1/customers")

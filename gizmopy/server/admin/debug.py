@@ -188,6 +188,7 @@ def _route(route: Route) -> Mapping[str, Any]:
         "line": None if code is None else code.co_firstlineno,
         "timeout": route.options.timeout,
         "cross_origin": route.options.cross_origin,
+        "security": None if route.security is None else str(route.security),
     }
 
 

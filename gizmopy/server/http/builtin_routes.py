@@ -25,6 +25,7 @@ from gizmopy.web.binding import compile_call
 from gizmopy.web.decorators import Route
 from gizmopy.web.router import Router, parse_template
 from gizmopy.web.same_origin import SAFE_METHODS
+from gizmopy.web.security.check import compile_check
 from gizmopy.web.segments import MAX_BACKTRACKING
 
 logger = logging.getLogger("gizmopy.server.mounting")
@@ -99,6 +100,7 @@ def _endpoint(service: Service, route: Route) -> Endpoint:
         is_guarded=route.method not in SAFE_METHODS,
         max_body=options.max_body_bytes,
         min_send_rate=options.min_send_rate,
+        check=None if route.security is None else compile_check(route.security),
     )
 
 
@@ -175,6 +177,7 @@ class _Documentation:
         from pydantic_core import to_json
 
         from gizmopy.web.openapi.document import openapi_document
+        from gizmopy.web.security.declared import security_of
 
         settings = self._service.settings
         document = openapi_document(
@@ -184,6 +187,7 @@ class _Documentation:
             description=inspect.cleandoc(type(self._service).__doc__ or ""),
             json_content_type=settings.json_content_type,
             service=self._service,
+            security=security_of(self._service, (), None, ""),
         )
         return to_json(document)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gizmopy.observe.metrics import HistogramChild
 from gizmopy.web import Handler, HTTPMiddleware
 from gizmopy.web.binding import EndpointCall, as_handler
+from gizmopy.web.security.check import Check
 
 
 class Endpoint:
@@ -17,6 +18,7 @@ class Endpoint:
         "builtin",
         "call",
         "cancellable",
+        "check",
         "cross_origin",
         "is_guarded",
         "last_stats",
@@ -42,6 +44,7 @@ class Endpoint:
         is_guarded: bool = False,
         max_body: int | None = None,
         min_send_rate: int | None = None,
+        check: Check | None = None,
     ) -> None:
         self.template = template
         """The template of its path, which is the route in metrics and logs."""
@@ -65,6 +68,8 @@ class Endpoint:
         """The most bytes of a request's body; 0: no limit, None: the server's limit."""
         self.min_send_rate = min_send_rate
         """How many bytes a second a client must read of a response; None: the server's limit."""
+        self.check = check
+        """Asks for the caller, ahead of the middleware and the body; None: everybody may call."""
         self.stats: dict[tuple[str, int], RouteStats] = {}
         """The shared values of its requests, by method and status."""
         self.last_stats: RouteStats | None = None

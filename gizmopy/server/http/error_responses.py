@@ -115,7 +115,7 @@ class ErrorResponses:
         if self._failed is not None:
             self._failed(request, error)
         method, path = cut(request.method), cut(request.rel_url.raw_path)
-        logger.error("%s %s failed: %s", method, path, text_of(error))
+        logger.error("%s %s failed: %s", method, path, text_of(error, request.credentials))
         detail = "A message broker is not available at present."
         return Problem(503, detail, headers={"Retry-After": _RETRY_AFTER})
 
@@ -124,7 +124,7 @@ class ErrorResponses:
             self._failed(request, error)
         # Percent-encoded and cut: else a client could write lines of its own to the log.
         method, path = cut(request.method), cut(request.rel_url.raw_path)
-        logger.error("%s %s failed", method, path, exc_info=shortened(error))
+        logger.error("%s %s failed", method, path, exc_info=shortened(error, request.credentials))
         return Problem(500, "The server failed to answer; see its log.")
 
 

@@ -192,6 +192,7 @@ class RequestHandler:
         if (
             endpoint.timeout
             or self._needs_checks
+            or endpoint.check is not None
             or TRACEPARENT in headers
             or REQUEST_TIMEOUT in headers
             or GRPC_TIMEOUT in headers
@@ -201,11 +202,17 @@ class RequestHandler:
         return endpoint.call(request)
 
     async def _apply_headers(self, request: ServedRequest) -> Response:
-        """Admit a request, set its context and its deadline, ask for its body, and call."""
+        """Admit a request, set its context and deadline, check its caller, and call.
+
+        The check comes ahead of the middleware, which could answer from a cache, and of the body,
+        which costs. The client is asked for the body that it announced after the check.
+        """
         self._check_admission(request)
         cancel_at = set_trace_and_deadline(request)
         if cancel_at != math.inf:
             self._deadlines.add(request, cancel_at)
+        if (check := request.endpoint.check) is not None:
+            await check(request)
         if _EXPECT in request.headers:
             await _send_continue(request)
         return await request.endpoint.call(request)

@@ -71,6 +71,7 @@ class RequestRecorder(RequestObserver):
 
 
 def _details(request: ServedRequest) -> tuple[str, str]:
-    """Return the protocol and the referer of a request."""
+    """Return the protocol of a request, and its referer without the query: it may have a key."""
     version = request.version
-    return f"HTTP/{version.major}.{version.minor}", request.headers.get(_REFERER, "")
+    referer = request.headers.get(_REFERER, "").partition("?")[0].partition("#")[0]
+    return f"HTTP/{version.major}.{version.minor}", referer

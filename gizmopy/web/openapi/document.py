@@ -25,10 +25,12 @@ from gizmopy.web.decorators import EndpointFunction, Route
 from gizmopy.web.openapi.bodies import WholeBody, describe_body
 from gizmopy.web.openapi.results import ANY_SUCCESS, MediaTypes, responses_of
 from gizmopy.web.openapi.schemas import Schema, TypeSchema, fill_schemas
+from gizmopy.web.openapi.security import SecuritySchemes
 from gizmopy.web.parameter_models import ModelField, ModelParameter
 from gizmopy.web.parameters import TextParameter
 from gizmopy.web.problems import CONTENT_TYPE
 from gizmopy.web.responses import JSON
+from gizmopy.web.security.declared import Security
 from gizmopy.web.statuses import phrase_of
 
 logger = logging.getLogger("gizmopy.web.openapi")
@@ -40,6 +42,12 @@ _PYTHON_ONLY = re.compile(r"\(\?(?:P|[aiLmsux-]+[:)]|[#(>])|\\[AZ]|[*+?}]\+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n\s*\n")
 
 _TEXTS = ("description", "deprecated", "examples")
+_CHALLENGE = {
+    "WWW-Authenticate": {
+        "description": "How to send credentials, and the error of a bearer token.",
+        "schema": {"type": "string"},
+    }
+}
 _DESCRIPTIONS = {ANY_SUCCESS: "Success", "default": "Any other answer"}
 
 FieldError = TypedDict("FieldError", {"in": str, "field": str, "message": str, "type": str})
@@ -91,12 +99,14 @@ def openapi_document(
     json_content_type: str = JSON,
     service: object = None,
     prefix: str = "",
+    security: Security | None = None,
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of ``routes``, ready for JSON.
 
     ``json_content_type`` is the type of JSON responses. Endpoints without
     tags that are methods of ``service`` are tagged with ``title``, methods of other objects with
-    the name of their class. ``prefix`` is the part of the paths that a proxy removes.
+    the name of their class. ``prefix`` is the part of the paths that a proxy removes. ``security``
+    is that of the whole document; an operation that has another one says so.
 
     Two things are logged as a warning and left
     out: the schema of a type without a JSON schema; and a route that differs from an earlier one
@@ -109,20 +119,26 @@ def openapi_document(
     operations = [_read(path, route, json_content_type) for path, route in _distinct(routes)]
     components = fill_schemas([problem, *(each for one in operations for each in one.types())])
     ids: set[str] = set()
+    schemes = SecuritySchemes([security, *(each.route.security for each in operations)])
+    of_document = schemes.requirements(security)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         described = {
             **_tags(operation.route, service, title),
             **_describe(operation, problem, _new_id(operation.route, ids)),
         }
+        if (required := schemes.requirements(operation.route.security)) != of_document:
+            described["security"] = required
         paths.setdefault(operation.path, {})[operation.route.method.lower()] = described
     about = {"description": description} if description else {}
+    secured: Schema = {"securitySchemes": schemes.components} if schemes.components else {}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, **about},
         "servers": [{"url": prefix or "/"}],
+        **({"security": of_document} if of_document else {}),
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, **secured},
     }
 
 
@@ -309,7 +325,12 @@ def _responses(operation: _Operation, problem: TypeSchema) -> Schema:
         status: {**any_success, **responses.get(status, {}), CONTENT_TYPE: [problem]}
         for status in (*_error_statuses(operation), "default")
     }
-    return {status: _response(status, each) for status, each in {**responses, **errors}.items()}
+    described = {
+        status: _response(status, each) for status, each in {**responses, **errors}.items()
+    }
+    if operation.route.security is not None:
+        described["401"]["headers"] = _CHALLENGE
+    return described
 
 
 def _error_statuses(operation: _Operation) -> list[str]:
@@ -321,6 +342,8 @@ def _error_statuses(operation: _Operation) -> list[str]:
         statuses |= {422}
     if operation.body is not None:
         statuses |= {400, 408, 413, 415}
+    if operation.route.security is not None:
+        statuses |= {400, 401, 403}
     return [str(status) for status in sorted(statuses)]
 
 
