@@ -8,7 +8,7 @@ from typing import cast
 
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender, Status
-from gizmopy.pubsub.driver import PausingReceiver, Results, Revoke
+from gizmopy.pubsub.driver import PausingReceiver, Results, Revoke, new_receiver
 from pubsubtest.faults import Call, Fault, Faults, failure
 
 
@@ -28,11 +28,13 @@ class FaultyDriver:
         """Return a sender with faults."""
         return _FaultySender(self._inner.sender(topic), self._faults)
 
-    def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
+    def receiver(
+        self, topic: str, subscription: str, *, ordered: bool, derived: bool = False
+    ) -> Receiver:
         """Return a receiver with faults, which reconnects after an outage."""
 
         def make() -> Receiver:
-            return self._inner.receiver(topic, subscription, ordered=ordered)
+            return new_receiver(self._inner, topic, subscription, ordered=ordered, derived=derived)
 
         return _FaultyReceiver(make, self.capabilities, self._faults)
 

@@ -14,8 +14,17 @@ they are first used.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gizmopy.pubsub.addresses import Address
 from gizmopy.pubsub.channels import ChannelRow, Channels
-from gizmopy.pubsub.driver import Capabilities, Driver, Receiver, Sender, Status
+from gizmopy.pubsub.driver import (
+    Capabilities,
+    Driver,
+    Limits,
+    Measured,
+    Receiver,
+    Sender,
+    Status,
+)
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.handlers import BatchHandler, Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
@@ -37,6 +46,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Address",
     "BatchHandler",
     "Capabilities",
     "ChannelRow",
@@ -45,6 +55,8 @@ __all__ = [
     "DrainReport",
     "Driver",
     "Handler",
+    "Limits",
+    "Measured",
     "MemoryStore",
     "Message",
     "MessageMiddleware",

@@ -20,7 +20,7 @@ from gizmopy.errors import (
 )
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.destinations import Destination, DestinationResolver, find_cycle
-from gizmopy.pubsub.driver import Driver
+from gizmopy.pubsub.driver import Driver, new_receiver
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
 from gizmopy.pubsub.engine.observer import Observer
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
@@ -168,6 +168,9 @@ class Consumers:
         """Raise StartError if dead letters could come back to the topic that they came from."""
         next_places: dict[str, list[str]] = {}
         for subscription, destination in zip(subscriptions, destinations, strict=True):
+            source = self._destinations.source_of(subscription.channel)
+            if source is not None and source.place != destination.place:
+                next_places.setdefault(source.place, []).append(destination.place)
             if subscription.dead_letter:
                 place = self._destinations.for_publishing(subscription.dead_letter).place
                 next_places.setdefault(destination.place, []).append(place)
@@ -178,7 +181,9 @@ class Consumers:
             )
 
     def _destination(self, subscription: Subscription) -> Destination:
-        destination = self._destinations.for_consuming(subscription.channel)
+        destination = self._destinations.for_consuming(
+            subscription.channel, subscription.subscription
+        )
         if subscription.dead_letter:
             self._destinations.check_name(subscription.dead_letter)
         return destination
@@ -207,9 +212,16 @@ class Consumers:
         driver: Driver,
         dead_letter: DeadLetter | None,
     ) -> Subscriber:
-        topic, is_ordered = destination.topic, subscription.order != "none"
+        topic, channel, name = destination.topic, subscription.channel, subscription.subscription
+        receiver = new_receiver(
+            driver,
+            topic,
+            self._destinations.subscription_of(channel, name),
+            ordered=subscription.order != "none",
+            derived=subscription.has_default_name,
+        )
         return Subscriber(
-            driver.receiver(topic, subscription.subscription, ordered=is_ordered),
+            receiver,
             subscription,
             topic=topic,
             capabilities=driver.capabilities,

@@ -7,13 +7,14 @@ settings a channel is written as its environment name: ``cats-of.2`` is ``CATS_O
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from gizmopy.config.channel_names import channel_key
 from gizmopy.config.urls import redacted_url
-from gizmopy.errors import StartError
+from gizmopy.errors import GizmoError, StartError
+from gizmopy.pubsub import registry
+from gizmopy.pubsub.addresses import Address, Purpose, Resolve, Scope, by_path
 
 
 class Destination(NamedTuple):
@@ -38,29 +39,52 @@ class DestinationResolver:
     """Find the destinations of channels.
 
     ``topics`` and ``subscriptions`` have the URLs of single channels, by environment name:
-    ``scheme://host/topic?params``. Every other channel is at ``url``, with its name as the topic. A
-    topic in ``url`` itself is meant for one channel, so a second one without its own URL is an
-    error.
+    ``scheme://host/topic?params``. Every other channel is at ``url``. ``resolver_of`` returns the
+    rule of a URL's scheme, by default the one that the scheme registered. If ``url`` has a topic
+    for one channel, a second one without its own URL is an error.
     """
 
     def __init__(
-        self, url: str, topics: Mapping[str, str], subscriptions: Mapping[str, str]
+        self,
+        url: str,
+        topics: Mapping[str, str],
+        subscriptions: Mapping[str, str],
+        resolver_of: Callable[[str], Resolve] = registry.resolver_of,
     ) -> None:
         self._url = url
         self._topics = topics
         self._subscriptions = subscriptions
+        self._resolver_of = resolver_of
+        self._by_path = resolver_of(url) is by_path
         self._channels: dict[str, str] = {}
         """The first channel of each environment name."""
-        self._default_channel = ""
-        """The one channel that uses the topic in ``url``."""
+        self._claims: dict[tuple[str, ...], str] = {}
+        """The one channel that uses a place of ``url``."""
 
     def for_publishing(self, channel: str) -> Destination:
         """Return where to publish ``channel``. Raises StartError if the settings are ambiguous."""
-        return self._resolve(channel, self._topics)
+        return self._claimed(channel, "", "publish")
 
-    def for_consuming(self, channel: str) -> Destination:
+    def for_consuming(self, channel: str, subscription: str = "") -> Destination:
         """Return where to consume ``channel``: its own subscription URL, else its topic."""
-        return self._resolve(channel, self._subscriptions, self._topics)
+        return self._claimed(channel, subscription, "consume")
+
+    def subscription_of(self, channel: str, subscription: str) -> str:
+        """Return the name that the broker has for ``subscription``."""
+        return self._resolve(channel, subscription, "consume").subscription or subscription
+
+    def source_of(self, channel: str) -> Destination | None:
+        """Return where others publish the messages that are consumed from ``channel``.
+
+        None if that is not known: the channel has a subscription of its own, or no topic.
+        """
+        if channel_key(channel) in self._subscriptions:
+            return None
+        try:
+            address = self._resolve(channel, "", "publish")
+        except StartError:
+            return None
+        return Destination(address.driver_url, address.topic)
 
     def check_name(self, channel: str) -> str:
         """Return the environment name of ``channel``.
@@ -78,26 +102,42 @@ class DestinationResolver:
             )
         return env_name
 
-    def _resolve(self, channel: str, *settings: Mapping[str, str]) -> Destination:
-        """Return the destination of ``channel`` by the first of ``settings`` that has a URL."""
-        env_name = self.check_name(channel)
-        url = next((urls[env_name] for urls in settings if env_name in urls), None)
-        parts = urlsplit(self._url if url is None else url)
-        topic = unquote(parts.path.strip("/"))
-        if url is None and topic:
-            self._claim_default_topic(channel)
-        driver_url = parts._replace(path="", fragment="").geturl()
-        return Destination(driver_url, topic or channel)
+    def _claimed(self, channel: str, subscription: str, purpose: Purpose) -> Destination:
+        """Return the destination of a channel. Raises StartError if another channel has it."""
+        address = self._resolve(channel, subscription, purpose)
+        destination = Destination(address.driver_url, address.topic)
+        if self._own_url(channel, purpose) is None:
+            self._claim(channel, destination if self._by_path else (purpose, *address))
+        return destination
 
-    def _claim_default_topic(self, channel: str) -> None:
-        """Raise StartError if another channel already uses the topic in ``url``."""
-        self._default_channel = self._default_channel or channel
-        if channel != self._default_channel:
+    def _claim(self, channel: str, place: tuple[str, ...]) -> None:
+        """Raise StartError if the URL of the daemon gives ``place`` to another channel, too."""
+        other = self._claims.setdefault(place, channel)
+        if channel != other:
             raise StartError(
-                f"channels {self._default_channel!r} and {channel!r} would both use "
+                f"channels {other!r} and {channel!r} would both use "
                 f"{redacted_url(self._url, with_path=True)}; remove the topic from that URL, or "
                 f"give one channel its own URL with GIZMO_TOPIC_{channel_key(channel)}"
             )
+
+    def _own_url(self, channel: str, purpose: Purpose) -> str | None:
+        """Return the URL that the settings give to one channel, or None."""
+        env_name = self.check_name(channel)
+        if purpose == "consume" and env_name in self._subscriptions:
+            return self._subscriptions[env_name]
+        return self._topics.get(env_name)
+
+    def _resolve(self, channel: str, subscription: str, purpose: Purpose) -> Address:
+        """Return the address of ``channel`` by the rule of its URL's scheme."""
+        own = self._own_url(channel, purpose)
+        scope: Scope = "daemon" if own is None else "channel"
+        url = self._url if own is None else own
+        try:
+            return self._resolver_of(url)(url, channel, subscription, purpose, scope)
+        except (GizmoError, ValueError) as error:
+            shown = redacted_url(url, with_path=True)
+            reason = f"cannot be {'published to' if purpose == 'publish' else 'consumed from'}"
+            raise StartError(f"channel {channel!r} {reason} {shown}: {error}") from error
 
 
 def find_cycle(next_places: Mapping[str, Sequence[str]]) -> list[str]:

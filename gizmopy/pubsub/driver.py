@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Protocol
+from inspect import signature
+from typing import Literal, Protocol, cast
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.event_binding import PLAIN, EventBinding
@@ -274,3 +275,26 @@ class Driver(Protocol):
 
     async def aclose(self) -> None:
         """Close the parts that senders and receivers share, after those. May be called twice."""
+
+
+class NamingDriver(Driver, Protocol):
+    """A driver that needs to know whose choice the name of a subscription is."""
+
+    def receiver(
+        self, topic: str, subscription: str, *, ordered: bool, derived: bool = False
+    ) -> Receiver:
+        """Return a new receiver, as ``Driver.receiver`` does.
+
+        ``derived`` says that ``subscription`` is the name of the service, because its declaration
+        gives none.
+        """
+
+
+def new_receiver(
+    driver: Driver, topic: str, subscription: str, *, ordered: bool, derived: bool
+) -> Receiver:
+    """Return a receiver of ``driver``, which is passed ``derived`` if it takes that."""
+    if "derived" in signature(driver.receiver).parameters:
+        naming = cast(NamingDriver, driver)
+        return naming.receiver(topic, subscription, ordered=ordered, derived=derived)
+    return driver.receiver(topic, subscription, ordered=ordered)

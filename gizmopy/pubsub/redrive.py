@@ -18,16 +18,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn
-from urllib.parse import urlsplit
 
-from gizmopy.config.channel_names import channel_key
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.channels import Channels
+from gizmopy.pubsub.destinations import DestinationResolver
 from gizmopy.pubsub.driver import Capabilities, Driver
 from gizmopy.pubsub.engine.dead_letter import without_last_failure
-from gizmopy.pubsub.engine.dead_letter_topics import AllowedTopics, topic_of
+from gizmopy.pubsub.engine.dead_letter_topics import AllowedTopics
 from gizmopy.pubsub.engine.sizes import size_of
 from gizmopy.pubsub.message import Message, merged
 from gizmopy.pubsub.retry import RetryPolicy
@@ -119,8 +118,7 @@ class Redrive:
     ) -> None:
         self._plan = plan
         self._url = url
-        env_name = channel_key(plan.channel)
-        self._source = subscriptions.get(env_name) or topics.get(env_name) or url
+        self._sources = DestinationResolver(url, topics, subscriptions)
         self._destinations = AllowedTopics(
             url, topics, subscriptions, also=plan.from_topics, to=plan.to
         )
@@ -179,14 +177,21 @@ class Redrive:
             metrics=Metrics(),
             open_driver=self._open_driver,
         ) as out:
-            broker = urlsplit(self._source)._replace(path="", fragment="").geturl()
-            async with aclosing(self._open_driver(broker)) as driver:
-                await self._consume(driver, topic_of(self._source) or self._plan.channel, out)
+            channel, subscription = self._plan.channel, self._plan.subscription
+            source = self._sources.for_consuming(channel, subscription)
+            async with aclosing(self._open_driver(source.driver_url)) as driver:
+                await self._consume(driver, source.topic, out)
 
     async def _consume(self, driver: Driver, topic: str, out: Channels) -> None:
         subscription = self._subscription(driver.capabilities, out)
+        channel, name = subscription.channel, subscription.subscription
+        receiver = driver.receiver(
+            topic,
+            self._sources.subscription_of(channel, name),
+            ordered=subscription.order != "none",
+        )
         async with Subscriber(
-            driver.receiver(topic, subscription.subscription, ordered=subscription.order != "none"),
+            receiver,
             subscription,
             topic=topic,
             capabilities=driver.capabilities,

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gizmopy.config.urls import redacted_url, split_broker_url
 from gizmopy.errors import DriverNotInstalled, UnknownScheme
+from gizmopy.pubsub.addresses import Resolve, by_path
 from gizmopy.pubsub.driver import Driver
 
 GROUP = "gizmopy.pubsub"
@@ -19,11 +20,16 @@ GROUP = "gizmopy.pubsub"
 PROVISION_GROUP = "gizmopy.pubsub.provision"
 """The entry-point group of functions that create topics: ``nats = gizmo_nats:provision``."""
 
+RESOLVE_GROUP = "gizmopy.pubsub.resolve"
+"""The entry-point group of functions that say what a URL of a scheme means: see ``Resolve``."""
+
 _BUILT_IN = {
     "kafka": "gizmopy.pubsub.brokers.kafka:open_driver",
     "memory": "gizmopy.pubsub.brokers.memory:open_driver",
 }
 _BUILT_IN_PROVISION = {"kafka": "gizmopy.pubsub.brokers.kafka:provision"}
+_BUILT_IN_RESOLVE: dict[str, str] = {}
+"""Empty: ``kafka`` and ``memory`` keep to the default rule."""
 
 
 def open_driver(url: str) -> Driver:
@@ -38,6 +44,19 @@ def open_driver(url: str) -> Driver:
         raise UnknownScheme(redacted_url(url), list(known))
     driver: Driver = _load(scheme, known[scheme])(url)
     return driver
+
+
+def resolver_of(url: str) -> Resolve:
+    """Return the rule for the addresses of the scheme of ``url``: its own, or ``by_path``.
+
+    Raises DriverNotInstalled if the library of the driver is missing.
+    """
+    scheme = urlsplit(url).scheme
+    known = _known(RESOLVE_GROUP, _BUILT_IN_RESOLVE)
+    if scheme not in known:
+        return by_path
+    resolve: Resolve = _load(scheme, known[scheme])
+    return resolve
 
 
 @asynccontextmanager
@@ -62,7 +81,8 @@ def has_provision(url: str) -> bool:
 
 
 def _known(group: str, built_in: dict[str, str]) -> dict[str, str]:
-    return {point.name: point.value for point in entry_points(group=group)} | built_in
+    points = [point for point in entry_points(group=group) if point.group == group]
+    return {point.name: point.value for point in points} | built_in
 
 
 def _load(scheme: str, target: str) -> Any:

@@ -59,6 +59,8 @@ class Subscription(SubscriptionOptions):
     batch_handler: BatchHandler | None = None
     payload: Any
     """The type that bodies are decoded to; None if the handler takes only Messages."""
+    has_default_name: bool = False
+    """Whether ``subscription`` is the name of the service, because ``@subscribe`` gives none."""
     name: str
     """The handler's name in logs and errors: ``Cats.on_cat``."""
 
@@ -249,6 +251,7 @@ def collect_subscriptions(
     for owner, middleware in declared:
         for name, method, marks in declared_methods(owner, _MARK):
             for options in marks:
+                has_default_name = not options.subscription
                 options = replace(
                     options, subscription=options.subscription or default_subscription
                 )
@@ -257,7 +260,8 @@ def collect_subscriptions(
                     raise DeclarationError(method, _already_handled(options, methods[key]))
                 methods[key] = method
                 name_in_logs = f"{type(owner).__name__}.{name}"
-                found.append(_compile(options, method, owner, middleware, name_in_logs))
+                compiled = _compile(options, method, owner, middleware, name_in_logs)
+                found.append(replace(compiled, has_default_name=has_default_name))
     return found
 
 
