@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -69,6 +70,18 @@ class CatsSettings(Settings):
 
 
 ALL = tuple(read_schema(CatsSettings).settings())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_schema_is_read_once() -> Iterator[None]:
+    """Keep the schema of each class: 5,000 loads and reports would read it again, for 30 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        kept = cache(read_schema)
+        patch.setattr("gizmopy.config.loading.read_schema", kept)
+        patch.setattr("gizmopy.config.report.read_schema", kept)
+        yield
+
+
 SOURCES = ("environment", "flag", ".env", "json", "yaml", "NAME_FILE", "secrets_dir")
 
 
