@@ -30,6 +30,8 @@ from pubsubtest.subscriber import LONGEST_WAIT, incoming
 S = TypeVar("S", bound=Service)
 E = TypeVar("E", bound=Endpoints)
 
+_NETWORK_DELAY = 0.005
+"""How long a drain waits for the last requests: their clients are in the process of the test."""
 _DELIVERY_SECONDS = 0.1
 """How long a publish waits for a broker that a test makes unreachable."""
 
@@ -84,9 +86,10 @@ async def serve(
 
     Waits between retries and redeliveries are shortened to a millisecond. With a ``clock`` they
     last until the test moves it, and no lease ends. Background work runs by the same ``clock``, and
-    in real time without one. ``faults`` are applied between the daemon and
-    its brokers. The drain takes at most a second unless ``settings`` say otherwise, because a
-    message that never succeeds, or waits for the clock, would delay it to its deadline.
+    in real time without one. ``faults`` are applied between the daemon and its brokers. The drain
+    waits 5 ms for requests that are on their way, not 100 ms: their clients are in this process. It
+    takes at most a second unless ``settings`` say otherwise, because a message that never succeeds,
+    or waits for the clock, would delay it to its deadline.
     """
     tested = running = _made(service, settings)
     if not isinstance(running, Service):
@@ -102,6 +105,7 @@ async def serve(
         on_settle=broker.on_settle,
         sleep=clock.sleep if clock else _short_sleep,
         clock=clock,
+        network_delay=_NETWORK_DELAY,
     )
     server.channels.refuse_undeclared()
     http: ClientSession | None = None

@@ -42,7 +42,7 @@ from gizmopy.server.http.browser_rules import BrowserRules, browser_rules_of
 from gizmopy.server.http.connection.proxied import connections_of
 from gizmopy.server.http.handler import RequestHandler
 from gizmopy.server.http.listening.descriptors import ADMIN_CONNECTIONS
-from gizmopy.server.http.listening.listener import Port
+from gizmopy.server.http.listening.listener import NETWORK_DELAY, Port
 from gizmopy.server.http.listening.shedding import Shedding
 from gizmopy.server.http.proxies import Proxies
 from gizmopy.server.http.request_recorder import RequestRecorder
@@ -109,6 +109,8 @@ class Application:
     """Answers the requests of the main port."""
     admin_handler: RequestHandler | None
     """Answers those of the admin port; None without one."""
+    network_delay: float
+    """How many seconds the last requests may take to arrive, when the listener closes."""
 
 
 def assemble(
@@ -119,13 +121,14 @@ def assemble(
     on_settle: OnSettle | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     clock: Clock | None = None,
+    network_delay: float = NETWORK_DELAY,
 ) -> Application:
     """Read every declaration of ``service`` and make the parts that serve it.
 
     Raises DeclarationError if a declaration is wrong, ConfigError if the settings contradict the
     declarations, and UsageError if ``service`` already has a server. /debug/config shows the source
     of each setting that is in ``origins``. ``clock`` is that of the background work; the default is
-    the event loop.
+    the event loop. ``network_delay`` is how many seconds the last requests may take to arrive.
     """
     if not isinstance(service, Service):
         shown = cut(repr(service), 100)
@@ -194,6 +197,7 @@ def assemble(
         debug_guard=builtin.debug_guard,
         handler=handler,
         admin_handler=admin_handler,
+        network_delay=network_delay,
     )
 
 

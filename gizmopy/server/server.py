@@ -20,7 +20,7 @@ from gizmopy._deprecated import REMOVED_IN
 from gizmopy.config.origin import Origin
 from gizmopy.pubsub import Driver, OnSettle, open_driver
 from gizmopy.server.application import assemble, bind_ports
-from gizmopy.server.http.listening.listener import Port
+from gizmopy.server.http.listening.listener import NETWORK_DELAY, Port
 from gizmopy.server.http.listening.tls import Certificate
 from gizmopy.server.jobs.clock import Clock
 from gizmopy.server.lifecycle.announcement import log_declarations
@@ -71,6 +71,7 @@ class SimpleServer:
         on_settle: OnSettle | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Clock | None = None,
+        network_delay: float = NETWORK_DELAY,
     ) -> None:
         self.application = app = assemble(
             service,
@@ -79,6 +80,7 @@ class SimpleServer:
             on_settle=on_settle,
             sleep=sleep,
             clock=clock,
+            network_delay=network_delay,
         )
         self.service = service
         self.settings = service.settings
@@ -241,7 +243,7 @@ class SimpleServer:
         """STOPPING: close the listener, finish the requests, cancel them at the deadline."""
         handler, port = self.application.handler, self._ports[0]  # the admin port serves probes on
         self._enter(Phase.STOPPING, requests=len(handler.active))
-        await port.stop_listening()
+        await port.stop_listening(self.application.network_delay)
         if not await budget.within(budget.remaining(), handler.active.wait_idle()):
             logger.error("%d requests are cancelled at the deadline", len(handler.active))
             self._metrics.dropped_work.child("requests").value += len(handler.active)

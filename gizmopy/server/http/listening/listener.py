@@ -37,12 +37,12 @@ _BACKLOG = 1024
 _POLL_SECONDS = 0.01
 _CLOSE_SECONDS = 0.1
 """How long the remaining connections may take to close."""
+NETWORK_DELAY = 0.1
+"""How many seconds requests that were sent before the listener closed may take to be read."""
 _HANDSHAKE_SECONDS = 0.02
 """How long a TCP handshake that has begun may take, before the last connections are accepted."""
 _TLS_HANDSHAKE_SECONDS = 1.0
 """How long the TLS handshakes of the last connections may take."""
-_READ_WAITING_SECONDS = 0.1
-"""How long requests that were sent before the listener closed may take to be read."""
 
 
 class Port:
@@ -137,20 +137,20 @@ class Port:
             else:
                 yield "idle" if connection.task is None else "active"
 
-    async def stop_listening(self) -> None:
+    async def stop_listening(self, network_delay: float) -> None:
         """Close the listener, and keep serving the established connections.
 
         Closing a listener resets the connections that wait in the kernel, and a client may have
-        sent its request on one of them. So the waiting connections are accepted first, and there is
-        a moment to read the requests that have arrived.
+        sent its request on one of them. So the waiting connections are accepted first, and there
+        are ``network_delay`` seconds to read the requests that have arrived.
         """
         for listener in self._listeners:
             refuse_new_connections(listener)
-        await asyncio.sleep(_HANDSHAKE_SECONDS)
+        await asyncio.sleep(min(_HANDSHAKE_SECONDS, network_delay))
         self._acceptor.stop()
         self._acceptor.accept_waiting()
         self._close_listeners()
-        await asyncio.sleep(_READ_WAITING_SECONDS)
+        await asyncio.sleep(network_delay)
         await self._acceptor.finish_handshakes(_TLS_HANDSHAKE_SECONDS)
 
     def close_idle(self) -> None:
