@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the current request, or an empty string."""
+"""The id of the current request, or of the request that the current message is a result of; else
+an empty string. It is added to every message that the current task publishes."""
 
 message_id: ContextVar[str] = ContextVar("message_id", default="")
 """The id of the current message, or an empty string."""
@@ -36,6 +38,17 @@ def time_left() -> float | None:
     """
     at = deadline.get()
     return None if at is None else at - time.monotonic()
+
+
+_is_request_id = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}").fullmatch
+
+
+def valid_request_id(given: str) -> str:
+    """Return ``given``, or an empty string unless it is well-formed.
+
+    Its sender chooses it, and it goes into the logs and the messages of other services.
+    """
+    return given if _is_request_id(given) else ""
 
 
 _BATCH = 256

@@ -17,7 +17,7 @@ from gizmopy.declaration import Parameter, read_signature
 from gizmopy.errors import DeclarationError, UndecodableMessage, UsageError
 from gizmopy.pubsub.codecs import JSONCodec, codec_for, without_wrapping
 from gizmopy.pubsub.event_binding import is_structured
-from gizmopy.pubsub.message import CONTENT_TYPE, Message
+from gizmopy.pubsub.message import CONTENT_TYPE, Message, content_type_only
 from gizmopy.untrusted.error_text import describe_error
 
 Handler = Callable[[Message], Coroutine[Any, Any, None]]
@@ -160,20 +160,18 @@ def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Messag
         raise DeclarationError(method, f"parameter {payload.name!r}: {error}") from error
 
     decode, takes_bytes = codec.decode, type_ is bytes
-    own_content_type = codec.content_type
+    usual = content_type_only(codec.content_type)
 
     def decode_message(message: Message) -> Any:
         body, attributes = message.body, message._changed_attributes
         if attributes is None:
             attributes = message._attributes  # not `message.attributes`, which makes a copy
         try:
-            content_type = attributes.get(CONTENT_TYPE)
-            if (
-                content_type is not None
-                and content_type != own_content_type
-                and is_structured(content_type)
-            ):
-                body = _event_data(body, content_type, takes_bytes)
+            # Most messages of memory:// share the attributes of their codec: no look-up for those.
+            if attributes is not usual:
+                content_type = attributes.get(CONTENT_TYPE)
+                if content_type is not None and is_structured(content_type):
+                    body = _event_data(body, content_type, takes_bytes)
             if body is not None:
                 return body if takes_bytes else decode(body)
             if decode_none is not None:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import time
 from types import MappingProxyType
 from typing import Any
 
 from gizmopy.errors import UsageError, seconds_from
+from gizmopy.observe.context import valid_request_id
 from gizmopy.untrusted.durations import DurationLike
 from gizmopy.untrusted.text import cut
 
 CONTENT_TYPE = "content-type"
 """The attribute with the media type of the body."""
 
+REQUEST_ID = "request-id"
+"""The attribute with the id of the request that the message is a result of."""
+
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
+
+
+@lru_cache(maxsize=64)
+def content_type_only(content_type: str) -> Mapping[str, str]:
+    """Return attributes that are a content type alone: one object, which many messages share."""
+    return MappingProxyType({CONTENT_TYPE: content_type}) if content_type else NO_ATTRIBUTES
 
 
 class _Null(str):
@@ -199,6 +210,16 @@ class Message:
         """Undo what a handler has changed; the engine calls this before the next attempt."""
         self.body = self._received_body
         self._changed_attributes = None
+
+    @property
+    def request_id(self) -> str:
+        """The id of the request that the message is a result of; empty if there is none.
+
+        It is the attribute ``request-id``, which every message has that is published while a
+        request, or another such message, is handled.
+        """
+        _, attributes = self.as_received()
+        return valid_request_id(attributes.get(REQUEST_ID, ""))
 
     @property
     def origin(self) -> str:

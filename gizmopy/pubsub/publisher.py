@@ -6,15 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from time import time
-from types import MappingProxyType
 from typing import Any, Self
 
 from pydantic import BaseModel
 
 from gizmopy.errors import PubSubError, UsageError
-from gizmopy.observe.context import new_id, propagated_attributes
+from gizmopy.observe.context import new_id, propagated_attributes, request_id
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.codecs import BytesCodec, Encode, encode
 from gizmopy.pubsub.driver import Capabilities, Limits, Results, Sender
@@ -23,7 +21,14 @@ from gizmopy.pubsub.engine.limits import excess, limits_messages
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, PublishFailure
 from gizmopy.pubsub.event_binding import PREFIX, is_event
-from gizmopy.pubsub.message import CONTENT_TYPE, NO_ATTRIBUTES, Message, merged, with_missing
+from gizmopy.pubsub.message import (
+    NO_ATTRIBUTES,
+    REQUEST_ID,
+    Message,
+    content_type_only,
+    merged,
+    with_missing,
+)
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.untrusted.text import cut
 
@@ -129,7 +134,8 @@ class Publisher:
         protobuf message, str, bytes, or None (a tombstone). A Message is sent with its body, key
         and attributes; ``key`` replaces its key, and ``attributes`` are added to its own. Messages
         with the same ``key`` are sent in the order of the calls. The attributes in
-        ``observe.context.propagated_attributes`` are added, unless the message has them already.
+        ``observe.context.propagated_attributes`` and the id of the current request, as
+        ``request-id``, are added, unless the message has them already.
 
         Raises UsageError on a closed publisher and on a value that cannot be encoded. Raises
         PubSubError if the message is too large, or if the broker does not accept it after the
@@ -217,11 +223,13 @@ class Publisher:
                 key = value.key if key is None else key
             else:
                 body, content_type = self._encode(value)
-                known = _content_type(content_type)
+                known = content_type_only(content_type)
             if key is not None:
                 _check_key(key)
             if inherited := propagated_attributes.get():
                 known = with_missing(known, inherited)
+            if request := request_id.get():
+                known = with_missing(known, {REQUEST_ID: request})
             if attributes:
                 known = merged(known, _checked(attributes))
             if (attributes or isinstance(value, Message)) and is_event(known):
@@ -256,12 +264,7 @@ class Publisher:
 _encode_any = encode
 
 
-@lru_cache(maxsize=64)
-def _content_type(content_type: str) -> Mapping[str, str]:
-    return MappingProxyType({CONTENT_TYPE: content_type}) if content_type else NO_ATTRIBUTES
-
-
-_OCTETS = _content_type(BytesCodec.content_type)
+_OCTETS = content_type_only(BytesCodec.content_type)
 
 
 def check_several(values: object) -> None:

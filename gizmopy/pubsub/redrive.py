@@ -216,10 +216,10 @@ class Redrive:
         max_held = _MAX_HELD
         if plan.limit is not None and not plan.match:
             max_held = min(_MAX_HELD, plan.limit)
-        if can.positions and plan.match:
+        if can.positions and plan.match and not plan.dry_run:
             raise UsageError(
                 "this broker keeps positions, so messages that do not match cannot be skipped; "
-                "redrive without a match"
+                "redrive without a match, or list the ones that match (dry run)"
             )
 
         # If nothing is moved, order is not kept. Otherwise a dry run on a broker with positions

@@ -147,6 +147,7 @@ PATTERNS: Mapping[str, Pattern] = {
     ),
     "gizmopy.observe.metrics:_NAME": Pattern("fullmatch", pumps("a", ":", "a1")),
     "gizmopy.observe.metrics:_LABEL": Pattern("fullmatch", pumps("a", "_", "a1")),
+    "gizmopy.observe.context:_is_request_id": Pattern("fullmatch", pumps("a", "1", "a-")),
     "gizmopy.observe.trace:_TRACEPARENT": Pattern(
         "fullmatch",
         [*pumps("0", "00-", "f"), *pumps("0", "-", head=f"01-{'a' * 32}-{'b' * 16}-00")],
@@ -173,7 +174,6 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.server.http.connection.framing:_TRAILER": Pattern(
         lambda text: _TRAILER(text.encode()), pumps("a", ":", "a:", " ", tails=("", "\r\n", "\n"))
     ),
-    "gizmopy.server.http.request_context:_VALID_ID": Pattern("fullmatch", pumps("a", "1", "a-")),
     "gizmopy.server.http.failure_causes:_TIMEOUT_NAME": Pattern(
         "search", pumps("T", "Time", "Timed", "TimeO", "D", "Deadlin")
     ),

@@ -256,8 +256,8 @@ async def test_a_batch_that_is_cancelled_by_the_drain_is_given_back() -> None:
     assert bench.receiver.acked == []
 
 
-async def test_a_batch_has_no_message_id() -> None:
-    """Its log lines belong to none of its messages."""
+async def test_a_batch_has_the_ids_of_its_messages() -> None:
+    """Each batch has its own, whatever a handler has set."""
     seen: list[str] = []
 
     async def handler(batch: Sequence[Message]) -> BatchResults:
@@ -265,10 +265,10 @@ async def test_a_batch_has_no_message_id() -> None:
         message_id.set("mine")
         return [None] * len(batch)
 
-    async with running(nothing, batch_handler=handler, batch_size=1) as bench:
-        put(bench, "1", "2")
-        await until(lambda: len(bench.settled) == 2)
-    assert seen == ["", ""]
+    async with running(nothing, batch_handler=handler, batch_size=2) as bench:
+        put(bench, "1", "2", "3")
+        await until(lambda: len(bench.settled) == 3)
+    assert seen == ["1, 2", "3"]
 
 
 async def test_a_failing_ack_affects_only_its_message() -> None:

@@ -71,7 +71,11 @@ async def test_published_messages_are_recorded() -> None:
 
     assert message.value(Cat) == Cat(name="Tom")
     assert message.key == "Tom"
-    assert message.attributes == {"colour": "black", "content-type": "application/json"}
+    assert message.attributes == {
+        "colour": "black",
+        "content-type": "application/json",
+        "request-id": response.headers["X-Request-ID"],
+    }
     assert cats.service.seen == [("Tom", 1)]
     assert cats.published("dogs") == []
 

@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from time import perf_counter
 from typing import Any
 
 from gizmopy.errors import UndecodableMessage
-from gizmopy.observe.context import message_id, propagated_attributes, request_id
+from gizmopy.observe.context import (
+    message_id,
+    propagated_attributes,
+    request_id,
+    valid_request_id,
+)
 from gizmopy.observe.trace import trace_context
 from gizmopy.pubsub.engine.observer import Observers
 from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
 from gizmopy.pubsub.engine.turns import Turns
 from gizmopy.pubsub.handlers import BatchHandler, BatchResults, Handler
-from gizmopy.pubsub.message import NO_ATTRIBUTES, Message
+from gizmopy.pubsub.message import NO_ATTRIBUTES, REQUEST_ID, Message
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.untrusted.text import cut
 
 _BURST = 0.01
 """Seconds that a worker whose handlers never wait keeps the event loop, at most."""
+_MAX_IDS = 10
+"""How many ids of a batch its log records have."""
+_ID_CHARACTERS = 128
 _HANDLED: BatchResults = (None,)
 """The results of one message that was handled. Compared by identity."""
 
@@ -108,6 +117,8 @@ class Worker:
             if error is None:
                 self._turns.ack(message)
             else:
+                _set_ids((message,))
+                propagated_attributes.set(trace_context(message._attributes))
                 self._on_failure(message, error)
         if self._lifecycle.phase < EnginePhase.CANCELLING:
             await _uncancel(task)
@@ -129,7 +140,8 @@ class Worker:
         turns, messages = self._turns, self._turns.ready.messages
         received_at, failed = turns.in_flight.received_at, turns.failures.first_failed_at
         handle, begin, ordered = self._handler, self._runner.begin, turns.ordered
-        propagated_now = propagated_attributes.get()
+        propagated_now, request_now = propagated_attributes.get(), request_id.get()
+        attributes_now: Mapping[str, str] | None = None
         started = perf_counter()
         until = started + _BURST
         while messages and started < until:
@@ -138,10 +150,19 @@ class Worker:
                 waits.append(started - received_at[message])
             message_id.set(message.id)
             attributes = message._attributes
-            propagated = trace_context(attributes) if "traceparent" in attributes else NO_ATTRIBUTES
-            if propagated is not propagated_now:
-                propagated_attributes.set(propagated)
-                propagated_now = propagated
+            # Messages of memory:// often share their attributes, and so their trace and request.
+            if attributes is not attributes_now:
+                attributes_now = attributes
+                propagated = (
+                    trace_context(attributes) if "traceparent" in attributes else NO_ATTRIBUTES
+                )
+                if propagated is not propagated_now:
+                    propagated_attributes.set(propagated)
+                    propagated_now = propagated
+                given = attributes.get(REQUEST_ID, "")
+                if given is not request_now:
+                    request_id.set(given and valid_request_id(given))
+                    request_now = given
             run = copy_context().run
             try:
                 message.attempt += 1
@@ -180,7 +201,7 @@ class Worker:
         self._events.attempts_timed(waits, ())
         for message in batch:
             message.attempt += 1
-        message_id.set("")
+        _set_ids(batch)
         propagated_attributes.set(NO_ATTRIBUTES)
         assert self._batch_handler is not None
         return batch, started, self._run_batch(self._batch_handler(batch))
@@ -203,6 +224,17 @@ class Worker:
         await self._runner.rest(run, run(self._runner.begin, attempt))
         results: BatchResults = self._runner.result
         return results
+
+
+def _set_ids(batch: Sequence[Message]) -> None:
+    """Give log records the ids of messages that are handled together, and of one that failed.
+
+    The request id is that of all of them, or empty if they are results of several requests.
+    """
+    ids = ", ".join([cut(message.id, _ID_CHARACTERS) for message in batch[:_MAX_IDS]])
+    message_id.set(ids if len(batch) <= _MAX_IDS else f"{ids}, … ({len(batch)} messages)")
+    requests = {message.request_id for message in batch}
+    request_id.set(requests.pop() if len(requests) == 1 else "")
 
 
 async def _raise(error: BaseException) -> None:

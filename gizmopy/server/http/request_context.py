@@ -7,25 +7,29 @@ request. A request runs in a task with a context of its own, so they end with it
 from __future__ import annotations
 
 import math
-import re
 
 from multidict import istr
 
 from gizmopy.observe import logs
-from gizmopy.observe.context import deadline, new_id, propagated_attributes, request_id
+from gizmopy.observe.context import (
+    deadline,
+    new_id,
+    propagated_attributes,
+    request_id,
+    valid_request_id,
+)
 from gizmopy.observe.trace import trace_context
 from gizmopy.server.http.connection.served_request import ServedRequest
 from gizmopy.server.http.deadlines import callers_timeout
 
 REQUEST_ID = istr("X-Request-ID")
 TRACEPARENT = istr("traceparent")
-_VALID_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}").fullmatch
 
 
 def set_request_id(request: ServedRequest) -> None:
     """Give ``request`` its id: the one in X-Request-ID if it is valid, else a random one."""
     given = request.headers.get(REQUEST_ID)
-    request.request_id = given if given is not None and _VALID_ID(given) else new_id()
+    request.request_id = (given and valid_request_id(given)) or new_id()
     request_id.set(request.request_id)
 
 

@@ -46,6 +46,18 @@ async def test_a_partition_stops_at_a_failure() -> None:
     assert [message.body for message in broker.logs("cats")[0].messages] == [b"tom", b"kit"]
 
 
+async def test_a_dry_run_on_a_log_lists_those_that_match() -> None:
+    """Nothing is moved, so nothing has to be skipped."""
+    broker = LogBroker(partitions=1)
+    await fill(broker, dead(b"tom", dl_exception="KeyError: a"), dead(b"kit"))
+
+    run = Run(broker, dry_run=True, match="KeyError")
+    await run.run()
+
+    assert [message.body for message in run.listed] == [b"tom"]
+    assert not broker.committed("dead", "redrive")
+
+
 async def test_a_dry_run_on_a_log_lists_all_and_commits_nothing() -> None:
     """A listed dead letter does not block those behind it."""
     broker = LogBroker(partitions=1)
