@@ -11,7 +11,10 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from pydantic import PydanticUserError
+
 from gizmopy.errors import StartError
+from gizmopy.observe.places import frames_of_error, own_place
 from gizmopy.server import Endpoints, Service
 
 SERVICE = "module:Service"
@@ -60,10 +63,25 @@ def find_service(target: str) -> type[Service]:
             f"the module {error.name!r} is neither in the working directory nor installed; "
             f"{_place_remedy(error.name)}"
         ) from error
+    except SyntaxError as error:
+        # Its text is not shown: the line may hold a secret.
+        place = f"{error.filename}:{error.lineno}"
+        raise StartError(f"{place}: Python cannot read the module: {error.msg}") from error
+    except PydanticUserError as error:  # such as a field without an annotation
+        raise StartError(_model_problem(error)) from error
     service = getattr(module, class_name, None)
     if not (isinstance(service, type) and issubclass(service, Service)):
         raise StartError(_class_problem(module, class_name, service))
     return service
+
+
+def _model_problem(error: PydanticUserError) -> str:
+    """Return the problem of a class that pydantic refuses, with its place."""
+    frames = frames_of_error(error)
+    found = own_place(frames)
+    place = "" if found is None else f"{found.file}:{found.line}: "
+    # pydantic writes a link to its documentation on a line of its own.
+    return f"{place}{error.message.partition(chr(10))[0]}"
 
 
 def _spelling_remedy(module: str, name: str) -> str:

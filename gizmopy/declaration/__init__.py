@@ -5,7 +5,7 @@ method's signature. A mistake raises an error with its file and line before the 
 """
 
 from gizmopy.declaration.calls import reports_wrong_calls
-from gizmopy.declaration.members import add_mark, declared_methods
+from gizmopy.declaration.members import add_mark, declared_methods, undeclared_functions
 from gizmopy.declaration.signatures import (
     REQUIRED,
     Parameter,
@@ -23,4 +23,5 @@ __all__ = [
     "declared_methods",
     "read_signature",
     "reports_wrong_calls",
+    "undeclared_functions",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 from gizmopy.errors import DeclarationError, source_of
@@ -192,3 +192,27 @@ def _conflict(kind: type, name: str, base: type, other: Any) -> str:
         f"hides {name!r} of {base.__name__}, an unrelated base of {kind.__name__}: {hidden}; "
         f"rename one of them, or define {name!r} in {kind.__name__}"
     )
+
+
+def undeclared_functions(owners: Iterable[object], attributes: Iterable[str]) -> Iterator[Any]:
+    """Yield each marked function of the modules of ``owners`` that no class of them has.
+
+    A decorated function beside a service declares nothing, because only methods are collected.
+    """
+    kinds = {kind for owner in owners for kind in type(owner).__mro__}
+    modules = {
+        kind.__module__: None for kind in kinds if not f"{kind.__module__}.".startswith("gizmopy.")
+    }
+    marks = tuple(attributes)
+    for name in modules:
+        members = list(vars(sys.modules.get(name, object)).values())
+        classes = [*kinds, *(each for each in members if isinstance(each, type))]
+        methods = {id(_plain(each)) for kind in classes for each in vars(kind).values()}
+        for each in members:
+            is_marked = inspect.isfunction(each) and any(_own_marks(each, at) for at in marks)
+            if is_marked and each.__module__ == name and id(_plain(each)) not in methods:
+                yield each
+
+
+def _plain(member: Any) -> Any:
+    return getattr(member, "__func__", member)

@@ -65,6 +65,16 @@ def values_of(function: Callable[..., Any], owner: object) -> tuple[type | None,
     return definer, found.get(definer, {})
 
 
+def values_in(kind: type, base: type) -> Values:
+    """Return the types that ``kind`` sets for the variables of ``base``, one of its bases.
+
+    Raises ContradictingArguments.
+    """
+    found: dict[type, Values] = {}
+    _collect(kind, _with_defaults(_parameters(kind), {}), found)
+    return found.get(base, {})
+
+
 def _definer(kind: type, function: Callable[..., Any]) -> type | None:
     """Return the class of ``kind``'s bases whose body has ``function``."""
     wanted: Any = function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -39,6 +40,15 @@ def frames_of(innermost: FrameType | None) -> Iterator[Frame]:
     while innermost is not None:
         yield frame_at(innermost)
         innermost = innermost.f_back
+
+
+def frames_of_error(error: BaseException) -> list[Frame]:
+    """Return the places of an error's traceback, the innermost first."""
+    places = [
+        Frame(frame.f_code.co_qualname, frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    return places[::-1]
 
 
 def own_place(innermost_first: Iterable[Frame]) -> Frame | None:

@@ -50,7 +50,7 @@ from gizmopy.server.jobs.clock import Clock
 from gizmopy.server.jobs.declaration import collect_jobs
 from gizmopy.server.jobs.runner import Jobs
 from gizmopy.server.lifecycle.loop_stalls import StallDetector
-from gizmopy.server.mounting import mounted_on
+from gizmopy.server.mounting import mounted_on, warn_of_undeclared
 from gizmopy.server.service import Service, declared_channels, service_name
 from gizmopy.untrusted.text import cut
 from gizmopy.web import Handler
@@ -137,6 +137,7 @@ def assemble(
     settings, name = service.settings, service_name(service)
     mounts = mounted_on(service)
     routes = collect_routes(service, service.prefix, mounts, realm=name)
+    warn_of_undeclared((service, *mounts))
     # The limit protects the memory against labels that clients choose. Clients cannot add routes,
     # so each route raises it.
     metrics = Metrics(max_children=MAX_CHILDREN + _CHILDREN_OF_A_ROUTE * len(routes))

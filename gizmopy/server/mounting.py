@@ -7,12 +7,16 @@ settings that are never loaded, CORS that never sees a preflight request.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable, Sequence
 
+from gizmopy.declaration import undeclared_functions
 from gizmopy.errors import DeclarationError, source_of
 from gizmopy.server.endpoints import Endpoints
 from gizmopy.server.service import Service
 from gizmopy.web import CORS
+
+logger = logging.getLogger(__name__)
 
 
 def mounted_on(service: Service) -> tuple[Endpoints, ...]:
@@ -123,3 +127,24 @@ def _check_cors(mounted: Endpoints) -> None:
     if any(isinstance(each, CORS) for each in mounted.middleware):
         reason = "has CORS in it; CORS applies to a whole service: put it there"
         raise _wrong(mounted, "middleware", reason)
+
+
+def warn_of_undeclared(owners: Sequence[Endpoints]) -> None:
+    """Log a warning for each decorated function beside the classes of ``owners``.
+
+    Not an error: such a function may be meant for a test, or for a class that is made later.
+    """
+    for function in undeclared_functions(owners, _DECORATORS):
+        decorator = next(name for mark, name in _DECORATORS.items() if hasattr(function, mark))
+        logger.warning(
+            "%s has @%s, but it is in no class, so it is not served; make it a method of %s",
+            *(source_of(function), decorator, type(owners[0]).__name__),
+        )
+
+
+_DECORATORS = {
+    "__gizmo_routes__": "get, or a similar decorator,",
+    "__gizmo_subscriptions__": "subscribe",
+    "__gizmo_health_check__": "health_check",
+    "__gizmo_job__": "background, or @every,",
+}

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from gizmopy._deprecated import override, renamed_method
 from gizmopy.config import Settings
+from gizmopy.declaration.type_variables import ContradictingArguments, values_in
 from gizmopy.errors import DeclarationError, UsageError, source_of
 from gizmopy.pubsub.codecs import encoder_for
 from gizmopy.server.endpoints import Endpoints
@@ -54,9 +55,12 @@ def _annotated_class(kind: type[Service]) -> type[Settings]:
             raise DeclarationError(base, reason)
     annotated = inspect.get_annotations(owner)["settings"]
     if isinstance(annotated, str):
+        own = {each.__name__: each for each in getattr(owner, "__type_params__", ())}
         module: Any = sys.modules[owner.__module__]
         found = reduce(lambda node, key: getattr(node, key, None), annotated.split("."), module)
-        annotated = annotated if found is None else found
+        annotated = own.get(annotated, annotated if found is None else found)
+    if isinstance(annotated, TypeVar):
+        annotated = _settings_argument(kind, owner, annotated)
     if not (isinstance(annotated, type) and issubclass(annotated, Settings)):
         reason = (
             f"settings is annotated with {annotated!r}; "
@@ -64,6 +68,19 @@ def _annotated_class(kind: type[Service]) -> type[Settings]:
         )
         raise DeclarationError(owner, reason)
     return annotated
+
+
+def _settings_argument(kind: type[Service], owner: type, variable: TypeVar) -> Any:
+    """Return the settings class that ``kind`` sets for a type variable of its base ``owner``."""
+    try:
+        value = values_in(kind, owner).get(variable, variable)
+    except ContradictingArguments as error:
+        raise DeclarationError(kind, f"settings: {error}") from error
+    if isinstance(value, TypeVar):
+        base, name = owner.__name__, kind.__name__ if kind is not owner else f"My{owner.__name__}"
+        reason = f"settings is the type variable {variable.__name__} of {base}, which has no value"
+        raise DeclarationError(kind, f"{reason}; write class {name}({base}[MySettings])")
+    return value
 
 
 def declared_channels(service: Endpoints, mounts: Iterable[Endpoints] = ()) -> dict[str, Any]:

@@ -234,3 +234,22 @@ def test_the_module_of_an_annotation_may_have_a_name(
     )
     assert main(["config", "wrong:Cats", "--tail=x"]) == 0
     assert "tail" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "text"),
+    [
+        (f"class Cats(Service:\n    key = '{SECRET}'\n", 2, "Python cannot read the module: "),
+        ("class Cats(Service):\nkey = 1\n", 3, "expected an indented block"),
+        ("class Cats(Service):\n    x = (\n", 3, "'(' was never closed"),
+        ("class S(Settings):\n    x = 5\n", 2, "A non-annotated attribute was detected"),
+    ],
+)
+def test_a_module_that_cannot_be_read(
+    source: str, line: int, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error has the file and the line, and no traceback."""
+    (tmp_path / "wrong.py").write_text(f"from gizmopy import Service, Settings\n{source}")
+    error = error_of("run", "wrong:Cats", capsys=capsys)
+    assert f"wrong.py:{line}: " in error
+    assert text in error

@@ -10,10 +10,11 @@ import pytest
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from gizmopy import Message, Service, get, post, put, subscribe
+from gizmopy import Message, Service, Settings, get, post, put, subscribe
 from gizmopy.declaration import read_signature
 from gizmopy.errors import DeclarationError
 from gizmopy.pubsub import collect_subscriptions
+from gizmopy.server.service import settings_class
 from gizmopy.web.binding import bind_parameters
 from gizmopy.web.decorators import Route, collect_routes
 from gizmopy.web.openapi.document import openapi_document
@@ -135,3 +136,54 @@ def test_the_syntax_of_python_312(postponed: str) -> None:
     assert signature.returns == list[str]
     with pytest.raises(DeclarationError, match="nothing sets the type variable S; replace it"):
         read_signature(scope["Sub"]().own)
+
+
+class CatSettings(Settings):
+    naps: int = 5
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class Configured(Service, Generic[SettingsT]):
+    settings: SettingsT
+
+
+class Between(Configured[SettingsT]):
+    pass
+
+
+class ConfiguredCats(Configured[CatSettings]):
+    pass
+
+
+class ConfiguredKittens(Between["CatSettings"]):
+    pass
+
+
+class Unset(Configured):  # type: ignore[type-arg]
+    pass
+
+
+@pytest.mark.parametrize("kind", [ConfiguredCats, ConfiguredKittens])
+def test_a_subclass_sets_the_settings_of_a_generic_service(kind: type[Service]) -> None:
+    """``settings: S`` is the class that the subclass gives for ``S``."""
+    assert settings_class(kind) is CatSettings
+    assert isinstance(kind().settings, CatSettings)
+
+
+@pytest.mark.parametrize("kind", [Unset, Configured, Between])
+def test_settings_without_a_class_are_refused(kind: type[Service]) -> None:
+    """The error names the variable and what to write."""
+    with pytest.raises(DeclarationError, match=r"type variable SettingsT .*\[MySettings\]\)"):
+        settings_class(kind)
+
+
+class WrongSettings(Configured[int]):  # type: ignore[type-var]
+    pass
+
+
+def test_the_argument_must_be_a_settings_class() -> None:
+    """It is checked like an annotation."""
+    with pytest.raises(DeclarationError, match=r"use a subclass of gizmopy\.Settings"):
+        settings_class(WrongSettings)

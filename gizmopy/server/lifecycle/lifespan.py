@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 from gizmopy.errors import DeclarationError
 from gizmopy.server.lifecycle.shutdown_budget import CLEANUP_SECONDS
-from gizmopy.server.lifecycle.unawaited_tasks import logging_unawaited_tasks
+from gizmopy.server.lifecycle.unawaited_tasks import WatchedLifespan
 from gizmopy.server.service import Service
 
 logger = logging.getLogger("gizmopy.server.server")
@@ -21,9 +21,9 @@ async def enter_lifespan(service: Service) -> Lifespan:
     lifespan = service.lifespan()
     if not isinstance(lifespan, AbstractAsyncContextManager):
         raise DeclarationError(service.lifespan, "decorate it with @asynccontextmanager")
-    with logging_unawaited_tasks():
-        await lifespan.__aenter__()
-    return lifespan
+    watched = WatchedLifespan(lifespan)
+    await watched.__aenter__()
+    return watched
 
 
 async def exit_lifespan(lifespan: Lifespan) -> bool:

@@ -9,7 +9,7 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -31,27 +31,40 @@ _UNIX_MODE = 0o660
 def bind_all(host: str, port: int, *, prefix: str = "HTTP") -> tuple[socket.socket, ...]:
     """Return the sockets of ``bind`` for every address of ``host``, all with the same port.
 
-    ``localhost`` has the loopback addresses of IPv4 and IPv6, as far as the machine has them (RFC
-    6761 section 6.3): clients try them in an order of their own. Any other host has one address.
+    ``localhost`` has the loopback addresses of IPv4 and IPv6 (RFC 6761 section 6.3), and any other
+    name those that it resolves to, as far as the machine has them: clients try them in an order of
+    their own.
     """
-    if host.lower() != LOCALHOST:
-        return (bind(host, port, prefix=prefix),)
+    addresses = _LOOPBACK if host.lower() == LOCALHOST else _addresses_of(host)
+    addresses = [each for each in addresses if _has_address(each)] if len(addresses) > 1 else []
+    if len(addresses) < 2:
+        return (bind(addresses[0] if addresses else host, port, prefix=prefix),)
     for _ in range(_PORT_ATTEMPTS):
-        listeners = _bind_loopback(port, prefix)
+        listeners = _bind_each(addresses, port, prefix)
         if port or len({listener.getsockname()[1] for listener in listeners}) == 1:
             return listeners
         for listener in listeners:
             listener.close()
-    raise StartError(f"{prefix}_PORT=0: no port is free on every loopback address; choose a port")
+    reason = f"no port is free on every address of {host}; choose a port"
+    raise StartError(f"{prefix}_PORT=0: {reason}")
 
 
-def _bind_loopback(port: int, prefix: str) -> tuple[socket.socket, ...]:
-    """Bind the loopback addresses. If another process has a free port's second one, it differs."""
+def _addresses_of(host: str) -> Sequence[str]:
+    """Return the addresses of the name ``host``, each once; none if it is not a name."""
+    if not host or host.startswith(UNIX) or "://" in host:
+        return ()
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # bind() explains it
+        return ()
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _bind_each(addresses: Sequence[str], port: int, prefix: str) -> tuple[socket.socket, ...]:
+    """Bind all addresses. If another process has a free port on one of them, its port differs."""
     listeners: list[socket.socket] = []
     try:
-        for address in _LOOPBACK:
-            if not _has_address(address):
-                continue
+        for address in addresses:
             number = port or (listeners[0].getsockname()[1] if listeners else 0)
             try:
                 listeners.append(bind(address, number, prefix=prefix))
@@ -63,7 +76,7 @@ def _bind_loopback(port: int, prefix: str) -> tuple[socket.socket, ...]:
         for listener in listeners:
             listener.close()
         raise
-    return tuple(listeners) or (bind(_LOOPBACK[0], port, prefix=prefix),)
+    return tuple(listeners)
 
 
 def _has_address(address: str) -> bool:

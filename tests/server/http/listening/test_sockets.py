@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import uvloop
@@ -269,3 +270,38 @@ def test_loopback_addresses_are_those_that_only_this_machine_reaches(
 ) -> None:
     """An address that others can reach, or an unknown name, is not one."""
     assert is_loopback(address) is loopback
+
+
+def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let the name cats.test have these addresses."""
+    real = socket.getaddrinfo
+
+    def resolve(host: str, *args: Any, **options: Any) -> list[Any]:
+        names = addresses if host == "cats.test" else (host,)
+        return [found for name in names for found in real(name, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def test_a_name_binds_each_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One port is bound at all of them, also a free one; a repeated address counts once."""
+    _resolving(monkeypatch, "127.0.0.2", "127.0.0.1", "::1", "127.0.0.2")
+    listeners = bind_all("cats.test", 0)
+    names = [listener.getsockname() for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    assert [name[0] for name in names] == ["127.0.0.2", "127.0.0.1", "::1"]
+    assert len({name[1] for name in names}) == 1
+
+
+def test_an_address_of_a_name_that_the_machine_does_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is left out if another one is there; without any, the start ends."""
+    _resolving(monkeypatch, "203.0.113.1", "127.0.0.1")
+    (listener,) = bind_all("cats.test", 0)
+    with listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+    _resolving(monkeypatch, "203.0.113.1", "203.0.113.2")
+    with pytest.raises(StartError, match="is not an address of this machine"):
+        bind_all("cats.test", 0)
