@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from gizmopy.web import Body as Body
     from gizmopy.web import Caller as Caller
     from gizmopy.web import Cookie as Cookie
+    from gizmopy.web import Form as Form
     from gizmopy.web import Header as Header
     from gizmopy.web import Problem as Problem
     from gizmopy.web import Query as Query
+    from gizmopy.web import UploadFile as UploadFile
     from gizmopy.web import api_key as api_key
     from gizmopy.web import delete as delete
     from gizmopy.web import get as get
@@ -53,6 +55,7 @@ _MODULES = {
     "Cookie": "web",
     "Duration": "config",
     "Endpoints": "server",
+    "Form": "web",
     "GizmoError": "errors",
     "Header": "web",
     "Message": "pubsub",
@@ -65,6 +68,7 @@ _MODULES = {
     "Settings": "config",
     "Shown": "config",
     "SimpleServer": "server",
+    "UploadFile": "web",
     "api_key": "web",
     "background": "server",
     "delete": "web",
@@ -87,6 +91,7 @@ __all__ = [
     "Cookie",
     "Duration",
     "Endpoints",
+    "Form",
     "GizmoError",
     "Header",
     "Message",
@@ -99,6 +104,7 @@ __all__ = [
     "Settings",
     "Shown",
     "SimpleServer",
+    "UploadFile",
     "__version__",
     "api_key",
     "background",

@@ -4,7 +4,7 @@ The names here are those that a service uses. The server compiles and serves the
 """
 
 from gizmopy._deprecated import renamed
-from gizmopy.web.annotations import Body, Cookie, Header, Query
+from gizmopy.web.annotations import Body, Cookie, Form, Header, Query
 from gizmopy.web.caching import no_cache
 from gizmopy.web.cors import CORS
 from gizmopy.web.decorators import EndpointTable, delete, get, patch, post, put
@@ -23,6 +23,7 @@ from gizmopy.web.types import (
     parse_full_day_range,
     parse_iso_date,
 )
+from gizmopy.web.uploads import UploadFile
 
 __all__ = [
     "CORS",
@@ -31,6 +32,7 @@ __all__ = [
     "Cookie",
     "EndpointTable",
     "HTTPMiddleware",
+    "Form",
     "Handler",
     "Header",
     "ISODate",
@@ -40,6 +42,7 @@ __all__ = [
     "Request",
     "Truthy",
     "UInt64",
+    "UploadFile",
     "api_key",
     "delete",
     "get",

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, Json, RootModel, TypeAdapter
 from typing_extensions import is_typeddict
 
+from gizmopy.web.uploads import UploadFile
+
 UNIONS = (Union, types.UnionType)
 _COLLECTIONS = (list, tuple, set, frozenset, Sequence, Set)
 _COLLECTION_SCHEMAS = ("frozenset", "list", "set", "tuple")
-_NON_TEXT_TYPES = (bytes, bytearray, memoryview, Any, object)
+_NON_TEXT_TYPES = (bytes, bytearray, memoryview, Any, object, UploadFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,19 @@ class Body:
         object.__setattr__(self, "media_types", media_types)
 
 
-Mark = Header | Query | Cookie | Body
-_MARKS = (Header, Query, Cookie, Body)
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Take a parameter from a field of a form: ``Annotated[int, Form("page-size")]``.
+
+    The default is the name of the parameter. A model takes each of its fields from the form:
+    ``Annotated[Order, Form()]``. A parameter of the type UploadFile needs no mark.
+    """
+
+    name: str = ""
+
+
+Mark = Header | Query | Cookie | Body | Form
+_MARKS = (Header, Query, Cookie, Body, Form)
 
 
 def parts(annotation: Any, *, skip: Callable[[Any], bool] = lambda _: False) -> list[Any]:
@@ -123,7 +136,7 @@ def _schema_of(annotation: Any) -> Mapping[str, Any]:
 
 
 def marks_of(annotation: Any) -> list[Mark]:
-    """Return the marks of ``annotation``: Header, Query, Cookie and Body.
+    """Return the marks of ``annotation``: Header, Query, Cookie, Body and Form.
 
     The class itself, ``Annotated[str, Header]``, counts as a mark without a name.
     """
@@ -156,6 +169,16 @@ def structure_of(annotation: Any) -> Any | None:
 def is_bytes(annotation: Any) -> bool:
     """Return whether a type is ``bytes``, or is with None, and no metadata reads one text."""
     return _plain(_alternatives(annotation)) == [bytes]
+
+
+def file_kind(annotation: Any) -> Literal["one", "many"] | None:
+    """Return whether a type is a file or a list of files, or is with None; None if neither."""
+    plain = plain_type(annotation)
+    if plain is UploadFile:
+        return "one"
+    items = [each for each in get_args(plain) if each is not Ellipsis]
+    is_list = _is_collection(plain) and len(items) == 1 and plain_type(items[0]) is UploadFile
+    return "many" if is_list else None
 
 
 def plain_type(annotation: Any) -> Any | None:

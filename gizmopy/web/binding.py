@@ -10,6 +10,7 @@ The signature says which part of a request each parameter comes from:
 - ``aiohttp.web.Request``: the request itself
 - ``bytes``, or ``Annotated[T, Body()]``: the whole body, of a text if T is ``str``
 - ``Caller[User]``: the caller, which a security scheme found
+- ``UploadFile``, or ``Annotated[T, Form()]``: a file or a field of a form
 - a model, a dataclass, a TypedDict, a dict, or a type that contains one: the JSON body
 - any other: the query; a list, set or tuple takes each value of a repeated name
 
@@ -28,6 +29,7 @@ from gizmopy.errors import DeclarationError
 from gizmopy.web.annotations import (
     Body,
     Cookie,
+    Form,
     Header,
     Mark,
     Query,
@@ -192,7 +194,7 @@ def _bind(route: Route, parameter: Parameter, path_names: list[str]) -> Binder:
     if location is None:
         reason = f"parameter {name!r} is a variable of the path, which {mark!r} is not"
         raise DeclarationError(function, f"{reason}; rename the variable or the parameter")
-    assert not isinstance(mark, Body)
+    assert not isinstance(mark, Body | Form)
     if structure_of(parameter.annotation) is not None:
         if mark.name:
             kind = type(mark).__name__

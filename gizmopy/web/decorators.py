@@ -56,6 +56,8 @@ class RouteOptions:
     ``max_body``: the maximum size of a body, decompressed, in bytes or as a text such as ``"10MB"``
     or ``"10MiB"`` (None: the setting GIZMO_MAX_BODY_BYTES, 0: no limit).
 
+    ``max_parts``: the maximum number of fields and files of a form (None: 1,000).
+
     ``unsafe_path``: whether path parameters may contain dot segments (``..``) and NUL, and begin
     with a slash. Otherwise such a request is 400, because a file name made from it could leave its
     folder.
@@ -71,6 +73,7 @@ class RouteOptions:
     cancel_on_disconnect: bool | None = None
     cross_origin: bool = False
     max_body: int | str | None = None
+    max_parts: int | None = None
     unsafe_path: bool = False
     min_send_rate: int | None = None
     security: SecurityOption = Inherited.INHERITED
@@ -93,6 +96,7 @@ class RouteKeywords(TypedDict, total=False):
     max_body: int | str | None
     max_body_bytes: int | None
     """The name of ``max_body`` before 0.2."""
+    max_parts: int | None
     unsafe_path: bool
     min_send_rate: int | None
     security: SecurityOption
@@ -333,6 +337,11 @@ def _check(route: Route, prefix: str) -> None:
     if options.min_send_rate is not None and not _is_number(options.min_send_rate, int):
         reason = f"min_send_rate={options.min_send_rate!r} is not a number of bytes"
         raise DeclarationError(function, f"{reason}; use 0 for no limit")
+    if options.max_parts is not None and (
+        not _is_number(options.max_parts, int) or not options.max_parts
+    ):
+        reason = f"max_parts={options.max_parts!r} is not a number of fields and files"
+        raise DeclarationError(function, f"{reason}; write max_parts=10")
     try:
         _ = options.max_body_bytes
     except ValueError as error:

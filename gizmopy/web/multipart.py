@@ -54,7 +54,7 @@ _VALUE = rf'{_TOKEN}|"(?:[^"\\]|\\.)*"'
 _DISPOSITION = re.compile(
     rf"[ \t]*{_TOKEN}[ \t]*(?:;(?:[ \t]*{_TOKEN}[ \t]*=[ \t]*(?:{_VALUE}))?[ \t]*)*"
 ).fullmatch
-_DISPOSITION_PARAMETERS = re.compile(rf";[ \t]*({_TOKEN})[ \t]*=[ \t]*({_VALUE})").findall
+DISPOSITION_PARAMETERS = re.compile(rf";[ \t]*({_TOKEN})[ \t]*=[ \t]*({_VALUE})").findall
 
 _MALFORMED = (LookupError, RecursionError, ValueError, HttpProcessingError)
 _MALFORMED_PART = (*_MALFORMED, RuntimeError, AssertionError, zlib.error)
@@ -102,7 +102,7 @@ def check_disposition(header: str) -> None:
     if not is_unicode(header) or _DISPOSITION(header) is None:
         raise ValueError("the Content-Disposition of a part is malformed")
     names: set[str] = set()
-    for name, value in _DISPOSITION_PARAMETERS(header):
+    for name, value in DISPOSITION_PARAMETERS(header):
         if name.lower() in names:
             raise ValueError("the Content-Disposition of a part has a parameter twice")
         names.add(name.lower())
@@ -183,8 +183,10 @@ class Reader(BaseMultipartReader):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._parts_left = [_MAX_PARTS]
-        """The number of parts that may follow, in a list that nested readers share."""
+        self.max_parts = _MAX_PARTS
+        """The maximum number of parts."""
+        self._parts = [0]
+        """The number of parts so far, in a list that nested readers share."""
         self._lines = 0
 
     async def next(self) -> MultipartReader | BodyPartReader | None:
@@ -197,9 +199,20 @@ class Reader(BaseMultipartReader):
 
     def make_part_reader(self, headers: CIMultiDictProxy[str]) -> MultipartReader | BodyPartReader:
         """Return the reader of a part. Raises Problem (413) after 1,000 parts."""
-        self._parts_left[0] -= 1
-        if self._parts_left[0] < 0:
-            raise Problem(413, f"The request body has more than {_MAX_PARTS} parts.")
+        self.count_part(headers)
+        part = super().make_part_reader(headers)
+        if isinstance(part, Reader):
+            part._parts = self._parts
+        return part
+
+    def count_part(self, headers: CIMultiDictProxy[str]) -> None:
+        """Count a part, and check its headers.
+
+        Raises Problem (413) if there are too many parts, and ValueError if a header is malformed.
+        """
+        self._parts[0] += 1
+        if self._parts[0] > self.max_parts:
+            raise Problem(413, f"The request body has more than {self.max_parts} parts.")
         if len(headers.get(CONTENT_TYPE, "")) > MAX_CONTENT_TYPE:
             raise ValueError("the Content-Type of a part is too long")
         disposition = headers.get(CONTENT_DISPOSITION, "")
@@ -207,10 +220,6 @@ class Reader(BaseMultipartReader):
             raise ValueError("the Content-Disposition of a part has too many parameters")
         if disposition:
             check_disposition(disposition)
-        part = super().make_part_reader(headers)
-        if isinstance(part, Reader):
-            part._parts_left = self._parts_left
-        return part
 
     async def read_line(self) -> bytes:
         """Return the next line of the body."""

@@ -1,10 +1,10 @@
-"""Bind a model whose fields are parameters: of the query, of headers or of cookies."""
+"""Bind a model whose fields come from the query, from headers, from cookies or from a form."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 from aiohttp import web
 from multidict import MultiMapping
@@ -18,6 +18,7 @@ from gizmopy.untrusted.json_text import finite_validator
 from gizmopy.untrusted.text import is_unicode
 from gizmopy.web.annotations import (
     converts,
+    file_kind,
     is_converted,
     is_repeated,
     is_structure,
@@ -37,14 +38,19 @@ Keys = tuple[tuple[str, str], ...]
 """The keys by which pydantic takes a field, each with its name in the request."""
 
 
+FieldLocation = ParameterLocation | Literal["form"]
+"""The part of a request that a field comes from."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelField:
-    """One field of a model of parameters, as the document describes a parameter."""
+    """One field of a model of parameters, or of a form, as the document describes it."""
 
-    location: ParameterLocation
+    location: FieldLocation
     declared: Parameter
     keys: Keys
     repeated: bool
+    is_file: bool = False
 
     @property
     def key(self) -> str:
@@ -64,21 +70,18 @@ class ModelParameter:
     """
 
     __slots__ = (
-        "_extra",
         "_names",
         "_others",
-        "_read",
         "_validate",
         "declared",
         "fields",
+        "keeps_extra",
         "location",
         "name",
         "required",
     )
 
-    def __init__(
-        self, function: Function, parameter: Parameter, location: ParameterLocation
-    ) -> None:
+    def __init__(self, function: Function, parameter: Parameter, location: FieldLocation) -> None:
         adapter = type_adapter(function, parameter)
         model = _Model(function, parameter, location, adapter.core_schema)
         self.declared = parameter
@@ -86,13 +89,12 @@ class ModelParameter:
         self.location = location
         self.required = parameter.required
         self.fields = tuple(model.fields())
-        self._extra = model.extra != "ignore"
-        if self._extra and location == "header":
+        self.keeps_extra = model.extra != "ignore"
+        if self.keeps_extra and location == "header":
             reason = f"{model.title} has extra={model.extra!r}, but clients send headers that it"
             raise DeclarationError(function, f"{reason} does not know; remove it")
         self._names = {key: name for each in self.fields for key, name in each.keys}
         self._others: frozenset[str] = frozenset()
-        self._read = _SOURCES[location]
         # validate_strings takes no lists. In lax mode validate_python reads each text by the same
         # rules, also if the model is strict: then a number could not be sent at all.
         self._validate: Callable[..., Any] = finite_validator(adapter).validate_python
@@ -109,17 +111,15 @@ class ModelParameter:
         If all fields are absent and the parameter has a default, both stay unchanged, so that the
         function's own default applies.
         """
-        source = self._read(request)
+        source = _SOURCES[self.location](request)
         values: dict[str, Any] = {}
         for field in self.fields:
             for key, name in field.keys:
                 text = source.getall(name, None) if field.repeated else source.get(name)
                 if text is not None:
                     values[key] = text
-        if self._extra:
-            values |= self._unknown(source)
-        if not values and not self.required:
-            return
+        if self.keeps_extra:
+            values |= self.unknown(source)
         wrong = [key for key, text in values.items() if not _is_unicode(key, text)]
         if wrong:
             names = (self._names.get(key, key) for key in wrong)
@@ -127,12 +127,21 @@ class ModelParameter:
                 field_error(self.location, name, NOT_UTF8, "string_unicode") for name in names
             )
             return
+        self.validate(values, arguments, errors)
+
+    def validate(
+        self, values: dict[str, Any], arguments: dict[str, Any], errors: list[FieldError]
+    ) -> None:
+        """Put the model of ``values`` into ``arguments``, or each fault into ``errors``."""
+        if not values and not self.required:
+            return
         try:
             arguments[self.name] = self._validate(values, strict=False)
         except ValidationError as error:
-            errors += field_errors(self.location, "", error, self._names)
+            location = "body" if self.location == "form" else self.location
+            errors += field_errors(location, "", error, self._names)
 
-    def _unknown(self, source: MultiMapping[str]) -> dict[str, Any]:
+    def unknown(self, source: MultiMapping[Any]) -> dict[str, Any]:
         """Return what the model may refuse, or keep: the names that no parameter takes."""
         known = self._others.union(self._names.values())
         unknown = {name: source.getall(name) for name in source if name not in known}
@@ -201,12 +210,16 @@ class _Model:
         )
         for name, field in pairs:
             annotation = annotations[name]
+            parameter = Parameter(name, annotation, _default(field))
+            keys = self._keys(name, field)
+            if self._location == "form" and (files := file_kind(annotation)) is not None:
+                yield ModelField("form", parameter, keys, files == "many", is_file=True)
+                continue
             reads_text = is_converted(annotation) or self._reads_text(field["schema"])
             repeated = not reads_text and is_repeated(annotation)
-            parameter = Parameter(name, annotation, _default(field))
             if not reads_text:
                 self._check(name, annotation, repeated=repeated)
-            yield ModelField(self._location, parameter, self._keys(name, field), repeated)
+            yield ModelField(self._location, parameter, keys, repeated)
 
     def _reads_text(self, schema: Mapping[str, Any]) -> bool:
         """Return whether a validator of the model reads one text, such as a field_validator."""

@@ -104,7 +104,7 @@ class TextParameter:
     def __init__(
         self, function: Function, parameter: Parameter, location: ParameterLocation, key: str
     ) -> None:
-        _check_type(function, parameter, location)
+        check_text_type(function, parameter, location)
         validator = finite_validator(type_adapter(function, parameter))
         self.declared = parameter
         self.name = parameter.name
@@ -187,7 +187,8 @@ def _check_default(function: Function, parameter: Parameter, adapter: TypeAdapte
         raise DeclarationError(function, f"{reason}; write a value of that type") from error
 
 
-def _check_type(function: Function, parameter: Parameter, location: ParameterLocation) -> None:
+def check_text_type(function: Function, parameter: Parameter, location: str) -> None:
+    """Raise DeclarationError if no text in ``location`` can give the type of a parameter."""
     annotation, name = parameter.annotation, parameter.name
     if (is_structure(annotation) and not is_converted(annotation)) or (
         location in ("path", "cookie") and is_repeated(annotation)

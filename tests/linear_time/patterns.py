@@ -205,10 +205,11 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.web.multipart:_DISPOSITION": Pattern(
         "fullmatch", pumps("a", ";", " ", "; ", ";a=", ";a=b", '\\"', " ;a", head='a; b="')
     ),
-    "gizmopy.web.multipart:_DISPOSITION_PARAMETERS": Pattern(
+    "gizmopy.web.multipart:DISPOSITION_PARAMETERS": Pattern(
         "findall", pumps("a", ";", "; ", ";a=b", ' ;a="b"', "\\a", " ", head="; a=")
     ),
     "gizmopy.web.cookies:_ESCAPED": Pattern("sub", pumps("\\", "\\0", "\\07", "\\073", "a")),
+    "gizmopy.web.multipart_form:_ESCAPED": Pattern("sub", pumps("\\", '\\"', "a")),
     "gizmopy.web.query_text:_HIGH_BYTE": Pattern("search", pumps("%", "%8", "8")),
     "gizmopy.web.openapi.document:_VARIABLE": Pattern(
         "sub", pumps("a", "{", "{a", "{}", ":", "{a:{", "{a:{}", "{a:{1}}", head="{")

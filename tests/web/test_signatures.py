@@ -12,7 +12,7 @@ from pydantic import AliasPath, BaseModel, Field
 from typing_extensions import TypeAliasType
 
 from gizmopy.errors import DeclarationError
-from gizmopy.web import Body, Cookie, Header, Query
+from gizmopy.web import Body, Cookie, Form, Header, Query, UploadFile
 from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.decorators import Route
 from tests.web.support import echo_endpoint
@@ -28,6 +28,10 @@ class NewCat(BaseModel):
 
 class Paging(BaseModel):
     limit: int = 20
+
+
+class WithFile(BaseModel):
+    file: UploadFile | None = None
 
 
 class Nested(BaseModel):
@@ -187,6 +191,34 @@ def test_a_key_belongs_to_one_parameter(annotations: dict[str, Any], reason: str
         ("GET", {"a": bytes}, "takes 'a' from the body, but a GET request has none"),
         ("GET", {"a": Annotated[str, Body()]}, "takes 'a' from the body, but a GET request"),
         ("POST", {"a": bytes, "b": dict}, "takes 'a' and 'b' from the body"),
+        ("GET", {"a": UploadFile}, "takes 'a' from the body, but a GET request has none"),
+        ("GET", {"a": Annotated[str, Form()]}, "takes 'a' from the body, but a GET request"),
+        (
+            "POST",
+            {"a": NewCat, "b": Annotated[str, Form()]},
+            "takes 'b' from a form and 'a' from a whole body; a request has one body",
+        ),
+        ("POST", {"a": bytes, "b": UploadFile}, "takes 'b' from a form and 'a' from a whole body"),
+        ("POST", {"a": WithFile}, "from JSON, which has no files; write a: Annotated[..., Form()]"),
+        ("POST", {"a": dict[str, UploadFile]}, "from JSON, which has no files"),
+        ("POST", {"a": UploadFile | str}, "cannot give <class"),
+        (
+            "POST",
+            {"a": Annotated[UploadFile | str, Form()]},
+            "form parameter 'a' is read from text",
+        ),
+        ("POST", {"a": Annotated[bytes, Form()]}, "which cannot give <class 'bytes'>"),
+        ("POST", {"a": Annotated[UploadFile, Query()]}, "query parameter 'a' is read from text"),
+        ("POST", {"a": Annotated[WithFile, Query()]}, "which cannot give <class"),
+        ("POST", {"a": Annotated[Nested, Form()]}, "is one text, which cannot be an object"),
+        ("POST", {"a": Annotated[dict[str, str], Form()]}, "form parameter 'a' is one text"),
+        ("POST", {"a": Annotated[NewCat, Form("x")]}, "a model, whose fields have names of their"),
+        ("POST", {"a": Annotated[str, Form]}, "has the class Form as its mark; write Form()"),
+        (
+            "POST",
+            {"limit": Annotated[int, Form()], "p": Annotated[Paging, Form()]},
+            "takes 'limit' and 'p.limit' both from 'limit' in the form",
+        ),
         ("POST", {"a": bytes, "b": Annotated[str, Body()]}, "takes 'a' and 'b' from the body"),
         ("POST", {"a": Annotated[str, Body]}, "has the class Body as its mark; write Body()"),
         ("POST", {"a": Annotated[NewCat, Body("text/csv")]}, "'text/csv', which is not JSON"),

@@ -16,15 +16,20 @@ from dataclasses import dataclass
 from typing import Any, NotRequired
 
 from pydantic import ConfigDict, with_config
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 from typing_extensions import TypedDict  # on Python 3.11 pydantic rejects typing's
 
 from gizmopy.declaration import REQUIRED, Parameter, read_signature
 from gizmopy.web.binding import Binder, bind_parameters
 from gizmopy.web.decorators import EndpointFunction, Route
-from gizmopy.web.openapi.bodies import WholeBody, describe_body
+from gizmopy.web.openapi.bodies import DescribedBody, describe_body
 from gizmopy.web.openapi.results import ANY_SUCCESS, MediaTypes, responses_of
-from gizmopy.web.openapi.schemas import Schema, TypeSchema, fill_schemas
+from gizmopy.web.openapi.schemas import (
+    Schema,
+    TypeSchema,
+    default_of,
+    fill_schemas,
+    without_null,
+)
 from gizmopy.web.openapi.security import SecuritySchemes
 from gizmopy.web.parameter_models import ModelField, ModelParameter
 from gizmopy.web.parameters import TextParameter
@@ -76,7 +81,7 @@ class _Operation:
     route: Route
     path: str
     parameters: Sequence[tuple[DescribedParameter, TypeSchema]]
-    body: WholeBody | None
+    body: DescribedBody | None
     responses: Mapping[str, MediaTypes]
 
     def types(self) -> Iterator[TypeSchema]:
@@ -270,13 +275,13 @@ def _parameter(
 ) -> Schema:
     """Return one parameter. Text is never null, and the default is that of the function."""
     described: Schema = {"name": name, "in": parameter.location, "required": parameter.required}
-    schema = {key: value for key, value in _without_null(schema).items() if key != "default"}
+    schema = {key: value for key, value in without_null(schema).items() if key != "default"}
     if not parameter.repeated and schema.get("type") in ("array", "object"):
         # The metadata of the type reads one text.
         schema = {"type": "string", **{key: schema[key] for key in _TEXTS if key in schema}}
     if "description" in schema:
         described["description"] = schema.pop("description")
-    if (default := _default(parameter.declared.default)) is not None:
+    if (default := default_of(parameter.declared.default)) is not None:
         schema["default"] = default
     if schema.get("type") == "string" and _is_portable(pattern):
         schema.setdefault("pattern", f"^(?:{pattern})$")
@@ -294,24 +299,6 @@ def _parameter(
 def _is_portable(pattern: str) -> bool:
     """Return whether ``pattern`` restricts a text, and JSON Schema's dialect of regexes has it."""
     return pattern not in ("", ".*") and _PYTHON_ONLY.search(pattern) is None
-
-
-def _without_null(schema: Schema) -> Schema:
-    kinds = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
-    if len(kinds) == len(schema.get("anyOf", ())):
-        return schema
-    rest = {key: value for key, value in schema.items() if key != "anyOf"}
-    return {**kinds[0], **rest} if len(kinds) == 1 else {"anyOf": kinds, **rest}
-
-
-def _default(value: Any) -> Any:
-    """Return the JSON form of a default; None if there is no default, or it has no JSON form."""
-    if value is REQUIRED:
-        return None
-    try:
-        return to_jsonable_python(value, inf_nan_mode="null")
-    except PydanticSerializationError:
-        return None
 
 
 def _responses(operation: _Operation, problem: TypeSchema) -> Schema:

@@ -9,6 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from gizmopy.declaration import REQUIRED
 
 logger = logging.getLogger("gizmopy.web.openapi")
 
@@ -71,3 +74,22 @@ def fill_schemas(types: Sequence[TypeSchema]) -> Schema:
         types[key].schema = schema
     components: Schema = shared.get("$defs", {})
     return components
+
+
+def without_null(schema: Schema) -> Schema:
+    """Return a schema without null: a text in a request is never null."""
+    kinds = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if len(kinds) == len(schema.get("anyOf", ())):
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return {**kinds[0], **rest} if len(kinds) == 1 else {"anyOf": kinds, **rest}
+
+
+def default_of(value: Any) -> Any:
+    """Return the JSON form of a default; None if there is no default, or it has no JSON form."""
+    if value is REQUIRED:
+        return None
+    try:
+        return to_jsonable_python(value, inf_nan_mode="null")
+    except PydanticSerializationError:
+        return None

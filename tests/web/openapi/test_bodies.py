@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from gizmopy.web import Body
+from gizmopy.web import Body, Form, UploadFile
 from tests.web.openapi.support import document
 
 BINARY = {"type": "string", "format": "binary"}
@@ -48,3 +48,90 @@ def body_of(annotation: Any) -> Any:
 def test_a_whole_body_is_described(annotation: Any, content: Any) -> None:
     """The media types are those of the mark; bytes are binary."""
     assert body_of(annotation) == content
+
+
+FILE = {"contentType": "application/octet-stream"}
+
+
+class Order(BaseModel):
+    """An order."""
+
+    name: str
+    number: int = Field(1, ge=1, alias="no", description="How many.")
+    photo: UploadFile | None = None
+
+
+def form_of(endpoint: Any) -> Any:
+    """Return the requestBody of an endpoint that takes a form."""
+    return document(("POST", "/", endpoint))["paths"]["/"]["post"]["requestBody"]
+
+
+def test_the_fields_of_a_form_are_described() -> None:
+    """Without a file a form may have both media types."""
+
+    async def endpoint(
+        name: Annotated[str, Form()],
+        size: Annotated[int, Form("page-size"), Field(ge=1)] = 20,
+        tags: Annotated[list[str] | None, Form()] = None,
+        split: Annotated[list[str], BeforeValidator(str.split), Form()] = [],  # noqa: B006 - not changed
+    ) -> None: ...
+
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "page-size": {"type": "integer", "minimum": 1, "default": 20},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "split": {"type": "string"},
+        },
+        "required": ["name"],
+    }
+    assert form_of(endpoint) == {
+        "required": True,
+        "content": {
+            "application/x-www-form-urlencoded": {"schema": schema},
+            "multipart/form-data": {"schema": schema},
+        },
+    }
+
+
+def test_the_files_of_a_form_are_described() -> None:
+    """They are binary, and only multipart has them."""
+
+    async def endpoint(
+        photo: UploadFile | None = None,
+        files: Annotated[list[UploadFile], Form("more"), Field(max_length=3)] = [],  # noqa: B006 - not changed
+    ) -> None: ...
+
+    schema = {
+        "type": "object",
+        "properties": {
+            "photo": BINARY,
+            "more": {"type": "array", "items": BINARY, "maxItems": 3, "default": []},
+        },
+    }
+    encoding = {"photo": FILE, "more": FILE}
+    assert form_of(endpoint) == {
+        "required": False,
+        "content": {"multipart/form-data": {"schema": schema, "encoding": encoding}},
+    }
+
+
+def test_a_model_of_a_form_is_a_component() -> None:
+    """Unless other fields stand beside it: then all are described in one object."""
+
+    async def alone(order: Annotated[Order, Form()]) -> None: ...
+
+    async def beside(order: Annotated[Order, Form()], a: Annotated[str, Form()]) -> None: ...
+
+    reference = {"$ref": "#/components/schemas/Order"}
+    assert form_of(alone)["content"] == {
+        "multipart/form-data": {"schema": reference, "encoding": {"photo": FILE}}
+    }
+    (media,) = form_of(beside)["content"].values()
+    assert media["schema"]["properties"] == {
+        "name": {"type": "string"},
+        "no": {"type": "integer", "minimum": 1, "description": "How many.", "default": 1},
+        "photo": BINARY,
+        "a": {"type": "string"},
+    }
