@@ -25,7 +25,7 @@ from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.channels import Channels
 from gizmopy.pubsub.destinations import DestinationResolver
 from gizmopy.pubsub.driver import Capabilities, Driver
-from gizmopy.pubsub.engine.dead_letter import without_last_failure
+from gizmopy.pubsub.engine.dead_letter import with_current_names, without_last_failure
 from gizmopy.pubsub.engine.dead_letter_topics import AllowedTopics
 from gizmopy.pubsub.engine.sizes import size_of
 from gizmopy.pubsub.message import Message, merged
@@ -269,6 +269,7 @@ class Redrive:
 
     async def _move(self, message: Message, out: Channels) -> None:
         """Publish the message of a dead letter; the return acks the dead letter."""
+        message.attributes = with_current_names(message.attributes)
         if not self._is_wanted(message):
             self._hold(message)
         self._progress.started += 1

@@ -39,6 +39,11 @@ _LEVEL = frozenset(
 )
 """The attributes of the last failure. Those of an earlier one have its number: gizmo-dl-1-reason.
 """
+_EARLIER = {
+    name.removeprefix("gizmo-"): name
+    for name in (*_LEVEL, f"{PREFIX}redriven", f"{PREFIX}redriven-at")
+}
+"""The names that earlier versions gave these attributes, and their names of today."""
 _SHORT = 64
 """The characters of an attribute if there is no room for more."""
 _ESSENTIAL = ("gizmo-dl-reason", "gizmo-dl-source-subscription")
@@ -165,6 +170,20 @@ def hops_of(attributes: Mapping[str, str]) -> int:
     if text.isascii() and text.isdecimal() and len(text) <= 2 and int(text):
         return int(text)
     return int(not _LEVEL.isdisjoint(attributes))
+
+
+def with_current_names(attributes: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the attributes of a dead letter of an earlier version by their names of today.
+
+    Until the prefix of our own, the names began with ``dl-``. Such dead letters may wait in a topic
+    for months, and a user may have attributes of such names: only a message that has a source, and
+    none of the names of today, is a dead letter of an earlier version.
+    """
+    if "dl-source-topic" not in attributes or not _LEVEL.isdisjoint(attributes):
+        return attributes
+    pairs = [(_EARLIER.get(name, name), text) for name, text in attributes.items()]
+    renamed = {name: text for name, text in pairs if name in _EARLIER.values()}
+    return merged(removed(attributes, lambda name: name in _EARLIER), renamed)
 
 
 def without_last_failure(attributes: Mapping[str, str]) -> Mapping[str, str]:

@@ -39,6 +39,72 @@ async def test_a_dead_letter_is_published_as_the_original_message() -> None:
     assert await letters.read() == []
 
 
+EARLIER = {
+    "colour": "red",
+    "dl-own": "kept",
+    "dl-reason": "exhausted",
+    "dl-exception": "builtins.KeyError: no",
+    "dl-source-topic": "cats",
+    "dl-source-subscription": "s",
+    "dl-source-partition": "0",
+    "dl-message-id": "7",
+    "dl-deliveries": "1",
+    "dl-attempts": "5",
+    "dl-first-failed-at": "2026-01-01T00:00:00+00:00",
+    "dl-handler": "Cats.on_cat",
+    "dl-redriven": "2",
+    "dl-redriven-at": "2026-01-02T00:00:00+00:00",
+}
+"""The attributes of a dead letter of an earlier version."""
+
+
+async def test_a_dead_letter_of_an_earlier_version_goes_back() -> None:
+    """Its attributes were called dl-…; those of the user stay, and the count goes on."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    await fill(queues, Message("dead", b"tom", key="k", attributes=EARLIER, id="1"))
+
+    run = Run(queues, match="KeyError")
+    await run.run()
+
+    assert run.counts == (1, 0, 0)
+    (moved,) = await cats.read()
+    marks = {name for name in moved.attributes if name.startswith("gizmo-dl-")}
+    assert marks == {"gizmo-dl-redriven", "gizmo-dl-redriven-at"}
+    assert moved.attributes["gizmo-dl-redriven"] == "3"
+    own = {name: text for name, text in moved.attributes.items() if name not in marks}
+    assert own == {"colour": "red", "dl-own": "kept"}
+
+
+async def test_a_dry_run_lists_dead_letters_of_earlier_versions_by_the_names_of_today() -> None:
+    """The command line prints their reasons."""
+    queues = Queues()
+    await fill(queues, Message("dead", b"tom", attributes=EARLIER, id="1"))
+
+    shown: list[str] = []
+    run = Run(queues, dry_run=True)
+    run._on_listed = lambda each: shown.append(each.attributes["gizmo-dl-reason"])
+    await run.run()
+
+    assert shown == ["exhausted"]
+
+
+async def test_a_dead_letter_of_today_keeps_attributes_of_the_old_names() -> None:
+    """A dead letter of an earlier version that failed again is one of two levels."""
+    queues = Queues()
+    cats = Reader(queues, "cats")
+    await cats.begin()
+    letter = dead(b"kit")
+    letter.attributes = {**letter.attributes, **EARLIER}
+    await fill(queues, letter)
+
+    await Run(queues).run()
+
+    moved = {message.body: message.attributes for message in await cats.read()}
+    assert moved[b"kit"].items() >= EARLIER.items()
+
+
 async def test_a_tombstone_goes_back() -> None:
     """A dead letter without a body is published without one."""
     queues = Queues()
