@@ -152,6 +152,39 @@ async def test_batches_are_handled_together() -> None:
     assert cats.seen == ["a bad", "c"]
 
 
+async def test_a_batch_waits_for_messages_that_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in the engine: two receives, or a redelivery, fill one batch."""
+    monkeypatch.setattr("pubsubtest.subscriber._BATCH_WAIT", 60.0)  # only full batches end in time
+    cats, away = Cats(), PubSubError("away", transient=True)
+    assert await FakeSubscriber(cats.on_mice).run(["a", away, "b"]) == ["ack", "ack"]
+    assert cats.seen == ["a b"]
+
+    seen: list[str] = []
+
+    async def on_mice(names: list[str]) -> Sequence[Exception | None]:
+        seen.append(" ".join(names))
+        return [Retry() if len(seen) == 1 and name == "a" else None for name in names]
+
+    fake = FakeSubscriber(on_mice, batch_size=2, batch_wait=3600, retry=RetryPolicy(attempts=1))
+    assert await fake.run(["a", "b", "c"], redeliver=True) == ["ack"] * 3
+    assert seen in (["a b", "c a"], ["a b", "a c"])
+
+
+async def test_a_batch_without_a_wait_takes_what_is_there() -> None:
+    """As in the engine: with batch_wait=0 nothing is waited for."""
+    seen: list[str] = []
+
+    async def on_mice(names: list[str]) -> None:
+        seen.append(" ".join(names))
+
+    away = PubSubError("away", transient=True)
+    fake = FakeSubscriber(on_mice, batch_size=2)
+    assert await fake.run(["a", away, "b"]) == ["ack", "ack"]
+    assert seen == ["a", "b"]
+
+
 async def test_a_run_without_messages_returns_at_once() -> None:
     """A run without messages returns at once."""
     assert await FakeSubscriber(Cats().on_dog).run([]) == []
