@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Channels, MessageMiddleware
 from gizmopy.web import EndpointTable, HTTPMiddleware
+from gizmopy.web.declared_problems import ProblemTable
 from gizmopy.web.security.declared import Checkers, Inherited
 
 _HERE = __name__.rpartition(".")[0]
@@ -30,6 +32,8 @@ class Endpoints:
     - ``message_middleware``: the same for message handlers, except those that take batches.
     - ``security``: the checkers of which one has to accept a request for its endpoints (default:
       those of the service; None: everybody may call).
+    - ``problems``: the problem of each exception: a status, a Problem, or a function that takes the
+      exception and returns one. Base classes, and the service, add theirs.
     - ``publishes``: the channels that it publishes to, as a service has them.
 
     The middleware of the service is outside of both.
@@ -40,6 +44,7 @@ class Endpoints:
     middleware: Sequence[HTTPMiddleware] = ()
     message_middleware: Sequence[MessageMiddleware] = ()
     security: Checkers = Inherited.INHERITED
+    problems: ClassVar[ProblemTable] = MappingProxyType({})
     publishes: ClassVar[Mapping[str, Any] | Sequence[str]] = ()
 
     _not_running: ClassVar[str] = "is not mounted on a running service"

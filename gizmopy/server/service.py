@@ -133,6 +133,7 @@ class Service(Endpoints):
     - ``middleware``: functions that take a request handler and return one, outermost first.
     - ``message_middleware``: the same for message handlers, except those that take batches. If it
       needs ``settings``, set it in ``__init__``.
+    - ``problems``: the problem of each exception, such as ``{OutOfStock: 409}``; see Endpoints.
     - ``security``: the checkers of which one has to accept each request (default: everybody may
       call). An object that it mounts, or an endpoint, may declare its own.
     - ``publishes``: the channels that the service publishes to, with the type of their values:

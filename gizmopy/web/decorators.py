@@ -14,6 +14,13 @@ from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast
 from gizmopy.declaration import add_mark, declared_methods, reports_wrong_calls
 from gizmopy.errors import DeclarationError, source_of
 from gizmopy.untrusted.durations import HOW_TO_WRITE, DurationLike, as_seconds
+from gizmopy.web.declared_problems import (
+    NO_PROBLEMS,
+    ProblemOption,
+    Problems,
+    declared_problems,
+    problems_of,
+)
 from gizmopy.web.request import HTTPMiddleware
 from gizmopy.web.router import RouteConflict, Router, parse_template
 from gizmopy.web.security.declared import (
@@ -65,6 +72,9 @@ class RouteOptions:
     ``min_send_rate``: bytes of the response that a client has to accept each second while any wait
     to be sent (None: the setting GIZMO_MIN_SEND_RATE, 0: no limit).
 
+    ``problems``: statuses of errors, and exceptions of the table ``problems`` of the class, for the
+    OpenAPI document. Others are sent as well.
+
     ``security``: the checker, or several, one of which has to accept a request; None: everybody may
     call. By default it is that of the object, else of the service.
     """
@@ -76,6 +86,7 @@ class RouteOptions:
     max_parts: int | None = None
     unsafe_path: bool = False
     min_send_rate: int | None = None
+    problems: ProblemOption = ()
     security: SecurityOption = Inherited.INHERITED
 
     @property
@@ -99,6 +110,7 @@ class RouteKeywords(TypedDict, total=False):
     max_parts: int | None
     unsafe_path: bool
     min_send_rate: int | None
+    problems: ProblemOption
     security: SecurityOption
 
 
@@ -118,6 +130,8 @@ class Route:
     """The middleware of the mounted object that declares it, inside that of the service."""
     security: Security | None = None
     """The checkers of which one has to accept a request; None: everybody may call."""
+    problems: Problems = NO_PROBLEMS
+    """The problems of exceptions: the table of the object, after that of the service."""
 
     @property
     def name(self) -> str:
@@ -205,26 +219,24 @@ def collect_routes(
     returns. A method that overrides another takes over its routes, unless it is decorated itself;
     an attribute None removes them. ``realm`` is that of security schemes without one of their own.
 
-    Raises DeclarationError if a path or a method is malformed, two endpoints have the same, or a
-    security scheme is no checker, or protects nothing.
+    Raises DeclarationError if a path or a method is malformed, two endpoints have the same, a
+    security scheme is no checker or protects nothing, or a problem is wrong.
     """
     mounts = tuple(mounts)
     security = security_of(service, (), None, realm)
+    problems = Problems(problems_of(service))
     routes = [
-        replace(route, tags=_tags_of(service), security=_secured(route, security, realm, service))
+        _completed(route, (service,), security, realm, problems, tags=_tags_of(service))
         for route in _routes_of(service, prefix, prefix)
     ]
     for mounted in mounts:
         tags = _tags_of(mounted) or (type(mounted).__name__,)
         middleware = tuple(mounted.middleware)
+        owners = (mounted, service)
         own = security_of(mounted, (service,), security, realm)
+        table = Problems({**problems.table, **problems_of(mounted)})
         routes += (
-            replace(
-                route,
-                tags=tags,
-                middleware=middleware,
-                security=_secured(route, own, realm, mounted, service),
-            )
+            _completed(route, owners, own, realm, table, tags=tags, middleware=middleware)
             for route in _routes_of(mounted, prefix + mounted.prefix, mounted.prefix)
         )
     check_use((service, *mounts), (route.security for route in routes))
@@ -241,10 +253,18 @@ def collect_routes(
     return routes
 
 
-def _secured(
-    route: Route, inherited: Security | None, realm: str, *owners: object
-) -> Security | None:
-    return resolve(route.options.security, owners, inherited, realm, route.function)
+def _completed(
+    route: Route,
+    owners: Sequence[object],
+    inherited: Security | None,
+    realm: str,
+    problems: Problems,
+    **changes: Any,
+) -> Route:
+    """Return ``route`` with what its object and the service declare."""
+    security = resolve(route.options.security, owners, inherited, realm, route.function)
+    declared_problems(route.function, route.options.problems, problems)
+    return replace(route, security=security, problems=problems, **changes)
 
 
 def _tags_of(owner: object) -> tuple[str, ...]:

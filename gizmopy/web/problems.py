@@ -53,6 +53,18 @@ class Problem(Exception):
         self.extensions = extensions
         super().__init__(f"{self.status} {self.title}: {detail}")
 
+    def copy(self) -> Problem:
+        """Return a problem that is sent alike, to add headers to it."""
+        return Problem(
+            self.status,
+            self.detail,
+            title=self.title,
+            type=self.type,
+            headers=self.headers,
+            errors=self.errors,
+            **self.extensions,
+        )
+
 
 def problem_response(problem: Problem, *, request_id: str = "") -> web.Response:
     """Return the response for ``problem``, with ``request_id`` as a member unless it is empty.

@@ -101,7 +101,7 @@ def test_5_several_modules() -> None:
     )
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "9 passed" in ended.stdout
+    assert "10 passed" in ended.stdout
 
 
 @pytest.mark.usefixtures("blocking_calls_pass")  # the driver uses sqlite3, so that it is short

@@ -63,7 +63,23 @@ class CatSettings(Settings):
     nap: Duration = timedelta(minutes=20)
 
 
+class SoldOut(Exception):
+    item = "apple"
+
+
+def sold_out(error: SoldOut) -> Problem:
+    """Return the problem of an exception."""
+    return Problem(410, f"{error.item} is sold out.")
+
+
 class Users(Endpoints):
+    problems = {  # noqa: RUF012 - without ClassVar, as most users write it
+        LookupError: 404,
+        SoldOut: sold_out,
+        PermissionError: Problem(403),
+        OSError: lambda error: Problem(503, str(error)),
+    }
+
     @http_bearer
     async def user(self, token: str) -> Cat | None:
         return Cat(name=token)
@@ -84,7 +100,7 @@ class Users(Endpoints):
         assert_type(await self.user("token"), Cat | None)
         return caller
 
-    @get("/open", security=None)
+    @get("/open", security=None, problems=(404, LookupError))
     async def open(self) -> None: ...
 
     @get("/machine", security=machine)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from gizmopy import Endpoints, Problem, get, put
-from shop.store import Customer, Store
+from shop.store import Customer, Store, Unknown
 
 
 class Customers(Endpoints):
@@ -11,6 +13,7 @@ class Customers(Endpoints):
 
     prefix = "/customers"
     tags = ("customers",)
+    problems: ClassVar = {Unknown: lambda error: Problem(404, f"There is no customer {error}.")}
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -20,12 +23,10 @@ class Customers(Endpoints):
         """Return all customers."""
         return list(self.store.customers.values())
 
-    @get("/{id}")
+    @get("/{id}", problems=(404,))
     async def get_customer(self, id: str) -> Customer:
         """Return a customer."""
-        if id not in self.store.customers:
-            raise Problem(404, f"There is no customer {id!r}.")
-        return self.store.customers[id]
+        return self.store.customer(id)
 
     @put("/{id}")
     async def put_customer(self, id: str, name: str) -> Customer:

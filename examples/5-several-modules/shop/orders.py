@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from gizmopy import Endpoints, Problem, get, post
-from shop.store import Order, Store
+from gizmopy import Endpoints, get, post
+from shop.store import Duplicate, Order, Store, Unknown
 
 
 class Orders(Endpoints):
@@ -14,22 +14,19 @@ class Orders(Endpoints):
     prefix = "/orders"
     tags = ("orders",)
     publishes: ClassVar = {"orders": Order}
+    problems: ClassVar = {Unknown: 404, Duplicate: 409}
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    @post("")
+    @post("", problems=(Duplicate,))
     async def create_order(self, order: Order) -> tuple[Literal[201], Order]:
         """Store an order, and publish it."""
-        if order.id in self.store.orders:
-            raise Problem(409, f"There is an order {order.id} already.")
-        self.store.orders[order.id] = order
+        self.store.add(order)
         await self.publish("orders", order, key=order.item)
         return 201, order
 
-    @get("/{id}")
+    @get("/{id}", problems=(Unknown,))
     async def get_order(self, id: int) -> Order:
         """Return an order."""
-        if id not in self.store.orders:
-            raise Problem(404, f"There is no order {id}.")
-        return self.store.orders[id]
+        return self.store.order(id)

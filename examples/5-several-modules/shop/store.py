@@ -22,6 +22,14 @@ class Order(BaseModel):
     item: str
 
 
+class Unknown(LookupError):
+    """There is no such customer or order."""
+
+
+class Duplicate(Exception):
+    """There is an order with this number already."""
+
+
 class Store:
     """Keep everything in memory; a real one has a pool of connections to a database."""
 
@@ -30,6 +38,24 @@ class Store:
         self.customers: dict[str, Customer] = {}
         self.orders: dict[int, Order] = {}
         self.stock = stock
+
+    def customer(self, id: str) -> Customer:
+        """Return a customer. Raises Unknown."""
+        if id not in self.customers:
+            raise Unknown(id)
+        return self.customers[id]
+
+    def order(self, id: int) -> Order:
+        """Return an order. Raises Unknown."""
+        if id not in self.orders:
+            raise Unknown(id)
+        return self.orders[id]
+
+    def add(self, order: Order) -> None:
+        """Store an order. Raises Duplicate."""
+        if order.id in self.orders:
+            raise Duplicate(order.id)
+        self.orders[order.id] = order
 
     async def __aenter__(self) -> Store:
         self.is_open = True

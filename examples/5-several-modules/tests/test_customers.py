@@ -2,16 +2,25 @@
 
 import pytest
 from shop.customers import Customers
-from shop.store import Customer, Store
+from shop.store import Customer, Store, Unknown
 
 import pubsubtest
-from gizmopy import Problem
+
+
+async def test_an_unknown_customer_is_an_error() -> None:
+    """A method is tested without a daemon."""
+    with pytest.raises(Unknown):
+        await Customers(Store({})).get_customer("tom")
 
 
 async def test_an_unknown_customer_is_a_problem() -> None:
-    """A method is tested without a daemon."""
-    with pytest.raises(Problem, match="no customer"):
-        await Customers(Store({})).get_customer("tom")
+    """The table of the module says which one."""
+    async with pubsubtest.serve(Customers(Store({}))) as customers:
+        response = await customers.http.get("/customers/tom")
+        assert (response.status, (await response.json())["detail"]) == (
+            404,
+            "There is no customer tom.",
+        )
 
 
 async def test_a_customer_is_stored() -> None:

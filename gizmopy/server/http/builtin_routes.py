@@ -100,6 +100,7 @@ def _endpoint(service: Service, route: Route) -> Endpoint:
         is_guarded=route.method not in SAFE_METHODS,
         max_body=options.max_body_bytes,
         min_send_rate=options.min_send_rate,
+        problems=route.problems if route.problems.table else None,
         check=None if route.security is None else compile_check(route.security),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gizmopy.observe.metrics import HistogramChild
 from gizmopy.web import Handler, HTTPMiddleware
 from gizmopy.web.binding import EndpointCall, as_handler
+from gizmopy.web.declared_problems import Problems
 from gizmopy.web.security.check import Check
 
 
@@ -24,6 +25,7 @@ class Endpoint:
         "last_stats",
         "max_body",
         "min_send_rate",
+        "problems",
         "quiet",
         "stats",
         "template",
@@ -45,6 +47,7 @@ class Endpoint:
         max_body: int | None = None,
         min_send_rate: int | None = None,
         check: Check | None = None,
+        problems: Problems | None = None,
     ) -> None:
         self.template = template
         """The template of its path, which is the route in metrics and logs."""
@@ -70,6 +73,8 @@ class Endpoint:
         """How many bytes a second a client must read of a response; None: the server's limit."""
         self.check = check
         """Asks for the caller, ahead of the middleware and the body; None: everybody may call."""
+        self.problems = problems
+        """The problems of exceptions; None: it declares none."""
         self.stats: dict[tuple[str, int], RouteStats] = {}
         """The shared values of its requests, by method and status."""
         self.last_stats: RouteStats | None = None

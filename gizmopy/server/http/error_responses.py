@@ -86,7 +86,23 @@ class ErrorResponses:
                 return self._expected_group(request, error)
         if is_overdue(request) and came_of_timeout(error):
             return Problem(504, "The request was not answered before its deadline.")
-        return None
+        return self._declared(request, error)
+
+    def _declared(self, request: ServedRequest, error: BaseException) -> Problem | None:
+        """Return the problem that the service declares for ``error``; None for a checker's error.
+
+        The error of a checker says nothing about the request, and must never look like an answer.
+        """
+        endpoint = request.endpoint
+        if endpoint.problems is None or (endpoint.check and not hasattr(request, "caller")):
+            return None
+        try:
+            problem = endpoint.problems.made_from(error)
+        except Exception as fault:  # noqa: BLE001 -- it is a function of the service
+            return self._unexpected(request, fault)
+        if problem is not None and problem.status >= 500:
+            self._log_one_line(request, error)
+        return problem
 
     def _expected_group(
         self, request: ServedRequest, group: BaseExceptionGroup[BaseException]
@@ -114,10 +130,13 @@ class ErrorResponses:
         """Tell the client to try again. No traceback: an outage fails many requests."""
         if self._failed is not None:
             self._failed(request, error)
-        method, path = cut(request.method), cut(request.rel_url.raw_path)
-        logger.error("%s %s failed: %s", method, path, text_of(error, request.credentials))
+        self._log_one_line(request, error)
         detail = "A message broker is not available at present."
         return Problem(503, detail, headers={"Retry-After": _RETRY_AFTER})
+
+    def _log_one_line(self, request: ServedRequest, error: BaseException) -> None:
+        method, path = cut(request.method), cut(request.rel_url.raw_path)
+        logger.error("%s %s failed: %s", method, path, text_of(error, request.credentials))
 
     def _unexpected(self, request: ServedRequest, error: BaseException) -> Problem:
         if self._failed is not None:

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict  # on Python 3.11 pydantic rejects typin
 
 from gizmopy.declaration import REQUIRED, Parameter, read_signature
 from gizmopy.web.binding import Binder, bind_parameters
+from gizmopy.web.declared_problems import DeclaredProblem, declared_problems
 from gizmopy.web.decorators import EndpointFunction, Route
 from gizmopy.web.openapi.bodies import DescribedBody, describe_body
 from gizmopy.web.openapi.results import ANY_SUCCESS, MediaTypes, responses_of
@@ -315,6 +316,8 @@ def _responses(operation: _Operation, problem: TypeSchema) -> Schema:
     described = {
         status: _response(status, each) for status, each in {**responses, **errors}.items()
     }
+    for problem_status, text in _texts_of_problems(operation.route):
+        described[problem_status]["description"] = text
     if operation.route.security is not None:
         described["401"]["headers"] = _CHALLENGE
     return described
@@ -331,7 +334,22 @@ def _error_statuses(operation: _Operation) -> list[str]:
         statuses |= {400, 408, 413, 415}
     if operation.route.security is not None:
         statuses |= {400, 401, 403}
+    statuses |= {each.status for each in _declared_problems(operation.route)}
     return [str(status) for status in sorted(statuses)]
+
+
+def _declared_problems(route: Route) -> Sequence[DeclaredProblem]:
+    return declared_problems(route.function, route.options.problems, route.problems)
+
+
+def _texts_of_problems(route: Route) -> Iterator[tuple[str, str]]:
+    """Yield each status whose problem has a description: those of the exceptions, a line each."""
+    texts: dict[str, list[str]] = {}
+    for each in _declared_problems(route):
+        if each.description:
+            texts.setdefault(str(each.status), []).append(each.description)
+    for status, lines in texts.items():
+        yield status, "\n".join(dict.fromkeys(lines))
 
 
 def _response(status: str, media_types: MediaTypes) -> Schema:

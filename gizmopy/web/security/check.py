@@ -111,15 +111,7 @@ def _challenged(
     if _CHALLENGE in problem.headers:
         return problem
     # A new one: a checker may raise the same object each time.
-    challenged = Problem(
-        problem.status,
-        problem.detail,
-        title=problem.title,
-        type=problem.type,
-        headers=problem.headers,
-        errors=problem.errors,
-        **problem.extensions,
-    )
+    challenged = problem.copy()
     schemes = (each.scheme for each in security.alternatives)
     lines = (each.challenge(security.realm, codes.get(each, "")) for each in schemes)
     for line in dict.fromkeys(lines):

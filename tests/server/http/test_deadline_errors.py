@@ -152,7 +152,7 @@ class Example(Service):
         raise TimeoutError
 
     @get("/problems")
-    async def problems(self) -> None:
+    async def two_problems(self) -> None:
         raise ExceptionGroup(
             "", [Problem(404), web.HTTPConflict(), ExceptionGroup("", [Problem(402)])]
         )
