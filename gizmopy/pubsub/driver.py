@@ -53,6 +53,9 @@ class Capabilities:
     """Seconds after which an unsettled message is delivered again; None if it never is."""
     lease_cap: float | None = None
     """Seconds from its receipt for which a message can be kept; None: no limit."""
+    silence: float | None = None
+    """Seconds without a sign of life, such as a heartbeat, after which the broker delivers the
+    messages of this process to others; None: it waits for leases only, or for ever."""
     positions: bool
     """The broker keeps a position for each partition instead of settling message by message."""
     delivery_count: bool | Literal["process"]

@@ -44,6 +44,7 @@ class _Tasks(NamedTuple):
     settle: asyncio.Task[None]
     leases: asyncio.Task[None]
     measure: asyncio.Task[None]
+    watch: asyncio.Task[None]
 
 
 class Subscriber:
@@ -133,6 +134,7 @@ class Subscriber:
             leases=self._spawn(pipeline.leases.run(), "leases"),
             receive=self._spawn(pipeline.intake.run(), "receive"),
             measure=self._spawn(self._measuring.run(lambda: self.connected), "measure"),
+            watch=self._spawn(pipeline.loop_watch.run(), "watch"),
         )
 
     def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -169,8 +171,10 @@ class Subscriber:
 
     @property
     def problem(self) -> str:
-        """Why nothing is received now; empty if all is well."""
-        return self._pipeline.intake.problem or self._receiver.status().problem
+        """Why nothing is received now, or messages come again and again; empty if all is well."""
+        pipeline = self._pipeline
+        problem = pipeline.intake.problem or self._receiver.status().problem
+        return problem or pipeline.loop_watch.problem
 
     @property
     def stall(self) -> str:
@@ -297,6 +301,7 @@ class Subscriber:
             self._tasks.measure.cancel()
             await asyncio.wait((self._tasks.settle,), timeout=_GRACE)
             ending = [self._tasks.settle, self._tasks.leases, self._tasks.measure]
+            ending.append(self._tasks.watch)
             await cancel_and_wait(ending, _GRACE)
 
     async def _close_receiver(self) -> None:

@@ -32,6 +32,7 @@ from gizmopy.pubsub.engine.failures import Failures
 from gizmopy.pubsub.engine.in_flight import InFlight
 from gizmopy.pubsub.engine.intake import Intake
 from gizmopy.pubsub.engine.leases import Leases
+from gizmopy.pubsub.engine.loop_watch import LoopWatch
 from gizmopy.pubsub.engine.metrics import SubscriberGauges
 from gizmopy.pubsub.engine.observer import Observers
 from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
@@ -83,6 +84,7 @@ class Pipeline:
         )
         self.settler = Settler(receiver, capabilities, in_flight, events, name=name, sleep=sleep)
         self.leases = Leases(receiver, capabilities, in_flight, events, self._lease_lost)
+        self.loop_watch = LoopWatch(capabilities, name=name, handler=subscription.name)
         self.failures = Failures(subscription, name)
         self.turns = turns = Turns(
             subscription, capabilities, in_flight, self.settler, self.failures, events, name=name

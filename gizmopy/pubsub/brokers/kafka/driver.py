@@ -27,6 +27,7 @@ class KafkaDriver:
             can_nack=False,
             native_delay=False,
             lease=None,
+            silence=settings.session_timeout.total_seconds(),
             positions=True,
             delivery_count=False,
             process_local=False,
