@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from aiohttp import FormData
 
 import pubsubtest
 from gizmopy.pubsub import Driver
@@ -22,7 +24,7 @@ def test_every_example_is_in_the_list() -> None:
     folders = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
     text = (EXAMPLES / "README.md").read_text()
 
-    assert len(folders) == 7
+    assert len(folders) == 8
     assert [folder for folder in folders if f"| `{folder}` |" not in text] == []
 
 
@@ -131,3 +133,35 @@ async def test_7_background_work(load: Load) -> None:
     first, last = served.published("views")
     assert first.value(dict[str, int]) == {"home": 2, "news": 1}
     assert last.value(dict[str, int]) == {"late": 1}
+
+
+async def test_8_uploads(load: Load, tmp_path: Path) -> None:
+    """PNG files are stored under names of the service's own, and listed in pages."""
+    album = load("8-uploads", "album")
+    settings = album.AlbumSettings(folder=tmp_path)
+    form = FormData({"title": "Tom", "stars": ""}, default_to_multipart=True)
+    for field, name in (("photo", "../tom.png"), ("more", "a.png"), ("more", "b.png")):
+        form.add_field(field, album.PNG + name.encode(), filename=name)
+    async with pubsubtest.serve(album.Album, settings=settings) as served:
+        async with served.http.get("/") as response:
+            assert "multipart/form-data" in await response.text()
+        headers = {"Cookie": "owner=Ann"}
+        async with served.http.post("/photos", data=form, headers=headers) as response:
+            assert response.status == 201
+            stored = await response.json()
+        form = FormData()
+        form.add_field("photo", b"GIF89a", filename="x.png")
+        async with served.http.post("/photos", data=form) as response:
+            assert response.status == 422
+        async with served.http.get("/photos?limit=2&offset=1") as response:
+            assert await response.json() == stored[1:]
+        async with served.http.get("/photos?page=1") as response:
+            assert response.status == 422
+    await asyncio.get_running_loop().shutdown_default_executor()
+    tom, *_ = stored
+    assert (tom["title"], tom["stars"], tom["owner"]) == ("Tom", None, "Ann")
+    assert sorted(_names(tmp_path)) == sorted(f"{each['id']}.png" for each in stored)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]

@@ -18,10 +18,12 @@ from pydantic import BaseModel
 
 import pubsubtest
 from gizmopy import (
+    Body,
     Caller,
     Cookie,
     Duration,
     Endpoints,
+    Form,
     Header,
     Message,
     Problem,
@@ -31,6 +33,7 @@ from gizmopy import (
     RetryPolicy,
     Service,
     Settings,
+    UploadFile,
     api_key,
     background,
     every,
@@ -132,6 +135,20 @@ class Cats(Service):
 
     @post("/cats")
     async def post_cat(self, new: Cat, size: Annotated[int, Query("page-size")] = 1) -> None: ...
+
+    @post("/photos", max_body="10MB", max_parts=3)
+    async def photos(
+        self, photo: UploadFile, more: list[UploadFile], cat: Annotated[Cat, Form()]
+    ) -> bytes:
+        assert_type(photo.filename, str)
+        assert_type(photo.size, int)
+        async for piece in photo:
+            assert_type(piece, bytes)
+        await photo.save(cat.name)
+        return await photo.read(7)
+
+    @post("/texts", max_body=10)
+    async def texts(self, text: Annotated[str, Body("text/csv", "text/plain")]) -> None: ...
 
     @get("/cats")
     async def cats(
