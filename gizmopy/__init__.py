@@ -32,8 +32,12 @@ if TYPE_CHECKING:
     from gizmopy.web import Body as Body
     from gizmopy.web import Caller as Caller
     from gizmopy.web import Cookie as Cookie
+    from gizmopy.web import Event as Event
+    from gizmopy.web import EventStream as EventStream
+    from gizmopy.web import FileResponse as FileResponse
     from gizmopy.web import Form as Form
     from gizmopy.web import Header as Header
+    from gizmopy.web import LastEventID as LastEventID
     from gizmopy.web import Problem as Problem
     from gizmopy.web import Query as Query
     from gizmopy.web import UploadFile as UploadFile
@@ -55,9 +59,13 @@ _MODULES = {
     "Cookie": "web",
     "Duration": "config",
     "Endpoints": "server",
+    "Event": "web",
+    "EventStream": "web",
+    "FileResponse": "web",
     "Form": "web",
     "GizmoError": "errors",
     "Header": "web",
+    "LastEventID": "web",
     "Message": "pubsub",
     "Problem": "web",
     "Query": "web",
@@ -91,9 +99,13 @@ __all__ = [
     "Cookie",
     "Duration",
     "Endpoints",
+    "Event",
+    "EventStream",
+    "FileResponse",
     "Form",
     "GizmoError",
     "Header",
+    "LastEventID",
     "Message",
     "Problem",
     "Query",

@@ -36,6 +36,10 @@ A request, ``BaseRequest``:
 - ``_read_bytes`` and ``_client_max_size``: the body that was read, and its largest size.
 - ``_finish``: removes the temporary files of a form.
 
+A response from a file, ``FileResponse``:
+
+- ``_sendfile``: sends the head, then a part of the file.
+
 A body:
 
 - ``StreamReader._protocol``: the connection that the body arrives on.
@@ -47,7 +51,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import aiohttp
 from aiohttp import BodyPartReader, web
@@ -153,6 +157,20 @@ class BaseRequest(web.Request):
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         self.before_response(response)
+
+
+class BaseFileResponse(web.FileResponse):
+    """A response from a file that is open already."""
+
+    async def send_head(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the head alone."""
+        return await web.StreamResponse.prepare(self, request)
+
+    async def send_part(
+        self, request: web.BaseRequest, file: IO[Any], offset: int, count: int
+    ) -> AbstractStreamWriter:
+        """Send the head, then ``count`` bytes of ``file`` from ``offset``."""
+        return await super()._sendfile(request, file, offset, count)
 
 
 class BaseBodyReader(StreamReader):

@@ -85,11 +85,11 @@ async def serve(
     served alone: mounted on a service that has nothing else, except the checkers ``security``.
 
     Waits between retries and redeliveries are shortened to a millisecond. With a ``clock`` they
-    last until the test moves it, and no lease ends. Background work runs by the same ``clock``, and
-    in real time without one. ``faults`` are applied between the daemon and its brokers. The drain
-    waits 5 ms for requests that are on their way, not 100 ms: their clients are in this process. It
-    takes at most a second unless ``settings`` say otherwise, because a message that never succeeds,
-    or waits for the clock, would delay it to its deadline.
+    last until the test moves it, and no lease ends. Background work and the pauses of event streams
+    follow the same ``clock``, and real time without one. ``faults`` are applied between the daemon
+    and its brokers. The drain waits 5 ms for requests that are on their way, not 100 ms: their
+    clients are in this process. It takes at most a second unless ``settings`` say otherwise,
+    because a message that never succeeds, or waits for the clock, would delay it to its deadline.
     """
     tested = running = _made(service, settings)
     if not isinstance(running, Service):

@@ -11,6 +11,7 @@ from gizmopy.declaration.signatures import (
     Parameter,
     Signature,
     check_async,
+    is_generator,
     read_signature,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "add_mark",
     "check_async",
     "declared_methods",
+    "is_generator",
     "read_signature",
     "reports_wrong_calls",
     "undeclared_functions",

@@ -42,9 +42,15 @@ class Signature:
 
 
 def read_signature(
-    function: Callable[..., Any], owner: object = None, *, may_be_sync: bool = False
+    function: Callable[..., Any],
+    owner: object = None,
+    *,
+    may_be_sync: bool = False,
+    takes_generator: bool = False,
 ) -> Signature:
     """Return the signature of an async ``function`` or bound method.
+
+    With ``takes_generator`` it may be an async generator, too.
 
     The types are those of the class of ``owner``: it may set the type variables of a generic base.
     ``owner`` is the object that has the method; default: the one that it is bound to.
@@ -53,7 +59,10 @@ def read_signature(
     missing or cannot be resolved, if a type variable has no type, or if a parameter is
     positional-only, ``*args`` or ``**kwargs``.
     """
-    if not may_be_sync or inspect.isasyncgenfunction(function):
+    if is_generator(function):
+        if not takes_generator:
+            check_async(function)
+    elif not may_be_sync:
         check_async(function)
     owner = getattr(function, "__self__", None) if owner is None else owner
     try:
@@ -81,6 +90,11 @@ def read_signature(
     returns = hints.get("return", REQUIRED)
     _check_variables(function, owner, "the result", returns)
     return Signature(tuple(parameters), returns)
+
+
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Return whether ``function`` is an async generator: it is async and has a ``yield``."""
+    return inspect.isasyncgenfunction(function)
 
 
 def check_async(function: Callable[..., Any]) -> None:

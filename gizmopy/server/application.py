@@ -46,7 +46,7 @@ from gizmopy.server.http.listening.listener import NETWORK_DELAY, Port
 from gizmopy.server.http.listening.shedding import Shedding
 from gizmopy.server.http.proxies import Proxies
 from gizmopy.server.http.request_recorder import RequestRecorder
-from gizmopy.server.jobs.clock import Clock
+from gizmopy.server.jobs.clock import Clock, sleep_of
 from gizmopy.server.jobs.declaration import collect_jobs
 from gizmopy.server.jobs.runner import Jobs
 from gizmopy.server.lifecycle.loop_stalls import StallDetector
@@ -56,6 +56,7 @@ from gizmopy.untrusted.text import cut
 from gizmopy.web import Handler
 from gizmopy.web.decorators import Route, collect_routes
 from gizmopy.web.hosts import AllowedHosts
+from gizmopy.web.streams import Sleep
 
 _CHILDREN_OF_A_ROUTE = 20
 """The pairs of method and status that one route may answer with."""
@@ -127,8 +128,9 @@ def assemble(
 
     Raises DeclarationError if a declaration is wrong, ConfigError if the settings contradict the
     declarations, and UsageError if ``service`` already has a server. /debug/config shows the source
-    of each setting that is in ``origins``. ``clock`` is that of the background work; the default is
-    the event loop. ``network_delay`` is how many seconds the last requests may take to arrive.
+    of each setting that is in ``origins``. ``clock`` is that of background work and of
+    event streams (default: the event loop). ``network_delay`` is how many seconds the last requests
+    may take to arrive.
     """
     if not isinstance(service, Service):
         shown = cut(repr(service), 100)
@@ -181,7 +183,7 @@ def assemble(
         started=datetime.now(UTC),
         origins=origins,
     )
-    handler, admin_handler = _make_handlers(builtin, metrics)
+    handler, admin_handler = _make_handlers(builtin, metrics, sleep_of(clock))
     return Application(
         service=service,
         name=name,
@@ -221,7 +223,7 @@ def _make_instruments(settings: Settings, metrics: Metrics) -> Instruments:
 
 
 def _make_handlers(
-    builtin: _BuiltinEndpoints, metrics: Metrics
+    builtin: _BuiltinEndpoints, metrics: Metrics, timer: Sleep
 ) -> tuple[RequestHandler, RequestHandler | None]:
     """Compile the endpoints of the main port, and those of the admin port if there is one."""
     service, routes, settings = builtin.service, builtin.routes, builtin.service.settings
@@ -232,7 +234,7 @@ def _make_handlers(
     operations = list(builtin.operations())
     on_main_port = chain(probes, () if has_admin_port else operations, builtin.documentation())
     handler = RequestHandler(
-        builtin_routes.mount(service, routes, on_main_port),
+        builtin_routes.mount(service, routes, on_main_port, timer=timer),
         observers,
         max_concurrent=settings.max_concurrent_requests,
         proxies=proxies,

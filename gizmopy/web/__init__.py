@@ -8,6 +8,8 @@ from gizmopy.web.annotations import Body, Cookie, Form, Header, Query
 from gizmopy.web.caching import no_cache
 from gizmopy.web.cors import CORS
 from gizmopy.web.decorators import EndpointTable, delete, get, patch, post, put
+from gizmopy.web.events import Event, EventStream, LastEventID
+from gizmopy.web.files import FileResponse
 from gizmopy.web.problems import Problem
 from gizmopy.web.request import Handler, HTTPMiddleware, Request
 from gizmopy.web.responses import json_response
@@ -31,12 +33,16 @@ __all__ = [
     "Caller",
     "Cookie",
     "EndpointTable",
+    "Event",
+    "EventStream",
+    "FileResponse",
     "HTTPMiddleware",
     "Form",
     "Handler",
     "Header",
     "ISODate",
     "Int64",
+    "LastEventID",
     "Problem",
     "Query",
     "Request",

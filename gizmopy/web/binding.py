@@ -19,12 +19,13 @@ Signatures are read once, at start, and a mistake in one fails there.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from aiohttp import web
 
-from gizmopy.declaration import Parameter, read_signature
+from gizmopy.declaration import Parameter, is_generator, read_signature
 from gizmopy.errors import DeclarationError
 from gizmopy.web.annotations import (
     Body,
@@ -39,7 +40,7 @@ from gizmopy.web.annotations import (
 )
 from gizmopy.web.bodies import bind_body, is_from_body
 from gizmopy.web.body import RequestBody
-from gizmopy.web.decorators import Route
+from gizmopy.web.decorators import EndpointFunction, Route
 from gizmopy.web.parameter_models import ModelParameter
 from gizmopy.web.parameters import (
     CallerParameter,
@@ -53,6 +54,7 @@ from gizmopy.web.responses import JSON, RawResponse, Response, response_encoder
 from gizmopy.web.router import parse_template
 from gizmopy.web.security.caller import is_caller
 from gizmopy.web.security.check import Check, compile_check
+from gizmopy.web.streams import Sleep
 
 EndpointCall = Callable[[web.Request], Awaitable[Response]]
 """Serves a request. Unlike a Handler, it may return a RawResponse, which is cheaper to write."""
@@ -104,15 +106,20 @@ def as_handler(call: EndpointCall) -> Handler:
 
 
 def compile_call(
-    route: Route, *, read_timeout: float = 10.0, json_content_type: str = JSON
+    route: Route,
+    *,
+    read_timeout: float = 10.0,
+    json_content_type: str = JSON,
+    sleep: Sleep = asyncio.sleep,
 ) -> EndpointCall:
     """Return the same as ``compile_endpoint``, but leave each RawResponse as it is.
 
-    It does not ask for the caller: the server does, ahead of the middleware.
+    It does not ask for the caller: the server does, ahead of the middleware. ``sleep`` measures the
+    pauses of streams.
     """
-    function = route.function
+    function = _awaitable(route.function)
     parameters, body = bind_parameters(route, read_timeout)
-    encode = response_encoder(route, json_content_type)
+    encode = response_encoder(route, json_content_type, sleep)
 
     async def call(request: web.Request) -> Response:
         arguments: dict[str, Any] = {}
@@ -128,6 +135,17 @@ def compile_call(
     return call
 
 
+def _awaitable(function: EndpointFunction) -> Callable[..., Awaitable[object]]:
+    """Return ``function``; an async generator as a function that returns its iterator."""
+    if not is_generator(function):
+        return cast(Callable[..., Awaitable[object]], function)
+
+    async def call(**arguments: Any) -> object:
+        return function(**arguments)
+
+    return call
+
+
 def bind_parameters(
     route: Route, read_timeout: float = 10.0
 ) -> tuple[tuple[Binder, ...], RequestBody | None]:
@@ -135,7 +153,7 @@ def bind_parameters(
 
     Raises DeclarationError if a parameter can come from no part of a request.
     """
-    declared = read_signature(route.function, route.owner).parameters
+    declared = read_signature(route.function, route.owner, takes_generator=True).parameters
     _check_foreign_style(route, declared)
     names = [name for segment in parse_template(route.path) for name in segment.names]
     for each in declared:

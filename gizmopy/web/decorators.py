@@ -7,7 +7,15 @@ import functools
 import inspect
 import math
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, cast
 
@@ -33,7 +41,7 @@ from gizmopy.web.security.declared import (
 )
 from gizmopy.web.sizes import size_of
 
-EndpointFunction = Callable[..., Awaitable[object]]
+EndpointFunction = Callable[..., Awaitable[object] | AsyncIterable[object]]
 EndpointT = TypeVar("EndpointT", bound=EndpointFunction)
 
 EndpointTable = Mapping[str, Mapping[str, EndpointFunction]]
@@ -65,6 +73,12 @@ class RouteOptions:
 
     ``max_parts``: the maximum number of fields and files of a form (None: 1,000).
 
+    ``media_type``: the Content-Type of bytes, of text, and of the items of a stream, such as
+    ``text/csv`` (None: that of the declared type). Text is then sent as it is, and not as JSON.
+
+    ``endless``: whether a stream has no end of its own. It is ended, with its last chunk, when the
+    daemon stops. A stream of events always is.
+
     ``unsafe_path``: whether path parameters may contain dot segments (``..``) and NUL, and begin
     with a slash. Otherwise such a request is 400, because a file name made from it could leave its
     folder.
@@ -84,6 +98,8 @@ class RouteOptions:
     cross_origin: bool = False
     max_body: int | str | None = None
     max_parts: int | None = None
+    media_type: str | None = None
+    endless: bool = False
     unsafe_path: bool = False
     min_send_rate: int | None = None
     problems: ProblemOption = ()
@@ -108,6 +124,8 @@ class RouteKeywords(TypedDict, total=False):
     max_body_bytes: int | None
     """The name of ``max_body`` before 0.2."""
     max_parts: int | None
+    media_type: str | None
+    endless: bool
     unsafe_path: bool
     min_send_rate: int | None
     problems: ProblemOption
@@ -368,6 +386,9 @@ def _check(route: Route, prefix: str) -> None:
         reason = f"max_body={options.max_body!r} is not a number of bytes"
         remedy = 'write max_body="10MB", or 0 for no limit'
         raise DeclarationError(function, f"{reason}; {remedy}") from error
+    if options.media_type is not None and not _is_media_type(options.media_type):
+        reason = f"media_type={options.media_type!r} is not a media type; write text/csv"
+        raise DeclarationError(function, reason)
     if method not in METHODS:
         reason = f"{method!r} is not an HTTP method; use one of: {', '.join(METHODS)}"
         raise DeclarationError(function, reason)
@@ -387,6 +408,13 @@ def _check_timeout(timeout: object, function: EndpointFunction) -> None:
     if seconds < 0:
         reason = f"timeout={timeout!r} is negative; {HOW_TO_WRITE}, or 0 for no limit"
         raise DeclarationError(function, reason)
+
+
+def _is_media_type(value: object) -> bool:
+    if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+        return False
+    kind, slash, name = value.partition(";")[0].rstrip().partition("/")
+    return bool(kind and slash and name) and not {" ", "/"} & {*kind, *name}
 
 
 def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterable, Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -10,14 +11,23 @@ from aiohttp import web
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_json
 
-from gizmopy.declaration import read_signature
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.web.decorators import Route
 from gizmopy.web.parameters import UNKNOWN_TYPE
 from gizmopy.web.result_json import ResultJSON, ResultMismatch, validated
-from gizmopy.web.results import BYTES, STATUSES_WITHOUT_BODY, ResultValue, read_result, union_of
+from gizmopy.web.results import (
+    BYTES,
+    STATUSES_WITHOUT_BODY,
+    Result,
+    ResultValue,
+    result_of,
+    union_of,
+)
+from gizmopy.web.stream_results import essence, stream_encoder, text_type
+from gizmopy.web.streams import Sleep
 
 JSON = "application/json"
+OCTETS = "application/octet-stream"
 
 
 def json_response(value: object, status: int = 200, content_type: str = JSON) -> web.Response:
@@ -63,24 +73,39 @@ def _is_aiohttp_response(kind: type[Any]) -> bool:
     return issubclass(kind, web.StreamResponse)
 
 
-def response_encoder(route: Route, content_type: str = JSON) -> Callable[[object], Response]:
+def response_encoder(
+    route: Route, content_type: str = JSON, sleep: Sleep = asyncio.sleep
+) -> Callable[[object], Response]:
     """Return the function that encodes the result of the endpoint of ``route``.
 
     A response of aiohttp is returned unchanged. None becomes 204, bytes become
     ``application/octet-stream``, and any other value JSON of ``content_type``. A plain tuple of an
     int and a value gives the status, too; the body is left out if the value is None or the status
-    forbids one. The annotation of the result decides which of these are right, which fields are
+    forbids one. A declared stream becomes an ItemStream, whose pauses ``sleep`` measures. The
+    annotation of the result decides which of these are right, which fields are
     sent, and how.
 
     Raises DeclarationError if the annotation has a type without a JSON form. The function raises
     UsageError if the result does not have the declared type or no JSON form, or if the status is
     not 200 to 599.
     """
-    declared = read_result(read_signature(route.function, route.owner).returns)
+    declared = result_of(route)
+    bytes_type, json_type = media_types_of(route, content_type)
+    _check_options(route, declared)
     endpoint = f"{route.method} {route.path}: {route.name}"
 
     def compiled(value: ResultValue) -> _EncodeValue:
-        return _value_encoder(route, endpoint, value, content_type)
+        encode_value = _value_encoder(route, endpoint, value, bytes_type, json_type)
+        if not value.streams:
+            return encode_value
+        encode_stream = stream_encoder(route, value, sleep)
+
+        def encode(result: object, status: int) -> Response:
+            if isinstance(result, AsyncIterable):
+                return encode_stream(result, status)
+            return encode_value(result, status)
+
+        return encode
 
     encode_alone = compiled(declared.alone)
     by_status = {status: compiled(value) for status, value in declared.by_status.items()}
@@ -111,6 +136,43 @@ def response_encoder(route: Route, content_type: str = JSON) -> Callable[[object
     return encode
 
 
+def sends_text(route: Route) -> bool:
+    """Return whether a text is sent as it is, because its media type is not JSON."""
+    given = route.options.media_type
+    return given is not None and not essence(given).endswith(("/json", "+json"))
+
+
+def media_types_of(route: Route, content_type: str) -> tuple[str, str]:
+    """Return the media types of bytes, and of all else, that the endpoint of ``route`` returns."""
+    given = route.options.media_type
+    if given is None:
+        return OCTETS, content_type
+    return given, text_type(given)
+
+
+def _check_options(route: Route, declared: Result) -> None:
+    """Raise DeclarationError if an option of the endpoint has no meaning for its result."""
+    values = [declared.alone, *declared.by_status.values()]
+    values += [declared.with_status] if declared.with_status is not None else []
+    if route.options.endless and not any(value.streams for value in values):
+        reason = "has endless=True and returns no stream; annotate it as AsyncIterator[...]"
+        raise DeclarationError(route.function, reason)
+    if not sends_text(route):
+        return
+    for value in values:
+        for each in value.types:
+            if each is not str:
+                name = getattr(each, "__name__", str(each))
+                reason = f"returns {name} as JSON, which is not {route.options.media_type!r}"
+                raise DeclarationError(route.function, f"{reason}; return str or bytes")
+
+
+def _encode_text(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ResultMismatch("return str")
+    return value.encode()
+
+
 def _has_status(result: tuple[Any, ...]) -> bool:
     """Return whether a plain tuple is a status and a value.
 
@@ -120,7 +182,7 @@ def _has_status(result: tuple[Any, ...]) -> bool:
 
 
 def _value_encoder(
-    route: Route, endpoint: str, declared: ResultValue, content_type: str
+    route: Route, endpoint: str, declared: ResultValue, bytes_type: str, json_type: str
 ) -> _EncodeValue:
     """Return the function that encodes a value, with a status, as the declared types say."""
     takes_none = declared.has_none or declared.is_undeclared
@@ -133,10 +195,10 @@ def _value_encoder(
             return web.Response(status=status)
         try:
             if takes_bytes and (to_bytes is None or isinstance(value, BYTES)):
-                return RawResponse(read_bytes(value), status, "application/octet-stream")
+                return RawResponse(read_bytes(value), status, bytes_type)
             if to_bytes is None or value is None:
                 raise ResultMismatch(_expected(declared))
-            return RawResponse(to_bytes(value), status, content_type)
+            return RawResponse(to_bytes(value), status, json_type)
         except ResultMismatch as mismatch:
             reason = f"which is not of the declared type: {mismatch}"
         except PydanticSerializationError as error:
@@ -171,6 +233,8 @@ def _json_encoder(route: Route, declared: ResultValue) -> Callable[[object], byt
         return _encode_json
     if not declared.types:
         return None
+    if sends_text(route):
+        return _encode_text
     try:
         return ResultJSON(union_of(declared.types)).encode
     except UNKNOWN_TYPE as error:

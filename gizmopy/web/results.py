@@ -4,6 +4,7 @@
 - ``tuple[int, T]``, ``tuple[Literal[200, 404], T]``: a status and a value
 - a response class: that response
 - ``bytes``: the body as it is
+- ``AsyncIterator[T]``: a stream, item by item; an async generator returns one
 - any other type: JSON, which that type filters and writes
 
 Nothing is declared by ``Any``, ``object``, the bare ``BaseModel`` and ``tuple``, a Protocol, or no
@@ -22,9 +23,11 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 from typing_extensions import is_protocol
 
-from gizmopy.declaration import REQUIRED
+from gizmopy.declaration import REQUIRED, is_generator, read_signature
 from gizmopy.declaration.type_variables import substitute
+from gizmopy.errors import DeclarationError
 from gizmopy.web.annotations import UNIONS, alias_target, parts
+from gizmopy.web.decorators import Route
 from gizmopy.web.statuses import BODILESS
 
 STATUSES_WITHOUT_BODY = frozenset((*BODILESS, 205))
@@ -41,6 +44,8 @@ _ARRAYS = (
     abc.ValuesView,
 )
 """Types whose items are read one after the other, and sent as one array."""
+_STREAMS = (abc.AsyncGenerator, abc.AsyncIterable, abc.AsyncIterator)
+"""Types whose items are sent one after the other."""
 
 
 @dataclass(slots=True)
@@ -51,6 +56,8 @@ class ResultValue:
     """Types that are sent as JSON."""
     bytes_types: list[Any] = field(default_factory=list)
     """Types that are sent as they are."""
+    streams: list[Any] = field(default_factory=list)
+    """The types of the items of streams."""
     has_none: bool = False
     has_response: bool = False
     is_undeclared: bool = False
@@ -62,7 +69,9 @@ class ResultValue:
             self.has_none = True
         elif is_class(annotation, web.StreamResponse):
             self.has_response = True
-        elif _is_undeclared(annotation):
+        elif (get_origin(annotation) or annotation) in _STREAMS:
+            self.streams += members(*(get_args(annotation)[:1] or (Any,)))
+        elif is_undeclared(annotation):
             self.is_undeclared = True
         elif _is_bytes(annotation):
             self.bytes_types.append(annotation)
@@ -85,12 +94,31 @@ class Result:
         return self.with_status is not None or bool(self.by_status)
 
 
+def result_of(route: Route) -> Result:
+    """Return the values that the endpoint of ``route`` declares to return.
+
+    Raises DeclarationError as ``read_signature`` does, and if an async generator is annotated with
+    anything but a stream.
+    """
+    function = route.function
+    returns = read_signature(function, route.owner, takes_generator=True).returns
+    if not is_generator(function):
+        return read_result(returns)
+    result = read_result(abc.AsyncIterator[Any] if returns is REQUIRED else returns)
+    if not result.alone.streams:
+        shown = getattr(returns, "__name__", None) or returns
+        reason = f"has a 'yield', so it is an async generator, and not of the type {shown}"
+        remedy = "annotate its result as AsyncIterator[...] or EventStream[...]"
+        raise DeclarationError(function, f"{reason}; {remedy}")
+    return result
+
+
 def read_result(annotation: Any) -> Result:
     """Return the values that the annotation of a result declares."""
     result = Result()
-    for member in _members(annotation):
+    for member in members(annotation):
         for value, inner in _split(result, member):
-            for each in _members(inner):
+            for each in members(inner):
                 value.add(each)
     return result
 
@@ -115,14 +143,14 @@ def _split(result: Result, member: Any) -> Iterator[tuple[ResultValue, Any]]:
         yield result.alone, member
 
 
-def _members(annotation: Any) -> list[Any]:
+def members(annotation: Any) -> list[Any]:
     """Return the members of a union, or the one type."""
     if annotation is None:
         return [NoneType]
     if (target := alias_target(annotation)) is not None and get_origin(target) in UNIONS:
-        return _members(target)
+        return members(target)
     if get_origin(annotation) in UNIONS:
-        return [each for member in get_args(annotation) for each in _members(member)]
+        return [each for member in get_args(annotation) for each in members(member)]
     return [annotation]
 
 
@@ -140,7 +168,7 @@ def _without_metadata(annotation: Any) -> Any:
 def _contains_none(annotation: Any) -> bool:
     """Return whether a union with metadata includes None: ``Annotated[Cat | None, …]``."""
     inner = _without_metadata(annotation)
-    return inner is not annotation and NoneType in _members(inner)
+    return inner is not annotation and NoneType in members(inner)
 
 
 def is_class(annotation: Any, kinds: type | tuple[type, ...]) -> bool:
@@ -152,7 +180,8 @@ def _is_status(annotation: Any) -> bool:
     return is_class(annotation, int) and annotation is not bool
 
 
-def _is_undeclared(annotation: Any) -> bool:
+def is_undeclared(annotation: Any) -> bool:
+    """Return whether a type says nothing about the values."""
     annotation = _without_metadata(annotation)
     if any(annotation is each for each in _UNDECLARED):
         return True

@@ -90,11 +90,16 @@ async def without_self() -> None:
     """Do nothing."""
 
 
+def test_a_handler_is_no_generator() -> None:
+    """An endpoint may be one: it streams."""
+    remedy = "has a 'yield', so it is an async generator; return one value"
+    assert remedy in refusal(subscribe("a"), generator)
+
+
 @pytest.mark.parametrize("decorator", [get("/a"), subscribe("a")])
 @pytest.mark.parametrize(
     ("method", "remedy"),
     [
-        (generator, "has a 'yield', so it is an async generator; return one value"),
         (not_async, "is not async; declare it with 'async def'"),
         (without_self, "has no parameter for its object; add self"),
     ],

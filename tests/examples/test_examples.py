@@ -24,7 +24,7 @@ def test_every_example_is_in_the_list() -> None:
     folders = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
     text = (EXAMPLES / "README.md").read_text()
 
-    assert len(folders) == 8
+    assert len(folders) == 9
     assert [folder for folder in folders if f"| `{folder}` |" not in text] == []
 
 
@@ -165,3 +165,25 @@ async def test_8_uploads(load: Load, tmp_path: Path) -> None:
 
 def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
+
+
+async def test_9_streams(load: Load) -> None:
+    """A browser gets the events that it missed and each new one; all changes are a download."""
+    prices = load("9-streams", "prices")
+    async with pubsubtest.serve(prices.Prices) as served:
+        for cents in (100, 101, 102):
+            await served.http.put(f"/prices/ACME?cents={cents}")
+        async with served.http.get("/events", headers={"Last-Event-ID": "1"}) as response:
+            assert response.content_type == "text/event-stream"
+            first = await response.content.readuntil(b"\n\n")
+            assert first == b'id: 2\ndata: {"share":"ACME","cents":102}\n\n'
+            await served.http.put("/prices/ACME?cents=103")
+            second = await response.content.readuntil(b"\n\n")
+            assert second == b'id: 3\ndata: {"share":"ACME","cents":103}\n\n'
+        async with served.http.get("/changes") as response:
+            assert (await response.text()).count("\n") == 4
+        async with served.http.get("/changes.csv") as response:
+            assert (await response.text()).startswith("share,cents\nACME,100\n")
+        async with served.http.get("/", headers={"Range": "bytes=0-14"}) as response:
+            assert (response.status, await response.text()) == (206, "<!doctype html>")
+    await asyncio.get_running_loop().shutdown_default_executor()

@@ -199,6 +199,11 @@ PATTERNS: Mapping[str, Pattern] = {
         pumps("a", "a.", ".", "example.com", ".a", "a.a.a.com", head="https://"),
     ),
     "gizmopy.web.cors:_SECOND_LEVEL_REGISTRY": Pattern("fullmatch", pumps("co", "c", "gov")),
+    "gizmopy.web.events:_LINE_END": Pattern("split", pumps("\r", "\n", "\r\n", "\na")),
+    "gizmopy.web.files:_RANGE": Pattern(
+        "fullmatch", pumps("0", " ", "\t", "-", "0-", ",", head="bytes=")
+    ),
+    "gizmopy.web.files:_UNQUOTED": Pattern("sub", pumps("a", "/", '"', "\u00e9")),
     "gizmopy.web.multipart:_HIGH_BYTE": Pattern(
         lambda text: _FORM_BYTE(text.encode()), pumps("%", "%8", "8")
     ),

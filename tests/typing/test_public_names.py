@@ -23,8 +23,12 @@ from gizmopy import (
     Cookie,
     Duration,
     Endpoints,
+    Event,
+    EventStream,
+    FileResponse,
     Form,
     Header,
+    LastEventID,
     Message,
     Problem,
     Query,
@@ -178,6 +182,37 @@ class Cats(Service):
 
     def endpoints(self) -> EndpointTable:
         return {"/table": {"GET": self.get_cat}}
+
+
+class Streams(Service):
+    @get("/lines")
+    async def lines(self) -> AsyncIterator[Cat]:
+        yield Cat(name="Tom")
+        yield "Tom"  # type: ignore[misc]
+
+    @get("/returned", endless=True)
+    async def returned(self) -> AsyncIterator[Cat] | None:
+        return self.lines()
+
+    @get("/text", media_type="text/csv")
+    async def text(self) -> AsyncIterator[str]:
+        yield "a,b"
+
+    @get("/events")
+    async def events(self, last: LastEventID = None) -> EventStream[Cat]:
+        assert_type(last, str | None)
+        yield Cat(name="Tom")
+        yield Event(Cat(name="Kit"), id=1, event="born", retry=500)
+        yield Event(comment="nothing new")
+        yield Event("Tom")  # type: ignore[arg-type]
+
+    @get("/file")
+    async def file(self) -> FileResponse:
+        return FileResponse("a.pdf", root="/srv", filename="Ü.pdf", disposition="inline")
+
+    @get("/sync")  # type: ignore[type-var]
+    def sync(self) -> Iterable[Cat]:
+        return ()
 
 
 class Dogs(Endpoints):

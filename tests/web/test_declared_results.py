@@ -486,12 +486,12 @@ async def test_nan_where_the_type_allows_it(annotation: Any, value: object, body
 
 
 @pytest.mark.parametrize(
-    "annotation", [AsyncIterator[User], Record, list[Record], list[web.Response], User | Record]
+    "annotation", [AsyncIterator[Record], Record, list[Record], list[web.Response], User | Record]
 )
 def test_a_type_without_a_json_form_is_refused_at_start(annotation: Any) -> None:
     """The declaration is compiled at start."""
     with pytest.raises(
-        DeclarationError, match=r"endpoint: its result has a type without a JSON form"
+        DeclarationError, match=r"endpoint: its (result has|items have) a type without a JSON form"
     ):
         compile_endpoint(returning(None, annotation))
 

@@ -10,6 +10,8 @@ from aiohttp import WSCloseCode, web
 
 from gizmopy.server.http.connection.served_request import CancelReason, ServedRequest
 from gizmopy.server.http.observer import method_label
+from gizmopy.web.events import EVENT_STREAM
+from gizmopy.web.streams import ItemStream
 
 _CLOSE_SECONDS = 1.0
 """How long the client of a WebSocket may take to answer its close frame."""
@@ -39,13 +41,13 @@ class ActiveRequests(set[ServedRequest]):
             await self.changed.wait()
 
     async def end_streams(self) -> None:
-        """Close the WebSockets, and finish the streams of events: they have no end of their own."""
+        """Close the WebSockets, and finish the streams that have no end of their own."""
         sockets = []
         for request in list(self):
             stream = request.stream
             if isinstance(stream, web.WebSocketResponse):
                 sockets.append(_close(stream))
-            elif stream is not None and stream.content_type == "text/event-stream":
+            elif stream is not None and _is_endless(stream):
                 # The browser reconnects at once: on this connection, if it stayed open.
                 stream.force_close()
                 request.cancel(CancelReason.STREAM_ENDED)
@@ -60,6 +62,12 @@ class ActiveRequests(set[ServedRequest]):
         """Yield the method and the scheme of each, as labels of metrics."""
         for request in self:
             yield method_label(request.method), request.scheme
+
+
+def _is_endless(stream: web.StreamResponse) -> bool:
+    if isinstance(stream, ItemStream):
+        return stream.is_endless
+    return stream.content_type == EVENT_STREAM
 
 
 async def _close(socket: web.WebSocketResponse) -> None:

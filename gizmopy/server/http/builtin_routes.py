@@ -27,6 +27,7 @@ from gizmopy.web.router import Router, parse_template
 from gizmopy.web.same_origin import SAFE_METHODS
 from gizmopy.web.security.check import compile_check
 from gizmopy.web.segments import MAX_BACKTRACKING
+from gizmopy.web.streams import Sleep
 
 logger = logging.getLogger("gizmopy.server.mounting")
 
@@ -37,9 +38,15 @@ Builtin = tuple[str, str, Endpoint]
 
 
 def mount(
-    service: Service, routes: Sequence[Route], builtin: Iterable[Builtin]
+    service: Service,
+    routes: Sequence[Route],
+    builtin: Iterable[Builtin],
+    *,
+    timer: Sleep = asyncio.sleep,
 ) -> Router[Endpoint]:
     """Return a router to the ``routes`` of ``service``, and to the other ``builtin`` endpoints.
+
+    ``timer`` measures the pauses of streams.
 
     An endpoint that replaces a probe is also served under every Host, because platforms send probes
     to an IP address. Raises StartError if a built-in path conflicts with one of the service's.
@@ -47,7 +54,7 @@ def mount(
     router: Router[Endpoint] = Router()
     own: dict[tuple[str, str], Endpoint] = {}
     for route in routes:
-        endpoint = own[route.method, route.path] = _endpoint(service, route)
+        endpoint = own[route.method, route.path] = _endpoint(service, route, timer)
         router.add(route.method, route.path, endpoint, unsafe=route.options.unsafe_path)
         _warn_of_backtracking(route)
     for method, path, endpoint in builtin:
@@ -81,12 +88,13 @@ def _warn_of_backtracking(route: Route) -> None:
             )
 
 
-def _endpoint(service: Service, route: Route) -> Endpoint:
+def _endpoint(service: Service, route: Route, timer: Sleep) -> Endpoint:
     settings, options = service.settings, route.options
     answer = compile_call(
         route,
         read_timeout=settings.read_timeout.total_seconds(),
         json_content_type=settings.json_content_type,
+        sleep=timer,
     )
     timeout, cancel = options.timeout, options.cancel_on_disconnect
     is_custom_probe = settings.health_check_type == "custom" and route.method == "GET"

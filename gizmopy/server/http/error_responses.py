@@ -56,7 +56,12 @@ class ErrorResponses:
                 return request.stream
         if isinstance(error, ConnectionError) and request.is_client_gone:
             raise error
-        problem = self._expected(request, error) or self._unexpected(request, error)
+        # The client of a stream that has begun can be told nothing any more, so that an error which
+        # would be an answer before is a failure then.
+        is_late = request.stream is not None and request.writer.output_size > 0
+        is_expected = not is_late or isinstance(error, asyncio.CancelledError)
+        problem = self._expected(request, error) if is_expected else None
+        problem = problem or self._unexpected(request, error)
         if isinstance(problem, web.Response):
             return problem
         request.abandon_response()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 
@@ -34,6 +34,22 @@ class LoopClock:
     def call_at(self, when: float, callback: Callable[[], Any], /) -> Handle:
         """Schedule ``callback`` for ``when``."""
         return asyncio.get_running_loop().call_at(when, callback)
+
+
+def sleep_of(clock: Clock | None) -> Callable[[float], Awaitable[None]]:
+    """Return the ``asyncio.sleep`` of a clock; None: that of the event loop."""
+    if clock is None:
+        return asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        over = asyncio.Event()
+        handle = clock.call_at(clock.time() + seconds, over.set)
+        try:
+            await over.wait()
+        finally:
+            handle.cancel()
+
+    return sleep
 
 
 class Pause:

@@ -18,7 +18,7 @@ from typing import Any, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # on Python 3.11 pydantic rejects typing's
 
-from gizmopy.declaration import REQUIRED, Parameter, read_signature
+from gizmopy.declaration import REQUIRED, Parameter
 from gizmopy.web.binding import Binder, bind_parameters
 from gizmopy.web.declared_problems import DeclaredProblem, declared_problems
 from gizmopy.web.decorators import EndpointFunction, Route
@@ -177,7 +177,6 @@ def _read(path: str, route: Route, json_content_type: str) -> _Operation:
     name = f"{route.method} {route.path}"
     parameters, body = bind_parameters(route)
     texts = list(_described(parameters))
-    returns = read_signature(route.function, route.owner).returns
     return _Operation(
         route,
         path,
@@ -186,7 +185,7 @@ def _read(path: str, route: Route, json_content_type: str) -> _Operation:
             for each in (*_read_from_request(route, texts), *texts)
         ],
         None if body is None else describe_body(f"{name}: the body", body),
-        responses_of(f"{name}: the response", returns, json_content_type),
+        responses_of(f"{name}: the response", route, json_content_type),
     )
 
 
@@ -360,6 +359,16 @@ def _response(status: str, media_types: MediaTypes) -> Schema:
     }
 
 
+def _stream_of(schema: Schema) -> Schema:
+    """Return the schema of a stream of JSON texts; OpenAPI 3.1 has no ``itemSchema`` yet."""
+    return {
+        "type": "string",
+        "description": "A stream: contentSchema is that of each item.",
+        "contentMediaType": JSON,
+        "contentSchema": schema,
+    }
+
+
 def _content(media_types: MediaTypes) -> Schema:
     """Return the schema of each media type; none if one of its types has no schema."""
     content: Schema = {}
@@ -369,5 +378,6 @@ def _content(media_types: MediaTypes) -> Schema:
             content[media_type] = {}
         else:
             schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-            content[media_type] = {"schema": schema}
+            is_stream = types[0].is_item
+            content[media_type] = {"schema": _stream_of(schema) if is_stream else schema}
     return content

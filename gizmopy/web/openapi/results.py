@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from gizmopy.web.decorators import Route
 from gizmopy.web.openapi.schemas import TypeSchema
-from gizmopy.web.results import STATUSES_WITHOUT_BODY, ResultValue, read_result
+from gizmopy.web.responses import media_types_of
+from gizmopy.web.results import STATUSES_WITHOUT_BODY, ResultValue, is_undeclared, result_of
+from gizmopy.web.stream_results import StreamFormat, stream_format
 
 MediaTypes = Mapping[str, Sequence[TypeSchema]]
 """The types that a body may have, by media type; none if nothing is known of them."""
@@ -17,33 +19,48 @@ ANY_SUCCESS = "2XX"
 _ANY_MEDIA_TYPE = "*/*"
 
 
-def responses_of(location: str, annotation: Any, json_content_type: str) -> dict[str, MediaTypes]:
-    """Return the responses of an endpoint that returns ``annotation``, by status.
+def responses_of(location: str, route: Route, json_content_type: str) -> dict[str, MediaTypes]:
+    """Return the responses of the endpoint of ``route``, by status.
 
     ``location`` names the endpoint in log messages.
     """
-    result = read_result(annotation)
+    result = result_of(route)
+    bytes_type, json_type = media_types_of(route, json_content_type)
     responses: dict[str, dict[str, list[TypeSchema]]] = {}
     for status, value in _by_status(result.alone, result.with_status, result.by_status):
         media_types = responses.setdefault(status, {})
         if status.isdigit() and int(status) in STATUSES_WITHOUT_BODY:
             continue
         if value.bytes_types:
-            media_types["application/octet-stream"] = []
+            media_types[bytes_type] = []
+        if value.streams:
+            form = stream_format(route, value)
+            media_types[form.media_type] = _items(location, form)
         if value.is_undeclared or value.has_response:
             media_types[_ANY_MEDIA_TYPE] = []
         schemas = [TypeSchema(location, "serialization", each) for each in value.types]
         if schemas:
-            media_types.setdefault(json_content_type, []).extend(schemas)
+            media_types.setdefault(json_type, []).extend(schemas)
     return dict(responses)
+
+
+def _items(location: str, form: StreamFormat) -> list[TypeSchema]:
+    """Return the types of the items that are JSON; none if nothing is known of an item."""
+    if form.is_raw or any(is_undeclared(each) for each in form.types):
+        return []
+    types = [each for each in form.types if not (form.is_events and each is str)]
+    return [TypeSchema(location, "serialization", each, is_item=True) for each in types]
 
 
 def _by_status(
     alone: ResultValue, with_status: ResultValue | None, by_status: Mapping[int, ResultValue]
 ) -> Iterator[tuple[str, ResultValue]]:
     """Yield each status of the document with the values that are sent with it."""
-    if alone.types or alone.bytes_types:
-        yield "200", ResultValue(types=alone.types, bytes_types=alone.bytes_types)
+    if alone.types or alone.bytes_types or alone.streams:
+        yield (
+            "200",
+            ResultValue(types=alone.types, bytes_types=alone.bytes_types, streams=alone.streams),
+        )
     if alone.is_undeclared or alone.has_response:
         yield ANY_SUCCESS, ResultValue(has_response=True)
     if alone.has_none:

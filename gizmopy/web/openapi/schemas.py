@@ -26,6 +26,8 @@ class TypeSchema:
     mode: JsonSchemaMode
     annotation: Any
     schema: Schema = field(default_factory=dict)
+    is_item: bool = False
+    """Whether it is the type of each item of a stream."""
 
 
 _IN_PLACE_OF_NAN: dict[str | None, Schema] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, NewType, NoReturn, Protocol
 
@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, Json
 
+from gizmopy import EventStream
 from gizmopy.web.decorators import Route, RouteOptions
 from tests.web.openapi.support import (
     PROBLEM,
@@ -43,6 +44,45 @@ class TextPrice(BaseModel):
 
 Picture = NewType("Picture", bytes)
 ARRAY = {"type": "array", "items": {"$ref": "#/components/schemas/Cat"}}
+
+
+@pytest.mark.parametrize(
+    ("returns", "media_type", "schema"),
+    [
+        (AsyncIterator[Cat], "application/x-ndjson", {"$ref": "#/components/schemas/Cat"}),
+        (EventStream[Cat], "text/event-stream", {"$ref": "#/components/schemas/Cat"}),
+        (EventStream[str], "text/event-stream", None),
+        (AsyncIterator[str], "text/plain; charset=utf-8", None),
+        (AsyncGenerator[bytes, None], "application/octet-stream", None),
+        (AsyncIterator[Any], "application/x-ndjson", None),
+        (
+            AsyncIterable[int | None],
+            "application/x-ndjson",
+            {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        ),
+    ],
+)
+def test_a_stream_has_the_schema_of_its_items(returns: Any, media_type: str, schema: Any) -> None:
+    """OpenAPI 3.1 has no schema of items: it is that of the content of a text."""
+    ((found, content),) = content_for(returns, "200").items()
+    assert found == media_type
+    if schema is None:
+        assert content == {}
+    else:
+        assert content["schema"]["type"] == "string"
+        assert content["schema"]["contentSchema"] == schema
+
+
+def test_a_media_type_is_that_of_the_option() -> None:
+    """Of bytes, of text, and of a stream."""
+
+    async def csv(): ...  # type: ignore[no-untyped-def]  # it gets its annotation below
+
+    for returns in (str, bytes, AsyncIterator[str], AsyncIterator[Any]):
+        csv.__annotations__["return"] = returns
+        route = Route("GET", "/", csv, RouteOptions(media_type="text/csv; header=present"))
+        content = document(route)["paths"]["/"]["get"]["responses"]["200"]["content"]
+        assert [each.partition(";")[0] for each in content] == ["text/csv"]
 
 
 @pytest.mark.parametrize(
