@@ -12,7 +12,7 @@ class ShutdownSettings(SectionBase):
     shutdown_timeout: Duration = setting(
         "GIZMO_SHUTDOWN_TIMEOUT",
         timedelta(seconds=18),
-        "Maximum time for running requests and messages to finish at shutdown.",
+        "Maximum time for running requests, messages and background work to finish at shutdown.",
     )
     drain_delay: Duration | None = setting(
         "GIZMO_DRAIN_DELAY",

@@ -237,14 +237,11 @@ def collect_jobs(service: object, mounts: Iterable[object] = ()) -> list[Declare
     """Return the background work of ``service``, then that of each of ``mounts``.
 
     The names of two objects of one class differ by a number: ``Orders.expire``,
-    ``Orders.expire-2``. Raises DeclarationError if a method is not async, takes an argument, or is
-    declared twice.
+    ``Orders.expire-2``. Raises DeclarationError if a method is not async, or takes an argument.
     """
     found, names = [], Counter[str]()
     for owner in (service, *mounts):
         for name, method, marks in declared_methods(owner, _MARK):
-            if len(marks) > 1:
-                raise DeclarationError(method, _TWICE)
             _check_async(method)
             if parameters := read_signature(method, owner).parameters:
                 _refuse_arguments(method, [each.name for each in parameters])

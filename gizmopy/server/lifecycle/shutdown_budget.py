@@ -30,7 +30,7 @@ _KUBERNETES_DELAY = 5.0
 class ShutdownBudget:
     """The time between a request to stop and the end of the process.
 
-    First comes the drain delay, then SHUTDOWN_TIMEOUT for requests and messages together, counted
+    First comes the drain delay, then SHUTDOWN_TIMEOUT for all work together, counted
     from ``begin``. Once ``stop`` is hurried, at most ``HURRIED_SECONDS`` of each are left. Brokers
     that do not answer, and message handlers that ignore their cancellation, take longer. A daemon
     that ``has_jobs`` takes longer too, because background work ends after messages.

@@ -11,7 +11,13 @@ import pytest
 from aiohttp import ClientSession
 
 from gizmopy import Service, Settings, SimpleServer, background, every, get, subscribe
+from gizmopy.observe.metrics import Metrics
 from gizmopy.server import Phase, Stop
+from gizmopy.server.jobs.declaration import collect_jobs
+from gizmopy.server.jobs.record import Outcome
+from gizmopy.server.jobs.run import Run
+from gizmopy.server.jobs.runner import Jobs
+from gizmopy.server.lifecycle.shutdown_budget import ShutdownBudget
 from pubsubtest import Clock
 from tests.server.jobs.support import messages, samples, turns
 from tests.support import until
@@ -169,12 +175,13 @@ class Waiting(Service):
             self.events.append("ended")
 
 
-async def test_a_job_may_use_the_time_that_is_left() -> None:
+async def test_a_job_may_use_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled job of @background may finish within the shutdown's time."""
+    monkeypatch.setattr("gizmopy.server.jobs.runner.CANCEL_SECONDS", 0.001)
     service = Waiting(_settings())
     _, serving = await _stopping(service)
     await until(lambda: service.events == ["drains"])
-    service.go_on.set()
+    asyncio.get_running_loop().call_later(0.05, service.go_on.set)
     assert await serving == 0
     assert service.events == ["drains", "ended"]
 
@@ -275,3 +282,33 @@ async def test_the_budget_has_a_part_for_jobs(caplog: pytest.LogCaptureFixture) 
         texts = [record.getMessage() for record in caplog.records]
         assert f"a shutdown takes at most {seconds} s if its brokers answer" in texts
         assert ("job Waiting.watch runs in the background" in texts) == (kind is Waiting)
+
+
+async def test_jobs_can_be_drained_at_once() -> None:
+    """A drain ends jobs that nothing has stopped before, such as after a start that fails."""
+    service = Periodic()
+    jobs = Jobs(collect_jobs(service), Metrics(), Clock())
+    jobs.start()
+    await service.started.wait()
+    service.go_on.set()
+    async with asyncio.timeout(5):
+        assert await jobs.drain(ShutdownBudget(_settings(), Stop())) == 0
+    assert service.events == ["started", "ended"]
+
+
+async def test_jobs_that_never_started_are_drained() -> None:
+    """A start that fails before its last step has nothing to end."""
+    jobs = Jobs(collect_jobs(Periodic()), Metrics(), Clock())
+    assert await jobs.drain(ShutdownBudget(_settings(), Stop())) == 0
+
+
+async def test_a_time_limit_is_no_drain() -> None:
+    """A run that is cancelled by its time limit has timed out, also if the drain comes next."""
+    clock = Clock()
+    run = Run("job", asyncio.Event().wait, clock, timeout=5)
+    await turns()
+    clock.call_at(5, run.cancel)
+    await clock.advance(5)
+    outcome, error = await run.result()
+    assert outcome is Outcome.TIMEOUT
+    assert str(error) == "it took longer than timeout=5 s"
