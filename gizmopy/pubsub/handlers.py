@@ -146,7 +146,7 @@ def _positional(method: Callable[..., Any], *parameters: Parameter) -> Callable[
 
 def _decoder(method: Callable[..., Any], payload: Parameter) -> Callable[[Message], Any]:
     """Return a function that decodes a message's body to the type of the payload."""
-    type_, optional = _without_none(payload.annotation)
+    type_, optional = without_none(payload.annotation)
     decode_none: Callable[[], Any] | None = _none if optional else None
     try:
         codec = codec_for(type_)
@@ -210,7 +210,7 @@ def _none() -> None:
     """Return None, for a message without a body."""
 
 
-def _without_none(annotation: Any) -> tuple[Any, bool]:
+def without_none(annotation: Any) -> tuple[Any, bool]:
     """Return a type without the None in it, and whether it includes None."""
     wrapped, annotation = annotation, without_wrapping(annotation)
     if get_origin(annotation) not in (Union, UnionType) or NoneType not in get_args(annotation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import NoneType
@@ -63,6 +64,8 @@ class Subscription(SubscriptionOptions):
     """Whether ``subscription`` is the name of the service, because ``@subscribe`` gives none."""
     name: str
     """The handler's name in logs and errors: ``Cats.on_cat``."""
+    doc: str = ""
+    """The docstring of the handler."""
 
 
 @reports_wrong_calls('@subscribe("channel")')
@@ -289,4 +292,5 @@ def _compile(
     else:
         compiled = compile_method(method, (*middleware, *options.middleware), owner)
     declared = {field.name: getattr(options, field.name) for field in fields(SubscriptionOptions)}
-    return Subscription(**declared, **compiled._asdict(), name=name)
+    doc = inspect.getdoc(method) or ""
+    return Subscription(**declared, **compiled._asdict(), name=name, doc=doc)

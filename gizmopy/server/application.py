@@ -6,6 +6,7 @@ Nothing here runs: ``gizmopy.server.server`` starts and stops the parts.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -174,6 +175,8 @@ def assemble(
         service=service,
         name=name,
         routes=routes,
+        subscriptions=subscriptions,
+        publishes=publishes,
         channels=channels,
         jobs=jobs,
         health=health,
@@ -285,6 +288,8 @@ class _BuiltinEndpoints:
     service: Service
     name: str
     routes: Sequence[Route]
+    subscriptions: Sequence[Subscription]
+    publishes: Mapping[str, Any]
     channels: Channels
     jobs: Jobs
     health: Health
@@ -347,6 +352,30 @@ class _BuiltinEndpoints:
         )
 
     def documentation(self) -> Iterator[builtin_routes.Builtin]:
-        """Yield /openapi.json and /docs, unless GIZMO_OPENAPI is off."""
-        if self.service.settings.openapi and self.routes:
+        """Yield /openapi.json, /docs and /asyncapi.json, unless GIZMO_OPENAPI is off."""
+        if not self.service.settings.openapi:
+            return
+        if self.routes:
             yield from builtin_routes.documentation(self.service, self.routes)
+        if self.subscriptions or self.publishes:
+            yield from builtin_routes.messaging_documentation(self._write_asyncapi)
+
+    def _write_asyncapi(self) -> bytes:
+        # Imported by the first request for it: a start does not pay for it.
+        from pydantic_core import to_json
+
+        from gizmopy.pubsub.destinations import DestinationResolver
+        from gizmopy.server.asyncapi import asyncapi_document
+
+        settings = self.service.settings
+        document = asyncapi_document(
+            self.subscriptions,
+            self.publishes,
+            title=self.name,
+            version=settings.service_version or "0",
+            description=inspect.cleandoc(type(self.service).__doc__ or ""),
+            destinations=DestinationResolver(
+                settings.broker_url, settings.topic_urls, settings.subscription_urls
+            ),
+        )
+        return to_json(document)

@@ -160,6 +160,8 @@ PATTERNS: Mapping[str, Pattern] = {
     ),
     "gizmopy.pubsub.cloudevents:_FORBIDDEN": Pattern("search", pumps("a", "\u00e9", "\U0001f408")),
     "gizmopy.pubsub.event_binding:_ESCAPED": Pattern("sub", pumps("\\", "\\a", "a")),
+    "gizmopy.server.asyncapi:_NOT_IN_KEYS": Pattern("sub", pumps("a", "/", "\u00e9")),
+    "gizmopy.server.asyncapi:_QUALIFIERS": Pattern("sub", pumps("a", "a.", "<", ".")),
     "gizmopy.server.http.deadlines:_GRPC_DURATION": Pattern("fullmatch", pumps("1", "1S", "S")),
     "gizmopy.server.admin.debug:_libraries": Pattern(
         lambda text: re.match(r"[\w.-]+", text), pumps("a", "a-", ".")

@@ -31,4 +31,4 @@ class DebugSettings(SectionBase):
     enable_pprof: bool = setting(
         "ENABLE_PPROF", False, "Serve profiles under /debug/pprof/. This turns /debug on."
     )
-    openapi: bool = setting("GIZMO_OPENAPI", True, "Serve /openapi.json and /docs.")
+    openapi: bool = setting("GIZMO_OPENAPI", True, "Serve /openapi.json, /docs and /asyncapi.json.")

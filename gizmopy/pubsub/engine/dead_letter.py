@@ -22,21 +22,20 @@ HOPS = f"{PREFIX}hops"
 """The attribute that counts how often the message was dead-lettered and not redriven."""
 _MAX_HOPS = 16
 """A message that was dead-lettered so often goes round in a cycle of several services."""
-_LEVEL = frozenset(
-    f"{PREFIX}{name}"
-    for name in (
-        "reason",
-        "exception",
-        "source-topic",
-        "source-subscription",
-        "source-partition",
-        "message-id",
-        "deliveries",
-        "attempts",
-        "first-failed-at",
-        "handler",
-    )
-)
+DESCRIPTIONS: Mapping[str, str] = {
+    "gizmo-dl-reason": "The reason of Reject, or undecodable, or exhausted.",
+    "gizmo-dl-exception": "Type and text of the error.",
+    "gizmo-dl-source-topic": "The topic that the message came from.",
+    "gizmo-dl-source-subscription": "The subscription that received it.",
+    "gizmo-dl-source-partition": "The partition that it came from, if the broker has partitions.",
+    "gizmo-dl-message-id": "The id of the message.",
+    "gizmo-dl-deliveries": "How often it was delivered.",
+    "gizmo-dl-attempts": "How often it was tried.",
+    "gizmo-dl-first-failed-at": "When it failed first.",
+    "gizmo-dl-handler": "The name of the handler.",
+}
+"""The attributes of a dead letter, and what they say."""
+_LEVEL = frozenset(DESCRIPTIONS)
 """The attributes of the last failure. Those of an earlier one have its number: gizmo-dl-1-reason.
 """
 _EARLIER = {

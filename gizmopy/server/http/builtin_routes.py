@@ -152,6 +152,21 @@ def documentation(service: Service, routes: Sequence[Route]) -> Iterator[Builtin
     yield "GET", "/docs", Endpoint("/docs", pages.docs, builtin=True)
 
 
+def messaging_documentation(write: Callable[[], bytes]) -> Iterator[Builtin]:
+    """Yield the endpoint of the AsyncAPI document, which ``write`` returns as JSON."""
+    document: asyncio.Future[bytes] | None = None
+
+    async def asyncapi(request: web.Request) -> web.Response:
+        nonlocal document
+        # Once, in another thread, and shielded: as the OpenAPI document.
+        if document is None:
+            document = asyncio.get_running_loop().run_in_executor(None, write)
+        body = await asyncio.shield(document)
+        return web.Response(body=body, headers={"Content-Type": "application/json"})
+
+    yield "GET", "/asyncapi.json", Endpoint("/asyncapi.json", asyncapi, builtin=True)
+
+
 class _Documentation:
     """The OpenAPI document and its page, which are made on the first request."""
 
