@@ -117,9 +117,20 @@ class FormModel(ModelParameter):
                 if value is not None and (value != "" or field.key in self._may_be_empty):
                     values[key] = value
         if self.keeps_extra:
-            values |= self.unknown(form)
+            self._add_unknown(form, values, errors)
         if len(errors) == before:
             self.validate(values, arguments, errors)
+
+    def _add_unknown(self, form: Form, values: dict[str, Any], errors: list[FieldError]) -> None:
+        """Add the fields that no parameter takes. Their files were skipped."""
+        for name, value in self.unknown(form).items():
+            each = value if isinstance(value, list) else [value]
+            if any(isinstance(one, str) and not is_unicode(one) for one in each):
+                errors.append(field_error("body", name, NOT_UTF8, "string_unicode"))
+            elif not any(isinstance(one, UploadFile) for one in each):
+                values[name] = value
+            elif self.extra == "forbid":
+                values[name] = ""
 
 
 def _take(form: Form, field: ModelField, name: str, errors: list[FieldError]) -> Any | None:

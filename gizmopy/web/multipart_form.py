@@ -18,6 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiDict
 from gizmopy._aiohttp import BaseMultipartReader
 from gizmopy.web.multipart import (
     DISPOSITION_PARAMETERS,
+    MAX_CONTENT_TYPE,
     PartReader,
     Reader,
     check_charset,
@@ -100,6 +101,8 @@ class MultipartForm:
         with reading_parts(_FORM):
             # aiohttp reads the field _charset_ of form-data itself, and loses the next boundary.
             # It also warns of each file name with two semicolons.
+            if len(request.headers[CONTENT_TYPE_NAME]) > MAX_CONTENT_TYPE:
+                raise ValueError("the Content-Type is too long")
             _, semicolon, boundary = request.headers[CONTENT_TYPE_NAME].partition(";")
             reader = FormReader(
                 {CONTENT_TYPE_NAME: f"multipart/mixed{semicolon}{boundary}"},

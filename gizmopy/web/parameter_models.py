@@ -74,8 +74,8 @@ class ModelParameter:
         "_others",
         "_validate",
         "declared",
+        "extra",
         "fields",
-        "keeps_extra",
         "location",
         "name",
         "required",
@@ -89,7 +89,7 @@ class ModelParameter:
         self.location = location
         self.required = parameter.required
         self.fields = tuple(model.fields())
-        self.keeps_extra = model.extra != "ignore"
+        self.extra = model.extra
         if self.keeps_extra and location == "header":
             reason = f"{model.title} has extra={model.extra!r}, but clients send headers that it"
             raise DeclarationError(function, f"{reason} does not know; remove it")
@@ -98,6 +98,11 @@ class ModelParameter:
         # validate_strings takes no lists. In lax mode validate_python reads each text by the same
         # rules, also if the model is strict: then a number could not be sent at all.
         self._validate: Callable[..., Any] = finite_validator(adapter).validate_python
+
+    @property
+    def keeps_extra(self) -> bool:
+        """Whether the model refuses or keeps the names that it does not know."""
+        return self.extra != "ignore"
 
     def leave_out(self, names: frozenset[str]) -> None:
         """Do not count ``names``, which other parameters take, as extra fields of the model."""
@@ -201,7 +206,11 @@ class _Model:
 
     def fields(self) -> Iterator[ModelField]:
         """Yield each field. Raises DeclarationError if one cannot be read from the request."""
-        annotations = _annotations(self._kind)
+        try:
+            annotations = _annotations(self._kind)
+        except NameError as error:
+            reason = f"the types of the fields of {self.title} cannot be resolved: {error}"
+            raise DeclarationError(self._function, f"{reason}; import them") from error
         declared = self._node["fields"]
         pairs = (
             declared.items()
@@ -216,16 +225,20 @@ class _Model:
                 yield ModelField("form", parameter, keys, files == "many", is_file=True)
                 continue
             reads_text = is_converted(annotation) or self._reads_text(field["schema"])
-            repeated = not reads_text and is_repeated(annotation)
+            repeated = not reads_text and (
+                is_repeated(annotation) or self._is_collection(field["schema"])
+            )
             if not reads_text:
                 self._check(name, annotation, repeated=repeated)
             yield ModelField(self._location, parameter, keys, repeated)
 
     def _reads_text(self, schema: Mapping[str, Any]) -> bool:
         """Return whether a validator of the model reads one text, such as a field_validator."""
-        while schema["type"] in ("default", "nullable", "function-after"):
-            schema = schema["schema"]
-        return converts(schema)
+        return converts(_without_default(schema))
+
+    def _is_collection(self, schema: Mapping[str, Any]) -> bool:
+        """Return whether a field is a list, whose type may be a type variable of its class."""
+        return _without_default(schema)["type"] in ("frozenset", "list", "set", "tuple")
 
     def _check(self, name: str, annotation: Any, *, repeated: bool) -> None:
         if is_structure(annotation):
@@ -251,11 +264,19 @@ class _Model:
             raise DeclarationError(self._function, f"{reason}: write alias='...'")
         keys = tuple((path[0], path[0]) for path in paths)
         by_name = self._config.get("validate_by_name") or self._config.get("populate_by_name")
+        if self._config.get("validate_by_alias") is False:
+            keys = ()
         return (*keys, (name, self._name_of(name))) if by_name else keys
 
     def _name_of(self, field: str) -> str:
         # Proxies drop headers with an underscore: nginx by default, Apache always.
         return field.replace("_", "-") if self._location == "header" else field
+
+
+def _without_default(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    while schema["type"] in ("default", "nullable", "function-after"):
+        schema = schema["schema"]
+    return schema
 
 
 def _annotations(kind: Any) -> Mapping[str, Any]:

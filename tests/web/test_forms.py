@@ -320,6 +320,17 @@ async def test_an_unknown_file_is_an_extra_field() -> None:
         assert await errors_of(await post(client, body)) == [("body", "b", "extra_forbidden")]
 
 
+async def test_the_other_fields_of_an_open_model_are_texts() -> None:
+    """Their files are skipped; bytes that do not fit are refused."""
+    async with serve(Route("POST", "/", echo_endpoint(a=Annotated[Open, Form()]))) as client:
+        name, other = ("; name=name", "x"), ("; name=b; filename=c", "y")
+        response = await post(client, multipart(name, other, ("; name=d", "z")))
+        bound = await json_of(response)
+        assert bound == {"a": repr(Open.model_validate({"name": "x", "d": "z"}))}
+        response = await post(client, multipart(name, ("; name=d", b"\xff")))
+        assert await errors_of(response) == [("body", "d", "string_unicode")]
+
+
 GOOD = ("; name=photo; filename=a", "x")
 
 
@@ -332,6 +343,7 @@ GOOD = ("; name=photo; filename=a", "x")
         ("multipart/form-data", multipart(GOOD), 400),
         ("multipart/form-data; boundary=" + "y" * 71, multipart(GOOD), 400),
         ("multipart/form-data; boundary=y", multipart(GOOD), 400),
+        (f"{MULTIPART}{';a=b' * 70}", multipart(GOOD), 400),
         (MULTIPART, multipart(GOOD, end=b""), 400),
         (MULTIPART, multipart(GOOD, end=b"--x"), 400),
         (MULTIPART, multipart(GOOD)[:-9], 400),

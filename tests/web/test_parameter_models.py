@@ -87,6 +87,16 @@ class Checked(BaseModel):
         return self
 
 
+@dataclass
+class Many(Generic[T]):
+    numbers: T
+
+
+class ByName(BaseModel):
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=False)
+    number: int = Field(alias="no")
+
+
 class Either(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
     number: int = Field(validation_alias=AliasChoices("n", "no"))
@@ -112,6 +122,8 @@ class Either(BaseModel):
         (Page[int], "after=7", Page[int](after=7)),
         (Split, "tags=a,b&words=c+d&filter={%22a%22:1}", "tags=['a', 'b'], words=['c', 'd']"),
         (Checked, "first=1&last=2", Checked(first=1, last=2)),
+        (Many[list[int]], "numbers=1&numbers=2", Many[list[int]]([1, 2])),
+        (ByName, "number=1", ByName(number=1)),
         (Either, "n=1", "number=1"),
         (Either, "no=1", "number=1"),
         (Either, "number=1", "number=1"),

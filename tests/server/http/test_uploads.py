@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -176,6 +177,18 @@ async def test_the_file_of_a_client_that_leaves_is_removed(served: Serving) -> N
     async with talk(served.url) as client:
         await begin_upload(client, served)
     assert not served.service.files
+
+
+async def test_an_upload_that_stops_is_408() -> None:
+    """Its client has the time of every body, and its file is removed."""
+    settings = Settings(read_timeout=timedelta(milliseconds=100))
+    others = temporary_files()
+    async with pubsubtest.serve(Uploads, settings=settings) as served, talk(served.url) as client:
+        size = len(HEAD) + 100
+        head = f"POST /size HTTP/1.1\r\nHost: x\r\n{FORM}\r\nContent-Length: {size}\r\n\r\n"
+        client.send(head.encode() + HEAD)
+        assert (await client.answer()).status == 408
+    assert temporary_files() == others
 
 
 async def test_the_file_of_an_endpoint_that_fails_is_removed(served: Serving) -> None:
