@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.web.decorators import Route
 from gizmopy.web.parameters import UNKNOWN_TYPE
+from gizmopy.web.response_headers import HeaderShape
 from gizmopy.web.result_json import ResultJSON, ResultMismatch, validated
 from gizmopy.web.results import (
     BYTES,
@@ -90,8 +91,47 @@ def response_encoder(
     not 200 to 599.
     """
     declared = result_of(route)
-    bytes_type, json_type = media_types_of(route, content_type)
     _check_options(route, declared)
+    encode = _result_encoder(route, declared, content_type, sleep)
+    if not declared.with_headers:
+        return encode
+    shapes = [
+        (shape, _result_encoder(route, result, content_type, sleep))
+        for shape, result in declared.with_headers
+    ]
+    return _with_headers(f"{route.method} {route.path}: {route.name}", shapes, encode)
+
+
+_Encode = Callable[[object], Response]
+
+
+def _with_headers(
+    endpoint: str, shapes: Sequence[tuple[HeaderShape, _Encode]], encode_other: _Encode
+) -> _Encode:
+    """Return the function that encodes a tuple of one of ``shapes``, or any other value."""
+
+    def encode(result: object) -> Response:
+        for shape, encode_value in shapes:
+            found = shape.split(result) if type(result) is tuple else None
+            if found is None:
+                continue
+            value, headers = found
+            response = encode_value(value)
+            if isinstance(response, RawResponse):
+                response = response.to_aiohttp()
+            try:
+                for header, each in zip(shape.headers, headers, strict=True):
+                    header.add_to(response.headers, each)
+            except UsageError as error:
+                raise UsageError(f"{endpoint} returned a wrong header: {error}") from error
+            return response
+        return encode_other(result)
+
+    return encode
+
+
+def _result_encoder(route: Route, declared: Result, content_type: str, sleep: Sleep) -> _Encode:
+    bytes_type, json_type = media_types_of(route, content_type)
     endpoint = f"{route.method} {route.path}: {route.name}"
 
     def compiled(value: ResultValue) -> _EncodeValue:
@@ -152,8 +192,10 @@ def media_types_of(route: Route, content_type: str) -> tuple[str, str]:
 
 def _check_options(route: Route, declared: Result) -> None:
     """Raise DeclarationError if an option of the endpoint has no meaning for its result."""
-    values = [declared.alone, *declared.by_status.values()]
-    values += [declared.with_status] if declared.with_status is not None else []
+    values: list[ResultValue] = []
+    for each in (declared, *(inner for _, inner in declared.with_headers)):
+        values += [each.alone, *each.by_status.values()]
+        values += [each.with_status] if each.with_status is not None else []
     if route.options.endless and not any(value.streams for value in values):
         reason = "has endless=True and returns no stream; annotate it as AsyncIterator[...]"
         raise DeclarationError(route.function, reason)

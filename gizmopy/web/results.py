@@ -2,6 +2,7 @@
 
 - ``None``: no body (204)
 - ``tuple[int, T]``, ``tuple[Literal[200, 404], T]``: a status and a value
+- ``tuple[T, Annotated[str, Header("ETag")]]``: a value, or a status and a value, and then headers
 - a response class: that response
 - ``bytes``: the body as it is
 - ``AsyncIterator[T]``: a stream, item by item; an async generator returns one
@@ -28,6 +29,7 @@ from gizmopy.declaration.type_variables import substitute
 from gizmopy.errors import DeclarationError
 from gizmopy.web.annotations import UNIONS, alias_target, parts
 from gizmopy.web.decorators import Route
+from gizmopy.web.response_headers import HeaderFault, HeaderShape, split_headers
 from gizmopy.web.statuses import BODILESS
 
 STATUSES_WITHOUT_BODY = frozenset((*BODILESS, 205))
@@ -87,6 +89,8 @@ class Result:
     alone: ResultValue = field(default_factory=ResultValue)
     with_status: ResultValue | None = None
     by_status: dict[int, ResultValue] = field(default_factory=dict)
+    with_headers: list[tuple[HeaderShape, Result]] = field(default_factory=list)
+    """The tuples that have headers, and what each of them is without."""
 
     @property
     def has_status(self) -> bool:
@@ -98,13 +102,18 @@ def result_of(route: Route) -> Result:
     """Return the values that the endpoint of ``route`` declares to return.
 
     Raises DeclarationError as ``read_signature`` does, and if an async generator is annotated with
-    anything but a stream.
+    anything but a stream, or if headers are declared in a wrong way.
     """
     function = route.function
     returns = read_signature(function, route.owner, takes_generator=True).returns
-    if not is_generator(function):
-        return read_result(returns)
-    result = read_result(abc.AsyncIterator[Any] if returns is REQUIRED else returns)
+    makes_stream = is_generator(function)
+    try:
+        undeclared = makes_stream and returns is REQUIRED
+        result = read_result(abc.AsyncIterator[Any] if undeclared else returns)
+    except HeaderFault as fault:
+        raise DeclarationError(function, str(fault)) from fault
+    if not makes_stream:
+        return result
     if not result.alone.streams:
         shown = getattr(returns, "__name__", None) or returns
         reason = f"has a 'yield', so it is an async generator, and not of the type {shown}"
@@ -114,8 +123,10 @@ def result_of(route: Route) -> Result:
 
 
 def read_result(annotation: Any) -> Result:
-    """Return the values that the annotation of a result declares."""
+    """Return the values that the annotation of a result declares. Raises HeaderFault."""
     result = Result()
+    annotation, shapes = split_headers(annotation)
+    result.with_headers = [(shape, read_result(shape.annotation)) for shape in shapes]
     for member in members(annotation):
         for value, inner in _split(result, member):
             for each in members(inner):

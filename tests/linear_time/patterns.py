@@ -231,6 +231,8 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.web.security.declared:_is_token": Pattern("fullmatch", pumps("a", "-", "a;")),
     "gizmopy.web.security.schemes:_CONTROL": Pattern("search", pumps("a", "\x80")),
     "gizmopy.web.security.schemes:_TOKEN68": Pattern("fullmatch", pumps("a", "=", "a=", head="a")),
+    "gizmopy.web.response_headers:_is_name": Pattern("fullmatch", pumps("a", "-", "a ")),
+    "gizmopy.web.response_headers:_is_forbidden": Pattern("search", pumps("a", "é")),
     "gizmopy.web.router:_SEGMENT": Pattern(
         "findall", pumps("a", "{", "{a", "{}", "/{", "/{{}", "{{}", "{a:{1}}", "/", head="/{")
     ),

@@ -107,6 +107,10 @@ class Users(Endpoints):
         assert_type(await self.user("token"), Cat | None)
         return caller
 
+    @get("/tagged")
+    async def tagged(self) -> tuple[Cat, Annotated[str | None, Header("ETag")]] | None:
+        return Cat(name="Tom"), '"1"'
+
     @get("/open", security=None, problems=(404, LookupError))
     async def open(self) -> None: ...
 

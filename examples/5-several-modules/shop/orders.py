@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from gizmopy import Endpoints, get, post
+from gizmopy import Endpoints, Header, get, post
 from shop.store import Duplicate, Order, Store, Unknown
+
+Location = Annotated[str, Header("Location")]
 
 
 class Orders(Endpoints):
@@ -20,11 +22,11 @@ class Orders(Endpoints):
         self.store = store
 
     @post("", problems=(Duplicate,))
-    async def create_order(self, order: Order) -> tuple[Literal[201], Order]:
+    async def create_order(self, order: Order) -> tuple[Literal[201], Order, Location]:
         """Store an order, and publish it."""
         self.store.add(order)
         await self.publish("orders", order, key=order.item)
-        return 201, order
+        return 201, order, f"orders/{order.id}"
 
     @get("/{id}", problems=(Unknown,))
     async def get_order(self, id: int) -> Order:

@@ -11,7 +11,8 @@ APPLE = {"id": 1, "customer": "tom", "item": "apple"}
 async def test_an_order_is_published() -> None:
     """An endpoint of a mounted object publishes through the service."""
     async with pubsubtest.serve(Orders(Store({}))) as orders:
-        assert (await orders.http.post("/orders", json=APPLE)).status == 201
+        response = await orders.http.post("/orders", json=APPLE)
+        assert (response.status, response.headers["Location"]) == (201, "orders/1")
         (message,) = orders.published("orders")
         assert message.key == "apple"
         assert message.value(Order) == Order.model_validate(APPLE)

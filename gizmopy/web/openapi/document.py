@@ -23,7 +23,13 @@ from gizmopy.web.binding import Binder, bind_parameters
 from gizmopy.web.declared_problems import DeclaredProblem, declared_problems
 from gizmopy.web.decorators import EndpointFunction, Route
 from gizmopy.web.openapi.bodies import DescribedBody, describe_body
-from gizmopy.web.openapi.results import ANY_SUCCESS, MediaTypes, responses_of
+from gizmopy.web.openapi.results import (
+    ANY_SUCCESS,
+    HeaderSchema,
+    MediaTypes,
+    headers_of,
+    responses_of,
+)
 from gizmopy.web.openapi.schemas import (
     Schema,
     TypeSchema,
@@ -84,6 +90,7 @@ class _Operation:
     parameters: Sequence[tuple[DescribedParameter, TypeSchema]]
     body: DescribedBody | None
     responses: Mapping[str, MediaTypes]
+    headers: Mapping[str, Sequence[HeaderSchema]]
 
     def types(self) -> Iterator[TypeSchema]:
         """Yield every type that needs a schema."""
@@ -94,6 +101,9 @@ class _Operation:
         for media_types in self.responses.values():
             for schemas in media_types.values():
                 yield from schemas
+        for headers in self.headers.values():
+            for header in headers:
+                yield header.schema
 
 
 def openapi_document(
@@ -186,6 +196,7 @@ def _read(path: str, route: Route, json_content_type: str) -> _Operation:
         ],
         None if body is None else describe_body(f"{name}: the body", body),
         responses_of(f"{name}: the response", route, json_content_type),
+        headers_of(f"{name}: the response", route),
     )
 
 
@@ -315,6 +326,8 @@ def _responses(operation: _Operation, problem: TypeSchema) -> Schema:
     described = {
         status: _response(status, each) for status, each in {**responses, **errors}.items()
     }
+    for header_status, headers in operation.headers.items():
+        described[header_status]["headers"] = {each.name: _header(each) for each in headers}
     for problem_status, text in _texts_of_problems(operation.route):
         described[problem_status]["description"] = text
     if operation.route.security is not None:
@@ -335,6 +348,14 @@ def _error_statuses(operation: _Operation) -> list[str]:
         statuses |= {400, 401, 403}
     statuses |= {each.status for each in _declared_problems(operation.route)}
     return [str(status) for status in sorted(statuses)]
+
+
+def _header(header: HeaderSchema) -> Schema:
+    """Return one header. It is never null, and a list is a line for each item."""
+    schema = without_null(header.schema.schema)
+    if schema.get("type") == "array":
+        schema = schema.get("items", {})
+    return {"required": header.is_required, "schema": schema}
 
 
 def _declared_problems(route: Route) -> Sequence[DeclaredProblem]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from gizmopy.web.decorators import Route
 from gizmopy.web.openapi.schemas import TypeSchema
 from gizmopy.web.responses import media_types_of
-from gizmopy.web.results import STATUSES_WITHOUT_BODY, ResultValue, is_undeclared, result_of
+from gizmopy.web.results import (
+    STATUSES_WITHOUT_BODY,
+    Result,
+    ResultValue,
+    is_undeclared,
+    result_of,
+)
 from gizmopy.web.stream_results import StreamFormat, stream_format
 
 MediaTypes = Mapping[str, Sequence[TypeSchema]]
@@ -27,7 +34,7 @@ def responses_of(location: str, route: Route, json_content_type: str) -> dict[st
     result = result_of(route)
     bytes_type, json_type = media_types_of(route, json_content_type)
     responses: dict[str, dict[str, list[TypeSchema]]] = {}
-    for status, value in _by_status(result.alone, result.with_status, result.by_status):
+    for status, value in _every_status(result):
         media_types = responses.setdefault(status, {})
         if status.isdigit() and int(status) in STATUSES_WITHOUT_BODY:
             continue
@@ -50,6 +57,35 @@ def _items(location: str, form: StreamFormat) -> list[TypeSchema]:
         return []
     types = [each for each in form.types if not (form.is_events and each is str)]
     return [TypeSchema(location, "serialization", each, is_item=True) for each in types]
+
+
+def _every_status(result: Result) -> Iterator[tuple[str, ResultValue]]:
+    for each in (result, *(inner for _, inner in result.with_headers)):
+        yield from _by_status(each.alone, each.with_status, each.by_status)
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderSchema:
+    """A header of a response."""
+
+    name: str
+    is_required: bool
+    schema: TypeSchema
+
+
+def headers_of(location: str, route: Route) -> dict[str, list[HeaderSchema]]:
+    """Return the headers of the responses of the endpoint of ``route``, by status."""
+    headers: dict[str, list[HeaderSchema]] = {}
+    plain = result_of(route)
+    without = {status for status, _ in _by_status(plain.alone, plain.with_status, plain.by_status)}
+    for shape, result in plain.with_headers:
+        for status, _ in _by_status(result.alone, result.with_status, result.by_status):
+            for each in shape.headers:
+                named = f"{location}: header {each.name}"
+                schema = TypeSchema(named, "serialization", each.annotation)
+                is_required = not each.is_optional and status not in without
+                headers.setdefault(status, []).append(HeaderSchema(each.name, is_required, schema))
+    return headers
 
 
 def _by_status(
