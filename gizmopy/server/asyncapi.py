@@ -23,7 +23,7 @@ from gizmopy.pubsub.message import REQUEST_ID
 from gizmopy.web.openapi.schemas import Schema, TypeSchema, fill_schemas
 
 _NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_.-]")
-_QUALIFIERS = re.compile(r"[\w<>]+\.")
+_QUALIFIERS = re.compile(r"(?<![\w<>])[\w<>]++\.")
 _CORRELATION = {
     "description": "The id of the request that the message is a result of, if there is one.",
     "location": f"$message.header#/{REQUEST_ID}",
