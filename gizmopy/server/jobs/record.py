@@ -53,21 +53,23 @@ class JobRecord:
         self.missed = 0
         self._name = name
         self._clock = clock
+        # Not "job": Prometheus adds that label to each series, with the name of the scrape, and
+        # would rename this one to exported_job.
         self._runs = metrics.counter(
-            "gizmo_job_runs", "Runs of background work that have ended.", ("job", "outcome")
+            "gizmo_job_runs", "Runs of background work that have ended.", ("job_name", "outcome")
         )
         self._missed = metrics.counter(
             "gizmo_job_missed_runs",
             "Runs that were skipped: another one was in progress, or the event loop was late.",
-            ("job",),
+            ("job_name",),
         ).child(name)
         self._in_progress = metrics.gauge(
-            "gizmo_job_in_progress", "Runs of background work in progress.", ("job",)
+            "gizmo_job_in_progress", "Runs of background work in progress.", ("job_name",)
         ).child(name)
         self._last_success = metrics.gauge(
             "gizmo_job_last_success_timestamp_seconds",
             "When a run last succeeded, in seconds since 1970.",
-            ("job",),
+            ("job_name",),
         )
         for outcome in Outcome:  # a rate needs the value before the first failure, which is 0
             self._runs.child(name, outcome.value)
@@ -75,7 +77,7 @@ class JobRecord:
         if measures_runs:
             help_text = "Seconds that a run of background work took."
             self._duration = metrics.histogram(
-                "gizmo_job_duration_seconds", help_text, ("job",), _BOUNDS
+                "gizmo_job_duration_seconds", help_text, ("job_name",), _BOUNDS
             ).child(name)
 
     @property

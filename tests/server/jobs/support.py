@@ -29,7 +29,7 @@ def samples(server: SimpleServer, job: str) -> dict[str, float]:
 def _samples(text: str, job: str) -> Iterator[tuple[str, float]]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.labels.get("job") != job or "le" in sample.labels:
+            if sample.labels.get("job_name") != job or "le" in sample.labels:
                 continue
             name = sample.name.removeprefix("gizmo_job_")
             yield " ".join((name, *filter(None, [sample.labels.get("outcome")]))), sample.value

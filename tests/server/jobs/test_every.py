@@ -403,3 +403,11 @@ async def test_debug_lists_the_jobs() -> None:
         assert job["state"] == "waiting"
         assert job["runs"] == {"success": 0, "error": 1, "timeout": 0, "cancelled": 0}
         assert job["last_error"] == "ValueError: no rates"
+
+
+async def test_no_label_is_one_of_prometheus() -> None:
+    """Prometheus adds the labels job and instance itself, and would rename ours."""
+    async with _serving(Exact) as (served, _, clock):
+        await clock.advance(30)
+        for family in served.server.metrics.instruments():
+            assert not {"job", "instance"}.intersection(family.labels), family.name
