@@ -45,18 +45,22 @@ A body:
 - ``StreamReader._protocol``: the connection that the body arrives on.
 - ``StreamReader._wait``: waits for more of the body.
 - ``MultipartReader._get_part_reader`` and ``_readline``: make the reader of a part; read a line.
+- ``BodyPartReader._decode_content`` and ``_decode_content_async``: decompress a part.
+- ``BodyPartReader._client_max_size``: the largest size of a part.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from typing import IO, Any, Protocol, TypeVar
 
 import aiohttp
 from aiohttp import BodyPartReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
+from aiohttp.hdrs import CONTENT_ENCODING
 from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.http_parser import HttpParser
 from aiohttp.streams import StreamReader
@@ -186,6 +190,29 @@ class BaseBodyReader(StreamReader):
         if (error := self.exception()) is not None:
             raise error
         await super()._wait(func_name)
+
+
+class BaseBodyPartReader(BodyPartReader):
+    """A reader of a part, whose decompression a subclass can check."""
+
+    def decompress(self, data: bytes, coding: str) -> Iterator[bytes]:
+        """Yield the pieces of ``data``, whose Content-Encoding is ``coding``."""
+        raise NotImplementedError
+
+    def _decode_content(self, data: Any) -> bytes:
+        decoded = bytearray()
+        coding = self.headers.get(CONTENT_ENCODING, "").lower()
+        for piece in self.decompress(bytes(data), coding):
+            decoded += piece
+            if len(decoded) > self._client_max_size:
+                raise web.HTTPRequestEntityTooLarge(self._client_max_size)
+        return bytes(decoded)
+
+    async def _decode_content_async(self, data: Any) -> AsyncIterator[bytes]:
+        coding = self.headers.get(CONTENT_ENCODING, "").lower()
+        for piece in self.decompress(bytes(data), coding):
+            yield piece
+            await asyncio.sleep(0)
 
 
 class BaseMultipartReader(aiohttp.MultipartReader):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import sys
@@ -11,10 +10,17 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from gizmopy.cli.parser import Parser
+from gizmopy.config import Settings
+from gizmopy.config.loading import read_values
 from gizmopy.config.urls import scheme_and_hosts
+from gizmopy.observe.held_records import held_records
 from gizmopy.untrusted.text import as_lines, escape
 
 PROBES = {"liveness": "/livez", "readiness": "/readyz"}
+_SETTINGS = (
+    *("http_addr", "http_port", "proxy_protocol", "admin_addr", "admin_port"),
+    *("tls_cert", "tls_client_ca"),
+)
 _UNIX = "unix:"
 _TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
 """The spellings of true in an environment variable."""
@@ -106,22 +112,33 @@ class _UnixConnection(HTTPConnection):
 
 
 def _default_url() -> str:
-    """Return the URL of this container's daemon, from the environment variables of its settings.
+    """Return the URL of this container's daemon, from the sources of its settings except flags.
 
     This is the admin port if the main port requires a client certificate or a PROXY header.
     """
-    host = os.environ.get("HTTP_ADDR") or "127.0.0.1"
-    port = os.environ.get("HTTP_PORT") or os.environ.get("PORT") or "8080"
-    needs_header = os.environ.get("GIZMO_PROXY_PROTOCOL", "").strip().lower() in _TRUE
-    is_restricted = needs_header or bool(os.environ.get("TLS_CLIENT_CA"))
-    if is_restricted and (admin_port := os.environ.get("GIZMO_ADMIN_PORT")):
-        host, port = os.environ.get("GIZMO_ADMIN_ADDR") or "127.0.0.1", admin_port
+    given = _given_settings()
+    host, port = given.get("http_addr") or "127.0.0.1", given.get("http_port") or "8080"
+    needs_header = given.get("proxy_protocol", "").strip().lower() in _TRUE
+    is_restricted = needs_header or bool(given.get("tls_client_ca"))
+    if is_restricted and (admin_port := given.get("admin_port")):
+        host, port = given.get("admin_addr") or "127.0.0.1", admin_port
     if host.startswith(_UNIX):
         return host
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(host, host)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    scheme = "https" if os.environ.get("TLS_CERT") else "http"
+    scheme = "https" if given.get("tls_cert") else "http"
     return f"{scheme}://{host}:{port}"
+
+
+def _given_settings() -> dict[str, str]:
+    """Return the texts of the settings that the URL depends on.
+
+    They come from the environment, the files that ``NAME_FILE`` names, ``.env``, the directory of
+    secrets and the settings file. Warnings about them are those of the daemon, which logs them.
+    """
+    with held_records("gizmopy.config"):
+        values = read_values(Settings, _SETTINGS)
+    return {name: str(value).strip() for name, value in values.items()}
 
 
 def _get(connection: HTTPConnection, path: str) -> tuple[int, str]:

@@ -59,10 +59,22 @@ def check_class(cls: type[BaseSettings], base: type[BaseSettings]) -> None:
             "write the values into a settings file, a secrets_dir or the environment before the "
             "start, or read them in the lifespan of the service",
         )
+    for field, info in cls.model_fields.items():
+        _check_copy(cls, field, info)
     for name, remedy in _ineffective(cls.model_config, base.model_config):
         raise SettingsDeclarationError(
             cls, f"model_config[{name!r}] has no effect in gizmopy; {remedy}"
         )
+
+
+def _check_copy(cls: type[BaseSettings], field: str, info: FieldInfo) -> None:
+    """Raise SettingsDeclarationError if a default cannot be copied, as each object needs."""
+    try:
+        info.get_default(call_default_factory=False)
+    except Exception as error:
+        reason = f"its default cannot be copied ({type(error).__name__})"
+        remedy = "write Field(default_factory=...), which makes a new one"
+        raise SettingsDeclarationError(cls, f"{reason}; {remedy}", field=field) from error
 
 
 def _ineffective(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

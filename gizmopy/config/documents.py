@@ -75,11 +75,39 @@ def _parse_toml(text: str) -> object:
     raise ValueError(problem)
 
 
+_NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
+_BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
+_INT = re.compile(r"(?:[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
+_FLOAT = re.compile(
+    r"(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+)
+_MERGE = re.compile(r"<<\Z")
+_DIGITS = "-+0123456789"
+_PLAIN_SCALARS = (
+    ("null", _NULL, ["~", "n", "N", ""]),
+    ("bool", _BOOL, list("tTfF")),
+    ("int", _INT, list(_DIGITS)),
+    ("float", _FLOAT, list(f"{_DIGITS}.")),
+    ("merge", _MERGE, ["<"]),
+)
+"""The core schema of YAML 1.2 (section 10.3.2), by the first characters of a scalar; all others are
+texts. So is a number with leading zeros, whose zeros may matter."""
+
+
 def _parse_yaml(text: str) -> object:
     import yaml  # imported here to keep cold starts short
 
     class Loader(yaml.SafeLoader):
-        """A loader that refuses a key that appears twice in a mapping."""
+        """A loader of YAML 1.2 that refuses a key that appears twice in a mapping.
+
+        PyYAML reads YAML 1.1, where 1:30 is 90, 010 is 8, and no is false.
+        """
+
+        yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML changes it below
+
+    for tag, pattern, starts in _PLAIN_SCALARS:
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", pattern, starts)
 
     def construct_mapping(loader: Any, node: Any) -> Any:
         keys: set[Any] = set()

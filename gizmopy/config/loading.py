@@ -103,6 +103,21 @@ def load(
     return Loaded(settings, _origins(schema, values))
 
 
+def read_values(
+    cls: type[Settings], names: Iterable[str], *, environ: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return what the sources give for some settings, not validated; one without a value is absent.
+
+    It is for a program beside the daemon, which reads the same sources without its flags. A problem
+    of a source is left to the daemon.
+    """
+    environ = os.environ if environ is None else environ
+    findings, _ = _read_sources(read_schema(cls), (), environ, _dotenv_files(cls, _DOTENV))
+    values = _merge(found for found in findings if isinstance(found, SourceValue))
+    known = {name: values[name] for name in names if name in values}
+    return {name: found.value for name, found in known.items() if found.refused is None}
+
+
 def _dotenv_files(cls: type[Settings], dotenv: Path | None) -> list[Path]:
     """Return the ``.env`` files; a later one overrides those before it."""
     if dotenv is not _DOTENV:  # by identity: the caller has named a file

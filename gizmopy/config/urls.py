@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator
 
@@ -49,6 +49,18 @@ def split_broker_url(url: str) -> SplitResult:
         return urlsplit(validated_url(url))
     except ValueError as error:
         raise UsageError(f"the URL of the broker {error}") from error
+
+
+def decoded_topic(path: str) -> str:
+    """Return the topic that the path of a broker's URL names; empty if it names none.
+
+    Raises UsageError if percent-encoded bytes in it are not UTF-8.
+    """
+    try:
+        return unquote(path.strip("/"), errors="strict")
+    except UnicodeDecodeError:
+        remedy = "encode the text as UTF-8, and write % itself as %25"
+        raise UsageError(f"the topic in a URL is not UTF-8; {remedy}") from None
 
 
 BrokerUrl = Annotated[str, AfterValidator(validated_url)]

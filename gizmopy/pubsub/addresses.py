@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+
+from gizmopy.config.urls import decoded_topic
 
 Purpose = Literal["publish", "consume"]
 Scope = Literal["daemon", "channel"]
@@ -39,5 +41,5 @@ be used in this way.
 def by_path(url: str, channel: str, subscription: str, purpose: Purpose, scope: Scope) -> Address:
     """Return the address by the default rule: the path is the topic, else the channel's name."""
     parts = urlsplit(url)
-    topic = unquote(parts.path.strip("/"))
+    topic = decoded_topic(parts.path)
     return Address(parts._replace(path="", fragment="").geturl(), topic or channel, subscription)

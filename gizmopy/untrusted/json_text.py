@@ -76,6 +76,8 @@ def check_constants(data: bytes) -> None:
 class FiniteSchema:
     """Change a schema of pydantic's so that it refuses numbers that are not finite.
 
+    An ``Iterable`` becomes a list, so that its items are validated at once.
+
     A float, a model or another type that sets ``allow_inf_nan=True`` itself is left as it is.
     """
 
@@ -108,6 +110,11 @@ class FiniteSchema:
                 copy[key] = self._any(value, config)
         if kind == "float":
             return self._finite(copy, config)
+        if kind == "generator":
+            # pydantic validates an Iterable while it is read. The error of a wrong item would be
+            # raised in the handler, as a fault of ours.
+            copy["type"] = "list"
+            self.is_changed = True
         if kind in ("any", "complex") or are_untyped or (kind == "json" and "schema" not in copy):
             return self._checked(copy)
         if kind in _WITH_EXTRA_FIELDS and _keeps_extra_fields(copy, config):

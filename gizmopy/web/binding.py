@@ -12,6 +12,7 @@ The signature says which part of a request each parameter comes from:
 - ``Caller[User]``: the caller, which a security scheme found
 - ``UploadFile``, or ``Annotated[T, Form()]``: a file or a field of a form
 - a model, a dataclass, a TypedDict, a dict, or a type that contains one: the JSON body
+- one of these with a ``BeforeValidator``, for GET and HEAD: the query, where it is one text
 - any other: the query; a list, set or tuple takes each value of a repeated name
 
 Signatures are read once, at start, and a mistake in one fails there.
@@ -35,10 +36,11 @@ from gizmopy.web.annotations import (
     Mark,
     Query,
     has_bare_mark,
+    is_converted,
     marks_of,
     structure_of,
 )
-from gizmopy.web.bodies import bind_body, is_from_body
+from gizmopy.web.bodies import WITHOUT_BODY, bind_body, is_from_body
 from gizmopy.web.body import RequestBody
 from gizmopy.web.decorators import EndpointFunction, Route
 from gizmopy.web.parameter_models import ModelParameter
@@ -158,8 +160,8 @@ def bind_parameters(
     names = [name for segment in parse_template(route.path) for name in segment.names]
     for each in declared:
         _check_mark(route, each)
-    bodies = [each for each in declared if _is_body(each, names)]
-    others = [each for each in declared if not _is_body(each, names)]
+    bodies = [each for each in declared if _is_body(route, each, names)]
+    others = [each for each in declared if each not in bodies]
     parameters = tuple(_bind(route, each, names) for each in others)
     _check_path_variables(route, names, parameters)
     _check_distinct_keys(route, parameters)
@@ -188,13 +190,16 @@ def _check_foreign_style(route: Route, declared: tuple[Parameter, ...]) -> None:
                 )
 
 
-def _is_body(parameter: Parameter, path_names: list[str]) -> bool:
+def _is_body(route: Route, parameter: Parameter, path_names: list[str]) -> bool:
     # A request is a mapping, too, but not the body. A structure in the path is a mistake, which
     # TextParameter reports.
     if parameter.annotation in _REQUEST_TYPES or parameter.name in path_names:
         return False
     if is_caller(parameter.annotation):  # a model, which must never come from the body
         return False
+    # Metadata that reads a model from one text: without a body the text is in the query.
+    if route.method in WITHOUT_BODY and not marks_of(parameter.annotation):
+        return is_from_body(parameter) and not is_converted(parameter.annotation)
     return is_from_body(parameter)
 
 

@@ -26,7 +26,8 @@ from gizmopy.web.uploads import UploadFile
 
 _DEFAULT_LIMIT = 1024 * 1024
 """The size of a body that has to arrive within the read timeout."""
-_WITHOUT_BODY = ("GET", "HEAD")
+WITHOUT_BODY = ("GET", "HEAD")
+"""The methods whose requests have no body."""
 
 
 def is_from_body(parameter: Parameter) -> bool:
@@ -54,7 +55,7 @@ def bind_body(
     if not parameters:
         return None
     names = " and ".join(repr(each.name) for each in parameters)
-    if route.method in _WITHOUT_BODY:
+    if route.method in WITHOUT_BODY:
         reason = f"takes {names} from the body, but a {route.method} request has none"
         raise DeclarationError(route.function, f"{reason}; use POST, PUT or PATCH")
     in_form = [each for each in parameters if _is_from_form(each)]

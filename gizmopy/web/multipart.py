@@ -19,7 +19,7 @@ from aiohttp.hdrs import CONTENT_DISPOSITION, CONTENT_TYPE
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 
-from gizmopy._aiohttp import BaseMultipartReader
+from gizmopy._aiohttp import BaseBodyPartReader, BaseMultipartReader
 from gizmopy.untrusted.json_text import read_json
 from gizmopy.untrusted.text import cut, escape, is_unicode
 from gizmopy.web.problems import Problem
@@ -48,6 +48,11 @@ Python's other codecs are refused: ``punycode`` takes quadratic time, and Python
 name of a codec until the process ends.
 """
 
+_WBITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": -zlib.MAX_WBITS}
+_PIECE = 64 * 1024
+"""The bytes that are decompressed before other tasks may run."""
+_GZIP = b"\x1f\x8b"
+"""The start of a member: a file of gzip may have several (RFC 1952 section 2.2)."""
 _HIGH_BYTE = re.compile(rb"%[89A-Fa-f][0-9A-Fa-f]").search
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _VALUE = rf'{_TOKEN}|"(?:[^"\\]|\\.)*"'
@@ -120,7 +125,7 @@ def check_charset(charset: str | None) -> None:
         raise Problem(415, "The charset of the request body is not supported; send UTF-8.")
 
 
-class PartReader(BodyPartReader):
+class PartReader(BaseBodyPartReader):
     """Read one part.
 
     All methods raise Problem: 400 if the part is malformed, 415 if its charset is not supported.
@@ -168,6 +173,30 @@ class PartReader(BodyPartReader):
         with reading_parts():
             async for piece in super().decode_iter(data):
                 yield piece
+
+    def decompress(self, data: bytes, coding: str) -> Iterator[bytes]:
+        """Yield ``data`` decompressed, 64 KiB at a time. Raises ValueError if it is not whole.
+
+        aiohttp returns what it could decompress of a part that was cut.
+        """
+        if coding == "identity" or not data:
+            yield data
+            return
+        if coding not in _WBITS:
+            raise ValueError("the Content-Encoding of a part is not supported")
+        while data:
+            decompressor = zlib.decompressobj(_WBITS[coding])
+            while True:
+                piece = decompressor.decompress(data, _PIECE)
+                data = decompressor.unconsumed_tail
+                yield piece
+                if decompressor.eof:
+                    break
+                if not data and len(piece) < _PIECE:
+                    raise ValueError("the compressed data of a part is cut")
+            data = decompressor.unused_data
+            if data and not (coding == "gzip" and data.startswith(_GZIP)):
+                raise ValueError("a part has bytes after its compressed data")
 
     def get_charset(self, default: str) -> str:
         """Return the charset of the part, or ``default``."""

@@ -353,3 +353,32 @@ def test_python_m_gizmopy_is_the_command() -> None:
     version = subprocess.run(command, check=True, capture_output=True, text=True)
 
     assert version.stdout.startswith("gizmopy ")
+
+
+@pytest.mark.parametrize("source", [".env", "file", "secrets", "config", "yaml"])
+def test_healthcheck_reads_the_sources_of_the_daemon(
+    source: str,
+    daemon: type[_Daemon],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The port may be in .env, in a file of HTTP_PORT_FILE, a directory of secrets or a file."""
+    port = os.environ["HTTP_PORT"]
+    monkeypatch.delenv("HTTP_PORT")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "HTTP_PORT").write_text(f"{port}\n")
+    (tmp_path / "cats.yaml").write_text(f"http_port: {port}\nown_setting: 1\n")
+    if source == ".env":
+        (tmp_path / ".env").write_text(f"HTTP_PORT={port}\nNOT A LINE\n")
+    elif source == "file":
+        monkeypatch.setenv("HTTP_PORT_FILE", str(tmp_path / "HTTP_PORT"))
+    elif source == "secrets":
+        (tmp_path / "secrets").mkdir()
+        (tmp_path / "HTTP_PORT").rename(tmp_path / "secrets" / "HTTP_PORT")
+        monkeypatch.setenv("GIZMO_SECRETS_DIR", str(tmp_path / "secrets"))
+    else:
+        (tmp_path / ".env").write_text("GIZMO_CONFIG=cats.yaml\n")
+    assert main(["healthcheck"]) == 0
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("asked for /readyz\n", "")

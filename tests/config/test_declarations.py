@@ -151,3 +151,13 @@ def test_options_with_an_effect_are_not_refused() -> None:
         "extra": "ignore",
     }
     type("Cats", (Settings,), {"model_config": options, "__module__": __name__})
+
+
+def test_a_default_that_cannot_be_copied(tmp_path: Path) -> None:
+    """Each object has a copy of its defaults; the error names the field and the remedy."""
+    body = "locks: list = [__import__('threading').Lock()]"
+    text = message(body, tmp_path)
+    assert text.endswith(
+        "Cats.locks: its default cannot be copied (TypeError); "
+        "write Field(default_factory=...), which makes a new one"
+    )

@@ -220,7 +220,11 @@ def test_problems_within_a_file(name: str, text: str, line: str, tmp_path: Path)
         ("c.toml", "a = 1\nb = ", "is not TOML: Invalid value (at "),
         ("c.yaml", "a: 1\nb: [", "is not YAML: "),
         ("c.yml", "a: b: c", "is not YAML: mapping values are not allowed here (line 1, column 5)"),
-        ("c.yaml", "a: 2020-13-45", "is not YAML: it contains an impossible date or number"),
+        (
+            "c.yaml",
+            "a: !!timestamp 2020-13-45",
+            "is not YAML: it contains an impossible date or number",
+        ),
         ("c.yaml", "a: !!int x", "is not YAML: it contains an impossible date or number"),
         ("c.yaml", "- a", "is not a table of settings"),
         ("c.ini", "a = 1", "has the unknown suffix '.ini'"),

@@ -139,6 +139,11 @@ PATTERNS: Mapping[str, Pattern] = {
     "gizmopy.config.unknown_names:_SERVICE_LINK": Pattern(
         "search", pumps("_PORT_", "1", "_SERVICE_PORT", "A", "_PORT_1", tails=("", "_TCP", "!"))
     ),
+    "gizmopy.config.documents:_NULL": Pattern("match", pumps("~", "null")),
+    "gizmopy.config.documents:_BOOL": Pattern("match", pumps("true", "t")),
+    "gizmopy.config.documents:_INT": Pattern("match", pumps("1", "0", "0x1", "+", "0o7")),
+    "gizmopy.config.documents:_FLOAT": Pattern("match", pumps("1", "1.", ".1", "1e1", ".inf", "+")),
+    "gizmopy.config.documents:_MERGE": Pattern("match", pumps("<", "<<")),
     "gizmopy.config.documents:_QUOTED": Pattern(
         "sub", pumps(" ", "'", '"', " '", "' ", "'a", "\"'", "''\"", head="x", tails=("", "x", "'"))
     ),

@@ -289,16 +289,26 @@ def without_group(url: str) -> str:
 
 
 def _values(parts: SplitResult) -> dict[str, str]:
-    """Return the values in a URL by the names of their settings, not validated."""
+    """Return the values in a URL by the names of their settings, not validated.
+
+    Raises UsageError if percent-encoded bytes are not UTF-8: they would become U+FFFD, and the
+    broker would refuse a login that looks right.
+    """
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
-    given = {
-        "broker_hosts": hosts,
-        "topic": unquote(parts.path.strip("/")),
-        "sasl_username": unquote(user),
-        "sasl_password": unquote(password),
-    }
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    try:
+        given = {
+            "broker_hosts": hosts,
+            "topic": unquote(parts.path.strip("/"), errors="strict"),
+            "sasl_username": unquote(user, errors="strict"),
+            "sasl_password": unquote(password, errors="strict"),
+        }
+        query = dict(parse_qsl(parts.query, keep_blank_values=True, errors="strict"))
+    except UnicodeDecodeError:  # not chained: it holds the login
+        raise UsageError(
+            "the Kafka URL has percent-encoded bytes that are not UTF-8; encode the text as UTF-8, "
+            "and write % itself as %25"
+        ) from None
     return {name: value for name, value in given.items() if value} | query
 
 

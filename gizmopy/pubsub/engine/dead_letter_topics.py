@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from gizmopy.config.channel_names import channel_key
+from gizmopy.config.urls import decoded_topic
 
 _MAX_COUNTED_TOPICS = 100
 """How many topics are counted by name."""
@@ -68,4 +69,4 @@ class AllowedTopics:
 
 def topic_of(url: str) -> str:
     """Return the topic that a URL names; empty if it names none."""
-    return unquote(urlsplit(url).path.strip("/"))
+    return decoded_topic(urlsplit(url).path)

@@ -426,3 +426,25 @@ def test_a_url_without_group_keeps_the_rest() -> None:
     url = "kafka://u:p%40w@b1:9092/cats?group=g&group_instance_id=me&session_timeout=6s"
     assert without_group(url) == "kafka://u:p%40w@b1:9092/cats?session_timeout=6s"
     assert without_group("memory://?group=g") == "memory://?group=g"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "kafka://tom:hunter%ff2@b1/cats?security_protocol=sasl_ssl",
+        "kafka://tom%ff:hunter2@b1/cats?security_protocol=sasl_ssl",
+        "kafka://b1/cats%ff",
+        "kafka://b1/cats?sasl_password=hunter%ff2",
+    ],
+)
+def test_percent_encoded_bytes_that_are_not_utf_8_are_refused(url: str) -> None:
+    """They would be replaced, and the broker would refuse the login. No part of it is shown."""
+    error = error_of(url)
+    assert "percent-encoded bytes that are not UTF-8" in error
+    assert "hunter" not in error
+
+
+def test_percent_encoded_utf_8_is_decoded() -> None:
+    """A password may have any character."""
+    read = KafkaSettings.from_url("kafka://t%C3%B6m:%E2%82%AC%25@b1?security_protocol=sasl_ssl")
+    assert (read.sasl_username, read.sasl_password.get_secret_value()) == ("töm", "€%")

@@ -1,7 +1,10 @@
 """Multipart bodies have limits, and malformed ones are not errors of the server."""
 
 import asyncio
+import gzip
+import json
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +144,32 @@ async def test_the_log_has_no_warning_of_a_part(tmp_path: Path) -> None:
             warnings.warn("another", stacklevel=1)
     assert "another" in path.read_text()
     assert "hostile" not in path.read_text()
+
+
+_WHOLE = gzip.compress(b"hello " * 40_000, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("coding", "content", "text"),
+    [
+        (b"gzip", _WHOLE, "hello " * 40_000),
+        (b"gzip", gzip.compress(b"a", mtime=0) + gzip.compress(b"b", mtime=0), "ab"),
+        (b"gzip", b"", ""),
+        (b"identity", b"a", "a"),
+        (b"deflate", zlib.compress(b"abc")[2:-4], "abc"),
+        (b"gzip", _WHOLE[:-1], None),
+        (b"gzip", _WHOLE[: len(_WHOLE) // 2], None),
+        (b"gzip", _WHOLE[:3], None),
+        (b"gzip", _WHOLE + b"x", None),
+        (b"gzip", _WHOLE[:-8] + b"12345678", None),
+        (b"deflate", zlib.compress(b"abc")[2:-5], None),
+        (b"br", b"abc", None),
+    ],
+)
+async def test_a_compressed_part_is_whole(coding: bytes, content: bytes, text: str | None) -> None:
+    """A part that was cut, or has more than its end, is 400, never a shorter text."""
+    head = b"Content-Encoding: %b\r\nContent-Length: %d" % (coding, len(content))
+    answer = await _put("/text", _MIXED, _body(head, content=content))
+    assert answer.status == (400 if text is None else 200)
+    if text is not None:
+        assert json.loads(answer.body) == [text]
