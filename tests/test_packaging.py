@@ -62,6 +62,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.peers
 @pytest.mark.timeout(300)
 def test_the_wheel_holds_only_the_two_packages(wheel: Path) -> None:
     """The wheel has gizmopy and pubsubtest, py.typed and a license, and no tests or examples."""
@@ -73,6 +74,7 @@ def test_the_wheel_holds_only_the_two_packages(wheel: Path) -> None:
     assert f"{info}/licenses/LICENSE" in names or f"{info}/LICENSE" in names
 
 
+@pytest.mark.peers
 @pytest.mark.timeout(300)
 def test_the_wheel_works_in_an_empty_environment(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

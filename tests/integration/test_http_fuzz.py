@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.endurance.fuzz.http import fuzz, statuses
 
 _INPUTS = 4000
 
 
+@pytest.mark.peers
 def test_hostile_inputs_cause_no_error_of_the_server() -> None:
     """No input is answered 5xx, leaves its connection open, or causes an error in the log."""
     findings = fuzz(_INPUTS, seed=11, clients=2)

@@ -112,6 +112,7 @@ async def test_slow_but_correct_traffic_has_no_timeout() -> None:
     assert (await slow_clients.slow_but_right(LOOP)).problems == []
 
 
+@pytest.mark.peers
 @pytest.mark.skipif(
     not description.INSTALLED and "CI" not in os.environ, reason="schemathesis is not installed"
 )

@@ -119,6 +119,7 @@ CASES: dict[Case, float] = {
 """How many seconds each case lasts. They mostly wait, so they run concurrently."""
 
 
+@pytest.mark.peers
 @pytest.mark.timeout(120)
 async def test_daemons_on_kafka(real_kafka: Cluster) -> None:
     """Daemons start, stop, fail and wait as each case requires, and lose nothing."""
@@ -127,6 +128,7 @@ async def test_daemons_on_kafka(real_kafka: Cluster) -> None:
             group.create_task(require_no_problem(case, real_kafka, seconds))
 
 
+@pytest.mark.peers
 @pytest.mark.timeout(120)
 async def test_a_rebalance_storm(real_kafka: Cluster) -> None:
     """Members join, leave and die: nothing is lost, all is in order, repeats are above commits."""

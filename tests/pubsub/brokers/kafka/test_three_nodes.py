@@ -13,6 +13,8 @@ from tests.pubsub.brokers.kafka.cluster import Cluster
 from tests.pubsub.brokers.kafka.life_support import require_no_problem
 from tests.pubsub.brokers.kafka.support import an_admin
 
+pytestmark = pytest.mark.peers
+
 
 async def test_a_topic_survives_the_death_of_its_leader(three_nodes: Cluster) -> None:
     """Records written to three nodes stay while the leader is dead, and after its return."""
