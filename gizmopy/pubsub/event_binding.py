@@ -59,12 +59,16 @@ class EventBinding:
         return self.prefix != PREFIX or self.percent_encoded
 
     def to_wire(
-        self, body: bytes | None, attributes: Mapping[str, str]
+        self, body: bytes | None, attributes: Mapping[str, str], limit: int | None = None
     ) -> tuple[bytes | None, Mapping[str, str]]:
-        """Return body and attributes as the broker carries them; only an event is changed."""
+        """Return body and attributes as the broker carries them; only an event is changed.
+
+        ``limit`` is how many attributes the broker takes; default: ``max_attributes``.
+        """
         if not is_event(attributes):
             return body, attributes
-        if self.max_attributes is not None and len(attributes) > self.max_attributes:
+        limit = self.max_attributes if limit is None else limit
+        if limit is not None and len(attributes.items()) > limit:
             # Imported here, because few programs use CloudEvents.
             from gizmopy.pubsub.event_json import as_structured
 

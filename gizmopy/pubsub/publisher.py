@@ -226,15 +226,14 @@ class Publisher:
                 known = content_type_only(content_type)
             if key is not None:
                 _check_key(key)
-            if inherited := propagated_attributes.get():
-                known = with_missing(known, inherited)
-            if request := request_id.get():
-                known = with_missing(known, {REQUEST_ID: request})
             if attributes:
                 known = merged(known, _checked(attributes))
             if (attributes or isinstance(value, Message)) and is_event(known):
                 key = self._event_key(value, key, known)
-                body, known = self._events.to_wire(body, known)
+                body, known = self._events.to_wire(body, known, self.limits.message_attributes)
+            inherited, request = propagated_attributes.get(), request_id.get()
+            if inherited or request:
+                known = self._with_context(known, inherited, request)
         except UsageError:
             self._observers.publish_failed(self.topic, "encode")
             raise
@@ -245,6 +244,20 @@ class Publisher:
             self._observers.publish_failed(self.topic, "oversize")
             raise PubSubError(reason, transient=False)
         return message
+
+    def _with_context(
+        self, attributes: Mapping[str, str], inherited: Mapping[str, str], request: str
+    ) -> Mapping[str, str]:
+        """Add what the current request or message passes on, as far as the broker has room for it.
+
+        A message that has as many attributes as the broker takes would be refused otherwise.
+        """
+        more = {**inherited, REQUEST_ID: request} if request else inherited
+        most = self.limits.message_attributes
+        if most is not None:
+            missing = [pair for pair in more.items() if pair[0] not in attributes]
+            more = dict(missing[: max(0, most - len(attributes.items()))])
+        return with_missing(attributes, more)
 
     def _event_key(
         self, value: object, key: str | None, attributes: Mapping[str, str]

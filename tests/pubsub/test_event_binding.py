@@ -195,6 +195,19 @@ def test_too_many_attributes_are_sent_in_structured_mode() -> None:
     assert data_of(message) == b'{"a": 1.10}'
 
 
+async def test_the_limit_of_a_topic_counts() -> None:
+    """A broker of any kind that takes few attributes gets the event in structured mode."""
+    sender = RecordingSender()
+    limits = replace(MemoryDriver().capabilities, message_attributes=4)
+    async with Publisher(sender, "cats", limits=limits, metrics=Metrics()) as publisher:
+        await publisher.publish(b"", attributes=BORN.attributes())
+        await publisher.publish({"a": 1}, attributes=BORN.attributes())
+    assert [dict(message.attributes) for message in sender.sent] == [
+        {"content-type": "application/cloudevents+json"}
+    ] * 2
+    assert [CloudEvent.from_message(message).id for message in sender.sent] == ["7", "7"]
+
+
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [(b"\x00", "a/b"), (b"{", "application/json"), (b"\xff", "text/plain"), (b"hi", "text/plain")],

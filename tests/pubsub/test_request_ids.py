@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,6 +86,20 @@ async def test_an_id_that_a_message_has_is_kept(value: object) -> None:
     """A message that is forwarded, or given one, keeps it."""
     given = {"request-id": "own"} if isinstance(value, str) else None
     assert (await publish(given, value))["request-id"] == "own"
+
+
+@pytest.mark.parametrize(("most", "expected"), [(2, False), (3, True)])
+async def test_a_message_without_room_for_the_id_is_published_without(
+    most: int, expected: bool
+) -> None:
+    """It has as many attributes as the broker takes, and would be refused."""
+    sender = RecordingSender()
+    limits = replace(MemoryDriver().capabilities, message_attributes=most)
+    async with Publisher(sender, "t", limits=limits, metrics=Metrics()) as publisher:
+        token = request_id.set(GIVEN)
+        await publisher.publish("x", attributes={"a": "1"})
+        request_id.reset(token)
+    assert ("request-id" in sender.sent[0].attributes) is expected
 
 
 async def test_without_a_request_nothing_is_added() -> None:

@@ -12,7 +12,7 @@ from gizmopy.errors import PubSubError, UndecodableMessage
 from gizmopy.pubsub.driver import Capabilities, PausingReceiver, Receiver, Revoke
 from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
 from gizmopy.pubsub.engine.turns import Turns
-from gizmopy.pubsub.event_binding import EventBinding, is_event
+from gizmopy.pubsub.event_binding import EventBinding
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.untrusted.error_text import text_of
@@ -164,9 +164,10 @@ class Intake:
 
 def translate_events(batch: Sequence[Message], binding: EventBinding) -> None:
     """Give CloudEvents the attributes that handlers see on every broker."""
+    version, percent_encoded = f"{binding.prefix}specversion", binding.percent_encoded
     for message in batch:
         attributes = message._attributes  # not `attributes`, which makes a copy
-        if is_event(attributes) or (attributes and binding.percent_encoded):
+        if version in attributes or (attributes and percent_encoded):
             try:
                 message.attributes = binding.from_wire(attributes)
             except UndecodableMessage as error:
