@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, UsageError
+from gizmopy.observe.context import request_id
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.cloudevents import CloudEvent, data_of
 from gizmopy.pubsub.handlers import BatchResults
@@ -69,6 +70,47 @@ async def a_cloudevent_arrives_in_both_modes(context: CheckContext) -> None:
         read = CloudEvent.from_message(message)
         expect(read == replace(event, datacontenttype="application/json"), f"it became {read}")
         expect(data_of(message) == b'{"name":"Tom"}', f"the data became {data_of(message)!r}")
+
+
+@check()
+async def a_forwarded_message_is_as_it_came(context: CheckContext) -> None:
+    """A handler publishes the Message that it got: body, key and attributes go out unchanged."""
+    there = await context.receiver(topic=context.other_topic)
+    publisher = await context.publisher(context.other_topic)
+    running = await context.run(publisher.publish)
+    attributes = {"z": "1", "content-type": "a/b", "empty": "", "a": '猫 " = ;'}
+    await context.send(
+        context.message(b"\x00\xff", key="k/ü", attributes=attributes),
+        context.message(None, key="t"),
+    )
+    got = await context.collect(there, 2, settle=True)
+    await context.until(lambda: len(running.settled) == 2, "the settling of 2 messages")
+    bodies = {message.body: message for message in got}
+    expect(bodies.keys() == {b"\x00\xff", None}, f"the bodies became {list(bodies)}")
+    forwarded = bodies[b"\x00\xff"]
+    expect(forwarded.key == "k/ü", f"the key became {forwarded.key!r}")
+    for name, text in attributes.items():
+        found = forwarded.attributes.get(name)
+        expect(found == text, f"attribute {name!r} became {found!r}")
+
+
+@check()
+async def the_id_of_a_request_reaches_the_handler(context: CheckContext) -> None:
+    """A message has the id of the request that it is published in, and no other one has it."""
+    seen: list[tuple[bytes | None, str, str]] = []
+
+    async def handle(message: Message) -> None:
+        seen.append((message.body, message.request_id, request_id.get()))
+
+    await context.run(handle)
+    publisher = await context.publisher()
+    token = request_id.set("request-7")
+    await publisher.publish(b"in")
+    request_id.reset(token)
+    await publisher.publish(b"out")
+    await context.until(lambda: len(seen) == 2, "the handling of 2 messages")
+    expected = {(b"in", "request-7", "request-7"), (b"out", "", "")}
+    expect(set(seen) == expected, f"body, message and context have {seen}")
 
 
 @check()

@@ -142,6 +142,18 @@ class ClosesNothing(Publisher):
         pass
 
 
+class ForwardsBodies(Publisher):
+    """Publish the body of a message, without its key and attributes."""
+
+    async def publish(self, value: object, **options: Any) -> None:
+        await super().publish(value.body if isinstance(value, Message) else value, **options)
+
+
+def forgets_requests(patch: pytest.MonkeyPatch) -> None:
+    """Publish messages without the id of the request."""
+    patch.setattr(Publisher, "_with_context", lambda _, attributes, *more: attributes)
+
+
 class Unlimited(Publisher):
     """Ignore the limits of the broker."""
 
