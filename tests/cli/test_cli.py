@@ -60,6 +60,30 @@ def test_routes_prints_endpoints_and_subscriptions(capsys: pytest.CaptureFixture
     ]
 
 
+def test_routes_prints_checkers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An endpoint with a security scheme has the names of its checkers."""
+    (tmp_path / "secured_service.py").write_text(
+        "from gizmopy import Service, get, http_bearer\n"
+        "class Shop(Service):\n"
+        "    @http_bearer\n"
+        "    def user(self, token: str) -> str: ...\n"
+        "    security = (user, None)\n"
+        "    @get('/me')\n"
+        "    async def me(self) -> None: ...\n"
+        "    @get('/open', security=None)\n"
+        "    async def open(self) -> None: ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["routes", "secured_service:Shop"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        "GET  /me    Shop.me  [user or nobody]",
+        "GET  /open  Shop.open",
+    ]
+
+
 def test_routes_prints_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,7 +148,7 @@ class APIKey:
         return f"an API key in {place}: {self.name}"
 
     def read(self, request: web.Request) -> tuple[str, ...] | None:
-        """Return the key. A damaged key is 400."""
+        """Return the key. A damaged one is 401, as any wrong one, and a repeated one is 400."""
         texts = self._texts(request)
         if len(texts) > 1:
             raise MalformedCredentials(400, f"{self.name} was sent {len(texts)} times; send one.")
@@ -156,7 +156,7 @@ class APIKey:
         if not key:
             return None
         if not is_unicode(key) or "\ufffd" in key or _CONTROL(key):
-            raise MalformedCredentials(400, f"{self.name} is not a text in UTF-8.")
+            raise MalformedCredentials(401, f"{self.name} is not a printable text in UTF-8.")
         return (_limited(key),)
 
     def _texts(self, request: web.Request) -> list[str]:

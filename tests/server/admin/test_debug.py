@@ -117,6 +117,7 @@ async def test_routes_show_functions_and_handlers() -> None:
         "line": Cats.get_cat.__code__.co_firstlineno,
         "timeout": None,
         "cross_origin": False,
+        "security": None,
     }
     assert shown["routes"][1]["timeout"] == 2.5
     assert shown["subscriptions"] == [ROW._asdict()]
