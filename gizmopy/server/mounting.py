@@ -136,15 +136,17 @@ def warn_of_undeclared(owners: Sequence[Endpoints]) -> None:
     """
     for function in undeclared_functions(owners, _DECORATORS):
         decorator = next(name for mark, name in _DECORATORS.items() if hasattr(function, mark))
+        kinds = [kind for owner in owners for kind in type(owner).__mro__]
+        near = next(kind for kind in kinds if kind.__module__ == function.__module__)
         logger.warning(
             "%s has @%s, but it is in no class, so it is not served; make it a method of %s",
-            *(source_of(function), decorator, type(owners[0]).__name__),
+            *(source_of(function), decorator, near.__name__),
         )
 
 
 _DECORATORS = {
-    "__gizmo_routes__": "get, or a similar decorator,",
+    "__gizmo_routes__": "get or another method",
     "__gizmo_subscriptions__": "subscribe",
     "__gizmo_health_check__": "health_check",
-    "__gizmo_job__": "background, or @every,",
+    "__gizmo_job__": "background or @every",
 }
