@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from math import inf
 from typing import Any, TypeVar
 
 from gizmopy.errors import UndecodableMessage, UsageError
@@ -31,11 +33,20 @@ class Recorded:
     key: str | None
     attributes: Mapping[str, str]
     id: str
+    deliver_at: datetime | None = None
+    """When it is to be delivered; None: at once."""
 
     @classmethod
     def of(cls, message: Message) -> Recorded:
         """Return the record of ``message``."""
-        return cls(message.topic, message.body, message.key, message.attributes, message.id)
+        return cls(
+            message.topic,
+            message.body,
+            message.key,
+            message.attributes,
+            message.id,
+            message.deliver_at,
+        )
 
     def value(self, type_: type[ValueT]) -> ValueT:
         """Return the body decoded as ``type_``.
@@ -93,8 +104,9 @@ class RecordingSender:
 class RecordingPublisher(Publisher):
     """Record published messages in ``messages``.
 
-    ``message_bytes`` is the size limit of a message, ``batch_messages`` that of a batch, and
-    ``retry`` the policy for transient failures; its waits take no time.
+    ``message_bytes`` is the size limit of a message, ``batch_messages`` that of a batch,
+    ``send_delay`` the longest delay (None: a broker without delays, such as Kafka), and ``retry``
+    the policy for transient failures; its waits take no time.
     """
 
     def __init__(
@@ -104,6 +116,7 @@ class RecordingPublisher(Publisher):
         metrics: Metrics | None = None,
         message_bytes: int | None = None,
         batch_messages: int = 100,
+        send_delay: float | None = inf,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is frozen
     ) -> None:
         self.sender = RecordingSender()
@@ -118,6 +131,7 @@ class RecordingPublisher(Publisher):
             batch_messages=batch_messages,
             batch_bytes=None,
             message_bytes=message_bytes,
+            send_delay=send_delay,
         )
         super().__init__(
             self.sender,

@@ -84,8 +84,9 @@ async def serve(
     ``settings`` give to a channel opens a separate in-memory broker. An object of Endpoints is
     served alone: mounted on a service that has nothing else, except the checkers ``security``.
 
-    Waits between retries and redeliveries are shortened to a millisecond. With a ``clock`` they
-    last until the test moves it, and no lease ends. Background work and the pauses of event streams
+    Waits between retries and redeliveries are shortened to a millisecond, and messages that are
+    published with a delay come at once. With a ``clock`` all of them wait until the test moves it,
+    and no lease ends. Background work and the pauses of event streams
     follow the same ``clock``, and real time without one. ``faults`` are applied between the daemon
     and its brokers. The drain waits 5 ms for requests that are on their way, not 100 ms: their
     clients are in this process. It takes at most a second unless ``settings`` say otherwise,
@@ -286,7 +287,11 @@ class _RecordingDriver:
         return replace(self._inner.capabilities, delivery_timeout=_DELIVERY_SECONDS)
 
     def sender(self, topic: str) -> Sender:
-        return _RecordingSender(self._inner.sender(topic), self._broker.published[topic])
+        return _RecordingSender(
+            self._inner.sender(topic),
+            self._broker.published[topic],
+            at_once=self._broker.shortens_waits,
+        )
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> Receiver:
         self._broker.consumers[topic][subscription] = self._memory
@@ -298,8 +303,11 @@ class _RecordingDriver:
 
 
 class _RecordingSender:
-    def __init__(self, inner: Sender, recorded: list[Recorded]) -> None:
+    """A sender that records messages, and delivers delayed ones ``at_once`` if asked."""
+
+    def __init__(self, inner: Sender, recorded: list[Recorded], *, at_once: bool) -> None:
         self._inner = inner
+        self._at_once = at_once
         self._recorded = recorded
         if hasattr(inner, "limits"):
             self.limits = inner.limits
@@ -307,10 +315,13 @@ class _RecordingSender:
         self.aclose = inner.aclose
 
     async def send(self, batch: Sequence[Message]) -> Results:
+        recorded = [Recorded.of(message) for message in batch]
+        for message in batch if self._at_once else ():
+            message.deliver_at = None
         results = await self._inner.send(batch)
-        for message, error in zip(batch, results, strict=True):
+        for record, error in zip(recorded, results, strict=True):
             if error is None:
-                self._recorded.append(Recorded.of(message))
+                self._recorded.append(record)
         return results
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from warnings import warn
 
@@ -20,6 +21,7 @@ from gizmopy.pubsub.publishers import Publishers
 from gizmopy.pubsub.shared_drivers import SharedDrivers
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.pubsub.unconsumed import UnconsumedSender
+from gizmopy.untrusted.durations import DurationLike
 
 __all__ = ["ChannelRow", "Channels"]
 
@@ -92,6 +94,8 @@ class Channels:
         *,
         key: str | None = None,
         attributes: Mapping[str, str] | None = None,
+        delay: DurationLike | None = None,
+        at: datetime | None = None,
     ) -> Coroutine[Any, Any, None]:
         """Publish ``value`` on ``channel``, and return when the broker has confirmed it.
 
@@ -102,9 +106,11 @@ class Channels:
         again, for as long as publishing may take and until the caller's deadline is near; then a
         transient PubSubError is raised.
         """
-        if (publisher := self._publishers.connected.get(channel)) is not None:
+        if (publisher := self._publishers.connected.get(channel)) is None:
+            return self._publishers.publish(channel, value, key, attributes, delay, at)
+        if delay is None and at is None:  # most calls: two arguments less to pass
             return publisher.publish(value, key=key, attributes=attributes)
-        return self._publishers.publish(channel, value, key, attributes)
+        return publisher.publish(value, key=key, attributes=attributes, delay=delay, at=at)
 
     async def publish_many(
         self,
@@ -113,11 +119,15 @@ class Channels:
         *,
         key: Callable[[Any], str | None] | str | None = None,
         attributes: Mapping[str, str] | None = None,
+        delay: DurationLike | None = None,
+        at: datetime | None = None,
     ) -> Results:
         """Publish ``values`` on ``channel``; see :meth:`Publisher.publish_many`."""
         if (publisher := self._publishers.connected.get(channel)) is not None:
-            return await publisher.publish_many(values, key=key, attributes=attributes)
-        return await self._publishers.publish_many(channel, values, key, attributes)
+            return await publisher.publish_many(
+                values, key=key, attributes=attributes, delay=delay, at=at
+            )
+        return await self._publishers.publish_many(channel, values, key, attributes, delay, at)
 
     def refuse_undeclared(self) -> None:
         """Raise UsageError for a channel that ``publishes`` lacks, if it has any: for tests."""

@@ -82,6 +82,8 @@ class Capabilities:
     can_pause: bool = False
     """Receivers are PausingReceivers. Without that, a broker that keeps ``positions`` is not
     received from while the messages of one partition have no room to wait."""
+    send_delay: float | None = None
+    """Seconds for which a message can be kept until ``Message.deliver_at``; None: not at all."""
     fan_out: bool = True
     """Each subscription to a topic gets all of its messages. If False, a topic is one queue: all
     receivers share its messages, whatever their subscription."""
@@ -158,6 +160,9 @@ class Sender(Protocol):
 
     async def send(self, batch: Sequence[Message]) -> Results:
         """Send messages in order; return None for each once the broker has confirmed it.
+
+        A message with a ``deliver_at`` is delivered then, and holds back no other until then; it
+        has one only if ``send_delay`` allows it.
 
         ``batch`` is within the limits of the capabilities, and holds at most one message for each
         key unless ``ordered_batches`` is declared. A failure of the whole call may be raised as a

@@ -111,6 +111,8 @@ class Message:
       Of several with one name, a look-up returns the last, and ``items()`` has all. One without a
       value is an empty text.
     - ``id``, ``published_at`` (UTC): the broker's, if it has them.
+    - ``deliver_at``: the time in UTC before which the message is not delivered; None: at once. Only
+      a message that is published has one.
     - ``delivery``: how often the broker has delivered the message, from 1.
     - ``attempt``: how often the handler has run in this delivery, from 1 inside the handler.
     - ``subscription``: the subscription that received it.
@@ -142,6 +144,7 @@ class Message:
         "_size",
         "attempt",
         "body",
+        "deliver_at",
         "delivery",
         "id",
         "key",
@@ -165,6 +168,7 @@ class Message:
         delivery: int = 1,
         partition: Hashable = None,
         raw: object = None,
+        deliver_at: datetime | None = None,
     ) -> None:
         self.topic = topic
         self.body = body
@@ -173,11 +177,16 @@ class Message:
         self._changed_attributes: Mapping[str, str] | None = None
         self.id = id
         self._published_at: datetime | float = time() if published_at is None else published_at
+        self.deliver_at = deliver_at
         self.delivery = delivery
-        self.attempt = 0
-        self.subscription = ""
         self.partition = partition
         self.raw = raw
+        self._set_what_the_engine_adds()
+
+    def _set_what_the_engine_adds(self) -> None:
+        """Set the defaults of what a subscriber fills in."""
+        self.attempt = 0
+        self.subscription = ""
         self.unreadable = ""
         self.on_extend: OnExtend | None = None
         self._extend: Extend | None = None
@@ -289,6 +298,7 @@ class Message:
         message.id = id
         message.subscription = ""
         message._published_at = published_at
+        message.deliver_at = None
         message.delivery = 1
         message.attempt = 0
         message.partition = partition

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from time import time
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.codecs import BytesCodec, Encode, encode
 from gizmopy.pubsub.driver import Capabilities, Limits, Results, Sender
 from gizmopy.pubsub.engine.batcher import Batcher
+from gizmopy.pubsub.engine.delays import checked_due, due_at
 from gizmopy.pubsub.engine.limits import excess, limits_messages
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, PublishFailure
@@ -30,6 +32,7 @@ from gizmopy.pubsub.message import (
     with_missing,
 )
 from gizmopy.pubsub.retry import RetryPolicy
+from gizmopy.untrusted.durations import DurationLike
 from gizmopy.untrusted.text import cut
 
 logger = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ class Publisher:
         self._takes_any = encode is _encode_any
         self._sender = sender
         self._events = limits.events
+        self._send_delay = limits.send_delay
         self.limits = Limits.of(limits)
         """The limits of messages and batches: the topic's own, once it is connected."""
         self._is_limited = limits_messages(self.limits)
@@ -127,23 +131,31 @@ class Publisher:
         *,
         key: str | None = None,
         attributes: Mapping[str, str] | None = None,
+        delay: DurationLike | None = None,
+        at: datetime | None = None,
     ) -> None:
         """Publish ``value``, and return when the broker has confirmed it.
 
         ``value`` is a pydantic model, a dataclass, a dict, a list or the like (sent as JSON), a
         protobuf message, str, bytes, or None (a tombstone). A Message is sent with its body, key
         and attributes; ``key`` replaces its key, and ``attributes`` are added to its own. Messages
-        with the same ``key`` are sent in the order of the calls. The attributes in
+        with the same ``key`` are sent in the order of the calls. With ``delay`` (seconds, or a
+        duration such as ``"5m"``) or ``at`` the broker delivers the message then, or later; it may
+        come after later messages of its key. The attributes in
         ``observe.context.propagated_attributes`` and the id of the current request, as
         ``request-id``, are added, unless the message has them already.
 
-        Raises UsageError on a closed publisher and on a value that cannot be encoded. Raises
+        Raises UsageError on a closed publisher, on a value that cannot be encoded, and on a delay
+        that the broker does not support. Raises
         PubSubError if the message is too large, or if the broker does not accept it after the
         retries of transient failures. If the call is cancelled, the message may or may not be sent.
         """
         if self._is_closed:
             raise self._closed_error()
-        await self._batcher.send(self.compose(value, key, attributes))
+        message = self.compose(value, key, attributes)
+        if delay is not None or at is not None:
+            self.postpone(message, delay, at)
+        await self._batcher.send(message)
 
     async def publish_many(
         self,
@@ -151,6 +163,8 @@ class Publisher:
         *,
         key: Callable[[Any], str | None] | str | None = None,
         attributes: Mapping[str, str] | None = None,
+        delay: DurationLike | None = None,
+        at: datetime | None = None,
     ) -> Results:
         """Publish each of ``values``; return for each, in order, None or the error.
 
@@ -167,7 +181,7 @@ class Publisher:
         if self._is_closed:
             raise self._closed_error()
         check_several(values)
-        return await self._batcher.send_many(self._compose_each(values, key, attributes))
+        return await self._batcher.send_many(self._compose_each(values, key, attributes, delay, at))
 
     async def aclose(self, timeout: float = _FLUSH_SECONDS) -> None:
         """Send the messages that wait, for at most ``timeout`` seconds, then close the sender.
@@ -198,20 +212,29 @@ class Publisher:
         values: Iterable[Any],
         key: Callable[[Any], str | None] | str | None,
         attributes: Mapping[str, str] | None,
+        delay: DurationLike | None,
+        at: datetime | None,
     ) -> Iterator[Message | Exception]:
         """Yield for each value its message, or the error that it cannot be sent with."""
         for value in values:
             message: Message | Exception
             try:
-                message = self.compose(value, key(value) if callable(key) else key, attributes)
+                own_key = key(value) if callable(key) else key
+                composed = self.compose(value, own_key, attributes)
+                self.postpone(composed, delay, at)
+                message = composed
             except Exception as error:  # noqa: BLE001 - it is the result of this value
                 message = error
             yield message
 
     def compose(
-        self, value: object, key: str | None, attributes: Mapping[str, str] | None
+        self,
+        value: object,
+        key: str | None,
+        attributes: Mapping[str, str] | None,
     ) -> Message:
         """Return the message for a value. Raises UsageError or PubSubError as publish does."""
+        due: datetime | None = None
         try:
             known: Mapping[str, str]
             body: bytes | None
@@ -221,6 +244,7 @@ class Publisher:
                 body, known = _checked_body(value), _checked(value.attributes)
                 known = merged(known, NO_ATTRIBUTES)  # a copy: the caller may change his
                 key = value.key if key is None else key
+                due = value.deliver_at
             else:
                 body, content_type = self._encode(value)
                 known = content_type_only(content_type)
@@ -239,6 +263,8 @@ class Publisher:
             raise
         # Not Message(...): its keyword arguments take Python as long as the rest of this function.
         message = Message.received(self.topic, body, key, known, new_id(), time(), None, None)
+        if due is not None:
+            self.postpone(message, None, due)
         # Brokers answer a message above a limit late, some by closing the connection.
         if self._is_limited and (reason := excess(message, self.limits)):
             self._observers.publish_failed(self.topic, "oversize")
@@ -258,6 +284,16 @@ class Publisher:
             missing = [pair for pair in more.items() if pair[0] not in attributes]
             more = dict(missing[: max(0, most - len(attributes.items()))])
         return with_missing(attributes, more)
+
+    def postpone(self, message: Message, delay: DurationLike | None, at: datetime | None) -> None:
+        """Set when a message is due. Raises UsageError if the broker cannot keep it until then."""
+        try:
+            due = due_at(delay, at)
+            if due is not None:
+                message.deliver_at = checked_due(due, self.topic, self._send_delay)
+        except UsageError:
+            self._observers.publish_failed(self.topic, "encode")
+            raise
 
     def _event_key(
         self, value: object, key: str | None, attributes: Mapping[str, str]

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from datetime import datetime
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -33,6 +34,7 @@ from gizmopy.pubsub.driver import Results
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.publisher import Publisher, check_several
 from gizmopy.pubsub.retry import RetryPolicy
+from gizmopy.untrusted.durations import DurationLike
 from gizmopy.untrusted.error_text import describe_error, text_of
 
 logger = logging.getLogger(__name__)
@@ -242,12 +244,19 @@ class Publishers:
         return None
 
     async def publish(
-        self, channel: str, value: object, key: str | None, attributes: Mapping[str, str] | None
+        self,
+        channel: str,
+        value: object,
+        key: str | None,
+        attributes: Mapping[str, str] | None,
+        delay: DurationLike | None = None,
+        at: datetime | None = None,
     ) -> None:
         """Connect the publisher of ``channel``, then publish ``value``."""
         connecting = self._get(channel)
         # Before the wait: a value that cannot be sent is refused at once, as it is later.
         message = connecting.publisher.compose(value, key, attributes)
+        connecting.publisher.postpone(message, delay, at)
         try:
             await connecting.connect()
         except Exception as error:
@@ -261,6 +270,8 @@ class Publishers:
         values: Iterable[Any],
         key: Callable[[Any], str | None] | str | None,
         attributes: Mapping[str, str] | None,
+        delay: DurationLike | None = None,
+        at: datetime | None = None,
     ) -> Results:
         """Connect the publisher of ``channel``, then publish ``values``."""
         check_several(values)
@@ -272,7 +283,10 @@ class Publishers:
             for _ in results:
                 connecting.publisher.count_unsent(error)
             return results
-        return await connecting.publisher.publish_many(values, key=key, attributes=attributes)
+        publisher = connecting.publisher
+        return await publisher.publish_many(
+            values, key=key, attributes=attributes, delay=delay, at=at
+        )
 
     def _get(self, channel: str) -> ConnectingPublisher:
         """Return the publisher of a channel. Raises a GizmoError if it has no driver."""

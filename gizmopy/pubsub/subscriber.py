@@ -277,7 +277,15 @@ class Subscriber:
             await self._deadline.wait_for(self.idle())
         except TimeoutError:
             logger.warning("the queue of %s is not empty at the deadline of its drain", self.name)
-        self._pipeline.settler.tally.released += self._receiver.status().backlog or 0
+        status = self._receiver.status()
+        if status.delayed:
+            logger.warning(
+                "%d messages of %s were published with a delay and are not due yet: they are lost, "
+                "because this broker is in the process",
+                status.delayed,
+                self.name,
+            )
+        self._pipeline.settler.tally.released += (status.backlog or 0) + (status.delayed or 0)
 
     async def _finish_running(self) -> None:
         """Wait for handlers and dead letters until the deadline, then cancel them."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import Channels, MessageMiddleware
+from gizmopy.untrusted.durations import DurationLike
 from gizmopy.web import EndpointTable, HTTPMiddleware
 from gizmopy.web.declared_problems import ProblemTable
 from gizmopy.web.security.declared import Checkers, Inherited
@@ -76,6 +78,8 @@ class Endpoints:
         *,
         key: str | None = None,
         attributes: Mapping[str, str] | None = None,
+        delay: DurationLike | None = None,
+        at: datetime | None = None,
     ) -> Coroutine[Any, Any, None]:
         """Publish ``value`` to ``channel`` and return when the broker has confirmed it.
 
@@ -83,12 +87,19 @@ class Endpoints:
         messages in their own encoding; None is a tombstone. Messages with the same ``key`` keep
         their order.
 
+        With ``delay`` (seconds, a timedelta or a text such as ``"5m"``) or ``at`` (a datetime with
+        its time zone) the broker delivers the message then or later, and in no order. Raises
+        UsageError if the broker cannot do that, as Kafka cannot, or not for so long.
+
         Raises PubSubError if the broker refuses the message, TopicNotFound if it has no such topic,
         and UsageError if the daemon is not running or ``value`` cannot be encoded. The first
         message to a channel raises UnknownScheme or DriverNotInstalled if its URL has no driver,
         and StartError if the settings give its topic to another channel.
         """
-        return self._running_channels().publish(channel, value, key=key, attributes=attributes)
+        channels = self._running_channels()
+        if delay is None and at is None:  # most calls: two arguments less to pass
+            return channels.publish(channel, value, key=key, attributes=attributes)
+        return channels.publish(channel, value, key=key, attributes=attributes, delay=delay, at=at)
 
     async def publish_many(
         self,
@@ -97,15 +108,20 @@ class Endpoints:
         *,
         key: Callable[[Any], str | None] | str | None = None,
         attributes: Mapping[str, str] | None = None,
+        delay: DurationLike | None = None,
+        at: datetime | None = None,
     ) -> Sequence[Exception | None]:
         """Publish ``values`` to ``channel`` and return one result for each: None, or its error.
 
         ``key`` is the key of all values, or a function that returns the key of a value, as in
-        ``sorted``. Raises UsageError if the daemon is not running, and on the first message to a
-        channel what ``publish`` raises; an item never raises.
+        ``sorted``. ``delay`` and ``at`` are those of ``publish``. Raises UsageError if the daemon
+        is not running, and on the first message to a channel what ``publish`` raises; an item never
+        raises.
         """
         channels = self._running_channels()
-        return await channels.publish_many(channel, values, key=key, attributes=attributes)
+        return await channels.publish_many(
+            channel, values, key=key, attributes=attributes, delay=delay, at=at
+        )
 
     def _running_channels(self) -> Channels:
         if self._channels is None:

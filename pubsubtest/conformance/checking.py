@@ -79,6 +79,7 @@ ATTRIBUTE_BYTES = Need(
     "a limit on the size of an attribute", lambda _, can: can.attribute_bytes is not None
 )
 BYTES = Need("a limit on the bytes of a batch", lambda _, can: can.batch_bytes is not None)
+SEND_DELAY = Need("a broker that delays messages", lambda _, can: can.send_delay is not None)
 REFUSES_UNKNOWN = Need(
     "a broker that refuses unknown topics", lambda harness, _: not harness.creates_topics
 )

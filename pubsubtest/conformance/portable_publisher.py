@@ -179,6 +179,25 @@ async def _expect_refusal(
 
 
 @check()
+async def a_delay_is_applied_or_refused(context: CheckContext) -> None:
+    """A delay that the broker cannot apply is refused before the wire, and never ignored."""
+    receiver = await context.receiver()
+    publisher = await context.publisher()
+    delay = 0.4 if context.can.process_local else 2.0
+    if context.can.send_delay is None:
+        try:
+            await publisher.publish(b"later", delay=delay)
+        except UsageError:
+            return
+        raise CheckFailed("a broker without delays took a message with a delay")
+    begun = asyncio.get_running_loop().time()
+    await publisher.publish(b"later", delay=delay)
+    await context.collect(receiver, 1, settle=True, within=context.max_wait + delay)
+    took = asyncio.get_running_loop().time() - begun
+    expect(took >= 0.7 * delay, f"the message came after {took:.2f} s, not {delay:g} s")
+
+
+@check()
 async def closing_a_publisher_sends_what_waits(context: CheckContext) -> None:
     """Messages published before ``aclose`` are confirmed, and arrive."""
     receiver = await context.receiver()

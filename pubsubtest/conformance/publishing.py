@@ -8,7 +8,14 @@ from datetime import UTC, datetime, timedelta
 from gizmopy.errors import PubSubError, TopicNotFound
 from gizmopy.pubsub import Message, Sender
 from gizmopy.pubsub.message import CONTENT_TYPE
-from pubsubtest.conformance.checking import OUTAGE, REFUSES_UNKNOWN, CheckFailed, Checks, expect
+from pubsubtest.conformance.checking import (
+    OUTAGE,
+    REFUSES_UNKNOWN,
+    SEND_DELAY,
+    CheckFailed,
+    Checks,
+    expect,
+)
 from pubsubtest.conformance.context import UNKNOWN, CheckContext, is_transient
 
 check = Checks()
@@ -181,6 +188,26 @@ async def a_send_works_after_one_that_was_cancelled(context: CheckContext) -> No
         (message,) = await context.collect(receiver, 1, settle=True)
         got += [message.attributes["turns"]] if message.body == b"next" else []
     expect(sorted(got) == ["0", "1", "2"], f"of the sends 0, 1 and 2, {got} arrived")
+
+
+@check(SEND_DELAY)
+async def a_delayed_message_comes_when_it_is_due(context: CheckContext) -> None:
+    """A message comes at its ``deliver_at``, or later; it holds back no other until then."""
+    receiver = await context.receiver()
+    delay = 0.4 if context.can.process_local else 2.0
+    due = datetime.now(UTC) + timedelta(seconds=delay)
+    past = datetime.now(UTC) - timedelta(seconds=60)
+    await context.send(
+        context.message(b"later", key="k", deliver_at=due),
+        context.message(b"past", key="k", deliver_at=past),
+        context.message(b"now", key="k"),
+    )
+    first = {message.body for message in await context.collect(receiver, 2, settle=True)}
+    expect(first == {b"now", b"past"}, f"{first} came first")
+    (later,) = await context.collect(receiver, 1, settle=True, within=context.max_wait + delay)
+    early = (due - datetime.now(UTC)).total_seconds()
+    expect(early < 0.3 * delay, f"a message came {early:.1f} s before it was due")
+    expect(later.body == b"later", f"the body became {later.body!r}")
 
 
 @check()

@@ -39,6 +39,7 @@ from tests.pubsubtest.mutants.engine import (
     CancellingReceiver,
     ClosesNothing,
     ForwardsBodies,
+    Hasty,
     Plant,
     Unlimited,
     all_handled,
@@ -338,6 +339,11 @@ MUTANTS = (
         "a_message_as_large_as_the_limit_arrives",
     ),
     _sender(
+        "delays are ignored",
+        sending(lambda m: changed(m)),
+        "a_delayed_message_comes_when_it_is_due",
+    ),
+    _sender(
         "the limits of a topic are above those of its driver",
         LimitsOfAnother,
         "a_topic_has_no_higher_limits_than_its_driver",
@@ -632,6 +638,7 @@ ENGINE_MUTANTS = (
         publisher(ClosesNothing),
         "a_closed_publisher_refuses_to_publish",
     ),
+    _engine("a delay does not reach the driver", publisher(Hasty), "a_delay_is_applied_or_refused"),
     Mutant(
         "the limits of a topic are ignored",
         (

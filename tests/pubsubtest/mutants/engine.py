@@ -154,6 +154,13 @@ def forgets_requests(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Publisher, "_with_context", lambda _, attributes, *more: attributes)
 
 
+class Hasty(Publisher):
+    """Ignore delays."""
+
+    async def publish(self, value: object, **options: Any) -> None:
+        await super().publish(value, **(options | {"delay": None, "at": None}))
+
+
 class Unlimited(Publisher):
     """Ignore the limits of the broker."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from math import inf
+from time import time
 from urllib.parse import parse_qs, urlsplit
 
 from gizmopy.errors import UsageError
@@ -62,6 +64,7 @@ class MemoryDriver:
         attribute_bytes: int | None = None,
         batch_messages: int = 1000,
         fan_out: bool = True,
+        send_delay: float | None = inf,
     ) -> None:
         if lease is not None and lease_cap is not None and lease_cap < lease:
             reason = f"cap={lease_cap:g} is shorter than lease={lease:g}"
@@ -84,6 +87,7 @@ class MemoryDriver:
             attribute_bytes=attribute_bytes,
             ordered_batches=True,  # a send never fails in part
             fan_out=fan_out,
+            send_delay=send_delay,
         )
 
     def sender(self, topic: str) -> MemorySender:
@@ -131,9 +135,27 @@ class MemorySender:
         """Add the messages to the subscriptions."""
         if self._is_closed:
             raise UsageError("this sender is closed; publish before aclose")
+        if len(batch) == 1:  # without a generator, because most batches have one message
+            is_delayed = batch[0].deliver_at is not None
+        else:
+            is_delayed = any(message.deliver_at is not None for message in batch)
+        if is_delayed:
+            self._send_each(batch)
+            return [None] * len(batch)
         for subscription in self._subscriptions.values():
             subscription.put(batch)
         return [None] * len(batch)
+
+    def _send_each(self, batch: Sequence[Message]) -> None:
+        """Add messages of which some are to be delivered later."""
+        for message in batch:
+            due = message.deliver_at
+            delay = 0.0 if due is None else due.timestamp() - time()
+            for subscription in self._subscriptions.values():
+                if delay > 0:
+                    subscription.schedule(message, delay)
+                else:
+                    subscription.put((message,))
 
     async def aclose(self) -> None:
         """Refuse further messages."""
@@ -192,13 +214,20 @@ class MemoryReceiver:
         subscription = self._subscription
         if subscription is None:
             return Status(backlog=0)
-        return Status(backlog=subscription.backlog, oldest=subscription.oldest_age())
+        return Status(
+            backlog=subscription.backlog,
+            oldest=subscription.oldest_age(),
+            delayed=subscription.scheduled,
+        )
 
     async def measure(self) -> Measured:
         """Return the figures of all receivers of the subscription."""
         joined = self._joined
         return Measured(
-            backlog=joined.backlog, in_flight=joined.in_flight, oldest=joined.oldest_age()
+            backlog=joined.backlog,
+            in_flight=joined.in_flight,
+            delayed=joined.scheduled,
+            oldest=joined.oldest_age(),
         )
 
     async def aclose(self) -> None:

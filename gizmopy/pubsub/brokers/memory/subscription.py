@@ -25,11 +25,14 @@ Lease = tuple[float, float]
 Leases = dict[Message, Lease]
 """The messages that a receiver holds."""
 
+_SCHEDULED: Leases = {}
+"""In the place of the leases of a timer: its messages were published with a delay."""
+
 _NO_LEASE: Lease = (-inf, -inf)
 
 _Timer = tuple[float, int, list[Message], Leases | None]
 """When it ends, a number that makes timers comparable, its messages, and the leases of their
-receiver (None: the messages are delayed)."""
+receiver. None: the messages were given back with a delay. _SCHEDULED: they are not due yet."""
 
 
 class Handle(Protocol):
@@ -102,7 +105,9 @@ class MemorySubscription:
         self._lease_seconds = can.lease or inf
         self._cap_seconds = can.lease_cap or inf
         self.backlog = 0
-        """Messages that no receiver holds: waiting and delayed."""
+        """Messages that no receiver holds: waiting, or given back with a delay."""
+        self.scheduled = 0
+        """Messages that were published with a delay and are not due yet."""
         self._ready: deque[Message | KeyQueue] = deque()
         self._queues: dict[str, KeyQueue] = {}
         self._timers: list[_Timer] = []
@@ -116,8 +121,8 @@ class MemorySubscription:
     @property
     def in_flight(self) -> int:
         """Messages that a receiver has, and has not settled."""
-        delayed = (batch for _, _, batch, leases in self._timers if leases is None)
-        return self._timed - sum(map(len, delayed))
+        given_back = (batch for _, _, batch, leases in self._timers if leases is None)
+        return self._timed - sum(map(len, given_back)) - self.scheduled
 
     def oldest_age(self) -> float:
         """Return the seconds since the next message was published, 0 if none is ready.
@@ -143,6 +148,17 @@ class MemorySubscription:
         self.backlog += len(batch)
         if self._waiters:
             self._wake_one()
+
+    def schedule(self, message: Message, delay: float) -> None:
+        """Add a copy of a published message in ``delay`` seconds."""
+        copy = message.copy(0, message.key, None)
+        self.scheduled += 1
+        self._start_timer(self.clock.time() + delay, [copy], _SCHEDULED)
+
+    def _put_scheduled(self, batch: Sequence[Message]) -> None:
+        """Put messages that are due behind the others: their place is that of this moment."""
+        self.scheduled -= len(batch)
+        self.put(batch)
 
     def take(self, limit: int, leases: Leases) -> list[Message]:
         """Lease up to ``limit`` messages; an ordered subscription takes one of each free key."""
@@ -311,6 +327,9 @@ class MemorySubscription:
             if leases is None:
                 due += live
                 continue
+            if leases is _SCHEDULED:
+                self._put_scheduled(live)
+                continue
             for message in live:
                 del leases[message]
                 due.append(_redelivery(message))
@@ -352,7 +371,7 @@ class MemorySubscription:
 
 def _live(end: float, batch: list[Message], leases: Leases | None) -> list[Message]:
     """Return the messages that are still delayed, or whose lease still ends at ``end``."""
-    if leases is None:
+    if leases is None or leases is _SCHEDULED:
         return batch
     return [m for m in batch if leases.get(m, _NO_LEASE)[0] == end]
 
