@@ -22,8 +22,9 @@ from gizmopy.pubsub.engine.delays import checked_due, due_at
 from gizmopy.pubsub.engine.limits import excess, limits_messages
 from gizmopy.pubsub.engine.metrics import PublisherMetrics
 from gizmopy.pubsub.engine.observer import Observer, Observers, PublishFailure
-from gizmopy.pubsub.event_binding import PREFIX, is_event
+from gizmopy.pubsub.event_binding import PREFIX, is_event, is_structured
 from gizmopy.pubsub.message import (
+    CONTENT_TYPE,
     NO_ATTRIBUTES,
     REQUEST_ID,
     Message,
@@ -252,6 +253,8 @@ class Publisher:
                 _check_key(key)
             if attributes:
                 known = merged(known, _checked(attributes))
+                if is_structured(attributes.get(CONTENT_TYPE, "")):
+                    _check_structured(value, body)
             if (attributes or isinstance(value, Message)) and is_event(known):
                 key = self._event_key(value, key, known)
                 body, known = self._events.to_wire(body, known, self.limits.message_attributes)
@@ -336,6 +339,21 @@ def _check_key(key: Any) -> None:
     except UnicodeEncodeError:
         reason = "cannot be encoded as UTF-8; encode it yourself, for example as hex"
         raise UsageError(f"key={cut(repr(key))} {reason}") from None
+
+
+def _check_structured(value: object, body: bytes | None) -> None:
+    """Reject a value that is called a CloudEvent in structured mode, and is none.
+
+    A handler that passes the attributes of an event on with another value would make a message that
+    nobody can decode.
+    """
+    is_raw = isinstance(value, (Message, bytes, bytearray, memoryview))
+    if not is_raw and b'"specversion"' not in (body or b""):
+        raise UsageError(
+            f"content-type says that a {type(value).__name__} is a CloudEvent in structured mode, "
+            "which it is not; publish event.structured(value) or the Message that came, or leave "
+            "content-type out"
+        )
 
 
 def _checked_body(message: Message) -> bytes | None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from gizmopy.errors import UndecodableMessage, UsageError
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.cloudevents import CloudEvent, data_of
-from pubsubtest import FakeSubscriber
+from pubsubtest import FakeSubscriber, RecordingPublisher, incoming
 
 STRUCTURED = {"content-type": "application/cloudevents+json"}
 SDK_JSON = (
@@ -208,6 +208,24 @@ def test_json_with_another_content_type_is_refused() -> None:
     born = CloudEvent(type="t", source="/s", datacontenttype="application/xml")
     with pytest.raises(UsageError, match="a Cat is sent as JSON"):
         born.structured(Cat(name="Tom"))
+
+
+async def test_a_value_that_is_no_event_is_not_published_as_one() -> None:
+    """A handler that passes on the attributes of an event, with another value, is told so."""
+    async with RecordingPublisher() as publisher:
+        with pytest.raises(UsageError, match="a Cat is a CloudEvent in structured mode"):
+            await publisher.publish(Cat(name="Tom"), attributes=STRUCTURED)
+        with pytest.raises(UsageError, match="a NoneType is a CloudEvent"):
+            await publisher.publish(None, attributes=STRUCTURED)
+        whole = event(data={})
+        for value in (whole, whole.body, json.loads(whole.body or b"")):
+            await publisher.publish(value, attributes=STRUCTURED)
+    assert [CloudEvent.from_message(incoming(each)).id for each in sent(publisher)] == ["1"] * 3
+
+
+def sent(publisher: RecordingPublisher) -> list[Message]:
+    """Return the messages that were published."""
+    return publisher.sender.sent
 
 
 # A handler.

@@ -20,6 +20,7 @@ import pubsubtest
 from gizmopy import (
     Body,
     Caller,
+    CloudEvent,
     Cookie,
     Duration,
     Endpoints,
@@ -343,6 +344,19 @@ async def test_a_served_service_keeps_its_class() -> None:
         assert_type(served, Served[Cats])
         assert_type(served.service, Cats)
         assert_type(served.service.settings.nap, timedelta)
+
+
+def test_a_cloudevent_has_typed_parts() -> None:
+    """An event is read from a message, and written as attributes or as a message."""
+    event = CloudEvent(type="t", source="/s", extensions={"count": 5, "flag": True, "word": "x"})
+    message = event.structured({"a": 1}, key="k")
+    assert_type(message, Message)
+    assert_type(CloudEvent.from_message(message), CloudEvent)
+    assert_type(event.attributes(), dict[str, str])
+    assert_type(message.request_id, str)
+    assert_type(message.origin, str)
+    with pytest.raises(UsageError):
+        CloudEvent(type="t", source="/s", extensions={"ratio": 0.5})  # type: ignore[dict-item]
 
 
 async def test_background_work_stays_a_method() -> None:
