@@ -39,6 +39,10 @@ from gizmopy.server.http.proxies import Proxies
 from gizmopy.untrusted.text import cut, escape
 from gizmopy.web import Request
 from gizmopy.web.body import _check_content_type
+from gizmopy.web.cookies import cookies_of
+from gizmopy.web.forms import _urlencoded
+from gizmopy.web.multipart import check_disposition
+from gizmopy.web.multipart_form import FormShape, _names_of
 from gizmopy.web.router import parse_template
 from gizmopy.web.types import ISODate, Truthy
 from tests.linear_time.hostile_texts import Hostile, Run, pumps
@@ -58,6 +62,7 @@ def new_request() -> Request:
 
 
 REQUEST = new_request()
+_SHAPE = FormShape(frozenset("a"), frozenset(), max_parts=100_000)
 
 
 def message(*names: str, **fixed: str) -> Callable[[str], Message]:
@@ -91,6 +96,13 @@ def typed(annotation: Any) -> Run:
 PROXIES = Proxies(TypeAdapter[Any](Networks).validate_python("127.0.0.0/8,::1/128"))
 TIMESTAMP = "2026-01-01T00:00:00+00:00"
 OBJECTS = codec_for(dict[str, Any])
+
+
+def _read_names(text: str) -> object:
+    """Read the names in the Content-Disposition of a part, as a form is read."""
+    check_disposition(text)
+    return _names_of(text)
+
 
 PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "a duration": (typed(Duration), pumps("1111s", "1.1h", "1", "-1")),
@@ -145,6 +157,18 @@ PARSERS: Mapping[str, tuple[Run, Sequence[Hostile]]] = {
     "Content-Type": (
         header("Content-Type", _check_content_type),
         pumps(";", "a/", "+json", "; a="),
+    ),
+    "cookies": (header("Cookie", cookies_of), pumps("a=1;", ";", "=", 'a="\\073";', 'a="')),
+    "the names of a part": (
+        _read_names,
+        [
+            *pumps("\\", '\\"', '"', ";", head='form-data; name="', tails=("", '"')),
+            *pumps("%c3%a4", "'", head="form-data; name=a; filename*=utf-8''"),
+        ],
+    ),
+    "a form": (
+        lambda text: _urlencoded(REQUEST, text.encode("utf-8", "replace"), _SHAPE),
+        pumps("&", "a=1&", "%ff", "%c3%a4", "=", "+"),
     ),
     "charset": (
         header("Content-Type", lambda r: r.charset),

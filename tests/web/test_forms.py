@@ -372,6 +372,7 @@ GOOD = ("; name=photo; filename=a", "x")
         ),
         (MULTIPART, multipart(("; name=photo; filename=a\r\nX: " + "y" * 9000, "x")), 400),
         (MULTIPART, multipart(("; name=photo; filename=a" + "\r\nX: y" * 200, "x")), 400),
+        (MULTIPART, b"\r\n" * 200 + multipart(GOOD), 400),
         (MULTIPART, b"preamble\r\n" + multipart(GOOD) + b"epilogue", 200),
     ],
 )

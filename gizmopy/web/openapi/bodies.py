@@ -14,6 +14,9 @@ from gizmopy.web.raw_body import RawBody
 _DEFAULTS = {"*/*": "application/octet-stream", "text/*": "text/plain"}
 """The media types that stand for a range in the document: clients send one of them."""
 
+_PART_NAMES = r"^[^\x00-\x1f\x7f]+$"
+"""The names that a field in multipart may have: they are in a header."""
+
 
 class DescribedBody(Protocol):
     """The description of a body."""
@@ -44,34 +47,36 @@ class _WholeBody:
 
 
 class _Form:
-    """The description of a form: that of its one model, or an object of all of its fields."""
+    """The description of a form: an object of all of its fields.
+
+    A model is not described by its component, in which a field may be null: a text never is.
+    """
 
     def __init__(self, location: str, body: FormBody) -> None:
         self._body = body
         self._fields = [field for each in body.binders for field in each.fields]
-        (first, *others) = body.binders
-        self._model = first.declared if isinstance(first, FormModel) and not others else None
-        declared = [field.declared for field in self._fields] if self._model is None else []
-        self._schemas = [
-            TypeSchema(location, "validation", each.annotation)
-            for each in ([self._model] if self._model is not None else declared)
+        self._types = [
+            TypeSchema(f"{location}, field {field.key!r}", "validation", field.declared.annotation)
+            for field in self._fields
         ]
 
     @property
     def types(self) -> Sequence[TypeSchema]:
-        return self._schemas
+        return self._types
 
     def describe(self) -> Schema:
-        if self._model is not None:
-            schema = without_null(self._schemas[0].schema)
-        else:
-            schema = _object(self._fields, self._schemas)
+        schema = _object(self._fields, self._types)
+        if any(
+            isinstance(each, FormModel) and each.extra == "forbid" for each in self._body.binders
+        ):
+            schema["additionalProperties"] = False
+        media: dict[str, Schema] = {name: {"schema": schema} for name in self._body.media_types}
+        media[MULTIPART] = {"schema": {**schema, "propertyNames": {"pattern": _PART_NAMES}}}
         files = [field.key for field in self._fields if field.is_file]
-        content: Schema = {name: {"schema": schema} for name in self._body.media_types}
         if files:
             encoding = {"contentType": "application/octet-stream"}
-            content[MULTIPART]["encoding"] = dict.fromkeys(files, encoding)
-        return {"content": content, "required": self._body.required}
+            media[MULTIPART]["encoding"] = dict.fromkeys(files, encoding)
+        return {"content": media, "required": self._body.required}
 
 
 def _object(fields: Sequence[ModelField], types: Sequence[TypeSchema]) -> Schema:

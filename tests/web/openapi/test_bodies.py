@@ -50,6 +50,7 @@ def test_a_whole_body_is_described(annotation: Any, content: Any) -> None:
     assert body_of(annotation) == content
 
 
+NAMES = {"propertyNames": {"pattern": r"^[^\x00-\x1f\x7f]+$"}}
 FILE = {"contentType": "application/octet-stream"}
 
 
@@ -90,7 +91,7 @@ def test_the_fields_of_a_form_are_described() -> None:
         "required": True,
         "content": {
             "application/x-www-form-urlencoded": {"schema": schema},
-            "multipart/form-data": {"schema": schema},
+            "multipart/form-data": {"schema": {**schema, **NAMES}},
         },
     }
 
@@ -113,25 +114,37 @@ def test_the_files_of_a_form_are_described() -> None:
     encoding = {"photo": FILE, "more": FILE}
     assert form_of(endpoint) == {
         "required": False,
-        "content": {"multipart/form-data": {"schema": schema, "encoding": encoding}},
+        "content": {"multipart/form-data": {"schema": {**schema, **NAMES}, "encoding": encoding}},
     }
 
 
-def test_a_model_of_a_form_is_a_component() -> None:
-    """Unless other fields stand beside it: then all are described in one object."""
+class Closed(BaseModel, extra="forbid"):
+    b: int | None = None
 
-    async def alone(order: Annotated[Order, Form()]) -> None: ...
 
-    async def beside(order: Annotated[Order, Form()], a: Annotated[str, Form()]) -> None: ...
+def test_a_model_of_a_form_is_described_by_its_fields() -> None:
+    """Unlike in a component, none of them is null: a form has only texts and files."""
 
-    reference = {"$ref": "#/components/schemas/Order"}
-    assert form_of(alone)["content"] == {
-        "multipart/form-data": {"schema": reference, "encoding": {"photo": FILE}}
-    }
-    (media,) = form_of(beside)["content"].values()
-    assert media["schema"]["properties"] == {
-        "name": {"type": "string"},
-        "no": {"type": "integer", "minimum": 1, "description": "How many.", "default": 1},
-        "photo": BINARY,
-        "a": {"type": "string"},
+    async def endpoint(
+        order: Annotated[Order, Form()],
+        a: Annotated[str, Form()],
+        closed: Annotated[Closed, Form()],
+    ) -> None: ...
+
+    (media,) = form_of(endpoint)["content"].values()
+    assert media == {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "no": {"type": "integer", "minimum": 1, "description": "How many.", "default": 1},
+                "photo": BINARY,
+                "a": {"type": "string"},
+                "b": {"type": "integer"},
+            },
+            "required": ["name", "a"],
+            "additionalProperties": False,
+            **NAMES,
+        },
+        "encoding": {"photo": FILE},
     }
