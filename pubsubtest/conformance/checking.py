@@ -12,6 +12,8 @@ from gizmopy.pubsub import Capabilities, Driver
 
 LONGEST_LEASE = 15.0
 """The longest lease that a check waits for; a check takes at most four leases."""
+LONGEST_BLOCKAGE = 1.0
+"""The longest time for which a check blocks the event loop, and all else in the process."""
 
 
 @asynccontextmanager
@@ -62,6 +64,10 @@ LEASES = Need("a broker with leases", lambda _, can: can.lease is not None)
 SHORT_LEASE = Need(
     f"a lease short enough to wait for (set one of {LONGEST_LEASE:g} s or less)",
     lambda _, can: can.lease is None or can.lease <= LONGEST_LEASE,
+)
+BLOCKABLE = Need(
+    f"a lease so short that the event loop can be blocked for it ({LONGEST_BLOCKAGE:g} s or less)",
+    lambda _, can: can.lease is not None and can.lease <= LONGEST_BLOCKAGE,
 )
 LASTING = Need(
     "leases that can be extended to four times their length",

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 from gizmopy.errors import PubSubError, Reject, Retry, UndecodableMessage, UsageError
@@ -17,6 +18,7 @@ from gizmopy.pubsub.handlers import BatchResults
 from gizmopy.pubsub.subscription import Order
 from pubsubtest.conformance.checking import (
     ATTRIBUTES,
+    BLOCKABLE,
     CAP,
     LASTING,
     LEASES,
@@ -243,6 +245,27 @@ async def a_handler_slower_than_the_lease_is_not_disturbed(context: CheckContext
         within=2.6 * context.lease + context.soon,
     )
     expect(len(handled) == len(set(handled)) == 2, f"2 messages were handled as {handled}")
+
+
+@check(BLOCKABLE)
+async def a_handler_that_blocks_the_event_loop_is_reported(context: CheckContext) -> None:
+    """While no lease can be extended, messages are lost: a problem names the handler."""
+
+    blockages = [1.5 * context.lease]
+
+    async def block(_: Message) -> None:
+        end = perf_counter() + (blockages.pop() if blockages else 0)
+        while perf_counter() < end:
+            pass
+
+    running = await context.run(block, max_in_flight=1)
+    expect(not running.subscriber.problem, f"it has a problem: {running.subscriber.problem}")
+    await context.send_numbers(1)
+    await context.until(
+        lambda: "Conformance.handler" in running.subscriber.problem,
+        "a problem of the subscriber that names the handler",
+        within=2 * context.lease + context.soon,
+    )
 
 
 @check(CAP)

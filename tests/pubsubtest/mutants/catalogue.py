@@ -52,6 +52,7 @@ from tests.pubsubtest.mutants.engine import (
     sound,
     subscriber,
     unconfirmed,
+    watches_no_loop,
 )
 from tests.pubsubtest.mutants.receivers import (
     AcceptsAnything,
@@ -607,6 +608,11 @@ ENGINE_MUTANTS = (
             )
         ),
         subscriber(capabilities={"lease_cap": None}),
+    ),
+    _engine(
+        "a blocked event loop is not noticed",
+        watches_no_loop,
+        "a_handler_that_blocks_the_event_loop_is_reported",
     ),
     _engine(
         "handlers share their context",

@@ -13,6 +13,7 @@ import pytest
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Publisher, Receiver, Subscriber
 from gizmopy.pubsub.driver import Limits, Results
+from gizmopy.pubsub.engine.loop_watch import LoopWatch
 from gizmopy.pubsub.engine.waiting_room import WaitingRoom
 from gizmopy.pubsub.handlers import BatchResults
 
@@ -101,6 +102,14 @@ class CancellingReceiver:
             self._pending.cancel()
             await asyncio.wait((self._pending,))
         await self._inner.aclose()
+
+
+def watches_no_loop(patch: pytest.MonkeyPatch) -> None:
+    """Plant an engine that does not look at the lateness of its loop."""
+
+    async def run(_: LoopWatch) -> None: ...
+
+    patch.setattr(LoopWatch, "run", run)
 
 
 def shared_contexts(patch: pytest.MonkeyPatch) -> None:
