@@ -69,6 +69,9 @@ async def _accepted(security: Security, found: Found, request: web.Request) -> o
         except (Problem, web.HTTPException) as error:
             refusals.append(_refusal(error))
             continue
+        if isinstance(caller, BaseException | web.StreamResponse):
+            name = type(caller).__name__
+            raise UsageError(f"checker {alternative.name} returned a {name}; raise it instead")
         # A comparison that is returned is False for a wrong key, and a look-up gives None.
         if caller is not None and caller is not False:
             return caller

@@ -30,6 +30,7 @@ Checker = Callable[..., object]
 CheckerT = TypeVar("CheckerT", bound=Checker)
 
 _MARK = "__gizmo_checker__"
+_ANSWERS = (BaseException, web.StreamResponse)
 _REQUEST_TYPES = (Request, web.Request, web.BaseRequest)
 _is_token = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+").fullmatch
 
@@ -225,6 +226,10 @@ def _declared(checker: Any, owners: Sequence[object]) -> tuple[Checker, Sequence
         for name, function, marks in declared_methods(owner, _MARK):
             if _has_member(type(owner), name, plain):
                 return function, marks
+        name = getattr(plain, "__name__", "")
+        if _has_member(type(owner), name, plain):
+            reason = f"security has {source_of(plain)}, which {name} = None removes"
+            raise DeclarationError(type(owner), reason)
     marks = getattr(plain, _MARK, ())
     return (checker, marks) if marks and callable(checker) else None
 
@@ -236,6 +241,10 @@ def _has_member(kind: type, name: str, plain: Any) -> bool:
 
 
 def _compiled(function: Checker, scheme: Scheme) -> Alternative:
+    if inspect.isgeneratorfunction(function):
+        raise DeclarationError(
+            function, "has a 'yield', so it returns a generator; return a caller"
+        )
     signature = read_signature(function, may_be_sync=True)
     requests = [each for each in signature.parameters if each.annotation in _REQUEST_TYPES]
     texts = [each for each in signature.parameters if each not in requests]
@@ -262,6 +271,10 @@ def _caller_types(function: Checker, returns: Any) -> Sequence[Any]:
         raise DeclarationError(function, "is a checker; annotate its result: the type of a caller")
     if is_caller(returns):
         raise DeclarationError(function, "returns a Caller[…]; annotate it with the type itself")
+    classes = [each for each in members(returns) if isinstance(each, type)]
+    if wrong := [each for each in classes if issubclass(each, _ANSWERS)]:
+        reason = f"returns {wrong[0].__name__}, which would let the request pass; raise it"
+        raise DeclarationError(function, reason)
     callers = [each for each in members(returns) if each not in REFUSING]
     if not callers:
         reason = "returns only None, which refuses each request; return the caller, or True"

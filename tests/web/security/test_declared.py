@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
+from aiohttp import web
 
 import pubsubtest
 from gizmopy import Caller, Endpoints, Service, api_key, get, http_basic, http_bearer
 from gizmopy.errors import DeclarationError
 from gizmopy.server import SimpleServer
-from gizmopy.web import same_secret
+from gizmopy.web import Problem, same_secret
+from gizmopy.web.decorators import collect_routes
+from tests.web.support import serve
 
+T = TypeVar("T")
 BARE: Any = Caller
 wrong: Any = api_key
 wrong_bearer: Any = http_bearer
@@ -36,6 +40,11 @@ class Robot:
 
 
 async def generator(token: str) -> Any:
+    """Is no checker."""
+    yield token
+
+
+def sync_generator(token: str) -> Any:
     """Is no checker."""
     yield token
 
@@ -68,6 +77,9 @@ def key(returns: str) -> Any:
         (lambda: bearer("a: str, b: str"), r"is a checker, which takes \(token: str\)"),
         (lambda: http_basic(function()), r"\(username: str, password: str\)"),
         (lambda: http_bearer(generator), "is an async generator"),
+        (lambda: http_bearer(sync_generator), "has a 'yield', so it returns a generator"),
+        (lambda: bearer(returns=" -> User | Problem"), "returns Problem, which would let the"),
+        (lambda: bearer(returns=" -> web.Response"), "returns Response, which would let the"),
         (lambda: bearer(returns=" -> Caller[User]"), "annotate it with the type itself"),
         (lambda: wrong_bearer(realm="Zoë")(function()), "'Zoë' is not printable ASCII"),
         (lambda: wrong()(generator), 'write one of header="X-API-Key"'),
@@ -236,4 +248,95 @@ async def test_a_checker_may_have_two_schemes() -> None:
             ("/me", {}, 401),
         ):
             async with shop.http.get(path, headers=headers) as response:
+                assert response.status == status
+
+
+@pytest.mark.parametrize("answer", [Problem(401), web.Response(status=401), ValueError()])
+async def test_a_returned_refusal_does_not_let_the_request_pass(answer: Any) -> None:
+    """It was meant to be raised: the request is 500."""
+
+    class Shop(Service):
+        @http_bearer
+        def user(self, token: str) -> Any:
+            return answer
+
+        security = (user,)
+
+        @get("/me")
+        async def me(self) -> str:
+            return "passed"
+
+    async with pubsubtest.serve(Shop) as shop:
+        async with shop.http.get("/me", headers={"Authorization": "Bearer x"}) as response:
+            assert response.status == 500
+
+
+class Keys(Endpoints, Generic[T]):
+    """Checkers that services inherit."""
+
+    @staticmethod
+    @api_key(header="X-Static")
+    def static(key: str) -> str:
+        return f"static {key}"
+
+    @classmethod
+    @api_key(header="X-Class")
+    def of_class(cls, key: str) -> str:
+        return f"{cls.__name__} {key}"
+
+    @api_key(header="X-Abstract")
+    def of_subclass(self, key: str) -> T:
+        raise NotImplementedError
+
+    security = (static, of_class, of_subclass)
+
+
+async def test_checkers_are_inherited() -> None:
+    """A static or class method, and an override that sets the type, are checkers of a subclass."""
+
+    class Shop(Keys[str], Service):
+        def of_subclass(self, key: str) -> str:
+            return f"subclass {key}"
+
+        @get("/me")
+        async def me(self, caller: Caller[str]) -> str:
+            return caller
+
+    async with pubsubtest.serve(Shop) as shop:
+        for name, caller in (
+            ("X-Static", "static 1"),
+            ("X-Class", "Shop 1"),
+            ("X-Abstract", "subclass 1"),
+        ):
+            async with shop.http.get("/me", headers={name: "1"}) as response:
+                assert await response.json() == caller
+
+
+def test_a_removed_checker_ends_the_start() -> None:
+    """An attribute None removes it, and security still names it."""
+
+    class Shop(Keys[str], Service):
+        of_subclass = None  # type: ignore[assignment]
+
+        @get("/me")
+        async def me(self) -> None: ...
+
+    with pytest.raises(DeclarationError, match="which of_subclass = None removes"):
+        SimpleServer(Shop())
+
+
+async def test_an_endpoint_compiled_alone_is_checked() -> None:
+    """There is no way to the function without its checkers."""
+
+    class Shop:
+        @http_bearer
+        def user(self, token: str) -> str:
+            return token
+
+        @get("/me", security=user)
+        async def me(self) -> None: ...
+
+    async with serve(*collect_routes(Shop())) as client:
+        for headers, status in (({}, 401), ({"Authorization": "Bearer x"}, 204)):
+            async with client.get("/me", headers=headers) as response:
                 assert response.status == status
