@@ -3,10 +3,11 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
+from aiohttp import web
 from multidict import CIMultiDict
 
 from tests.support import until as until
@@ -103,3 +104,21 @@ async def talk(url: str, **options: Any) -> AsyncIterator[Talk]:
         yield client
     finally:
         await client.close()
+
+
+async def echo(request: web.Request, reply: Callable[[Any], str]) -> web.WebSocketResponse:
+    """Accept a WebSocket, and answer the data of each message with ``reply`` of it."""
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    async for message in socket:
+        await socket.send_str(reply(message.data))
+    return socket
+
+
+async def stream(request: web.Request, *parts: bytes) -> web.StreamResponse:
+    """Respond with a stream of ``parts``."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for part in parts:
+        await response.write(part)
+    return response

@@ -11,7 +11,7 @@ from aiohttp import ClientSession, WSMsgType, web
 
 from gizmopy import Service, Settings, SimpleServer, get, put, subscribe
 from gizmopy.server import Phase, Stop
-from tests.server.support import PATIENCE, talk, until
+from tests.server.support import PATIENCE, echo, talk, until
 
 BOTH_LOOPS = True
 
@@ -67,10 +67,7 @@ class Pond(Service):
 
     @get("/socket")
     async def socket(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
-            await socket.send_str(message.data)
+        socket = await echo(request, lambda data: data)
         self.closed.append("socket")
         return socket
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from gizmopy.server.health.load_balancers import LoadBalancers
 from pubsubtest import Clock
 
@@ -20,20 +22,30 @@ async def draining(balancers: LoadBalancers, clock: Clock) -> AsyncIterator[asyn
     await asyncio.wait([task])
 
 
-def load_balancers(clock: Clock, addresses: int = 10) -> LoadBalancers:
+@pytest.fixture
+def clock() -> Clock:
+    """Give the clock of the load balancers."""
+    return Clock()
+
+
+@pytest.fixture
+def balancers(clock: Clock) -> LoadBalancers:
+    """Give load balancers without polls."""
+    return load_balancers(clock, addresses=10)
+
+
+def load_balancers(clock: Clock, addresses: int) -> LoadBalancers:
     """Return load balancers on ``clock``."""
     return LoadBalancers(max_addresses=addresses, clock=clock.time, sleep=clock.sleep)
 
 
-async def test_without_polls_the_wait_ends_at_once() -> None:
+async def test_without_polls_the_wait_ends_at_once(balancers: LoadBalancers) -> None:
     """A daemon without load balancers stops at once."""
-    await load_balancers(Clock()).wait_aware()
+    await balancers.wait_aware()
 
 
-async def test_each_address_needs_a_failing_answer() -> None:
+async def test_each_address_needs_a_failing_answer(balancers: LoadBalancers, clock: Clock) -> None:
     """The wait ends with the last address."""
-    clock = Clock()
-    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     balancers.record_poll("10.0.0.2", healthy=True)
     async with draining(balancers, clock) as waiting:
@@ -44,10 +56,10 @@ async def test_each_address_needs_a_failing_answer() -> None:
         await waiting
 
 
-async def test_a_failing_answer_before_the_drain_does_not_count() -> None:
+async def test_a_failing_answer_before_the_drain_does_not_count(
+    balancers: LoadBalancers, clock: Clock
+) -> None:
     """It may have been one failed check, on which no load balancer acts."""
-    clock = Clock()
-    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=False)
     async with draining(balancers, clock) as waiting:
         assert not waiting.done()
@@ -55,10 +67,10 @@ async def test_a_failing_answer_before_the_drain_does_not_count() -> None:
         await waiting
 
 
-async def test_an_address_that_stops_polling_is_forgotten() -> None:
+async def test_an_address_that_stops_polling_is_forgotten(
+    balancers: LoadBalancers, clock: Clock
+) -> None:
     """It is forgotten 60 seconds after its own last poll, and not before."""
-    clock = Clock()
-    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     await clock.advance(10)
     balancers.record_poll("10.0.0.2", healthy=True)
@@ -72,19 +84,19 @@ async def test_an_address_that_stops_polling_is_forgotten() -> None:
         await waiting
 
 
-async def test_an_address_that_is_gone_is_not_waited_for() -> None:
+async def test_an_address_that_is_gone_is_not_waited_for(
+    balancers: LoadBalancers, clock: Clock
+) -> None:
     """A load balancer that was removed a minute ago cannot get an answer."""
-    clock = Clock()
-    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     await clock.advance(60)
     await balancers.wait_aware()
 
 
-async def test_each_address_is_forgotten_by_its_own_last_poll() -> None:
+async def test_each_address_is_forgotten_by_its_own_last_poll(
+    balancers: LoadBalancers, clock: Clock
+) -> None:
     """The order of the first polls does not matter."""
-    clock = Clock()
-    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     balancers.record_poll("10.0.0.2", healthy=True)
     await clock.advance(59)
@@ -95,10 +107,10 @@ async def test_each_address_is_forgotten_by_its_own_last_poll() -> None:
         await waiting
 
 
-async def test_an_address_with_a_passing_answer_during_the_drain_is_waited_for() -> None:
+async def test_an_address_with_a_passing_answer_during_the_drain_is_waited_for(
+    balancers: LoadBalancers, clock: Clock
+) -> None:
     """Its load balancer still sends requests."""
-    clock = Clock()
-    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     async with draining(balancers, clock) as waiting:
         await clock.advance(30)
@@ -109,9 +121,8 @@ async def test_an_address_with_a_passing_answer_during_the_drain_is_waited_for()
         await waiting
 
 
-async def test_new_addresses_cannot_replace_a_load_balancer() -> None:
+async def test_new_addresses_cannot_replace_a_load_balancer(clock: Clock) -> None:
     """At the limit new addresses are ignored, until others are forgotten."""
-    clock = Clock()
     balancers = load_balancers(clock, addresses=2)
     for address in ("10.0.0.1", "10.0.0.2", "192.0.2.1"):
         balancers.record_poll(address, healthy=True)
@@ -128,10 +139,8 @@ async def test_new_addresses_cannot_replace_a_load_balancer() -> None:
         assert not waiting.done()
 
 
-async def test_a_cancelled_wait_can_be_repeated() -> None:
+async def test_a_cancelled_wait_can_be_repeated(balancers: LoadBalancers, clock: Clock) -> None:
     """A cancelled wait leaves no task behind."""
-    clock = Clock()
-    balancers = load_balancers(clock)
     balancers.record_poll("10.0.0.1", healthy=True)
     async with draining(balancers, clock) as waiting:
         waiting.cancel()

@@ -13,7 +13,7 @@ from aiohttp import ClientSession, web
 import pubsubtest
 from gizmopy import Service, Settings, get, post, put
 from gizmopy.web import CORS, EndpointTable, delete, patch
-from tests.server.support import Answer, talk
+from tests.server.support import Answer, stream, talk
 
 EVIL = "Origin: http://evil.example"
 CROSS = "Sec-Fetch-Site: cross-site"
@@ -336,10 +336,7 @@ class Various(Shop):
 
     @get("/stream")
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(b"x")
-        return response
+        return await stream(request, b"x")
 
     @get("/sniffed")
     async def sniffed(self) -> web.Response:

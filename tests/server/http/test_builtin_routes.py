@@ -11,6 +11,7 @@ import pubsubtest
 from gizmopy import Service, Settings, SimpleServer, get, put
 from gizmopy.errors import ConfigError, StartError
 from gizmopy.web import Handler
+from tests.server.support import stream
 
 BOTH_LOOPS = True
 
@@ -203,10 +204,7 @@ async def test_every_kind_of_response_has_cors_headers() -> None:
     class Own(Shop):
         @get("/stream")
         async def stream(self, request: web.Request) -> web.StreamResponse:
-            response = web.StreamResponse()
-            await response.prepare(request)
-            await response.write(b"x")
-            return response
+            return await stream(request, b"x")
 
         @get("/broken")
         async def broken(self) -> str:

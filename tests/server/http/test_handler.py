@@ -16,6 +16,7 @@ import pubsubtest
 from gizmopy import Header, Problem, Service, Settings, get, post, put
 from gizmopy.observe.context import request_id
 from gizmopy.web import Handler
+from tests.server.support import echo
 
 
 class NewCat(BaseModel):
@@ -70,11 +71,7 @@ class Cats(Service):
 
     @get("/socket")
     async def socket(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
-            await socket.send_str(message.data.upper())
-        return socket
+        return await echo(request, lambda data: data.upper())
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gizmopy import Service, Settings, SimpleServer, get
 from tests.server.certificates import AUTHORITY, Files
-from tests.server.support import talk
+from tests.server.support import stream, talk
 
 BOTH_LOOPS = True
 
@@ -22,10 +22,7 @@ class Example(Service):
 
     @get("/stream")
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(b"streamed")
-        return response
+        return await stream(request, b"streamed")
 
     @get("/own")
     async def own(self) -> web.Response:

@@ -19,6 +19,7 @@ from gizmopy.server import Stop
 from gizmopy.server.http.client_timeouts import ClientTimeout
 from gizmopy.server.http.connection.protocol import Connection
 from gizmopy.web import CORS
+from tests.server.support import echo
 from tests.support import until
 
 
@@ -71,11 +72,7 @@ class Example(Service):
 
     @get("/echo")
     async def echo(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
-            await socket.send_str(f"you said {message.data}")
-        return socket
+        return await echo(request, lambda data: f"you said {data}")
 
     @get("/events")
     async def events(self, request: web.Request) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from aiohttp import ClientSession, WSMsgType, web
 
 import pubsubtest
 from gizmopy import Service, Settings, get, post, put
-from tests.server.support import PATIENCE, Talk, request, talk
+from tests.server.support import PATIENCE, Talk, echo, request, talk
 
 BOTH_LOOPS = True
 
@@ -55,11 +55,7 @@ class Example(Service):
 
     @get("/socket")
     async def socket(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
-            await socket.send_str(f"you said {message.data}")
-        return socket
+        return await echo(request, lambda data: f"you said {data}")
 
     @get("/file")
     async def file(self) -> web.StreamResponse:

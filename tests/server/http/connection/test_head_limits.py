@@ -12,7 +12,7 @@ from aiohttp import web
 import pubsubtest
 from gizmopy import Service, Settings, get, put
 from gizmopy.server.http.connection.head_limits import MAX_LINE
-from tests.server.support import Talk, request, talk
+from tests.server.support import Talk, echo, request, talk
 
 BOTH_LOOPS = True
 
@@ -40,11 +40,7 @@ class Example(Service):
 
     @get("/echo")
     async def echo(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
-            await socket.send_str(str(len(message.data)))
-        return socket
+        return await echo(request, lambda data: str(len(data)))
 
     @get("/slow")
     async def slow(self) -> str:

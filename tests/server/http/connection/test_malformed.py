@@ -190,63 +190,62 @@ async def test_a_malformed_target_is_refused(
     assert "failed" not in caplog.text
 
 
+_Request = tuple[bytes, bytes, bytes, bytes]
+"""A method, a target, a line of the head, and a body."""
+
+
+def _get(target: bytes, field: bytes = b"") -> _Request:
+    return (b"GET", target, field, b"")
+
+
+def _put(target: bytes, body: bytes, field: bytes = b"X: y") -> _Request:
+    return (b"PUT", target, field, body)
+
+
 _STRANGE = {
-    "percent": (b"GET", b"/%", b"", b""),
-    "percent zz": (b"GET", b"/url?a=%zz", b"", b""),
-    "not UTF-8": (b"GET", b"/url?\xff", b"", b""),
-    "not UTF-8, encoded": (b"GET", b"/%ff?%ff", b"", b""),
-    "absolute": (b"GET", b"http://x:65535/url?a#b", b"", b""),
+    "percent": _get(b"/%"),
+    "percent zz": _get(b"/url?a=%zz"),
+    "not UTF-8": _get(b"/url?\xff"),
+    "not UTF-8, encoded": _get(b"/%ff?%ff"),
+    "absolute": _get(b"http://x:65535/url?a#b"),
     "OPTIONS *": (b"OPTIONS", b"*", b"", b""),
     "unknown method": (b"PROPFIND", b"/url", b"", b""),
-    "expectation": (b"GET", b"/url", b"Expect: \xff", b""),
-    "cookies": (b"GET", b"/conditions", b'Cookie: \xff=\xff; ;; a="\\777; =', b""),
-    "year": (b"GET", b"/conditions", b"If-Modified-Since: Thu, 01 Jan %d 0:0:0 GMT" % 10**20, b""),
-    "range year": (b"GET", b"/conditions", b"If-Range: Thu, 01 Jan %d 0:0:0 GMT" % 10**20, b""),
-    "tags": (b"GET", b"/conditions", b'If-None-Match: "\xff, W/', b""),
-    "range": (b"GET", b"/range", b"Range: bytes=5-1", b""),
-    "range of digits": (b"GET", b"/range", b"Range: bytes=" + b"9" * 5000 + b"-", b""),
-    "range of a file": (b"GET", b"/file", b"Range: bytes=5-1", b""),
-    "year of a file": (
-        b"GET",
-        b"/file",
-        b"If-Modified-Since: Thu, 01 Jan %d 0:0:0 GMT" % 10**20,
-        b"",
+    "expectation": _get(b"/url", b"Expect: \xff"),
+    "cookies": _get(b"/conditions", b'Cookie: \xff=\xff; ;; a="\\777; ='),
+    "year": _get(b"/conditions", b"If-Modified-Since: Thu, 01 Jan %d 0:0:0 GMT" % 10**20),
+    "range year": _get(b"/conditions", b"If-Range: Thu, 01 Jan %d 0:0:0 GMT" % 10**20),
+    "tags": _get(b"/conditions", b'If-None-Match: "\xff, W/'),
+    "range": _get(b"/range", b"Range: bytes=5-1"),
+    "range of digits": _get(b"/range", b"Range: bytes=" + b"9" * 5000 + b"-"),
+    "range of a file": _get(b"/file", b"Range: bytes=5-1"),
+    "year of a file": _get(b"/file", b"If-Modified-Since: Thu, 01 Jan %d 0:0:0 GMT" % 10**20),
+    "identity": _get(b"/url", b"X-Request-ID: \xff\r\ntraceparent: \xff"),
+    "agent": _get(b"/url", b"User-Agent: \xff\r\nReferer: \xff\r\nOrigin: \xff"),
+    "charset": _put(b"/text", b"x", b"Content-Type: text/plain; charset=unknown-xyz"),
+    "charset of bytes": _put(b"/text", b"x", b"Content-Type: text/plain; charset=hex"),
+    "slow charset": _put(b"/text", b"x", b"Content-Type: text/plain; charset=punycode"),
+    "charset of controls": _put(b"/text", b"x", b"Content-Type: text/plain; charset=\xff"),
+    "text not UTF-8": _put(b"/text", b"\xff"),
+    "text not UTF-16": _put(b"/text", b"xyz", b"Content-Type: text/plain; charset=utf-16"),
+    "no JSON": _put(b"/json", b"{"),
+    "deep JSON": _put(b"/json", b"[" * 100_000),
+    "digits in JSON": _put(b"/json", b"1" * 5000),
+    "empty JSON": _put(b"/json", b""),
+    "no model": _put(b"/model", b"\xff", b"Content-Type: application/json"),
+    "deep model": _put(b"/model", b"[" * 100_000, b"Content-Type: application/json"),
+    "model in UTF-16": _put(b"/model", b"{}", b"Content-Type: application/json;charset=utf-16"),
+    "form not UTF-8": _put(b"/form", b"\xff", b"Content-Type: application/x-www-form-urlencoded"),
+    "form without boundary": _put(b"/form", b"x", b"Content-Type: multipart/form-data"),
+    "form without part": _put(b"/form", b"x", b"Content-Type: multipart/form-data; boundary=x"),
+    "form cut": _put(b"/form", b"--x\r\n", b"Content-Type: multipart/form-data; boundary=x"),
+    "parts without boundary": _put(b"/parts", b"x", b"Content-Type: multipart/mixed"),
+    "part without colon": _put(
+        b"/parts", b"--x\r\nbad\r\n\r\n", b"Content-Type: multipart/mixed; boundary=x"
     ),
-    "identity": (b"GET", b"/url", b"X-Request-ID: \xff\r\ntraceparent: \xff", b""),
-    "agent": (b"GET", b"/url", b"User-Agent: \xff\r\nReferer: \xff\r\nOrigin: \xff", b""),
-    "charset": (b"PUT", b"/text", b"Content-Type: text/plain; charset=unknown-xyz", b"x"),
-    "charset of bytes": (b"PUT", b"/text", b"Content-Type: text/plain; charset=hex", b"x"),
-    "slow charset": (b"PUT", b"/text", b"Content-Type: text/plain; charset=punycode", b"x"),
-    "charset of controls": (b"PUT", b"/text", b"Content-Type: text/plain; charset=\xff", b"x"),
-    "text not UTF-8": (b"PUT", b"/text", b"X: y", b"\xff"),
-    "text not UTF-16": (b"PUT", b"/text", b"Content-Type: text/plain; charset=utf-16", b"xyz"),
-    "no JSON": (b"PUT", b"/json", b"X: y", b"{"),
-    "deep JSON": (b"PUT", b"/json", b"X: y", b"[" * 100_000),
-    "digits in JSON": (b"PUT", b"/json", b"X: y", b"1" * 5000),
-    "empty JSON": (b"PUT", b"/json", b"X: y", b""),
-    "no model": (b"PUT", b"/model", b"Content-Type: application/json", b"\xff"),
-    "deep model": (b"PUT", b"/model", b"Content-Type: application/json", b"[" * 100_000),
-    "model in UTF-16": (b"PUT", b"/model", b"Content-Type: application/json;charset=utf-16", b"{}"),
-    "form not UTF-8": (
-        b"PUT",
-        b"/form",
-        b"Content-Type: application/x-www-form-urlencoded",
-        b"\xff",
-    ),
-    "form without boundary": (b"PUT", b"/form", b"Content-Type: multipart/form-data", b"x"),
-    "form without part": (b"PUT", b"/form", b"Content-Type: multipart/form-data; boundary=x", b"x"),
-    "form cut": (b"PUT", b"/form", b"Content-Type: multipart/form-data; boundary=x", b"--x\r\n"),
-    "parts without boundary": (b"PUT", b"/parts", b"Content-Type: multipart/mixed", b"x"),
-    "part without colon": (
-        b"PUT",
-        b"/parts",
-        b"Content-Type: multipart/mixed; boundary=x",
-        b"--x\r\nbad\r\n\r\n",
-    ),
-    "long line": (b"PUT", b"/line", b"X: y", b"x" * 100),
-    "deflate": (b"PUT", b"/bytes", b"Content-Encoding: deflate", b"garbage"),
-    "gzip cut": (b"PUT", b"/bytes", b"Content-Encoding: gzip", gzip.compress(b"x" * 100)[:-9]),
-    "unknown coding": (b"PUT", b"/bytes", b"Content-Encoding: \xff", b"x"),
+    "long line": _put(b"/line", b"x" * 100),
+    "deflate": _put(b"/bytes", b"garbage", b"Content-Encoding: deflate"),
+    "gzip cut": _put(b"/bytes", gzip.compress(b"x" * 100)[:-9], b"Content-Encoding: gzip"),
+    "unknown coding": _put(b"/bytes", b"x", b"Content-Encoding: \xff"),
 }
 
 

@@ -17,7 +17,7 @@ from gizmopy import Service, Settings, get
 from gizmopy.server.http.listening import acceptor as accepting
 from gizmopy.server.http.listening import descriptors
 from tests.server.certificates import AUTHORITY, Files
-from tests.server.support import Talk, request, talk, until
+from tests.server.support import Talk, request, stream, talk, until
 
 BOTH_LOOPS = True
 
@@ -34,10 +34,7 @@ class Example(Service):
 
     @get("/stream")
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(b"hello")
-        return response
+        return await stream(request, b"hello")
 
     @get("/slow")
     async def slow(self) -> str:
