@@ -7,9 +7,11 @@ error of a handler may quote a whole message.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from pydantic_core import ValidationError
 
+from gizmopy.untrusted.error_groups import leaves
 from gizmopy.untrusted.hidden import masked
 from gizmopy.untrusted.text import MAX_CHARACTERS, cut
 
@@ -18,6 +20,9 @@ MOST_LISTED = 100
 
 _MOST_LINKED = 100
 """The number of errors that ``shortened`` follows: causes, contexts, members of groups."""
+
+_MOST_NAMED = 10
+"""The number of members of a group that are named in one line."""
 
 _SHORTEST_SECRET = 4
 """Shorter texts are not masked: a client could send one to hide the letters of an error."""
@@ -47,11 +52,17 @@ def text_of(error: BaseException, secrets: Sequence[str] = ()) -> str:
 def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> str:
     """Return the type of ``error`` and its text, if it has one: ``ValueError: no such cat``.
 
+    Of a group it also names the members: its own text says only how many they are.
+
     Never log the ``repr`` of an error that gizmopy did not raise: that of a UnicodeEncodeError
     holds all of the text that could not be encoded, for example a password.
     """
     name, text = type(error).__name__, text_of(error, secrets)
-    return f"{name}: {text}" if text else name
+    described = f"{name}: {text}" if text else name
+    if isinstance(error, BaseExceptionGroup):
+        named = (describe_error(each, secrets) for each in islice(leaves(error), _MOST_NAMED))
+        return cut(f"{described}: {'; '.join(named)}")
+    return described
 
 
 def shortened(error: BaseException, secrets: Sequence[str] = ()) -> BaseException:

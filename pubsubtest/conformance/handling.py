@@ -168,6 +168,31 @@ async def a_rejected_message_becomes_a_dead_letter_at_once(context: CheckContext
 
 
 @check()
+async def a_group_of_errors_counts_as_the_gravest(context: CheckContext) -> None:
+    """``Reject`` in a task group is a ``Reject``; the dead letter names each error."""
+    dead, publisher = await context.dead_letters()
+    handlings = 0
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    async def reject(message: Message) -> None:
+        nonlocal handlings
+        handlings += 1
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail(ValueError("odd")))
+            group.create_task(fail(Reject("no such cat")))
+
+    await context.run(reject, dead_letter=publisher.publish)
+    await context.send(context.message(b"x"))
+    (letter,) = await context.collect(dead, 1, settle=True)
+    attributes = letter.attributes
+    expect(handlings == 1, f"it was handled {handlings} times")
+    expect(attributes.get("gizmo-dl-reason") == "no such cat", f"{dict(attributes)}")
+    expect("ValueError: odd" in attributes.get("gizmo-dl-exception", ""), f"{dict(attributes)}")
+
+
+@check()
 async def an_undecodable_message_holds_up_nobody(context: CheckContext) -> None:
     """It becomes one dead letter at once, and the next message is handled."""
     dead, publisher = await context.dead_letters()

@@ -104,3 +104,14 @@ def test_a_long_chain_is_cut() -> None:
         last, error = error, ValueError(str(number))
         error.__cause__ = last
     assert written(error).count("ValueError: ") == 100
+
+
+def test_a_group_is_described_with_its_members() -> None:
+    """Its own text says only how many they are."""
+    error = ExceptionGroup("two", [ValueError("a"), ExceptionGroup("", [KeyError("b")])])
+    assert (
+        describe_error(error)
+        == "ExceptionGroup: two (2 sub-exceptions): ValueError: a; KeyError: 'b'"
+    )
+    many = ExceptionGroup("many", [ValueError("x" * 500) for _ in range(1000)])
+    assert len(describe_error(many)) <= LIMIT + 1

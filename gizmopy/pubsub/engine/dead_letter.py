@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
 from gizmopy.errors import PubSubError, Reject, TopicNotFound
+from gizmopy.pubsub.gravity import gravest
 from gizmopy.pubsub.message import Message, merged, removed
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.untrusted.error_groups import leaves
 from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.text import cut, escape, quoted
 
@@ -24,7 +27,7 @@ _MAX_HOPS = 16
 """A message that was dead-lettered so often goes round in a cycle of several services."""
 DESCRIPTIONS: Mapping[str, str] = {
     "gizmo-dl-reason": "The reason of Reject, or undecodable, or exhausted.",
-    "gizmo-dl-exception": "Type and text of the error.",
+    "gizmo-dl-exception": "Type and text of the error; of a group, those of its members.",
     "gizmo-dl-source-topic": "The topic that the message came from.",
     "gizmo-dl-source-subscription": "The subscription that received it.",
     "gizmo-dl-source-partition": "The partition that it came from, if the broker has partitions.",
@@ -43,6 +46,8 @@ _EARLIER = {
     for name in (*_LEVEL, f"{PREFIX}redriven", f"{PREFIX}redriven-at")
 }
 """The names that earlier versions gave these attributes, and their names of today."""
+_LISTED = 9
+"""How many more members of a group are named."""
 _SHORT = 64
 """The characters of an attribute if there is no room for more."""
 _ESSENTIAL = ("gizmo-dl-reason", "gizmo-dl-source-subscription")
@@ -124,11 +129,11 @@ def as_attributes(failure: Failure) -> dict[str, str]:
     number of the failure: the first source is gizmo-dl-1-source-topic.
     """
     message, reason, error, subscription, first_failed_at = failure
+    cause = gravest(error)
     earlier = (message.delivery - 1) * subscription.retry.attempts
-    kind = f"{type(error).__module__}.{type(error).__qualname__}"
     headers = {
-        "gizmo-dl-reason": error.reason or reason if isinstance(error, Reject) else reason,
-        "gizmo-dl-exception": f"{kind}: {text_of(error)}",
+        "gizmo-dl-reason": cause.reason or reason if isinstance(cause, Reject) else reason,
+        "gizmo-dl-exception": _exception(error),
         "gizmo-dl-source-topic": message.topic,
         "gizmo-dl-source-subscription": subscription.subscription,
         "gizmo-dl-message-id": message.id,
@@ -150,6 +155,21 @@ def as_attributes(failure: Failure) -> dict[str, str]:
         **earlier_failure,
         HOPS: str(hops + 1),
     }
+
+
+def _exception(error: BaseException) -> str:
+    """Return the type and the text of an error; of a group, those of its members.
+
+    The gravest is the first. The text of a group says only how many they are.
+    """
+    first = gravest(error)
+    others = (each for each in leaves(error) if each is not first)
+    texts = (_typed(each) for each in itertools.chain((first,), itertools.islice(others, _LISTED)))
+    return "; ".join(texts)
+
+
+def _typed(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}: {text_of(error)}"
 
 
 def _text(value: object) -> str:

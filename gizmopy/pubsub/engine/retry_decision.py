@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gizmopy.errors import Reject, Retry, UndecodableMessage, seconds_of
 from gizmopy.pubsub.driver import Capabilities
+from gizmopy.pubsub.gravity import gravest
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.subscription import Subscription
 
@@ -54,8 +55,10 @@ def decide(
     It is retried in place first, then redelivered, and dead-lettered after ``max_deliveries``. If
     it cannot be redelivered, each ``retry.attempts`` handlings count as one delivery.
 
-    A cancellation never leads to a dead letter: it is not a fault of the message.
+    A cancellation never leads to a dead letter: it is not a fault of the message. Of a group of
+    errors, as a task group raises it, the gravest counts.
     """
+    error = gravest(error)
     delay = _delay(message, error, subscription, random)
     if isinstance(error, Retry) and not error.counted:
         return RetryDecision(Action.POSTPONE, delay)

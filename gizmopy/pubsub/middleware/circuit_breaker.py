@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from gizmopy.errors import Reject, Retry, UndecodableMessage, UsageError, seconds_from
+from gizmopy.pubsub.gravity import gravest
 from gizmopy.pubsub.handlers import Handler, MessageMiddleware
 from gizmopy.pubsub.message import Message
 from gizmopy.untrusted.durations import DurationLike
@@ -69,6 +70,7 @@ def circuit_breaker(
 
 def _is_neutral(error: BaseException) -> bool:
     """Return whether an error says nothing about the service that the handler calls."""
+    error = gravest(error)
     if isinstance(error, Retry):
         return not error.counted
     return isinstance(error, (Reject, UndecodableMessage)) or not isinstance(error, Exception)

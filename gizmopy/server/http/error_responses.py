@@ -12,8 +12,9 @@ from gizmopy.errors import PubSubError
 from gizmopy.server.http.browser_rules import BrowserRules
 from gizmopy.server.http.connection.served_request import CancelReason, ServedRequest
 from gizmopy.server.http.endpoint import Endpoint
-from gizmopy.server.http.failure_causes import came_of_timeout, is_overdue, members
+from gizmopy.server.http.failure_causes import came_of_timeout, is_overdue
 from gizmopy.server.http.observer import Observers
+from gizmopy.untrusted.error_groups import leaves
 from gizmopy.untrusted.error_text import shortened, text_of
 from gizmopy.untrusted.text import cut
 from gizmopy.web import Problem
@@ -113,7 +114,7 @@ class ErrorResponses:
         self, request: ServedRequest, group: BaseExceptionGroup[BaseException]
     ) -> Problem | web.Response | None:
         """Return the response with the highest status; None if one error is the service's fault."""
-        errors = list(members(group))
+        errors = list(leaves(group))
         gone = [each for each in errors if isinstance(each, ConnectionError)]
         if gone and request.is_client_gone:
             raise gone[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
 from time import monotonic
 
 from gizmopy.observe.context import deadline
@@ -15,15 +14,6 @@ _MAX_CHAIN = 32
 _TIMEOUT_NAME = re.compile(r"Time[d]?[Oo]ut|Deadline").search
 _SLACK_SHARE, _LEAST_SLACK, _MOST_SLACK = 0.1, 0.005, 0.1
 """How early a timeout may expire: a tenth of the request's time, within these seconds."""
-
-
-def members(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors in ``error`` if it is a group, with those of nested groups; else itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from members(each)
-    else:
-        yield error
 
 
 def is_overdue(request: ServedRequest) -> bool:

@@ -155,3 +155,17 @@ async def test_odd_values_are_carried_as_text() -> None:
     attributes = bench.dead[0].attributes
     assert attributes["gizmo-dl-source-partition"] == "(Odd)"
     assert attributes["gizmo-dl-deliveries"] == "2"
+
+
+async def test_a_dead_letter_of_a_group_names_its_members() -> None:
+    """The gravest is the first; the text of a group says only how many they are."""
+    error = ExceptionGroup(
+        "unhandled errors in a TaskGroup", [ValueError("odd"), ExceptionGroup("", [Reject("no")])]
+    )
+    async with running(always(error), dead_letter=True) as bench:
+        bench.receiver.put(message(id="1"))
+        await until(lambda: bench.dead)
+    attributes = bench.dead[0].attributes
+    assert attributes["gizmo-dl-reason"] == "no"
+    expected = "gizmopy.errors.Reject: no; builtins.ValueError: odd"
+    assert attributes["gizmo-dl-exception"] == expected

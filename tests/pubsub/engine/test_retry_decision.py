@@ -157,3 +157,42 @@ def test_a_delay_is_within_the_policy(
     """However often a message has failed, the delay is neither negative nor above the cap."""
     decision = decided(error, attempt=attempt, delivery=delivery, order=order)
     assert 0 <= decision.delay <= POLICY.cap
+
+
+def _group(*errors: BaseException) -> BaseException:
+    return BaseExceptionGroup("unhandled errors in a TaskGroup", errors)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([Reject("no")], Reject("no")),
+        ([Retry(after=7)], Retry(after=7)),
+        ([Retry(after=7, counted=False)], Retry(after=7, counted=False)),
+        ([UndecodableMessage("bad")], UndecodableMessage("bad")),
+        ([ValueError(), KeyError()], ValueError()),
+        ([asyncio.CancelledError()], asyncio.CancelledError()),
+        ([_group(_group(Reject("no")))], Reject("no")),
+        ([ValueError(), _group(Retry(after=7), Reject("no"))], Reject("no")),
+        ([Retry(after=7), ValueError()], ValueError()),
+        ([Retry(after=7, counted=False), Retry(after=5)], Retry(after=5)),
+        ([Retry(after=5), Retry(after=7), Retry()], Retry(after=7)),
+        ([asyncio.CancelledError(), Retry(after=7, counted=False)], Retry(after=7, counted=False)),
+    ],
+)
+@pytest.mark.parametrize("attempt", [1, 3])
+def test_of_a_group_the_gravest_error_counts(
+    members: list[BaseException], expected: BaseException, attempt: int
+) -> None:
+    """A task group raises the errors of its tasks as a group."""
+    for delivery in (1, 3):
+        decision = decided(_group(*members), attempt=attempt, delivery=delivery)
+        assert decision == decided(expected, attempt=attempt, delivery=delivery)
+
+
+def test_a_deeply_nested_group_is_looked_through() -> None:
+    """Its depth is no limit: Python's recursion would be."""
+    error: BaseException = Reject("no")
+    for _ in range(5000):
+        error = _group(error)
+    assert decided(error).action is Action.DEAD_LETTER

@@ -88,6 +88,7 @@ async def test_a_success_ends_the_row() -> None:
         UndecodableMessage("no JSON"),
         Retry("another is at it", counted=False),
         asyncio.CancelledError(),
+        ExceptionGroup("", [Retry(counted=False), Reject("no cat")]),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -536,6 +536,11 @@ ENGINE_MUTANTS = (
         "a_rejected_message_becomes_a_dead_letter_at_once",
     ),
     _engine(
+        "a group of errors is an error like any other",
+        handler_that(lambda e: ValueError() if isinstance(e, BaseExceptionGroup) else e),
+        "a_group_of_errors_counts_as_the_gravest",
+    ),
+    _engine(
         "an undecodable message is retried",
         handler_that(lambda e: ValueError() if isinstance(e, UndecodableMessage) else e),
         "an_undecodable_message_holds_up_nobody",
