@@ -7,6 +7,7 @@ from typing import Any
 
 from gizmopy.declaration import Parameter
 from gizmopy.errors import DeclarationError
+from gizmopy.untrusted.json_text import NO_SCHEMA
 from gizmopy.web.annotations import (
     Body,
     Form,
@@ -140,5 +141,6 @@ def _whole_body(route: Route, parameter: Parameter, timeout: float | None) -> JS
 def _has_file(schema: Any) -> bool:
     """Return whether a schema of pydantic has an UploadFile."""
     if isinstance(schema, Mapping):
-        return schema.get("cls") is UploadFile or any(map(_has_file, schema.values()))
+        parts = (value for key, value in schema.items() if key not in NO_SCHEMA)
+        return schema.get("cls") is UploadFile or any(map(_has_file, parts))
     return isinstance(schema, list | tuple) and any(map(_has_file, schema))

@@ -197,7 +197,11 @@ def check_text_type(function: Function, parameter: Parameter, location: str) -> 
         raise DeclarationError(function, reason)
     if (part := non_text_part(annotation)) is not None:
         reason = f"{location} parameter {name!r} is read from text, which cannot give {part!r}"
-        raise DeclarationError(function, f"{reason}; use a type such as str, int or list[str]")
+        # A form is the one place where bytes are meant as a file.
+        file = ", or UploadFile for a file" if location == "form" else ""
+        raise DeclarationError(
+            function, f"{reason}; use a type such as str, int or list[str]{file}"
+        )
     if location == "path" and not parameter.required:
         reason = f"path parameter {name!r} has a default, but is always present; remove the default"
         raise DeclarationError(function, reason)

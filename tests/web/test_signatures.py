@@ -34,6 +34,15 @@ class WithFile(BaseModel):
     file: UploadFile | None = None
 
 
+cycle: dict[str, Any] = {}
+cycle["cycle"] = cycle
+
+
+class Cyclic(BaseModel):
+    value: dict[str, Any] = cycle
+    file: UploadFile
+
+
 class Nested(BaseModel):
     paging: Paging
 
@@ -207,7 +216,8 @@ def test_a_key_belongs_to_one_parameter(annotations: dict[str, Any], reason: str
             {"a": Annotated[UploadFile | str, Form()]},
             "form parameter 'a' is read from text",
         ),
-        ("POST", {"a": Annotated[bytes, Form()]}, "which cannot give <class 'bytes'>"),
+        ("POST", {"a": Annotated[bytes, Form()]}, "or UploadFile for a file"),
+        ("POST", {"a": (Cyclic, None)}, "from JSON, which has no files"),
         ("POST", {"a": Annotated[UploadFile, Query()]}, "query parameter 'a' is read from text"),
         ("POST", {"a": Annotated[WithFile, Query()]}, "which cannot give <class"),
         ("POST", {"a": Annotated[Nested, Form()]}, "is one text, which cannot be an object"),
