@@ -115,6 +115,25 @@ async def test_a_topic_that_is_made_anew_is_handled(real_kafka: Cluster) -> None
     assert len({*first.origins, *anew.origins}) == 2
 
 
+async def test_a_topic_that_is_made_anew_while_it_is_consumed_is_handled(
+    real_kafka: Cluster,
+) -> None:
+    """The running member asks for the id of the topic again."""
+    topic, store = f"cats-{uuid4().hex[:8]}", MemoryStore()
+    async with an_admin(real_kafka) as admin:
+        await make(admin, topic)
+        await publish(real_kafka, topic, b"1", b"2", b"3")
+        async with consuming(real_kafka, topic, store, "first") as (handler, settled):
+            await until(lambda: len(settled) == 3)
+            await admin.delete_topics([topic])
+            await make(admin, topic)
+            await publish(real_kafka, topic, b"4", b"5")
+            await until(lambda: len(settled) == 5)
+        await admin.delete_topics([topic])
+    assert handler.bodies == [b"1", b"2", b"3", b"4", b"5"]
+    assert len(set(handler.origins)) >= 2
+
+
 async def test_two_clusters_with_one_store_skip_nothing(kafka: AnyCluster, tmp_path: Path) -> None:
     """The same topic name, offsets and dates on another cluster are other messages."""
     topic, store = f"cats-{uuid4().hex[:8]}", MemoryStore()
