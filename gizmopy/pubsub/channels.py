@@ -18,6 +18,7 @@ from gizmopy.pubsub.engine.observer import Observer
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
 from gizmopy.pubsub.publisher import Publisher
 from gizmopy.pubsub.publishers import Publishers
+from gizmopy.pubsub.pushes import PushTarget
 from gizmopy.pubsub.shared_drivers import SharedDrivers
 from gizmopy.pubsub.subscription import Subscription
 from gizmopy.pubsub.unconsumed import UnconsumedSender
@@ -156,6 +157,13 @@ class Channels:
         return publisher, driver.capabilities.delivery_timeout
 
     # Consuming: see Consumers.
+
+    def push_targets(self, subscriptions: Sequence[Subscription]) -> list[PushTarget]:
+        """Return the receivers whose routes the server mounts before it listens.
+
+        Raises StartError as ``start`` does.
+        """
+        return self._consumers.push_targets(subscriptions)
 
     async def connect_local(self, subscriptions: Sequence[Subscription]) -> None:
         """Connect the subscriptions to brokers in this process, before the start of all of them.

@@ -20,10 +20,11 @@ from gizmopy.errors import (
 )
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub.destinations import Destination, DestinationResolver, find_cycle
-from gizmopy.pubsub.driver import Driver, new_receiver
+from gizmopy.pubsub.driver import Driver, Receiver, new_receiver
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
 from gizmopy.pubsub.engine.observer import Observer
 from gizmopy.pubsub.engine.outcome import DrainReport, OnSettle
+from gizmopy.pubsub.pushes import PushTarget
 from gizmopy.pubsub.shared_drivers import SharedDrivers
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
@@ -94,11 +95,26 @@ class Consumers:
         self._publish = publish
         self._early: dict[int, _Consumer] = {}
         """The subscriptions that are connected and wait for the start, by their id()."""
+        self._pushed: dict[int, PushTarget] = {}
+        """The receivers of pushed messages, by the id() of their subscription."""
         self._running: list[_Running] = []
         self._deadline = Deadline()
         """The end of the drain that runs."""
 
     # Start.
+
+    def push_targets(self, subscriptions: Sequence[Subscription]) -> list[PushTarget]:
+        """Return the receivers whose brokers push messages. Raises StartError as ``start`` does."""
+        for subscription in subscriptions:
+            destination = self._destination(subscription)
+            try:
+                driver = self._drivers.of(destination)
+                if driver.capabilities.pushes:
+                    receiver = self._new_receiver(subscription, destination, driver)
+                    self._pushed[id(subscription)] = PushTarget(subscription.name, receiver)
+            except GizmoError as error:
+                raise _start_error(subscription, destination, error) from error
+        return list(self._pushed.values())
 
     async def connect_local(self, subscriptions: Sequence[Subscription]) -> None:
         """Connect the subscriptions to brokers in this process, before the start of all of them.
@@ -212,24 +228,40 @@ class Consumers:
         driver: Driver,
         dead_letter: DeadLetter | None,
     ) -> Subscriber:
-        topic, channel, name = destination.topic, subscription.channel, subscription.subscription
-        receiver = new_receiver(
-            driver,
-            topic,
-            self._destinations.subscription_of(channel, name),
-            ordered=subscription.order != "none",
-            derived=subscription.has_default_name,
-        )
         return Subscriber(
-            receiver,
+            self._receiver(subscription, destination, driver),
             subscription,
-            topic=topic,
+            topic=destination.topic,
             capabilities=driver.capabilities,
             metrics=self._options.metrics,
             dead_letter=dead_letter,
             on_settle=self._options.on_settle,
             observers=self._options.observers,
             sleep=self._options.sleep,
+        )
+
+    def _receiver(
+        self, subscription: Subscription, destination: Destination, driver: Driver
+    ) -> Receiver:
+        """Return the receiver whose routes are mounted, or a new one in its place."""
+        target = self._pushed.get(id(subscription))
+        if target is not None and (mounted := target.take()) is not None:
+            return mounted
+        receiver = self._new_receiver(subscription, destination, driver)
+        if target is not None:
+            target.replace(receiver)
+        return receiver
+
+    def _new_receiver(
+        self, subscription: Subscription, destination: Destination, driver: Driver
+    ) -> Receiver:
+        channel, name = subscription.channel, subscription.subscription
+        return new_receiver(
+            driver,
+            destination.topic,
+            self._destinations.subscription_of(channel, name),
+            ordered=subscription.order != "none",
+            derived=subscription.has_default_name,
         )
 
     def _dead_letter(self, channel: str) -> DeadLetter | None:
@@ -260,6 +292,9 @@ class Consumers:
         for each in self._running:
             if not each.is_local:
                 each.supervisor.stop_receiving()
+        # Now, and not at the close of the receivers: the server waits for its requests before that.
+        for target in self._pushed.values():
+            target.refuse()
 
     async def drain(self, timeout: float) -> DrainReport:
         """Drain all subscribers within ``timeout`` seconds; see :meth:`Subscriber.drain`.
@@ -300,6 +335,8 @@ class Consumers:
         finally:
             # A drain that was cancelled has left subscribers running.
             await cancel_and_wait([each.task for each in self._running])
+            for target in self._pushed.values():
+                await target.aclose()
 
     # Health.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import signature
-from typing import Literal, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub.event_binding import PLAIN, EventBinding
@@ -84,6 +84,8 @@ class Capabilities:
     received from while the messages of one partition have no room to wait."""
     send_delay: float | None = None
     """Seconds for which a message can be kept until ``Message.deliver_at``; None: not at all."""
+    pushes: bool = False
+    """Receivers are PushedReceivers: the broker sends requests to this process."""
     fan_out: bool = True
     """Each subscription to a topic gets all of its messages. If False, a topic is one queue: all
     receivers share its messages, whatever their subscription."""
@@ -261,6 +263,42 @@ class MeasuredReceiver(Receiver, Protocol):
         The engine calls it after ``connect``, every 15 s at most, one call at a time, and never for
         a scrape of the metrics. It may be called while other calls are pending, and be cancelled.
         Raises PubSubError if the broker does not answer.
+        """
+
+
+PushAnswer = tuple[int, Mapping[str, str], bytes]
+"""Status, headers and body of the answer to a push."""
+
+
+class PushRoute(NamedTuple):
+    """A route to which a broker pushes messages; the server mounts it."""
+
+    method: str
+    """In capitals, such as ``POST``."""
+    path: str
+    """It begins with ``/``, and is no template."""
+    handle: Callable[[Mapping[str, str], bytes], Awaitable[PushAnswer]]
+    """``await handle(headers, body)`` returns the answer once the message is settled.
+
+    The names of the headers are in small letters; several of one name are joined by a comma. It
+    answers 503 with ``Retry-After`` for a message that is not handled, and never raises. If it is
+    cancelled, the message may be handled all the same.
+    """
+
+
+class PushedReceiver(Receiver, Protocol):
+    """Consume messages that a broker pushes by HTTP; needs the capability ``pushes``."""
+
+    def routes(self) -> Sequence[PushRoute]:
+        """Return the routes, the same at any time, also before ``connect``. No input or output.
+
+        Pushes may come at any time: those before ``connect`` and after ``aclose`` are answered 503.
+        """
+
+    def refuse_pushes(self) -> None:
+        """Answer 503 to all pushes that no ``receive`` has returned, and to those that come later.
+
+        The engine calls it when it receives no more. Messages that it has are settled as usual.
         """
 
 

@@ -22,6 +22,7 @@ from gizmopy.pubsub import Driver, OnSettle, open_driver
 from gizmopy.server.application import assemble, bind_ports
 from gizmopy.server.http.listening.listener import NETWORK_DELAY, Port
 from gizmopy.server.http.listening.tls import Certificate
+from gizmopy.server.http.push_routes import mount_pushes
 from gizmopy.server.jobs.clock import Clock
 from gizmopy.server.lifecycle.announcement import log_declarations
 from gizmopy.server.lifecycle.lifespan import Lifespan, enter_lifespan, exit_lifespan
@@ -166,10 +167,11 @@ class SimpleServer:
         self._bind_ports(lifetime)
         lifetime.callback(self._enter, Phase.EXIT)
         await lifetime.enter_async_context(app.instruments.running())
+        await lifetime.enter_async_context(self.channels)  # first: lifespan may publish
+        mount_pushes(app.handler.router, self.channels, self.subscriptions, self.settings)
         # Listen before the service opens its resources, which may take minutes: a liveness probe
         # that is refused for so long would restart the process again and again.
         await self._listen(lifetime)
-        await lifetime.enter_async_context(self.channels)  # first: lifespan may publish
         await self.channels.connect_local(self.subscriptions)
         await self._enter_lifespan(lifetime)
         lifetime.callback(self._enter, Phase.CLEANUP)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from gizmopy.errors import UsageError
-from pubsubtest.conformance.checking import CheckFailed, Checks, expect
-from pubsubtest.conformance.context import CheckContext
+from gizmopy.pubsub.driver import PushedReceiver
+from pubsubtest.conformance.checking import PUSHES, CheckFailed, Checks, expect
+from pubsubtest.conformance.context import CheckContext, revoke_at_once
 
 check = Checks()
 
@@ -94,3 +96,40 @@ async def a_driver_may_be_closed_twice(context: CheckContext) -> None:
     """The second ``aclose`` does nothing."""
     await context.driver.aclose()
     await context.driver.aclose()
+
+
+@check(PUSHES)
+async def routes_are_known_before_the_connect(context: CheckContext) -> None:
+    """A receiver of pushes has at least one route, and the same ones once it is connected."""
+    receiver = cast(PushedReceiver, context.new_receiver())
+    context.close_later(receiver.aclose)
+    before = [(route.method, route.path) for route in receiver.routes()]
+    expect(before, "a receiver of pushes has no route")
+    for method, path in before:
+        expect(method.isupper() and path.startswith("/"), f"{method} {path} is no route")
+        expect("{" not in path, f"{path} is a template")
+    await receiver.connect(revoke_at_once)
+    after = [(route.method, route.path) for route in receiver.routes()]
+    expect(before == after, f"the routes {before} became {after}")
+
+
+@check(PUSHES)
+async def a_push_that_cannot_be_received_is_answered_503(context: CheckContext) -> None:
+    """Before ``connect``, after ``refuse_pushes`` and after ``aclose``, with ``Retry-After``."""
+    receiver = cast(PushedReceiver, context.new_receiver())
+    context.close_later(receiver.aclose)
+    await _expect_503(context, receiver, "before the connect")
+    await receiver.connect(revoke_at_once)
+    receiver.refuse_pushes()
+    await _expect_503(context, receiver, "after refuse_pushes")
+    await receiver.aclose()
+    await _expect_503(context, receiver, "after the close")
+
+
+async def _expect_503(context: CheckContext, receiver: PushedReceiver, when: str) -> None:
+    for route in receiver.routes():
+        async with context.in_time(f"the answer to a push {when}"):
+            status, headers, _ = await route.handle({}, b"{}")
+        expect(status == 503, f"a push {when} was answered {status}")
+        names = {name.lower() for name in headers}
+        expect("retry-after" in names, f"the answer to a push {when} has no Retry-After")

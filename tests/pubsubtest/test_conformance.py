@@ -22,12 +22,14 @@ from pubsubtest.conformance.checking import (
     ATTRIBUTES,
     CAP,
     ONE_QUEUE,
+    PUSHES,
     CheckFailed,
     Checks,
     expect,
 )
 from pubsubtest.conformance.context import UNKNOWN
 from tests.pubsub.log_broker import LogBroker
+from tests.pubsub.push_broker import PushBroker
 
 ALL = checks()
 
@@ -58,6 +60,11 @@ def limited() -> Harness:
     return Harness(open=lambda: MemoryDriver(message_attributes=10, attribute_bytes=100))
 
 
+def pushed() -> Harness:
+    """Return the harness of a broker that pushes."""
+    return Harness(open=PushBroker)
+
+
 def log() -> Harness:
     """Return the harness of a broker with positions, which a test can make unreachable."""
     broker = LogBroker(rebalance_seconds=2.0)
@@ -71,8 +78,13 @@ def log() -> Harness:
     return Harness(open=lambda: broker, creates_topics=False, outage=outage, quiet=0.2)
 
 
-BROKERS = (memory, capped, queue, limited, log)
-NEEDED = {capped: {CAP}, queue: {ONE_QUEUE}, limited: {ATTRIBUTES, ATTRIBUTE_BYTES}}
+BROKERS = (memory, capped, queue, limited, pushed, log)
+NEEDED = {
+    capped: {CAP},
+    queue: {ONE_QUEUE},
+    limited: {ATTRIBUTES, ATTRIBUTE_BYTES},
+    pushed: {PUSHES},
+}
 """The needs of the checks that a broker is for."""
 
 

@@ -81,7 +81,7 @@ class RequestHandler:
     ) -> None:
         bound = Observers(observers)
         self.active = ActiveRequests()
-        self._router = router
+        self.router = router
         self._max_concurrent = max_concurrent
         self._proxies = proxies or None
         self._browsers = browsers or BrowserRules()
@@ -163,11 +163,11 @@ class RequestHandler:
         """
         path, method = request.target_path, request.method
         if method == "OPTIONS":
-            response = self._browsers.preflight(request, self._router, path)
+            response = self._browsers.preflight(request, self.router, path)
             if response is not None:
                 request.endpoint = self._preflight
                 return response
-        request.endpoint, request.path_parameters = self._router.match(method, path)
+        request.endpoint, request.path_parameters = self.router.match(method, path)
         endpoint, headers = request.endpoint, request.headers
         if endpoint.builtin:
             request.is_builtin = True

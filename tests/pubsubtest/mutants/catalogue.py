@@ -14,6 +14,7 @@ from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.event_binding import PLAIN
 from pubsubtest.conformance import Harness
 from tests.pubsub.log_broker import LogBroker
+from tests.pubsub.push_broker import PushBroker
 from tests.pubsubtest.mutants.base import (
     LEASE,
     MutantDriver,
@@ -88,11 +89,13 @@ from tests.pubsubtest.mutants.receivers import (
     OneCallAtATime,
     OutageEndsReceive,
     PausesNothing,
+    PushesWait,
     ReceiveHangs,
     ReceivePolls,
     ReceiverNeedsConnect,
     ReceivesAfterClose,
     RevokesUnasked,
+    RoutesNeedConnect,
     SecondAckRaises,
     StatusNeedsConnect,
     SwapsResults,
@@ -509,6 +512,16 @@ MUTANTS = (
         "the delivery count begins at 2",
         "a_delivery_that_is_not_counted_is_the_first",
         receiver=receiving(_with_second_delivery),
+    ),
+    _driver(
+        "routes are known only after the connect",
+        lambda: PushBroker(RoutesNeedConnect),
+        "routes_are_known_before_the_connect",
+    ),
+    _driver(
+        "a push waits although nothing is received",
+        lambda: PushBroker(PushesWait),
+        "a_push_that_cannot_be_received_is_answered_503",
     ),
     _log("a pause does nothing", "a_paused_partition_is_not_received", receiver=PausesNothing),
     _log(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import time
@@ -11,7 +11,8 @@ from typing import Any
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Receiver, Status
-from gizmopy.pubsub.driver import Measured, Results, Revoke
+from gizmopy.pubsub.driver import Measured, PushAnswer, PushRoute, Results, Revoke
+from tests.pubsub.push_broker import PushReceiver
 from tests.pubsubtest.mutants.base import (
     LEASE,
     HoldingReceiver,
@@ -405,3 +406,18 @@ class MeasuresItself(MutantReceiver):
 
     async def measure(self) -> Measured:
         return Measured(backlog=0, in_flight=0)
+
+
+class RoutesNeedConnect(PushReceiver):
+    """Have no route before the connect."""
+
+    def routes(self) -> Sequence[PushRoute]:
+        return super().routes() if self._accepts else []
+
+
+class PushesWait(PushReceiver):
+    """Let a push wait for a receive that will never come."""
+
+    async def _push(self, headers: Mapping[str, str], body: bytes) -> PushAnswer:
+        self._accepts = True
+        return await super()._push(headers, body)
