@@ -22,11 +22,12 @@ _HOST = re.compile(
 def is_host(text: str) -> bool:
     """Return whether ``text`` is ``host`` or ``host:port`` (RFC 9112 section 3.2, RFC 3986 3.2.2).
 
-    The host is a name, an IPv4 address, or an IPv6 address in brackets; it may be empty. User
-    information, characters outside of ASCII, an IDNA label (``xn--``) that cannot be decoded, and
-    more than 261 characters make it invalid.
+    The host is a name, an IPv4 address, or an IPv6 address in brackets. An empty one is invalid: no
+    URL of http has one (RFC 9110 section 4.2.1). User information, characters outside of ASCII, an
+    IDNA label (``xn--``) that cannot be decoded, and more than 261 characters make it invalid, too.
     """
-    return len(text) <= _MAX_LENGTH and _normalized_host(text) is not None
+    # Without a host, request.url has no origin: a handler that asks for it would raise.
+    return len(text) <= _MAX_LENGTH and bool(_normalized_host(text))
 
 
 def host_name(text: str) -> str:

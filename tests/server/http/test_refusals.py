@@ -122,7 +122,10 @@ async def test_a_version_that_is_not_served_is_refused(line: bytes, status: byte
 
 _HOSTS = {
     "x": True,
-    "": True,
+    "": False,
+    ":": False,
+    ":80": False,
+    ".": False,
     "x:": True,
     "x:80": True,
     "X.example:65535": True,

@@ -21,12 +21,12 @@ _MAX_EXTENSIONS = 1024
 """The longest Sec-WebSocket-Extensions: aiohttp parses numbers of any length in it."""
 
 
-def check_host(host: str) -> None:
+def check_host(host: str | None) -> None:
     """Raise BadHttpMessage (400) if ``host`` is not a valid Host (RFC 9112 section 3.2).
 
     The parser refuses a request with two, and a request of HTTP/1.1 without one.
     """
-    if not is_host(host):
+    if host is not None and not is_host(host):
         raise BadHttpMessage("the Host is malformed")
 
 

@@ -67,7 +67,7 @@ class RequestReader(ConnectionProtocol):
         """The most bytes of the current body; 0: no limit, or the endpoint is not known yet."""
         self.decompressor: Decompressor | None = None
         """The decompressor of the current body; None if it is not compressed."""
-        self.host = ""
+        self.host: str | None = None
         """The last Host that was well-formed; it is not checked again."""
         self.expects_request = True
         """Whether the next byte begins a request that can be parsed at once."""
@@ -197,7 +197,7 @@ class RequestReader(ConnectionProtocol):
             raise BadHttpMessage("the end of the head is not clear")
         message, payload = messages[0]
         headers = message.headers
-        host = headers.get(_HOST, "")
+        host = headers.get(_HOST)
         if host != self.host:  # it is nearly always that of the last request
             check_host(host)
             self.host = host
