@@ -15,6 +15,7 @@ from math import inf
 from time import perf_counter
 
 from gizmopy.pubsub.driver import Capabilities
+from gizmopy.pubsub.engine.observer import Observer
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class LoopWatch:
     def __init__(
         self,
         capabilities: Capabilities,
+        events: Observer,
         *,
         name: str,
         handler: str,
@@ -41,6 +43,7 @@ class LoopWatch:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._limit = min(capabilities.lease or inf, capabilities.silence or inf)
+        self._events = events
         self._name = name
         self._handler = handler
         self._clock = clock
@@ -77,6 +80,7 @@ class LoopWatch:
 
     def _note(self, seconds: float) -> None:
         self._blocked_seconds, self._blocked_at = seconds, self._clock()
+        self._events.loop_blocked(seconds)
         if self._blocked_at - self._logged_at < _SHOWN_SECONDS:
             return
         self._logged_at = self._blocked_at

@@ -80,6 +80,9 @@ class SubscriberMetrics(Observer):
             "stale_settles", "Messages handled after their lease or partition was lost"
         )
         self._lost = counter("lost", "Messages whose lease or partition was lost before the settle")
+        self._blocked = counter(
+            "blocked", "Times that the event loop was blocked for longer than the broker waits"
+        )
         self._process_seconds = histogram("process_seconds", "Seconds that a handler ran")
         self._queue_wait_seconds = histogram(
             "queue_wait_seconds", "Seconds from the receipt to the first start of the handler"
@@ -143,6 +146,10 @@ class SubscriberMetrics(Observer):
     def settle_failed(self, message: Message, outcome: str, error: Exception) -> None:
         """Count a settle that the broker refused."""
         self._settle_failures.value += 1
+
+    def loop_blocked(self, seconds: float) -> None:
+        """Count a blockage of the event loop."""
+        self._blocked.value += 1
 
     def stale(self, message: Message) -> None:
         """Count a message that was handled after it was lost."""

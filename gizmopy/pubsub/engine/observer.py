@@ -94,6 +94,12 @@ class Observer:
         allows, so the engine did not ask.
         """
 
+    def loop_blocked(self, seconds: float) -> None:
+        """Observe that the event loop was blocked for longer than the broker waits.
+
+        Messages that were handled meanwhile are delivered again, also those that were settled.
+        """
+
     # A publisher publishes.
 
     def published(self, message: Message, seconds: float) -> None:

@@ -84,7 +84,7 @@ class Pipeline:
         )
         self.settler = Settler(receiver, capabilities, in_flight, events, name=name, sleep=sleep)
         self.leases = Leases(receiver, capabilities, in_flight, events, self._lease_lost)
-        self.loop_watch = LoopWatch(capabilities, name=name, handler=subscription.name)
+        self.loop_watch = LoopWatch(capabilities, events, name=name, handler=subscription.name)
         self.failures = Failures(subscription, name)
         self.turns = turns = Turns(
             subscription, capabilities, in_flight, self.settler, self.failures, events, name=name

@@ -9,6 +9,7 @@ import pytest
 
 from gizmopy.pubsub import Message
 from gizmopy.pubsub.engine.loop_watch import LoopWatch
+from gizmopy.pubsub.engine.observer import Observer
 from tests.pubsub.support import Bench, capabilities, until
 
 
@@ -34,6 +35,7 @@ async def _watch(clock: Blocked, **limits: float | None) -> LoopWatch:
     """Watch until the delays of the clock are used up."""
     watch = LoopWatch(
         capabilities(**limits),
+        Observer(),
         name="cats/svc",
         handler="Cats.on_cat",
         clock=clock,
@@ -97,7 +99,9 @@ async def test_a_short_limit_is_watched_more_often() -> None:
 async def test_a_broker_that_waits_for_ever_is_not_watched() -> None:
     """Without a lease and without heartbeats, nothing is lost."""
     clock = Blocked(8.0)
-    watch = LoopWatch(capabilities(), name="", handler="", clock=clock, sleep=clock.sleep)
+    watch = LoopWatch(
+        capabilities(), Observer(), name="", handler="", clock=clock, sleep=clock.sleep
+    )
     await watch.run()
     assert not clock.pauses
 
@@ -117,5 +121,6 @@ async def test_a_subscriber_reports_its_blocked_loop(caplog: pytest.LogCaptureFi
         await until(lambda: bench.subscriber.problem)
         assert "the event loop was blocked for" in bench.subscriber.problem
         assert bench.subscriber.subscription.name in caplog.text
+        assert bench.metric("blocked") == 1
         await bench.subscriber.drain(1)
         await task
