@@ -188,7 +188,10 @@ class FormBody:
             MAX_PARTS if max_parts is None else max_parts,
             keeps_unknown=any(each.keeps_extra for each in binders),
         )
-        self.media_types = (MULTIPART,) if files else (URLENCODED, MULTIPART)
+        needs_file = any(each.is_file and each.required for each in fields)
+        self.media_types: tuple[str, ...] = (URLENCODED, MULTIPART)
+        if files:
+            self.media_types = (MULTIPART,) if needs_file else (MULTIPART, URLENCODED)
         self._read_timeout = read_timeout
 
     async def bind(

@@ -169,6 +169,15 @@ async def test_each_wrong_field_is_named(
         assert found == [("body", *each) for each in errors]
 
 
+async def test_a_form_without_its_optional_files_may_be_urlencoded() -> None:
+    """A required file needs multipart."""
+    function = echo_endpoint(a=Annotated[int, Form()], f=(UploadFile | None, None))
+    async with serve(Route("POST", "/", function)) as client:
+        assert await json_of(await post(client, b"a=1", URLENCODED)) == {"a": "1", "f": "None"}
+        response = await post(client, b"a=1&f=x", URLENCODED)
+        assert await errors_of(response) == [("body", "f", "file_type")]
+
+
 async def test_an_absent_body_is_a_form_without_fields() -> None:
     """No Content-Type is needed, and no JSON is asked for."""
     function = echo_endpoint(a=(Annotated[int, Form()], 5), f=(UploadFile | None, None))

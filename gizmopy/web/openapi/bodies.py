@@ -54,6 +54,7 @@ class _Form:
 
     def __init__(self, location: str, body: FormBody) -> None:
         self._body = body
+        self._models = [each for each in body.binders if isinstance(each, FormModel)]
         self._fields = [field for each in body.binders for field in each.fields]
         self._types = [
             TypeSchema(f"{location}, field {field.key!r}", "validation", field.declared.annotation)
@@ -65,13 +66,14 @@ class _Form:
         return self._types
 
     def describe(self) -> Schema:
-        schema = _object(self._fields, self._types)
-        if any(
-            isinstance(each, FormModel) and each.extra == "forbid" for each in self._body.binders
-        ):
-            schema["additionalProperties"] = False
-        media: dict[str, Schema] = {name: {"schema": schema} for name in self._body.media_types}
-        media[MULTIPART] = {"schema": {**schema, "propertyNames": {"pattern": _PART_NAMES}}}
+        media: dict[str, Schema] = {}
+        for name in self._body.media_types:
+            schema = _object(self._fields, self._types, has_files=name == MULTIPART)
+            if any(each.extra == "forbid" for each in self._models):
+                schema["additionalProperties"] = False
+            if name == MULTIPART:
+                schema["propertyNames"] = {"pattern": _PART_NAMES}
+            media[name] = {"schema": schema}
         files = [field.key for field in self._fields if field.is_file]
         if files:
             encoding = {"contentType": "application/octet-stream"}
@@ -79,9 +81,13 @@ class _Form:
         return {"content": media, "required": self._body.required}
 
 
-def _object(fields: Sequence[ModelField], types: Sequence[TypeSchema]) -> Schema:
+def _object(
+    fields: Sequence[ModelField], types: Sequence[TypeSchema], *, has_files: bool
+) -> Schema:
     properties: Schema = {}
     for field, each in zip(fields, types, strict=True):
+        if field.is_file and not has_files:
+            continue
         schema = {
             key: value for key, value in without_null(each.schema).items() if key != "default"
         }

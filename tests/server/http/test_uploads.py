@@ -164,6 +164,17 @@ async def test_a_malformed_chunk_is_400(served: Serving) -> None:
         assert (await client.answer()).status == 400
 
 
+@pytest.mark.parametrize("path", ["/size", "/text"])
+async def test_a_form_that_is_no_gzip_is_400(served: Serving, path: str) -> None:
+    """The connection ends, and a new one is served at once."""
+    async with talk(served.url) as client:
+        client.send(request("POST", path, b"garbage", FORM, "Content-Encoding: gzip"))
+        answer = await client.answer()
+        assert (answer.status, answer.headers["Connection"]) == (400, "close")
+    async with served.http.get("/hello") as response:
+        assert response.status == 200
+
+
 async def begin_upload(client: Talk, served: Serving) -> None:
     """Send the first part of a large file, and wait until it is on disk."""
     size = len(HEAD) + len(CONTENT) + len(END)

@@ -97,7 +97,7 @@ def test_the_fields_of_a_form_are_described() -> None:
 
 
 def test_the_files_of_a_form_are_described() -> None:
-    """They are binary, and only multipart has them."""
+    """They are binary. Only multipart has them; a form without optional ones may be urlencoded."""
 
     async def endpoint(
         photo: UploadFile | None = None,
@@ -114,8 +114,15 @@ def test_the_files_of_a_form_are_described() -> None:
     encoding = {"photo": FILE, "more": FILE}
     assert form_of(endpoint) == {
         "required": False,
-        "content": {"multipart/form-data": {"schema": {**schema, **NAMES}, "encoding": encoding}},
+        "content": {
+            "multipart/form-data": {"schema": {**schema, **NAMES}, "encoding": encoding},
+            "application/x-www-form-urlencoded": {"schema": {"type": "object", "properties": {}}},
+        },
     }
+
+    async def required(photo: UploadFile) -> None: ...
+
+    assert list(form_of(required)["content"]) == ["multipart/form-data"]
 
 
 class Closed(BaseModel, extra="forbid"):
@@ -131,7 +138,7 @@ def test_a_model_of_a_form_is_described_by_its_fields() -> None:
         closed: Annotated[Closed, Form()],
     ) -> None: ...
 
-    (media,) = form_of(endpoint)["content"].values()
+    media = form_of(endpoint)["content"]["multipart/form-data"]
     assert media == {
         "schema": {
             "type": "object",
