@@ -71,6 +71,9 @@ class Request(BaseRequest):
     credentials: tuple[str, ...] = ()
     """The credentials that were sent, which no log may show."""
 
+    def announce_stream(self, stream: web.StreamResponse) -> None:
+        """Note that ``stream`` is being sent; its head may come later. Does nothing here."""
+
     @property
     def match_info(self) -> Mapping[str, str]:  # type: ignore[override]  # aiohttp's has its route, too
         """Return the path parameters by name."""

@@ -71,8 +71,8 @@ class ResultValue:
             self.has_none = True
         elif is_class(annotation, web.StreamResponse):
             self.has_response = True
-        elif (get_origin(annotation) or annotation) in _STREAMS:
-            self.streams += members(*(get_args(annotation)[:1] or (Any,)))
+        elif _is_stream(stream := _plain(annotation)):
+            self.streams += members(*(get_args(stream)[:1] or (Any,)))
         elif is_undeclared(annotation):
             self.is_undeclared = True
         elif _is_bytes(annotation):
@@ -189,6 +189,17 @@ def is_class(annotation: Any, kinds: type | tuple[type, ...]) -> bool:
 
 def _is_status(annotation: Any) -> bool:
     return is_class(annotation, int) and annotation is not bool
+
+
+def _plain(annotation: Any) -> Any:
+    """Return a type without its metadata, and the target of an alias."""
+    while (inner := alias_target(_without_metadata(annotation))) is not None:
+        annotation = inner
+    return _without_metadata(annotation)
+
+
+def _is_stream(annotation: Any) -> bool:
+    return any(annotation is each or get_origin(annotation) is each for each in _STREAMS)
 
 
 def is_undeclared(annotation: Any) -> bool:

@@ -18,7 +18,7 @@ from gizmopy.web.decorators import Route
 from gizmopy.web.events import EVENT_STREAM, KEEP_ALIVE, Event, encode_data, encode_event
 from gizmopy.web.parameters import UNKNOWN_TYPE
 from gizmopy.web.result_json import ResultJSON, ResultMismatch
-from gizmopy.web.results import BYTES, ResultValue, is_undeclared, members, union_of
+from gizmopy.web.results import BYTES, ResultValue, is_class, is_undeclared, members, union_of
 from gizmopy.web.streams import ItemStream, Sleep
 
 JSON_LINES = "application/x-ndjson"
@@ -84,7 +84,7 @@ def stream_format(route: Route, declared: ResultValue) -> StreamFormat:
 
 
 def _is_event(annotation: Any) -> bool:
-    return (get_origin(annotation) or annotation) is Event
+    return is_class(get_origin(annotation) or annotation, Event)
 
 
 def essence(media_type: str) -> str:

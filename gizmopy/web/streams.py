@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from gizmopy._aio import background, is_being_cancelled
 from gizmopy.observe.context import deadline
+from gizmopy.web.request import Request
 
 KEEP_ALIVE_SECONDS = 15.0
 """The time between two comments of an event stream, which the HTML standard proposes."""
@@ -69,6 +70,8 @@ class ItemStream(web.StreamResponse):
         self._buffer = bytearray()
         self._output: AbstractStreamWriter | None = None
         self._is_draining = False
+        self._is_over = False
+        """Whether the items have been asked for; if the server stops then, the head is sent."""
         self._failure: Exception | None = None
         """The error of sending the head, if the iterator was waiting meanwhile."""
 
@@ -77,12 +80,15 @@ class ItemStream(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the head and all items; ``write_eof`` sends the end."""
-        if self.prepared:
+        if self.prepared or self._is_over:
             return await super().prepare(request)
         if self.is_endless:
             deadline.set(None)
             if request.method == "HEAD":
                 return await super().prepare(request)
+            if isinstance(request, Request):
+                request.announce_stream(self)
+        self._is_over = True
         iterator = aiter(self._items)
         async with AsyncExitStack() as ending:
             ending.push_async_callback(_close, iterator)

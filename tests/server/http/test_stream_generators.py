@@ -7,14 +7,15 @@ import logging
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from aiohttp import ClientPayloadError
 from pydantic import BaseModel
+from typing_extensions import TypeAliasType
 
 import pubsubtest
-from gizmopy import EventStream, Service, Settings, get, post
+from gizmopy import Event, EventStream, Service, Settings, get, post
 from gizmopy.errors import DeclarationError
 from gizmopy.server import SimpleServer
 from gizmopy.web.binding import compile_endpoint
@@ -116,6 +117,47 @@ class Generators(Service):
 
     async def _fail(self) -> None:
         raise ValueError("of a task")
+
+
+class Born(Event[Cat]):
+    """A kind of event."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(Cat(name=name), event="born")
+
+
+Cats = TypeAliasType("Cats", AsyncIterator[Cat])
+
+
+class Aliased(Service):
+    @get("/born")
+    async def born(self) -> AsyncIterator[Born]:
+        yield Born("Tom")
+
+    @get("/alias")
+    async def alias(self) -> Annotated[Cats, "of a house"]:
+        yield Cat(name="Tom")
+
+    @get("/wrong")
+    async def wrong(self) -> AsyncIterator[Cat]:
+        return [Cat(name="Tom")]  # type: ignore[return-value]
+
+
+async def test_a_stream_is_known_by_any_name() -> None:
+    """An alias, metadata, and a subclass of Event."""
+    async with pubsubtest.serve(Aliased) as served:
+        async with served.http.get("/born") as response:
+            assert await response.text() == 'event: born\ndata: {"name":"Tom"}\n\n'
+        async with served.http.get("/alias") as response:
+            assert await response.text() == '{"name":"Tom"}\n'
+
+
+async def test_a_list_is_no_stream(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says what was declared."""
+    async with pubsubtest.serve(Aliased) as served, served.http.get("/wrong") as response:
+        assert response.status == 500
+    assert "Aliased.wrong returned a list" in caplog.text
+    assert "not only a stream" in caplog.text
 
 
 @pytest.mark.parametrize(

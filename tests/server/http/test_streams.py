@@ -386,6 +386,20 @@ async def test_a_client_that_does_not_read_gets_no_comments() -> None:
         assert sent == [b":"]
 
 
+async def test_a_stream_of_events_without_any_ends_with_the_daemon() -> None:
+    """Also before its head, which would come after a second."""
+    clock = pubsubtest.Clock()
+    async with pubsubtest.serve(Cats, clock=clock) as cats:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(cats.url))
+        writer.write(b"GET /silent HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: bool(clock._calls))
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n0\r\n\r\n")
+    assert cats.server.exit_code == 0
+    writer.close()
+
+
 @pytest.mark.parametrize("path", ["/events", "/tail"])
 async def test_an_endless_stream_ends_with_the_daemon(path: str) -> None:
     """The client sees the last chunk, at once, and the exit code is 0."""

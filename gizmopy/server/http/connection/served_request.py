@@ -242,6 +242,11 @@ class ServedRequest(Request):
         copy.forwarded_prefix = self.forwarded_prefix
         return copy
 
+    def announce_stream(self, stream: web.StreamResponse) -> None:
+        """Have the stream ended when the server stops, also before its head is sent."""
+        original = self if self.original is None else self.original
+        original.stream = stream
+
     def before_response(self, response: web.StreamResponse) -> None:
         """Have the delegate complete the head of ``response``."""
         self.connection.delegate.prepare(self, response)
