@@ -22,6 +22,7 @@ from gizmopy.declaration import REQUIRED, Parameter
 from gizmopy.web.binding import Binder, bind_parameters
 from gizmopy.web.declared_problems import DeclaredProblem, declared_problems
 from gizmopy.web.decorators import EndpointFunction, Route
+from gizmopy.web.events import EVENT_STREAM
 from gizmopy.web.openapi.bodies import DescribedBody, describe_body
 from gizmopy.web.openapi.results import (
     ANY_SUCCESS,
@@ -380,14 +381,20 @@ def _response(status: str, media_types: MediaTypes) -> Schema:
     }
 
 
-def _stream_of(schema: Schema) -> Schema:
-    """Return the schema of a stream of JSON texts; OpenAPI 3.1 has no ``itemSchema`` yet."""
-    return {
-        "type": "string",
-        "description": "A stream: contentSchema is that of each item.",
-        "contentMediaType": JSON,
-        "contentSchema": schema,
-    }
+def _stream_of(media_type: str, schema: Schema) -> Schema:
+    """Return the schema of a stream of JSON texts.
+
+    OpenAPI 3.1 has no ``itemSchema``. The schema of an event stream is that of each event, an
+    object with the fields that OpenAPI 3.2 has for it: tools, such as Schemathesis, parse the
+    events and apply it to each.
+    """
+    note = "A stream: contentSchema is that of each item."
+    data: Schema = {"type": "string", "contentMediaType": JSON, "contentSchema": schema}
+    if media_type != EVENT_STREAM:
+        return {**data, "description": note}
+    texts = {name: {"type": "string"} for name in ("event", "id")}
+    fields: Schema = {"data": data, **texts, "retry": {"type": "integer", "minimum": 0}}
+    return {"type": "object", "description": "A stream of such events.", "properties": fields}
 
 
 def _content(media_types: MediaTypes) -> Schema:
@@ -400,5 +407,7 @@ def _content(media_types: MediaTypes) -> Schema:
         else:
             schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
             is_stream = types[0].is_item
-            content[media_type] = {"schema": _stream_of(schema) if is_stream else schema}
+            content[media_type] = {
+                "schema": _stream_of(media_type, schema) if is_stream else schema
+            }
     return content

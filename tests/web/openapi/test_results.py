@@ -63,11 +63,14 @@ ARRAY = {"type": "array", "items": {"$ref": "#/components/schemas/Cat"}}
     ],
 )
 def test_a_stream_has_the_schema_of_its_items(returns: Any, media_type: str, schema: Any) -> None:
-    """OpenAPI 3.1 has no schema of items: it is that of the content of a text."""
+    """OpenAPI 3.1 has no schema of items: it is that of the content of a text, or of an event."""
     ((found, content),) = content_for(returns, "200").items()
     assert found == media_type
     if schema is None:
         assert content == {}
+    elif media_type == "text/event-stream":
+        assert content["schema"]["type"] == "object"
+        assert content["schema"]["properties"]["data"]["contentSchema"] == schema
     else:
         assert content["schema"]["type"] == "string"
         assert content["schema"]["contentSchema"] == schema
