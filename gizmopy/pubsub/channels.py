@@ -77,6 +77,7 @@ class Channels:
         )
 
     async def __aenter__(self) -> Channels:
+        self._publishers.start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

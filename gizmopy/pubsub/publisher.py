@@ -73,7 +73,8 @@ class Publisher:
         stall: float = _STALL_SECONDS,
         encode: Encode = encode,
     ) -> None:
-        own = PublisherMetrics(metrics, topic)
+        self._metrics = own = PublisherMetrics(metrics, topic)
+        self.is_process_local = limits.process_local
         self.topic = topic
         self.stall = stall
         self._encode = encode
@@ -117,6 +118,16 @@ class Publisher:
         if (problem := self._batcher.problem) or (waited := self._batcher.seconds()) <= self.stall:
             return problem
         return f"the broker has not confirmed a send for {waited:.0f} s"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a message is not settled yet."""
+        return self._batcher.is_busy
+
+    @property
+    def count(self) -> float:
+        """How many messages were published to the topic, or not: it changes if this is used."""
+        return self._metrics.count
 
     async def connect(self) -> None:
         """Connect the sender. Raises TopicNotFound if the topic does not exist, or PubSubError."""

@@ -46,6 +46,10 @@ _ANSWER_SECONDS = 1.0
 """The time before the caller's deadline at which waiting ends, so that the caller can answer."""
 _CLOSE_SECONDS = 5.0
 """The longest time to flush all publishers, and to close all drivers."""
+_IDLE_SECONDS = 600.0
+"""A publisher that nobody has used for so long, or up to twice as long, is closed."""
+_LAST_CALL_SECONDS = 1.0
+"""The time that a call has to begin after a publisher is no longer given to others."""
 
 
 class ConnectingPublisher:
@@ -67,6 +71,8 @@ class ConnectingPublisher:
         self.channel = channel
         self.publisher = publisher
         self.is_connected = False
+        self.last_count: float | None = None
+        """How often its topic was published to when this was last looked at."""
         self._timeout = timeout
         self._sleep = sleep
         self._on_connected = on_connected
@@ -89,6 +95,14 @@ class ConnectingPublisher:
             if seconds > self.publisher.stall:
                 return f"the broker has not answered for {seconds:.0f} s"
         return self._problem
+
+    def is_unused(self) -> bool:
+        """Return whether nothing was published since the last call of this, and nothing waits."""
+        publisher = self.publisher
+        before, self.last_count = self.last_count, publisher.count
+        is_waited_for = self._waiting or publisher.is_busy or not self.is_connected
+        # A sender within the process holds no socket.
+        return before == self.last_count and not (is_waited_for or publisher.is_process_local)
 
     async def begin(self) -> None:
         """Make one attempt to connect; if the broker is unreachable, go on in the background.
@@ -208,6 +222,9 @@ class Publishers:
         self._metrics = metrics
         self._sleep = sleep
         self._all: dict[str, ConnectingPublisher] = {}
+        self._retiring: set[ConnectingPublisher] = set()
+        """Those that are being closed because nobody used them."""
+        self._closing_idle: asyncio.Task[None] | None = None
         self._unusable: dict[str, str] = {}
         """Why a channel has no publisher."""
         self._needed: set[str] = set()
@@ -215,6 +232,36 @@ class Publishers:
         self._known = set(declared)
         """Channels that are declared, hold dead letters, or were warned of."""
         self._is_closed = False
+
+    def start(self) -> None:
+        """Close publishers that are idle, until ``aclose``."""
+        self._closing_idle = asyncio.create_task(self._keep_closing_idle(), name="idle publishers")
+
+    async def _keep_closing_idle(self) -> None:
+        while True:
+            await asyncio.sleep(_IDLE_SECONDS)
+            await self.close_idle()
+
+    async def close_idle(self) -> None:
+        """Close the publishers that nobody has used since the last call of this.
+
+        The next message to such a channel connects it again. Without this, a service that publishes
+        to a topic for each customer keeps a socket for each of them.
+        """
+        idle = [each for each in self._all.values() if each.is_unused()]
+        for each in idle:
+            del self._all[each.channel], self.connected[each.channel]
+        if idle:
+            self._retiring.update(idle)
+            # A call that has the publisher already, but has not begun, still finds it open.
+            await self._sleep(_LAST_CALL_SECONDS)
+            await self._close(idle)
+            self._retiring.difference_update(idle)
+
+    async def _close(self, publishers: Collection[ConnectingPublisher]) -> None:
+        await close_all(
+            (f"the publisher of channel {each.channel!r}", each.aclose()) for each in publishers
+        )
 
     async def connect_all(self, dead_letters: Collection[str]) -> None:
         """Connect the declared channels and ``dead_letters``, all at the same time.
@@ -337,12 +384,11 @@ class Publishers:
     async def aclose(self) -> None:
         """Flush and close every publisher."""
         self._is_closed = True
+        if self._closing_idle is not None:
+            await cancel_and_wait([self._closing_idle])
         publishers, self._all = self._all, {}
         self.connected.clear()
-        await close_all(
-            (f"the publisher of channel {channel!r}", each.aclose())
-            for channel, each in publishers.items()
-        )
+        await self._close([*publishers.values(), *self._retiring])
 
 
 def _within_deadline(seconds: float) -> float:

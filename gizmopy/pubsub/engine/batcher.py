@@ -140,6 +140,11 @@ class Batcher:
         """Form the next batches within ``limits``."""
         self._buffer.limit(limits)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a message waits, is being sent, or is to be sent again."""
+        return bool(self._sending_since or self._calls or self._buffer.count)
+
     def seconds(self) -> float:
         """Return how long the present send has waited for the broker; 0 if nothing is sent."""
         return perf_counter() - self._sending_since if self._sending_since else 0.0

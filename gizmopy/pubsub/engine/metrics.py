@@ -38,6 +38,11 @@ class PublisherMetrics(Observer):
         ).child(topic)
         """A level, not a sum of events: the buffer sets it."""
 
+    @property
+    def count(self) -> float:
+        """How many messages were published to the topic, or not."""
+        return sum(self._seconds.counts) + sum(each.value for each in self._failures.values())
+
     def published(self, message: Message, seconds: float) -> None:
         """Count the seconds until the broker confirmed a message."""
         # HistogramChild.observe, written out: the call would be 2 % of a publish to memory://, and
