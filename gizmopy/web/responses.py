@@ -254,7 +254,9 @@ def _value_encoder(
 def _expected(declared: ResultValue) -> str:
     names = [getattr(each, "__name__", str(each)) for each in declared.types]
     names += ["a stream"] * bool(declared.streams)
-    names += ["bytes"] * bool(declared.bytes_types) + ["a response"] * declared.has_response
+    names += ["bytes"] * bool(declared.bytes_types) + ["a response"] * (
+        declared.has_response or declared.has_file
+    )
     return f"annotate the endpoint with all that it returns, not only {' | '.join(names) or None}"
 
 

@@ -29,6 +29,7 @@ from gizmopy.declaration.type_variables import substitute
 from gizmopy.errors import DeclarationError
 from gizmopy.web.annotations import UNIONS, alias_target, parts
 from gizmopy.web.decorators import Route
+from gizmopy.web.files import FileResponse
 from gizmopy.web.response_headers import HeaderFault, HeaderShape, split_headers
 from gizmopy.web.statuses import BODILESS
 
@@ -62,6 +63,8 @@ class ResultValue:
     """The types of the items of streams."""
     has_none: bool = False
     has_response: bool = False
+    has_file: bool = False
+    """Whether a response is a FileResponse: the whole file, a part of it, or neither."""
     is_undeclared: bool = False
     """Whether any value is right, and encoded by its own class."""
 
@@ -69,6 +72,8 @@ class ResultValue:
         """Add one member of a union."""
         if annotation is NoneType:
             self.has_none = True
+        elif is_class(annotation, FileResponse):
+            self.has_file = True
         elif is_class(annotation, web.StreamResponse):
             self.has_response = True
         elif _is_stream(stream := _plain(annotation)):

@@ -26,6 +26,7 @@ from gizmopy.web.events import EVENT_STREAM
 from gizmopy.web.openapi.bodies import DescribedBody, describe_body
 from gizmopy.web.openapi.results import (
     ANY_SUCCESS,
+    PARTIAL,
     HeaderSchema,
     MediaTypes,
     headers_of,
@@ -345,6 +346,8 @@ def _error_statuses(operation: _Operation) -> list[str]:
         statuses |= {422}
     if operation.body is not None:
         statuses |= {400, 408, 413, 415}
+    if PARTIAL in operation.responses:
+        statuses |= {404, 412, 416}
     if operation.route.security is not None:
         statuses |= {400, 401, 403}
     statuses |= {each.status for each in _declared_problems(operation.route)}

@@ -23,6 +23,9 @@ MediaTypes = Mapping[str, Sequence[TypeSchema]]
 ANY_SUCCESS = "2XX"
 """The status of responses whose exact status is only known when the endpoint returns."""
 
+PARTIAL = "206"
+"""The status of a part of a file."""
+
 _ANY_MEDIA_TYPE = "*/*"
 
 
@@ -43,7 +46,7 @@ def responses_of(location: str, route: Route, json_content_type: str) -> dict[st
         if value.streams:
             form = stream_format(route, value)
             media_types[form.media_type] = _items(location, form)
-        if value.is_undeclared or value.has_response:
+        if value.is_undeclared or value.has_response or value.has_file:
             media_types[_ANY_MEDIA_TYPE] = []
         schemas = [TypeSchema(location, "serialization", each) for each in value.types]
         if schemas:
@@ -97,6 +100,10 @@ def _by_status(
             "200",
             ResultValue(types=alone.types, bytes_types=alone.bytes_types, streams=alone.streams),
         )
+    if alone.has_file:
+        yield "200", ResultValue(has_file=True)
+        yield PARTIAL, ResultValue(has_file=True)
+        yield "304", ResultValue()
     if alone.is_undeclared or alone.has_response:
         yield ANY_SUCCESS, ResultValue(has_response=True)
     if alone.has_none:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, Json
 
-from gizmopy import EventStream
+from gizmopy import EventStream, FileResponse
 from gizmopy.web.decorators import Route, RouteOptions
 from tests.web.openapi.support import (
     PROBLEM,
@@ -250,3 +250,12 @@ def test_errors_are_those_that_are_possible() -> None:
             if status != "204"
         }
         assert errors == dict.fromkeys(statuses, PROBLEM)
+
+
+def test_a_file_may_be_sent_in_part() -> None:
+    """A client may ask for a range, and may have the file already."""
+    written = responses_for(FileResponse | None)
+    assert sorted(status for status in written if status < "4") == ["200", "204", "206", "304"]
+    assert written["200"]["content"] == written["206"]["content"] == {"*/*": {}}
+    assert "content" not in written["304"]
+    assert {"404", "412", "416"} <= written.keys()
