@@ -14,8 +14,9 @@ and leaves the work to the membership (join, rebalance), the poller (receive) an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import time
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import (
@@ -79,6 +80,8 @@ class KafkaReceiver:
             cluster, settings, topic, group, self._committer, self._poller
         )
         self._diagnosis = Diagnosis(self._membership, cluster, settings)
+        self._handled_at: dict[TopicPartition, int] = {}
+        """When the last record of each partition that was handled here was written, in ms."""
         self._tasks: list[asyncio.Task[None]] = []
         """The committing and the checks; empty before ``connect`` and after ``aclose``."""
         self._is_closed = False
@@ -166,6 +169,7 @@ class KafkaReceiver:
         if partition.is_over:
             reason = f"the assignment of partition {partition} of {self._topic!r} has ended"
             return PubSubError(reason, transient=False)
+        self._handled_at[partition.tp] = record.timestamp
         if self._offsets.ack(partition, record.offset):
             self._poller.wake()
         return None
@@ -216,7 +220,8 @@ class KafkaReceiver:
     async def measure(self) -> Measured:
         """Return the messages of all partitions that the group has not committed.
 
-        They include those that members have in flight: Kafka knows only what is committed.
+        They include those that members have in flight: Kafka knows only what is committed. The
+        oldest one is that of the partitions of this member.
         """
         consumer = self._membership.consumer
         if consumer is None or not is_started(consumer):
@@ -225,11 +230,48 @@ class KafkaReceiver:
         tps = [TopicPartition(self._topic, number) for number in numbers]
         with translate_errors(f"the backlog of topic {self._topic!r} is unknown"):
             committed = await committed_offsets(consumer, tps)
-            ends = await consumer.end_offsets(tps)
+            begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
             # A group that has committed nothing begins where auto_offset_reset says.
-            starts = await consumer.beginning_offsets(tps) if self._reads_all else ends
-        behind = [ends[tp] - (starts[tp] if at is None else at) for tp, at in committed.items()]
-        return Measured(backlog=sum(max(0, each) for each in behind))
+            starts = begins if self._reads_all else ends
+            # The oldest records may be deleted: then the group continues behind them.
+            next_offsets = {
+                tp: starts[tp] if at is None else max(at, begins[tp])
+                for tp, at in committed.items()
+            }
+            behind = {tp: at for tp, at in next_offsets.items() if at < ends[tp]}
+            oldest = await self._oldest_age(consumer, behind, begins)
+        return Measured(backlog=sum(ends[tp] - at for tp, at in behind.items()), oldest=oldest)
+
+    async def _oldest_age(
+        self,
+        consumer: AIOKafkaConsumer,
+        behind: Mapping[TopicPartition, int],
+        begins: Mapping[TopicPartition, int],
+    ) -> float | None:
+        """Return the seconds since the oldest record was written that is not committed.
+
+        ``behind`` has the offset of the next record of each partition that has one. Kafka finds
+        records by their time only: the first of all, or the first one after the last that was
+        handled here, where those of one millisecond count as one. None if neither is the next
+        record of any partition.
+        """
+        if not behind:
+            return 0.0
+        assigned = consumer.assignment()
+        after = {
+            tp: self._handled_at[tp] + 1 if tp in self._handled_at else 0
+            for tp, at in behind.items()
+            if tp in assigned and (tp in self._handled_at or at == begins[tp])
+        }
+        found = await consumer.offsets_for_times(dict(after)) if after else {}
+        times = [
+            self._handled_at.get(tp) if record is None else record.timestamp
+            for tp, record in found.items()
+            # An earlier record: another member has handled this partition in the meantime.
+            if record is None or record.offset >= behind[tp]
+        ]
+        known = [each for each in times if each is not None]
+        return max(0.0, time() - min(known) / 1000) if known else None
 
     def _lag(self) -> dict[str, int]:
         consumer = self._membership.consumer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import time
 from typing import Any
 from uuid import uuid4
 
@@ -207,3 +208,38 @@ async def test_an_unknown_topic_is_an_error_and_not_created(kafka: AnyCluster, e
             )
         await receiver.aclose()
         await sender.aclose()
+
+
+# What waits.
+
+
+async def test_the_backlog_of_the_whole_group_is_measured(real_kafka: AnyCluster) -> None:
+    """It counts what is not committed, and the oldest of it has its age."""
+    now = int(time() * 1000)
+    async with a_topic(real_kafka, partitions=2) as topic:
+        for partition, ages in enumerate([(3000, 2000, 1000), (500, 500)]):
+            for age in ages:
+                await topic.producer.send_and_wait(
+                    topic.name, b"x", partition=partition, timestamp_ms=now - age * 1000
+                )
+        async with topic.member(commit_every=1) as receiver:
+            assert await _measured(receiver) == (5, 3000)
+            messages = await collect(receiver, 5)
+            first, second, last = [m for m in messages if str(m.partition) == "0"]
+            assert await _measured(receiver) == (5, 3000)  # in flight
+            for message, expected in [(first, (4, 2000)), (second, (3, 1000))]:
+                await ack(receiver, message)
+                await topic.until_committed(5 - expected[0])
+                assert await _measured(receiver) == expected
+            other = [m for m in messages if str(m.partition) == "1"]
+            await ack(receiver, last)
+            await topic.until_committed(3)
+            assert await _measured(receiver) == (2, 500)
+            await ack(receiver, other[-1])
+            await topic.until_committed(2, partition=1)
+            assert await _measured(receiver) == (0, 0)
+
+
+async def _measured(receiver: Any) -> tuple[int | None, int | None]:
+    measured = await in_time(receiver.measure())
+    return measured.backlog, measured.oldest and round(measured.oldest, -2)
