@@ -250,11 +250,13 @@ class Publisher:
         try:
             known: Mapping[str, str]
             body: bytes | None
+            may_be_event = False
             if type(value) is bytes and self._takes_any:
                 body, known = value, _OCTETS
             elif isinstance(value, Message):
                 body, known = _checked_body(value), _checked(value.attributes)
                 known = merged(known, NO_ATTRIBUTES)  # a copy: the caller may change his
+                may_be_event = True
                 key = value.key if key is None else key
                 due = value.deliver_at
             else:
@@ -264,14 +266,14 @@ class Publisher:
                 _check_key(key)
             if attributes:
                 known = merged(known, _checked(attributes))
+                may_be_event = True
                 if is_structured(attributes.get(CONTENT_TYPE, "")):
                     _check_structured(value, body)
-            if (attributes or isinstance(value, Message)) and is_event(known):
+            if may_be_event and is_event(known):
                 key = self._event_key(value, key, known)
                 body, known = self._events.to_wire(body, known, self.limits.message_attributes)
-            inherited, request = propagated_attributes.get(), request_id.get()
-            if inherited or request:
-                known = self._with_context(known, inherited, request)
+            if propagated_attributes.get() or request_id.get():
+                known = self._with_context(known)
         except UsageError:
             self._observers.publish_failed(self.topic, "encode")
             raise
@@ -285,14 +287,14 @@ class Publisher:
             raise PubSubError(reason, transient=False)
         return message
 
-    def _with_context(
-        self, attributes: Mapping[str, str], inherited: Mapping[str, str], request: str
-    ) -> Mapping[str, str]:
+    def _with_context(self, attributes: Mapping[str, str]) -> Mapping[str, str]:
         """Add what the current request or message passes on, as far as the broker has room for it.
 
         A message that has as many attributes as the broker takes would be refused otherwise.
         """
-        more = {**inherited, REQUEST_ID: request} if request else inherited
+        more, request = propagated_attributes.get(), request_id.get()
+        if request:
+            more = {**more, REQUEST_ID: request}
         most = self.limits.message_attributes
         if most is not None:
             missing = [pair for pair in more.items() if pair[0] not in attributes]

@@ -160,7 +160,7 @@ class ForwardsBodies(Publisher):
 
 def forgets_requests(patch: pytest.MonkeyPatch) -> None:
     """Publish messages without the id of the request."""
-    patch.setattr(Publisher, "_with_context", lambda _, attributes, *more: attributes)
+    patch.setattr(Publisher, "_with_context", lambda _, attributes: attributes)
 
 
 class Hasty(Publisher):
