@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import gizmopy
 from gizmopy.cli.parser import Parser
@@ -21,8 +22,13 @@ COMMANDS = {
     "routes": "print the endpoints and subscriptions of a service",
     "config": "print every setting of a service with its value and the value's source",
     "healthcheck": "probe a running daemon; exit 0 if it is healthy, else 1",
-    "redrive": "publish the dead letters of a channel to their source topics again",
+    "dead-letters": "list, show, redrive or drop the dead letters of a channel",
+    "redrive": "the short form of dead-letters redrive",
 }
+
+
+def _load(command: str) -> Any:
+    return import_module(f"gizmopy.cli.{command.replace('-', '_')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The collector takes an eighth of the start, and imported modules contain no garbage.
     gc.disable()
     try:
-        return int(import_module(f"gizmopy.cli.{chosen.command}").main(rest))
+        return int(_load(chosen.command).main(rest))
     except GizmoError as error:
         print(f"gizmopy: {as_lines(str(error))}", file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,6 @@
-"""Move dead letters back to the topics that they came from, with one handler on the engine.
+"""List dead letters, drop them, or move them back to the topics that they came from.
+
+One handler on the engine does all three.
 
 A dead letter that is not moved (its publish failed, it does not match, it is only listed) waits in
 place, with its lease, until the end of the run, and is then given back: no run receives it twice,
@@ -32,6 +34,7 @@ from gizmopy.pubsub.message import Message, merged
 from gizmopy.pubsub.retry import RetryPolicy
 from gizmopy.pubsub.subscriber import Subscriber
 from gizmopy.pubsub.subscription import Subscription
+from gizmopy.pubsub.wanted import Wanted
 from gizmopy.untrusted.error_text import text_of
 from gizmopy.untrusted.text import cut
 
@@ -53,7 +56,7 @@ _MAX_HELD_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which dead letters to move, and where."""
+    """Which dead letters to move or drop, and where to move them."""
 
     channel: str
     """The channel with the dead letters."""
@@ -62,22 +65,24 @@ class Plan:
     """The channel to publish to; empty: the topic that each dead letter came from, if allowed."""
     from_topics: frozenset[str] = frozenset()
     """Topics that may be published to, besides those that the settings name."""
-    match: str = ""
-    """Move only those whose reason or exception contains this."""
+    wanted: Wanted = field(default_factory=Wanted)
+    """Which ones; without conditions: all."""
     limit: int | None = None
-    """The most dead letters to move, including those that fail; None: all."""
+    """The most dead letters to take, including those that fail; None: all."""
     wait: float = 10.0
     """The run ends after this many seconds without a message."""
     dry_run: bool = False
-    """List the dead letters instead of moving them."""
+    """List the dead letters instead of moving or dropping them."""
+    drop: bool = False
+    """Delete them instead of moving them."""
 
 
 @dataclass
 class _Progress:
     """The dead letters that a run has received."""
 
-    redriven: int = 0
-    """Published and acked."""
+    settled: int = 0
+    """Published or dropped, and acked."""
     started: int = 0
     """Wanted by the plan, and neither skipped nor moved before."""
     moving: int = 0
@@ -94,7 +99,7 @@ class _Progress:
 
 
 class Redrive:
-    """Move dead letters by ``plan``, once.
+    """Move, list or drop dead letters by ``plan``, once.
 
     ``url``, ``topics`` and ``subscriptions`` are the destinations of channels, as for
     :class:`~gizmopy.pubsub.channels.Channels`. ``on_listed`` is called with each dead letter of a
@@ -130,9 +135,9 @@ class Redrive:
         self._changed = asyncio.Event()
 
     @property
-    def redriven(self) -> int:
-        """Dead letters that were published and acked."""
-        return self._progress.redriven
+    def settled(self) -> int:
+        """Dead letters that were published or dropped, and acked."""
+        return self._progress.settled
 
     @property
     def left(self) -> int:
@@ -214,17 +219,17 @@ class Redrive:
         """Return the subscription to the dead letters. Raises UsageError if it is not possible."""
         plan = self._plan
         max_held = _MAX_HELD
-        if plan.limit is not None and not plan.match:
+        if plan.limit is not None and plan.wanted.is_all:
             max_held = min(_MAX_HELD, plan.limit)
-        if can.positions and plan.match and not plan.dry_run:
+        if can.positions and not plan.wanted.is_all and not plan.dry_run:
             raise UsageError(
                 "this broker keeps positions, so messages that do not match cannot be skipped; "
-                "redrive without a match, or list the ones that match (dry run)"
+                "take all, or list the ones that match (dry run)"
             )
 
         # If nothing is moved, order is not kept. Otherwise a dry run on a broker with positions
         # would list only the first message of each partition: it blocks those behind it.
-        moves = not (plan.dry_run or self._destinations.is_empty)
+        moves = not plan.dry_run and (plan.drop or not self._destinations.is_empty)
 
         async def handle(message: Message) -> None:
             self._progress.moving += 1
@@ -276,6 +281,8 @@ class Redrive:
         if self._plan.dry_run:
             self._on_listed(message)
             self._hold(message)
+        if self._plan.drop:
+            return
         channel = self._plan.to or message.attributes.get("gizmo-dl-source-topic")
         if not channel:
             self._fail(message, "it has no gizmo-dl-source-topic; name a channel to publish it to")
@@ -288,16 +295,13 @@ class Redrive:
         self._progress.unacked.add(message)
 
     def _is_wanted(self, message: Message) -> bool:
-        """Return whether to move a dead letter.
+        """Return whether to take a dead letter.
 
         Not one that this run has moved: its handler has failed again in the meantime.
         """
-        attributes, match = message.attributes, self._plan.match
-        if self.stopped or attributes.get(REDRIVEN_AT) == self._run_mark:
+        if self.stopped or message.attributes.get(REDRIVEN_AT) == self._run_mark:
             return False
-        return any(
-            match in attributes.get(name, "") for name in ("gizmo-dl-reason", "gizmo-dl-exception")
-        )
+        return self._plan.wanted(message)
 
     def _hold(self, message: Message) -> NoReturn:
         """Make a dead letter wait in place until the end."""
@@ -315,7 +319,7 @@ class Redrive:
     def _count_settled(self, message: Message, outcome: str, _: BaseException | None) -> None:
         """Count the outcomes that the broker has confirmed."""
         if outcome == "ack":
-            self._progress.redriven += 1
+            self._progress.settled += 1
             self._progress.unacked.discard(message)
             self._changed.set()
         elif outcome != "lost":

@@ -12,6 +12,7 @@ from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.driver import Driver, Receiver, Results, Sender
 from gizmopy.pubsub.message import Message
 from gizmopy.pubsub.redrive import Plan, Redrive
+from gizmopy.pubsub.wanted import Wanted
 
 QUIET = 0.1
 _numbers = count(1)
@@ -137,6 +138,8 @@ class Run(Redrive):
         self.reasons: list[str] = []
         allowed = frozenset(("cats", "dogs", "dead"))
         defaults: dict[str, Any] = {"channel": "dead", "wait": QUIET, "from_topics": allowed}
+        if "match" in plan:
+            plan["wanted"] = Wanted(match=plan.pop("match"))
         super().__init__(
             Plan(**defaults | plan),
             "queues://",
@@ -149,4 +152,4 @@ class Run(Redrive):
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        return self.redriven, self.left, self.failed
+        return self.settled, self.left, self.failed

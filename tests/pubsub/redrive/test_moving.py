@@ -275,7 +275,7 @@ async def test_a_limit_ends_the_run(more: dict[str, Any]) -> None:
     await run.run()
 
     moved, listed = (0, 3) if "dry_run" in more else (3, 0)
-    assert (run.redriven, len(run.listed)) == (moved, listed)
+    assert (run.settled, len(run.listed)) == (moved, listed)
     assert run.stopped == "the limit of 3 is reached"
     assert len(await letters.read()) == 50 - moved
 

@@ -79,7 +79,7 @@ async def test_a_limit_on_a_log_commits_as_much() -> None:
     run = Run(broker, limit=2, wait=3600)
     await run.run()
 
-    assert run.redriven == 2
+    assert run.settled == 2
     assert broker.committed("dead", "redrive") == {0: 2}
 
 
