@@ -166,8 +166,7 @@ async def committed_offsets(
 ) -> Mapping[TopicPartition, int | None]:
     """Return what the group has committed for each partition, with one request."""
     found = await consumer._coordinator.fetch_committed_offsets(tps)
-    offsets = {tp: committed.offset for tp, committed in found.items()}
-    return {tp: None if offsets.get(tp, -1) < 0 else offsets[tp] for tp in tps}
+    return {tp: found[tp].offset if tp in found and found[tp].offset >= 0 else None for tp in tps}
 
 
 # Time-outs.
@@ -255,6 +254,12 @@ async def _leave_group(consumer: AIOKafkaConsumer, committing: asyncio.Task[Any]
         # given it a member id and the group waits for it.
         coordinator.generation = 1
     await finish(coordinator.close(), 2 * CLOSE_SECONDS)  # it may have to log in again
+
+
+def producer_is_alive(producer: AIOKafkaProducer) -> bool:
+    """Return whether the task that sends runs. When it ends, all sends fail from then on."""
+    sending = producer._sender.sender_task
+    return not producer._closed and sending is not None and not sending.done()
 
 
 async def stop_producer(producer: AIOKafkaProducer) -> None:

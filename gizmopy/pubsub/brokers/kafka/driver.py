@@ -5,6 +5,7 @@ from __future__ import annotations
 from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.errors import StartError
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster
+from gizmopy.pubsub.brokers.kafka.producers import SharedProducers
 from gizmopy.pubsub.brokers.kafka.receiver import KafkaReceiver
 from gizmopy.pubsub.brokers.kafka.sender import KafkaSender
 from gizmopy.pubsub.driver import Capabilities, Limits
@@ -16,7 +17,9 @@ _BATCH_BYTES = 16 * 1024 * 1024
 
 
 class KafkaDriver:
-    """One cluster, reached by ``settings``. Each sender and receiver has its own connections.
+    """One cluster, reached by ``settings``.
+
+    The senders share a producer. Each receiver has its own connections.
 
     ``url`` is the cluster's URL without secrets, for errors.
     """
@@ -41,6 +44,7 @@ class KafkaDriver:
             events=KAFKA,
         )
         self._cluster = Cluster(settings, url)
+        self._producers = SharedProducers(self._cluster, settings)
         self._settings = settings
         self._subscriptions: dict[str, str] = {}
         """The first subscription to each topic."""
@@ -48,7 +52,9 @@ class KafkaDriver:
 
     def sender(self, topic: str) -> KafkaSender:
         """Return a sender to ``topic``."""
-        return KafkaSender(self._cluster, self._settings, topic, Limits.of(self.capabilities))
+        return KafkaSender(
+            self._cluster, self._settings, topic, Limits.of(self.capabilities), self._producers
+        )
 
     def receiver(self, topic: str, subscription: str, *, ordered: bool) -> KafkaReceiver:
         """Return a member of the group ``subscription``, or of the ``group`` in the settings.
@@ -67,4 +73,5 @@ class KafkaDriver:
         return KafkaReceiver(self._cluster, self._settings, topic, group, self._corrupt_topics)
 
     async def aclose(self) -> None:
-        """Do nothing: senders and receivers share no connection."""
+        """Wait until the producer is stopped that the last sender has left."""
+        await self._producers.aclose()

@@ -15,39 +15,47 @@ from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
     CLOSE_SECONDS,
-    REQUEST_TIMEOUT_MS,
     cancel,
-    set_request_timeout,
-    stop_producer,
 )
-from gizmopy.pubsub.brokers.kafka.cluster import Cluster, milliseconds
+from gizmopy.pubsub.brokers.kafka.cluster import Cluster
 from gizmopy.pubsub.brokers.kafka.errors import translate_errors
+from gizmopy.pubsub.brokers.kafka.producers import (
+    START_SECONDS,
+    Share,
+    SharedProducers,
+)
 from gizmopy.pubsub.driver import Limits, Results
 from gizmopy.pubsub.message import NULL, Message
 
-_REQUEST_BYTES = 128 * 1024
-"""The most bytes of one batch to a partition, unless a single message is larger. A topic's limit
-may be lower than the brokers' 1 MiB."""
 _KEYS_REMEMBERED = 10_000
 _LONGEST_KEY_REMEMBERED = 64
 """How many characters a key may have whose hash is remembered. A key may be as long as a message,
 and 10,000 of those would fill the memory. 64 hold a UUID or a SHA-256 in hex."""
-_START_REQUEST_TIMEOUT_MS = 3_000
-"""How long one broker may take to answer while a producer starts: it asks one after the other."""
-_START_SECONDS = 15.0
-"""How long a producer may take to start."""
 
 
 class KafkaSender:
-    """Publish to one topic with a producer of its own: idempotent, confirmed by all replicas."""
+    """Publish to one topic, idempotent and confirmed by all in-sync replicas.
+
+    ``producers`` are those that the senders of a driver share; default: its own.
+    """
 
     def __init__(
-        self, cluster: Cluster, settings: KafkaSettings, topic: str, limits: Limits
+        self,
+        cluster: Cluster,
+        settings: KafkaSettings,
+        topic: str,
+        limits: Limits,
+        producers: SharedProducers | None = None,
     ) -> None:
         self._cluster = cluster
         self._limits = limits
         self._settings = settings
         self._topic = topic
+        self._producers = producers or SharedProducers(cluster, settings)
+        self._share: Share | None = None
+        """The producer that is used, which other senders may use, too."""
+        self._unsettled: set[asyncio.Future[Any]] = set()
+        """Batches that the producer has, and that are not confirmed, failed or expired."""
         self._producer: AIOKafkaProducer | None = None
         self._is_broken = False
         """Whether the producer has to be replaced."""
@@ -64,43 +72,18 @@ class KafkaSender:
         await self._working_producer()
 
     async def _working_producer(self) -> AIOKafkaProducer:
-        """Return the producer; make a new one if there is none or it is broken.
-
-        aiokafka counts a batch that a broker refuses, and the broker does not. From then on the
-        broker refuses everything for that partition as out of sequence, so the producer is
-        replaced.
-        """
+        """Return the producer; join a newer one if there is none or this topic broke it."""
         if self._producer is not None and not self._is_broken:
             return self._producer
         if self._is_broken:
-            await self._stop_producer()
+            if self._share is not None:
+                self._share.unfit.add(self._topic)
+                await self._wait_settled(self._share)
+            await self._leave_producer()
             await self._cluster.find_again(self._topic)  # its error has the reason; aiokafka's not
-        producer = self._new_producer()
-        # Broken until it has started: a cancelled or failed start leaves a producer to stop.
-        self._producer, self._is_broken = producer, True
-        set_request_timeout(producer, _START_REQUEST_TIMEOUT_MS)
-        with translate_errors("the producer cannot start"):
-            async with asyncio.timeout(_START_SECONDS):
-                await producer.start()
-        set_request_timeout(producer, REQUEST_TIMEOUT_MS)
-        self._is_broken = False
-        return producer
-
-    def _new_producer(self) -> AIOKafkaProducer:
-        compression = self._settings.compression
-        try:
-            return AIOKafkaProducer(
-                **self._cluster.options(),
-                acks="all",
-                enable_idempotence=True,
-                compression_type=None if compression == "none" else compression,
-                max_batch_size=min(_REQUEST_BYTES, self._settings.max_message_bytes),
-                # How long a batch may live; set_request_timeout sets that of requests.
-                request_timeout_ms=milliseconds(self._settings.delivery_timeout),
-            )
-        except RuntimeError as error:  # the codec is not installed
-            reason = f"compression={compression}: {error}; try: pip install 'gizmopy[kafka]'"
-            raise PubSubError(reason, transient=False) from error
+        self._share = await self._producers.join(self._topic)
+        self._producer, self._is_broken = self._share.producer, False
+        return self._producer
 
     def limits(self) -> Limits:
         """Return the limits of the cluster's settings."""
@@ -157,7 +140,7 @@ class KafkaSender:
     async def _prepare(self, seconds: float) -> list[int]:
         producer = await self._working_producer()
         with translate_errors(f"cannot publish to topic {self._topic!r}"):
-            async with asyncio.timeout(min(_START_SECONDS, seconds)):
+            async with asyncio.timeout(min(START_SECONDS, seconds)):
                 return sorted(await producer.partitions_for(self._topic))
 
     def _places(
@@ -201,7 +184,9 @@ class KafkaSender:
                     end += 1
                 with translate_errors(f"partition {number} of {self._topic!r} was not written"):
                     confirmed = await producer.send_batch(builder, self._topic, partition=number)
-                    await confirmed
+                    self._unsettled.add(confirmed)
+                    confirmed.add_done_callback(self._unsettled.discard)
+                    await asyncio.shield(confirmed)
                 for place in places[done:end]:
                     results[place] = None
                 done = end
@@ -218,13 +203,22 @@ class KafkaSender:
         if self._deliveries:
             await asyncio.wait(self._deliveries, timeout=CLOSE_SECONDS)
         await cancel(self._deliveries)
-        await self._stop_producer()
+        await self._leave_producer()
+        await self._producers.aclose()  # a send that was cancelled may have left one before
 
-    async def _stop_producer(self) -> None:
-        if self._producer is not None:
-            await stop_producer(self._producer)
-            # Only now: if this is cancelled, aclose has to stop the producer again.
-            self._producer = None
+    async def _wait_settled(self, share: Share) -> None:
+        """Wait until the producer has no batch of this sender any more.
+
+        It may go on for others, and would send a batch whose send was cancelled behind the messages
+        of the next send. A batch expires after ``delivery_timeout``.
+        """
+        while self._unsettled and share.users > 1:  # else the producer is stopped
+            await asyncio.wait(self._unsettled)
+
+    async def _leave_producer(self) -> None:
+        share, self._share, self._producer = self._share, None, None
+        if share is not None:
+            await self._producers.leave(share)
 
 
 def _hash(key: str) -> int:
