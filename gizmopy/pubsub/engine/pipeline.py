@@ -179,14 +179,22 @@ class Pipeline:
         revoked = set(partitions)
         # Handlers get most of the time. A member that is late is evicted from its group, which
         # costs all of its partitions: to cancel handlers is the smaller harm.
-        await self._wait_until(lambda: not self._remove_unstarted(revoked), 0.8 * seconds)
-        for task in self._tasks_on(revoked):
-            task.cancel()
-        for message in self._held(revoked):
-            self._remove_lost(message)
-        await self._wait_until(lambda: not self._tasks_on(revoked), 0.1 * seconds)
-        if self.settler.positions is not None:
-            self.settler.positions.revoke(revoked)
+        #
+        # A driver that waits no longer cancels this; on a busy machine both times end in one turn
+        # of the loop. A partition that is half revoked is never committed again: messages that were
+        # removed here would stay unfinished below the marks of its next assignment.
+        try:
+            try:
+                await self._wait_until(lambda: not self._remove_unstarted(revoked), 0.8 * seconds)
+            finally:
+                for task in self._tasks_on(revoked):
+                    task.cancel()
+                for message in self._held(revoked):
+                    self._remove_lost(message)
+            await self._wait_until(lambda: not self._tasks_on(revoked), 0.1 * seconds)
+        finally:
+            if self.settler.positions is not None:
+                self.settler.positions.revoke(revoked)
 
     def _remove_unstarted(self, partitions: set[Hashable]) -> list[Message]:
         """Remove messages that no worker has, those that wait for a retry too; return the rest."""
