@@ -9,7 +9,15 @@ implemented once, in :class:`~gizmopy.pubsub.publisher.Publisher` and
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Hashable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from typing import Literal, NamedTuple, Protocol, cast
@@ -86,6 +94,9 @@ class Capabilities:
     """Seconds for which a message can be kept until ``Message.deliver_at``; None: not at all."""
     pushes: bool = False
     """Receivers are PushedReceivers: the broker sends requests to this process."""
+    can_browse: bool = False
+    """The driver is a BrowsingDriver. Without that, dead letters are looked at by a receiver, and
+    none of them can be skipped if the broker keeps ``positions``."""
     fan_out: bool = True
     """Each subscription to a topic gets all of its messages. If False, a topic is one queue: all
     receivers share its messages, whatever their subscription."""
@@ -302,6 +313,37 @@ class PushedReceiver(Receiver, Protocol):
         """
 
 
+class Browser(Protocol):
+    """Look through the messages that a topic keeps, and settle any of them, in any order.
+
+    It takes nothing from receivers. Other processes may have browsers of the same subscription:
+    a message that one of them has settled is settled for all that begin later. One method is called
+    at a time.
+    """
+
+    async def connect(self) -> None:
+        """Connect. Raises TopicNotFound, or any other PubSubError."""
+
+    def browse(self) -> AsyncIterator[Sequence[Message]]:
+        """Yield the messages that are in the topic at the call and are not settled, then end.
+
+        They have the order of publication within a key. Between two batches messages of earlier
+        ones may be settled. Raises PubSubError if the broker does not answer.
+        """
+
+    async def settle(self, batch: Sequence[Message]) -> Results:
+        """Settle messages that ``browse`` has yielded, for good; results as of ack."""
+
+    async def measure(self) -> Measured:
+        """Return how many messages are not settled, and the age of the oldest.
+
+        Called at intervals; a browser reads what is new since the last call. May be cancelled.
+        """
+
+    async def aclose(self) -> None:
+        """Close. May be called twice, and without connect."""
+
+
 class Driver(Protocol):
     """Connect to the broker of one URL, by one connection or by many."""
 
@@ -321,6 +363,16 @@ class Driver(Protocol):
 
     async def aclose(self) -> None:
         """Close the parts that senders and receivers share, after those. May be called twice."""
+
+
+class BrowsingDriver(Driver, Protocol):
+    """A driver that can look through topics; needs the capability ``can_browse``."""
+
+    def browser(self, topic: str, subscription: str) -> Browser:
+        """Return a new browser, which connects in its own ``connect``.
+
+        Messages that ``subscription`` has acked are settled.
+        """
 
 
 class NamingDriver(Driver, Protocol):

@@ -15,18 +15,18 @@ that was moved already.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from gizmopy.errors import PubSubError, Retry, UsageError
 from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import registry as drivers
 from gizmopy.pubsub.channels import Channels
 from gizmopy.pubsub.destinations import DestinationResolver
-from gizmopy.pubsub.driver import Capabilities, Driver
+from gizmopy.pubsub.driver import Browser, BrowsingDriver, Capabilities, Driver
 from gizmopy.pubsub.engine.dead_letter import with_current_names, without_last_failure
 from gizmopy.pubsub.engine.dead_letter_topics import AllowedTopics
 from gizmopy.pubsub.engine.sizes import size_of
@@ -93,6 +93,8 @@ class _Progress:
     """Not published. Ids, since one that is given back may be received again before the end."""
     returned_ids: set[str] = field(default_factory=set)
     """Given back."""
+    passed: int = 0
+    """Looked at, and left where they are."""
     held: int = 0
     """Waiting in place until the end."""
     held_bytes: int = 0
@@ -142,7 +144,8 @@ class Redrive:
     @property
     def left(self) -> int:
         """Dead letters that were received and given back; more may not have been received."""
-        return len(self._progress.returned_ids - self._progress.failed_ids)
+        returned = self._progress.returned_ids - self._progress.failed_ids
+        return len(returned) + self._progress.passed
 
     @property
     def failed(self) -> int:
@@ -185,7 +188,58 @@ class Redrive:
             channel, subscription = self._plan.channel, self._plan.subscription
             source = self._sources.for_consuming(channel, subscription)
             async with aclosing(self._open_driver(source.driver_url)) as driver:
-                await self._consume(driver, source.topic, out)
+                if driver.capabilities.can_browse:
+                    name = self._sources.subscription_of(channel, subscription)
+                    browser = cast(BrowsingDriver, driver).browser(source.topic, name)
+                    await self._look_through(browser, out)
+                else:
+                    await self._consume(driver, source.topic, out)
+
+    # With a browser, each dead letter is settled by itself.
+
+    async def _look_through(self, browser: Browser, out: Channels) -> None:
+        async with aclosing(browser):
+            await browser.connect()
+            try:
+                async for batch in browser.browse():
+                    await self._take(browser, batch, out)
+                    if self.stopped:
+                        return
+            finally:
+                self._report_unacked()
+
+    async def _take(self, browser: Browser, batch: Sequence[Message], out: Channels) -> None:
+        """Take the dead letters of a batch side by side, those of one key in their order."""
+        lanes: dict[object, list[Message]] = {None: list(batch)} if self._plan.dry_run else {}
+        for message in () if self._plan.dry_run else batch:
+            lanes.setdefault(message if message.key is None else message.key, []).append(message)
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self._take_lane(lane, out)) for lane in lanes.values()]
+        taken = [message for each in running for message in each.result()]
+        if not taken:
+            return
+        for message, failure in zip(taken, await browser.settle(taken), strict=True):
+            if failure is None:
+                self._count_settled(message, "ack", None)
+            elif message not in self._progress.unacked:
+                self._progress.failed_ids.add(message.id)
+                self._on_failed(message, f"it was not deleted: {text_of(failure)}")
+
+    async def _take_lane(self, lane: Sequence[Message], out: Channels) -> list[Message]:
+        """Move or drop dead letters one after the other; return those to settle."""
+        taken = []
+        for message in lane:
+            try:
+                await self._move(message, out)
+            except Retry:  # it stays, and holds up nothing
+                self._progress.held -= 1
+                self._progress.held_bytes -= size_of(message)
+                self._progress.passed += message.id not in self._progress.failed_ids
+            else:
+                taken.append(message)
+        return taken
+
+    # Without one, the engine consumes them.
 
     async def _consume(self, driver: Driver, topic: str, out: Channels) -> None:
         subscription = self._subscription(driver.capabilities, out)

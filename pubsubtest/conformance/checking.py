@@ -86,6 +86,7 @@ ATTRIBUTE_BYTES = Need(
 )
 BYTES = Need("a limit on the bytes of a batch", lambda _, can: can.batch_bytes is not None)
 SEND_DELAY = Need("a broker that delays messages", lambda _, can: can.send_delay is not None)
+BROWSES = Need("a driver that can look through a topic", lambda _, can: can.can_browse)
 PUSHES = Need("a broker that pushes", lambda _, can: can.pushes)
 REFUSES_UNKNOWN = Need(
     "a broker that refuses unknown topics", lambda harness, _: not harness.creates_topics

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from gizmopy.errors import GizmoError
 from pubsubtest.conformance import (
+    browsing,
     closing,
     consuming,
     draining,
@@ -35,6 +36,7 @@ _FILES = (
     ordering,
     handling,
     waiting,
+    browsing,
     draining,
     portable_publisher,
     closing,

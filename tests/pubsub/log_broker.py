@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from itertools import count
 from typing import NamedTuple
 from zlib import crc32
 
 from gizmopy.errors import PubSubError, TopicNotFound, UsageError
-from gizmopy.pubsub.driver import Capabilities, Results, Revoke, Status
+from gizmopy.pubsub.driver import Capabilities, Measured, Results, Revoke, Status
 from gizmopy.pubsub.message import Message
 
 
@@ -48,6 +49,7 @@ class LogBroker:
         commit_every: int = 1,
         rebalance_seconds: float = 5.0,
         hole_every: int = 0,
+        can_browse: bool = False,
     ) -> None:
         self.partitions = partitions
         self.ahead = ahead
@@ -77,7 +79,10 @@ class LogBroker:
             message_bytes=None,
             ordered_batches=True,
             can_pause=True,
+            can_browse=can_browse,
         )
+        self.settled: dict[tuple[str, str], set[tuple[int, int]]] = {}
+        """What browsers have settled: partitions and offsets, by topic and subscription."""
 
     # The driver.
 
@@ -91,6 +96,10 @@ class LogBroker:
         if key not in self._groups:
             self._groups[key] = _Group(self, topic)
         return LogReceiver(self, self._groups[key])
+
+    def browser(self, topic: str, subscription: str) -> LogBrowser:
+        """Return a browser."""
+        return LogBrowser(self, topic, subscription)
 
     async def aclose(self) -> None:
         """End rebalances that are under way; the messages and the commits stay."""
@@ -293,6 +302,53 @@ class LogSender:
     async def aclose(self) -> None:
         """Refuse messages from now on."""
         self._closed = True
+
+
+class LogBrowser:
+    """Look through a topic, and settle single messages."""
+
+    def __init__(self, broker: LogBroker, topic: str, subscription: str) -> None:
+        self._broker = broker
+        self._topic = topic
+        self._group = (topic, subscription)
+
+    async def connect(self) -> None:
+        """Find the topic."""
+        self._broker.check(self._topic)
+
+    def _open(self) -> list[Message]:
+        self._broker.check(self._topic)
+        group = self._broker._groups.get(self._group)
+        committed = {} if group is None else group.committed
+        settled = self._broker.settled.get(self._group, set())
+        return [
+            _delivered(message, Record(number, offset, 0))
+            for number, log in enumerate(self._broker.logs(self._topic))
+            for offset, message in log.read(committed.get(number, 0), len(log.messages))
+            if (number, offset) not in settled
+        ]
+
+    async def browse(self) -> AsyncIterator[Sequence[Message]]:
+        """Yield what is open, two messages at a time."""
+        found = self._open()
+        for at in range(0, len(found), 2):
+            yield found[at : at + 2]
+
+    async def settle(self, batch: Sequence[Message]) -> Results:
+        """Remember the places of messages."""
+        self._broker.check(self._topic)
+        places = [_record(message)[:2] for message in batch]
+        self._broker.settled.setdefault(self._group, set()).update(places)
+        return [None] * len(batch)
+
+    async def measure(self) -> Measured:
+        """Count what is open."""
+        found = self._open()
+        ages = [(datetime.now(UTC) - each.published_at).total_seconds() for each in found]
+        return Measured(backlog=len(found), oldest=max(ages, default=0.0))
+
+    async def aclose(self) -> None:
+        """Do nothing."""
 
 
 class LogReceiver:

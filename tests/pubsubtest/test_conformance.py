@@ -67,7 +67,7 @@ def pushed() -> Harness:
 
 def log() -> Harness:
     """Return the harness of a broker with positions, which a test can make unreachable."""
-    broker = LogBroker(rebalance_seconds=2.0)
+    broker = LogBroker(rebalance_seconds=2.0, can_browse=True)
     broker.missing.add(UNKNOWN)
 
     @asynccontextmanager

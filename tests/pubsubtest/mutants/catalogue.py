@@ -13,7 +13,8 @@ from gizmopy.pubsub import Message
 from gizmopy.pubsub.brokers.memory import MemoryDriver
 from gizmopy.pubsub.event_binding import PLAIN
 from pubsubtest.conformance import Harness
-from tests.pubsub.log_broker import LogBroker
+from pubsubtest.conformance.context import UNKNOWN
+from tests.pubsub.log_broker import LogBroker, LogBrowser
 from tests.pubsub.push_broker import PushBroker
 from tests.pubsubtest.mutants.base import (
     LEASE,
@@ -23,6 +24,19 @@ from tests.pubsubtest.mutants.base import (
     changed,
     receiving,
     sending,
+)
+from tests.pubsubtest.mutants.browsers import (
+    BrowsingBroker,
+    CloseNeedsConnect,
+    FindsOnce,
+    IgnoresAcks,
+    InventsAges,
+    LosesItsPlace,
+    MakesTopics,
+    MeasuresOnce,
+    SettlesAllBefore,
+    SettlesNothing,
+    ShowsItsMarks,
 )
 from tests.pubsubtest.mutants.drivers import (
     ClosesAll,
@@ -201,6 +215,15 @@ def _log(
     receiver: type[MutantReceiver] = MutantReceiver,
 ) -> Mutant:
     return Mutant(fault, caught_by, on_log(sender, receiver))
+
+
+def _browser(fault: str, browser: type[LogBrowser], *caught_by: str) -> Mutant:
+    def make() -> Harness:
+        broker = BrowsingBroker(browser)
+        broker.missing.add(UNKNOWN)
+        return Harness(open=lambda: broker, creates_topics=False, quiet=0.2)
+
+    return Mutant(fault, caught_by, make)
 
 
 def _engine(fault: str, plant: Plant, *caught_by: str) -> Mutant:
@@ -512,6 +535,32 @@ MUTANTS = (
         "the delivery count begins at 2",
         "a_delivery_that_is_not_counted_is_the_first",
         receiver=receiving(_with_second_delivery),
+    ),
+    _browser("a message is found once", FindsOnce, "a_browser_finds_what_a_topic_keeps"),
+    _browser(
+        "what is settled is found again", SettlesNothing, "a_settled_message_is_found_by_no_browser"
+    ),
+    _browser(
+        "a settle settles all before it",
+        SettlesAllBefore,
+        "a_settled_message_is_found_by_no_browser",
+    ),
+    _browser(
+        "a settle moves the place of a look",
+        LosesItsPlace,
+        "a_message_is_settled_while_others_are_looked_at",
+    ),
+    _browser("receivers get marks", ShowsItsMarks, "a_browser_takes_nothing_from_receivers"),
+    _browser(
+        "a browser finds what is acked", IgnoresAcks, "what_a_subscription_has_acked_is_settled"
+    ),
+    _browser("a browser measures once", MeasuresOnce, "a_browser_measures_what_is_open"),
+    _browser("a browser invents ages", InventsAges, "a_browser_measures_what_is_open"),
+    _browser("a browser makes its topic", MakesTopics, "a_browser_of_an_unknown_topic_finds_none"),
+    _browser(
+        "a browser that never connected cannot be closed",
+        CloseNeedsConnect,
+        "a_browser_may_be_closed_at_any_time",
     ),
     _driver(
         "routes are known only after the connect",

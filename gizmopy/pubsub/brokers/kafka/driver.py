@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.errors import StartError
+from gizmopy.pubsub.brokers.kafka.browser import KafkaBrowser
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster
 from gizmopy.pubsub.brokers.kafka.producers import SharedProducers
 from gizmopy.pubsub.brokers.kafka.receiver import KafkaReceiver
@@ -40,6 +41,7 @@ class KafkaDriver:
             ordered_batches=True,
             client_retries=True,
             can_pause=True,
+            can_browse=True,
             delivery_timeout=settings.delivery_timeout.total_seconds(),
             events=KAFKA,
         )
@@ -71,6 +73,10 @@ class KafkaDriver:
             )
         group = group or subscription
         return KafkaReceiver(self._cluster, self._settings, topic, group, self._corrupt_topics)
+
+    def browser(self, topic: str, subscription: str) -> KafkaBrowser:
+        """Return a browser, whose group is ``subscription``."""
+        return KafkaBrowser(self._cluster, topic, subscription, self.sender(topic))
 
     async def aclose(self) -> None:
         """Wait until the producer is stopped that the last sender has left."""

@@ -23,6 +23,7 @@ class Partition:
         "is_start_committed",
         "next",
         "origin",
+        "skipped",
         "tp",
     )
 
@@ -42,6 +43,8 @@ class Partition:
         """Whether the group would start here again; else the start has to be committed."""
         self.is_over = False
         """Whether the assignment has ended, so that acks come too late."""
+        self.skipped: set[int] = set()
+        """Offsets behind the last ack that are no messages: nobody acks them."""
 
     def __str__(self) -> str:
         return str(self.tp.partition)
@@ -107,12 +110,22 @@ class Offsets:
         if not self._has_room(partition):
             self.full.add(partition.tp)
 
+    def skip(self, partition: Partition, offset: int) -> None:
+        """Note that ``offset``, which is received next, is no message: it counts as handled."""
+        partition.skipped.add(offset)
+        if offset == partition.acked:
+            self.ack(partition, offset)
+
     def ack(self, partition: Partition, offset: int) -> bool:
         """Note that all up to and including ``offset`` is handled.
 
         Return whether a full partition has room again.
         """
         acked = offset + 1
+        if partition.skipped:
+            while acked in partition.skipped:
+                acked += 1
+            partition.skipped = {each for each in partition.skipped if each >= acked}
         if acked <= partition.acked:
             return False
         self.uncommitted += acked - partition.acked

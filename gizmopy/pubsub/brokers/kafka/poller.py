@@ -18,6 +18,7 @@ from gizmopy.pubsub.brokers.kafka.aiokafka_compat import (
 )
 from gizmopy.pubsub.brokers.kafka.errors import describe_error
 from gizmopy.pubsub.brokers.kafka.lenient_records import LenientReader, mark_unreadable
+from gizmopy.pubsub.brokers.kafka.marks import KEY_PREFIX, is_mark
 from gizmopy.pubsub.brokers.kafka.offsets import Offsets
 from gizmopy.pubsub.message import NO_ATTRIBUTES, NULL, Message, RepeatedAttributes
 
@@ -133,6 +134,9 @@ class Poller:
             prefix, offset = partition.id_prefix, 0
             for record in records:
                 key, headers, offset = record.key, record.headers, record.offset
+                if key is not None and key.startswith(KEY_PREFIX) and is_mark(record):
+                    self._offsets.skip(partition, offset)
+                    continue
                 append(
                     received(
                         topic,

@@ -89,8 +89,11 @@ class KafkaSender:
         """Return the limits of the cluster's settings."""
         return self._limits
 
-    async def send(self, batch: Sequence[Message]) -> Results:
-        """Send a batch to each partition, and wait for the brokers' confirmations."""
+    async def send(self, batch: Sequence[Message], *, number: int | None = None) -> Results:
+        """Send a batch to each partition, and wait for the brokers' confirmations.
+
+        With ``number`` all messages go to that partition.
+        """
         if self._is_closed:
             raise UsageError("this sender is closed; send before aclose")
         seconds = self._settings.delivery_timeout.total_seconds()
@@ -101,9 +104,14 @@ class KafkaSender:
         assert producer is not None
         reason = f"not confirmed within {seconds:g} s; it may or may not have arrived"
         results: list[Exception | None] = [PubSubError(reason, transient=True)] * len(batch)
+        by_partition: Mapping[int, Sequence[int]] = (
+            self._places(producer, batch, partitions)
+            if number is None
+            else {number: range(len(batch))}
+        )
         self._deliveries = {
             asyncio.create_task(self._deliver(producer, number, places, batch, results))
-            for number, places in self._places(producer, batch, partitions).items()
+            for number, places in by_partition.items()
         }
         late = self._deliveries
         try:
