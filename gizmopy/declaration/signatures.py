@@ -76,6 +76,7 @@ def read_signature(
         declared = inspect.signature(function).parameters.values()
     except ValueError as error:
         raise DeclarationError(function, "has no parameter for its object; add self") from error
+    _check_self(function, hints)
     parameters = []
     for parameter in declared:
         name = parameter.name
@@ -90,6 +91,21 @@ def read_signature(
     returns = hints.get("return", REQUIRED)
     _check_variables(function, owner, "the result", returns)
     return Signature(tuple(parameters), returns)
+
+
+def _check_self(function: Callable[..., Any], hints: Mapping[str, Any]) -> None:
+    """Raise DeclarationError if a method without ``self`` takes its object as a parameter."""
+    plain = getattr(function, "__func__", None)
+    if plain is None:
+        return
+    name = next(iter(inspect.signature(plain).parameters), "")
+    kind = hints.get(name)
+    own = getattr(function, "__self__", None)
+    # ``def a(x: int)``: a request's x would be ignored, and x be the object.
+    is_other = isinstance(kind, type) and kind is not Any and kind not in type(own).__mro__
+    is_protocol = getattr(kind, "_is_protocol", False)
+    if name not in ("self", "cls") and is_other and not is_protocol and not isinstance(own, type):
+        raise DeclarationError(function, f"takes its object as {name!r}; add self ahead of it")
 
 
 def is_generator(function: Callable[..., Any]) -> bool:

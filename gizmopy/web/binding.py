@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -33,7 +33,6 @@ from gizmopy.web.annotations import (
     Cookie,
     Form,
     Header,
-    Mark,
     Query,
     has_bare_mark,
     is_converted,
@@ -43,6 +42,8 @@ from gizmopy.web.annotations import (
 from gizmopy.web.bodies import WITHOUT_BODY, bind_body, is_from_body
 from gizmopy.web.body import RequestBody
 from gizmopy.web.decorators import EndpointFunction, Route
+from gizmopy.web.foreign import check_foreign_style, check_mark
+from gizmopy.web.forms import FormBody
 from gizmopy.web.parameter_models import ModelParameter
 from gizmopy.web.parameters import (
     CallerParameter,
@@ -65,7 +66,6 @@ Binder = CallerParameter | RequestParameter | TextParameter | ModelParameter
 """Binds one parameter of an endpoint to a part of a request other than its body."""
 
 _REQUEST_TYPES = (Request, web.Request, web.BaseRequest)
-_MARKS = get_args(Mark)
 _LOCATIONS: Mapping[type, ParameterLocation] = {
     Header: "header",
     Query: "query",
@@ -156,7 +156,7 @@ def bind_parameters(
     Raises DeclarationError if a parameter can come from no part of a request.
     """
     declared = read_signature(route.function, route.owner, takes_generator=True).parameters
-    _check_foreign_style(route, declared)
+    check_foreign_style(route, declared)
     names = [name for segment in parse_template(route.path) for name in segment.names]
     for each in declared:
         _check_mark(route, each)
@@ -165,29 +165,20 @@ def bind_parameters(
     parameters = tuple(_bind(route, each, names) for each in others)
     _check_path_variables(route, names, parameters)
     _check_distinct_keys(route, parameters)
-    return parameters, bind_body(route, bodies, read_timeout)
+    body = bind_body(route, bodies, read_timeout)
+    if not any(isinstance(each, RequestParameter) for each in parameters):
+        _check_limits(route, body)
+    return parameters, body
 
 
-def _check_foreign_style(route: Route, declared: tuple[Parameter, ...]) -> None:
-    """Raise DeclarationError for the notation of other frameworks, which has no effect here."""
-    for each in declared:
-        mark = each.default
-        if isinstance(mark, _MARKS) or mark in _MARKS:
-            kind = getattr(mark, "__name__", type(mark).__name__)
-            reason = f"parameter {each.name!r} has a {kind} as its default; write "
-            remedy = f'{each.name}: Annotated[..., {kind}("...")]'
-            raise DeclarationError(route.function, reason + remedy)
-        if f"/:{each.name}" in route.path or f"<{each.name}>" in route.path:
-            reason = f"the path {route.path!r} has no variable; write {{{each.name}}}"
-            raise DeclarationError(route.function, reason)
-        for kind in ("int", "str", "float", "path", "uuid"):
-            variable = f"{{{each.name}:{kind}}}"
-            if variable in route.path:
-                pattern = "{path:.*}" if kind == "path" else f"{{{each.name}}}"
-                reason = f"{kind!r} in {variable!r} is a regular expression, not a type; write "
-                raise DeclarationError(
-                    route.function, f"{reason}{pattern} and annotate the parameter"
-                )
+def _check_limits(route: Route, body: RequestBody | None) -> None:
+    """Raise DeclarationError for a limit of a body that the endpoint does not read."""
+    if route.options.max_parts is not None and not isinstance(body, FormBody):
+        reason = f"max_parts={route.options.max_parts} has no effect, because it takes no form"
+        raise DeclarationError(route.function, f"{reason}; remove it")
+    if route.options.max_body is not None and body is None and route.method in WITHOUT_BODY:
+        reason = f"max_body={route.options.max_body!r} has no effect, because a {route.method} "
+        raise DeclarationError(route.function, f"{reason}request has no body; remove it")
 
 
 def _is_body(route: Route, parameter: Parameter, path_names: list[str]) -> bool:
@@ -241,6 +232,7 @@ def _check_mark(route: Route, parameter: Parameter) -> None:
         kind = type(marks[0]).__name__
         reason = f"parameter {name!r} has the class {kind} as its mark; write {kind}()"
         raise DeclarationError(route.function, reason)
+    check_mark(route, parameter)
 
 
 def _check_path_variables(route: Route, names: list[str], parameters: tuple[Binder, ...]) -> None:

@@ -372,6 +372,11 @@ def _check(route: Route, prefix: str) -> None:
     path = route.path.removeprefix(prefix)
     if options.timeout is not None:
         _check_timeout(options.timeout, function)
+    for name in ("cross_origin", "endless", "unsafe_path", "cancel_on_disconnect"):
+        flag: object = getattr(options, name)
+        # The text "no" would count as true, and open what it means to close.
+        if not isinstance(flag, bool) and (flag is not None or name != "cancel_on_disconnect"):
+            raise DeclarationError(function, f"{name}={flag!r} is not True or False")
     if options.min_send_rate is not None and not _is_number(options.min_send_rate, int):
         reason = f"min_send_rate={options.min_send_rate!r} is not a number of bytes"
         raise DeclarationError(function, f"{reason}; use 0 for no limit")
@@ -386,7 +391,7 @@ def _check(route: Route, prefix: str) -> None:
         reason = f"max_body={options.max_body!r} is not a number of bytes"
         remedy = 'write max_body="10MB", or 0 for no limit'
         raise DeclarationError(function, f"{reason}; {remedy}") from error
-    if options.media_type is not None and not _is_media_type(options.media_type):
+    if options.media_type is not None and not is_media_type(options.media_type):
         reason = f"media_type={options.media_type!r} is not a media type; write text/csv"
         raise DeclarationError(function, reason)
     if method not in METHODS:
@@ -410,7 +415,8 @@ def _check_timeout(timeout: object, function: EndpointFunction) -> None:
         raise DeclarationError(function, reason)
 
 
-def _is_media_type(value: object) -> bool:
+def is_media_type(value: object) -> bool:
+    """Return whether a value is the text of a media type, such as ``text/csv`` or ``image/*``."""
     if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
         return False
     kind, slash, name = value.partition(";")[0].rstrip().partition("/")

@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from gizmopy.errors import DeclarationError, UsageError
 from gizmopy.web.decorators import Route
 from gizmopy.web.parameters import UNKNOWN_TYPE
+from gizmopy.web.problems import Problem
 from gizmopy.web.response_headers import HeaderShape
 from gizmopy.web.result_json import ResultJSON, ResultMismatch, validated
 from gizmopy.web.results import (
@@ -21,6 +22,7 @@ from gizmopy.web.results import (
     STATUSES_WITHOUT_BODY,
     Result,
     ResultValue,
+    is_class,
     result_of,
     union_of,
 )
@@ -286,4 +288,6 @@ def _json_encoder(route: Route, declared: ResultValue) -> Callable[[object], byt
         why = str(error).partition("\n\n")[0]  # without pydantic's hints and its link to a page
         reason = f"its result has a type without a JSON form: {why}; return a type that pydantic"
         remedy = "knows or a response of aiohttp.web, or annotate the result as Any"
+        if any(is_class(each, Problem) for each in declared.types):
+            reason, remedy = "returns a Problem;", "raise it, and leave it out of the annotation"
         raise DeclarationError(route.function, f"{reason} {remedy}") from error

@@ -103,6 +103,10 @@ class Result:
         return self.with_status is not None or bool(self.by_status)
 
 
+class StatusFault(ValueError):
+    """A declared status cannot be sent, or not with its value."""
+
+
 def result_of(route: Route) -> Result:
     """Return the values that the endpoint of ``route`` declares to return.
 
@@ -115,7 +119,7 @@ def result_of(route: Route) -> Result:
     try:
         undeclared = makes_stream and returns is REQUIRED
         result = read_result(abc.AsyncIterator[Any] if undeclared else returns)
-    except HeaderFault as fault:
+    except (HeaderFault, StatusFault) as fault:
         raise DeclarationError(function, str(fault)) from fault
     if not makes_stream:
         return result
@@ -150,6 +154,7 @@ def _split(result: Result, member: Any) -> Iterator[tuple[ResultValue, Any]]:
     status = _without_metadata(status)
     literals = get_args(status) if get_origin(status) is Literal else ()
     if literals and all(_is_status(type(each)) for each in literals):
+        _check_statuses([int(each) for each in literals], inner)
         for each in literals:
             yield result.by_status.setdefault(int(each), ResultValue()), inner
     elif _is_status(status):
@@ -157,6 +162,16 @@ def _split(result: Result, member: Any) -> Iterator[tuple[ResultValue, Any]]:
         yield result.with_status, inner
     else:
         yield result.alone, member
+
+
+def _check_statuses(statuses: Sequence[int], value: Any) -> None:
+    for each in statuses:
+        if not 200 <= each <= 599:
+            raise StatusFault(f"returns the status {each}; write 200 to 599")
+    has_value = not any(each in (Any, NoneType) for each in members(value))
+    if has_value and set(statuses) <= set(BODILESS):
+        reason = f"returns a value with the status {statuses[0]}, whose responses have no body"
+        raise StatusFault(f"{reason}; write tuple[Literal[{statuses[0]}], None]")
 
 
 def members(annotation: Any) -> list[Any]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytest
+from aiohttp import web
 from annotated_types import Gt, MinLen
+from pydantic import Field
 
+from gizmopy import LastEventID, Problem, Settings
+from gizmopy.declaration.signatures import REQUIRED
 from gizmopy.errors import DeclarationError
 from gizmopy.pubsub import collect_subscriptions, subscribe
-from gizmopy.web import Header, Query, get, put
+from gizmopy.web import Body, Header, Query, get, put
 from gizmopy.web.binding import compile_endpoint
 from gizmopy.web.decorators import collect_routes
 
@@ -221,3 +226,117 @@ def test_a_default_may_break_a_constraint(annotation: Any, default: Any) -> None
     service = type("Service", (), {"method": get("/a")(endpoint)})()
     for route in collect_routes(service):
         compile_endpoint(route)
+
+
+def _of_fastapi(name: str) -> Any:
+    return type(name, (), {"__module__": "fastapi.params"})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "remedy"),
+    [
+        (int, Field(1, ge=1), r"write x: Annotated\[..., Field\(...\)\], and the default behind"),
+        (str, _of_fastapi("Depends")(), "Depends of fastapi, which has no effect here; set what"),
+        (Annotated[str, _of_fastapi("Depends")()], REQUIRED, "Depends of fastapi"),
+        (_of_fastapi("Request"), REQUIRED, "write request: aiohttp.web.Request"),
+        (_of_fastapi("BackgroundTasks"), REQUIRED, "publish a message"),
+        (web.Response, REQUIRED, "is a response, which an endpoint returns; remove it"),
+        (web.Application, REQUIRED, "is an application of aiohttp"),
+        (Settings, REQUIRED, "use self.settings, or take them in __init__"),
+        (Annotated[str, Header("X T")], REQUIRED, r'no name of a header; write Header\("X-Name"\)'),
+        (Annotated[str, Header(cast(Any, 5))], REQUIRED, "whose name is no text"),
+        (Annotated[str, Query(cast(Any, int))], REQUIRED, "whose name is no text"),
+        (LastEventID, REQUIRED, "EventSource has no Last-Event-ID"),
+    ],
+)
+def test_a_parameter_in_the_notation_of_others_is_refused(
+    annotation: Any, default: Any, remedy: str
+) -> None:
+    """It would have no effect, or be read from the wrong part of the request."""
+
+    async def endpoint(self: Any, x: Any = default) -> None: ...
+
+    if default is REQUIRED:
+        endpoint.__defaults__ = None
+    endpoint.__annotations__["x"] = annotation
+    assert re.search(remedy, refusal(get("/a"), endpoint))
+
+
+def test_a_media_type_of_a_body_has_two_parts() -> None:
+    """No request could have it: each would be 415."""
+
+    async def endpoint(self: Any, data: Annotated[bytes, Body("png")]) -> None: ...
+
+    assert "Body of 'png', which is no media type" in refusal(put("/a"), endpoint)
+
+
+@pytest.mark.parametrize("path", ["/a/<int:id>", "/a/<id>", "/a/:id"])
+def test_a_variable_of_a_path_is_in_braces(path: str) -> None:
+    """The path would match only its own text."""
+
+    async def endpoint(self: Any, id: int) -> None: ...
+
+    assert "has no variable; write {id}" in refusal(get(path), endpoint)
+
+
+@pytest.mark.parametrize("name", ["cross_origin", "endless", "unsafe_path", "cancel_on_disconnect"])
+def test_the_text_no_is_not_false(name: str) -> None:
+    """It would count as true."""
+
+    assert f"{name}='no' is not True or False" in refusal(wrong_put("/a", **{name: "no"}))
+
+
+def test_a_limit_of_a_body_that_is_not_read_is_refused() -> None:
+    """An endpoint that takes the request may read the body itself."""
+
+    async def endpoint(self: Any) -> None: ...
+
+    async def raw(self: Any, request: web.Request) -> None: ...
+
+    assert "max_parts=5 has no effect" in refusal(put("/a", max_parts=5), endpoint)
+    assert "a GET request has no body" in refusal(get("/a", max_body="1MB"), endpoint)
+    service = type("Service", (), {"raw": put("/a", max_parts=5, max_body=5)(raw)})()
+    assert [compile_endpoint(route) for route in collect_routes(service)]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "remedy"),
+    [
+        (tuple[Literal[99], int], "returns the status 99; write 200 to 599"),
+        (tuple[Literal[204], int], "no body; write tuple[Literal[204], None]"),
+        (tuple[Literal[200], int] | tuple[Literal[1000], str], "the status 1000"),
+        (Problem, "returns a Problem; raise it"),
+        (int | Problem, "returns a Problem; raise it"),
+    ],
+)
+def test_a_result_that_cannot_be_sent_is_refused(annotation: Any, remedy: str) -> None:
+    """Each request would be 500, or lose its body."""
+
+    async def endpoint(self: Any) -> Any: ...
+
+    endpoint.__annotations__["return"] = annotation
+    assert remedy in refusal(get("/a"), endpoint)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [tuple[Literal[204], None], tuple[Literal[204], Any], tuple[Literal[200, 204], int]],
+)
+def test_a_status_without_a_body_may_be_declared(annotation: Any) -> None:
+    """With None, or beside a status that has a body."""
+
+    async def endpoint(self: Any) -> Any: ...
+
+    endpoint.__annotations__["return"] = annotation
+    service = type("Service", (), {"method": get("/a")(endpoint)})()
+    assert [compile_endpoint(route) for route in collect_routes(service)]
+
+
+def test_a_method_without_self_is_refused() -> None:
+    """The value of the request would be ignored."""
+
+    async def endpoint(x: int) -> int:
+        return x
+
+    assert "takes its object as 'x'; add self" in refusal(get("/a"), endpoint)
+    assert "takes its object as 'x'; add self" in refusal(wrong_subscribe("a"), endpoint)
