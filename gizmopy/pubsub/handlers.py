@@ -58,6 +58,9 @@ def compile_method(
     handler = _handler(method, takes)
     for wrap in reversed(middleware):
         handler = wrap(handler)
+        if not callable(handler):
+            reason = f"returned {handler!r}, and not a function that takes a Message; return one"
+            raise DeclarationError(wrap, reason)
     return CompiledMethod(handler, None, takes.payload_type)
 
 

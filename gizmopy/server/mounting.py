@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from gizmopy.declaration import undeclared_functions
 from gizmopy.errors import DeclarationError, source_of
@@ -19,12 +20,16 @@ from gizmopy.web import CORS
 logger = logging.getLogger(__name__)
 
 
+_METHODS = ("publish", "publish_many", "mounts", "lifespan")
+
+
 def mounted_on(service: Service) -> tuple[Endpoints, ...]:
     """Return the objects that ``service.mounts()`` returns, which this calls once.
 
     Raises DeclarationError if one of them is not an object of a subclass of Endpoints, is there
     twice, or declares something that only a service can have.
     """
+    _check_methods(service)
     _check_attributes(service)
     _check_mounts_of_bases(type(service))
     returned: object = service.mounts()
@@ -41,6 +46,7 @@ def mounted_on(service: Service) -> tuple[Endpoints, ...]:
             name = type(mounted).__name__
             raise DeclarationError(service.mounts, f"returns the same {name} object twice")
         _check_members(mounted)
+        _check_methods(mounted)
         _check_attributes(mounted)
         _check_cors(mounted)
         mounts.append(mounted)
@@ -96,7 +102,8 @@ def _check_members(mounted: Endpoints) -> None:
 
 def _check_attributes(owner: Endpoints) -> None:
     """Raise DeclarationError if an attribute that the class may set has a value of a wrong type."""
-    for name in ("prefix", "name"):
+    # ``name`` of a mounted object is a matter of its own: a method, or any value.
+    for name in ("prefix", "name") if isinstance(owner, Service) else ("prefix",):
         text: object = getattr(owner, name, "")
         if not isinstance(text, str):
             raise _wrong(owner, name, f"is {text!r}; write a text")
@@ -107,11 +114,35 @@ def _check_attributes(owner: Endpoints) -> None:
         for each in value:
             if not callable(each):
                 raise _wrong(owner, name, f"has {each!r}, which is not a function; remove it")
+            if reason := _fault_of_middleware(each):
+                raise _wrong(owner, name, f"has {source_of(each)}, which {reason}")
     tags: object = owner.tags
     if isinstance(tags, str):  # it would be a tag for each letter
         raise _wrong(owner, "tags", f"is the text {tags!r}; write ({tags!r},)")
     if not (isinstance(tags, Sequence) and all(isinstance(tag, str) for tag in tags)):
         raise _wrong(owner, "tags", f"is {tags!r}; write a tuple of names")
+
+
+def _check_methods(owner: Endpoints) -> None:
+    """Raise DeclarationError if an attribute hides a method that the daemon or the object calls."""
+    for name in _METHODS:
+        method: object = getattr(owner, name, None)
+        if not callable(method) and hasattr(owner, name):
+            remedy = "write publishes = {...}" if name == "publish" else f"write def {name}(self)"
+            raise _wrong(owner, name, f"is {method!r}, which hides the method; {remedy}")
+
+
+def _fault_of_middleware(middleware: Callable[..., Any]) -> str:
+    """Return why ``middleware`` cannot be called with one handler; empty if it can."""
+    if inspect.iscoroutinefunction(middleware):
+        return "is async; write a function without async, which takes a handler and returns one"
+    try:
+        inspect.signature(middleware).bind(None)
+    except TypeError as error:
+        return f"does not take one handler ({error}); write def wrap(handler), which returns one"
+    except ValueError:  # a callable of C, without a signature
+        return ""
+    return ""
 
 
 def _wrong(owner: Endpoints, name: str, reason: str) -> DeclarationError:

@@ -92,6 +92,8 @@ def declared_channels(service: Endpoints, mounts: Iterable[Endpoints] = ()) -> d
     declared_by: dict[str, type] = {}
     for owner in (service, *mounts):
         kind = type(owner)
+        if "publishes" in vars(owner):
+            raise DeclarationError(kind, "sets publishes on an object; set it on the class")
         for channel, type_ in _channels_of(kind).items():
             other = declared_by.setdefault(channel, kind)
             if channels.setdefault(channel, type_) != type_:

@@ -500,6 +500,19 @@ def test_an_object_that_would_not_work_whole_is_refused(mounted: Any, reason: st
     assert places(text) >= 1
 
 
+async def aiohttp_style(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Handle a request as a middleware of aiohttp does."""
+    return await handler(request)
+
+
+class OfAClass:
+    """Handle requests as a middleware of another framework does."""
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Return what the handler returns."""
+        return await handler(request)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -511,6 +524,11 @@ def test_an_object_that_would_not_work_whole_is_refused(mounted: Any, reason: st
         ("middleware", ["log"], "middleware has 'log', which is not a function; remove it"),
         ("message_middleware", 5, "message_middleware is 5; write a tuple"),
         ("message_middleware", (None,), "message_middleware has None, which is not a function"),
+        ("middleware", (aiohttp_style,), "which is async; write a function without async"),
+        ("middleware", (OfAClass,), "which does not take one handler .*; write def wrap"),
+        ("message_middleware", (lambda: None,), "which does not take one handler"),
+        ("publish", {"orders": int}, r"hides the method; write publishes = \{...\}"),
+        ("publish_many", 5, "publish_many is 5, which hides the method"),
         ("tags", None, "tags is None; write a tuple of names"),
         ("tags", (1,), r"tags is \(1,\); write a tuple of names"),
     ],
@@ -522,7 +540,97 @@ def test_an_attribute_of_a_wrong_type_is_refused(name: str, value: Any, reason: 
         if name == "name" and base is Endpoints:
             continue
         text = refused(kind()) if base is Endpoints else refused(service=kind)
-        assert re.search(rf"Wrong\.{name}: {reason}", text), text
+        assert re.search(rf"Wrong\.{name}: .*{reason}", text), text
+
+
+@pytest.mark.parametrize("name", ["mounts", "lifespan"])
+def test_a_method_of_the_service_is_not_hidden_by_a_value(name: str) -> None:
+    """A list of mounts, or a lifespan that is None, would fail far from its line."""
+    kind: Any = type("Wrong", (Service,), {name: None, "__module__": __name__})
+    with pytest.raises(DeclarationError, match=f"Wrong.{name}: {name} is None, which hides the me"):
+        SimpleServer(kind())
+
+
+def test_the_channels_of_an_object_are_those_of_its_class() -> None:
+    """Those that ``__init__`` sets would declare nothing."""
+
+    class Shop(Service):
+        def __init__(self, settings: Any = None) -> None:
+            super().__init__(settings)
+            self.publishes = {"orders": int}  # type: ignore[misc]
+
+    with pytest.raises(DeclarationError, match="sets publishes on an object; set it on the class"):
+        SimpleServer(Shop())
+
+
+async def test_a_mounted_object_may_have_an_endpoint_called_name() -> None:
+    """Only a service has a name."""
+
+    class Profile(Endpoints):
+        @get("/name")
+        async def name(self) -> str:
+            return "Ann"
+
+    class Tag(Endpoints):
+        name = 5
+
+    class Site(Service):
+        def mounts(self) -> Iterable[Endpoints]:
+            return [Profile(), Tag()]
+
+    async with pubsubtest.serve(Site) as site, site.http.get("/name") as response:
+        assert await response.json() == "Ann"
+
+
+def test_a_middleware_that_returns_no_function_is_refused() -> None:
+    """It would fail each request and each message."""
+
+    def forgets(handler: Any) -> Any:
+        """Lack a return."""
+
+    class Pages(Service):
+        middleware = (forgets,)
+
+        @get("/a")
+        async def a(self) -> None: ...
+
+    class Consumer(Service):
+        message_middleware = (forgets,)
+
+        @subscribe("a")
+        async def on_a(self, a: str) -> None: ...
+
+    for kind in (Pages, Consumer):
+        with pytest.raises(
+            DeclarationError, match=r"test_mounting\.py:\d+: .*forgets: returned None"
+        ):
+            SimpleServer(kind())
+
+
+async def starlette_lifespan(self: Any, app: Any) -> Any:
+    """Open resources as a lifespan of Starlette does."""
+    yield
+
+
+async def without_yield(self: Any) -> None:
+    """Open resources, and never close them."""
+
+
+@pytest.mark.parametrize(
+    ("lifespan", "reason"),
+    [
+        (asynccontextmanager(starlette_lifespan), "is called without arguments .*'app'.*; write"),
+        (asynccontextmanager(without_yield), "has no 'yield'.*; add it"),  # type: ignore[arg-type]
+        (without_yield, "has no 'yield'.*; add it"),
+        (lambda self: None, "decorate it with @asynccontextmanager"),
+    ],
+)
+async def test_a_lifespan_of_another_shape_is_refused(lifespan: Any, reason: str) -> None:
+    """The error names its place, and not a line of contextlib."""
+    kind: Any = type("Wrong", (Service,), {"lifespan": lifespan, "__module__": __name__})
+    with pytest.raises(DeclarationError, match=rf"test_mounting\.py:\d+: .*{reason}"):
+        async with pubsubtest.serve(kind):
+            pass
 
 
 def test_the_error_names_the_line_of_a_wrong_attribute() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gizmopy.errors import DeclarationError
 from gizmopy.observe.metrics import HistogramChild
 from gizmopy.web import Handler, HTTPMiddleware
 from gizmopy.web.binding import EndpointCall, as_handler
@@ -101,4 +102,7 @@ def compose(call: EndpointCall, middleware: Sequence[HTTPMiddleware]) -> Endpoin
     handler: Handler = as_handler(call)
     for wrap in reversed(middleware):
         handler = wrap(handler)
+        if not callable(handler):
+            reason = f"returned {handler!r}, and not a function that takes a request; return one"
+            raise DeclarationError(wrap, reason)
     return handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from contextlib import AbstractAsyncContextManager
 
@@ -18,12 +19,29 @@ Lifespan = AbstractAsyncContextManager[None]
 
 async def enter_lifespan(service: Service) -> Lifespan:
     """Enter the lifespan of ``service`` and return it. Raises DeclarationError if it is none."""
+    _check_arguments(service)
     lifespan = service.lifespan()
+    if inspect.iscoroutine(lifespan):
+        lifespan.close()
     if not isinstance(lifespan, AbstractAsyncContextManager):
         raise DeclarationError(service.lifespan, "decorate it with @asynccontextmanager")
     watched = WatchedLifespan(lifespan)
     await watched.__aenter__()
     return watched
+
+
+def _check_arguments(service: Service) -> None:
+    function = service.lifespan
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        reason = f"is called without arguments ({error}); write: async def lifespan(self)"
+        raise DeclarationError(function, reason) from error
+    plain = inspect.unwrap(function)
+    if inspect.iscoroutinefunction(plain):
+        # asynccontextmanager would only fail inside of contextlib, and without the place.
+        reason = "has no 'yield', between what opens the resources and what closes them; add it"
+        raise DeclarationError(function, reason)
 
 
 async def exit_lifespan(lifespan: Lifespan) -> bool:
