@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
@@ -13,6 +14,8 @@ from gizmopy.config.backends.kafka import KafkaSettings
 from gizmopy.config.urls import redacted_url
 from gizmopy.pubsub.brokers.kafka.cluster import Cluster
 from gizmopy.pubsub.brokers.kafka.errors import translate_errors
+
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 """How often a broker is asked whether it has a new topic."""
@@ -34,15 +37,20 @@ async def provision(url: str, topic: str, subscriptions: Sequence[str]) -> Async
     is_ours = False
     try:
         with translate_errors(f"topic {topic!r} cannot be created"):
-            is_ours = await _create(admin, new)
+            creating = asyncio.create_task(_create(admin, new))
+            try:
+                is_ours = await asyncio.shield(creating)
+            except asyncio.CancelledError:
+                # The request is on its way: without its answer, nobody would delete the topic.
+                is_ours = await creating
+                raise
             while not await _has_leaders(admin, new):  # noqa: ASYNC110 - Kafka sends no notification
                 await asyncio.sleep(_POLL_SECONDS)
         yield
     finally:
         try:
             if is_ours:
-                with suppress(KafkaError):
-                    await admin.delete_topics([topic])
+                await _delete(admin, topic)
         finally:
             await admin.close()
 
@@ -54,6 +62,17 @@ async def _create(admin: AIOKafkaAdminClient, new: NewTopic) -> bool:
     if error not in (NoError, TopicAlreadyExistsError):
         raise error(answer.topic_errors[0][2])
     return error is NoError
+
+
+async def _delete(admin: AIOKafkaAdminClient, topic: str) -> None:
+    """Delete a topic. A failure is only logged: an error here would hide that of the test."""
+    try:
+        answer = await admin.delete_topics([topic])
+        error = for_code(answer.topic_error_codes[0][1])
+    except KafkaError as raised:
+        error = type(raised)
+    if error is not NoError:
+        logger.warning("topic %r is left: it cannot be deleted (%s)", topic, error.__name__)
 
 
 async def _has_leaders(admin: AIOKafkaAdminClient, new: NewTopic) -> bool:
