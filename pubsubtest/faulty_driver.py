@@ -8,7 +8,7 @@ from typing import cast
 
 from gizmopy.errors import PubSubError, UsageError
 from gizmopy.pubsub import Capabilities, Driver, Message, Receiver, Sender, Status
-from gizmopy.pubsub.driver import PausingReceiver, Results, Revoke, new_receiver
+from gizmopy.pubsub.driver import PauseAllReceiver, PausingReceiver, Results, Revoke, new_receiver
 from pubsubtest.faults import Call, Fault, Faults, failure
 
 
@@ -197,6 +197,12 @@ class _FaultyReceiver:
 
     def resume(self, partitions: Collection[Hashable]) -> None:
         cast(PausingReceiver, self._inner).resume(partitions)
+
+    def pause_all(self) -> None:
+        cast(PauseAllReceiver, self._inner).pause_all()
+
+    def resume_all(self) -> None:
+        cast(PauseAllReceiver, self._inner).resume_all()
 
     def status(self) -> Status:
         return self._inner.status()

@@ -90,6 +90,9 @@ class Capabilities:
     can_pause: bool = False
     """Receivers are PausingReceivers. Without that, a broker that keeps ``positions`` is not
     received from while the messages of one partition have no room to wait."""
+    can_pause_all: bool = False
+    """Receivers are PauseAllReceivers. Without that, nothing is received while a subscription is
+    paused."""
     send_delay: float | None = None
     """Seconds for which a message can be kept until ``Message.deliver_at``; None: not at all."""
     pushes: bool = False
@@ -263,6 +266,24 @@ class PausingReceiver(Receiver, Protocol):
 
         Ignores partitions that are not paused, or not assigned any more.
         """
+
+
+class PauseAllReceiver(Receiver, Protocol):
+    """Consume a subscription that can be paused as a whole; needs ``can_pause_all``.
+
+    It is for brokers whose sessions need ``receive``: the engine goes on calling it, and the
+    session lasts as long as the pause. Without this the engine does not call it meanwhile.
+    """
+
+    def pause_all(self) -> None:
+        """Return no further messages, from a pending receive either; also before ``connect``.
+
+        The pause lasts until ``resume_all``, also for partitions that are assigned later. ``acks``
+        of messages that were returned count as usual. Does no input or output.
+        """
+
+    def resume_all(self) -> None:
+        """Return messages again, except of partitions that ``pause`` has paused."""
 
 
 class MeasuredReceiver(Receiver, Protocol):

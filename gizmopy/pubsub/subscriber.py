@@ -99,6 +99,8 @@ class Subscriber:
         self._drain_lock = asyncio.Lock()
         self._before_drain: Tally | None = None
         self._report: DrainReport | None = None
+        if subscription.start_paused:
+            self.pause()
 
     async def __aenter__(self) -> Subscriber:
         """Connect. ``run`` retries if the broker cannot be reached; other errors are raised."""
@@ -206,9 +208,11 @@ class Subscriber:
     def is_idle(self) -> bool:
         """Whether nothing is in flight, nor queued as far as the driver knows; or this has ended.
 
-        Once nothing is received any more, queued messages do not count.
+        Once nothing is received any more, queued messages do not count; nor do they during a pause.
         """
         receiving = self._pipeline.lifecycle.phase < EnginePhase.STOPPED
+        if self.paused:
+            return self.ended or len(self._pipeline.in_flight) <= self._pipeline.turns.held
         busy = self._pipeline.in_flight or (receiving and self._receiver.status().backlog)
         return self.ended or not busy
 
@@ -222,6 +226,30 @@ class Subscriber:
         """Give up ``partitions`` within about ``seconds``; see ``driver.Revoke``."""
         await self._pipeline.revoke(partitions, seconds)
 
+    # Pause.
+
+    @property
+    def paused(self) -> bool:
+        """Whether no message is received or handled until ``resume``."""
+        return self._pipeline.intake.paused
+
+    def pause(self) -> None:
+        """Handle no further message until ``resume``; may be called at any time.
+
+        Handlers that run go on. Messages that were received and that no handler has are given back
+        if the broker takes them, else kept.
+        """
+        if not self.paused and self._pipeline.lifecycle.phase < EnginePhase.STOPPED:
+            self._pipeline.intake.pause()
+            self._pipeline.turns.pause()
+            self._pipeline.in_flight.changed.set()
+
+    def resume(self) -> None:
+        """Receive and handle messages again."""
+        if self.paused:
+            self._pipeline.turns.resume()
+            self._pipeline.intake.resume()
+
     # Drain: stop receiving, release, finish, cancel, flush, close.
 
     def stop_receiving(self) -> None:
@@ -230,6 +258,10 @@ class Subscriber:
 
     def begin_drain(self) -> None:
         """Count outcomes for the report of the drain from now on; ``drain`` does so by itself."""
+        # The queue of a broker in this process ends with it: its messages would be lost.
+        if self._process_local and self.paused:
+            logger.warning("the pause of %s ends: its queue is emptied by the drain", self.name)
+            self.resume()
         if self._before_drain is None:
             self._before_drain = replace(self._pipeline.settler.tally)
 

@@ -49,6 +49,7 @@ class SubscriptionOptions:
     batch_wait: float = 0.0
     middleware: tuple[MessageMiddleware, ...] = ()
     critical: bool = False
+    start_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,7 @@ def subscribe(
     dead_letter: str = "",
     middleware: Sequence[MessageMiddleware] = (),
     critical: bool = False,
+    start_paused: bool = False,
 ) -> Callable[[MethodT], MethodT]:
     """Mark an async method as the handler of the messages of ``channel``.
 
@@ -120,6 +122,9 @@ def subscribe(
     ``critical`` subscription does not work, the daemon is not ready; if the service has no
     endpoints, every subscription is critical.
 
+    With ``start_paused`` the daemon connects and handles no message until ``/debug/subscriptions``
+    resumes the subscription. A paused subscription is not unhealthy.
+
     Raises DeclarationError, with file and line, if an option is invalid.
     """
     if callable(channel):
@@ -149,6 +154,7 @@ def subscribe(
         dead_letter=dead_letter,
         middleware=tuple(middleware),
         critical=critical,
+        start_paused=start_paused,
     )
 
     def mark(method: MethodT) -> MethodT:
@@ -172,6 +178,7 @@ _TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "retry": (RetryPolicy, "a RetryPolicy, such as RetryPolicy(attempts=5)"),
     "max_deliveries": (int, "a whole number"),
     "dead_letter": (str, "the name of a channel"),
+    "start_paused": (bool, "True or False"),
     "middleware": ((list, tuple), "a list of functions"),
 }
 

@@ -56,6 +56,7 @@ class Supervisor:
         """Why the last subscriber ended, until another one works."""
         self._was_connected = False
         self._ending = asyncio.Event()
+        self._paused = self._subscriber.paused
         labels = ("topic", "subscription")
         restarts = metrics.counter(
             "gizmo_pubsub_restarts",
@@ -111,6 +112,19 @@ class Supervisor:
         """See :meth:`Subscriber.idle`."""
         await self._subscriber.idle()
 
+    @property
+    def paused(self) -> bool:
+        """Whether the subscription is paused, whichever subscriber consumes it."""
+        return self._paused
+
+    def set_paused(self, paused: bool) -> None:
+        """Pause or resume the subscriber, and those that replace it."""
+        self._paused = paused
+        if paused:
+            self._subscriber.pause()
+        else:
+            self._subscriber.resume()
+
     # Run: one subscriber after the other.
 
     async def run(self) -> None:
@@ -155,6 +169,7 @@ class Supervisor:
             self._was_connected = self.connected
             try:
                 self._subscriber = self._make()
+                self.set_paused(self._paused)
                 return await self._unless_ending(self._subscriber.__aenter__())
             except Exception as error:  # noqa: BLE001 - the next one may work
                 self._failure = describe_error(error)

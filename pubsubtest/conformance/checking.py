@@ -57,6 +57,7 @@ FAN_OUT = Need("several subscriptions to a topic", lambda _, can: can.fan_out)
 ONE_QUEUE = Need("a topic with one subscription", lambda _, can: not can.fan_out)
 POSITIONS = Need("a broker that keeps positions", lambda _, can: can.positions)
 PAUSES = Need("a broker whose partitions can be paused", lambda _, can: can.can_pause)
+PAUSES_ALL = Need("a broker whose receivers pause as a whole", lambda _, can: can.can_pause_all)
 ORDERED_BATCHES = Need(
     "batches that keep the order of a key", lambda _, can: can.ordering and can.ordered_batches
 )

@@ -8,7 +8,7 @@ from typing import cast
 
 from gizmopy.errors import PubSubError
 from gizmopy.pubsub import Message, Receiver, Sender, Status
-from gizmopy.pubsub.driver import PausingReceiver, Results, Revoke
+from gizmopy.pubsub.driver import PauseAllReceiver, PausingReceiver, Results, Revoke
 
 
 class WatchedSender:
@@ -75,6 +75,14 @@ class WatchedReceiver:
     def resume(self, partitions: Collection[Hashable]) -> None:
         """Resume."""
         cast(PausingReceiver, self._inner).resume(partitions)
+
+    def pause_all(self) -> None:
+        """Pause all."""
+        cast(PauseAllReceiver, self._inner).pause_all()
+
+    def resume_all(self) -> None:
+        """Resume all."""
+        cast(PauseAllReceiver, self._inner).resume_all()
 
     def status(self) -> Status:
         """Return the status of the inner receiver."""

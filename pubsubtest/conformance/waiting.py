@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from gizmopy.errors import Reject, Retry
 from gizmopy.pubsub import Message
-from gizmopy.pubsub.driver import PausingReceiver, Receiver
+from gizmopy.pubsub.driver import PauseAllReceiver, PausingReceiver, Receiver
 from gizmopy.pubsub.subscription import Order
-from pubsubtest.conformance.checking import PAUSES, Checks, expect
+from pubsubtest.conformance.checking import PAUSES, PAUSES_ALL, Checks, expect
 from pubsubtest.conformance.context import CheckContext
 
 check = Checks()
@@ -114,6 +115,52 @@ async def a_full_waiting_room_stops_only_its_partition(context: CheckContext) ->
     await context.until(lambda: running.subscriber.waiting_problem, "the report of a full room")
     most = 3 + 4
     expect(len(waiting) <= most, f"{len(waiting)} messages wait; at most {most} may")
+
+
+@check(PAUSES_ALL)
+async def a_paused_receiver_returns_nothing(context: CheckContext) -> None:
+    """``pause_all`` holds for a pending receive and a new one; after ``resume_all`` all comes."""
+    receiver = await context.receiver()
+    expect(
+        hasattr(receiver, "pause_all") and hasattr(receiver, "resume_all"),
+        "the driver declares can_pause_all, but its receiver has no pause_all and resume_all",
+    )
+    pausing = cast(PauseAllReceiver, receiver)
+    await context.send_numbers(len(_KEYS), _KEYS)
+    await context.collect(receiver, len(_KEYS), settle=True)
+    pending = asyncio.ensure_future(receiver.receive(100, context.max_wait))
+    pausing.pause_all()
+    await context.send_numbers(len(_KEYS), _KEYS)
+    await asyncio.wait((pending,), timeout=context.quiet)
+    expect(not pending.done() or not await pending, "a paused receiver returned messages")
+    pausing.resume_all()
+    async with context.in_time("a receive after resume_all"):
+        got = list(await pending)
+    await context.ack(receiver, *got)
+    if missing := len(_KEYS) - len(got):
+        await context.collect(receiver, missing, settle=True)
+
+
+@check()
+async def a_paused_subscription_handles_nothing(context: CheckContext) -> None:
+    """It begins no handler until it is resumed, and then handles all; nothing is lost."""
+    handled: list[bytes | None] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.body)
+
+    running = await context.run(handle)
+    await context.send(context.message(b"before"))
+    await context.until(lambda: running.bodies("ack"), "the handling before the pause")
+    running.subscriber.pause()
+    await context.send_numbers(3)
+    await asyncio.sleep(context.quiet)
+    expect(handled == [b"before"], "a paused subscription has handled a message")
+    expect(not running.subscriber.problem, f"paused, it reports {running.subscriber.problem!r}")
+    running.subscriber.resume()
+    await context.until(
+        lambda: len(set(running.bodies("ack"))) == 4, "the handling of all after the pause"
+    )
 
 
 def _pausing(receiver: Receiver) -> PausingReceiver:

@@ -79,6 +79,7 @@ class LogBroker:
             message_bytes=None,
             ordered_batches=True,
             can_pause=True,
+            can_pause_all=True,
             can_browse=can_browse,
         )
         self.settled: dict[tuple[str, str], set[tuple[int, int]]] = {}
@@ -363,6 +364,7 @@ class LogReceiver:
         self._letting_go = False
         self._acks = 0
         self.paused: set[Hashable] = set()
+        self.all_paused = False
         self._dead = False
         self._closed = False
 
@@ -393,7 +395,7 @@ class LogReceiver:
         """Deliver up to ``limit`` messages; the partition that was first is last the next time."""
         batch: list[Message] = []
         for number, position in list(self.assigned.items()):
-            if self._letting_go or len(batch) == limit:
+            if self.all_paused or self._letting_go or len(batch) == limit:
                 break
             if number in self.paused:
                 continue
@@ -448,6 +450,15 @@ class LogReceiver:
     def resume(self, partitions: Collection[Hashable]) -> None:
         """Deliver messages of partitions again."""
         self.paused.difference_update(partitions)
+        self.changed.set()
+
+    def pause_all(self) -> None:
+        """Deliver nothing."""
+        self.all_paused = True
+
+    def resume_all(self) -> None:
+        """Deliver again, except of paused partitions."""
+        self.all_paused = False
         self.changed.set()
 
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:

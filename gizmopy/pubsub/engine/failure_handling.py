@@ -152,7 +152,7 @@ class FailureHandler:
         if self._lifecycle.phase >= EnginePhase.FINISHING:
             self._turns.release(message)
         else:
-            self._after(delay, message, lambda: self._turns.ready.put(message))
+            self._after(delay, message, lambda: self._turns.again(message))
 
     def _after(self, delay: float, message: Message, action: Callable[[], None]) -> None:
         async def wait() -> None:

@@ -9,7 +9,13 @@ from time import perf_counter
 from typing import cast
 
 from gizmopy.errors import PubSubError, UndecodableMessage
-from gizmopy.pubsub.driver import Capabilities, PausingReceiver, Receiver, Revoke
+from gizmopy.pubsub.driver import (
+    Capabilities,
+    PauseAllReceiver,
+    PausingReceiver,
+    Receiver,
+    Revoke,
+)
 from gizmopy.pubsub.engine.phase import EnginePhase, Lifecycle
 from gizmopy.pubsub.engine.turns import Turns
 from gizmopy.pubsub.event_binding import EventBinding
@@ -54,6 +60,10 @@ class Intake:
         self._turns = turns
         self._lifecycle = lifecycle
         self._name = name
+        self.paused = False
+        """Whether the whole subscription is paused."""
+        can_pause_all = capabilities.can_pause_all and hasattr(receiver, "pause_all")
+        self._pausing_all = cast(PauseAllReceiver, receiver) if can_pause_all else None
         self._worthwhile = max_in_flight // 4
         """How much room is worth a receive while there are messages to handle."""
         self._admit = admit
@@ -105,6 +115,10 @@ class Intake:
         """Receive as many messages as there is room for, or wait for room."""
         busy = bool(self._turns.ready.messages)
         room = self._in_flight.room
+        if self.paused and self._pausing_all is not None:
+            # The receiver returns nothing, but its session goes on: Kafka's tells about rebalances
+            # and errors in `receive` alone. So it is called without room, too.
+            room = max(room, 1)
         # A receive of few messages costs as much as one of many, so a busy subscriber waits until
         # a quarter of its room is free.
         if room <= 0 or (busy and room < self._worthwhile) or self._must_wait:
@@ -122,11 +136,28 @@ class Intake:
                 translate_events(batch, self._events)
             self._admit(batch)
 
+    # Pause the whole subscription.
+
+    def pause(self) -> None:
+        """Receive nothing until ``resume``; a pending receive may still return messages."""
+        self.paused = True
+        if self._pausing_all is not None:
+            self._pausing_all.pause_all()
+
+    def resume(self) -> None:
+        """Receive again."""
+        self.paused = False
+        if self._pausing_all is not None:
+            self._pausing_all.resume_all()
+        self._in_flight.changed.set()
+
     # The waiting room.
 
     @property
     def _must_wait(self) -> bool:
-        """Whether a full waiting room stops the intake, because no part of it can be paused."""
+        """Whether a pause or a full waiting room stops the intake, as the receiver cannot."""
+        if self.paused:
+            return self._pausing_all is None
         return bool(self._in_flight.waiting.full) and self._pausing is None
 
     def _waiting_room_changed(self, partition: Hashable, is_full: bool) -> None:

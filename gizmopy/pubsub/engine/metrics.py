@@ -197,6 +197,7 @@ class SubscriberGauges:
         self.oldest_in_flight_seconds = gauge(
             "oldest_in_flight_seconds", "Seconds since the receipt of the oldest message in flight"
         )
+        self.paused = gauge("paused", "1 if the subscription is paused, else 0")
         self.waiting = gauge(
             "waiting", "Messages that wait for their turn, their retry or their dead letter"
         )

@@ -281,6 +281,7 @@ class Pipeline:
         gauges.in_flight.value = len(self.in_flight)
         gauges.in_flight_bytes.value = self.in_flight.bytes
         gauges.oldest_in_flight_seconds.value = self.in_flight.oldest_age
+        gauges.paused.value = self.intake.paused
         gauges.waiting.value = self.in_flight.waiting.messages
         gauges.waiting_bytes.value = self.in_flight.waiting.bytes
         gauges.waiting_in_order.value = self.turns.lanes.waiting

@@ -19,6 +19,11 @@ class ReadyQueue:
 
     def __init__(self, on_empty: Callable[[], None]) -> None:
         self.messages: deque[Message] = deque()
+        """The messages that a worker may take now; none while this is paused."""
+        self.held: deque[Message] = deque()
+        """The messages that wait for the end of a pause."""
+        self.incoming = self.messages
+        """Takes new messages: ``messages``, or ``held`` while this is paused."""
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._on_empty = on_empty
         self._waking = False
@@ -27,8 +32,29 @@ class ReadyQueue:
 
     def put(self, message: Message) -> None:
         """Add a message and wake a worker for it."""
-        self.messages.append(message)
-        if self._waiters:
+        self.incoming.append(message)
+        if self._waiters and self.messages:
+            self.wake()
+
+    @property
+    def paused(self) -> bool:
+        """Whether workers get no messages at present."""
+        return self.incoming is self.held
+
+    def pause(self) -> None:
+        """Hand out no message until ``resume``; those that workers have taken go on."""
+        # Workers look at `messages` for each message. It is emptied in place, so that a pause costs
+        # them nothing, and a worker in the middle of its loop stops, too.
+        self.held.extend(self.messages)
+        self.messages.clear()
+        self.incoming = self.held
+
+    def resume(self) -> None:
+        """Hand out messages again, those that were held first."""
+        self.messages.extend(self.held)
+        self.held.clear()
+        self.incoming = self.messages
+        if self.messages:
             self.wake()
 
     def wake(self) -> None:
@@ -108,8 +134,9 @@ class ReadyQueue:
     def close(self) -> list[Message]:
         """Have workers end instead of waiting; return the messages that none of them has taken."""
         self._closed = True
-        left = list(self.messages)
+        left = [*self.messages, *self.held]
         self.messages.clear()
+        self.held.clear()
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

@@ -63,15 +63,59 @@ class Turns:
         self.ordered = subscription.order != "none"
         self._lane_key = _key if subscription.order == "key" else _partition
         self._capabilities = capabilities
+        self._gives_back = capabilities.can_nack and not capabilities.process_local
+        """Whether a pause gives messages back: another process may handle them meanwhile."""
         self._events = events
         self._name = name
+
+    # Pause.
+
+    def pause(self) -> None:
+        """Begin no attempt until ``resume``; handlers that run go on.
+
+        Messages that no worker has are given back if the broker takes them: else their leases would
+        have to be extended for as long as the pause lasts. Others are kept for ``resume``.
+        """
+        self.ready.pause()
+        if self._gives_back:
+            waiting = self.lanes.take_waiting()
+            for message in waiting:
+                self.waiting.leave(message)
+            ready = [*self.ready.held]
+            self.ready.held.clear()
+            for message in ready:
+                self.finish(message)
+            for message in (*ready, *waiting):
+                self.settler.release(message, "released")
+
+    def resume(self) -> None:
+        """Begin attempts again."""
+        self.ready.resume()
+
+    def again(self, message: Message) -> None:
+        """Begin another attempt of a message whose turn goes on."""
+        if self.ready.paused and self._gives_back:
+            self.release(message)
+        else:
+            self.ready.put(message)
+
+    @property
+    def held(self) -> int:
+        """How many messages wait for the end of a pause."""
+        return len(self.ready.held) + self.lanes.waiting if self.ready.paused else 0
 
     # Begin.
 
     def begin(self, batch: Sequence[Message]) -> None:
         """Begin the turns of messages that were received; some wait for others of their lane."""
-        self.ready.messages.extend(self._first_of_lanes(batch) if self.ordered else batch)
-        self.ready.wake()
+        ready = self.ready
+        if ready.paused and self._gives_back:  # the pause began while they were being received
+            for message in batch:
+                message._lane = None
+                self.settler.release(message, "released")
+            return
+        ready.incoming.extend(self._first_of_lanes(batch) if self.ordered else batch)
+        ready.wake()
 
     def _first_of_lanes(self, batch: Sequence[Message]) -> Iterator[Message]:
         lane_key, enter, wait = self._lane_key, self.lanes.enter, self.waiting.enter
@@ -157,8 +201,8 @@ class Turns:
             self.waiting.leave(message)
         if waits_for_retry:
             self.finish(message)
-        elif not waits_in_lane and message in self.ready.messages:
-            self.ready.messages.remove(message)
+        elif not waits_in_lane and message in self.ready.incoming:
+            self.ready.incoming.remove(message)
             self.finish(message)
 
     def take_unstarted(self) -> list[Message]:

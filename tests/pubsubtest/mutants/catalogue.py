@@ -61,6 +61,7 @@ from tests.pubsubtest.mutants.engine import (
     counts_those_that_wait,
     forgets_requests,
     handler_that,
+    ignores_pauses,
     keeps_changes,
     publisher,
     shared_contexts,
@@ -572,7 +573,12 @@ MUTANTS = (
         lambda: PushBroker(PushesWait),
         "a_push_that_cannot_be_received_is_answered_503",
     ),
-    _log("a pause does nothing", "a_paused_partition_is_not_received", receiver=PausesNothing),
+    _log(
+        "a pause does nothing",
+        "a_paused_partition_is_not_received",
+        "a_paused_receiver_returns_nothing",
+        receiver=PausesNothing,
+    ),
     _log(
         "an outage is reported as a permanent error",
         "an_outage_loses_nothing",
@@ -702,6 +708,11 @@ ENGINE_MUTANTS = (
         ("a_full_waiting_room_stops_only_its_partition",),
         on_log(),
         subscriber(capabilities={"can_pause": False}),
+    ),
+    _engine(
+        "a paused subscription goes on",
+        ignores_pauses,
+        "a_paused_subscription_handles_nothing",
     ),
     _engine(
         "one bad value fails the others", publisher(AllOrNothing), "each_value_has_its_own_result"

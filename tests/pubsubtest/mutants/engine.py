@@ -129,6 +129,11 @@ def keeps_changes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Message, "restore", lambda message: None)
 
 
+def ignores_pauses(patch: pytest.MonkeyPatch) -> None:
+    """Go on while the subscription is paused."""
+    patch.setattr(Subscriber, "pause", lambda _: None)
+
+
 def publisher(kind: type[Publisher]) -> Plant:
     """Return a Plant of a publisher."""
     return lambda patch: patch.setattr("pubsubtest.conformance.context.Publisher", kind)

@@ -393,6 +393,9 @@ class PausesNothing(MutantReceiver):
     def pause(self, partitions: object) -> None:
         pass
 
+    def pause_all(self) -> None:
+        pass
+
 
 class InventsTheAge(MutantReceiver):
     """Report the time of publishing as the age."""

@@ -41,6 +41,7 @@ class KafkaDriver:
             ordered_batches=True,
             client_retries=True,
             can_pause=True,
+            can_pause_all=True,
             can_browse=True,
             delivery_timeout=settings.delivery_timeout.total_seconds(),
             events=KAFKA,

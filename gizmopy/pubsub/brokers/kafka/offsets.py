@@ -64,6 +64,8 @@ class Offsets:
         """Partitions that are ``ahead`` messages ahead: nothing is fetched of them."""
         self.paused: set[TopicPartition] = set()
         """Partitions that the engine has paused: nothing is received of them."""
+        self.all_paused = False
+        """Whether the engine has paused all partitions, those that come later too."""
         self.uncommitted = 0
         """The number of offsets that are acked and not committed."""
         self.origin = ""

@@ -59,6 +59,8 @@ class Poller:
         end meanwhile. With a time-out of 0 ``getmany`` waits only for a rebalance; the caller has
         checked that there is none.
         """
+        if self._offsets.all_paused:
+            return []
         allowed: Collection[TopicPartition] = ()
         if held_back := self._offsets.held_back:
             allowed = consumer.assignment() - held_back
@@ -166,6 +168,11 @@ class Poller:
             self._polls_again = False
             return
         self._woken = asyncio.get_running_loop().create_future()
+        if self._offsets.all_paused:
+            # Not for records: those that were fetched before the pause are there already, and the
+            # wait would return at once, again and again.
+            await asyncio.wait((self._woken,), timeout=seconds)
+            return
         fetched, _ = await first_of(fetch_ready(consumer), self._woken, timeout=seconds)
         if not fetched.cancelled():
             fetched.result()

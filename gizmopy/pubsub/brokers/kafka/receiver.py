@@ -183,6 +183,16 @@ class KafkaReceiver:
         self._offsets.paused.difference_update(p.tp for p in _assigned(partitions))
         self._poller.wake()
 
+    def pause_all(self) -> None:
+        """Receive nothing; the group membership and the commits go on."""
+        self._offsets.all_paused = True
+        self._poller.wake()
+
+    def resume_all(self) -> None:
+        """Receive again."""
+        self._offsets.all_paused = False
+        self._poller.wake()
+
     async def nack(self, batch: Sequence[Message], delay: float) -> Results:
         """Raise UsageError: Kafka has no nack."""
         raise UsageError("Kafka keeps a position for each partition: it cannot redeliver a message")

@@ -34,6 +34,26 @@ async def test_a_paused_partition_is_not_received_until_it_is_resumed(kafka: Any
             assert bodies(await in_time(pending)) == [b"1", b"2"]
 
 
+async def test_a_paused_receiver_keeps_its_membership(kafka: AnyCluster) -> None:
+    """Of all partitions nothing is received, acks are committed, and no partition moves."""
+    async with a_topic(kafka, partitions=2) as topic:
+        await topic.publish(b"0", b"1", partition=0)
+        async with topic.member() as receiver:
+            (first,) = await collect(receiver, 1, limit=1)
+            receiver.pause_all()
+            await topic.publish(b"a", partition=1)
+            assert await in_time(receiver.receive(10, 0.2)) == []
+            assert receiver.status().assigned == 2
+            assert receiver.status().problem == receiver.status().stalled == ""
+            await ack(receiver, first)
+            pending = asyncio.create_task(receiver.receive(10, 10))
+            await asyncio.sleep(0)
+            receiver.resume_all()
+            got = bodies(await in_time(pending))
+            got += bodies(await collect(receiver, 2 - len(got))) if len(got) < 2 else []
+            assert sorted(got, key=str) == sorted([b"1", b"a"], key=str)
+
+
 async def test_a_pause_ends_with_the_assignment(kafka: AnyCluster) -> None:
     """The next assignment of the partition begins without it, whatever the engine says later."""
     async with a_topic(kafka) as topic:
