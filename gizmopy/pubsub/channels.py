@@ -12,6 +12,7 @@ from gizmopy.observe.metrics import Metrics
 from gizmopy.pubsub import registry
 from gizmopy.pubsub.codecs import encoder_for
 from gizmopy.pubsub.consumers import ChannelRow, Consumers, SubscriberOptions
+from gizmopy.pubsub.control import SubscriptionControl
 from gizmopy.pubsub.destinations import DestinationResolver
 from gizmopy.pubsub.driver import Driver, Results
 from gizmopy.pubsub.engine.observer import Observer
@@ -218,6 +219,10 @@ class Channels:
     def describe(self) -> list[ChannelRow]:
         """Return a row for each subscription that is consumed."""
         return self._consumers.describe()
+
+    def controls(self) -> list[tuple[ChannelRow, SubscriptionControl]]:
+        """Return the control of each subscription that is consumed, with its row."""
+        return self._consumers.controls()
 
     def problem(self, subscription: Subscription) -> str:
         """Return why ``subscription`` is not consumed at present; empty if it is."""

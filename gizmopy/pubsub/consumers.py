@@ -19,6 +19,7 @@ from gizmopy.errors import (
     UnknownScheme,
 )
 from gizmopy.observe.metrics import Metrics
+from gizmopy.pubsub.control import SubscriptionControl
 from gizmopy.pubsub.destinations import Destination, DestinationResolver, find_cycle
 from gizmopy.pubsub.driver import Driver, Receiver, new_receiver
 from gizmopy.pubsub.engine.dead_letter import DeadLetter
@@ -61,6 +62,7 @@ class _Running(NamedTuple):
     task: asyncio.Task[None]
     is_local: bool
     row: ChannelRow
+    control: SubscriptionControl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +306,7 @@ class Consumers:
         """
         self._deadline = Deadline(timeout)
         for each in self._running:
+            each.control.close()
             each.supervisor.begin_drain()
         outside = await self._drain([each for each in self._running if not each.is_local])
         try:
@@ -344,6 +347,10 @@ class Consumers:
         """Return a row for each subscription that is consumed."""
         return [each.row for each in self._running]
 
+    def controls(self) -> list[tuple[ChannelRow, SubscriptionControl]]:
+        """Return the control of each subscription that is consumed, with its row."""
+        return [(each.row, each.control) for each in self._running]
+
     def problem(self, subscription: Subscription) -> str:
         """Return why ``subscription`` is not consumed at present; empty if it is."""
         return next((each.problem for each in self._supervisors(subscription)), "it is not started")
@@ -382,7 +389,8 @@ def _start(consumer: _Consumer) -> _Running:
         order=subscription.order,
     )
     task = asyncio.create_task(consumer.supervisor.run(), name=f"subscriber {subscription.name}")
-    return _Running(consumer.supervisor, task, consumer.is_local, row)
+    control = SubscriptionControl(consumer.supervisor)
+    return _Running(consumer.supervisor, task, consumer.is_local, row, control)
 
 
 def _reject_duplicate_handlers(

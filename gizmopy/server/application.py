@@ -348,6 +348,7 @@ class _BuiltinEndpoints:
                 self.started,
                 self.origins,
                 self.jobs.describe,
+                self.channels.controls,
             )
         )
 

@@ -26,9 +26,11 @@ from gizmopy.config.duration import format_duration
 from gizmopy.config.origin import Origin
 from gizmopy.config.secrets.redaction import redacted_model
 from gizmopy.config.sections.logs import LogLevel
+from gizmopy.errors import UsageError
 from gizmopy.observe.levels import LogLevels
 from gizmopy.observe.tasks import as_data, as_text, snapshot
 from gizmopy.pubsub.channels import ChannelRow
+from gizmopy.pubsub.control import SubscriptionControl
 from gizmopy.server.admin.access import PROFILES
 from gizmopy.web import Handler, Problem, Request, get, put
 from gizmopy.web.binding import compile_endpoint
@@ -53,6 +55,20 @@ class NamedLevelChange(LevelChange):
     logger: str
 
 
+class SubscriptionChange(BaseModel):
+    """A subscription to pause or to resume."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    channel: str
+    subscription: str | None = None
+    """Its name; needed if several subscriptions consume the channel."""
+    paused: bool
+    ttl: Annotated[Duration, Field(gt=timedelta(0))] | None = timedelta(minutes=10)
+    """The time after which the declared state returns; null: when the daemon ends."""
+    reason: Annotated[str, Field(max_length=200)] = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Debug:
     """The endpoints, as methods, and the parts of the daemon that they show."""
@@ -69,6 +85,9 @@ class Debug:
     """The source of each setting, as ``load`` returns it."""
     jobs: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     """Returns the state of the background work, as ``Jobs.describe`` does."""
+
+    controls: Callable[[], Sequence[tuple[ChannelRow, SubscriptionControl]]] = tuple
+    """Returns the control of each subscription, as ``Channels.controls`` does."""
 
     @get("/debug/")
     async def index(self, request: web.Request) -> web.Response:
@@ -133,6 +152,47 @@ class Debug:
     ) -> Mapping[str, Any]:
         """Set the level of the logger in the path: {"level": "debug", "ttl": "10m"}."""
         return self._set(name, change, request)
+
+    @get("/debug/subscriptions")
+    async def consumed(self) -> Sequence[Mapping[str, Any]]:
+        """Show each subscription: whether it is paused, until when, by whom, and why."""
+        return [{**row._asdict(), **control.describe()} for row, control in self.controls()]
+
+    @put("/debug/subscriptions")
+    async def change_subscription(
+        self, request: web.Request, change: SubscriptionChange
+    ) -> Mapping[str, Any]:
+        """Pause or resume one: {"channel": "orders", "paused": true, "ttl": "10m"}."""
+        row, control = self._control(change)
+        by = request.remote or "a local client"
+        try:
+            control.set_paused(change.paused, change.ttl, by=by, reason=change.reason)
+        except UsageError as error:
+            raise Problem(409, f"{error}; send this to a daemon that runs") from error
+        logger.warning(
+            "%s %s %s/%s %s (reason: %s)",
+            by,
+            "pauses" if change.paused else "resumes",
+            row.channel,
+            row.subscription,
+            "until the daemon ends" if change.ttl is None else f"for {format_duration(change.ttl)}",
+            change.reason or "none given",
+        )
+        return {**row._asdict(), **control.describe()}
+
+    def _control(self, change: SubscriptionChange) -> tuple[ChannelRow, SubscriptionControl]:
+        found = [
+            (row, control)
+            for row, control in self.controls()
+            if row.channel == change.channel and change.subscription in (None, row.subscription)
+        ]
+        if not found:
+            listed = "GET /debug/subscriptions lists them all."
+            raise Problem(404, f"Channel {change.channel} has no such subscription; {listed}")
+        if len(found) > 1:
+            names = ", ".join(row.subscription for row, _ in found)
+            raise Problem(422, f"Channel {change.channel} has several; add subscription: {names}")
+        return found[0]
 
     @get("/debug/tasks")
     async def tasks(self, request: web.Request) -> object:
