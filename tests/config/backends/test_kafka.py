@@ -413,12 +413,12 @@ async def test_a_daemon_shows_no_password(caplog: pytest.LogCaptureFixture) -> N
     assert SECRET not in caplog.text
 
 
-async def test_serve_ignores_the_hosts_in_the_settings() -> None:
-    """serve() is on memory://, whatever its settings are."""
+async def test_serve_refuses_the_hosts_in_the_settings() -> None:
+    """serve() is on memory://, unless its argument names a broker."""
     kafka = KafkaSettings.model_validate({"broker_hosts": "nowhere"})
-    async with pubsubtest.serve(Cats, settings=Settings(kafka=kafka)) as cats:
-        response = await cats.http.get("/readyz")
-        assert response.status == 200
+    with pytest.raises(UsageError, match="the settings name the broker kafka://nowhere:9092"):
+        async with pubsubtest.serve(Cats, settings=Settings(kafka=kafka)):
+            pass
 
 
 def test_a_url_without_group_keeps_the_rest() -> None:

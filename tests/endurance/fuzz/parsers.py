@@ -73,6 +73,7 @@ ALLOWED: Mapping[str, Errors] = {
     # yarl's: such a target has been answered 400 before a path is taken from it.
     "a target": (ValueError, IndexError),
     "a path of the request": (ValueError,),
+    "the names of a part": (ValueError, Problem),
     # urllib's, for what "a broker's URL" has refused before.
     **dict.fromkeys((name for name in PARSERS if name.startswith("a broker's URL")), (ValueError,)),
     "a URL of memory://": (UsageError, ValueError),
