@@ -269,7 +269,9 @@ async def balancers(loop: str) -> Finding:
                 both.create_task(_balance(life, source, interval, finding))
             await asyncio.sleep(1)
             life.signal()
-        finding.require_end(await life.ended(), code=0, within=2)
+        # On a busy machine the wait took its whole budget once in two runs of all tests; the cause
+        # is not known. Alone the exit takes about 1 s.
+        finding.require_end(await life.ended(), code=0, within=7)
     return finding
 
 
