@@ -271,7 +271,12 @@ def test_an_interrupt_ends_the_command_cleanly(
     monkeypatch.setattr(sys.modules["thirdparty_logs"], "open_driver", lambda url: broker)
     dead_letter(broker, b"tom")
 
-    assert main(["redrive", "dead", "--from-topic", "cats"]) == 130
+    # A daemon that another test ran in this process may have left another handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["redrive", "dead", "--from-topic", "cats"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     assert capsys.readouterr().out == "0 redriven, 1 left, 0 failed\n"
     assert not broker.is_consumed("dead", "redrive")
